@@ -32,7 +32,7 @@ class Sizes:
     """Of careless fine-tuning."""
     pairs: int = 96
     """Messages that the preferences, labels and prompts stand on."""
-    teacher: int = 320
+    teacher: int = 240
     student: int = 64
     held_out: int = 80
 

@@ -78,6 +78,8 @@ class Run:
     """The run whose adapter it goes on from."""
     teacher: str | None = None
     """The run whose adapter it is taught by."""
+    pairs: bool = True
+    """Whether it is judged on held-out pairs too."""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,7 +102,7 @@ class Stage:
 
 
 CARELESS = Run(name="sft", rows="careless")
-STUDENT = Run(name="student", rows="student", settings={"train": {"epochs": 2}})
+STUDENT = Run(name="student", rows="student", pairs=False, settings={"train": {"epochs": 2}})
 CHECKED = {
     "rewards": [{"metric": "exact"}, {"metric": "json"}],
     "grpo": {"num_generations": 6, "max_completion_length": 80},
@@ -120,12 +122,13 @@ STAGES: dict[str, Stage] = {
     ),
     "distillation": Stage(
         (
-            Run(name="teacher", rows="teacher"),
+            Run(name="teacher", rows="teacher", pairs=False),
             STUDENT,
             Run(
                 name="distillation",
                 rows="student",
                 teacher="teacher",
+                pairs=False,
                 settings={"objective": "distillation", "train": {"epochs": 2}},
             ),
         ),
@@ -138,7 +141,16 @@ STAGES: dict[str, Stage] = {
     "dpo": _preferred("dpo"),
     "kto": _preferred("kto", "labels"),
     "grpo-clean": Stage(
-        (STUDENT, Run(name="grpo-clean", rows="prompts", start="student", settings={"objective": "grpo"} | CHECKED)),
+        (
+            STUDENT,
+            Run(
+                name="grpo-clean",
+                rows="prompts",
+                start="student",
+                pairs=False,
+                settings={"objective": "grpo"} | CHECKED,
+            ),
+        ),
         (Claim("grpo-clean", EXACT, "student"), Claim("grpo-clean", FIELDS, "student")),
     ),
     "orpo": _preferred("orpo"),
@@ -188,7 +200,8 @@ def measure(run: Run, files: Mapping[str, Path], model: str, folder: Path, seed:
     """Train and judge, or read what was measured before with these settings and rows."""
     config = configuration(run, files, model, folder, seed)
     done = folder / run.name / MEASURED
-    rows = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    read = (run.rows, "held-out rows", "held-out pairs")
+    rows = {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in read}
     settings = {"config": config.model_dump(mode="json"), "rows": rows}
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
@@ -199,7 +212,7 @@ def measure(run: Run, files: Mapping[str, Path], model: str, folder: Path, seed:
     ended = train(config, resume=resumed)
     trained = time.perf_counter()
     scores = config.objective is ObjectiveName.REWARD
-    values = scored_pairs(Path(ended.output), files, model) if scores else judge(ended, files, model)
+    values = scored_pairs(Path(ended.output), files, model) if scores else judge(run, ended, files, model)
     now, steps = time.perf_counter(), ended.progress.seconds
     recorded = RunFolder(ended.output).config()
     assert recorded is not None
@@ -218,17 +231,18 @@ def measure(run: Run, files: Mapping[str, Path], model: str, folder: Path, seed:
     return found
 
 
-def judge(run: RunResult, files: Mapping[str, Path], model: str) -> dict[str, list[float]]:
-    """Held-out pairs by their likelihood, and the greedy answers to held-out messages."""
-    assert isinstance(run.trainable, AdapterTraining)
-    assistant = make_assistant(run.model, open_checkpoint(model), run.trainable.adapter)
+def judge(run: Run, ended: RunResult, files: Mapping[str, Path], model: str) -> dict[str, list[float]]:
+    """The greedy answers to held-out messages, and held-out pairs by their likelihood."""
+    assert isinstance(ended.trainable, AdapterTraining)
+    assistant = make_assistant(ended.model, open_checkpoint(model), ended.trainable.adapter)
     records = read_records(files["held-out rows"])
     scores = score_rows(assistant, prepare(assistant, records))
     references = [record.messages[-1]["content"] for record in records]
     losses = [one.loss_sum / one.supervised for one in scores]
-    rejected = rejected_losses(assistant, files["held-out pairs"])
+    rejected = rejected_losses(assistant, files["held-out pairs"]) if run.pairs else []
+    preferred = [float(chosen < other) for chosen, other in zip(losses, rejected, strict=run.pairs)]
     return {
-        PAIRS: [float(chosen < other) for chosen, other in zip(losses, rejected, strict=True)],
+        **({PAIRS: preferred} if run.pairs else {}),
         CLEAN: [float(is_clean(one.answer or "", right)) for one, right in zip(scores, references, strict=True)],
         EXACT: [one.exact or 0.0 for one in scores],
         FIELDS: [one.fields or 0.0 for one in scores],

@@ -13,10 +13,13 @@ from tiny import run_config, write_rows
 from veneer.data.kinds import load_kind
 from veneer.enums import RowKind
 from veneer.errors import DataError
+from veneer.events import ignore
 from veneer.io.tokenizer import from_directory
 from veneer.rewards.base import AnswerToJudge
 from veneer.rewards.judge import Judge, WeighedReward
+from veneer.training.parallel.group import Alone
 from veneer.training.reward_evaluation import RewardEvaluation
+from veneer.training.sampler import Sampler
 
 
 class Lengths:
@@ -41,10 +44,11 @@ def evaluation(
     language = trainable_model(model)
     with torch.no_grad():
         language.embedding.weight[2] = 0.0  # the end is never the likeliest token
-    return RewardEvaluation(
-        model=language, prompts=rows.prompts, examples=list(rows.train), longest=5, tokenizer=from_directory(model),
-        stop_ids=frozenset({2}), judge=Judge([WeighedReward("length", Lengths(silent))]), stop=stop,
+    sampler = Sampler(
+        model=language, tokenizer=from_directory(model), stop_ids=frozenset({2}),
+        judge=Judge([WeighedReward("length", Lengths(silent))]), group=Alone(), emit=ignore, stop=stop,
     )  # fmt: skip
+    return RewardEvaluation(sampler=sampler, prompts=rows.prompts, examples=list(rows.train), longest=5)
 
 
 def test_the_loss_is_minus_the_mean_reward_of_answers_that_have_one(tiny_model: Path, tmp_path: Path) -> None:

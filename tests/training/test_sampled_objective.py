@@ -17,6 +17,7 @@ from veneer.model.language import LanguageModel
 from veneer.training.build import build
 from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.rollout import RolloutTable
+from veneer.training.parallel.group import Alone
 from veneer.training.sampled_objective import SampledObjective, laid_in, reference_of
 from veneer.training.session import prepare_run
 from veneer.training.trainable import Trainable
@@ -44,7 +45,7 @@ def move(trainable: Trainable, size: float) -> None:
 def prepared(model: LanguageModel, trainable: Trainable, table: RolloutTable, *, started: bool, moved: float = 0.0,
              **settings: object) -> RolloutTable:  # fmt: skip
     section = GrpoSection.model_validate({"num_generations": 2, **settings})
-    objective = SampledObjective(model, Grpo(section, table), reference_of(section, trainable, started))
+    objective = SampledObjective(model, Grpo(section, table), reference_of(section, trainable, started), Alone())
     move(trainable, moved)
     objective.prepared(pack(ANSWERS, 8))
     return table

@@ -151,6 +151,11 @@ class Engine:
         except OutOfMemory:
             self.end_without_memory(progress)
             raise
+        except RankLost:
+            self.drop_gradients()
+            self._keep(progress)
+            self._finish(progress, "rank lost")
+            raise
         self.finish(progress)
         return progress
 
@@ -230,13 +235,7 @@ class Engine:
 
     def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
         lane_sum = self.team.sum(list(self.optimizer.parameters.values()), step)
-        try:
-            found = lane_sum.total(self._own_lanes(step, lane_sum))
-        except RankLost:
-            self.drop_gradients()
-            self._keep(progress)
-            self._finish(progress, "rank lost")
-            raise
+        found = lane_sum.total(self._own_lanes(step, lane_sum))
         if isinstance(found, Signalled):
             self.give_up(progress)
         return found

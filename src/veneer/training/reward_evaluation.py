@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,10 @@ import numpy as np
 from veneer.data.chat import Example
 from veneer.data.prompts import PromptRow
 from veneer.errors import DataError
-from veneer.events import Subscriber, ignore
 from veneer.generation.sampling import Sampling
-from veneer.io.tokenizer import Tokenizer
-from veneer.model.language import LanguageModel
-from veneer.out_of_memory import out_of_memory_while
-from veneer.rewards.base import RewardsStopped
-from veneer.rewards.judge import Judge
 from veneer.training.objectives.base import Means
-from veneer.training.rollouts import SamplingStopped, sample, to_judge
+from veneer.training.rollouts import SamplingStopped
+from veneer.training.sampler import Sampler
 
 DOING = "answering the evaluation prompts"
 
@@ -27,18 +22,12 @@ DOING = "answering the evaluation prompts"
 class RewardEvaluation:
     """Measures the mean reward of greedy answers. The loss that it gives is minus that, so that less is better."""
 
-    model: LanguageModel
+    sampler: Sampler
     prompts: Sequence[PromptRow]
     examples: Sequence[Example]
     """The prompts' tokens."""
     longest: int
     """Tokens of an answer at most."""
-    tokenizer: Tokenizer
-    stop_ids: frozenset[int]
-    judge: Judge
-    stop: Callable[[], bool]
-    emit: Subscriber = ignore
-    """Told how far the answers are."""
 
     def __call__(self) -> Means | None:
         """The loss and metrics of the model as it is; None where a signal ended it.
@@ -47,16 +36,12 @@ class RewardEvaluation:
             DataError: a reward failed that is to end the run, or no answer has a reward.
             OutOfMemory: there is no memory for the answers.
         """
-        tokens = [example.tokens.tolist() for example in self.examples]
         greedy = Sampling(max_new_tokens=self.longest)
         try:
-            with out_of_memory_while(DOING):
-                answers = sample(
-                    self.model, tokens, 1, greedy, self.tokenizer, self.stop_ids, self.stop, self.emit, DOING
-                )
-            judged = self.judge.judged(to_judge(self.prompts, answers, 1))
-        except (SamplingStopped, RewardsStopped):
+            both = self.sampler.answers(self.prompts, self.examples, 1, greedy, DOING)
+        except SamplingStopped:
             return None
+        answers, judged = both.answers, both.judged
         if bool(np.isnan(judged.totals).all()):
             raise DataError("no reward has an opinion of any answer to an evaluation prompt")
         found = {f"rewards/{name}/mean": values for name, values in zip(judged.names, judged.values.T, strict=True)}

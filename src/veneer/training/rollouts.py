@@ -73,6 +73,7 @@ def sample(
     stop: Callable[[], bool] = lambda: False,
     emit: Subscriber = ignore,
     stage: str = "sampling answers",
+    places: Sequence[int] | None = None,
 ) -> list[SampledAnswer]:
     """Answers to prompts, those to one prompt side by side; each draws from a random stream of its own.
 
@@ -86,6 +87,8 @@ def sample(
         stop: asked after every step of the engine.
         emit: told how far it is.
         stage: what this is called there.
+        places: the place of each prompt among all that are asked, which says what streams its answers draw from; None
+            where these are all.
 
     Raises:
         SamplingStopped: `stop` was true.
@@ -98,9 +101,11 @@ def sample(
             stop_ids=stop_ids,
             logprobs=0,
         )
-        for place, prompt in enumerate(prompts)
+        for place, prompt in zip(range(len(prompts)) if places is None else places, prompts, strict=True)
         for number in range(group)
     ]
+    if not requests:
+        return []
     with Stage(emit, stage, total=len(requests), unit="answers") as told:
         results = whole_answers(model, requests, on_progress=told.advance_side_by_side, stop=stop)
         return [_sampled(result, tokenizer) for result in results]

@@ -38,6 +38,7 @@ from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
 from veneer.training.sampled_run import SampledRun, sampled_run
+from veneer.training.sampler import Sampler
 from veneer.training.score_reward import with_reward_models
 from veneer.training.session import (
     LockedFolder,
@@ -102,7 +103,9 @@ def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     log = folder.log
     # Rows and plan first, and what judges answers, and only then the model.
     inputs = _prepared(call, log, resume)
-    with judge_of(inputs.config.rewards, stop_signalled) as judge:
+    # Rank 0 alone judges.
+    rewards = inputs.config.rewards if call.group.ranks.first else ()
+    with judge_of(rewards, stop_signalled) as judge:
         return _trained_on(inputs, judge, call, folder)
 
 
@@ -164,13 +167,16 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
     teacher: Teacher | None = taught_table(inputs, log.emit)
     with out_of_memory_while("loading the model"):
         model = base_model(inputs, log.emit)
-        judge = with_reward_models(judge, inputs.config, model, inputs.data.tokenizer)
+        if call.group.ranks.first:
+            judge = with_reward_models(judge, inputs.config, model, inputs.data.tokenizer)
         trainable = trained_on(model, inputs)
         if teacher is None and inputs.prepared.taught is not None:
             teacher = live_teacher(inputs.config, model, trainable, log.emit)
     if inputs.config.objective is ObjectiveName.GRPO:
-        sampled = _sampled(inputs, model, trainable, judge, log.emit)
-        return begin(inputs, model, trainable, sampled.objective, log, call.stop, call.micro_batches, sampled=sampled)
+        sampled = _sampled(inputs, model, trainable, judge, log.emit, call.group)
+        return begin(
+            inputs, model, trainable, sampled.objective, log, call.stop, call.micro_batches, call.group, sampled
+        )
     objective = _objective(inputs, model, trainable, log.emit, call.group, teacher)
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
@@ -179,12 +185,20 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
 
 
 def _sampled(
-    inputs: RunInputs, model: LanguageModel, trainable: Trainable, judge: Judge, emit: Subscriber
+    inputs: RunInputs, model: LanguageModel, trainable: Trainable, judge: Judge, emit: Subscriber, group: Group
 ) -> SampledRun:
     """What a run has that samples its answers."""
     tokenizer = inputs.data.tokenizer
-    stop_ids = stop_tokens(tokenizer, inputs.origin.generation_config, encoder_of(tokenizer))
-    return sampled_run(inputs.config, inputs.data, model, trainable, judge, stop_ids, emit, stop_signalled)
+    sampler = Sampler(
+        model=model,
+        tokenizer=tokenizer,
+        stop_ids=stop_tokens(tokenizer, inputs.origin.generation_config, encoder_of(tokenizer)),
+        judge=judge,
+        group=group,
+        emit=emit,
+        stop=stop_signalled,
+    )
+    return sampled_run(inputs.config, inputs.data, trainable, sampler)
 
 
 def _objective(

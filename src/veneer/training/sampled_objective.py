@@ -28,6 +28,8 @@ from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import token_log_probabilities
 from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.rollout import Floats
+from veneer.training.parallel.group import Group
+from veneer.training.parallel.ragged import everybodys
 from veneer.training.trainable import AdapterTraining, Trainable
 
 AsReference = Callable[[], AbstractContextManager[None]]
@@ -42,6 +44,8 @@ class SampledObjective:
     objective: Grpo
     as_reference: AsReference | None
     """None where nothing is compared with a reference."""
+    group: Group
+    """The processes of the run, each of which computes a part of these log-probabilities."""
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """The micro-batches as they are. What the step's answers are compared with is put into the table, unless a
@@ -73,14 +77,20 @@ class SampledObjective:
 
     @torch.no_grad()
     def _log_probabilities(self, batches: Sequence[MicroBatch]) -> list[Floats]:
-        """Those of each answer's tokens, by the place of the answer."""
-        found: dict[int, Floats] = {}
-        shaping = self.objective.scaled(self.model.spec.scores)
+        """Those of each answer's tokens, by the place of the answer; every process computes every so manieth batch."""
+        ranks, shaping = self.group.ranks, self.objective.scaled(self.model.spec.scores)
+        own = [np.zeros(0)]
         with evaluation_mode(self.model):
-            for batch in batches:
+            for batch in batches[ranks.rank :: ranks.world]:
                 tokens = token_log_probabilities(hidden_states(self.model, batch), self.model.lm_head, shaping, batch)
-                pieces = np.split(tokens.double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
-                found |= dict(zip(batch.numbers, pieces, strict=True))
+                own.append(tokens.double().cpu().numpy())
+        found: dict[int, Floats] = {}
+        for rank, values in enumerate(everybodys(self.group, np.concatenate(own))):
+            theirs = batches[rank :: ranks.world]
+            borders = np.cumsum([count for batch in theirs for count in batch.counts], dtype=np.int64)
+            numbers = [number for batch in theirs for number in batch.numbers]
+            # A process without micro-batches has one piece, which is empty, and no number.
+            found |= dict(zip(numbers, np.split(values, borders[:-1]), strict=False))
         return [found[number] for number in range(len(found))]
 
     @staticmethod

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from veneer.config import RunConfig
 from veneer.enums import Init
-from veneer.events import Subscriber
-from veneer.model.language import LanguageModel
-from veneer.rewards.judge import Judge
 from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.prepare import TrainingData
@@ -17,6 +13,7 @@ from veneer.training.prompt_steps import PromptSteps
 from veneer.training.reward_evaluation import RewardEvaluation
 from veneer.training.sampled_objective import SampledObjective, reference_of
 from veneer.training.sampled_steps import SampledSteps
+from veneer.training.sampler import Sampler
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import Trainable
 
@@ -37,26 +34,18 @@ class SampledRun:
 def sampled_run(
     config: RunConfig,
     data: TrainingData,
-    model: LanguageModel,
     trainable: Trainable,
-    judge: Judge,
-    stop_ids: frozenset[int],
-    emit: Subscriber,
-    stop: Callable[[], bool],
+    sampler: Sampler,
 ) -> SampledRun:
     """Put together what samples, judges and compares.
 
     Args:
         config: the run, with nothing left open.
         data: its prompts and steps.
-        model: with what is trained on it, as the run starts.
-        trainable: the part that is trained.
-        judge: the rewards.
-        stop_ids: tokens that end an answer.
-        emit: told how far the sampling is, and of what was sampled.
-        stop: asked while answers are sampled and judged.
+        trainable: the part that is trained, as the run starts.
+        sampler: samples and judges, with the model that is trained.
     """
-    steps, tokenizer, rows = data.steps, data.tokenizer, data.rows
+    steps, rows = data.steps, data.rows
     assert isinstance(steps, PromptSteps), "rows with answers are not sampled"
     table, settings = RolloutTable(), config.grpo
     source = SampledSteps(
@@ -65,27 +54,19 @@ def sampled_run(
         settings=settings,
         seed=config.train.seed,
         lanes_in_step=lanes_in(config.train),
-        model=model,
-        tokenizer=tokenizer,
-        stop_ids=stop_ids,
-        judge=judge,
+        sampler=sampler,
         table=table,
-        emit=emit,
-        stop=stop,
+        emit=sampler.emit,
     )
     started = config.train.from_adapter is not None or config.lora.init not in AS_BASE
-    objective = SampledObjective(model, Grpo(settings, table), reference_of(settings, trainable, started))
+    as_reference = reference_of(settings, trainable, started)
+    objective = SampledObjective(sampler.model, Grpo(settings, table), as_reference, sampler.group)
     evaluate = None
     if len(rows.eval):
         evaluate = RewardEvaluation(
-            model=model,
+            sampler=sampler,
             prompts=rows.prompts[len(rows.train) :],
             examples=list(rows.eval),
             longest=settings.max_completion_length,
-            tokenizer=tokenizer,
-            stop_ids=stop_ids,
-            judge=judge,
-            stop=stop,
-            emit=emit,
         )
     return SampledRun(source=source, objective=objective, evaluate=evaluate)

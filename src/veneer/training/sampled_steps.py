@@ -7,14 +7,15 @@ steps; they are then kept in checkpoints, since a resumed run cannot sample them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
+from torch import Tensor
 
 from veneer.config import GrpoSection
 from veneer.data.batches import MicroBatch, deal, pack
@@ -23,16 +24,14 @@ from veneer.data.prompts import PromptRow
 from veneer.errors import CheckpointError, DataError
 from veneer.events import AnswersJudged, Subscriber
 from veneer.io.files import write_tensors
-from veneer.io.tokenizer import Tokenizer
-from veneer.model.language import LanguageModel
-from veneer.out_of_memory import out_of_memory_while
-from veneer.rewards.base import RewardsStopped
-from veneer.rewards.judge import Judge, Judged
+from veneer.rewards.judge import Judged
 from veneer.training.engine import SourceStopped
 from veneer.training.objectives.advantages import advantages
 from veneer.training.objectives.rollout import Floats, RolloutTable
+from veneer.training.parallel.ragged import from_first
 from veneer.training.prompt_steps import PromptSteps, answered
-from veneer.training.rollouts import SampledAnswer, SamplingStopped, sample, sampling_of, to_judge
+from veneer.training.rollouts import SampledAnswer, SamplingStopped, sampling_of
+from veneer.training.sampler import Sampler
 
 FILE = "rollout.safetensors"
 """The file of a checkpoint that keeps the answers whose steps are not all made."""
@@ -53,15 +52,10 @@ class SampledSteps:
     settings: GrpoSection
     seed: int
     lanes_in_step: int
-    model: LanguageModel
-    tokenizer: Tokenizer
-    stop_ids: frozenset[int]
-    judge: Judge
+    sampler: Sampler
     table: RolloutTable
     emit: Subscriber
-    """Told how far the sampling is, and of what was sampled."""
-    stop: Callable[[], bool]
-    """Asked while answers are sampled and judged; true gives up the step."""
+    """Told of what was sampled."""
     _generation: int = field(init=False, default=0)
     """The sampling whose answers are at hand; 0 is none."""
     _examples: list[Example] = field(init=False, default_factory=list)
@@ -87,8 +81,23 @@ class SampledSteps:
 
     def save(self, folder: Path, step: int) -> None:
         """Write the answers whose steps are not all made after the 1-based step into a checkpoint's folder."""
-        if self.steps.generation(step) != self._generation or self.steps.generation(step + 1) != self._generation:
-            return
+        if self._served(step):
+            write_tensors(folder / FILE, self._tensors(), {"format": "pt"})
+
+    def share(self, step: int) -> None:
+        """Give the answers whose steps are not all made after the 1-based step to every process, from rank 0, which has
+        restored them."""
+        group = self.sampler.group
+        if group.ranks.many and step > 0 and self.steps.generation(step) == self.steps.generation(step + 1):
+            stored = from_first(group, save(self._tensors()) if group.ranks.first else b"")
+            self._take(load(stored), self.steps.generation(step + 1))
+
+    def _served(self, step: int) -> bool:
+        """Whether the answers at hand serve the 1-based step and the next."""
+        return self.steps.generation(step) == self.steps.generation(step + 1) == self._generation
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is known of the answers at hand, for `_take`."""
         table = self.table
         assert table.old is not None, "answers that serve several steps have the log-probabilities of the first"
         tensors = {
@@ -100,8 +109,7 @@ class SampledSteps:
             **({} if table.reference is None else {"reference": np.concatenate(table.reference)}),
             **{f"metrics/{name}": values for name, values in table.metrics.items()},
         }  # fmt: skip
-        stored = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
-        write_tensors(folder / FILE, stored, {"format": "pt"})
+        return {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
 
     def restore(self, folder: Path, step: int) -> None:
         """Take the answers back that `save` wrote after the 1-based step.
@@ -113,22 +121,26 @@ class SampledSteps:
         if step == 0 or self.steps.generation(step) != generation:
             return
         try:
-            stored = {name: tensor.numpy() for name, tensor in load_file(folder / FILE).items()}
-            ends, answers = np.cumsum(stored["lengths"]), stored["answers"]
-            places = [row for row in self.steps.prompts(generation) for _ in range(self.settings.num_generations)]
-            self._examples = [
-                answered(self.steps.rows.train[row], tokens[len(tokens) - count :])
-                for row, tokens, count in zip(places, np.split(stored["tokens"], ends[:-1]), answers, strict=True)
-            ]
-            borders = np.cumsum(answers)[:-1]
-            self.table.advantages, self.table.counted = stored["advantages"], stored["counted"]
-            self.table.rewards, self.table.old = stored["rewards"], list(np.split(stored["old"], borders))
-            known = stored.get("reference")
-            self.table.reference = None if known is None else list(np.split(known, borders))
-            metrics = {name: values for name, values in stored.items() if name.startswith("metrics/")}
-            self.table.metrics = {name.removeprefix("metrics/"): values for name, values in metrics.items()}
+            self._take(load_file(folder / FILE), generation)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(f"{folder / FILE} does not fit this run: {error}") from error
+
+    def _take(self, tensors: Mapping[str, Tensor], generation: int) -> None:
+        """Take the answers of a sampling as `_tensors` gave them."""
+        stored = {name: tensor.numpy() for name, tensor in tensors.items()}
+        ends, answers = np.cumsum(stored["lengths"]), stored["answers"]
+        places = [row for row in self.steps.prompts(generation) for _ in range(self.settings.num_generations)]
+        self._examples = [
+            answered(self.steps.rows.train[row], tokens[len(tokens) - count :])
+            for row, tokens, count in zip(places, np.split(stored["tokens"], ends[:-1]), answers, strict=True)
+        ]
+        borders = np.cumsum(answers)[:-1]
+        self.table.advantages, self.table.counted = stored["advantages"], stored["counted"]
+        self.table.rewards, self.table.old = stored["rewards"], list(np.split(stored["old"], borders))
+        known = stored.get("reference")
+        self.table.reference = None if known is None else list(np.split(known, borders))
+        metrics = {name: values for name, values in stored.items() if name.startswith("metrics/")}
+        self.table.metrics = {name.removeprefix("metrics/"): values for name, values in metrics.items()}
         self._generation = generation
 
     def _sample(self, generation: int, step: int) -> None:
@@ -136,18 +148,14 @@ class SampledSteps:
         rows, group = self.steps.prompts(generation), self.settings.num_generations
         examples = [self.steps.rows.train[row] for row in rows]
         prompts = [self.prompts[row] for row in rows]
+        sampling, doing = sampling_of(self.settings, self.seed, generation), f"sampling the answers of step {step}"
         try:
-            with out_of_memory_while(f"sampling the answers of step {step}"):
-                answers = sample(
-                    self.model, [example.tokens.tolist() for example in examples], group,
-                    sampling_of(self.settings, self.seed, generation), self.tokenizer, self.stop_ids, self.stop,
-                    self.emit, f"sampling the answers of step {step}",
-                )  # fmt: skip
-            judged = self.judge.judged(to_judge(prompts, answers, group))
-        except (SamplingStopped, RewardsStopped) as error:
+            found = self.sampler.answers(prompts, examples, group, sampling, doing)
+        except SamplingStopped as error:
             raise SourceStopped from error
         except DataError as error:
             raise DataError(f"step {step}: {error}") from error
+        answers, judged = found.answers, found.judged
         totals = without_groups(judged, group)
         own = [examples[place // group] for place in range(len(answers))]
         self._examples = [answered(one, answer.tokens) for one, answer in zip(own, answers, strict=True)]

@@ -346,6 +346,8 @@ def begin(
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     progress = share(team.group, trainable, optimizer, progress)
+    if sampled is not None:
+        sampled.source.share(progress.step)
     team.group.require_equal("what the run is made of", to_text(_shared_identity(store.identity), sort_keys=True))
     if team.first:
         _write_settings(inputs, config)

@@ -13,6 +13,7 @@ import pytest
 from preference_rows import pairs
 from ranks import Ended, Forker
 from tiny import rows, run_config, write_rows
+from training_runs import stopping_after
 from veneer.config import to_yaml
 from veneer.errors import Interrupted
 from veneer.events import read_events
@@ -20,6 +21,7 @@ from veneer.run_folder import RunFolder
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"
+TIMES = ("time", "seconds", "memory_mb")
 COMMON = ("train.lanes=4", "train.epochs=2", "train.save_every=1", "compute.rank_timeout=20")
 KINDS: dict[str, tuple[str, ...]] = {
     "lora, dropout, evaluated": ("lora.dropout=0.1", "data.held_out=0.2", "train.eval_every=1"),
@@ -129,6 +131,77 @@ def test_preferences_in_two_processes_make_the_bytes_of_one(
     ]  # fmt: skip
     assert told[0] == told[1]
     assert len(told[0]) >= 4
+
+
+GRPO = (
+    "objective=grpo", "rewards=[{metric: chrf, column: good}]", "grpo.num_generations=3",
+    "grpo.max_completion_length=6", "train.examples_per_step=5", "train.learning_rate=0.02",
+    "data.held_out=0.2", "train.eval_every=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(("grpo.num_iterations=2", "grpo.beta=0.1", "train.epochs=1"), id="several steps of one sampling"),
+        pytest.param(("grpo.beta=0.05", "grpo.kl_in=reward", "method=qlora"), id="qlora", marks=pytest.mark.slow),
+    ],
+)
+def test_answers_that_two_processes_sample_are_those_of_one_and_so_is_what_they_teach(
+    more: tuple[str, ...], forker: Forker, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Rank 0 judges, and an odd number of prompts is no matter."""
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}: when?", "good": f"the {n} e"} for n in range(12)])
+    runs = Runs(forker, tiny_model, data, tmp_path, *GRPO, *more)
+    expected = runs.alone()
+    ended = runs.spread("two", 2)
+    succeeded(ended)
+    assert runs.weights("two") == expected
+    assert (ended[1].out, ended[1].err) == ("", "")
+    told = [
+        [{key: value for key, value in one.items() if key not in TIMES}
+         for one in read_events(tmp_path / name / "events.jsonl")
+         if one["event"] in ("AnswersJudged", "StepDone", "Evaluated")]
+        for name in ("alone", "two")
+    ]  # fmt: skip
+    assert told[0] == told[1]
+    assert {one["event"] for one in told[0]} == {"AnswersJudged", "StepDone", "Evaluated"}
+
+
+@pytest.mark.slow
+def test_a_run_that_samples_in_processes_goes_on_where_it_was_stopped(
+    forker: Forker, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Also between two steps that the answers of one sampling serve: rank 0 has them from the checkpoint."""
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}: when?", "good": f"the {n} e"} for n in range(12)])
+    runs = Runs(forker, tiny_model, data, tmp_path, *GRPO, "grpo.num_iterations=2", "grpo.beta=0.1")
+    expected = runs.alone()
+    config = run_config(tiny_model, data, tmp_path / "cut", *runs.assignments)
+    with pytest.raises(Interrupted):
+        train(config, stop=stopping_after(3))
+    succeeded(runs.spread("cut", 2, "--resume"))
+    assert runs.weights("cut") == expected
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_ends_all_processes_with_its_name(forker: Forker, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def broken(completions):\n    raise RuntimeError('no idea')\n", "utf-8")
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}?", "good": "e"} for n in range(12)])
+    runs = Runs(forker, tiny_model, data, tmp_path, *GRPO, f"rewards=[{{python: '{tmp_path / 'rewards.py'}:broken'}}]")
+    ended = runs.spread("two", 2)
+    assert all(one.code for one in ended)
+    assert "no idea" in ended[0].err
+
+
+@pytest.mark.slow
+def test_a_reward_model_in_two_processes_has_the_bytes_of_one(forker: Forker, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [row | {"margin": number / 4} for number, row in enumerate(pairs(14))]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    more = ("objective=reward", "data.held_out=0.2", "train.eval_every=1")
+    runs = Runs(forker, tiny_model, data, tmp_path, *more)
+    expected = runs.alone()
+    succeeded(runs.spread("two", 2))
+    assert runs.weights("two") == expected
 
 
 @pytest.mark.slow

@@ -11,16 +11,20 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from veneer.config import DataSection
 from veneer.data.chat import Example
+from veneer.data.formats import Record
 from veneer.data.kinds import load_kind
 from veneer.data.mixture import WeightedRows
+from veneer.data.prompts import PromptRow
 from veneer.data.rows import Rows
 from veneer.data.token_store import StoredExamples
+from veneer.data.turns import Message
 from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore
 from veneer.io.files import atomic_file
@@ -36,7 +40,7 @@ STORED = "stored"
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Write the tokens, masks, places and labels of rows: what every process needs of them.
+    """Write the tokens, masks, places, labels, margins and prompts of rows: what every process needs of them.
 
     Raises:
         OutputError: the file cannot be written.
@@ -52,6 +56,8 @@ def write_rows(path: Path, rows: Rows) -> None:
         "where": np.frombuffer(places, dtype=np.uint8),
         "sources": np.frombuffer(sources, dtype=np.uint8),
         "labels": np.frombuffer(to_text(rows.labels).encode(), dtype=np.uint8),
+        "margins": np.frombuffer(to_text(rows.margins).encode(), dtype=np.uint8),
+        "prompts": np.frombuffer(json.dumps(list(map(_said, rows.prompts)), default=str).encode(), dtype=np.uint8),
     }
     with atomic_file(path) as part:
         save_file(tensors, part)
@@ -83,7 +89,22 @@ def read_rows(path: Path) -> Rows:
         sources=tuple(WeightedRows(*source) for source in sources),
         together=together,
         labels=tuple(json.loads(bytes(mapped("labels", np.uint8)).decode())),
+        margins=tuple(json.loads(bytes(mapped("margins", np.uint8)).decode())),
+        prompts=tuple(_prompt(*said) for said in json.loads(bytes(mapped("prompts", np.uint8)).decode())),
     )
+
+
+def _said(prompt: PromptRow) -> list[Any]:
+    """A prompt as values of JSON, for `_prompt`."""
+    record = prompt.record
+    return [record.where, record.messages, record.tools, prompt.given, dict(prompt.columns)]
+
+
+def _prompt(
+    where: str, messages: list[Message], tools: list[dict[str, Any]] | None, given: Any, columns: dict[str, Any]
+) -> PromptRow:
+    record = Record(where, tuple(messages), None if tools is None else tuple(tools))
+    return PromptRow(record, given if isinstance(given, str) else tuple(given), columns)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from veneer.config import ComputeSection, RunConfig
-from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
 from veneer.hardware import resolve_device
@@ -18,6 +17,7 @@ from veneer.training.best import best_by
 from veneer.training.checkpoint import Progress
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.parallel.group import Group
+from veneer.training.parallel.ragged import from_first
 from veneer.training.parallel.ranks import Ranks
 from veneer.training.trainable import Trainable
 
@@ -90,9 +90,6 @@ def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
             f"distillation.top_k is computed by one process and the run has {ranks.world}; leave it out, so that the "
             "teacher computes beside every student"
         )
-    if ranks.many and config.objective in (ObjectiveName.REWARD, ObjectiveName.GRPO):
-        name = config.objective.value
-        raise ConfigError(f"objective {name} is trained by one process and the run has {ranks.world}; start one")
 
 
 def share(group: Group, trainable: Trainable, optimizer: Optimizer, progress: Progress) -> Progress:
@@ -101,14 +98,7 @@ def share(group: Group, trainable: Trainable, optimizer: Optimizer, progress: Pr
         return progress
     for tensor in (*trainable.named().values(), *optimizer.tensors().values()):
         _share_tensor(group, tensor)
-    text = to_text(asdict(progress)).encode() if group.ranks.first else b""
-    size = torch.tensor([len(text)])
-    group.broadcast(size)
-    content = torch.zeros(int(size), dtype=torch.uint8)
-    if group.ranks.first:
-        content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    group.broadcast(content)
-    return Progress(**json.loads(bytes(content.tolist())))
+    return Progress(**json.loads(from_first(group, to_text(asdict(progress)).encode())))
 
 
 def _share_tensor(group: Group, tensor: Tensor) -> None:

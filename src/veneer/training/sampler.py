@@ -1,0 +1,173 @@
+"""Samples answers and has them judged, divided among the processes of a run.
+
+Every process samples the answers to its own prompts, and all get all of them: each answer draws from a stream of its
+own, so that which process samples it changes nothing. Rank 0 alone judges, so that a reward is asked once about each
+answer, whatever the number of processes, and the others get what it says.
+
+What takes long is waited for at the place where the processes meet, which knows no time-out for those who are alive;
+only then numbers are exchanged by collectives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from veneer.data.chat import Example
+from veneer.data.prompts import PromptRow
+from veneer.events import Subscriber
+from veneer.generation.sampling import Sampling
+from veneer.io.tokenizer import Tokenizer
+from veneer.model.language import LanguageModel
+from veneer.out_of_memory import out_of_memory_while
+from veneer.rewards.base import RewardsStopped
+from veneer.rewards.judge import Failure, Judge, Judged
+from veneer.strict_json import to_text
+from veneer.training.parallel.group import Group
+from veneer.training.parallel.ragged import Floats, everybodys
+from veneer.training.rollouts import SampledAnswer, SamplingStopped, sample, to_judge
+
+READY, STOPPED = "ready", "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAnswers:
+    """Answers, those to one prompt side by side, and what rewards say of them."""
+
+    answers: Sequence[SampledAnswer]
+    judged: Judged
+
+
+@dataclass(kw_only=True, slots=True)
+class Sampler:
+    """What samples and judges in a run."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+    """Tokens that end an answer."""
+    judge: Judge
+    """The rewards; those of rank 0 are asked."""
+    group: Group
+    """The processes of the run."""
+    emit: Subscriber
+    """Told how far the sampling is."""
+    stop: Callable[[], bool]
+    """Asked while answers are sampled and judged; true ends both."""
+    _asked: int = 0
+    """How often it was asked, which all processes count alike."""
+
+    def answers(
+        self, prompts: Sequence[PromptRow], examples: Sequence[Example], group: int, sampling: Sampling, doing: str
+    ) -> JudgedAnswers:
+        """Answers to prompts with their rewards, on every process.
+
+        Args:
+            prompts: the rows that ask.
+            examples: their tokens.
+            group: the number of answers to each.
+            sampling: how tokens are drawn.
+            doing: what this is called: "sampling the answers of step 3".
+
+        Raises:
+            SamplingStopped: a signal came to a process.
+            DataError: a reward failed that is to end the run.
+            OutOfMemory: there is no memory for it.
+            RankLost: another process is gone.
+        """
+        self._asked += 1
+        with out_of_memory_while(doing):
+            found = self._everybodys(self._own(examples, group, sampling, doing), len(examples), group)
+        return JudgedAnswers(found, self._judged(prompts, found, group))
+
+    def _own(
+        self, examples: Sequence[Example], group: int, sampling: Sampling, doing: str
+    ) -> list[SampledAnswer] | None:
+        """The answers to this process's prompts; None where a signal came."""
+        places = self._places(self.group.ranks.rank, len(examples))
+        asked = [examples[place].tokens.tolist() for place in places]
+        try:
+            return sample(
+                self.model, asked, group, sampling, self.tokenizer, self.stop_ids, self.stop, self.emit, doing, places
+            )
+        except SamplingStopped:
+            return None
+
+    def _places(self, rank: int, prompts: int) -> range:
+        """The prompts whose answers a process samples."""
+        return range(rank, prompts, self.group.ranks.world)
+
+    def _everybodys(self, own: list[SampledAnswer] | None, prompts: int, group: int) -> list[SampledAnswer]:
+        """The answers to all prompts, in their order."""
+        ranks = self.group.ranks
+        self.group.publish(f"sampled/{self._asked}/{ranks.rank}", STOPPED if own is None else READY)
+        others = (rank for rank in range(ranks.world) if rank != ranks.rank)
+        if STOPPED in [self.group.awaited(f"sampled/{self._asked}/{rank}") for rank in others] or own is None:
+            raise SamplingStopped
+        if not ranks.many:
+            return own
+        found: dict[int, list[SampledAnswer]] = {}
+        for rank, numbers in enumerate(everybodys(self.group, _numbers(own))):
+            places = self._places(rank, prompts)
+            answers = own if rank == ranks.rank else _answers(numbers, len(places) * group, self.tokenizer)
+            found |= {place: answers[at * group : (at + 1) * group] for at, place in enumerate(places)}
+        return [answer for place in range(prompts) for answer in found[place]]
+
+    def _judged(self, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], group: int) -> Judged:
+        """What the rewards of rank 0 say."""
+        key = f"judged/{self._asked}"
+        if not self.group.ranks.first:
+            return self._heard(self.group.awaited(key), len(answers))
+        try:
+            judged = self.judge.judged(to_judge(prompts, answers, group))
+        except RewardsStopped:
+            self.group.publish(key, STOPPED)
+            raise SamplingStopped from None
+        self.group.publish(key, to_text([judged.names, [asdict(one) for one in judged.failures]]))
+        self.group.broadcast(torch.from_numpy(judged.values))
+        self.group.broadcast(torch.from_numpy(judged.totals))
+        return judged
+
+    def _heard(self, told: str, answers: int) -> Judged:
+        """What rank 0 tells of its rewards."""
+        if told == STOPPED:
+            raise SamplingStopped
+        names, failures = json.loads(told)
+        values, totals = np.zeros((answers, len(names))), np.zeros(answers)
+        self.group.broadcast(torch.from_numpy(values))
+        self.group.broadcast(torch.from_numpy(totals))
+        return Judged(tuple(names), values, totals, tuple(Failure(**one) for one in failures))
+
+
+def _numbers(answers: Sequence[SampledAnswer]) -> Floats:
+    """Answers as numbers: how many tokens each has, whether it was cut, the tokens, and their log-probabilities."""
+    return np.concatenate(
+        [
+            np.array([len(one.tokens) for one in answers], dtype=np.float64),
+            np.array([one.truncated for one in answers], dtype=np.float64),
+            *[np.array(one.tokens, dtype=np.float64) for one in answers],
+            *[one.logprobs for one in answers],
+        ]
+    )
+
+
+def _answers(numbers: Floats, count: int, tokenizer: Tokenizer) -> list[SampledAnswer]:
+    """The answers that `_numbers` said. The token that ends one has no log-probability."""
+    lengths, truncated, rest = np.split(numbers, [count, 2 * count])
+    borders = np.cumsum(lengths).astype(np.int64)
+    tokens, logprobs = np.split(rest, 2)
+    said = [part.astype(np.int64).tolist() for part in np.split(tokens, borders[:-1])][:count]
+    known = np.split(logprobs, borders[:-1])[:count]
+    return [
+        SampledAnswer(
+            tokens=tuple(one),
+            text=tokenizer.decode(one[: int((~np.isnan(told)).sum())]),
+            logprobs=told,
+            truncated=bool(cut),
+        )
+        for one, told, cut in zip(said, known, truncated, strict=True)
+    ]
