@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from preference_rows import full_logits, largest_difference, step_gradients, trainable_model
+from tiny import run_config, write_model, write_rows
 from veneer.config import GrpoSection
 from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.data.encoding import encoder_of
+from veneer.enums import ImportanceLevel
+from veneer.events import Event, StepDone
+from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.grpo import CLIP_HIGH, CLIP_LOW, CLIP_REGION, ENTROPY, KL, SAMPLER, Grpo, k3
 from veneer.training.objectives.rollout import RolloutTable
+from veneer.training.run import train
 
 GROUP = 4
 LONGEST = 16
@@ -211,3 +219,123 @@ def test_k3_is_never_negative_and_has_its_digits_near_zero() -> None:
     policy = torch.tensor([-1.0, -1.0, -3.0], dtype=torch.float64)
     reference = torch.tensor([-1.0, -1.0 + 1e-6, -0.5], dtype=torch.float64)
     assert k3(policy, reference).tolist() == pytest.approx([0.0, 5e-13, np.exp(2.5) - 3.5], rel=1e-3)
+
+
+STEPS, PROMPTS, IN_STEP, GENERATIONS = 20, 20, 4, 4
+"""Of a run beside TRL's."""
+TOLD = """
+import json, pathlib
+def even(prompts, completion_ids):
+    with (pathlib.Path(__file__).parent / "told.jsonl").open("a") as file:
+        file.write(json.dumps([prompts, [list(ids) for ids in completion_ids]]) + "\\n")
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+"""
+"""A reward that writes down what it is asked about."""
+THEIRS = {
+    "dapo": ("grpo.loss_type=dapo", "grpo.beta=0.1"),
+    "grpo, two steps a sampling": ("grpo.loss_type=grpo", "grpo.num_iterations=2", "grpo.epsilon=0.02"),
+    "dr_grpo": ("grpo.loss_type=dr_grpo", "grpo.scale_rewards=none", "grpo.beta=0.05"),
+    "gspo": ("grpo.loss_type=grpo", "grpo.importance_sampling_level=sequence", "grpo.num_iterations=2",
+             "grpo.epsilon=3e-4", "grpo.epsilon_high=4e-4"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def padded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a token that fills up, which TRL wants."""
+    path = write_model(tmp_path_factory.mktemp("trl") / "model")
+    file = path / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(settings | {"pad_token": "<|endoftext|>"}), encoding="utf-8")
+    return path
+
+
+def trained_by_trl(
+    trl: Any, model: Path, settings: GrpoSection, asked: list[tuple[str, list[list[int]]]], output: Path
+) -> Any:
+    """TRL's run over the same answers: its log, and the adapter's weights.
+
+    Args:
+        asked: the prompts of all samplings, in order, and the answers to each.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    encoder, given = encoder_of(from_directory(model)), iter(asked)
+
+    def rollout(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        found = [next(given) for _ in prompts[::GENERATIONS]]
+        assert [prompt for prompt, _ in found for _ in range(GENERATIONS)] == prompts
+        tokens = [encoder.prompt_tokens([{"role": "user", "content": prompt}]) for prompt in prompts]
+        answers = [ids for _, own in found for ids in own]
+        return {"prompt_ids": tokens, "completion_ids": answers, "logprobs": None}
+
+    def even(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    torch.manual_seed(0)
+    policy = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    trainer = trl.GRPOTrainer(
+        model=policy,
+        reward_funcs=even,
+        rollout_func=rollout,
+        args=trl.GRPOConfig(
+            output_dir=str(output), per_device_train_batch_size=IN_STEP * GENERATIONS, num_generations=GENERATIONS,
+            steps_per_generation=1, num_iterations=settings.num_iterations, max_steps=STEPS, learning_rate=0.01,
+            lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, report_to="none", save_strategy="no",
+            beta=settings.beta, loss_type=settings.loss_type.value, scale_rewards=settings.scale_rewards.value,
+            epsilon=settings.epsilon, epsilon_high=settings.epsilon_high,
+            importance_sampling_level=settings.importance_sampling_level.value, shuffle_dataset=False,
+            max_completion_length=settings.max_completion_length, bf16=False, use_cpu=True, max_grad_norm=1.0,
+            gradient_checkpointing=False, weight_decay=0.0, adam_epsilon=1e-8,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt, _ in asked]),
+        processing_class=AutoTokenizer.from_pretrained(model),
+    )  # fmt: skip
+    trainer.train()
+    weights = {
+        name.removeprefix("base_model.model.").replace(".default", ""): tensor.detach()
+        for name, tensor in policy.named_parameters()
+        if "lora_" in name
+    }
+    return [line for line in trainer.state.log_history if "loss" in line], weights
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_losses_and_rewards_of_the_first_steps_are_trls(kind: str, padded_model: Path, tmp_path: Path) -> None:
+    """TRL is given the answers that veneer samples."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    (tmp_path / "rewards.py").write_text(TOLD, encoding="utf-8")
+    events: list[Event] = []
+    config = run_config(
+        padded_model, write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}: when?"} for n in range(PROMPTS)]),
+        tmp_path / "run", "objective=grpo", f"rewards=[{{python: '{tmp_path / 'rewards.py'}:even'}}]",
+        f"grpo.num_generations={GENERATIONS}", "grpo.max_completion_length=12", f"train.steps={STEPS}",
+        f"train.examples_per_step={IN_STEP}", "train.schedule=constant", "train.warmup=0", *THEIRS[kind],
+    )  # fmt: skip
+    train(config, subscribers=[events.append])
+    told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = [
+        (prompts[at], answers[at : at + GENERATIONS])
+        for prompts, answers in told
+        for at in range(0, len(prompts), GENERATIONS)
+    ]
+    log, weights = trained_by_trl(trl, padded_model, config.grpo, asked, tmp_path / "theirs")
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert len(log) == len(steps) == STEPS
+    for step, line in zip(steps, log, strict=True):
+        assert step.loss == pytest.approx(line["loss"], abs=1e-3)
+        assert step.grad_norm == pytest.approx(line["grad_norm"], abs=1e-3)
+        # TRL tells rewards in the steps alone in which it samples. Under GSPO it counts clipped answers, not tokens.
+        names = (
+            {"reward", KL}
+            if config.grpo.importance_sampling_level is ImportanceLevel.SEQUENCE
+            else {"reward", KL, CLIP_LOW, CLIP_HIGH}
+        )
+        for name in names & line.keys():
+            assert step.metrics[name] == pytest.approx(line[name], abs=1e-3), (step.step, name)
+    own = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    for name, tensor in own.items():
+        assert float((tensor - weights[name.removeprefix("base_model.model.")]).abs().max()) < 1e-3, name

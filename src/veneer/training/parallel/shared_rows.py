@@ -57,7 +57,7 @@ def write_rows(path: Path, rows: Rows) -> None:
         "sources": np.frombuffer(sources, dtype=np.uint8),
         "labels": np.frombuffer(to_text(rows.labels).encode(), dtype=np.uint8),
         "margins": np.frombuffer(to_text(rows.margins).encode(), dtype=np.uint8),
-        "prompts": np.frombuffer(json.dumps(list(map(_said, rows.prompts)), default=str).encode(), dtype=np.uint8),
+        "prompts": np.frombuffer(to_text(list(map(_said, rows.prompts)), default=str).encode(), dtype=np.uint8),
     }
     with atomic_file(path) as part:
         save_file(tensors, part)
