@@ -7,25 +7,36 @@ Nothing is downloaded. Each part is a process of its own and ends within ten min
                 weights made on the card: tokens/s, model FLOP utilisation and peak memory
     profile     a step's kernels, launches and waits, by torch's profiler
     checkpoint  a random checkpoint on disk, for the parts below (16 GB for 8b)
-    engine      runs of `veneer train`: loading, steps with and without recomputation, memory against the plan
-    resume      the bytes of a run that is made again and of one that is resumed, in deterministic mode and by default
+    lora, qlora runs of `veneer train`: loading, steps with and without recomputation, memory against the plan
+    resume      the bytes of a run that is made again and of one that is resumed, in deterministic mode
+    default     the same by default, where bytes may differ
     answers     tokens/s of answers
     peft, unsloth   the same steps by TRL + PEFT and by Unsloth, where they are installed; they keep all activations
                 where the memory allows it, as veneer does
 
-Usage: python benchmarks/gpu.py [--size 135m|1b|8b] [--peak TFLOPS] [--minutes N] [--part PART --folder FOLDER]
+What each part prints is also written into a JSON file after each part, with its seconds and exit status, so that a part
+that hangs or fails loses nothing of those before it. `--dry-run` goes through every part with a model of two layers, on
+a CPU too: it shows that the parts run, and measures nothing.
+
+Usage: python benchmarks/gpu.py [--size 135m|1b|8b] [--peak TFLOPS] [--minutes N] [--json FILE] [--dry-run]
+       python benchmarks/gpu.py --part PART [--folder FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +47,13 @@ from gpu_peers import NEEDS, missing, run_peer, write_checkpoint
 from gpu_profile import run_profile
 from gpu_shapes import (
     ALPHA,
-    DOCUMENT,
+    DRY,
+    FULL,
     HEADER,
     RANK,
     SIZES,
-    STEPS,
-    TOKENS,
-    WARMUP,
+    TINY,
+    Load,
     documents,
     flops_per_token,
     peak_tflops,
@@ -55,7 +66,8 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import pack
 from veneer.data.chat import Example
-from veneer.hardware import computing_on
+from veneer.hardware import computing_on, processor
+from veneer.io.files import write_text
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.linear import QuantLinear
@@ -65,7 +77,7 @@ from veneer.training.optim import clip, squared_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 
-OWN = ("engine", "resume", "answers")
+OWN = ("lora", "qlora", "resume", "default", "answers")
 """The parts that run the whole program, from a checkpoint on disk."""
 
 
@@ -86,22 +98,27 @@ class RandomWeights:
         return nn.Parameter(random_tensor(shape, self._device), requires_grad=False)
 
 
-def timed(step: Callable[[], object], device: torch.device) -> tuple[float, int]:
+def timed(step: Callable[[], object], device: torch.device, load: Load) -> tuple[float, int]:
     """Median seconds of a step after warming up, and peak bytes of those that were timed."""
-    for _ in range(WARMUP):
+    for _ in range(load.warmup):
         step()
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    on_card = device.type == "cuda"
+    if on_card:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     seconds = []
-    for _ in range(STEPS):
+    for _ in range(load.steps):
         start = time.perf_counter()
         step()
-        torch.cuda.synchronize(device)
+        if on_card:
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), torch.cuda.max_memory_allocated(device)
+    return statistics.median(seconds), torch.cuda.max_memory_allocated(device) if on_card else 0
 
 
-def veneer_step(spec: DecoderSpec, quantized: bool, device: torch.device) -> Callable[[int], Callable[[], float]]:
+def veneer_step(
+    spec: DecoderSpec, quantized: bool, device: torch.device, document: int
+) -> Callable[[int], Callable[[], float]]:
     """A model with an adapter; for a number of tokens, one optimiser step as the engine makes it."""
     model = CausalLM(spec, RandomWeights(device, quantized=quantized), torch.bfloat16).train()
     adapter = inject(model, LoraSpec(rank=RANK, alpha=ALPHA))
@@ -111,7 +128,7 @@ def veneer_step(spec: DecoderSpec, quantized: bool, device: torch.device) -> Cal
     objective = OverModel(model)
 
     def prepare(tokens: int) -> Callable[[], float]:
-        rows = [Example(x, np.arange(len(x)) > 0, "random") for x in documents(tokens, spec.vocab_size)]
+        rows = [Example(x, np.arange(len(x)) > 0, "random") for x in documents(tokens, spec.vocab_size, document)]
         (batch,) = pack(rows, sum(len(row.tokens) for row in rows))
 
         def step() -> float:
@@ -129,106 +146,195 @@ def veneer_step(spec: DecoderSpec, quantized: bool, device: torch.device) -> Cal
     return prepare
 
 
-def run_veneer(spec: DecoderSpec, device: torch.device, peak: float | None) -> None:
+def run_veneer(spec: DecoderSpec, device: torch.device, peak: float | None, load: Load) -> None:
     """Print a line for LoRA and QLoRA at each number of tokens."""
-    flops = flops_per_token(spec, RANK, DOCUMENT)
+    flops = flops_per_token(spec, RANK, load.document)
     for quantized in (False, True):
         method, prepare = "QLoRA" if quantized else "LoRA", None
-        for tokens in TOKENS:
+        for tokens in load.tokens:
             try:
-                prepare = prepare or veneer_step(spec, quantized, device)
-                seconds, memory = timed(prepare(tokens), device)
+                prepare = prepare or veneer_step(spec, quantized, device, load.document)
+                seconds, memory = timed(prepare(tokens), device, load)
                 print(row("veneer", method, tokens, seconds, memory, flops, peak), flush=True)
             except torch.OutOfMemoryError:
                 print(f"{'veneer':22} {method:6} {tokens:6,} out of memory", flush=True)
             torch.cuda.empty_cache()
 
 
-def run_part(part: str, size: str, folder: Path | None, peak: float | None) -> bool:
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is measured, and on what."""
+
+    size: str
+    device: torch.device
+    peak: float | None
+    """Dense TFLOP/s of the card, where they are known."""
+    dry: bool
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The config.json of the model."""
+        return TINY if self.dry else SIZES[self.size]
+
+    @property
+    def load(self) -> Load:
+        """How much is computed."""
+        return DRY if self.dry else FULL
+
+
+def run_part(part: str, bench: Bench, folder: Path | None) -> bool:
     """One part, in this process; whether all was right."""
-    device = torch.device("cuda", 0)
-    if part == "kernels":
-        return run_kernels(device)
-    if part == "checkpoint":
-        assert folder is not None
-        write_checkpoint(SIZES[size], folder, device)
-    elif part in ("veneer", "profile"):
-        spec = spec_from_hf(SIZES[size])
+    device, load, spec = bench.device, bench.load, spec_from_hf(bench.config)
+    if part in ("kernels", "veneer", "profile"):
         with computing_on(device, deterministic=False):
+            if part == "kernels":
+                return run_kernels(device)
             if part == "veneer":
-                run_veneer(spec, device, peak)
+                run_veneer(spec, device, bench.peak, load)
             else:
-                run_profile(lambda quantized: veneer_step(spec, quantized, device)(DOCUMENT), device)
+                document = load.document
+                run_profile(
+                    lambda quantized: veneer_step(spec, quantized, device, document)(document), device, load.warmup
+                )
+        return True
+    assert folder is not None
+    if part == "checkpoint":
+        write_checkpoint(bench.config, folder, device)
     elif part in OWN:
-        assert folder is not None
-        return run_own(part, size, folder, peak)
+        return run_own(part, bench, folder)
     else:
-        assert folder is not None
-        run_peer(part, size, folder, device, peak)
+        run_peer(part, bench.config, folder, device, bench.peak, load)
     return True
 
 
-def run_own(part: str, size: str, folder: Path, peak: float | None) -> bool:
+def run_own(part: str, bench: Bench, folder: Path) -> bool:
     """A part that runs the whole program from the checkpoint in `folder`; whether all was right."""
-    spec = spec_from_hf(SIZES[size])
+    spec, device, load = spec_from_hf(bench.config), str(bench.device), bench.load
     with tempfile.TemporaryDirectory() as work:
-        if part == "engine":
-            run_steps(spec, folder, Path(work), "cuda:0", peak)
-        elif part == "resume":
-            return run_resume(spec, folder, Path(work), "cuda:0")
+        if part in ("lora", "qlora"):
+            run_steps(spec, folder, Path(work), device, bench.peak, load, part)
+        elif part in ("resume", "default"):
+            return run_resume(spec, folder, Path(work), device, load, deterministic=part == "resume")
         else:
-            run_answers(folder, "cuda:0")
+            run_answers(folder, device, load)
     return True
 
 
-def run_all(size: str, peak: float | None, minutes: float) -> bool:
+@dataclass(slots=True)
+class PartDone:
+    """What a part has printed, and how it ended."""
+
+    part: str
+    seconds: float = 0.0
+    status: int | None = None
+    """Its exit status; None where it was stopped, because its time was over."""
+    lines: list[str] = field(default_factory=list)
+
+
+def run_in_process(part: str, command: list[str], minutes: float, show_errors: bool) -> PartDone:
+    """Run a part in a process of its own, and show what it prints as it comes.
+
+    Args:
+        part: its name.
+        command: starts it.
+        minutes: after which it is stopped.
+        show_errors: whether what goes to stderr is shown too; where not, its end is, if the part fails.
+    """
+    done, begun, late = PartDone(part), time.perf_counter(), threading.Event()
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=None if show_errors else errors, text=True, errors="replace",
+            start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
+
+        def stop() -> None:
+            late.set()
+            os.killpg(process.pid, signal.SIGKILL)  # with processes that it has started: they hold its output open
+
+        clock = threading.Timer(60 * minutes, stop)
+        clock.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                done.lines.append(line.rstrip())
+            status = process.wait()
+        finally:
+            clock.cancel()
+            if process.poll() is None:
+                stop()
+        errors.seek(0)
+        said = errors.read()[-3000:].splitlines() if status else []
+    done.seconds, done.status = round(time.perf_counter() - begun, 1), None if late.is_set() else status
+    if late.is_set():
+        said.append(f"{part}: stopped, {minutes:g} minutes are over")
+    elif status:
+        said.append(f"{part}: failed (exit status {status})")
+    for line in said:
+        print(line, flush=True)
+    done.lines += said
+    return done
+
+
+def run_all(bench: Bench, minutes: float, file: Path) -> bool:
     """Every part in a process of its own, since Unsloth changes the others' code and each has its own peak memory."""
-    right = True
-    peers = [part for part in NEEDS if not missing(part)]
+    load, found = bench.load, []
+    about = {
+        "size": "dry run" if bench.dry else bench.size, "device": processor(bench.device), "peak_tflops": bench.peak,
+        "torch": torch.__version__,
+    }  # fmt: skip
+    peers = [part for part in NEEDS if not missing(part) and not bench.dry]
     for part in NEEDS:
         if missing(part):
             print(f"{part}: not installed ({', '.join(missing(part))})", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for part in ("kernels", "veneer", "profile", "checkpoint", *OWN, *peers):
-            title = f"{size}, rank {RANK}, documents of {DOCUMENT:,} tokens, median of {STEPS} steps\n{HEADER}"
-            print(f"\n{part}: {title}" if part == "veneer" else f"\n{part}", flush=True)
-            command = [sys.executable, __file__, "--size", size, "--part", part, "--folder", folder]
-            command += [] if peak is None else ["--peak", str(peak)]
+            size = "tiny" if bench.dry else bench.size
+            title = f"{size}, rank {RANK}, documents of {load.document:,} tokens, median of {load.steps} steps"
+            print(f"\n{part}: {title}\n{HEADER}" if part == "veneer" else f"\n{part}", flush=True)
+            command = [sys.executable, __file__, "--size", bench.size, "--part", part, "--folder", folder]
+            command += ["--dry-run"] if bench.dry else []
+            command += [] if bench.peak is None else ["--peak", str(bench.peak)]
             # The peers' progress bars and advice go to stderr: they are shown only where something went wrong.
-            stderr = subprocess.PIPE if part in NEEDS else None
-            try:
-                done = subprocess.run(command, check=False, timeout=60 * minutes, stderr=stderr, text=True)
-            except subprocess.TimeoutExpired:
-                print(f"{part}: stopped, {minutes:g} minutes are over")
-                right = False
-                continue
-            if done.returncode:
-                right = False
-                print((done.stderr or "")[-3000:] + f"{part}: failed (exit status {done.returncode})")
-    return right
+            found.append(run_in_process(part, command, minutes, show_errors=part not in NEEDS))
+            write_text(file, json.dumps({**about, "parts": [asdict(one) for one in found]}, indent=2) + "\n")
+    print(f"\nwritten to {file}", flush=True)
+    return all(one.status == 0 for one in found)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the parts and print their tables; exit status 1 where a kernel is wrong or a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="8b", help="shape of the model (default: 8b)")
-    parser.add_argument("--peak", type=float, help="dense bfloat16 TFLOP/s of the card, where its name is not known")
+    parser.add_argument("--peak", type=float, help="dense TFLOP/s of the card in 16 bits, where its name is not known")
     parser.add_argument("--minutes", type=float, default=10.0, help="stop each part after so long (default: 10)")
     parts = ("kernels", "veneer", "profile", "checkpoint", *OWN, *NEEDS)
     parser.add_argument("--part", choices=parts, help="run one part alone")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, for the parts that read one")
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file of results (default: gpu.json)")
+    parser.add_argument("--dry-run", action="store_true", help="go through all parts with a tiny model, on a CPU too")
     args = parser.parse_args(argv)
-    if not torch.cuda.is_available():
+    on_card = torch.cuda.is_available()
+    if not on_card and not args.dry_run:
         sys.exit(f"benchmarks/gpu.py needs a CUDA device; torch {torch.__version__} sees none")
-    if args.part in ("checkpoint", *OWN, *NEEDS) and args.folder is None:
-        parser.error(f"--part {args.part} needs --folder")
-    card = torch.cuda.get_device_name(0)
-    peak = peak_tflops(card) if args.peak is None else args.peak
+    if args.part in ("checkpoint", *OWN, *NEEDS):
+        if args.folder is None:
+            parser.error(f"--part {args.part} needs --folder")
+        args.folder.mkdir(parents=True, exist_ok=True)
+        if args.part != "checkpoint" and not (args.folder / "config.json").exists():
+            parser.error(f"{args.folder} has no checkpoint; --part checkpoint writes one there")
+    if args.minutes <= 0:
+        parser.error(f"--minutes is {args.minutes:g}; it must be above 0")
+    device = torch.device("cuda", 0) if on_card else torch.device("cpu")
+    peak = args.peak if args.peak is not None or not on_card else peak_tflops(torch.cuda.get_device_name(0))
+    bench = Bench(args.size, device, peak, args.dry_run)
     if args.part is not None:
-        sys.exit(0 if run_part(args.part, args.size, args.folder, peak) else 1)
+        sys.exit(0 if run_part(args.part, bench, args.folder) else 1)
     known = "unknown; give --peak" if peak is None else f"{peak:g} TFLOP/s"
-    print(f"{card}, peak {known}, torch {torch.__version__}", flush=True)
-    sys.exit(0 if run_all(args.size, peak, args.minutes) else 1)
+    print(f"{processor(device)}, peak {known}, torch {torch.__version__}", flush=True)
+    sys.exit(0 if run_all(bench, args.minutes, args.json) else 1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_shapes import ALPHA, DOCUMENT, RANK, STEPS, TOKENS, WARMUP, flops_per_token
+from gpu_shapes import ALPHA, RANK, Load, flops_per_token
 
 import veneer
 from veneer.errors import Interrupted
@@ -24,8 +24,6 @@ SPECIAL = 2
 """Tokens that a row has besides its numbers, at most."""
 RESUMED_STEPS = 6
 """Steps of the runs whose bytes are compared."""
-ANSWER = 64
-"""Tokens of an answer."""
 
 
 def write_rows(path: Path, rows: int, numbers: int, vocab: int) -> Path:
@@ -36,15 +34,15 @@ def write_rows(path: Path, rows: int, numbers: int, vocab: int) -> Path:
     return path
 
 
-def settings(model: Path, rows: Path, output: Path, device: str, **compute: Any) -> dict[str, Any]:
+def settings(model: Path, rows: Path, output: Path, device: str, load: Load, **compute: Any) -> dict[str, Any]:
     """A run that trains on all rows in every step."""
     count = len(rows.read_text(encoding="utf-8").splitlines())
     return {
         "model": str(model), "output": str(output), "method": "lora", "objective": "pretraining",
-        "data": {"file": str(rows), "max_length": DOCUMENT},
+        "data": {"file": str(rows), "max_length": load.document},
         "lora": {"rank": RANK, "alpha": float(ALPHA)},
         "train": {
-            "examples_per_step": count, "steps": WARMUP + STEPS, "learning_rate": 1e-4, "save_every": 1000,
+            "examples_per_step": count, "steps": load.warmup + load.steps, "learning_rate": 1e-4, "save_every": 1000,
         },
         "compute": {"device": device, **compute},
     }  # fmt: skip
@@ -68,8 +66,8 @@ def trained(config: dict[str, Any], **more: Any) -> tuple[veneer.RunResult, list
 def line(
     name: str, result: veneer.RunResult, steps: list[StepDone], before: float, flops: float, peak: float | None
 ) -> str:
-    """A line of the table: tokens a second, share of the peak, memory against plan."""
-    seconds = statistics.median(step.seconds for step in steps[WARMUP:] or steps)
+    """A line of the table: tokens a second, share of the peak, memory against plan. The first steps are no part."""
+    seconds = statistics.median(step.seconds for step in steps)
     rate = steps[-1].tokens / seconds
     share = "     -" if peak is None else f"{rate * flops / (peak * 1e12):6.1%}"
     planned = "-"
@@ -83,52 +81,50 @@ def line(
 
 
 def run_steps(
-    spec: DecoderSpec, model: Path, work: Path, device: str, peak: float | None, tokens: tuple[int, ...] = TOKENS
+    spec: DecoderSpec, model: Path, work: Path, device: str, peak: float | None, load: Load, method: str
 ) -> None:
-    """Print a line for each method, number of tokens, and with and without recomputation."""
-    flops = flops_per_token(spec, RANK, DOCUMENT)
-    for count in tokens:
+    """Print a line for each number of tokens, with and without recomputation."""
+    document = load.document
+    flops = flops_per_token(spec, RANK, document)
+    for count in load.tokens:
         rows = write_rows(
-            work / f"{count}.jsonl", max(1, count // DOCUMENT), min(count, DOCUMENT) - SPECIAL, spec.vocab_size
+            work / f"{count}.jsonl", max(1, count // document), min(count, document) - SPECIAL, spec.vocab_size
         )
-        for method in ("lora", "qlora"):
-            for recompute in ("never", "layers"):
-                name = f"{method}, {'recomputed' if recompute == 'layers' else 'kept'}"
-                compute = {"recompute": recompute, "micro_batch_tokens": count}
-                config = settings(model, rows, work / f"{method}-{recompute}-{count}", device, **compute)
-                try:
-                    result, steps, before = trained({**config, "method": method})
-                    print(line(name, result, steps, before, flops, peak), flush=True)
-                    del result
-                except veneer.VeneerError as error:
-                    print(f"{name:34} {count:6,} {str(error).splitlines()[0]}", flush=True)
-                if device != "cpu":
-                    torch.cuda.empty_cache()
+        for recompute in ("never", "layers"):
+            name = f"{method}, {'recomputed' if recompute == 'layers' else 'kept'}"
+            compute = {"recompute": recompute, "micro_batch_tokens": count}
+            config = settings(model, rows, work / f"{recompute}-{count}", device, load, **compute)
+            try:
+                result, steps, before = trained({**config, "method": method})
+                print(line(name, result, steps[load.warmup :], before, flops, peak), flush=True)
+                del result
+            except veneer.VeneerError as error:
+                print(f"{name:34} {count:6,} {str(error).splitlines()[0]}", flush=True)
+            if device != "cpu":
+                torch.cuda.empty_cache()
 
 
-def run_resume(spec: DecoderSpec, model: Path, work: Path, device: str, numbers: int = 500) -> bool:
-    """Whether a run in deterministic mode has equal bytes when it is made again, and when it is resumed; print what
-    holds in the default mode. A beginning that all rows share is among them."""
+def run_resume(spec: DecoderSpec, model: Path, work: Path, device: str, load: Load, *, deterministic: bool) -> bool:
+    """Whether a run has equal bytes when it is made again, and when it is resumed; by default they may differ, and what
+    holds is printed. A beginning that all rows share is among them."""
+    numbers = load.document // 4
     rows = write_rows(work / "resume.jsonl", 8, numbers, spec.vocab_size)
     texts = [json.loads(text)["text"] for text in rows.read_text(encoding="utf-8").splitlines()]
     front = " ".join(texts[0].split()[: numbers // 4])
     rows.write_text("".join(json.dumps({"text": f"{front} {text}"}) + "\n" for text in texts), encoding="utf-8")
-    right = True
-    for deterministic in (True, False):
-        mode = "deterministic" if deterministic else "default"
 
-        def config(name: str, mode: str = mode, deterministic: bool = deterministic) -> dict[str, Any]:
-            made = settings(model, rows, work / f"{mode}-{name}", device, deterministic=deterministic)
-            return {**made, "method": "qlora", "train": made["train"] | {"steps": RESUMED_STEPS}}
+    def config(name: str) -> dict[str, Any]:
+        made = settings(model, rows, work / name, device, load, deterministic=deterministic)
+        return {**made, "method": "qlora", "train": made["train"] | {"steps": RESUMED_STEPS}}
 
-        trained(config("one"))
-        trained(config("again"))
-        stopped_after(config("resumed"), RESUMED_STEPS // 2)
-        trained(config("resumed"), resume=True)
-        one, again, resumed = (adapter_bytes(work / f"{mode}-{name}") for name in ("one", "again", "resumed"))
-        print(f"{mode:14} made again: {_equal(one, again)}; resumed: {_equal(one, resumed)}", flush=True)
-        right &= not deterministic or one == again == resumed
-    return right
+    trained(config("one"))
+    trained(config("again"))
+    stopped_after(config("resumed"), RESUMED_STEPS // 2)
+    trained(config("resumed"), resume=True)
+    one, again, resumed = (adapter_bytes(work / name) for name in ("one", "again", "resumed"))
+    mode = "deterministic" if deterministic else "default"
+    print(f"{mode:14} made again: {_equal(one, again)}; resumed: {_equal(one, resumed)}", flush=True)
+    return not deterministic or one == again == resumed
 
 
 def stopped_after(config: dict[str, Any], steps: int) -> None:
@@ -156,13 +152,13 @@ def _equal(one: bytes, other: bytes) -> str:
     return "equal bytes" if one == other else "other bytes"
 
 
-def run_answers(model: Path, device: str) -> None:
+def run_answers(model: Path, device: str, load: Load) -> None:
     """Print tokens a second of one answer and of 16 beside each other, from the times of a long and of a short one."""
     for method in ("lora", "qlora"):
         for prompts in (1, 16):
-            short, long = (answer_seconds(model, device, method, prompts, tokens) for tokens in (1, ANSWER))
-            rate = prompts * (ANSWER - 1) / max(long - short, 1e-9)
-            print(f"{method:6} {prompts:3} answers at once: {rate:9,.0f} tokens/s; loading {short:.1f} s", flush=True)
+            short, long = (answer_seconds(model, device, method, prompts, tokens) for tokens in (1, load.answer))
+            rate = f"{prompts * (load.answer - 1) / (long - short):9,.0f}" if long > short else "        -"
+            print(f"{method:6} {prompts:3} answers at once: {rate} tokens/s; loading {short:.1f} s", flush=True)
 
 
 def answer_seconds(model: Path, device: str, method: str, prompts: int, tokens: int) -> float:

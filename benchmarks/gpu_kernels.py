@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.gpu.attention import packed_attention
+from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.gpu.dispatch import choice, triton_kernels
 from veneer.losses import losses_and_grads_reference
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
@@ -95,6 +95,8 @@ def attention(lengths: tuple[int, ...], shared: int, dim: int, window: int | Non
 
     def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
         inputs = [torch.randn(sum(lengths), heads, dim, device=device).to(dtype) for heads in (8, 2, 2)]
+        if window is not None and not flash_takes(inputs[0]):
+            return [], []  # the model computes such windows in blocks of query rows, by torch's own operations
         limits = AttentionSpec(dim**-0.5, window, None)
         exact = with_gradients(
             lambda q, k, v: attention_by_document(q, k, v, lengths, shared, limits), [x.double() for x in inputs]
@@ -169,14 +171,20 @@ def run_kernels(device: torch.device) -> bool:
     print(f"{'largest error, share of the largest value':42} {'bfloat16':>10} {'float16':>10}")
     right = True
     for name, case in kernel_cases(device).items():
-        cells = []
+        cells, said = [], []
         for dtype in (torch.bfloat16, torch.float16):
             torch.manual_seed(0)
-            found, expected = case(dtype, device)
-            error = largest_error(found, expected) if found else float("nan")
-            wrong = error > 4 * torch.finfo(dtype).eps
+            try:
+                found, expected = case(dtype, device)
+            except Exception as error:  # the other kernels are to be checked in this hour too
+                said.append(f"  {dtype}: {type(error).__name__}: {str(error)[:300]}")
+                cells.append("   failed!")
+                right = False
+                continue
+            apart = largest_error(found, expected) if found else float("nan")
+            wrong = apart > 4 * torch.finfo(dtype).eps
             right &= not wrong
-            cells.append(f"{error:9.1e}{'!' if wrong else ' '}")
-        print(f"{name:42} {' '.join(cells)}", flush=True)
+            cells.append(f"{apart:9.1e}{'!' if wrong else ' '}")
+        print("\n".join((f"{name:42} {' '.join(cells)}", *said)), flush=True)
     print("all within four roundings" if right else "! is WRONG: more than four roundings of the dtype")
     return right

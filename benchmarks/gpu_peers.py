@@ -17,12 +17,8 @@ from typing import Any
 import torch
 from gpu_shapes import (
     ALPHA,
-    DOCUMENT,
     RANK,
-    SIZES,
-    STEPS,
-    TOKENS,
-    WARMUP,
+    Load,
     documents,
     flops_per_token,
     random_tensor,
@@ -69,7 +65,7 @@ def write_checkpoint(config: dict[str, Any], folder: Path, device: torch.device)
     ).save_pretrained(folder)  # fmt: skip
 
 
-def peft_model(folder: Path, quantized: bool, recompute: bool, device: torch.device) -> tuple[Any, Any]:
+def peft_model(folder: Path, quantized: bool, recompute: bool, device: torch.device, load: Load) -> tuple[Any, Any]:
     """PEFT over transformers (and bitsandbytes), and the tokenizer."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -87,13 +83,13 @@ def peft_model(folder: Path, quantized: bool, recompute: bool, device: torch.dev
     return get_peft_model(model, adapted), AutoTokenizer.from_pretrained(folder)
 
 
-def unsloth_model(folder: Path, quantized: bool, recompute: bool, device: torch.device) -> tuple[Any, Any]:
+def unsloth_model(folder: Path, quantized: bool, recompute: bool, device: torch.device, load: Load) -> tuple[Any, Any]:
     """Unsloth's model and tokenizer; it finds the device by itself."""
     from unsloth import FastLanguageModel
 
     checkpointing = "unsloth" if recompute else False
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(folder), max_seq_length=DOCUMENT, load_in_4bit=quantized, dtype=torch.bfloat16,
+        str(folder), max_seq_length=load.document, load_in_4bit=quantized, dtype=torch.bfloat16,
         use_gradient_checkpointing=checkpointing,
     )  # fmt: skip
     model = FastLanguageModel.get_peft_model(
@@ -103,7 +99,9 @@ def unsloth_model(folder: Path, quantized: bool, recompute: bool, device: torch.
     return model, tokenizer
 
 
-def trainer_seconds(model: Any, tokenizer: Any, rows: list[Any], recompute: bool, device: torch.device) -> list[float]:
+def trainer_seconds(
+    model: Any, tokenizer: Any, rows: list[Any], recompute: bool, device: torch.device, load: Load
+) -> list[float]:
     """Seconds of each step of TRL's trainer, all `rows` in every step, after warming up."""
     from datasets import Dataset, disable_progress_bars
     from transformers import PrinterCallback, TrainerCallback
@@ -118,7 +116,7 @@ def trainer_seconds(model: Any, tokenizer: Any, rows: list[Any], recompute: bool
             if on_card:
                 torch.cuda.synchronize(device)
             ends.append(time.perf_counter())
-            if on_card and len(ends) == WARMUP:
+            if on_card and len(ends) == load.warmup:
                 torch.cuda.reset_peak_memory_stats(device)
 
     disable_progress_bars()
@@ -126,35 +124,37 @@ def trainer_seconds(model: Any, tokenizer: Any, rows: list[Any], recompute: bool
         trainer = SFTTrainer(
             model=model,
             args=SFTConfig(
-                output_dir=scratch, per_device_train_batch_size=len(rows), max_steps=WARMUP + STEPS,
-                max_length=DOCUMENT, learning_rate=1e-4, lr_scheduler_type="constant", max_grad_norm=1.0,
+                output_dir=scratch, per_device_train_batch_size=len(rows), max_steps=load.warmup + load.steps,
+                max_length=load.document, learning_rate=1e-4, lr_scheduler_type="constant", max_grad_norm=1.0,
                 logging_strategy="no", report_to="none", save_strategy="no", disable_tqdm=True, bf16=True, seed=0,
                 gradient_checkpointing=recompute, use_cpu=device.type == "cpu",
             ),
-            train_dataset=Dataset.from_list([{"input_ids": x.tolist()} for x in rows] * (WARMUP + STEPS)),
+            train_dataset=Dataset.from_list([{"input_ids": x.tolist()} for x in rows] * (load.warmup + load.steps)),
             processing_class=tokenizer,
             callbacks=[Clock()],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return [b - a for a, b in zip(ends[WARMUP - 1 :], ends[WARMUP:], strict=False)]
+    return [b - a for a, b in zip(ends[load.warmup - 1 :], ends[load.warmup :], strict=False)]
 
 
-def run_peer(part: str, size: str, folder: Path, device: torch.device, peak: float | None) -> None:
+def run_peer(
+    part: str, config: dict[str, Any], folder: Path, device: torch.device, peak: float | None, load: Load
+) -> None:
     """Print TRL's lines; where a number of tokens does not fit, once more with recomputation of activations."""
-    spec = spec_from_hf(SIZES[size])
+    spec = spec_from_hf(config)
     make = {"peft": peft_model, "unsloth": unsloth_model}[part]
     name = {"peft": "TRL + PEFT", "unsloth": "Unsloth"}[part]
-    flops = flops_per_token(spec, RANK, DOCUMENT)
+    flops = flops_per_token(spec, RANK, load.document)
     for quantized in (False, True):
         method = "QLoRA" if quantized else "LoRA"
-        for tokens in TOKENS:
+        for tokens in load.tokens:
             for recompute in (False, True):
                 label = f"{name}{', recompute' if recompute else ''}"
                 try:
-                    model, tokenizer = make(folder, quantized, recompute, device)
-                    rows = documents(tokens, spec.vocab_size)
-                    seconds = statistics.median(trainer_seconds(model, tokenizer, rows, recompute, device))
+                    model, tokenizer = make(folder, quantized, recompute, device, load)
+                    rows = documents(tokens, spec.vocab_size, load.document)
+                    seconds = statistics.median(trainer_seconds(model, tokenizer, rows, recompute, device, load))
                     memory = torch.cuda.max_memory_allocated(device)
                     print(row(label, method, tokens, seconds, memory, flops, peak), flush=True)
                     break

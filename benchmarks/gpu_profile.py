@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from gpu_shapes import WARMUP
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -30,21 +29,24 @@ def waits_of(step: Callable[[], object]) -> list[str]:
     return [str(one.message).splitlines()[0] for one in found if "synchroniz" in str(one.message)]
 
 
-def run_profile(make: Callable[[bool], Callable[[], object]], device: torch.device) -> None:
+def run_profile(make: Callable[[bool], Callable[[], object]], device: torch.device, warmup: int) -> None:
     """Print the waits, launches and longest kernels of a LoRA and of a QLoRA step.
 
     Args:
         make: gives a step, beside a quantised base or not.
-        device: the card.
+        device: the card; on a CPU there is nothing to wait for.
+        warmup: steps that are made before.
     """
     for quantized in (False, True):
         step = make(quantized)
-        for _ in range(WARMUP):
+        for _ in range(warmup):
             step()
-        waits = waits_of(step)
+        on_card = device.type == "cuda"
+        waits = waits_of(step) if on_card else []
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             step()
-            torch.cuda.synchronize(device)
+            if on_card:
+                torch.cuda.synchronize(device)
         events = found.key_averages()
         kernels = [event for event in events if event.device_type == DeviceType.CUDA]
         launched = sum(event.count for event in events if event.key in LAUNCHES)

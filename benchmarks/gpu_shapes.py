@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,28 @@ from torch import Tensor
 from veneer.model.spec import DecoderSpec
 
 RANK, ALPHA = 16, 32
-DOCUMENT = 2048
-"""Tokens of a document."""
-TOKENS = (2048, 8192)
-"""Tokens of a step, one line of the table each."""
-WARMUP, STEPS = 2, 5
-"""Steps that are not timed, and those that are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much each part computes."""
+
+    document: int
+    """Tokens of a document."""
+    tokens: tuple[int, ...]
+    """Tokens of a step, one line of the table each."""
+    warmup: int
+    """Steps that are not timed."""
+    steps: int
+    """Steps that are."""
+    answer: int
+    """Tokens of an answer."""
+
+
+FULL = Load(document=2048, tokens=(2048, 8192), warmup=2, steps=5, answer=64)
+"""What is measured on a card."""
+DRY = Load(document=64, tokens=(64, 128), warmup=1, steps=1, answer=3)
+"""What `--dry-run` computes, on a CPU as well."""
 
 
 def _config(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool) -> dict[str, Any]:
@@ -35,12 +52,14 @@ SIZES = {
     "1b": _config(2048, 8192, 16, 32, 8, 128256, True),  # Llama 3.2 1B
     "8b": _config(4096, 14336, 32, 32, 8, 128256, False),  # Llama 3.1 8B
 }
+TINY = _config(64, 96, 2, 4, 2, 200, False)
+"""The model of a dry run."""
 
 PEAKS = {
     "B200": 2250, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "H20": 148, "A100": 312, "L40S": 362,
-    "L40": 181, "L4": 121, "A10": 125, "A6000": 155, "RTX 5090": 209, "RTX 4090": 165, "RTX 3090": 71,
+    "L40": 181, "L4": 121, "A10": 125, "A6000": 155, "RTX 5090": 209, "RTX 4090": 165, "RTX 3090": 71, "T4": 65,
 }  # fmt: skip
-"""Dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; the first name that the card's name holds."""
+"""Dense TFLOP/s of 16 bits with float32 sums, from NVIDIA's data sheets; the first name that the card's name holds."""
 
 
 def matrix_sizes(spec: DecoderSpec) -> dict[str, tuple[int, int]]:
@@ -92,7 +111,7 @@ def random_tensor(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(std=0.02)
 
 
-def documents(tokens: int, vocab: int, length: int = DOCUMENT) -> list[NDArray[np.int32]]:
+def documents(tokens: int, vocab: int, length: int) -> list[NDArray[np.int32]]:
     """Random documents, `tokens` in all, as int32 arrays."""
     draws = np.random.default_rng(0)
     return [draws.integers(3, vocab, length, dtype=np.int32) for _ in range(max(1, tokens // length))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import subprocess
 import sys
@@ -78,50 +79,20 @@ def test_an_error_that_is_no_number_is_infinite() -> None:
 def test_a_step_trains(quantized: bool) -> None:
     shapes = module("gpu_shapes")
     spec = spec_from_hf(shapes._config(64, 96, 2, 4, 2, 200, False))
-    step = module("gpu").veneer_step(spec, quantized, torch.device("cpu"))(2048)
+    step = module("gpu").veneer_step(spec, quantized, torch.device("cpu"), 2048)(2048)
     losses = [step() for _ in range(3)]
     assert losses[0] == pytest.approx(math.log(200), rel=0.2)
     assert losses[2] < losses[0]
 
 
 @pytest.fixture
-def tiny_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
-    """A model as `--part checkpoint` writes it, and its shape; documents have 64 tokens."""
-    shapes = module("gpu_shapes")
-    monkeypatch.setattr(shapes, "DOCUMENT", 64)
-    config = shapes._config(64, 96, 2, 4, 2, 200, False)
+def tiny_checkpoint(tmp_path: Path) -> tuple[Any, Path]:
+    """A model as `--part checkpoint` writes it in a dry run, and its shape."""
+    config = module("gpu_shapes").TINY
     folder = tmp_path / "model"
     folder.mkdir()
     module("gpu_peers").write_checkpoint(config, folder, torch.device("cpu"))
     return spec_from_hf(config), folder
-
-
-@pytest.mark.slow
-def test_the_engines_part_trains_and_compares_memory_with_the_plan(
-    tiny_checkpoint: tuple[Any, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec, folder = tiny_checkpoint
-    module("gpu_engine").run_steps(spec, folder, tmp_path, "cpu", None, tokens=(128,))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "before the first step" in line]
-    assert [line.split("  ")[0] for line in lines] == [
-        "lora, kept", "lora, recomputed", "qlora, kept", "qlora, recomputed",
-    ]  # fmt: skip
-    assert all("(plan " in line for line in lines)
-    # Two documents of 62 numbers, with a token at their end.
-    assert {int(line[34:41].replace(",", "")) for line in lines} == {126}
-
-
-@pytest.mark.slow
-def test_the_part_of_bytes_compares_runs(
-    tiny_checkpoint: tuple[Any, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spec, folder = tiny_checkpoint
-    assert module("gpu_engine").run_resume(spec, folder, tmp_path, "cpu", numbers=16)
-    lines = capsys.readouterr().out.splitlines()
-    expected = "made again: equal bytes; resumed: equal bytes"
-    assert [line for line in lines if "made again" in line] == [
-        f"{m:14} {expected}" for m in ("deterministic", "default")
-    ]
 
 
 def test_the_part_of_answers_counts_tokens(tiny_checkpoint: tuple[Any, Path]) -> None:
@@ -129,15 +100,67 @@ def test_the_part_of_answers_counts_tokens(tiny_checkpoint: tuple[Any, Path]) ->
     assert module("gpu_engine").answer_seconds(folder, "cpu", "qlora", 2, 3) > 0
 
 
-@pytest.mark.slow
-def test_every_kernels_case_is_right_where_torch_computes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kernel_that_fails_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     kernels = module("gpu_kernels")
-    cases = kernels.kernel_cases(torch.device("cpu"))
-    names = ("GeGLU", "RMS norm around one 4096", "product with an update", "gradient of a factor")
-    for name in names:
-        torch.manual_seed(0)
-        found, expected = cases[name](torch.float16, torch.device("cpu"))
-        assert kernels.largest_error(found, expected) < 4 * torch.finfo(torch.float16).eps, name
+
+    def broken(dtype: torch.dtype, device: torch.device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        raise RuntimeError("an illegal memory access")
+
+    def right(dtype: torch.dtype, device: torch.device) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return [torch.ones(3, dtype=dtype)], [torch.ones(3)]
+
+    monkeypatch.setattr(kernels, "kernel_cases", lambda device: {"a": right, "b": broken, "c": right})
+    assert not kernels.run_kernels(torch.device("cpu"))
+    out = capsys.readouterr().out
+    assert out.count("0.0e+00") == 4
+    assert out.count("failed!") == 2
+    assert "RuntimeError: an illegal memory access" in out
+
+
+def part(code: str, minutes: float = 1.0, *, show_errors: bool = False) -> Any:
+    return module("gpu").run_in_process("part", [sys.executable, "-c", code], minutes, show_errors=show_errors)
+
+
+def test_a_part_that_fails_or_hangs_keeps_what_it_has_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    good = part("print('one'); print('two')")
+    assert (good.status, good.lines) == (0, ["one", "two"])
+    failed = part("import sys; print('one'); sys.exit('the reason')")
+    assert failed.status == 1
+    assert failed.lines == ["one", "the reason", "part: failed (exit status 1)"]
+    hung = part("import time; print('one', flush=True); time.sleep(60)", 0.02)
+    assert hung.status is None
+    assert hung.lines == ["one", "part: stopped, 0.02 minutes are over"]
+    assert hung.seconds < 30
+    out = capsys.readouterr().out
+    assert out.splitlines() == [*good.lines, *failed.lines, *hung.lines]
+
+
+@pytest.mark.slow
+def test_a_dry_run_goes_through_every_part_and_writes_what_it_found(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--dry-run", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["size"] == "dry run"
+    parts = {one["part"]: one for one in found["parts"]}
+    assert list(parts)[:9] == [
+        "kernels", "veneer", "profile", "checkpoint", "lora", "qlora", "resume", "default", "answers",
+    ]  # fmt: skip
+    assert {one["status"] for one in parts.values()} == {0}
+    assert parts["kernels"]["lines"][-1] == "all within four roundings"
+    assert len(parts["veneer"]["lines"]) == 4
+    for method in ("lora", "qlora"):
+        lines = parts[method]["lines"]
+        assert [line.split("  ")[0] for line in lines] == [f"{method}, kept", f"{method}, recomputed"] * 2
+        assert all("(plan " in line for line in lines)
+        # One and two documents of 62 numbers, with a token at their end.
+        assert [int(line[34:41].replace(",", "")) for line in lines] == [63, 63, 126, 126]
+    for part, mode in (("resume", "deterministic"), ("default", "default")):
+        assert parts[part]["lines"] == [f"{mode:14} made again: equal bytes; resumed: equal bytes"]
+    assert len(parts["answers"]["lines"]) == 4
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +177,27 @@ def test_without_a_card_it_says_so_in_one_line() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == f"benchmarks/gpu.py needs a CUDA device; torch {torch.__version__} sees none\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--part", "lora"], "--part lora needs --folder"),
+        (["--part", "lora", "--folder", "."], "has no checkpoint; --part checkpoint writes one there"),
+        (["--minutes", "0"], "--minutes is 0; it must be above 0"),
+        (["--size", "3b"], "invalid choice: '3b'"),
+        (["--part", "engine"], "invalid choice: 'engine'"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_before_anything_runs(
+    argv: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        module("gpu").main(["--dry-run", *argv])
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

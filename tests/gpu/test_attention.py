@@ -124,6 +124,19 @@ def test_the_gradient_of_a_beginning_of_many_documents_is_summed_in_float32() ->
     assert float(stagnates.max()) == 256.0, "this test would notice a sum in bfloat16"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_call_for_each_document_sums_the_beginnings_gradient_in_float32(dtype: torch.dtype) -> None:
+    documents = 300
+    lengths = (2, *[1] * documents)
+    wide = [torch.randn(2 + documents, heads, 8).to(dtype).double().requires_grad_() for heads in (2, 1, 1)]
+    narrow = [x.detach().to(dtype).requires_grad_() for x in wide]
+    grad = torch.ones(2 + documents, 2, 8, dtype=torch.float64)
+    found = torch.autograd.grad(attention_by_document(*narrow, lengths, 0.3, shared=2), narrow, grad.to(dtype))
+    exact = torch.autograd.grad(attention_by_document(*wide, lengths, 0.3, shared=2), wide, grad)
+    for ours, theirs in zip(found[1:], exact[1:], strict=True):
+        assert float((ours[:2].double() - theirs[:2]).abs().max() / theirs[:2].abs().max()) < 2 * torch.finfo(dtype).eps
+
+
 @pytest.mark.usefixtures("flash")
 def test_the_same_gradient_comes_out_every_time() -> None:
     torch.use_deterministic_algorithms(True)

@@ -1,14 +1,21 @@
-"""The model's own functions when they choose Triton: same results and gradients as torch's operations beside them."""
+"""The model's own functions when they choose Triton: same results and gradients as torch's operations beside them. And
+that no kernel reads or writes beside its tensors, whatever their size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
+from triton.runtime import interpreter
 
-from veneer.gpu import dispatch
+from veneer.gpu import cross_entropy, dispatch, elementwise, norm, quant
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
 from veneer.quant import codes
@@ -116,3 +123,166 @@ def test_decoding(nested: bool, chosen: list[str], monkeypatch: pytest.MonkeyPat
     assert chosen == ["dequantize_4bit_nested" if nested else "dequantize_4bit"]
     monkeypatch.setattr(codes, "kernels_for", lambda *tensors: None)
     assert torch.equal(found, dequantize_4bit(packed, scales, weight.shape, torch.float32))
+
+
+@dataclass
+class Watch:
+    """What programs ask of memory, which is checked and never touched, so that tensors may be larger than it."""
+
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    """First address, and the one behind the last, of each tensor of the kernel that runs."""
+    largest: int = 0
+    """The largest place of an element in a tensor that was asked for."""
+    reached: set[int] = field(default_factory=set)
+    """Ends of tensors up to which was stored."""
+    asked: int = 0
+    program: int = 0
+
+    def begin(self, arguments: Sequence[object]) -> None:
+        """Take the tensors that a kernel is given."""
+        tensors = [x for x in arguments if isinstance(x, Tensor)]
+        self.spans = [(x.data_ptr(), x.data_ptr() + x.nbytes) for x in tensors]
+
+    def check(self, places: np.ndarray[Any, Any], size: int, *, store: bool) -> None:
+        """Every element lies within one of the tensors, all of one access in the same."""
+        if not places.size:
+            return
+        low, high = int(places.min()), int(places.max()) + size
+        inside = [(start, end) for start, end in self.spans if start <= low and high <= end]
+        assert inside, f"{'stores' if store else 'loads'} {low}..{high} outside of {self.spans}"
+        start, end = inside[0]
+        self.asked += places.size
+        self.largest = max(self.largest, (high - start) // size - 1)
+        if store and high == end:
+            self.reached.add(end)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """As compute-sanitizer looks at memory: kernels run for their first, middle and last program alone."""
+    found = Watch()
+
+    def load(self: Any, ptrs: Any, mask: Any, other: Any, *rest: Any) -> Any:
+        kind = ptrs.get_element_ty()
+        numbers = interpreter._get_np_dtype(kind)
+        found.check(ptrs.data[mask.data.astype(bool)], np.dtype(numbers).itemsize, store=False)
+        return interpreter.TensorHandle(np.zeros(ptrs.data.shape, dtype=numbers), kind)
+
+    def store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> None:
+        size = np.dtype(interpreter._get_np_dtype(ptrs.get_element_ty())).itemsize
+        found.check(ptrs.data[mask.data.astype(bool)], size, store=True)
+
+    def place(self: Any, x: int, y: int, z: int) -> None:
+        self.grid_idx = (found.program, y, z)
+
+    def launch(
+        kernel: Any, grid: tuple[int, ...], on: Tensor, arguments: Sequence[object], constants: Mapping[str, int]
+    ) -> None:
+        found.begin(arguments)
+        for program in sorted({0, grid[0] // 2, grid[0] - 1}):
+            found.program = program
+            kernel[(1, *grid[1:])](*arguments, **constants)
+
+    builder = interpreter.InterpreterBuilder
+    monkeypatch.setattr(builder, "create_masked_load", load)
+    monkeypatch.setattr(builder, "create_masked_store", store)
+    monkeypatch.setattr(builder, "set_grid_idx", place)
+    monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *arguments: None)
+    for module in (norm, elementwise, quant, cross_entropy):
+        monkeypatch.setattr(module, "launch", launch)
+    yield found
+    assert found.asked > 0
+
+
+def all_norms(x: Tensor) -> None:
+    weight, rstd = torch.empty(x.shape[1]), torch.empty(len(x))
+    norm.rms_norm_forward(x, weight, 1e-5)
+    norm.add_rms_norm_forward(x, x, weight, 1e-5)
+    norm.wide_norm_forward(x, weight, 1e-5, 1.0)
+    norm.rms_norm_backward(x, weight, rstd, x)
+    norm.add_rms_norm_backward(x, weight, rstd, x, x)
+    norm.wide_norm_backward(x, weight, rstd, x, 1.0)
+
+
+def all_gated(x: Tensor) -> None:
+    for gated in (elementwise.swiglu_forward, elementwise.geglu_forward):
+        gated(x, x)
+    for backward in (elementwise.swiglu_backward, elementwise.geglu_backward):
+        backward(x, x, x)
+
+
+def all_rotations(x: Tensor) -> None:
+    angles = torch.empty(len(x), x.shape[2] // 2)
+    elementwise.rotate(x, angles, angles, -1.0)
+
+
+def all_losses(scores: Tensor) -> None:
+    targets = torch.zeros(len(scores), dtype=torch.int64)
+    cross_entropy.cross_entropy_in_place(scores, targets)
+    cross_entropy.cross_entropy_in_place(scores, targets, gradient=False)
+
+
+def all_decodings(out: Tensor) -> None:
+    count = out.numel()
+    codes = torch.empty(-(-count // 2), dtype=torch.uint8)
+    table, offset = torch.empty(256), torch.empty(())
+    for block in (32, 64, 4096):
+        blocks = -(-count // block)
+        quant.dequantize_4bit(codes, table[:16], torch.empty(blocks), block, out)
+        scales = torch.empty(blocks, dtype=torch.uint8), table, torch.empty(-(-blocks // 256)), offset
+        quant.dequantize_4bit_nested(codes, table[:16], *scales, block, 256, out)
+
+
+BEYOND = 2**31
+"""More elements than a 32-bit offset reaches."""
+LARGE = {
+    "norms of 8B's rows": (all_norms, (BEYOND // 4096 + 3, 4096)),
+    "gated products": (all_gated, (BEYOND // 14336 + 3, 14336)),
+    "rotations": (all_rotations, (BEYOND // 4096 + 3, 32, 128)),
+    "scores of 8,192 tokens": (all_losses, (8192, 262_147)),
+    "decoded experts": (all_decodings, (BEYOND // 14336 + 3, 14336)),
+}
+ODD = {
+    "norms": (all_norms, [(1, 1), (3, 7), (5, 576), (2, 2305)]),
+    "gated products": (all_gated, [(1, 1), (3, 683), (7, 2049)]),
+    "rotations": (all_rotations, [(1, 1, 2), (5, 3, 6), (3, 9, 192), (2, 71, 64)]),
+    "scores": (all_losses, [(1, 1), (3, 5), (3, 8193), (2, 49_155)]),
+    "decoding": (all_decodings, [(1, 1), (3, 5), (37, 83), (1, 4097), (1, 4096 * 3 + 1)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.float32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ODD)
+def test_no_kernel_reaches_beside_tensors_of_odd_sizes(name: str, dtype: torch.dtype, watch: Watch) -> None:
+    run, shapes = ODD[name]
+    for shape in shapes:
+        run(torch.empty(shape, dtype=dtype))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", LARGE)
+def test_offsets_of_large_tensors_do_not_overflow(name: str, watch: Watch) -> None:
+    """The last program reaches the last element, and nothing beside its tensors."""
+    run, shape = LARGE[name]
+    x = torch.empty(shape, dtype=torch.float16)
+    run(x)
+    assert watch.largest == x.numel() - 1 >= BEYOND
+    assert watch.reached
+
+
+def test_the_watch_notices_an_overflow_and_a_missing_mask(watch: Watch) -> None:
+    import triton
+
+    @triton.jit
+    def narrow(x: tl.tensor, BLOCK: tl.constexpr) -> None:
+        tl.store(x + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), 0.0)
+
+    x = torch.empty(BEYOND + 2048, dtype=torch.float16)
+    programs = x.numel() // 2048
+    with pytest.raises(interpreter.InterpreterError, match="outside of"):
+        elementwise.launch(narrow, (programs,), x, (x,), {"BLOCK": 2048})
+    small = torch.empty(2047)
+    with pytest.raises(interpreter.InterpreterError, match="outside of"):
+        elementwise.launch(narrow, (1,), small, (small,), {"BLOCK": 2048})
+    elementwise.launch(narrow, (1,), x, (x,), {"BLOCK": 2048})

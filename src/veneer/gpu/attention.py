@@ -252,17 +252,25 @@ def attention_by_document(
     queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float, *, shared: int = 0
 ) -> Tensor:
     """Packed attention by one call of `scaled_dot_product_attention` a document, on every device and in every dtype."""
-    pieces, start = [], 0
-    for number, length in enumerate(lengths):
-        own = slice(start, start + length)
+    key_lengths = list(lengths)
+    if shared:
+        beginning = _pack(tuple(lengths), shared, queries.device).beginning
+        keys, values = (_WithBeginning.apply(x, beginning) for x in (keys, values))  # type: ignore[no-untyped-call]
+        key_lengths[1:] = [shared + length for length in lengths[1:]]
+    # The queries of the shared beginning are computed again with every document, and what comes of them is dropped: a
+    # square problem needs no mask tensor, and torch has fused kernels for it. So they have no gradient there.
+    front = queries[:shared].detach()
+    documents = zip(
+        torch.split(queries, list(lengths)),
+        torch.split(keys, key_lengths),
+        torch.split(values, key_lengths),
+        strict=True,
+    )
+    pieces = []
+    for number, (q, k, v) in enumerate(documents):
         before = shared if number else 0
-        # The shared beginning is computed again with every document, and dropped: a square problem needs no mask
-        # tensor, and torch has fused kernels for it.
-        q, k, v = (
-            repeated(torch.cat((x[:before], x[own])) if before else x[own], queries.shape[1]).transpose(0, 1)[None]
-            for x in (queries, keys, values)
-        )
+        whole = torch.cat((front, q)) if before else q
+        q, k, v = (repeated(x, queries.shape[1]).transpose(0, 1)[None] for x in (whole, k, v))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         pieces.append(mixed[0].transpose(0, 1)[before:])
-        start += length
     return torch.cat(pieces)

@@ -346,14 +346,14 @@ def _gpu_attention_scratch(setup: Setup, batch: BatchShape) -> int:
 
     FlashAttention sums the queries' gradients in float32, in rows that are filled up for each document, and makes the
     gradients of keys and values for each query head before it adds those of a group. A shared beginning's gradients are
-    made for each document, and gathered to be added. Where each document is a call of its own, autograd adds up
-    gradients as long as the micro-batch.
+    made for each document, and gathered to be added, also where each document is a call of its own.
     """
     spec, size = setup.spec, setup.dtype.itemsize
     by_head, by_key_head = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     keys, copies = attended_keys(setup, batch), batch.shared * (batch.documents + 1)
     if not by_flash(setup):
-        return (batch.tokens * (by_head + 2 * by_key_head) + 8 * (batch.shared + batch.longest) * by_head) * size
+        expanded = 2 * (keys + copies) * by_key_head
+        return (batch.tokens * by_head + expanded + 8 * (batch.shared + batch.longest) * by_head) * size
     sums = 4 * (batch.tokens + FLASH_ROWS * batch.documents) * by_head
     expanded = 2 * keys * by_head * size if spec.num_heads != spec.num_kv_heads else 0
     return sums + max(expanded, copies * by_key_head * size) + 2 * copies * by_key_head * size
