@@ -81,6 +81,23 @@ def test_a_tokenizer_that_would_merge_over_the_boundary_does_not(tmp_path: Path)
     assert prompts == [tokenizer.encode("x: ")] * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("qwen3", "<think>\nwell\n</think>\n\nYes."),
+        ("thinking", "well\n</think>\n\nYes."),
+        ("chatml", "well</think>\n\nYes."),
+    ],
+)
+def test_an_answer_that_ends_a_thought_which_it_does_not_begin_trains_whole(
+    name: str, expected: str, tmp_path: Path
+) -> None:
+    tokenizer = ct.tokenizer(name)
+    rows = write_rows(tmp_path / "p.jsonl", [{"prompt": "Q?", "chosen": "well</think>\n\nYes.", "rejected": "No."}])
+    chosen = load_kind(DataSection(file=str(rows)), tokenizer, kind=RowKind.PAIRS).train[0]
+    assert tokenizer.decode(chosen.tokens[chosen.loss_mask].tolist()) == expected
+
+
 def test_the_answers_of_evaluation_are_the_chosen_ones(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "pairs.jsonl", numbered(8))
     data = DataSection(file=str(file), held_out=0.25)

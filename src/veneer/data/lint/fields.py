@@ -19,7 +19,8 @@ from veneer.data.formats import Record
 from veneer.data.spans import Span
 from veneer.data.template import REASONING_KEYS
 
-_THOUGHTS = re.compile(r"^\s*<think>(.*?)</think>(.*)$", re.DOTALL)
+_THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>(.*)$", re.DOTALL)
+"""A thought and what follows. Where the generation prompt begins the thought, rows may hold its end alone."""
 
 
 class FieldKind(Enum):
