@@ -138,10 +138,10 @@ def test_a_process_that_crashes_is_an_error() -> None:
     process_of(one).wait()
     assert one.render(CHAT) == "x"  # it had nothing to answer: another is started
     os.kill(process_of(one).pid, 19)
-    tickets = one.send([(GuardedChat(CHAT, None, changed=False), ())])
+    ticket = one.send([(GuardedChat(CHAT, None, changed=False), ())])
     process_of(one).kill()
     with pytest.raises(TemplateRefused, match="was killed by the system"):
-        one.receive(tickets[0])
+        one.receive(ticket)
 
 
 def test_it_ends_with_its_template() -> None:

@@ -1,79 +1,28 @@
-"""The limits that the operating system keeps, in processes of their own."""
+"""The process answers what it is asked, and ends by itself."""
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from veneer.data.render_worker import SECONDS
+from veneer.data import render_wire as wire
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are the system's, and differ elsewhere")
 
-
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    begin = "import time\nfrom veneer.data.render_worker import *\n"
-    return subprocess.run([sys.executable, "-c", begin + program], capture_output=True, text=True, check=False)
-
-
-BURN = """
-budget = TimeBudget()
-for _ in range({rows}):
-    budget.begin({turns}, 100)
-    start = time.process_time()
-    while time.process_time() - start < {seconds}:
-        pass
-    budget.end()
-print('done')
-"""
-
-
-def test_the_budget_ends_a_process_that_hangs() -> None:
-    assert run(BURN.format(rows=1, turns=2, seconds=SECONDS + 1)).returncode == -signal.SIGPROF
-
-
-def test_the_budget_ends_a_process_that_is_slow_on_every_row() -> None:
-    assert run(BURN.format(rows=100, turns=2, seconds=SECONDS / 5)).returncode == -signal.SIGPROF
-
-
-def test_the_budget_grows_with_rows_and_their_turns() -> None:
-    assert run(BURN.format(rows=600, turns=2, seconds=0.004)).stdout == "done\n"
-    assert run(BURN.format(rows=1, turns=200, seconds=SECONDS + 1)).stdout == "done\n"
-
-
-def test_time_that_nothing_is_rendered_in_is_not_counted() -> None:
-    slow = BURN.replace("budget.end()", "budget.end()\n    while time.process_time() - start < 0.8: pass")
-    assert run(slow.format(rows=3, turns=2, seconds=0.1)).stdout == "done\n"
-
-
-def test_memory_is_limited_and_grows_with_large_requests() -> None:
-    take = "try:\n    x = bytearray(600 << 20)\n    print('taken')\nexcept MemoryError:\n    print('refused')\n"
-    assert run("memory = MemoryLimit()\n" + take).stdout == "refused\n"
-    assert run("memory = MemoryLimit()\nmemory.allow(50 << 20)\n" + take).stdout == "taken\n"
-    assert run("memory = MemoryLimit()\nmemory.allow(50 << 20)\nmemory.allow(100)\n" + take).stdout == "refused\n"
-
-
-def test_no_file_can_be_written(tmp_path: Path) -> None:
-    done = run(f"MemoryLimit()\nwith open({str(tmp_path / 'x')!r}, 'w') as handle: handle.write('x')\n")
-    assert done.returncode != 0
-    assert (tmp_path / "x").read_text() == ""
+DESCRIPTION = wire.request("describe", "x", {}, [])
 
 
 def test_it_ends_by_itself_when_its_input_ends_or_nothing_is_asked() -> None:
     program = "import veneer.data.render_worker as worker\nworker.IDLE = 0.2\nworker.serve()"
-    description = json.dumps({"source": "x", "tokens": {}, "specials": []}) + "\n"
-    closed = subprocess.run(
-        [sys.executable, "-c", program], input=description.encode(), capture_output=True, check=False
-    )
+    closed = subprocess.run([sys.executable, "-c", program], input=DESCRIPTION, capture_output=True, check=False)
     assert (closed.returncode, closed.stdout) == (0, b"")
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as idle:
         assert idle.stdin is not None
         assert idle.stdout is not None
-        idle.stdin.write(description.encode() + b'["render", [], null, false]\n')
+        idle.stdin.write(DESCRIPTION + wire.request("render", [], None, False))
         idle.stdin.flush()
-        assert json.loads(idle.stdout.readline()) == {"text": "x"}
+        (length,) = wire.LENGTH.unpack(idle.stdout.read(wire.LENGTH.size))
+        assert wire.read_answer(idle.stdout.read(length)) == {"text": "x"}
         assert idle.wait(timeout=60) == 0

@@ -1,15 +1,15 @@
 """A chat template as the rest of veneer uses it: rendered in a process of its own, with hard limits.
 
-`render_worker.py` is that process and says what is bounded. One process serves a template from its first use on. It
-ends when it is idle for some seconds, and a later use starts another; it ends with this process in any case.
+`render_worker.py` is that process, `render_limits.py` says what is bounded. One process serves a template from its
+first use on. It ends when it is idle for some seconds, and a later use starts another; it ends with this process in any
+case.
 
 The child is started as a program, not forked: a fork of a process whose threads run (torch's) may hang. Nothing but
-JSON comes back from it.
+numbers and text comes back from it (`render_wire.py`). This process needs no jinja2.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import subprocess
@@ -22,10 +22,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from veneer.data import render_wire as wire
 from veneer.data.escape import GuardedChat
 from veneer.data.problems import printable
-from veneer.data.render_worker import SECONDS
-from veneer.data.spans import Shape, Span
+from veneer.data.render_limits import SECONDS
+from veneer.data.turn_shape import Shape, Span
 from veneer.errors import DataError
 
 MAX_SOURCE = 1_000_000
@@ -58,8 +59,7 @@ class BoundedTemplate:
         if len(source) > MAX_SOURCE:
             raise TemplateRefused(f"the chat template has {len(source):,} characters; {MAX_SOURCE:,} are allowed")
         self.source = source
-        description = {"source": source, "tokens": dict(tokens), "specials": list(specials)}
-        self._child = _Child(_line(description))
+        self._child = _Child(wire.request("describe", source, dict(tokens), list(specials)))
         self._described: tuple[bool, Shape] | None = None
 
     @property
@@ -88,7 +88,7 @@ class BoundedTemplate:
         Raises:
             DataError: the template refused the conversation or failed on it; TemplateRefused, if it cannot be used.
         """
-        return str(self._ask(["render", list(messages), tools, add_generation_prompt])["text"])
+        return str(self._ask("render", list(messages), tools, add_generation_prompt)["text"])
 
     def find(self, chat: GuardedChat, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
         """The guarded text of a conversation and what trains in it, as `TurnFinder.find`.
@@ -96,28 +96,33 @@ class BoundedTemplate:
         Raises:
             DataError: as `TurnFinder.find`; TemplateRefused, if the template cannot be used.
         """
-        (ticket,) = self.send([(chat, untrained)])
-        return self.receive(ticket)
+        (found,) = self.receive(self.send([(chat, untrained)]))
+        if isinstance(found, DataError):
+            raise found
+        return found
 
-    def send(self, chats: Iterable[tuple[GuardedChat, Sequence[int]]]) -> range:
+    def send(self, chats: Iterable[tuple[GuardedChat, Sequence[int]]]) -> int:
         """Ask to `find` several conversations without waiting.
 
         Returns:
-            The numbers by which the answers are received, in order.
+            The number by which their answers are received.
 
         Raises:
             TemplateRefused: the template cannot be used.
         """
-        return self._child.send([_line(["find", chat.messages, chat.tools, untrained]) for chat, untrained in chats])
+        return self._child.send(wire.find_request(chats))
 
-    def receive(self, ticket: int) -> tuple[str, list[Span]]:
-        """Wait for the answer about a conversation that was sent: its guarded text, and the spans that train.
+    def receive(self, ticket: int) -> list[tuple[str, list[Span]] | DataError]:
+        """Wait for the answers about conversations that were sent: for each its guarded text and the spans that train,
+        or the error that `find` would raise.
 
         Raises:
-            DataError: as for `find`.
+            DataError: there was not enough memory to read them; TemplateRefused, if the template cannot be used.
         """
-        answer = _checked(self._child.receive(ticket))
-        return answer["text"], [(start, end) for start, end in answer["spans"]]
+        answers = self._child.receive(ticket)
+        if isinstance(answers, dict):
+            raise DataError(printable(answers["error"]))
+        return [DataError(printable(one)) if isinstance(one, str) else one for one in answers]
 
     def forget(self, tickets: Iterable[int]) -> None:
         """Give up conversations that were sent; their answers are dropped when they come."""
@@ -125,15 +130,21 @@ class BoundedTemplate:
 
     def _describe(self) -> tuple[bool, Shape]:
         if self._described is None:
-            answer = self._ask(["describe", []])
+            answer = self._ask("describe")
             end_token, closings, headers, opening, unprompted = answer["shape"]
             shape = Shape(end_token, tuple(closings), tuple(headers), opening, unprompted)
             self._described = answer["marks_generation"], shape
         return self._described
 
-    def _ask(self, request: list[Any]) -> dict[str, Any]:
-        (ticket,) = self._child.send([_line(request)])
-        return _checked(self._child.receive(ticket))
+    def _ask(self, verb: str, *arguments: Any) -> dict[str, Any]:
+        answer = self._child.receive(self._child.send(wire.request(verb, *arguments)))
+        assert isinstance(answer, dict)
+        if "error" in answer:
+            raise DataError(printable(answer["error"]))
+        return answer
+
+
+_Answer = dict[str, Any] | list[tuple[str, list[Span]] | str]
 
 
 class _Child:
@@ -148,22 +159,22 @@ class _Child:
         self._end: weakref.finalize[..., Any] | None = None
         self._unanswered: deque[bytes] = deque()
         self._sent = 0
-        self._answers: dict[int, dict[str, Any]] = {}
+        self._answers: dict[int, _Answer] = {}
         self._forgotten: set[int] = set()
         self._refused: str | None = None
 
-    def send(self, requests: Sequence[bytes]) -> range:
+    def send(self, request: bytes) -> int:
         with self._lock:
             if self._refused is not None:
                 raise TemplateRefused(self._refused)
             if self._process is None or self._owner != os.getpid() or not self._alive():
                 self._start()
-            self._unanswered.extend(requests)
-            self._requests.put(b"".join(requests))
-            self._sent += len(requests)
-            return range(self._sent - len(requests), self._sent)
+            self._unanswered.append(request)
+            self._requests.put(request)
+            self._sent += 1
+            return self._sent - 1
 
-    def receive(self, ticket: int) -> dict[str, Any]:
+    def receive(self, ticket: int) -> _Answer:
         with self._lock:
             while ticket not in self._answers and self._refused is None:
                 self._read()
@@ -185,10 +196,10 @@ class _Child:
         """Take the next answer, or note why there will be none."""
         process = self._process
         assert process is not None
-        line = _read_line(process)
-        if line.endswith(b"\n"):
-            answer: dict[str, Any] = json.loads(line.decode("utf-8", errors="surrogatepass"))
-            if "invalid" in answer:
+        body = _read_frame(process)
+        if body is not None:
+            answer = wire.read_answer(body)
+            if isinstance(answer, dict) and "invalid" in answer:
                 self._refused = printable(answer["invalid"])
                 return
             ticket = self._sent - len(self._unanswered)
@@ -224,16 +235,26 @@ class _Child:
         self._requests.put(self._description)
 
 
-def _read_line(process: subprocess.Popen[bytes]) -> bytes:
-    assert process.stdout is not None
+def _read_frame(process: subprocess.Popen[bytes]) -> bytes | None:
+    """The body of the next frame, or None where the process ended before its end."""
     if sys.platform != "win32":
-        return process.stdout.readline()  # the child's own timer ends it, and with it the pipe
+        return _whole_frame(process)  # the child's own timer ends it, and with it the pipe
     watch = threading.Timer(WALL_SECONDS, process.kill)
     watch.start()
     try:
-        return process.stdout.readline()
+        return _whole_frame(process)
     finally:
         watch.cancel()
+
+
+def _whole_frame(process: subprocess.Popen[bytes]) -> bytes | None:
+    assert process.stdout is not None
+    head = process.stdout.read(wire.LENGTH.size)
+    if len(head) < wire.LENGTH.size:
+        return None
+    (length,) = wire.LENGTH.unpack(head)
+    body = process.stdout.read(length)
+    return body if len(body) == length else None
 
 
 def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
@@ -255,20 +276,6 @@ def _stop(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | 
         with suppress(OSError):  # what was not written yet has no reader any more
             if stream is not None:
                 stream.close()
-
-
-# Parquet has values that JSON has not (dates); a template would print them as text as well.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
-
-
-def _line(value: Any) -> bytes:
-    return _ENCODER.encode(value).encode("utf-8", errors="surrogatepass") + b"\n"
-
-
-def _checked(answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" in answer:
-        raise DataError(printable(answer["error"]))
-    return answer
 
 
 def _cause(code: int, messages: bytes) -> str:

@@ -22,7 +22,7 @@ from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.json_values import half_character, unusable
 from veneer.data.records import Message, Record
-from veneer.data.spans import Span
+from veneer.data.turn_shape import Span
 from veneer.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,14 +73,15 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
-class _PendingRow:
-    """A record on its way through the template's process."""
+class _PendingRows:
+    """Records on their way through the template's process."""
 
-    record: Record
-    chat: GuardedChat | DataError | None
-    """The conversation that was sent, the error why it could not be, or None where there is nothing to render."""
+    records: Sequence[Record]
+    chats: Sequence[GuardedChat | DataError | None]
+    """Of each record the conversation that was sent, the error why it could not be, or None where there is nothing to
+    render."""
     ticket: int | None
-    """The number of the answer."""
+    """The number of the answers; None where nothing was sent."""
 
 
 class Encoder:
@@ -124,19 +125,19 @@ class Encoder:
         Raises:
             TemplateRefused: the template cannot be used for any row.
         """
-        ahead: deque[list[_PendingRow]] = deque()
+        ahead: deque[_PendingRows] = deque()
         try:
             for group in _groups(records):
                 ahead.append(self._send(group))
                 if len(ahead) > 1:
-                    yield from map(self._receive, ahead[0])
+                    yield from self._receive(ahead[0])
                     ahead.popleft()
             while ahead:
-                yield from map(self._receive, ahead[0])
+                yield from self._receive(ahead[0])
                 ahead.popleft()
         finally:
             if self._template is not None:
-                self._template.forget(one.ticket for group in ahead for one in group if one.ticket is not None)
+                self._template.forget(group.ticket for group in ahead if group.ticket is not None)
 
     def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Ids of a conversation that ends where the assistant is to go on.
@@ -181,7 +182,7 @@ class Encoder:
                 notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
         return tuple(notes)
 
-    def _send(self, records: Sequence[Record]) -> list[_PendingRow]:
+    def _send(self, records: Sequence[Record]) -> _PendingRows:
         """Send to the template's process what it is to render of these records."""
         chats: list[GuardedChat | DataError | None] = []
         for record in records:
@@ -193,28 +194,39 @@ class Encoder:
         asked = [
             (chat, one.untrained) for chat, one in zip(chats, records, strict=True) if isinstance(chat, GuardedChat)
         ]
-        tickets = iter(self._template.send(asked)) if self._template is not None and asked else iter(())
-        return [
-            _PendingRow(record, chat, next(tickets) if isinstance(chat, GuardedChat) else None)
-            for record, chat in zip(records, chats, strict=True)
-        ]
+        ticket = self._template.send(asked) if self._template is not None and asked else None
+        return _PendingRows(records, chats, ticket)
 
-    def _receive(self, sent: _PendingRow) -> Trace | DataError:
-        record = sent.record
+    def _receive(self, sent: _PendingRows) -> Iterator[Trace | DataError]:
+        found = iter(self._found(sent))
+        for record, chat in zip(sent.records, sent.chats, strict=True):
+            yield chat if isinstance(chat, DataError) else self._trace(record, chat, found)
+
+    def _found(self, sent: _PendingRows) -> Sequence[tuple[str, Sequence[Span]] | DataError]:
+        """What the template's process found in each conversation that was sent."""
+        if self._template is None or sent.ticket is None:
+            return ()
         try:
-            if isinstance(sent.chat, DataError):
-                return sent.chat
-            if sent.chat is not None and sent.ticket is not None and self._template is not None:
-                return self._trace_chat(record, sent.chat, *self._template.receive(sent.ticket))
+            return self._template.receive(sent.ticket)
+        except TemplateRefused:
+            raise
+        except DataError as error:
+            return [error] * sum(isinstance(chat, GuardedChat) for chat in sent.chats)
+
+    def _trace(
+        self, record: Record, chat: GuardedChat | None, found: Iterator[tuple[str, Sequence[Span]] | DataError]
+    ) -> Trace | DataError:
+        try:
+            if chat is not None:
+                rendered = next(found)
+                return rendered if isinstance(rendered, DataError) else self._trace_chat(record, chat, *rendered)
             if record.text is not None:
                 return self._trace_text(record.text, record.where)
             if record.prompt is not None and record.completion is not None:
                 return self._trace_pair(record.prompt, record.completion, record.where)
-            return DataError(_NO_TEMPLATE)
-        except TemplateRefused:
-            raise
         except DataError as error:
             return error
+        return DataError(_NO_TEMPLATE)
 
     def _trace_chat(self, record: Record, chat: GuardedChat, text: str, spans: Sequence[Span]) -> Trace:
         ids, offsets, moved, text = self._tokenise(text, chat.changed, spans)

@@ -16,36 +16,17 @@ A template that marks them (`{% generation %}`) decides. For all others:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.template import ChatTemplate
+from veneer.data.turn_shape import Shape, Span
 from veneer.errors import DataError
-
-Span = tuple[int, int]
 
 # Beyond this many turns headers are tried first: a rendering per turn costs time that grows with the square.
 MANY_TURNS = 8
 
 _USER, _ANSWER = ("veneerquestion1", "veneerquestion2"), ("veneeranswer1", "veneeranswer2")
 _UNMASKABLE = "the assistant's turns cannot be told apart in what this chat template makes, so no loss mask is possible"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The frame that a template puts around turns, as a probe conversation shows it."""
-
-    end_token: str | None
-    """The special token that closes every assistant turn; None where there is none or not always the same."""
-    closings: tuple[str, ...]
-    """The special tokens that close assistant turns: `end_token`, or two where the last turn has one of its own."""
-    headers: tuple[str, ...]
-    """The texts that may stand before an assistant turn, longest first; each begins with a special token."""
-    opening: str
-    """The part of the generation prompt that only some turns have after the header ("<think>\\n" of templates that
-    think)."""
-    unprompted: str
-    """The header, where `add_generation_prompt` leaves it out; otherwise empty."""
 
 
 class TurnFinder:

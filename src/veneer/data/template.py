@@ -19,6 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from veneer.data.sandbox import Meter, MeteredEnvironment, metered
+from veneer.data.turns import REASONING_KEYS
 from veneer.errors import DataError
 
 # Marks around the text of a generation block while a template renders. They come from the last block of private-use
@@ -26,8 +27,6 @@ from veneer.errors import DataError
 SPAN_OPEN = "\U0010f0fe"
 SPAN_CLOSE = "\U0010f0ff"
 
-REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-"""Names of a turn's thoughts in data files; templates read the first two."""
 # What Python raises for a wrong expression in a template ({{ 1 + "a" }}, a missing key, endless recursion).
 _EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 

@@ -36,6 +36,8 @@ SHAREGPT_ROLES = {
 }
 MARKS = ("weight", "train", "training", "loss")
 """Keys of a turn that say whether it trains."""
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Names of a turn's thoughts in data files; templates read the first two."""
 PARTS_OF_TURNS = ("train_detail",)
 """Keys of a turn that mark only some of its characters (Axolotl)."""
 _ANY_MARK = frozenset((*MARKS, *PARTS_OF_TURNS))

@@ -16,8 +16,8 @@ from typing import Any
 
 from veneer.data.chat import Trace
 from veneer.data.formats import Record
-from veneer.data.spans import Span
-from veneer.data.template import REASONING_KEYS
+from veneer.data.turn_shape import Span
+from veneer.data.turns import REASONING_KEYS
 
 _THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>(.*)$", re.DOTALL)
 """A thought and what follows. Where the generation prompt begins the thought, rows may hold its end alone."""

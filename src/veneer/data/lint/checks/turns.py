@@ -8,8 +8,7 @@ from typing import Any
 
 from veneer.data.lint.row import LintSetting, Row, raw_turns
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
-from veneer.data.template import REASONING_KEYS
-from veneer.data.turns import MARKS
+from veneer.data.turns import MARKS, REASONING_KEYS
 
 EMPTY_TURN = LintRule(
     "empty-turn",

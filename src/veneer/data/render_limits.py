@@ -1,0 +1,86 @@
+"""What the process may use in which a stranger's chat template runs, kept by the operating system.
+
+- processor time: a timer ends the process when the template has used up its budget. The budget starts at `SECONDS`;
+  every conversation adds to it by its size (some ten times what a template takes), and what is left over is kept up to
+  `SECONDS`. So a template that is slow on every row is stopped like one that hangs on the first.
+- memory: the address space may grow by `MEMORY` beyond what the interpreter takes, and by ten times the size of a
+  request larger than `LARGE`.
+- files: none can be written.
+
+Windows has neither the timer nor the limits, and macOS does not keep the limit on memory. There the parent's wall clock
+and the counts of sandbox.py are all that stops a template.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+SECONDS = 1.5
+MEMORY = 384 << 20
+LARGE = 8 << 20
+PER_LARGE_BYTE = 10
+
+GRANT = 0.005
+GRANT_PER_TURN = 0.0002
+GRANT_PER_CHARACTER = 5e-8
+
+_TIMER = sys.platform != "win32"
+
+
+class TimeBudget:
+    """The processor time that the template may still use."""
+
+    def __init__(self) -> None:
+        self._left = SECONDS
+        self._armed = 0.0
+
+    def begin(self, turns: int, characters: int) -> None:
+        """Start the clock for one conversation, which may be rendered once a turn."""
+        rendering = GRANT_PER_TURN * turns + GRANT_PER_CHARACTER * characters
+        self._left = min(self._left, SECONDS) + GRANT + (turns + 1) * rendering
+        self._armed = time.process_time()
+        if _TIMER:
+            # The signal is not caught: the system ends the process in the middle of whatever it does.
+            signal.setitimer(signal.ITIMER_PROF, max(self._left, 1e-3))
+
+    def end(self) -> None:
+        """Stop the clock."""
+        if _TIMER:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        self._left -= time.process_time() - self._armed
+
+
+class MemoryLimit:
+    """The limit on the address space."""
+
+    def __init__(self) -> None:
+        self._base = _address_space()
+        self._limit = 0
+        if sys.platform != "win32":
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self.allow(0)
+
+    def allow(self, size: int) -> None:
+        """Set the limit for a request of that many bytes."""
+        limit = self._base + MEMORY + (PER_LARGE_BYTE * size if size > LARGE else 0)
+        if self._base and limit != self._limit and sys.platform != "win32":
+            import resource
+
+            _, most = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (limit if most < 0 else min(limit, most), most))
+            self._limit = limit
+
+
+def _address_space() -> int:
+    """Bytes of the address space that are taken, or 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0

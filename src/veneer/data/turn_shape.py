@@ -1,0 +1,25 @@
+"""The frame that a chat template puts around turns, and ranges of a rendered text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Span = tuple[int, int]
+"""A range [start, end) of characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The frame that a template puts around turns, as a probe conversation shows it."""
+
+    end_token: str | None
+    """The special token that closes every assistant turn; None where there is none or not always the same."""
+    closings: tuple[str, ...]
+    """The special tokens that close assistant turns: `end_token`, or two where the last turn has one of its own."""
+    headers: tuple[str, ...]
+    """The texts that may stand before an assistant turn, longest first; each begins with a special token."""
+    opening: str
+    """The part of the generation prompt that only some turns have after the header ("<think>\\n" of templates that
+    think)."""
+    unprompted: str
+    """The header, where `add_generation_prompt` leaves it out; otherwise empty."""
