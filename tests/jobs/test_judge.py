@@ -9,7 +9,7 @@ import pytest
 
 from run_logs import write_run
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import Job, JobStatus, JobWish
+from veneer.jobs.job import Job, JobKind, JobStatus, JobWish
 from veneer.jobs.judge import MOST_KILLS, judged
 
 JOB = Job(id="job", created_at=1.0, settings={}, status=JobStatus.RUNNING, attempts=1)
@@ -58,3 +58,27 @@ def test_kills_count_only_without_a_step_between(tmp_path: Path) -> None:
             file.unlink()
     far = replace(JOB, kills=MOST_KILLS - 1, reached=3)
     assert found(tmp_path / "far", None, far, killed=True).kills == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"), [(JobKind.EVALUATE, "report.html"), (JobKind.EXPORT, "export/export.json")]
+)
+def test_an_evaluation_and_an_export_are_done_when_their_result_is_there(
+    tmp_path: Path, kind: JobKind, result: str
+) -> None:
+    job, folder = replace(JOB, kind=kind), JobFolder(tmp_path / "job")
+    folder.path.mkdir()
+
+    def now(one: Job = job, *, killed: bool = False, stopping: bool = False) -> Job:
+        return judged(one, folder, killed=killed, stopping=stopping, now=5.0)
+
+    assert now(killed=True).status is JobStatus.QUEUED  # it begins again
+    assert now(replace(job, kills=MOST_KILLS - 1), killed=True).status is JobStatus.FAILED
+    assert now(stopping=True).status is JobStatus.QUEUED
+    assert now(replace(job, wanted=JobWish.CANCEL)).status is JobStatus.CANCELLED
+    assert now(replace(job, wanted=JobWish.PAUSE)).status is JobStatus.PAUSED
+    folder.output_file(1).write_text("error: no room\n")
+    assert now().error == "no room"
+    (folder.path / result).parent.mkdir(exist_ok=True)
+    (folder.path / result).write_text("x")
+    assert now(replace(job, wanted=JobWish.CANCEL), killed=True).status is JobStatus.SUCCEEDED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from job_workers import PLAY, played, queue_of, wait_for
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.process import FoundProcess, TrainProcess, error_in, job_lock
+from veneer.jobs.process import FoundProcess, StartedProcess, error_in, job_lock
 
 
 def test_the_lock_of_a_job_lives_as_long_as_the_process_that_inherited_it(tmp_path: Path) -> None:
@@ -20,8 +20,8 @@ def test_the_lock_of_a_job_lives_as_long_as_the_process_that_inherited_it(tmp_pa
         assert held is not None
         with job_lock(folder) as other:
             assert other is None
-        process = TrainProcess(folder, job, held, [sys.executable, "-S", str(PLAY)])
-    found = FoundProcess(folder)
+        process = StartedProcess(folder, job, held, [sys.executable, "-S", str(PLAY)])
+    found = FoundProcess(folder, job)
     assert found.code() is None
     wait_for(lambda: (folder.path / "events.jsonl").is_file())
     found.send(signal.SIGTERM)

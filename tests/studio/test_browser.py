@@ -280,6 +280,36 @@ def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: O
     wait_for(lambda: "distillation.teacher_adapter=teacher" in command.inner_text(), 60)
 
 
+def test_a_finished_run_is_evaluated_and_exported(
+    watched: Watched, opened: Opened, tiny_model: Path, tmp_path: Path
+) -> None:
+    page, root = watched.page, opened.studio.root
+    data = write_rows(tmp_path / "taught.jsonl", taught(6))
+    train(run_config(tiny_model, data, root / "done" / "one", "train.steps=1"))
+    opened.studio.watcher.look()
+    watched.go("run/done%2Fone")
+    page.get_by_role("link", name="Evaluate", exact=True).click()
+    wait_for(lambda: page.locator("select[name=adapter]").input_value() == "done-one")
+    page.locator("input[type=file]").set_input_files(data)
+    wait_for(lambda: page.locator("select[name=rows]").input_value() != "")
+    page.get_by_label("Gate: better by").fill("0.5")
+    page.get_by_role("button", name="Evaluate").click()
+    page.wait_for_url(re.compile("#/task/"))
+    watched.sees("better by 0.5 or more", 90)
+    watched.sees("of 6 rows were trained by the run")
+    watched.sees("The rows that became worse")
+    watched.go("export?run=done%2Fone")
+    wait_for(lambda: page.locator("select[name=adapter]").input_value() == "done-one")
+    page.locator("select[name=to]").select_option("peft")
+    page.get_by_role("button", name="Export").click()
+    watched.sees("the same model", 90)
+    with page.expect_download() as taken:
+        page.get_by_role("row", name=re.compile("adapter_config.json")).get_by_role("link", name="Download").click()
+    assert json.loads(Path(taken.value.path()).read_text("utf-8"))["peft_type"] == "LORA"
+    watched.go("queue")
+    watched.sees("export peft")
+
+
 def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
     page = watched.page
     for name in ("sweep/low", "sweep/high"):
@@ -300,7 +330,9 @@ def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
     watched.sees("best")
 
 
-@pytest.mark.parametrize("at", ["runs", "run/plain", "queue", "new", "data", "sweeps", "report", "chat"])
+@pytest.mark.parametrize(
+    "at", ["runs", "run/plain", "queue", "new", "new?objective=grpo", "data", "sweeps", "report", "export", "chat"]
+)
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_pages_fit_their_width_and_every_control_has_a_name(
     browser: Any, watched: Watched, at: str, width: int, scheme: str

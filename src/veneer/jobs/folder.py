@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.io.files import write_text
-from veneer.jobs.job import Job, job_of
+from veneer.jobs.job import Job, JobKind, job_of
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 
@@ -16,7 +16,9 @@ JOB_FILE = "job.json"
 SETTINGS_FILE = "job-settings.json"
 """What `veneer train --config` reads; JSON is YAML."""
 OUTPUT_FILE = "job-output.txt"
-PROCESS_FILE = ".job-process"
+PROCESS_FILE, PID_FILE = ".job-process", ".job-pid"
+GATE_FILE = "gate.yaml"
+EXPORT = "export"
 STUDIO = ".studio"
 """The folder below the runs' with all that is of no run: the store, locks, uploaded files."""
 
@@ -43,6 +45,25 @@ class JobFolder:
         return self.path / PROCESS_FILE
 
     @property
+    def pid_file(self) -> Path:
+        """The number of the process that a worker has started, with the attempt."""
+        return self.path / PID_FILE
+
+    @property
+    def gate_file(self) -> Path:
+        """The margins of an evaluation."""
+        return self.path / GATE_FILE
+
+    @property
+    def export(self) -> Path:
+        """The folder that an export makes."""
+        return self.path / EXPORT
+
+    def done(self, kind: JobKind) -> bool:
+        """Whether the result of an evaluation or an export is there, which is written as a whole."""
+        return self.run.report_file.is_file() if kind is JobKind.EVALUATE else self.export.is_dir()
+
+    @property
     def run(self) -> RunFolder:
         """The folder as a run's."""
         return RunFolder(self.path)
@@ -61,6 +82,8 @@ class JobFolder:
         if job.attempts == 0 or not self.settings_file.is_file():
             settings = {**job.settings, "output": str(self.path)}
             write_text(self.settings_file, to_text(settings, indent=2, ensure_ascii=False) + "\n")
+            if job.kind is JobKind.EVALUATE and job.settings.get("gate"):
+                write_text(self.gate_file, to_text(job.settings["gate"]) + "\n")  # JSON is YAML
         write_text(self.job_file, to_text(job.to_json(), indent=2, ensure_ascii=False) + "\n")
 
     def read(self) -> Job | None:

@@ -27,6 +27,16 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
+class JobKind(StrEnum):
+    """What a job's process does."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    """Scores a run's adapter and its base on rows."""
+    EXPORT = "export"
+    """Writes a run's adapter as files that other programs load."""
+
+
 class JobWish(StrEnum):
     """What the user wants to become of a job that a worker has."""
 
@@ -48,14 +58,15 @@ class JobNote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A run that was asked for."""
+    """A run that was asked for, or what is to be done with the adapter of one."""
 
     id: str
     """The name of its folder."""
     created_at: float
     """Seconds since 1970."""
     settings: Mapping[str, Any]
-    """The run's configuration as nested values, without `output`."""
+    """The run's configuration as nested values, without `output`; or what `veneer.jobs.arguments` takes."""
+    kind: JobKind = JobKind.TRAIN
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the one who asked has said: names of files, a suffix, metadata."""
     status: JobStatus = JobStatus.QUEUED
@@ -97,6 +108,7 @@ def job_of(values: Mapping[str, Any]) -> Job:
     """
     given = dict(values)
     given["status"], given["wanted"] = JobStatus(given["status"]), JobWish(given["wanted"])
+    given["kind"] = JobKind(given.get("kind", JobKind.TRAIN))
     given["history"] = tuple(JobNote(**note) for note in given["history"])
     return Job(**given)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import Job, JobStatus, JobWish
+from veneer.jobs.job import Job, JobKind, JobStatus, JobWish
 from veneer.jobs.process import error_in
 from veneer.jobs.queue import ended
 from veneer.run_records.log import RunLog
@@ -25,23 +25,50 @@ def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: fl
         stopping: whether the worker itself is asked to stop, and has stopped the process for that.
         now: seconds since 1970.
     """
+    if job.kind is not JobKind.TRAIN:
+        return _task(job, folder, killed=killed, stopping=stopping, now=now)
     log = RunLog(folder.run.events_file)
     log.refresh()
     state = state_of(folder.path, log.end)
     if state is RunState.FINISHED and folder.run.lock_file.is_file():
         return ended(job, JobStatus.SUCCEEDED, None, now)
-    if job.wanted is JobWish.CANCEL:
-        return ended(job, JobStatus.CANCELLED, None, now)
-    if job.wanted is JobWish.PAUSE:
-        return replace(job, status=JobStatus.PAUSED, wanted=JobWish.RUN).noted(now, "paused")
-    if stopping:
-        return replace(job, status=JobStatus.QUEUED).noted(now, "the worker was stopped; it goes on with the next one")
+    asked = _as_asked(job, stopping=stopping, now=now)
+    if asked is not None:
+        return asked
     message = error_in(folder, job.attempts)
     if killed or state is RunState.KILLED or (state in (RunState.FAILED, RunState.FINISHED) and message is None):
         return _after_kill(job, log.steps[-1] if log.steps else 0, now)
     if state is RunState.STOPPED:
         return replace(job, status=JobStatus.PAUSED).noted(now, "its process was asked to stop from outside", "warn")
     return ended(job, JobStatus.FAILED, message or "its process ended without a message", now)
+
+
+def _as_asked(job: Job, *, stopping: bool, now: float) -> Job | None:
+    """A job whose process was asked to end; None where it ended by itself."""
+    if job.wanted is JobWish.CANCEL:
+        return ended(job, JobStatus.CANCELLED, None, now)
+    if job.wanted is JobWish.PAUSE:
+        return replace(job, status=JobStatus.PAUSED, wanted=JobWish.RUN).noted(now, "paused")
+    if stopping:
+        return replace(job, status=JobStatus.QUEUED).noted(now, "the worker was stopped; it goes on with the next one")
+    return None
+
+
+def _task(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: float) -> Job:
+    """An evaluation or an export: its result is there as a whole, or it begins again."""
+    if folder.done(job.kind):
+        return ended(job, JobStatus.SUCCEEDED, None, now)
+    asked = _as_asked(job, stopping=stopping, now=now)
+    if asked is not None:
+        return asked
+    message = error_in(folder, job.attempts)
+    if message is not None and not killed:
+        return ended(job, JobStatus.FAILED, message, now)
+    kills = job.kills + 1
+    if kills >= MOST_KILLS:
+        return ended(job, JobStatus.FAILED, f"its process was killed {kills} times; the memory may be too small", now)
+    again = replace(job, status=JobStatus.QUEUED, kills=kills)
+    return again.noted(now, "its process was killed; it begins again", "warn")
 
 
 def _after_kill(job: Job, step: int, now: float) -> Job:

@@ -1,8 +1,9 @@
-"""The process that trains a job: started, found again by another worker, and asked to stop.
+"""The process that carries a job out: started, found again by another worker, and asked to stop.
 
 A worker holds the lock of the job's `.job-process`, and its child inherits it. So whoever finds the lock taken knows
 that a process is at the job, even where the worker that started it has been killed, and never starts a second one. The
-number of the process stands in the mark of the run's own lock, which nobody but the process itself holds.
+number of the process stands in the mark of the run's own lock, which nobody but the process itself holds. What is no
+run has no such lock: its number is written by the worker, with the attempt that it is of.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO
+from typing import IO, Any
 
 from veneer.errors import OutputError
-from veneer.io.files import LOCK, lock_patiently
+from veneer.io.files import LOCK, lock_patiently, write_text
+from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import Job
+from veneer.jobs.job import Job, JobKind
 from veneer.posix import is_locked
 from veneer.run_records.state import mark_of
+from veneer.strict_json import to_text
 
 TAIL = 20_000
 """Bytes at the end of what a process printed that are looked at for its error."""
 
 
-class TrainProcess:
+class StartedProcess:
     """A process that a worker has started for a job.
 
     Args:
@@ -35,23 +38,24 @@ class TrainProcess:
         job: the job; its attempt names the file of what is printed.
         held: the lock of the job, which the process inherits.
         command: begins the command line of veneer.
-        options: further ones of `veneer train`.
+        options: stand at its end.
     """
 
     def __init__(
         self, folder: JobFolder, job: Job, held: IO[str], command: Sequence[str] = (), options: Sequence[str] = ()
     ):
         program = list(command) or [sys.executable, "-m", "veneer"]
-        given = ["train", "--config", str(folder.settings_file), "--resume", *options]
         with folder.output_file(job.attempts).open("ab") as output:
             self._child = subprocess.Popen(
-                [*program, *given],
+                [*program, *arguments_of(job, folder), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=[held.fileno()],
                 start_new_session=True,
             )
+        if job.kind is not JobKind.TRAIN:
+            write_text(folder.pid_file, to_text({"attempt": job.attempts, "pid": self._child.pid}))
 
     def code(self) -> int | None:
         """The exit code, minus the signal's number where one ended it; None while it is running."""
@@ -68,26 +72,33 @@ class FoundProcess:
 
     Args:
         folder: of the job.
+        job: the job.
     """
 
-    def __init__(self, folder: JobFolder):
-        self._folder = folder
+    def __init__(self, folder: JobFolder, job: Job):
+        self._folder, self._job = folder, job
 
     def code(self) -> int | None:
         """None while it is running, and 0 afterwards: how it ended, nobody knows but the folder."""
         return None if is_locked(self._folder.process_file) else 0
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process that holds the run's folder; nothing where none does yet."""
-        if not is_locked(self._folder.path / LOCK):
-            return
-        try:
-            pid = json.loads(mark_of(self._folder.path)).get("pid")
-        except (ValueError, AttributeError):
-            return
+        """Send a signal to the process; nothing where it is not known yet, or not there any more."""
+        pid = self._pid()
         if isinstance(pid, int) and pid > 1:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
+
+    def _pid(self) -> Any:
+        train = self._job.kind is JobKind.TRAIN
+        try:
+            if not is_locked(self._folder.path / LOCK if train else self._folder.process_file):
+                return None
+            text = mark_of(self._folder.path) if train else self._folder.pid_file.read_text(encoding="utf-8")
+            values = json.loads(text)
+            return values.get("pid") if train or values.get("attempt") == self._job.attempts else None
+        except (OSError, ValueError, AttributeError):
+            return None
 
 
 @contextmanager

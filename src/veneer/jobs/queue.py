@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import ConfigError
-from veneer.jobs.job import Job, JobStatus, JobWish, new_id
+from veneer.jobs.job import Job, JobKind, JobStatus, JobWish, new_id
 from veneer.jobs.store import JobStore
 
 PRIORITIES = range(-100, 101)
@@ -29,16 +29,17 @@ class JobQueue:
 
     def create(
         self, settings: Mapping[str, Any], details: Mapping[str, Any], *, priority: int = 0, peak: int | None = None,
-        status: JobStatus = JobStatus.QUEUED,
+        status: JobStatus = JobStatus.QUEUED, kind: JobKind = JobKind.TRAIN,
     ) -> Job:  # fmt: skip
         """Make a job.
 
         Args:
-            settings: of its run, as nested values, without `output`.
+            settings: of its run, as nested values, without `output`; or of what else its process does.
             details: what else was said of it.
             priority: jobs of a higher one come first.
             peak: bytes that its plan says it takes.
             status: `QUEUED`, or `VALIDATING` where it must be looked at first.
+            kind: what its process does.
 
         Raises:
             OutputError: its folder cannot be written.
@@ -46,7 +47,7 @@ class JobQueue:
         """
         now = self._clock()
         job = Job(
-            id=new_id(), created_at=now, settings=settings, details=details, status=status,
+            id=new_id(), created_at=now, settings=settings, details=details, status=status, kind=kind,
             priority=_priority(priority), peak=peak,
         )  # fmt: skip
         return self.store.add(job.noted(now, "the job was made"))

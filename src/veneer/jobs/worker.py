@@ -1,7 +1,8 @@
 """`python -m veneer.jobs.worker RUNS DEVICE`: carries out the jobs of a folder on one device, one after another.
 
-The worker trains nothing itself: each job is a `veneer train` in a process of its own, so that a crash of one ends
-neither the other. A worker that is killed leaves its process running; the next one finds it, and waits for its end.
+The worker computes nothing itself: each job is a `veneer train`, `evaluate` or `export` in a process of its own, so
+that a crash of one ends neither the other. A worker that is killed leaves its process running; the next one finds it,
+and waits for its end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from veneer.io.files import lock_patiently
 from veneer.jobs.folder import STUDIO, JobFolder
 from veneer.jobs.job import Job, JobStatus, JobWish
 from veneer.jobs.judge import judged
-from veneer.jobs.process import FoundProcess, TrainProcess, job_lock
+from veneer.jobs.process import FoundProcess, StartedProcess, job_lock
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.jobs.store import JobStore
 from veneer.posix import is_locked
@@ -123,7 +124,7 @@ class Worker:
         with job_lock(folder) as held:
             process: JobProcess
             if held is None:
-                process = FoundProcess(folder)
+                process = FoundProcess(folder, job)
             elif self.store.get(job.id) != job:
                 return  # another worker was faster
             elif self._begun(job, folder):
@@ -132,7 +133,7 @@ class Worker:
                 return
             else:
                 options = [] if self.device == "auto" else ["--device", self.device]
-                process = TrainProcess(folder, job, held, self.command, options)
+                process = StartedProcess(folder, job, held, self.command, options)
             killed = self._watch(job.id, process) == -signal.SIGKILL
             self._persistently(lambda: self._judge(job.id, folder, killed=killed))
 

@@ -19,7 +19,7 @@ from veneer.serving.answers import ClientGone
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.guard import Access, Guard
 from veneer.serving.service import VERSION
-from veneer.studio import chat_routes, file_routes, job_routes, pages, run_routes
+from veneer.studio import chat_routes, file_routes, job_routes, pages, run_routes, task_routes
 from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
 
@@ -68,6 +68,10 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("GET", "/studio/report"): run_routes.report,
     ("GET", "/studio/options"): run_routes.options,
     ("PUT", "/studio/notes"): run_routes.put_notes,
+    ("POST", "/studio/evaluations"): task_routes.evaluate,
+    ("POST", "/studio/exports"): task_routes.export,
+    ("GET", "/studio/export"): task_routes.show_export,
+    ("GET", "/studio/export/file"): task_routes.export_file,
     ("GET", "/studio/queue"): job_routes.order,
     ("GET", "/studio/lint"): file_routes.lint_file,
     ("POST", "/studio/preferences"): chat_routes.prefer,

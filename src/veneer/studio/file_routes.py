@@ -51,7 +51,7 @@ async def delete_file(studio: Studio, request: Request) -> Response:
     """DELETE /v1/files/{file}: one that a job still needs stays."""
     file = studio.file_of(request.path_params["file"], "file_id")
     for job in await asyncio.to_thread(studio.queue.jobs):
-        named = (job.details.get("training_file"), job.details.get("validation_file"))
+        named = [job.details.get(key) for key in ("training_file", "validation_file", "file")]
         if file.id in named and not job.status.ended:
             raise ApiError(409, f"the job {job.id} needs the file", headers={"x-should-retry": "false"})
     try:

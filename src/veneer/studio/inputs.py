@@ -98,6 +98,11 @@ def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunCon
         raise ApiError(400, str(error), param=EXTENSION) from error
 
 
+def adapter_of(studio: Studio, name: str, param: str) -> MadeAdapter:
+    """The adapter of that name, or of a run of that name. Raises ApiError (404) where there is none."""
+    return _result(results_of(studio.watcher), name, param, scores=False)
+
+
 def _result(results: Mapping[str, MadeAdapter], name: str, param: str, *, scores: bool) -> MadeAdapter:
     """The adapter of that name, or of a run of that name."""
     fitting = {key: one for key, one in results.items() if one.scores is scores}

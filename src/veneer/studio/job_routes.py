@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from veneer.config.values import laid_over
 from veneer.errors import DataError, VeneerError
-from veneer.jobs.job import Job, JobStatus
+from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
@@ -22,6 +22,7 @@ from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
 from veneer.studio.settings import EXTENSION, job_request
 from veneer.studio.studio import Studio
+from veneer.studio.tasks import task_object
 
 MOST = 1_000
 """The largest part of a list."""
@@ -70,7 +71,8 @@ async def list_jobs(studio: Studio, request: Request) -> Response:
     found = [
         _job(studio, job)
         for job in await asyncio.to_thread(studio.queue.jobs)
-        if all((job.details.get("metadata") or {}).get(key) == value for key, value in wanted.items())
+        if job.kind is JobKind.TRAIN
+        and all((job.details.get("metadata") or {}).get(key) == value for key, value in wanted.items())
     ]
     return json_response(_page(request, found))
 
@@ -188,6 +190,8 @@ def _found(studio: Studio, request: Request) -> Job:
 
 
 def _job(studio: Studio, job: Job) -> dict[str, Any]:
+    if job.kind is not JobKind.TRAIN:
+        return task_object(job)
     run = studio.watcher.run(job.id)
     return job_object(job, None if run is None else run.record)
 

@@ -19,7 +19,9 @@ from veneer.config import RunConfig
 from veneer.config.values import flat
 from veneer.enums import JobCode
 from veneer.errors import OutputError
+from veneer.evaluation.suites.registry import SUITES
 from veneer.io.files import write_text
+from veneer.jobs.job import JobKind
 from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
@@ -32,6 +34,7 @@ from veneer.studio.chat_routes import preferences_file
 from veneer.studio.objects import finite, job_object
 from veneer.studio.results import results_of
 from veneer.studio.studio import Studio
+from veneer.studio.tasks import METRIC_NAMES, task_object
 from veneer.studio.watch import NOTES, Changes, WatchedRun
 from veneer.training.best import higher_is_better
 
@@ -71,6 +74,9 @@ async def _changes(studio: Studio, version: int) -> AsyncGenerator[bytes, None]:
 def _change_values(studio: Studio, changes: Changes, *, whole: bool) -> dict[str, Any]:
     jobs = []
     for job in changes.jobs:
+        if job.kind is not JobKind.TRAIN:
+            jobs.append(task_object(job))
+            continue
         run = studio.watcher.run(job.id)
         jobs.append(job_object(job, None if run is None else run.record))
     return {
@@ -148,9 +154,16 @@ def _table(studio: Studio, name: str) -> str:
 
 
 async def report(studio: Studio, request: Request) -> Response:
-    """GET /studio/report?name=…: what the page beside the adapter shows, as values."""
-    run = studio.run_of(request)
-    file = RunFolder(run.record.path).report_file
+    """GET /studio/report?name=…: what the page beside the adapter shows, as values; with `task=…` that of an
+    evaluation that was asked for."""
+    task = request.query_params.get("task")
+    if task is None:
+        file = RunFolder(studio.run_of(request).record.path).report_file
+    else:
+        job = studio.queue.get(task)
+        if job is None or job.kind is not JobKind.EVALUATE:
+            raise ApiError(404, "task: there is no such evaluation", param="task", code="job_not_found")
+        file = RunFolder(studio.root / job.id).report_file
 
     def read() -> str | None:
         try:
@@ -201,6 +214,8 @@ async def options(studio: Studio, request: Request) -> Response:
             "judges": [name for name, one in results_of(studio.watcher).items() if one.scores],
             "metrics": list(NAMES),
             "code": studio.job_code is JobCode.RUN,
+            "measured": list(METRIC_NAMES),
+            "suites": list(SUITES),
         }
     )
 

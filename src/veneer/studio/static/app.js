@@ -5,10 +5,11 @@ import { Run, Runs } from "/static/runs.js";
 import { Compare, Sweeps } from "/static/compare.js";
 import { FilePage, Files } from "/static/data.js";
 import { NewJob, Queue } from "/static/jobs.js";
-import { Report, Reports } from "/static/report.js";
+import { Evaluation, Report, Reports } from "/static/report.js";
+import { Export, ExportPage, TaskState } from "/static/results.js";
 import { Chat } from "/static/chat.js";
 
-const PAGES = [["runs", "Runs"], ["queue", "Queue"], ["new", "New job"], ["data", "Data"], ["sweeps", "Sweeps"], ["report", "Evaluation"], ["chat", "Chat"]];
+const PAGES = [["runs", "Runs"], ["queue", "Queue"], ["new", "New job"], ["data", "Data"], ["sweeps", "Sweeps"], ["report", "Evaluation"], ["export", "Export"], ["chat", "Chat"]];
 
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
@@ -29,11 +30,21 @@ function Page({ at }) {
     case "data": return at.name ? html`<${FilePage} key=${at.name} id=${at.name} query=${at.query} />` : html`<${Files} />`;
     case "new": return html`<${NewJob} query=${at.query} />`;
     case "queue": return html`<${Queue} />`;
-    case "report": return at.name ? html`<${Report} key=${at.name} name=${at.name} />` : html`<${Reports} />`;
+    case "report": return at.name ? html`<${Report} key=${at.name} name=${at.name} />` : html`<${Reports} run=${at.query.run} />`;
+    case "export": return html`<${Export} key=${at.query.run} run=${at.query.run} />`;
+    case "task": return html`<${Task} key=${at.name} id=${at.name} />`;
     case "chat": return html`<${Chat} query=${at.query} />`;
     case "sweeps": return html`<${Sweeps} />`;
     default: return html`<${Runs} />`;
   }
+}
+
+// An evaluation or an export: how it stands, and then what came of it.
+function Task({ id }) {
+  const { jobs, connected } = useStore(), task = jobs.get(id);
+  if (!task) return html`<div class="card empty"><p>${connected ? "There is no such evaluation or export." : "connecting …"}</p></div>`;
+  if (task.veneer.status !== "succeeded") return html`<${TaskState} task=${task} />`;
+  return task.veneer.kind === "export" ? html`<${ExportPage} task=${task} />` : html`<${Evaluation} task=${task} />`;
 }
 
 function App() {
@@ -44,7 +55,7 @@ function App() {
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
-  const current = { run: "runs", compare: "runs" }[at.page] || at.page;
+  const current = { run: "runs", compare: "runs", task: (jobs.get(at.name) || { veneer: {} }).veneer.kind === "export" ? "export" : "report" }[at.page] || at.page;
   useEffect(() => { document.title = `${(PAGES.find((one) => one[0] === current) || ["", "Runs"])[1]} · veneer studio`; }, [current]);
   const counts = { runs: runs.size, queue: [...jobs.values()].filter((job) => ["queued", "running", "validating_files"].includes(job.veneer.status)).length };
   return html`<div class="shell"><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>

@@ -1,6 +1,7 @@
 // The report of a run: what the page beside the adapter shows, drawn from its values.
 import { html } from "/static/preact.js";
 import { Facts, Fault, Head, Pill, SortTable, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
+import { Evaluate, Tasks, subject, tasksOf } from "/static/results.js";
 import { title } from "/static/runs.js";
 
 // Pieces of a text, each with whether the other text has it too.
@@ -10,7 +11,7 @@ function Marked({ parts, only = "mark" }) {
 }
 
 // The runs that have a report.
-export function Reports() {
+export function Reports({ run: wanted }) {
   const { runs, jobs } = useStore();
   const found = [...runs.values()].filter((run) => run.report);
   const columns = [
@@ -20,21 +21,45 @@ export function Reports() {
     ["best_loss", "Best evaluation loss", (run) => loss(run.best_loss), (run) => run.best_loss, "num"],
     ["ended", "Ended", (run) => moment(run.ended), (run) => run.ended, "num"],
   ];
-  return html`<${Head} title="Evaluation" about="Base and adapter on the rows that a run kept for it" />${found.length ? html`<div class="card flush"><${SortTable} caption="Runs with a report" columns=${columns} rows=${found} keyOf=${(run) => run.name} first=${{ key: "ended", down: true }} /></div>` : html`<div class="card empty"><p>No run has a report yet.</p><p>One is written by a run that keeps rows for evaluation: <code>data.held_out</code>, or a file of rows to evaluate on.</p></div>`}`;
+  return html`<${Head} title="Evaluation" about="Base and adapter on the same rows" /><div class="stack"><${Evaluate} key=${wanted} run=${wanted} /><${Tasks} tasks=${tasksOf(jobs, "evaluate")} title="Evaluations on files" empty="None was asked for yet." about=${(task) => task.veneer.name.replace("evaluate ", "")} runs=${runs} jobs=${jobs} />${found.length ? html`<section class="card flush"><header><h2>Reports of runs on the rows that they kept</h2></header><${SortTable} caption="Runs with a report" columns=${columns} rows=${found} keyOf=${(run) => run.name} first=${{ key: "ended", down: true }} /></section>` : html`<div class="card empty"><p>No run has a report of its own yet.</p><p>One is written by a run that keeps rows for evaluation: <code>data.held_out</code>, or a file of rows to evaluate on.</p></div>`}</div>`;
 }
 
 export function Report({ name }) {
   const { runs, jobs } = useStore();
   const run = runs.get(name);
-  const { value, error } = useAsked(run ? apiPath("/studio/report", { name }) : null, run && run.state);
+  const asked = useAsked(run ? apiPath("/studio/report", { name }) : null, run && run.state);
+  return html`<${Found} name=${`Evaluation of ${run ? title(run, jobs) : name}`} about=${asked.value ? asked.value.title : "The report that the run wrote"} run=${name} ...${asked} />`;
+}
+
+// The report of an evaluation that was asked for.
+export function Evaluation({ task }) {
+  const { runs, jobs } = useStore();
+  const asked = useAsked(apiPath("/studio/report", { task: task.id }), task.veneer.status);
+  return html`<${Found} name=${`Evaluation of ${subject(task, runs, jobs)}`} about=${`on ${task.veneer.name.replace("evaluate ", "")}`} run=${task.veneer.of} ...${asked} />`;
+}
+
+function Found({ name, about, run, value, error }) {
   const report = value && value.report, share = (key) => value.shares.includes(key);
   const figure = (key, amount) => amount === null || amount === undefined ? "–" : share(key) ? `${number(100 * amount, 1)} %` : number(amount, 3);
   const interval = (key, low, high) => low === null || low === undefined ? "" : html` <small class="quiet">${figure(key, low)} to ${figure(key, high)}</small>`;
-  return html`<${Head} title=${`Evaluation of ${run ? title(run, jobs) : name}`} about=${value ? value.title : "The report that the run wrote"}><a class="btn" href=${link("run", name)}>Run</a></${Head}><${Fault} error=${error} />${report && html`<div class="stack">
+  return html`<${Head} title=${name} about=${about}><a class="btn" href=${link("run", run)}>Run</a></${Head}><${Fault} error=${error} />${report && html`<div class="stack">
     <div class="card"><${Facts} facts=${[["rows", number(report.rows)], ["answered", number(value.answered)], ["seconds", number(report.seconds, 1)], report.gate ? ["gate", report.gate.verdict || shown(report.gate)] : null]} /></div>
     ${(report.warnings || []).length > 0 && html`<section class="card"><header><h2>Keep in mind</h2></header><ul>${report.warnings.map((line, place) => html`<li key=${place}>${line}</li>`)}</ul></section>`}
+    ${report.gate && html`<${Gate} gate=${report.gate} />`}
     <${Measures} report=${report} figure=${figure} interval=${interval} lower=${value.lower} />
-    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><div class="scroll"><table><thead><tr><th scope="col">Row</th><th scope="col">Question</th><th scope="col">Reference</th><th scope="col">Base</th><th scope="col">Adapter</th><th scope="col" class="num">Loss, base and adapter</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.where}><td>${row.where.split("/").pop()}</td><td class="wrap">${row.question}</td><td class="wrap"><${Marked} parts=${row.reference} /></td><td class="wrap"><${Marked} parts=${row.base} only="del" /></td><td class="wrap"><${Marked} parts=${row.adapter} only="del" /></td><td class="num">${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}</td></tr>`)}</tbody></table></div></section>`)}</div>`}`;
+    ${(report.suites || []).length > 0 && html`<${Suites} suites=${report.suites} figure=${figure} interval=${interval} />`}
+    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><div class="scroll"><table><thead><tr><th scope="col">Row</th><th scope="col">Question</th><th scope="col">Reference</th><th scope="col">Base</th><th scope="col">Adapter</th><th scope="col" class="num">Loss</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.where}><td>row ${row.where.split(":").pop()}</td><td class="wrap">${row.question}</td><td class="wrap"><${Marked} parts=${row.reference} /></td><td class="wrap"><${Marked} parts=${row.base} only="del" /></td><td class="wrap"><${Marked} parts=${row.adapter} only="del" /></td><td class="num">${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}</td></tr>`)}</tbody></table></div></section>`)}</div>`}`;
+}
+
+// The gate's answer to each of its conditions.
+function Gate({ gate }) {
+  const state = { held: "finished", regressed: "failed", undecided: "stopped" };
+  return html`<section class="card flush"><header><h2>Gate</h2><${Pill} state=${state[gate.verdict] || ""} text=${gate.verdict} /></header><div class="scroll"><table><caption class="visually-hidden">Conditions of the gate</caption><thead><tr><th scope="col">Measure</th><th scope="col">Must hold</th><th scope="col" class="num">Gain</th><th scope="col">Answer</th></tr></thead><tbody>${gate.conditions.map((one) => html`<tr key=${one.name}><td class="name">${one.name.replace(/_/g, " ")}</td><td class="wrap">${one.rule}</td><td class="num">${short(one.gain)} <small class="quiet">${short(one.low)} to ${short(one.high)}</small></td><td><${Pill} state=${state[one.verdict] || ""} text=${one.verdict} /></td></tr>`)}</tbody></table></div></section>`;
+}
+
+// What may have been forgotten.
+function Suites({ suites, figure, interval }) {
+  return html`<section class="card flush"><header><h2>What may have been forgotten</h2></header><div class="scroll"><table><caption class="visually-hidden">Suites</caption><thead><tr><th scope="col">Suite</th><th scope="col" class="num">Base</th><th scope="col" class="num">Adapter</th><th scope="col" class="num">Difference</th></tr></thead><tbody>${suites.map((one) => html`<tr key=${one.name}><td class="name">${one.name}</td><td class="num">${short(one.comparison.base)}</td><td class="num">${short(one.comparison.adapter)}</td><td class="num">${short(one.comparison.difference)} <small class="quiet">${short(one.comparison.low)} to ${short(one.comparison.high)}</small></td></tr>`)}</tbody></table></div></section>`;
 }
 
 function Measures({ report, figure, interval, lower }) {

@@ -63,7 +63,7 @@ export function Run({ name }) {
   const groups = grouped(curves ? curves.metrics : {});
   const by = (ALONG.find((one) => one[0] === along) || ALONG[0])[1];
   return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} />`}
-      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && html`<a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : name })}>Chat</a>`}</${Head}>
+      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : name })}>Chat</a>`}</${Head}>
     <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
     <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), `of ${number(run.steps)}`], ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
@@ -79,6 +79,8 @@ export function Run({ name }) {
 }
 
 const imitates = (more) => !more || !more.settings.some((one) => one.key === "objective" && !["sft", "pretraining"].includes(one.value));
+// A reward model gives scores: it neither chats, nor is it evaluated or exported here.
+const answers = (more) => !more || !more.settings.some((one) => one.key === "objective" && one.value === "reward");
 
 // Metrics of an objective by the word before their slash: rewards/chosen and rewards/rejected are lines of one plot.
 function grouped(metrics) {

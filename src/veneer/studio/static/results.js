@@ -1,0 +1,94 @@
+// What is done with the adapter of a finished run: evaluations on files, and exports with their certificates.
+import { html, useEffect, useState } from "/static/preact.js";
+import { Copy, Facts, Fault, Head, Pill, SortTable, apiPath, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
+import { Upload, useFiles } from "/static/data.js";
+import { JobButtons, title } from "/static/runs.js";
+
+export const tasksOf = (jobs, kind) => [...jobs.values()].filter((job) => job.veneer.kind === kind);
+// What a task is done with, as the pages call it.
+export const subject = (task, runs, jobs) => { const run = runs.get(task.veneer.of); return run ? title(run, jobs) : task.veneer.of; };
+
+function Adapters({ options, value, onChange }) {
+  const names = Object.keys((options || {}).adapters || {});
+  return html`<label class="field"><span>Adapter</span><select name="adapter" required value=${value} onChange=${onChange}><option value="">choose one</option>${names.map((name) => html`<option key=${name} value=${name} selected=${name === value}>${name}</option>`)}</select><small>${options && !names.length ? "No run has finished yet." : "Of a finished run."}</small></label>`;
+}
+
+function Rows({ files, value, onChange, hint, empty }) {
+  return html`<label class="field"><span>Rows</span><select name="rows" value=${value} onChange=${onChange}><option value="">${empty}</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id} selected=${file.id === value}>${file.filename}${file.veneer.rows ? ` (${number(file.veneer.rows)} rows)` : ""}</option>`)}</select><small>${hint}</small></label>`;
+}
+
+// The name of the adapter that a run has made; it stands in the address as the run's.
+function useAdapter(run, options) {
+  const { jobs } = useStore();
+  const [chosen, choose] = useState("");
+  const job = jobs.get(run), names = Object.keys((options || {}).adapters || {});
+  useEffect(() => { const own = job ? job.veneer.name : (run || "").replace(/[^A-Za-z0-9._-]+/g, "-"); if (!chosen && names.includes(own)) choose(own); }, [options, run, job && job.id]);
+  return [chosen, choose];
+}
+
+function useSent(path) {
+  const [error, fail] = useState(null), [busy, work] = useState(false);
+  const create = async (body) => { work(true); try { const task = await send(path, body); fail(null); location.hash = link("task", task.id); } catch (problem) { fail(problem); } work(false); };
+  return [create, error, busy];
+}
+
+export function Evaluate({ run }) {
+  const { value: options } = useAsked("/studio/options"), [files, refresh] = useFiles();
+  const [adapter, choose] = useAdapter(run, options), [file, setFile] = useState(""), [limit, setLimit] = useState(""), [metric, setMetric] = useState(""), [better, setBetter] = useState(""), [suites, setSuites] = useState({});
+  const [create, error, busy] = useSent("/studio/evaluations");
+  const margins = Object.fromEntries(Object.entries(suites).filter(([, margin]) => margin !== "").map(([name, margin]) => [name, Number(margin)]));
+  const gate = better !== "" || Object.keys(margins).length ? { ...(better !== "" ? { better_by: Number(better) } : {}), ...(Object.keys(margins).length ? { suites: margins } : {}) } : null;
+  const ask = (event) => { event.preventDefault(); create({ run: adapter, file, ...(limit ? { limit: Number(limit) } : {}), ...(metric ? { metrics: [metric] } : {}), ...(Object.keys(suites).length ? { suites: Object.keys(suites) } : {}), ...(gate ? { gate } : {}) }); };
+  const suite = (name) => () => { const next = { ...suites }; if (name in next) delete next[name]; else next[name] = ""; setSuites(next); };
+  return html`<form class="card" onSubmit=${ask}><header><h2>Evaluate on a file</h2><button class="btn main" disabled=${busy || !adapter || !file}>Evaluate</button></header><${Fault} error=${error} /><div class="form">
+    <${Adapters} options=${options} value=${adapter} onChange=${(event) => choose(event.target.value)} /><${Rows} files=${files} value=${file} onChange=${(event) => setFile(event.target.value)} empty="choose a file" hint="Base and adapter are scored on them. Rows that were trained make it too good, which the report says." />
+    <label class="field"><span>Metric</span><select value=${metric} onChange=${(event) => setMetric(event.target.value)}><option value="">as the rows need</option>${((options || {}).measured || []).map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select><small>The primary one, by which the gate goes.</small></label>
+    <label class="field"><span>Limit</span><input value=${limit} inputmode="numeric" pattern="[0-9]*" placeholder="all" onInput=${(event) => setLimit(event.target.value)} /><small>Rows from the first.</small></label>
+    <label class="field"><span>Gate: better by</span><input type="number" step="any" placeholder="no gate" value=${better} onInput=${(event) => setBetter(event.target.value)} /><small>How much better the metric must be at least: 0.02 of a share is two points.</small></label></div>
+    <fieldset><legend>What may have been forgotten</legend><div class="tools">${((options || {}).suites || []).map((name) => html`<span key=${name} class="tools"><label><input type="checkbox" checked=${name in suites} onChange=${suite(name)} /> ${name}</label>${name in suites && html`<label>gate: loses at most <input type="number" min="0.001" step="any" value=${suites[name]} onInput=${(event) => setSuites({ ...suites, [name]: event.target.value })} /></label>`}</span>`)}</div></fieldset><${Upload} id="rows" onDone=${(made) => { refresh(); setFile(made.id); }} /></form>`;
+}
+
+const TARGETS = [["merged", "merged model", "A model of Hugging Face's form, with the adapter in its weights."], ["peft", "PEFT adapter", "An adapter's folder, as PEFT writes it."], ["gguf", "GGUF model", "One file for llama.cpp and Ollama, with the adapter in its weights."], ["gguf-adapter", "GGUF adapter", "A file that llama.cpp puts on its base."], ["merged-4bit", "merged model in 4 bits", "As bitsandbytes stores it. Needs rows: the loss says whether the update survives."]];
+const QUANTS = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"], MATRICES = { gguf: QUANTS, "gguf-adapter": QUANTS.slice(0, 4) };
+
+export function Export({ run }) {
+  const { runs, jobs } = useStore(), { value: options } = useAsked("/studio/options"), [files] = useFiles();
+  const [adapter, choose] = useAdapter(run, options), [to, setTo] = useState("merged"), [quant, setQuant] = useState(""), [file, setFile] = useState("");
+  const [create, error, busy] = useSent("/studio/exports"), quants = MATRICES[to], chosen = quants && quants.includes(quant) ? quant : "";
+  return html`<${Head} title="Export" about="An adapter becomes what other programs load, and what was written is read back and compared" /><div class="stack"><form class="card" onSubmit=${(event) => { event.preventDefault(); create({ run: adapter, to, ...(chosen ? { quant: chosen } : {}), ...(file ? { file } : {}) }); }}><header><h2>New export</h2><button class="btn main" disabled=${busy || !adapter || (to === "merged-4bit" && !file)}>Export</button></header><${Fault} error=${error} /><div class="form">
+    <${Adapters} options=${options} value=${adapter} onChange=${(event) => choose(event.target.value)} />
+    <label class="field"><span>Form</span><select name="to" value=${to} onChange=${(event) => setTo(event.target.value)}>${TARGETS.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === to}>${text}</option>`)}</select><small>${TARGETS.find((one) => one[0] === to)[2]}</small></label>
+    ${quants && html`<label class="field"><span>Matrices</span><select value=${chosen} onChange=${(event) => setQuant(event.target.value)}><option value="">as the model is stored</option>${quants.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select><small>The number format in the file.</small></label>`}
+    <${Rows} files=${files} value=${file} onChange=${(event) => setFile(event.target.value)} empty="those of the run" hint="What the export is compared with the adapter on." /></div></form>
+    <${Tasks} tasks=${tasksOf(jobs, "export")} title="Exports" empty="Nothing was exported yet." about=${(task) => task.veneer.settings.to} runs=${runs} jobs=${jobs} /></div>`;
+}
+
+export function Tasks({ tasks, title: heading, empty, about, runs, jobs }) {
+  const columns = [["of", "Adapter", (task) => html`<a class="name" href=${link("task", task.id)}>${subject(task, runs, jobs)}</a><div class="quiet">${about(task)}</div>`, (task) => subject(task, runs, jobs)], ["status", "State", (task) => html`<${Pill} state=${task.veneer.status} />`, (task) => task.veneer.status], ["created_at", "Asked for", (task) => moment(task.created_at), (task) => task.created_at, "num"], ["act", "", (task) => html`<span class="tools"><${JobButtons} job=${task} /></span>`, false]];
+  return html`<section class="card flush"><header><h2>${heading}</h2><span class="quiet">${number(tasks.length)}</span></header>${tasks.length ? html`<${SortTable} caption=${heading} columns=${columns} rows=${tasks} keyOf=${(task) => task.id} first=${{ key: "created_at", down: true }} />` : html`<p class="empty">${empty}</p>`}</section>`;
+}
+
+// A task that is on its way, or has failed.
+export function TaskState({ task }) {
+  const { runs, jobs } = useStore();
+  const { value } = useAsked(`/v1/fine_tuning/jobs/${task.id}/events?limit=100`, `${task.veneer.status}${task.veneer.wanted}`);
+  return html`<${Head} title=${`${task.veneer.kind === "export" ? "Export" : "Evaluation"} of ${subject(task, runs, jobs)}`} about=${task.veneer.name}><${Pill} state=${task.veneer.status} /><${JobButtons} job=${task} /><a class="btn" href=${link("run", task.veneer.of)}>Run</a></${Head}>
+    ${task.error && html`<pre class="banner" role="alert">${task.error.message}</pre>`}${task.veneer.waiting && html`<p class="warn">${task.veneer.waiting}</p>`}<section class="card"><header><h2>Job</h2></header><ul class="log">${value ? value.data.map((event) => html`<li key=${event.id}><time>${moment(event.created_at).split(", ").pop()}</time><span class=${event.level === "error" ? "bad" : ""}>${event.message}</span></li>`) : null}</ul></section>`;
+}
+
+export function ExportPage({ task }) {
+  const { runs, jobs } = useStore();
+  const { value, error } = useAsked(apiPath("/studio/export", { task: task.id }), task.veneer.status);
+  const record = value && value.record, parity = value && value.parity;
+  return html`<${Head} title=${`Export of ${subject(task, runs, jobs)}`} about=${task.veneer.settings.to}><${Pill} state=${task.veneer.status} /><a class="btn" href=${link("run", task.veneer.of)}>Run</a></${Head}><${Fault} error=${error} />${value && html`<div class="stack">
+    ${record && html`<div class="card"><${Facts} facts=${[["form", record.to], ["format", record.format], ["model", String(record.model).split("/").pop()], ["merged into", record.merged_into || "–"], ["files", number(value.files.length), size(value.files.reduce((sum, file) => sum + file.bytes, 0))]]} />${(record.notes || []).length > 0 && html`<ul>${record.notes.map((note, place) => html`<li key=${place}>${note}</li>`)}</ul>`}</div>`}
+    ${parity && html`<${Certificate} parity=${parity} />`}
+    <section class="card flush"><header><h2>Files</h2></header><div class="scroll"><table><caption class="visually-hidden">Files of the export</caption><thead><tr><th scope="col">File</th><th scope="col" class="num">Size</th><th scope="col"></th></tr></thead><tbody>${value.files.map((file) => html`<tr key=${file.name}><td class="mono">${file.name}</td><td class="num">${size(file.bytes)}</td><td class="num"><a class="btn small" href=${apiPath("/studio/export/file", { task: task.id, name: file.name })} download>Download</a></td></tr>`)}</tbody></table></div></section></div>`}`;
+}
+
+// What each program made of the export, beside the adapter on its base.
+function Certificate({ parity }) {
+  const readers = [...(parity.readers || []), ...(parity.merged ? [parity.merged] : [])], equal = (part, all) => html`${number(part)} <span class="quiet">of ${number(all)}</span>`;
+  return html`<section class="card flush"><header><h2>Certificate</h2><${Pill} state=${parity.passed ? "finished" : "failed"} text=${parity.passed ? "the same model" : "another model"} /><${Copy} text=${JSON.stringify(parity, null, 2)} /></header><p class="hint inset">What was written is read back, and answers beside the adapter on its base. Divergences are in nats a token; each must stay below what the format's rounding allows.</p>${(parity.problems || []).map((line, place) => html`<p key=${place} class="bad inset">${line}</p>`)}
+    <div class="scroll"><table><caption class="visually-hidden">Certificate</caption><thead><tr><th scope="col">Read by</th><th scope="col" class="num">Equal answers</th><th scope="col" class="num">Equal texts</th><th scope="col" class="num">Likeliest token equal</th><th scope="col" class="num">Divergence</th><th scope="col" class="num">Allowed</th><th scope="col" class="num">Largest gap</th></tr></thead><tbody>${readers.map((one) => html`<tr key=${one.reader}><td class="name">${one.reader}</td><td class="num">${equal(one.greedy_equal, one.greedy)}</td><td class="num">${equal(one.texts_equal, one.texts)}</td><td class="num">${equal(one.top1, one.positions)}</td><td class="num">${short(one.divergence)}</td><td class="num">${short(one.allowed)}</td><td class="num">${short(one.gap)}</td></tr>`)}</tbody></table></div></section>`;
+}

@@ -1,0 +1,147 @@
+"""What is done with the adapter of a finished run, as jobs of the queue: evaluations on uploaded files, and exports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from veneer.evaluation.metrics.choose import METRICS
+from veneer.evaluation.suites.registry import SUITES
+from veneer.exports.request import StoredDtype, Target
+from veneer.io.gguf.encode import Quant
+from veneer.jobs.job import Job, JobKind
+from veneer.serving.errors import ApiError
+from veneer.studio.called import without_paths
+from veneer.studio.files import FileStatus
+from veneer.studio.inputs import adapter_of
+from veneer.studio.studio import Studio
+
+METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
+"""Metrics that run nothing of a client's."""
+FIELDS = {
+    JobKind.EVALUATE: ("run", "file", "limit", "metrics", "suites", "suite_items", "gate"),
+    JobKind.EXPORT: ("run", "file", "to", "dtype", "quant"),
+}
+GATE = ("metric", "better_by", "suites", "items", "discordant")
+
+
+def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings and the details of an evaluation or an export.
+
+    Raises:
+        ApiError: 404, there is no such run or file; 400, naming the field that is to blame.
+    """
+    strange = sorted(str(key)[:40] for key in body if key not in FIELDS[kind])
+    if strange:
+        raise _wrong(strange[0], f"fields are {', '.join(FIELDS[kind])}; got {', '.join(strange[:8])}")
+    run = body.get("run")
+    if not isinstance(run, str):
+        raise _wrong("run", "the name of a finished run, or of its adapter")
+    made = adapter_of(studio, run, "run")
+    settings: dict[str, Any] = {"model": made.base, "adapter": str(made.folder)}
+    details: dict[str, Any] = {"run": made.run, "model": studio.bases.name_of(made.base)}
+    called = {str(made.folder): run}
+    if body.get("file") is not None or kind is JobKind.EVALUATE:
+        file = studio.file_of(body.get("file"), "file")
+        if file.status is FileStatus.ERROR:
+            raise ApiError(400, f"file: {file.status_details}", param="file", code="invalid_file")
+        settings["data"] = str(studio.files.content(file))
+        details |= {"file": file.id, "filename": file.filename}
+        called[settings["data"]] = file.filename
+    chosen = _evaluation(body) if kind is JobKind.EVALUATE else _export(body)
+    return settings | chosen, {**details, "called": called}
+
+
+def _evaluation(body: Mapping[str, Any]) -> dict[str, Any]:
+    gate = body.get("gate")
+    found = {
+        "limit": _count(body, "limit"),
+        "suite_items": _count(body, "suite_items"),
+        "metrics": _names(body, "metrics", METRIC_NAMES),
+        "suites": _names(body, "suites", SUITES),
+        "gate": None if gate is None else _gate(gate),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _export(body: Mapping[str, Any]) -> dict[str, Any]:
+    to = _one(body, "to", [one.value for one in Target]) or Target.MERGED.value
+    quant = _one(body, "quant", [one.value for one in Quant])
+    if quant is not None and not to.startswith("gguf"):
+        raise _wrong("quant", f"it is for gguf and gguf-adapter, and to is {to}")
+    found = {"to": to, "quant": quant, "dtype": _one(body, "dtype", [one.value for one in StoredDtype])}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _gate(value: Any) -> dict[str, Any]:
+    """The margins of a gate, of the suites alone that need no file."""
+    if not isinstance(value, Mapping) or set(value) - set(GATE):
+        raise _wrong("gate", f"an object with {', '.join(GATE)}")
+    suites = value.get("suites") or {}
+    known = isinstance(suites, Mapping) and not set(suites) - set(SUITES)
+    if not known or not all(_number(one) and one > 0 for one in suites.values()):
+        raise _wrong("gate", f"suites are margins above 0 of {', '.join(SUITES)}")
+    if value.get("better_by") is not None and not _number(value["better_by"]):
+        raise _wrong("gate", "better_by is a number")
+    _one(value, "metric", METRIC_NAMES)
+    if value.get("better_by") is None and not suites:
+        raise _wrong("gate", "it has neither better_by nor suites, and would refuse nothing")
+    return {key: one for key, one in value.items() if one is not None}
+
+
+def _count(body: Mapping[str, Any], key: str) -> int | None:
+    found = body.get(key)
+    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= 10**7):
+        raise _wrong(key, "a whole number from 1 to 10,000,000")
+    return found
+
+
+def _names(body: Mapping[str, Any], key: str, known: Sequence[str] | Mapping[str, Any]) -> list[str] | None:
+    found = body.get(key)
+    if found is not None and (not isinstance(found, list) or not all(one in known for one in map(str, found))):
+        raise _wrong(key, f"a list of {', '.join(known)}")
+    return [str(one) for one in found] if found else None
+
+
+def _one(body: Mapping[str, Any], key: str, known: Sequence[str]) -> str | None:
+    found = body.get(key)
+    if found is not None and found not in known:
+        raise _wrong(key, f"one of {', '.join(known)}")
+    return found
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wrong(key: str, rule: str) -> ApiError:
+    return ApiError(400, f"{key}: {rule}", param=key)
+
+
+def task_object(job: Job) -> dict[str, Any]:
+    """An evaluation or an export, in the form that jobs have on the pages."""
+    details = job.details
+    error = None if job.error is None else without_paths(job.error, details.get("called") or {})
+    what = details.get("filename", "") if job.kind is JobKind.EVALUATE else job.settings.get("to", "")
+    return {
+        "id": job.id,
+        "object": f"veneer.{'evaluation' if job.kind is JobKind.EVALUATE else 'export'}",
+        "created_at": int(job.created_at),
+        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        "model": details.get("model", ""),
+        "status": job.status.value,
+        "error": None if error is None else {"code": "job_failed", "message": error, "param": None},
+        "veneer": {
+            "kind": job.kind.value,
+            "status": job.status.value,
+            "wanted": job.wanted.value,
+            "priority": job.priority,
+            "waiting": job.waiting,
+            "peak": job.peak,
+            "attempts": job.attempts,
+            "of": details.get("run", ""),
+            "name": f"{job.kind.value} {what}",
+            "settings": {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")},
+        },
+    }

@@ -1,0 +1,123 @@
+"""Finished runs are evaluated on uploaded files and exported, as jobs of the queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job_workers import wait_for
+from preference_rows import pairs
+from studios import Opened, studio
+from tiny import rows, run_config, write_rows
+from veneer.run_report import train
+
+MARGINS = {"better_by": 0.02, "suites": {"copying": 0.9}}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
+    root, files = tmp_path_factory.mktemp("tasks") / "runs", tmp_path_factory.mktemp("files")
+    taught, judged = write_rows(files / "rows.jsonl", rows(6)), write_rows(files / "pairs.jsonl", pairs(4))
+    train(run_config(tiny_model, taught, root / "made" / "one", "train.steps=1", "lora.rank=2"))
+    train(run_config(tiny_model, judged, root / "judge", "objective=reward", "train.steps=1", "lora.rank=2"))
+    with studio(root, tiny_model) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def file(opened: Opened) -> str:
+    content = "".join(json.dumps(row) + "\n" for row in rows(6, seed=3)).encode()
+    made = opened.client.files.create(file=("test.jsonl", content), purpose="fine-tune")
+    return opened.client.files.wait_for_processing(made.id, poll_interval=0.05).id
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("evaluations", {"run": "made-one"}, "there is no such file"),
+        ("evaluations", {"run": "/etc"}, "no finished adapter"),
+        ("evaluations", {"run": "judge"}, "no finished adapter"),
+        ("evaluations", {"run": "made-one", "judge": "x"}, "fields are"),
+        ("evaluations", {"metrics": ["/tmp/x.py:f"]}, "metrics: a list of"),
+        ("evaluations", {"metrics": ["command:touch /tmp/x"]}, "metrics: a list of"),
+        ("evaluations", {"suites": ["/etc/passwd"]}, "suites: a list of"),
+        ("evaluations", {"suites": ["kl:/etc/passwd"]}, "suites: a list of"),
+        ("evaluations", {"limit": 0}, "limit: a whole number"),
+        ("evaluations", {"gate": {}}, "refuse nothing"),
+        ("evaluations", {"gate": {"suites": {"/etc/passwd": 0.1}}}, "margins above 0"),
+        ("evaluations", {"gate": {"suites": {"copying": -1}}}, "margins above 0"),
+        ("evaluations", {"gate": {"better_by": "much"}}, "better_by is a number"),
+        ("evaluations", {"gate": {"metric": "/tmp/x.py:f", "better_by": 1}}, "metric: one of"),
+        ("exports", {"run": "made-one", "to": "/tmp/x"}, "to: one of"),
+        ("exports", {"run": "made-one", "quant": "q8_0"}, "quant: it is for gguf"),
+        ("exports", {"run": "made-one", "to": "gguf", "quant": "q1"}, "quant: one of"),
+        ("exports", {"run": "made-one", "output": "/tmp/x"}, "fields are"),
+    ],
+)
+def test_what_cannot_be_done_with_a_run_is_refused_with_the_field(
+    opened: Opened, file: str, kind: str, body: dict[str, Any], said: str
+) -> None:
+    given = {"run": "made-one", "file": file, **body} if "run" not in body else body
+    answer = opened.http.post(f"/studio/{kind}", json=given)
+    assert answer.status_code in (400, 404)
+    assert said in answer.json()["error"]["message"]
+    assert not list(opened.studio.root.glob("ftjob-*"))
+
+
+def done(opened: Opened, task: str, seconds: float = 90.0) -> dict[str, Any]:
+    path = f"/v1/fine_tuning/jobs/{task}"
+    wait_for(lambda: opened.http.get(path).json()["finished_at"] is not None, seconds)
+    found: dict[str, Any] = opened.http.get(path).json()
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_on_a_file_with_its_gate(opened: Opened, file: str) -> None:
+    body = {"run": "made/one", "file": file, "limit": 4, "gate": {**MARGINS, "items": 3}}
+    task = opened.http.post("/studio/evaluations", json=body).json()
+    assert opened.http.delete(f"/v1/files/{file}").status_code == 409  # the evaluation needs it
+    found = done(opened, task["id"])
+    assert found["status"] == "succeeded", found["error"]
+    shown = opened.http.get("/studio/report", params={"task": task["id"]}).json()
+    assert shown["report"]["rows"] == 4
+    assert {one["name"] for one in shown["report"]["gate"]["conditions"]} == {"exact", "copying"}
+    assert shown["worst"]
+    assert task["id"] not in {job.id for job in opened.client.fine_tuning.jobs.list()}  # it is none of OpenAI's
+    assert str(opened.studio.root) not in opened.http.get(f"/v1/fine_tuning/jobs/{task['id']}").text
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_with_its_certificate_and_the_files_can_be_taken(opened: Opened, file: str) -> None:
+    http = opened.http
+    task = http.post("/studio/exports", json={"run": "made-one", "to": "gguf", "quant": "q8_0", "file": file}).json()
+    found = done(opened, task["id"])
+    assert found["status"] == "succeeded", found["error"]
+    shown = http.get("/studio/export", params={"task": task["id"]}).json()
+    assert shown["parity"]["passed"]
+    assert shown["record"]["to"] == "gguf"
+    assert str(opened.studio.root) not in json.dumps([shown["task"], shown["record"]])
+    (model,) = (one for one in shown["files"] if one["name"].endswith(".gguf"))
+    content = http.get("/studio/export/file", params={"task": task["id"], "name": model["name"]}).content
+    assert content.startswith(b"GGUF")
+    assert len(content) == model["bytes"]
+    for name in ("../job.json", "/etc/passwd", "..", ""):
+        assert http.get("/studio/export/file", params={"task": task["id"], "name": name}).status_code == 404
+    for task_id in ("../x", "made", found["veneer"]["of"]):
+        assert http.get("/studio/export", params={"task": task_id}).status_code == 404
+
+
+@pytest.mark.slow
+def test_a_task_that_waits_can_be_cancelled_and_one_that_fails_says_why(opened: Opened, file: str) -> None:
+    http = opened.http
+    refused = http.post("/studio/exports", json={"run": "made-one", "to": "merged-4bit"}).json()
+    task = http.post("/studio/exports", json={"run": "made-one", "to": "merged"}).json()
+    http.post(f"/v1/fine_tuning/jobs/{task['id']}/cancel").raise_for_status()
+    found = done(opened, refused["id"])
+    assert found["status"] == "failed"
+    assert found["error"]["message"]
+    assert done(opened, task["id"])["status"] == "cancelled"
+    assert not (opened.studio.root / task["id"] / "export").exists()
