@@ -19,6 +19,8 @@ import json, os, sys
 import torch
 import torch._dynamo
 import torch.distributed
+import torch.distributed.checkpoint.hf_storage
+import torch.distributed.fsdp
 import veneer.cli, veneer.screens.train, veneer.training.run
 from veneer.signals import end_by_signals
 torch.set_num_threads(1)

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from veneer.enums import Scaling as Scaling
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
+    from veneer.enums import Sharding as Sharding
     from veneer.enums import SplitBy as SplitBy
     from veneer.enums import Task as Task
     from veneer.enums import TokenCache as TokenCache
@@ -305,6 +306,7 @@ _HOMES = {
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",
     "Serving": "veneer.serving.request",
+    "Sharding": "veneer.enums",
     "Share": "veneer.generation.share",
     "Shortening": "veneer.walkthrough",
     "SimpoSection": "veneer.config",
@@ -477,6 +479,7 @@ __all__ = [
     "Schedule",
     "Scheme",
     "Serving",
+    "Sharding",
     "Share",
     "Shortening",
     "SimpoSection",

@@ -399,6 +399,15 @@ class Recompute(Enum):
     """Each layer keeps its input alone, and is computed again in backward."""
 
 
+class Sharding(Enum):
+    """Which processes of a run hold what is trained, its gradients and the optimiser's state."""
+
+    NONE = "none"
+    """Each process holds all of them."""
+    FULL = "full"
+    """Each process holds a part of every tensor (FSDP2)."""
+
+
 class Products(Enum):
     """How the products of a frozen base model are computed."""
 

@@ -320,6 +320,24 @@ class _Recorder:
         return nn.Parameter(torch.empty(shape, device="meta"))
 
 
+def unloaded_model(checkpoint: Checkpoint, dtype: torch.dtype) -> CausalLM:
+    """The model of `checkpoint` with weights that are trained, in float32 and without memory (on the meta device).
+
+    Args:
+        checkpoint: the files of the model.
+        dtype: dtype of activations and products.
+
+    Raises:
+        ModelError: the architecture is unknown or tensors do not fit the configuration.
+        ConfigError: the files hold quantised weights.
+    """
+    spec = spec_from_hf(checkpoint.config)
+    check_tensors(checkpoint, spec)
+    if checkpoint.stored:
+        refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
+    return CausalLM(spec, _Recorder(), dtype)
+
+
 def load_model(
     checkpoint: Checkpoint,
     *,

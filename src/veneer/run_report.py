@@ -34,6 +34,7 @@ from veneer.trackers.choose import tracked
 from veneer.training import run as training
 from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
+from veneer.training.sharded import ShardedTraining
 from veneer.training.trainable import AdapterTraining
 
 MOST_ROWS = 200
@@ -111,6 +112,9 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     found, _ = evaluation_rows(config, None)
     if config is None or found is None or config.objective is ObjectiveName.REWARD:
         return None  # a reward model answers nothing, and its curves are in the log
+    if isinstance(result.trainable, ShardedTraining) and result.trainable.shards.cut:
+        emit(Note(message="no process has all of the model, so that there is no report; `veneer evaluate` measures it"))
+        return None
     begun = time.perf_counter()
     assistant = _trained(result, config)
     rows = prepare(assistant, _usable(found.records, config, assistant), emit=emit)

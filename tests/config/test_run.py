@@ -71,7 +71,7 @@ def test_the_keys_are_these() -> None:
                 "grpo.num_iterations", "grpo.mask_truncated_completions", "rewards",
             "compute.device", "compute.dtype", "compute.products", "compute.deterministic", "compute.threads",
             "compute.micro_batch_tokens",
-            "compute.memory_limit_mb", "compute.recompute", "compute.rank_timeout",
+            "compute.memory_limit_mb", "compute.recompute", "compute.rank_timeout", "compute.sharding",
         ]
     )  # fmt: skip
 

@@ -37,3 +37,14 @@ def test_a_run_alone_has_none_and_sends_nothing() -> None:
     assert Spread(lanes=8, processes=1).sent(10**9) == 0
     assert Spread(lanes=8, processes=8).sent(168_000_000) == 294_000_000
     assert Spread(lanes=2, processes=4).at_once == 2
+
+
+def test_weights_in_parts_need_no_sums_and_are_counted_by_the_part() -> None:
+    spread = Spread(lanes=4, processes=4, sharded=True)
+    assert spread.gradient_sums == 0
+    assert spread.part(1001) == 251
+    assert Spread(lanes=4, sharded=True).part(1001) == 1001  # one process holds all
+    assert Spread(lanes=4, processes=4).part(1001) == 1001
+    # Of the layers: gathered twice, gradients once. Of the rest: gathered once, gradients once.
+    assert spread.gathered(800, 400, 2.0, recompute=False) == 2 * (3 * 800 + 2 * 400) * 3 // 4
+    assert spread.gathered(800, 400, 1.0, recompute=True) == (4 * 800 + 2 * 400) * 3 // 4

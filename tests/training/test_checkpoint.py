@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.run_folder import RunFolder
-from veneer.training import checkpoint
+from veneer.training import checkpoint, optimizer_file
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.trainable import FullTraining, Trainable
 
@@ -159,16 +160,16 @@ def test_the_newest_and_the_best_are_kept(
     assert store.folder.checkpoint_steps() == left
 
 
-@pytest.mark.parametrize("moment", ["write_tensors", "sha256"])
+@pytest.mark.parametrize(("module", "moment"), [(optimizer_file, "write_tensors"), (checkpoint, "sha256")])
 def test_a_failure_while_writing_leaves_the_older_ones(
-    saved: Saved, tiny_model: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+    saved: Saved, tiny_model: Path, module: ModuleType, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     trainable = adapter(tiny_model)
     before = tree(saved.store.folder.checkpoints)
-    monkeypatch.setattr(checkpoint, moment, fails)
+    monkeypatch.setattr(module, moment, fails)
     with pytest.raises(OutputError, match="No space left"):
         saved.store.save(Progress(step=4), trainable, optimizer_of(trainable))
     assert tree(saved.store.folder.checkpoints) == before

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,8 @@ class Weights:
     def __init__(self, *, fails: bool = False):
         self.fails = fails
 
-    def save(self, directory: Path, base: Mapping[str, str]) -> None:
-        (directory / "weights").write_text(json.dumps(dict(base)))
+    def save(self, directory: Path) -> None:
+        (directory / "weights").write_text("new")
         if self.fails:
             raise OutputError("the disk is full")
 
@@ -37,8 +36,8 @@ def folder(path: Path) -> RunFolder:
 def test_weights_curve_and_summary_are_written_and_the_digests_of_older_weights_are_gone(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.lock_file.write_text("{}")
-    publish(run, Weights(), PROGRESS, {"model.safetensors": "abc"}, published=2)  # type: ignore[arg-type]
-    assert json.loads((tmp_path / "weights").read_text()) == {"model.safetensors": "abc"}
+    publish(run, Weights().save, PROGRESS, published=2)
+    assert (tmp_path / "weights").read_text() == "new"
     summary = json.loads(run.summary_file.read_text())
     assert (summary["step"], summary["published_step"], summary["tokens"]) == (3, 2, 30)
     assert "evaluation_due" not in summary
@@ -49,7 +48,7 @@ def test_weights_curve_and_summary_are_written_and_the_digests_of_older_weights_
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with pytest.raises(OutputError, match="the disk is full"):
-        publish(run, Weights(fails=True), PROGRESS, {}, published=3)  # type: ignore[arg-type]
+        publish(run, Weights(fails=True).save, PROGRESS, published=3)
     assert (tmp_path / "weights").read_text() == "older"
     assert not run.summary_file.exists()
 

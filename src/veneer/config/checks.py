@@ -26,6 +26,7 @@ from veneer.enums import (
     ReferencePolicy,
     RowKind,
     Scheme,
+    Sharding,
     SplitBy,
     TokenCache,
 )
@@ -86,6 +87,7 @@ def check(config: RunConfig) -> None:
             "train.time_limit fixes the steps after lora.init eva has looked at their rows; give train.steps, or "
             "another init"
         )
+    problems += sharding_problems(config)
     problems += quant_problems(config.quant)
     problems += objective_problems(config)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
@@ -105,6 +107,32 @@ def split_problems(data: DataSection) -> list[str]:
     if by in (SplitBy.ROW, SplitBy.NEAR_DUPLICATES) and column is not None:
         problems.append(f"data.split.column is for group, label or time and data.split.by is {by.value}; leave one out")
     return problems
+
+
+IN_PARTS = (OptimizerName.ADAMW, OptimizerName.LION, OptimizerName.SGD)
+"""Optimisers that change each number by its own state, so that a tensor may be in parts."""
+
+
+def sharding_problems(config: RunConfig) -> list[str]:
+    """What weights in parts do not go together with."""
+    if config.compute.sharding is not Sharding.FULL:
+        return []
+    by_loss, train = "by the evaluation loss alone", config.train
+    found = {
+        f"trains all weights, and method is {config.method.value}; take method full, or sharding none, under which "
+        "every process has the whole base": config.method is not Method.FULL,
+        f"trains on what stands in the rows, and objective is {config.objective.value}; take sft or pretraining": (
+            not config.objective.imitates
+        ),
+        f"needs an optimiser whose state can be cut, and train.optimizer is {train.optimizer.value}; take "
+        f"{', '.join(one.value for one in IN_PARTS)}": train.optimizer not in IN_PARTS,
+        f"compares evaluations {by_loss}, and train.best_metric is {train.best_metric}": train.best_metric != "loss",
+        "answers no prompts on the way; leave train.samples_every out": train.samples_every is not None,
+        "measures no steps ahead; give train.steps or train.epochs in place of train.time_limit": (
+            train.time_limit is not None
+        ),
+    }
+    return [f"compute.sharding full {why}" for why, wrong in found.items() if wrong]
 
 
 def quant_problems(quant: QuantSection) -> list[str]:

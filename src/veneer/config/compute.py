@@ -6,7 +6,7 @@ from typing import Literal
 
 from veneer.config.numbers import Count, Duration, Threads
 from veneer.config.section import Section
-from veneer.enums import Dtype, Products, Recompute
+from veneer.enums import Dtype, Products, Recompute, Sharding
 
 
 class ComputeSection(Section):
@@ -34,6 +34,10 @@ class ComputeSection(Section):
     rank_timeout: Duration = 600.0
     """The time after which a run on several processes ends because one of them does not answer: seconds, or `90s`,
     `10m`."""
+    sharding: Sharding = Sharding.NONE
+    """Which processes of a run on several of them hold the weights that method full trains, their gradients and the
+    optimiser's state: `none` has all of them in every process. `full` has a part of each tensor in each process, which
+    gathers a layer when it computes it (FSDP2). The result is then the same to rounding, and not to the byte."""
     memory_limit_mb: Count | None = None
     """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the main memory, or nine tenths
     of a GPU's. Of a GPU it is never more than what is free when the run begins; of the main memory it does not count

@@ -175,6 +175,15 @@ class CausalLM(nn.Module):
         """Use gradient checkpointing, or keep the activations of all layers (None)."""
         self.model.recomputation = how
 
+    def give_memory(self, device: torch.device) -> None:
+        """Give memory on a device to a model that was built on the meta device. Its weights hold anything then."""
+        self.to_empty(device=device)
+        for rotary in self.model.ropes:
+            cast(Rotary, rotary).place(device)
+        if self.spec.tied_head:
+            # Each of the two was given memory by itself.
+            self.lm_head.weight = self.model.embed_tokens.weight
+
     def host_embedding(self) -> None:
         """Move the embedding to the main memory; the head stays.
 

@@ -94,6 +94,11 @@ class Rotary(nn.Module):
     def __init__(self, rope: RopeSpec, head_dim: int, device: torch.device):
         super().__init__()
         self.rope, self.head_dim = rope, head_dim
+        self.place(device)
+
+    def place(self, device: torch.device) -> None:
+        """Compute the frequencies, on a device."""
+        rope, head_dim = self.rope, self.head_dim
         self.register_buffer("frequencies", inverse_frequencies(rope, head_dim).to(device), persistent=False)
         long = inverse_frequencies(rope, head_dim, long=True).to(device) if rope.kind is RopeKind.LONGROPE else None
         self.register_buffer("long_frequencies", long, persistent=False)

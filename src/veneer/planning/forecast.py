@@ -8,7 +8,7 @@ from typing import Protocol
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
 from veneer.config import RunConfig
-from veneer.enums import Method
+from veneer.enums import Method, Sharding
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
@@ -107,7 +107,11 @@ def make_forecast(
         files=description.dtype,
         lora=lora,
         targets=targets,
-        spread=Spread(lanes=1 if config.train.lanes == "auto" else config.train.lanes, processes=machine.world),
+        spread=Spread(
+            lanes=1 if config.train.lanes == "auto" else config.train.lanes,
+            processes=machine.world,
+            sharded=config.compute.sharding is Sharding.FULL,
+        ),
         teaching=teaching,
         reward_models=reward_models,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PART_FILE = 1 << 26
+"""Bytes of a file of a checkpoint in parts; two copies of it are in memory while it is written."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
@@ -11,6 +14,17 @@ class Spread:
 
     lanes: int = 1
     processes: int = 1
+    sharded: bool = False
+    """Whether each process holds a part of the weights, their gradients and the optimiser's state."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether there is a process that does not hold all of it."""
+        return self.sharded and self.processes > 1
+
+    def part(self, size: int) -> int:
+        """What a process holds of so many bytes of weights, gradients or state."""
+        return -(-size // self.processes) if self.in_parts else size
 
     @property
     def largest_share(self) -> int:
@@ -25,7 +39,7 @@ class Spread:
         more when the parameters hold none. Where processes do not divide the lanes, some hold two subtrees a level,
         which are sent and received as well.
         """
-        if self.lanes == 1 and self.processes == 1:
+        if self.in_parts or (self.lanes == 1 and self.processes == 1):
             return 0
         levels = (self.largest_share - 1).bit_length()
         return levels + 1 if self.lanes % self.processes == 0 else 3 * (2 * levels + 1)
@@ -42,6 +56,19 @@ class Spread:
             gradients: bytes of all gradients.
         """
         return 2 * (self.processes - 1) * gradients // self.processes
+
+    def gathered(self, layers: int, ends: int, passes: float, *, recompute: bool) -> int:
+        """Bytes that a process sends in a step where weights are in parts: those of the layers are gathered in forward
+        and in backward, and once more where backward computes them again; all gradients are added once.
+
+        Args:
+            layers: bytes of the layers' weights.
+            ends: bytes of the other weights.
+            passes: micro-batches that a process computes in a step.
+            recompute: whether backward computes the layers again.
+        """
+        times = (4 if recompute else 3) * layers + 2 * ends
+        return int(passes * times * (self.processes - 1) / self.processes)
 
 
 ALONE = Spread()

@@ -22,6 +22,7 @@ from veneer.native.library import kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import attended_keys, by_flash, kept_activations, largest_layer
+from veneer.planning.lanes import PART_FILE
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
@@ -47,6 +48,8 @@ KERNELS_KEPT = 1024
 """Largest number of such kernels that oneDNN keeps."""
 TYPICAL_START = 265 * MB
 """Resident memory of a process that has imported what a run needs, for systems without /proc."""
+PARTS_IMPORTS = 50 * MB
+"""Modules that a run imports whose weights are in parts (FSDP2 and distributed checkpoints)."""
 GPU_START = 600 * MB
 """Estimate of CUDA's context, its kernels and cuBLAS' workspace on a GPU."""
 MAPPED = 4 * MB
@@ -130,6 +133,8 @@ class Memory:
     """Copies of what is trained, of a reference that the sampled answers are compared with."""
     rounded: int = 0
     """The adapter's factors in the compute dtype, on a GPU that has room for them."""
+    gathered: int = 0
+    """Weights that are gathered to be computed with, and gradients on their way, where each process holds a part."""
     hosted: int = 0
     """The part of `base` that is moved to the main memory once it is loaded, for a GPU that has no room for it."""
 
@@ -138,7 +143,7 @@ class Memory:
         """Largest memory of each phase, in bytes."""
         loaded = self.runtime + self.base + self.adapters + self.teacher
         before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
-        trained = loaded + self.optimizer + self.decoded + self.rounded + self.reference - self.hosted
+        trained = loaded + self.optimizer + self.decoded + self.rounded + self.reference + self.gathered - self.hosted
         forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return before | {
@@ -147,7 +152,7 @@ class Memory:
             **({"sampling": trained + self.sampling + self.heap} if self.sampling else {}),
             **({"scoring": trained + self.scoring + self.heap} if self.scoring else {}),
             "evaluation": trained + self.evaluation + self.heap,
-            "saving": trained + self.saving + self.heap,
+            "saving": trained - self.gathered + self.saving + self.heap,
         }
 
     @property
@@ -192,8 +197,9 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         recompute: whether backward computes each layer again.
         start: resident bytes of the process before the model is loaded; None means those of this process now.
     """
-    sums = 4 * setup.trained_weights * setup.spread.gradient_sums
-    gradients = 4 * setup.trained_weights + sums
+    spread = setup.spread
+    sums = 4 * setup.trained_weights * spread.gradient_sums
+    gradients = spread.part(4 * setup.trained_weights) + sums
     activations = kept_activations(setup, batch, recompute=recompute)
     workspace = _workspace(setup, batch)
     if recompute:
@@ -208,30 +214,51 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     first_use = FIRST_USE + compiled_bytes + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
-        runtime = (resident() if start is None else start) + first_use
+        runtime = (resident() if start is None else start) + first_use + (PARTS_IMPORTS if spread.in_parts else 0)
     return Memory(
         runtime=runtime,
-        base=base_bytes(setup),
+        base=spread.part(base_bytes(setup)),
         adapters=4 * sum(one.adapter_weights for one in (setup, *setup.reward_models)),
         rounded=0 if cpu or setup.dtype.itemsize == 4 else setup.adapter_weights * setup.dtype.itemsize,
         teacher=0 if setup.teaching is None else teacher_bytes(setup.teaching),
         gradients=gradients,
-        optimizer=state_bytes(setup),
+        optimizer=spread.part(state_bytes(setup)),
         activations=activations,
         logits=logits,
         workspace=workspace,
         heap=_heap(setup, batch, activations + max(workspace, logits), recompute=recompute),
-        loading=max(map(_loading, models)),
+        loading=max(map(_loading, models)) + (4 * setup.head_weights if spread.in_parts else 0),
         evaluation=max(_evaluation(model, batch) for model in models) + _compared(setup, batch),
         teaching=_teaching(setup, batch),
-        saving=2 * 4 * setup.head_weights if setup.full else 0,
+        saving=_saving(setup),
         summing=2 * 4 * setup.head_weights if setup.full and setup.spec.tied_head else 0,
         first_use=first_use,
+        gathered=_gathered(setup),
         forward_gradients=gradients if batch.micro_batches > 1 else sums,
         sampling=sampling_bytes(setup, batch),
         scoring=max((_evaluation(one, scored_texts(batch)) for one in setup.reward_models), default=0),
         reference=reference_bytes(setup),
     )
+
+
+def _saving(setup: Setup) -> int:
+    """Copies made while a checkpoint is written: of the embedding, or of what becomes a file of a process's part."""
+    if setup.spread.in_parts:
+        return 2 * max(PART_FILE, setup.spread.part(4 * setup.head_weights))
+    return 2 * 4 * setup.head_weights if setup.full else 0
+
+
+def _gathered(setup: Setup) -> int:
+    """What a process gathers of weights in parts, and the gradients that it makes of them.
+
+    Outside of the layers it is all weights and their gradients. Of layers it is two, since the next one is gathered
+    while one is computed, the buffer that a layer comes in, its gradients, and the buffer that these go in. That buffer
+    is as long as the weights outside of the layers where these are more.
+    """
+    if not setup.spread.in_parts:
+        return 0
+    ends, layer = 4 * setup.end_weights, 4 * setup.layer_weights
+    return 2 * ends + 4 * layer + max(ends, layer)
 
 
 def _logits(setup: Setup, batch: BatchShape) -> int:

@@ -44,8 +44,9 @@ class Plan:
         kept = "layers computed again in backward" if choice.recompute else "activations kept"
         source = "" if self.rate.measured else " (estimated from the data sheet)"
         spread = self.setup.spread
-        sent = f"{spread.sent(4 * self.setup.trained_weights) / MB:,.1f} MB"
-        each = [f"plan: {spread.processes} processes, each as follows; {sent} sent by each in a step"]
+        parts = f", with a part of every tensor ({self._in_parts / MB:,.1f} MB in all)" if spread.in_parts else ""
+        sent = f"{self.sent / MB:,.1f} MB"
+        each = [f"plan: {spread.processes} processes, each as follows{parts}; {sent} sent by each in a step"]
         return [
             *(each if spread.processes > 1 else []),
             f"plan: {choice.memory.peak / MB:,.0f} MB at the peak, of {self.limit.bytes / MB:,.0f} MB allowed "
@@ -53,6 +54,22 @@ class Plan:
             f"plan: about {spoken(self.seconds)} a step{source}, {spoken(self.seconds * self.steps)} for "
             f"{self.steps:,} steps without evaluation",
         ]
+
+    @property
+    def _in_parts(self) -> int:
+        """Bytes of a process's parts of weights, gradients and optimiser state."""
+        memory = self.choice.memory
+        return memory.base + memory.gradients + memory.optimizer
+
+    @property
+    def sent(self) -> int:
+        """Bytes that each process sends in a step."""
+        setup, spread = self.setup, self.setup.spread
+        if not spread.in_parts:
+            return spread.sent(4 * setup.trained_weights)
+        ends = 4 * setup.end_weights
+        passes = max(1.0, self.choice.batch.micro_batches / spread.at_once)
+        return spread.gathered(4 * setup.trained_weights - ends, ends, passes, recompute=self.recompute)
 
     def to_json(self) -> dict[str, Any]:
         """Every number, for programs. Sizes are in bytes."""
@@ -68,7 +85,8 @@ class Plan:
             "cut": asdict(self.choice.batch),
             "lanes": self.setup.spread.lanes,
             "processes": self.setup.spread.processes,
-            "sent_per_step": self.setup.spread.sent(4 * self.setup.trained_weights),
+            "sharded": self.setup.spread.in_parts,
+            "sent_per_step": self.sent,
             "steps": self.steps,
             "seconds_per_step": self.seconds,
             "rate": asdict(self.rate),

@@ -330,6 +330,16 @@ class Setup:
         return sum(prod(shape) for _, shape in self.trained)
 
     @property
+    def end_weights(self) -> int:
+        """Elements outside of the layers, of a model all of whose weights are trained."""
+        return self.head_weights * (1 if self.spec.tied_head else 2) + self.spec.hidden_size
+
+    @property
+    def layer_weights(self) -> int:
+        """Elements of one layer of such a model."""
+        return -(-(self.trained_weights - self.end_weights) // self.spec.num_layers)
+
+    @property
     def adapter_weights(self) -> int:
         """Elements of the adapter: trained tensors, a frozen A, and subtracted pairs."""
         if self.full:

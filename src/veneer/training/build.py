@@ -13,12 +13,15 @@ from veneer.enums import Init, Method
 from veneer.events import Stage, Subscriber, ignore
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import model_name
-from veneer.load import WeightForm
+from veneer.load import WeightForm, unloaded_model
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.planning.plan import Plan
 from veneer.training.from_adapter import start_from
+from veneer.training.parallel.group import Group
+from veneer.training.parallel.shards import Shards
 from veneer.training.session import RunInputs
+from veneer.training.sharded import ShardedTraining
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 EVA_ROWS = 2
@@ -33,6 +36,28 @@ def build(inputs: RunInputs, emit: Subscriber = ignore) -> tuple[LanguageModel, 
     """
     model = base_model(inputs, emit)
     return model, trained_on(model, inputs)
+
+
+def sharded(inputs: RunInputs, group: Group, emit: Subscriber = ignore) -> ShardedTraining:
+    """Load this process's parts of a model all of whose weights are trained; no process ever has all of them.
+
+    Args:
+        inputs: of the run.
+        group: the processes of the run, which are connected.
+        emit: told how far loading is.
+
+    Raises:
+        VeneerError: the model cannot be loaded, or trained so.
+    """
+    config, origin = inputs.config, inputs.origin
+    device = resolve_device(config.compute.device)
+    model = unloaded_model(origin, resolve_dtype(config.compute.dtype, device))
+    shards = Shards(model, group, device)
+    with Stage(emit, f"loading {config.model}", total=len(shards.parts), unit="tensors") as stage:
+        for name in shards.parts:
+            stage.advance(item=name)
+            shards.read(name, origin)
+    return ShardedTraining(model, origin, shards)
 
 
 def trained_on(model: LanguageModel, inputs: RunInputs) -> Trainable:

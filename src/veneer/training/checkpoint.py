@@ -16,20 +16,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeGuard
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError, listing
-from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
+from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 from veneer.training.bad_steps import IN_A_ROW, WINDOW
 from veneer.training.loss_scale import Changes, scale_at
+from veneer.training.optimizer_file import OPTIMIZER, PARTS, OneFile, StateFiles
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
-OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 STEPS = "train.steps"
 """The key of an identity that may grow: a run can be made longer."""
@@ -125,6 +122,7 @@ class CheckpointStore:
         base_keys: what the system says of these files (`veneer.io.digests.file_key`), by which they are known again
             where they were not hashed.
         companion: what else is kept.
+        state: how the optimiser's state is kept, and who writes it.
     """
 
     def __init__(
@@ -137,6 +135,7 @@ class CheckpointStore:
         base: Callable[[], Mapping[str, str] | None] = dict,
         base_keys: Mapping[str, Sequence[int]] = MappingProxyType({}),
         companion: Companion | None = None,
+        state: StateFiles | None = None,
     ):
         self.folder = folder
         self.keep = keep
@@ -145,6 +144,7 @@ class CheckpointStore:
         self._base = base
         self._base_keys = base_keys
         self._companion = companion
+        self._state = state or OneFile()
         self._restored_base: Mapping[str, str] | None = None
 
     def save(self, progress: Progress, trainable: Trainable, optimizer: Optimizer) -> Path:
@@ -157,11 +157,13 @@ class CheckpointStore:
         """
         target = self.folder.checkpoint(progress.step)
         if target.exists():
+            self._state.begin(None)
             return target
         base = self.check_base()
         with atomic_folder(target) as folder:
+            self._state.begin(folder)
             trainable.save(folder, base or {})
-            write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
+            self._state.save(folder, optimizer)
             if self._companion is not None:
                 self._companion.save(folder, progress.step)
             known = {"unread_base": dict(self._base_keys)} if base is None else {"base": dict(base)}
@@ -171,6 +173,33 @@ class CheckpointStore:
             (folder / MANIFEST_FILE).write_text(to_text(files, indent=2) + "\n", encoding="utf-8")
         self.prune(progress.best_step)
         return target
+
+    def follow(self, trainable: Trainable, optimizer: Optimizer) -> None:
+        """Write this process's part of the checkpoint that the first one saves, if it has a part.
+
+        Raises:
+            OutputError: it cannot be written.
+            RankLost: another process is gone.
+        """
+        folder = self._state.awaited()
+        if folder is not None:
+            trainable.save(folder, {})
+            self._state.save(folder, optimizer)
+
+    def follow_restored(self, step: int, trainable: Trainable, optimizer: Optimizer) -> None:
+        """Load this process's part of the checkpoint that the first one has restored.
+
+        Args:
+            step: the step of the checkpoint.
+            trainable: takes the weights.
+            optimizer: takes its state.
+
+        Raises:
+            CheckpointError: it does not fit this run.
+        """
+        folder = self.folder.checkpoint(step)
+        trainable.restore(folder)
+        self._state.load(folder, optimizer)
 
     def check_base(self) -> Mapping[str, str] | None:
         """The digests of the base model's files, which must be those of the run that is gone on with; None where a
@@ -271,10 +300,7 @@ class CheckpointStore:
                 "whether they are what they were is known of each one's size and of its first and last megabyte alone"
             )
         trainable.restore(folder)
-        try:
-            optimizer.load(load_file(folder / OPTIMIZER))
-        except (SafetensorError, KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
+        self._state.load(folder, optimizer)
         if self._companion is not None:
             self._companion.restore(folder, progress.step)
         return progress
@@ -383,7 +409,7 @@ def _fault(folder: Path) -> str | None:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return f"{MANIFEST_FILE} is missing or broken"
-    if not isinstance(manifest, dict) or not {OPTIMIZER, STATE} <= manifest.keys():
+    if not isinstance(manifest, dict) or STATE not in manifest or not any(map(_of_optimizer, manifest)):
         return f"{MANIFEST_FILE} is incomplete"
     if not all(_plain_name(name) for name in manifest):
         return f"{MANIFEST_FILE} names files outside of the checkpoint"
@@ -394,6 +420,11 @@ def _fault(folder: Path) -> str | None:
         if sha256(file) != digest:
             return f"{name} has changed"
     return None
+
+
+def _of_optimizer(name: str) -> bool:
+    """Whether a manifest's name is that of the optimiser's state, or of a part of it."""
+    return name == OPTIMIZER or name.startswith(f"{PARTS}/")
 
 
 def _plain_name(name: str) -> bool:

@@ -153,7 +153,7 @@ class Engine:
             raise
         except RankLost:
             self.drop_gradients()
-            self._keep(progress)
+            self._keep_alone(progress)
             self._finish(progress, "rank lost")
             raise
         self.finish(progress)
@@ -194,7 +194,8 @@ class Engine:
         while True:
             self.trainable.seed_step(self.seed)
             batch = largest(progress.micro_batch_tokens(progress.step + 1))
-            tried = self._attempt(batch, lambda sums: sums.total)
+            with self.team.passing():
+                tried = self._attempt(batch, lambda sums: sums.total)
             fault = self.team.agree(tried if isinstance(tried, MemoryFault) else None, [batch])
             self.drop_gradients()
             if not isinstance(fault, MemoryFault):
@@ -235,7 +236,9 @@ class Engine:
 
     def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
         lane_sum = self.team.sum(list(self.optimizer.parameters.values()), step)
-        found = lane_sum.total(self._own_lanes(step, lane_sum))
+        with self.team.passing():
+            outcome = self._own_lanes(step, lane_sum)
+        found = lane_sum.total(outcome)
         if isinstance(found, Signalled):
             self.give_up(progress)
         return found
@@ -247,13 +250,15 @@ class Engine:
             if lane > 0:
                 self._seed(step.number, lane)
             for batch in step.lanes[lane]:
-                if self._stopping or self.signalled():
+                if self.team.apart and (self._stopping or self.signalled()):
                     return Signalled()
                 found = self._attempt(batch, step.loss)
                 if isinstance(found, MemoryFault):
                     return found
                 means.add(found)
             lane_sum.add(lane, means)
+        for batch in self.team.idle(step.lanes):
+            self._attempt(batch, lambda sums: 0.0 * sums.loss(step.weights))
         # A process whose lanes are empty is signalled as well.
         return Signalled() if self.team.many and (self._stopping or self.signalled()) else None
 
@@ -265,7 +270,10 @@ class Engine:
         except KINDS as error:
             if not is_out_of_memory(error):
                 raise
-            return MemoryFault(batch, str(error))
+            fault = MemoryFault(batch, str(error))
+            if not self.team.apart:
+                raise fault.alone("computing a step") from None
+            return fault
         return sums
 
     def make_room(self, progress: Progress, fault: MemoryFault, halvings: int) -> int:
@@ -311,7 +319,7 @@ class Engine:
         self.drop_gradients()
         release_memory(self.model.device)
         try:
-            self._keep(progress)
+            self._keep_alone(progress)
         finally:
             self._finish(progress, "out of memory")
 
@@ -376,7 +384,7 @@ class Engine:
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
         # The loss and the norm come in one: it is the only time in a step that a GPU is waited for.
-        norm = math.sqrt(means.read(squared_norm(parameters))) / step.scale
+        norm = math.sqrt(self.team.added(means.read(squared_norm(parameters)))) / step.scale
         if overflowed(step.scale, means.loss, norm):
             self._scale_less(progress, step, spent)
             return False
@@ -433,6 +441,8 @@ class Engine:
 
     def drop_gradients(self) -> None:
         """Forget the gradients of a step that was begun."""
+        if self.team.shards is not None:
+            self.team.shards.drop_gradients()
         drop_gradients(self.optimizer.parameters.values())
 
     def _skip(self, progress: Progress, loss: float, norm: float, bad: str, seconds: float) -> None:
@@ -498,8 +508,14 @@ class Engine:
         if progress.step > 0 and not self._stepping:
             self._save(progress)
 
+    def _keep_alone(self, progress: Progress) -> None:
+        """`_keep` where the others cannot be waited for: the last checkpoint stays where they would have to write."""
+        if self.team.apart:
+            self._keep(progress)
+
     def _save(self, progress: Progress) -> None:
         if not self.team.first:
+            self.checkpoints.follow(self.trainable, self.optimizer)
             return
         begun = time.perf_counter()
         with out_of_memory_while(f"writing the checkpoint of step {progress.step}"):

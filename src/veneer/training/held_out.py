@@ -70,8 +70,15 @@ def _attempt(
 ) -> Means | MemoryFault | None:
     batches = objective.prepared(batches)
     weights = objective.weights(batches)
-    own = batches[team.group.ranks.rank :: team.group.ranks.world]
-    found, outcome = _own_means(model, own, objective, weights, emit)
+    world = team.group.ranks.world
+    own = batches[team.group.ranks.rank :: world]
+    # Where weights are in parts, each process computes as many micro-batches as the first.
+    idle = [] if team.apart else batches[: -(-len(batches) // world) - len(own)]
+    with team.passing():
+        found, outcome = _own_means(model, [*own, *idle], objective, weights, emit, team.apart)
+    if team.shards is not None:
+        team.shards.let_go()
+    found = found[: len(own)]
     agreed = team.agree(outcome, batches)
     if isinstance(agreed, Signalled):
         return None
@@ -89,23 +96,29 @@ def _own_means(
     objective: StepObjective,
     weights: Mapping[str, float],
     emit: Subscriber,
+    apart: bool,
 ) -> tuple[list[Means], Outcome]:
-    """What each of this process's micro-batches adds to the means, or what kept it from them."""
+    """What each of this process's micro-batches adds to the means, or what kept it from them. A process that is not
+    `apart` from the others computes to the end."""
 
     def advance(stage: Stage) -> None:
         stage.advance()
-        if stop_signalled():
+        if apart and stop_signalled():
             raise _SignalCame
 
     try:
         with Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage:
-            return each_means(model, batches, objective, weights, lambda: advance(stage)), None
+            found = each_means(model, batches, objective, weights, lambda: advance(stage))
+            return found, None if apart or not stop_signalled() else Signalled()
     except _SignalCame:
         return [], Signalled()
     except KINDS as error:
         if not is_out_of_memory(error):
             raise
-        return [], MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+        fault = MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+        if not apart:
+            raise fault.alone(DOING) from None
+        return [], fault
 
 
 def _everybodys(own: Sequence[Means], count: int, weights: Mapping[str, float], group: Group) -> list[Means]:

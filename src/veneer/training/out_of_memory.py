@@ -58,6 +58,18 @@ class MemoryFault:
             why = f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."
         return OutOfMemory(f"{message_of(doing, self.said)} {why}")
 
+    def alone(self, doing: str) -> OutOfMemory:
+        """The error where processes compute together and none can make its part smaller by itself.
+
+        Args:
+            doing: what was done: "evaluating".
+        """
+        tokens = len(self.batch.tokens)
+        return OutOfMemory(
+            f"{message_of(doing, self.said)} The micro-batch had {tokens:,} tokens; with compute.sharding full it is "
+            "not halved on the way. Go on from the last checkpoint with a smaller compute.micro_batch_tokens."
+        )
+
 
 def release_memory(device: torch.device) -> None:
     """Give back what a step that failed has left."""

@@ -18,7 +18,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
 from veneer.data.kinds import PARTS, load_kind
 from veneer.data.rows import Rows
-from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Task
+from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Sharding, Task
 from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
@@ -103,6 +103,11 @@ def prepare(
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
     refuse_settings(config, description)
+    if config.compute.sharding is Sharding.FULL and description.spec.mixture is not None:
+        raise ConfigError(
+            f"compute.sharding full is for dense models, and {description.source} has experts, of which a process may "
+            "meet others than the next one; take sharding none"
+        )
     best_by(config)  # refuses a metric that the objective does not have
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)

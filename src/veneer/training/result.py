@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from veneer.charts import loss_chart
 from veneer.events import by_step
@@ -11,26 +12,22 @@ from veneer.io.files import reported, staged_files, write_text
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 from veneer.training.checkpoint import Progress
-from veneer.training.trainable import Trainable
 
 
-def publish(
-    folder: RunFolder, trainable: Trainable, progress: Progress, base: Mapping[str, str], published: int
-) -> None:
+def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress, published: int) -> None:
     """Write the trained weights, the curve and the summary into the run's folder, each file atomically.
 
     Args:
         folder: of the run.
-        trainable: what was trained.
+        write: writes the files of what was trained into a folder.
         progress: where the run ended.
-        base: the SHA-256 of the base model's files, by name.
         published: the step after which the weights stood.
 
     Raises:
         OutputError: a file cannot be written; the checkpoints still hold the weights.
     """
     with staged_files(folder.path) as staged:
-        trainable.save(staged, base)
+        write(staged)
         with reported(folder.path):
             # A kill from here on must not leave new weights beside the digests of older ones.
             folder.lock_file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from yaml import safe_load
 from veneer.config import RunConfig, check, parse, to_yaml
 from veneer.data.chat import stop_tokens
 from veneer.data.encoding import encoder_of
-from veneer.enums import ObjectiveName
+from veneer.enums import ObjectiveName, Sharding
 from veneer.events import EventLog, Note, Stage, Subscriber
 from veneer.hardware import computing_on, resolve_device
 from veneer.model.decoder import CausalLM
@@ -24,7 +24,7 @@ from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
-from veneer.training.build import base_model, trained_on
+from veneer.training.build import base_model, sharded, trained_on
 from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.kept_weights import keeping_decoded
 from veneer.training.live_teacher import live_teacher
@@ -163,6 +163,8 @@ class _Call:
 
 def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
+    if inputs.config.compute.sharding is Sharding.FULL:
+        return _begin_sharded(inputs, call, log)
     # A teacher that is asked once is gone before the student is there.
     teacher: Teacher | None = taught_table(inputs, log.emit)
     with out_of_memory_while("loading the model"):
@@ -182,6 +184,14 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
     return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches, call.group)
+
+
+def _begin_sharded(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
+    """`_begin` where no process has all of the model."""
+    with out_of_memory_while("loading the model"):
+        trainable = sharded(inputs, call.group, log.emit)
+    objective = _objective(inputs, trainable.model, trainable, log.emit, call.group, None)
+    return begin(inputs, trainable.model, trainable, objective, log, call.stop, call.micro_batches, call.group)
 
 
 def _sampled(

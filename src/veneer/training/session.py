@@ -43,17 +43,19 @@ from veneer.training.loss_scale import first_changes
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.optim import RateSchedule
+from veneer.training.optimizer_file import StateFiles
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
 from veneer.training.optimizers.lorafa import FactorPair, LoraFA
 from veneer.training.parallel.group import Alone, Group
 from veneer.training.parallel.lanes import Team
 from veneer.training.parallel.ranks import ALONE, Ranks
-from veneer.training.parallel.start import share, with_lanes
+from veneer.training.parallel.start import share, shared_progress, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
 from veneer.training.reward_adapters import check_bases
 from veneer.training.sampled_run import SampledRun
+from veneer.training.sharded import ShardedTraining, StateInParts
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
 from veneer.training.trainable import AdapterTraining, Trainable
@@ -276,7 +278,7 @@ class Session:
                 )
             published = self._choose_weights()
             with out_of_memory_while("writing the result"):
-                publish(folder, self.trainable, progress, base, published)
+                publish(folder, lambda staged: self._write(staged, published, base), progress, published)
             write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
         return RunResult(
             output=folder.path,
@@ -287,6 +289,13 @@ class Session:
             peak_memory_mb=peak_memory_mb(device),
             plan=self.forecast if isinstance(self.forecast, Plan) else None,
         )
+
+    def _write(self, directory: Path, step: int, base: Mapping[str, str]) -> None:
+        """Write the files of the result, whose weights stood after a step."""
+        if isinstance(self.trainable, ShardedTraining):
+            self.trainable.publish(self.engine.checkpoints.folder.checkpoint(step), directory)
+        else:
+            self.trainable.save(directory, base)
 
     def _choose_weights(self) -> int:
         """Take the weights that become the result; the step after which they stood."""
@@ -332,7 +341,8 @@ def begin(
         OutputError: the folder cannot be written.
     """
     config, steps, device = _as_loaded(inputs.config, model), inputs.data.steps, model.device
-    team = Team(group or Alone(), lanes_in(config.train))
+    shards = trainable.shards if isinstance(trainable, ShardedTraining) else None
+    team = Team(group or Alone(), lanes_in(config.train), shards)
     if config.compute.products is Products.INT8:
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     if config.compute.recompute is Recompute.LAYERS:
@@ -341,11 +351,16 @@ def begin(
     for line in notes(config.train, optimizer.parameters, device):
         log.emit(Note(message=line))
     digests = InputDigests(inputs.origin.files() if team.first else [], inputs.data.tokenizer, config)
-    store = _checkpoint_store(inputs, config, digests, device, None if sampled is None else sampled.source)
+    state = None if shards is None else StateInParts(shards)
+    store = _checkpoint_store(inputs, config, digests, device, None if sampled is None else sampled.source, state)
     progress = Progress(micro_batches=[list(one) for one in micro_batches], loss_scales=first_changes(model.dtype))
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
-    progress = share(team.group, trainable, optimizer, progress)
+    if team.apart:
+        share(team.group, trainable, optimizer)
+    progress = shared_progress(team.group, progress)
+    if not team.apart and not team.first and progress.step > 0:
+        store.follow_restored(progress.step, trainable, optimizer)
     if sampled is not None:
         sampled.source.share(progress.step)
     team.group.require_equal("what the run is made of", to_text(_shared_identity(store.identity), sort_keys=True))
@@ -388,7 +403,7 @@ def _started(inputs: RunInputs, config: RunConfig, trainable: Trainable, resumed
         steps=inputs.data.steps.total,
         resumed_at=resumed_at,
         examples=inputs.data.rows.count,
-        trainable=sum(parameter.numel() for parameter in trainable.named().values()),
+        trainable=trainable.numbers,
         learning_rate=float(config.train.learning_rate),
         planned_memory_mb=None if plan is None else plan.choice.memory.peak / 1e6,
         planned_seconds=None if plan is None else plan.seconds,
@@ -410,7 +425,12 @@ def _shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint_store(
-    inputs: RunInputs, config: RunConfig, digests: InputDigests, device: torch.device, companion: Companion | None
+    inputs: RunInputs,
+    config: RunConfig,
+    digests: InputDigests,
+    device: torch.device,
+    companion: Companion | None,
+    state: StateFiles | None,
 ) -> CheckpointStore:
     identity = _identity(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
@@ -423,6 +443,7 @@ def _checkpoint_store(
         base=digests.base_in_time,
         base_keys=digests.base_keys,
         companion=companion,
+        state=state,
     )
 
 

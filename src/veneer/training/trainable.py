@@ -26,6 +26,11 @@ class Trainable(Protocol):
         """Trainable parameters by a stable name."""
         ...
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers are trained, over all processes."""
+        ...
+
     def seed_step(self, seed: int) -> None:
         """Start the random draws of one step (dropout), so that a resumed run draws the same."""
         ...
@@ -66,6 +71,11 @@ class AdapterTraining:
         """A and B of every layer, and what else is trained."""
         return self.adapter.named_parameters()
 
+    @property
+    def numbers(self) -> int:
+        """See `Trainable`."""
+        return sum(parameter.numel() for parameter in self.named().values())
+
     def seed_step(self, seed: int) -> None:
         """Seed the dropout masks."""
         self.adapter.generator.manual_seed(seed)
@@ -99,6 +109,11 @@ class FullTraining:
     def named(self) -> dict[str, nn.Parameter]:
         """Every parameter; one that is shared (a tied head) once."""
         return dict(self.model.named_parameters())
+
+    @property
+    def numbers(self) -> int:
+        """See `Trainable`."""
+        return sum(parameter.numel() for parameter in self.named().values())
 
     def seed_step(self, seed: int) -> None:
         """Nothing is drawn: the decoder has no dropout."""

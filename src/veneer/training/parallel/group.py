@@ -8,7 +8,7 @@ NCCL for what is on GPUs. A collective that fails ends the run on every rank wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import blake2b
@@ -38,6 +38,15 @@ class Group(Protocol):
     @property
     def ranks(self) -> Ranks:
         """The place of this process."""
+        ...
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The group of torch.distributed, once it is connected; None for a process that is alone."""
+        ...
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """A block in which others call collectives of the group; one that fails is told as RankLost."""
         ...
 
     def publish(self, key: str, text: str) -> None:
@@ -81,6 +90,11 @@ class Alone:
     """A single process (`Group`): what it leaves is for nobody."""
 
     ranks = ALONE
+    process_group = None
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """See `Group`."""
+        return nullcontext()
 
     def publish(self, key: str, text: str) -> None:
         """See `Group`."""
@@ -122,8 +136,22 @@ class Together:
     peers: Peers
     sent: dict[str, int] = field(default_factory=dict)
     """Bytes that this rank has sent to others, by what for: `control` and `gradients`."""
-    made: dist.ProcessGroup | None = None
+    process_group: dist.ProcessGroup | None = None
     """The group of torch.distributed whose collectives these are; None before it is made."""
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """See `Group`.
+
+        Raises:
+            RankLost: a collective has failed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not _of_network(error):
+                raise
+            raise self.peers.lost(error) from None
 
     def publish(self, key: str, text: str) -> None:
         """See `Group`."""
@@ -156,7 +184,7 @@ class Together:
         with self._lost():
             if dist.is_initialized():
                 # The launcher has made a group already, with a time-out of its own, as Ray does.
-                self.made = dist.new_group(backend=backend, timeout=timeout)
+                self.process_group = dist.new_group(backend=backend, timeout=timeout)
                 return
             dist.init_process_group(
                 backend,
@@ -165,19 +193,19 @@ class Together:
                 world_size=self.ranks.world,
                 timeout=timeout,
             )
-            self.made = dist.group.WORLD
+            self.process_group = dist.group.WORLD
 
     def disconnect(self) -> None:
         """Leave the group that `connect` made, and no other."""
-        if self.made is not None:
-            dist.destroy_process_group(self.made)
-            self.made = None
+        if self.process_group is not None:
+            dist.destroy_process_group(self.process_group)
+            self.process_group = None
 
     def gather(self, values: Tensor) -> Tensor:
         """See `Group`."""
         found = torch.empty(self.ranks.world * values.numel(), dtype=values.dtype)
         with self._lost():
-            dist.all_gather(list(found.chunk(self.ranks.world)), values, group=self.made)
+            dist.all_gather(list(found.chunk(self.ranks.world)), values, group=self.process_group)
         self._count("control", values.nbytes * (self.ranks.world - 1))
         return found.view(self.ranks.world, -1)
 
@@ -187,20 +215,20 @@ class Together:
         found = torch.empty(sum(sizes), width, dtype=parts.dtype, device=parts.device)
         with self._lost():
             sent = parts.view(world * rows, width)
-            dist.all_to_all_single(found, sent, list(sizes), [rows] * world, group=self.made)
+            dist.all_to_all_single(found, sent, list(sizes), [rows] * world, group=self.process_group)
         self._count("gradients", parts.nbytes // world * (world - 1))
         return found
 
     def join(self, part: Tensor, whole: Tensor) -> None:
         """See `Group`."""
         with self._lost():
-            dist.all_gather(list(whole.chunk(self.ranks.world)), part, group=self.made)
+            dist.all_gather(list(whole.chunk(self.ranks.world)), part, group=self.process_group)
         self._count("gradients", part.nbytes * (self.ranks.world - 1))
 
     def broadcast(self, tensor: Tensor) -> None:
         """See `Group`."""
         with self._lost():
-            dist.broadcast(tensor, src=0, group=self.made)
+            dist.broadcast(tensor, src=0, group=self.process_group)
 
     def require_equal(self, what: str, text: str) -> None:
         """See `Group`."""
@@ -264,6 +292,11 @@ class Meeting:
             self._together.peers.last_words("a signal asked it to" if isinstance(error, Stopped) else str(error))
         self._heart.stop()
         self._together.disconnect()
+
+
+def _of_network(error: BaseException) -> bool:
+    """Whether an error is one of torch.distributed's own. gloo's are a RuntimeError that names its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _store(ranks: Ranks) -> Store:

@@ -15,6 +15,7 @@ was signalled, or had no memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -26,6 +27,7 @@ from veneer.data.batches import MicroBatch
 from veneer.training.objectives.base import Means
 from veneer.training.out_of_memory import MemoryFault
 from veneer.training.parallel.group import Alone, Group
+from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.tree import Node, Tree, lanes_of, subtrees
 
 
@@ -66,6 +68,8 @@ class Team:
 
     group: Group = field(default_factory=Alone)
     lanes: int = 1
+    shards: Shards | None = None
+    """This process's parts of the weights, where no process has all of them."""
     _free: list[Tensor] = field(default_factory=list)
     """Buffers of earlier steps, as long as all gradients."""
 
@@ -84,10 +88,45 @@ class Team:
         """The lanes of this rank."""
         return lanes_of(self.group.ranks.rank, self.group.ranks.world, self.lanes)
 
+    @property
+    def apart(self) -> bool:
+        """Whether a process can compute, save and give up by itself. Where weights are in parts, none can."""
+        return self.shards is None or not self.many
+
+    def idle(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[MicroBatch]:
+        """The micro-batches that this process computes beside its own, to no effect: where weights are in parts, each
+        process takes as many steps through the layers as the one that has most.
+
+        Args:
+            lanes: the micro-batches of a step.
+        """
+        if self.apart:
+            return []
+        world, batches = self.group.ranks.world, [batch for lane in lanes for batch in lane]
+        counts = [sum(len(lanes[lane]) for lane in lanes_of(rank, world, self.lanes)) for rank in range(world)]
+        smallest = min(batches, key=lambda batch: len(batch.tokens))
+        return [smallest] * (max(counts) - counts[self.group.ranks.rank])
+
+    def passing(self) -> AbstractContextManager[None]:
+        """A block of forward and backward passes, in which weights that are in parts are gathered.
+
+        Raises:
+            RankLost: another process is gone.
+        """
+        return nullcontext() if self.apart else self.group.reaching()
+
+    def added(self, number: float) -> float:
+        """A number of this process's parts, added over all processes in their order."""
+        if self.apart:
+            return number
+        return float(self.group.gather(torch.tensor([number], dtype=torch.float64)).sum())
+
     def sum(self, parameters: Sequence[nn.Parameter], step: Step) -> LaneSum:
         """What takes the gradients of this rank's lanes of a step."""
         if self.lanes == 1 and not self.many:
             return OneLane(step)
+        if self.shards is not None and self.many:
+            return SummedInParts(self, self.shards, step)
         return LaneTree(self, parameters, step)
 
     def agree(self, outcome: Outcome, batches: Sequence[MicroBatch]) -> Outcome:
@@ -137,6 +176,26 @@ class OneLane:
         if outcome is not None:
             return outcome
         return self.means or Means(self.step.weights)
+
+
+@dataclass(slots=True)
+class SummedInParts:
+    """Weights in parts, whose gradients each backward pass adds over all processes (`LaneSum`)."""
+
+    team: Team
+    shards: Shards
+    step: Step
+    means: dict[int, Means] = field(default_factory=dict)
+
+    def add(self, lane: int, means: Means) -> None:
+        """See `LaneSum`."""
+        self.means[lane] = means
+
+    def total(self, outcome: Outcome) -> Means | MemoryFault | Signalled:
+        """See `LaneSum`."""
+        self.shards.take_gradients()
+        found = _told(self.team, self.step, self.means, outcome)
+        return found if isinstance(found, MemoryFault | Signalled) else _mean_of_lanes(self.team, self.step, found)
 
 
 class LaneTree:
@@ -189,18 +248,13 @@ class LaneTree:
     @torch.no_grad()
     def total(self, outcome: Outcome) -> Means | MemoryFault | Signalled:
         """See `LaneSum`."""
-        group, step = self._team.group, self._step
-        batches = [batch for lane in step.lanes for batch in lane]
-        own = [self._means.get(lane, Means(step.weights)).numbers() for lane in range(self._team.lanes)]
-        every = group.gather(torch.cat([_encoded(outcome, batches), *own, self._met]))
-        status, rest = every[:, :STATUS], every[:, STATUS:]
-        halted = _first_of(status, batches, outcome, group)
-        if halted is not None:
+        rest = _told(self._team, self._step, self._means, outcome, self._met)
+        if isinstance(rest, MemoryFault | Signalled):
             for node in self._tree.nodes:
                 self._team.give_back(node.value)
-            return halted
+            return rest
         self._spread(self._whole(), rest[:, rest.shape[1] - len(self._parameters) :].amax(0).tolist())
-        return self._mean_of_lanes(rest)
+        return _mean_of_lanes(self._team, self._step, rest)
 
     def _whole(self) -> Tensor:
         """The sum over all lanes, on every rank."""
@@ -240,16 +294,29 @@ class LaneTree:
             at += parameter.numel()
         self._team.give_back(whole)
 
-    def _mean_of_lanes(self, rest: Tensor) -> Means:
-        world, lanes = self._team.group.ranks.world, self._team.lanes
-        width = 1 + 2 * len(self._step.weights)
-        tree: Tree[Means] = Tree(Means.joined)
-        for rank in range(world):
-            for lane in lanes_of(rank, world, lanes):
-                numbers = rest[rank, lane * width : (lane + 1) * width]
-                tree.lane(lane, Means.of_numbers(self._step.weights, numbers))
-        (root,) = tree.nodes
-        return root.value
+
+def _told(
+    team: Team, step: Step, means: Mapping[int, Means], outcome: Outcome, *more: Tensor
+) -> Tensor | MemoryFault | Signalled:
+    """The means of every process's lanes, and more numbers: float64 `[world, numbers]`; or what kept any of them from
+    its part."""
+    batches = [batch for lane in step.lanes for batch in lane]
+    own = [means.get(lane, Means(step.weights)).numbers() for lane in range(team.lanes)]
+    every = team.group.gather(torch.cat([_encoded(outcome, batches), *own, *more]))
+    halted = _first_of(every[:, :STATUS], batches, outcome, team.group)
+    return every[:, STATUS:] if halted is None else halted
+
+
+def _mean_of_lanes(team: Team, step: Step, told: Tensor) -> Means:
+    """The means of the whole step, from what `_told` gives."""
+    world, width = team.group.ranks.world, 1 + 2 * len(step.weights)
+    tree: Tree[Means] = Tree(Means.joined)
+    for rank in range(world):
+        for lane in lanes_of(rank, world, team.lanes):
+            numbers = told[rank, lane * width : (lane + 1) * width]
+            tree.lane(lane, Means.of_numbers(step.weights, numbers))
+    (root,) = tree.nodes
+    return root.value
 
 
 STATUS = 2

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from veneer.config import ComputeSection, RunConfig
+from veneer.enums import Sharding
 from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
 from veneer.hardware import resolve_device
@@ -38,7 +39,8 @@ def with_lanes(config: RunConfig, ranks: Ranks, emit: Subscriber) -> RunConfig:
         )
         emit(Note(message=message, level=Level.WARNING))
     if ranks.first and lanes > 1:
-        emit(Note(message=lanes_sentence(lanes, ranks.world)))
+        sharded = config.compute.sharding is Sharding.FULL and ranks.many
+        emit(Note(message=(sharded_sentence if sharded else lanes_sentence)(lanes, ranks.world)))
     return config.model_copy(update={"train": config.train.model_copy(update={"lanes": lanes})})
 
 
@@ -48,6 +50,14 @@ def lanes_sentence(lanes: int, world: int) -> str:
     return (
         f"{lanes} lanes on {processes}: with the same lanes and threads a process, any number of processes makes the "
         "same bytes on processors of one kind, and the same result to rounding elsewhere"
+    )
+
+
+def sharded_sentence(lanes: int, world: int) -> str:
+    """What a run may claim whose weights are in parts."""
+    return (
+        f"{lanes} lanes on {world} processes, each with a part of every tensor (compute.sharding full): any number of "
+        "processes makes the same result to rounding, and not the same bytes"
     )
 
 
@@ -92,12 +102,17 @@ def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
         )
 
 
-def share(group: Group, trainable: Trainable, optimizer: Optimizer, progress: Progress) -> Progress:
-    """Give every process rank 0's weights, optimiser state and position; returns the position."""
+def share(group: Group, trainable: Trainable, optimizer: Optimizer) -> None:
+    """Give every process rank 0's weights and optimiser state."""
+    if group.ranks.many:
+        for tensor in (*trainable.named().values(), *optimizer.tensors().values()):
+            _share_tensor(group, tensor)
+
+
+def shared_progress(group: Group, progress: Progress) -> Progress:
+    """Rank 0's position of the run, on every process."""
     if not group.ranks.many:
         return progress
-    for tensor in (*trainable.named().values(), *optimizer.tensors().values()):
-        _share_tensor(group, tensor)
     return Progress(**json.loads(from_first(group, to_text(asdict(progress)).encode())))
 
 

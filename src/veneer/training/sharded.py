@@ -1,0 +1,115 @@
+"""Full fine-tuning of a model whose weights are in as many parts as there are processes (`compute.sharding: full`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from veneer.errors import CheckpointError
+from veneer.io.checkpoint import Checkpoint
+from veneer.io.model_files import stream_model
+from veneer.model.decoder import CausalLM
+from veneer.training.optimizer_file import PARTS
+from veneer.training.optimizers.base import Optimizer
+from veneer.training.parallel.dealt import Dealt
+from veneer.training.parallel.part_files import read_parts, whole_tensors, write_parts
+from veneer.training.parallel.shards import Shards
+
+WEIGHTS = "weights"
+"""The folder of a checkpoint with the parts of the weights."""
+
+
+@dataclass(slots=True)
+class ShardedTraining:
+    """Every parameter changes, and this process changes its part of each (`Trainable`)."""
+
+    model: CausalLM
+    origin: Checkpoint
+    shards: Shards
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """This process's part of every parameter."""
+        return self.shards.parts
+
+    @property
+    def numbers(self) -> int:
+        """See `Trainable`."""
+        return self.shards.numbers
+
+    def seed_step(self, seed: int) -> None:
+        """Nothing is drawn: the decoder has no dropout."""
+
+    def changed(self) -> None:
+        """Nothing is made of the weights ahead."""
+
+    def generator(self) -> None:
+        """Nothing is drawn."""
+
+    def save(self, directory: Path, base: Mapping[str, str]) -> None:
+        """Write this process's parts of the weights; all processes do."""
+        broken = [name for name, part in self.shards.parts.items() if not bool(torch.isfinite(part).all())]
+        if broken:
+            raise CheckpointError(f"the model holds NaN or infinite values and was not saved: {', '.join(broken[:5])}")
+        folder = directory / WEIGHTS
+        write_parts(folder, self.shards.weights(), self.shards.group)
+
+    def restore(self, directory: Path) -> None:
+        """Read this process's parts."""
+        read_parts(directory / WEIGHTS, self.shards.weights())
+
+    def publish(self, checkpoint: Path, directory: Path) -> None:
+        """Write the model of a checkpoint as one of Hugging Face's, some tensors in memory at a time; one process does.
+
+        Args:
+            checkpoint: a complete checkpoint.
+            directory: an existing folder.
+
+        Raises:
+            OutputError: a file cannot be written.
+            CheckpointError: the checkpoint lacks a tensor.
+        """
+        shapes = {name: tuple(weight.shape) for name, weight in self.shards.weights().items()}
+        stream_model(directory, shapes, whole_tensors(checkpoint / WEIGHTS, shapes), self.origin)
+
+
+class StateInParts:
+    """The optimiser's state in a checkpoint that all processes write together (`StateFiles`).
+
+    Args:
+        shards: the parts of this process.
+    """
+
+    def __init__(self, shards: Shards):
+        self._shards, self._dealt = shards, Dealt(shards.group)
+
+    def begin(self, folder: Path | None) -> None:
+        """Make the folders of the parts, and tell the other processes of them; None where nothing is written."""
+        if folder is not None:
+            for name in (WEIGHTS, PARTS):
+                (folder / name).mkdir()
+        self._dealt.told("" if folder is None else str(folder))
+
+    def awaited(self) -> Path | None:
+        """The folder of which the first process tells; None where nothing is written.
+
+        Raises:
+            RankLost: the first process is gone.
+        """
+        told = self._dealt.told("")
+        return Path(told) if told else None
+
+    def save(self, folder: Path, optimizer: Optimizer) -> None:
+        """Write this process's parts; all processes do."""
+        write_parts(folder / PARTS, self._shards.placed(optimizer.tensors()), self._shards.group)
+
+    def load(self, folder: Path, optimizer: Optimizer) -> None:
+        """Read this process's parts.
+
+        Raises:
+            CheckpointError: they do not fit the run.
+        """
+        read_parts(folder / PARTS, self._shards.placed(optimizer.tensors()))
