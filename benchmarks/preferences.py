@@ -44,9 +44,8 @@ from veneer.data.records import read_records
 from veneer.enums import ObjectiveName, Overlong
 from veneer.evaluation.rows import prepare, score_rows
 from veneer.evaluation.scoring import row_losses
-from veneer.evaluation.statistics.compare import Comparison, contrast_seeds
+from veneer.evaluation.statistics.compare import Comparison, contrast_seeds, describe
 from veneer.evaluation.statistics.measures import Measure, mean_of
-from veneer.evaluation.statistics.shares import wilson
 from veneer.evaluation.statistics.student import quantile
 from veneer.io.checkpoint import open_checkpoint
 from veneer.reward_model import open_reward_model
@@ -265,14 +264,18 @@ def scored_pairs(adapter: Path, files: Mapping[str, Path], model: str) -> dict[s
     return {PAIRS: [float(one > other) for one, other in zip(scores[::2], scores[1::2], strict=True)]}
 
 
-def interval(values: Sequence[float], rows: int) -> tuple[float, float]:
-    """95 % of a share: over seeds where there are several, over rows where there is one."""
-    mean = statistics.fmean(values)
-    if len(values) > 1:
-        half = quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-        return max(0.0, mean - half), min(1.0, mean + half)
-    low, high = wilson(mean * rows, rows)
-    return float(low), float(high)
+def interval(seeds: Sequence[Sequence[float]], name: str = EXACT) -> tuple[float, float]:
+    """95 % of a share, of which each seed has a number for each row: over seeds where there are several (Student), over
+    rows where there is one."""
+    if len(seeds) == 1:
+        measure_of_rows = mean_of(name, list(seeds[0]))
+        assert measure_of_rows is not None, "there are no held-out rows"
+        (found,) = describe([measure_of_rows])
+        return found.low, found.high
+    means = [statistics.fmean(values) for values in seeds]
+    mean, half = statistics.fmean(means), quantile(0.975, len(means) - 1) * statistics.stdev(means)
+    half /= math.sqrt(len(means))
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def compared(claim: Claim, results: Sequence[Measured]) -> Comparison | None:
@@ -316,7 +319,7 @@ def runs_table(results: Sequence[Measured]) -> str:
             if measure_name == LOSS:
                 cells.append(f"{statistics.fmean(means):.3f}")
                 continue
-            low, high = interval(means, len(own[0].values[measure_name]))
+            low, high = interval([one.values[measure_name] for one in own], measure_name)
             cells.append(f"{statistics.fmean(means):.1%} ({low:.1%} to {high:.1%})")
         cells += [f"{own[0].learning_rate:.2g}", str(own[0].steps)]
         for seconds in ("train_seconds", "seconds", "processor_seconds"):

@@ -60,9 +60,9 @@ def test_an_answer_is_clean_if_it_has_no_field_that_the_record_has_not() -> None
 
 
 def test_the_interval_is_over_seeds_where_there_are_several() -> None:
-    low, high = preferences.interval([0.5], 100)
+    low, high = preferences.interval([[0.0, 1.0] * 50])
     assert (low, high) == pytest.approx((0.404, 0.596), abs=1e-3)
-    low, high = preferences.interval([0.4, 0.5, 0.6], 100)
+    low, high = preferences.interval([[share] * 100 for share in (0.4, 0.5, 0.6)])
     assert (low, high) == pytest.approx((0.5 - 4.303 * 0.1 / 3**0.5, 0.5 + 4.303 * 0.1 / 3**0.5), abs=1e-3)
 
 
