@@ -13,7 +13,7 @@ from plan_setups import GB, LLAMA_65B, START, peak, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection
-from veneer.enums import Method
+from veneer.enums import Method, Recompute
 from veneer.planning.choose import (
     CANDIDATES,
     TOLERANCE,
@@ -23,7 +23,7 @@ from veneer.planning.choose import (
     free_bytes,
     limit_of,
 )
-from veneer.planning.memory import GPU_START, MB, decoded_bytes, hosted_bytes
+from veneer.planning.memory import GPU_START, MB, decoded_bytes, hosted_bytes, parked_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 
@@ -195,6 +195,29 @@ def test_qlora_of_8b_at_2048_tokens_fits_a_card_of_8_gb_with_its_embedding_in_th
         setup(LLAMA_8B, Method.QLORA),
     ):
         assert hosted_bytes(other) == 0
+
+
+def test_where_nothing_else_fits_inputs_of_layers_are_in_the_main_memory() -> None:
+    of = setup(LLAMA_8B, Method.QLORA, device="cuda", lora=LoraSpec(rank=16, alpha=32.0))
+
+    def chosen(limit: float, compute: ComputeSection | None = None) -> tuple[MicroBatchChoice, str | None]:
+        source = Limit(bytes=limit, source="x")
+        return choose(of, compute or ComputeSection(), 2048, rows_of(2048), source, start=START)
+
+    hosted, _ = chosen(6.5 * GB + GPU_START)
+    assert hosted.memory.parked == 0
+    parked, refusal = chosen(hosted.memory.peak - 1)
+    assert refusal is None
+    # 32 layers, of which four inputs stay.
+    assert parked.memory.parked == 28 * parked.batch.tokens * 4096 * 2
+    assert parked.memory.hosted == hosted.memory.hosted
+    assert parked.recompute
+    assert hosted.memory.phases["training"] - parked.memory.phases["training"] == parked.memory.parked
+    _, refusal = chosen(parked.memory.peak - 1)
+    assert refusal is not None
+    _, refusal = chosen(hosted.memory.peak - 1, ComputeSection(recompute=Recompute.NEVER))
+    assert refusal is not None, "without recomputation there are no inputs to park"
+    assert parked_bytes(setup(LLAMA_8B, Method.QLORA), parked.batch) == 0
 
 
 @pytest.mark.parametrize("total", [8192, 8188, 7793])  # as drivers report cards that are sold with 8 GB

@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from veneer.gpu.parked import Copier
 from veneer.model.attention import Attention, PackedAttention, TextLengths
 from veneer.model.cache import KVCache
 from veneer.model.compiled_step import CompiledStep, compile_step
@@ -82,11 +83,12 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, attention: Attention, dtype: torch.dtype) -> Tensor:
         """Hidden states `[tokens, dim]` after the final norm, computed in `dtype`."""
         x = self.embedded(tokens, dtype)
+        parked = None if self.recomputation is None else self.recomputation.parking()
         for layer, angles in zip(self.layers, self.angles(positions, attention), strict=True):
             if self.recomputation is None:
                 x = layer(x, angles, attention)
             else:
-                x = self.recomputation.run(layer, x, angles, attention)
+                x = self.recomputation.run(layer, x, angles, attention, parked=parked)
         return cast(Tensor, self.norm(x))
 
 
@@ -183,6 +185,11 @@ class CausalLM(nn.Module):
         if self.spec.tied_head:
             # Each of the two was given memory by itself.
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def park_inputs(self, copier: Copier) -> None:
+        """Keep the inputs of recomputed layers in the main memory."""
+        assert self.model.recomputation is not None, "only inputs of layers that are recomputed are parked"
+        self.model.recomputation = replace(self.model.recomputation, copier=copier)
 
     def host_embedding(self) -> None:
         """Move the embedding to the main memory; the head stays.

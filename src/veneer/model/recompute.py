@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from veneer.gpu.parked import Copier, ParkedInputs
+
 
 def _place(tensor: Tensor) -> tuple[int, int, torch.Size]:
     """Where a tensor's elements lie, and its shape. Told by its storage, which tensors without memory have too."""
@@ -59,27 +61,36 @@ def recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> Ite
 
 
 class _RecomputedLayer(torch.autograd.Function):
-    """y = layer(x, …). Only x is kept; backward runs the layer again."""
+    """y = layer(x, …). Only x is kept, or parked; backward runs the layer again."""
 
     @staticmethod
     def forward(
-        ctx: Any, how: Recomputation, layer: nn.Module, anchor: Tensor, x: Tensor, rest: tuple[Any, ...]
+        ctx: Any,
+        how: Recomputation,
+        layer: nn.Module,
+        anchor: Tensor,
+        x: Tensor,
+        rest: tuple[Any, ...],
+        parked: ParkedInputs | None,
     ) -> Tensor:
-        ctx.how, ctx.layer, ctx.rest = how, layer, rest
+        ctx.how, ctx.layer, ctx.rest, ctx.parked = how, layer, rest, parked
         ctx.drawn = None if how.generator is None else how.generator.get_state()
-        ctx.save_for_backward(x)
+        if parked is None:
+            ctx.save_for_backward(x)
+        else:
+            ctx.place = parked.put(x)
         y: Tensor = layer(x, *rest)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None, Tensor | None, None]:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None, Tensor | None, None, None]:
+        (x,) = ctx.saved_tensors if ctx.parked is None else (ctx.parked.take(ctx.place),)
         again = x.detach().requires_grad_(ctx.needs_input_grad[3])
         with torch.enable_grad(), ctx.how.rewound(ctx.drawn):
             y = ctx.layer(again, *ctx.rest)
         # The layer's own parameters get their gradients here, as leaves of this inner graph.
         torch.autograd.backward(y, grads[0])
-        return None, None, None, again.grad, None
+        return None, None, None, again.grad, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +99,26 @@ class Recomputation:
 
     generator: torch.Generator | None = None
     """Generator of the layers' dropout masks. The second run draws the same masks."""
+    copier: Copier | None = None
+    """Copies inputs of layers to the main memory and back; None keeps them where they are."""
 
-    def run(self, layer: nn.Module, x: Tensor, *rest: Any) -> Tensor:
-        """Compute `layer(x, *rest)`. Gradients flow to x and to the layer's parameters, none to `rest`."""
+    def parking(self) -> ParkedInputs | None:
+        """Where the inputs of one forward pass are parked, if they are."""
+        return None if self.copier is None or not torch.is_grad_enabled() else ParkedInputs(self.copier)
+
+    def run(self, layer: nn.Module, x: Tensor, *rest: Any, parked: ParkedInputs | None = None) -> Tensor:
+        """Compute `layer(x, *rest)`. Gradients flow to x and to the layer's parameters, none to `rest`.
+
+        Args:
+            layer: the layer.
+            x: its input.
+            rest: its other arguments.
+            parked: of the pass, from `parking`.
+        """
         # An autograd function only knows its arguments. One trainable parameter of the layer is among them, so that
         # backward is called even where x itself needs no gradient.
         anchor = next((parameter for parameter in layer.parameters() if parameter.requires_grad), x)
-        result: Tensor = _RecomputedLayer.apply(self, layer, anchor, x, rest)  # type: ignore[no-untyped-call]
+        result: Tensor = _RecomputedLayer.apply(self, layer, anchor, x, rest, parked)  # type: ignore[no-untyped-call]
         return result
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -14,7 +14,7 @@ import torch
 from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
-from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, hosted_bytes, memory, resident
+from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, hosted_bytes, memory, parked_bytes, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
@@ -147,11 +147,19 @@ def _fitting(
         options = [replace(option, memory=replace(option.memory, **slim)) for option in options]
         fitting = [option for option in options if option.memory.peak <= limit.bytes]
     if not fitting:
+        # And at last the inputs of recomputed layers are in the main memory too.
+        options = [_parked(setup, option) for option in options if option.recompute]
+        fitting = [option for option in options if option.memory.peak <= limit.bytes]
+    if not fitting:
         return None
     if not all(option.recompute for option in fitting):
         fitting = [option for option in fitting if not option.recompute]
     best = min(_cost(setup, option) for option in fitting)
     return next(option for option in fitting if _cost(setup, option) <= (1 + TOLERANCE) * best)
+
+
+def _parked(setup: Setup, option: MicroBatchChoice) -> MicroBatchChoice:
+    return replace(option, memory=replace(option.memory, parked=parked_bytes(setup, option.batch)))
 
 
 def _cost(setup: Setup, option: MicroBatchChoice) -> float:

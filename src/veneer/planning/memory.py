@@ -14,6 +14,7 @@ from pathlib import Path
 
 from veneer.adapters.targets import EMBEDDING, HEAD, is_router
 from veneer.enums import Method, Products, Variant
+from veneer.gpu.parked import ON_CARD
 from veneer.losses import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.model.windowed import BLOCK_ROWS
@@ -21,7 +22,7 @@ from veneer.native.functions import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
-from veneer.planning.activations import attended_keys, by_flash, kept_activations, largest_layer
+from veneer.planning.activations import attended_keys, by_flash, kept_activations, kept_outside, largest_layer
 from veneer.planning.lanes import PART_FILE
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
@@ -137,6 +138,8 @@ class Memory:
     """Weights that are gathered to be computed with, and gradients on their way, where each process holds a part."""
     hosted: int = 0
     """The part of `base` that is moved to the main memory once it is loaded, for a GPU that has no room for it."""
+    parked: int = 0
+    """The part of `activations` that is in the main memory until it is needed, for a GPU that has no room for it."""
 
     @property
     def phases(self) -> dict[str, int]:
@@ -144,7 +147,7 @@ class Memory:
         loaded = self.runtime + self.base + self.adapters + self.teacher
         before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
         trained = loaded + self.optimizer + self.decoded + self.rounded + self.reference + self.gathered - self.hosted
-        forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
+        forward = self.activations - self.parked + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return before | {
             "loading": loaded - self.first_use + self.loading,
@@ -437,6 +440,16 @@ def hosted_bytes(setup: Setup) -> int:
     ):
         return 0
     return setup.head_weights * setup.dtype.itemsize
+
+
+def parked_bytes(setup: Setup, batch: BatchShape) -> int:
+    """Bytes of the inputs of recomputed layers on a GPU that can be in the main memory (`veneer.gpu.parked`), beside a
+    frozen base."""
+    if setup.device == "cpu" or setup.full:
+        return 0
+    one = batch.tokens * setup.spec.hidden_size * setup.dtype.itemsize
+    inputs = kept_activations(setup, batch, recompute=True) - kept_outside(setup, batch)
+    return max(0, inputs - ON_CARD * one)
 
 
 def _evaluation(setup: Setup, batch: BatchShape) -> int:

@@ -29,6 +29,7 @@ COMPONENTS = {
     "decoded": "quantised weights, kept decoded where there is room",
     "rounded": "the adapter in the compute dtype, where there is room",
     "hosted": "the embedding, moved to the main memory where there is none",
+    "parked": "inputs of layers, in the main memory until they are needed",
     "adapters": "",
     "gradients": "",
     "optimizer": "what it keeps of the gradients",

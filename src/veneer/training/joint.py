@@ -143,7 +143,10 @@ def joint_bytes(runs: Sequence[JointRun]) -> int:
     tokens = [plan.choice.batch.tokens for plan in plans]
     shared = max(memory.runtime + memory.base for memory in memories)
     beside = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
-    moving = [m.peak - m.decoded + m.hosted - m.runtime - m.base - own for m, own in zip(memories, beside, strict=True)]
+    moving = [
+        m.peak - m.decoded + m.hosted + m.parked - m.runtime - m.base - own
+        for m, own in zip(memories, beside, strict=True)
+    ]
     widest = sum(tokens) if plans[0].setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
     share = min(1.0, widest / sum(tokens))
     return shared + sum(beside) + max(*moving, int(share * sum(moving)))

@@ -15,6 +15,7 @@ from veneer.data.chat import stop_tokens
 from veneer.data.encoding import encoder_of
 from veneer.enums import ObjectiveName, Sharding
 from veneer.events import EventLog, Note, Stage, Subscriber
+from veneer.gpu.parked import CardCopier
 from veneer.hardware import computing_on, resolve_device
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
@@ -117,8 +118,11 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         session = _begin(inputs, judge, call, log)
         model, forecast = session.model, inputs.prepared.forecast
         room = forecast.choice.memory.decoded if isinstance(forecast, Plan) else 0
-        if isinstance(forecast, Plan) and isinstance(model, CausalLM) and forecast.choice.memory.hosted:
-            model.host_embedding()
+        if isinstance(forecast, Plan) and isinstance(model, CausalLM):
+            if forecast.choice.memory.hosted:
+                model.host_embedding()
+            if forecast.choice.memory.parked:
+                model.park_inputs(CardCopier(model.device))
         with keeping_decoded(model, room, call.group, log.emit):
             with Stage(log.emit, "trying the largest micro-batch"):
                 session.engine.rehearse(session.progress, session.data.steps.largest)
