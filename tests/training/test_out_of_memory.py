@@ -147,7 +147,7 @@ def test_what_cannot_be_cut_ends_with_the_settings_that_fit(
     assert read_events(tmp_path / "run" / "events.jsonl")[-1]["reason"] == "out of memory"
 
 
-@pytest.mark.parametrize("place", ["veneer.training.run.base_model", "veneer.training.checkpoint.write_tensors"])
+@pytest.mark.parametrize("place", ["veneer.training.run.base_model", "veneer.training.optimizer_file.write_tensors"])
 def test_loading_and_saving_say_what_they_were_doing(
     place: str, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
