@@ -36,6 +36,8 @@ LIMITS = {
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "sliding_window"), POSITIONS),
 }
 """Largest value of each key, by the names of Hugging Face's configurations."""
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Keys whose value is the id of a token, several ids in a list, or null."""
 NAMES = ("model_type", "hidden_act", "activation_function", "hidden_activation")
 """Keys whose value is a name."""
 
@@ -56,6 +58,26 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         )
 
 
+def check_token_ids(config: Mapping[str, Any], file: str) -> None:
+    """Refuse what is no id of a token under the keys of token ids.
+
+    Raises:
+        ModelError: every such key is named with its value.
+    """
+    problems = list(_other_than_ids(config))
+    if problems:
+        remedy = "Take the file from the model's original repository."
+        raise ModelError(f"{file} has values that no model has:\n{listing(problems)}\n{remedy}")
+
+
+def _other_than_ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in TOKEN_IDS:
+        value = config.get(key)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+            yield f"{prefix}{key}: {value!r}, must be a whole number, or a list of them"
+
+
 def _problems(config: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -64,6 +86,7 @@ def _problems(config: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}{key}: {value!r}, must be a text"
         elif key in LIMITS and isinstance(value, int | float) and not abs(value) <= LIMITS[key]:
             yield f"{prefix}{key}: {_short(value)}, at most {LIMITS[key]:,}"
+    yield from _other_than_ids(config, prefix)
     layers, experts = (_number(config, keys) for keys in (_LAYERS, _EXPERTS))
     if layers <= LAYERS and experts <= EXPERTS and layers * experts > EXPERTS_IN_ALL:
         yield f"{prefix}{layers} layers of {experts} experts are {layers * experts:,}, at most {EXPERTS_IN_ALL:,}"

@@ -329,6 +329,15 @@ def test_a_whole_submodule_is_saved_and_read_by_both(folder: Path, tmp_path: Pat
     assert largest_difference(packed_logits(own, TEXTS), their_logits(loaded, TEXTS)) < 1e-5
 
 
+def test_a_module_to_save_without_tensors_is_an_error(model: CausalLM, folder: Path, tmp_path: Path) -> None:
+    write_adapter(folder, model, target_modules=("q_proj",), modules_to_save=("norm", "mlp"))
+    rewrite(folder, lambda tensors: {name: tensor for name, tensor in tensors.items() if ".mlp." not in name})
+    with pytest.raises(
+        AdapterError, match=r"lacks the weights of modules .* modules_to_save:(\n  - model\.layers\.\d\.mlp.*){6}\nSave"
+    ):
+        load_adapter(ours(tiny_llama(), tmp_path / "again"), folder)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

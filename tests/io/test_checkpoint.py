@@ -94,6 +94,14 @@ def test_what_a_directory_says_about_itself(tmp_path: Path) -> None:
     assert open_checkpoint(single(tmp_path / "n")).generation_config == {}
 
 
+@pytest.mark.parametrize("value", ["2", 2.0, {}, [None], True])
+def test_a_generation_config_whose_end_tokens_are_no_ids_is_refused(value: object, tmp_path: Path) -> None:
+    path = single(tmp_path / "m")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"generation_config.json has values that no model has:\n  - eos_token_id: "):
+        open_checkpoint(path)
+
+
 def test_missing_paths_and_directories_that_are_no_models(tmp_path: Path) -> None:
     for missing in (tmp_path / "none", str(tmp_path / "none"), "none.gguf", "./some/where/else", "a/none.gguf"):
         with pytest.raises(ModelError, match="does not exist"):

@@ -280,7 +280,12 @@ def test_a_step_beyond_the_run_is_refused(saved: Saved) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[" * 100, "[]", "3", '"text"', "null", '{"identity": 3, "progress": {}}']
+    "content",
+    [
+        *("", "{", "[" * 100, "[" * 100_000, "[]", "3", '"text"', "null", '{"identity": 3, "progress": {}}'),
+        *(f'{{"identity": {{}}, "progress": {{}}, "base": {base}}}' for base in ("7", '"x"', '[["a", "b"]]')),
+        '{"identity": [[1, 2]], "progress": {}}',
+    ],
 )
 def test_a_state_of_another_kind_is_refused(saved: Saved, content: str) -> None:
     folder = saved.store.folder.checkpoint(3)

@@ -327,7 +327,7 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
 
     Raises:
-        AdapterError: the name of a tensor is unknown.
+        AdapterError: the name of a tensor is unknown, or a module of `modules_to_save` has none.
     """
     named = dict.fromkeys(
         name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
@@ -338,6 +338,13 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm. A module's
     # name stands for all modules in it.
     saved = {path: None for path in whole if any(one.endswith(spec.modules_to_save) for one in _with_parents(path))}
+    modules = {one for path in whole for one in _with_parents(path)}
+    untrained = [name for name in spec.modules_to_save if not any(one.endswith(name) for one in modules)]
+    if untrained:
+        raise AdapterError(
+            f"{directory / WEIGHTS_FILE} lacks the weights of modules that {CONFIG_FILE} names in modules_to_save:\n"
+            f"{listing(untrained)}\nSave the adapter again."
+        )
     strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
     if strange:
         raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")

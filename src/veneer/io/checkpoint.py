@@ -18,6 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
+from veneer.bounds import check_token_ids
 from veneer.errors import ModelError, listing
 from veneer.io.experts import MIXTURES, MixtureCheckpoint
 from veneer.io.finite import check_finite
@@ -177,6 +178,7 @@ class SafetensorsCheckpoint:
         check_method(str(self.path), self.config)
         generation = self.path / "generation_config.json"
         self.generation_config: Mapping[str, Any] = _read_object(generation) if generation.is_file() else {}
+        check_token_ids(self.generation_config, str(generation))
         self._shards = {file: _open_shard(self.path / file) for file in self._shard_files()}
         self._touched = dict.fromkeys(self._shards, 0)
         self._where: dict[str, str] = {}

@@ -279,8 +279,9 @@ class CheckpointStore:
     ) -> Progress:
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            identity, progress = dict(state["identity"]), Progress(**state["progress"])
-        except (KeyError, TypeError, ValueError) as error:
+            identity, progress = _object(state, "identity"), Progress(**_object(state, "progress"))
+            base = _object(state, "base") if state.get("base") is not None else None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
         _check_progress(progress, step, identity.get(STEPS), folder)
         self._check_identity(identity, folder)
@@ -292,7 +293,7 @@ class CheckpointStore:
             progress.shrink(step + 1, now, before=then)
             warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
         # Checkpoints of versions that did not know the whole base record none.
-        self._restored_base = state.get("base")
+        self._restored_base = base
         unread = state.get("unread_base")
         if unread is not None and unread != {name: list(key) for name, key in self._base_keys.items()}:
             warn(
@@ -324,6 +325,14 @@ class CheckpointStore:
                 f"{folder} belongs to a run with other settings or data:\n{listing(changed)}\n"
                 "Resume with the settings of that run, or start a new one in another output folder."
             )
+
+
+def _object(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A member of a checkpoint's state. Raises ValueError where it is no object."""
+    value = state[name]
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no object")
+    return value
 
 
 def _may_change(key: str, then: object, now: object) -> bool:
