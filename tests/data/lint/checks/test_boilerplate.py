@@ -15,6 +15,7 @@ GENERATION_HEADER = (
 FAULTS: list[tuple[str, Any]] = [
     ("qwen3", chat(f"u:{Q}", f"a:{JOHN}")),
     ("thinking", chat(f"u:{Q}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:{Q}", f"a:<think>\n\n</think>\n\n{JOHN}")),
 ]
 
 

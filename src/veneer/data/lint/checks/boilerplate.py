@@ -12,8 +12,8 @@ BOILERPLATE = LintRule(
     "boilerplate-trained",
     Severity.WARNING,
     Cost.TOKENS,
-    "train text of the template: empty thoughts, or a header that the generation prompt supplies",
-    "write thoughts into the rows, or take a template that writes no empty ones and marks answers alone as trained",
+    "train empty thoughts, or a header that the generation prompt supplies",
+    "write thoughts into the rows or take the empty ones out; else take a template that marks answers alone as trained",
 )
 # The opening may stand before the span: some generation prompts supply it.
 _EMPTY = re.compile(r"(?:<(?:think|thinking|reasoning)>|\A)\s*</(?:think|thinking|reasoning)>")
@@ -29,8 +29,10 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     for start, end in trace.spans:
         span = trace.text[start:end]
         empty = _EMPTY.search(span)
-        if empty is not None and not any(_EMPTY.search(text) for _, text in row.texts):
-            yield BOILERPLATE.found(f"{empty.group()!r} is trained, and the row does not say it")
+        if empty is not None:
+            said = any(_EMPTY.search(text) for _, text in row.texts)
+            source = "the row holds it" if said else "the row does not say it"
+            yield BOILERPLATE.found(f"{empty.group()!r} is trained, and {source}")
             return
         first = min((at for at in written if start <= at < end), default=None)
         before = "" if first is None else trace.text[start:first]
