@@ -1,10 +1,9 @@
 /* Low-rank updates of few rows. A row's sums have one order, whatever rows and adapters are beside it: those over the
- * inputs have the lanes of rows.c, and those over the rank go up one by one, from what the base has made.
+ * inputs have the lanes of rows.c, and those over the rank go up one by one, from what the base has made. The sums of many
+ * columns stand in registers meanwhile, so that Bᵀ is read in long pieces and no sum waits for itself.
  */
 #include "adapt.h"
-
-typedef uint16_t half_vec __attribute__((vector_size(VL * 2), aligned(2), may_alias));
-typedef uint32_t word_vec __attribute__((vector_size(VL * 4)));
+#include "lanes.h"
 
 void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int rows, float *down, int64_t stride,
                        float *scratch) {
@@ -17,34 +16,95 @@ void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int 
         for (int r = 0; r < factor->rank; r++) down[row * stride + r] *= factor->scale;
 }
 
-#define DEFINE_UP(name, number, loaded, one)                                                                          \
-    static void name(const Factor *f, int64_t width, const float *down, int first, int count, float *y) {             \
-        int c = first;                                                                                                \
-        for (; c + VL <= first + count; c += VL) {                                                                    \
-            vec sum = *(const vec *)(y + c);                                                                          \
-            const number *up = (const number *)f->up + c;                                                             \
-            for (int r = 0; r < f->rank; r++, up += width) sum += down[r] * (loaded);                                 \
-            if (f->bias) sum += *(const vec *)(f->bias + c);                                                          \
-            *(vec *)(y + c) = sum;                                                                                    \
-        }                                                                                                             \
-        for (; c < first + count; c++) {                                                                              \
-            float sum = y[c];                                                                                         \
-            const number *up = (const number *)f->up + c;                                                             \
-            for (int r = 0; r < f->rank; r++, up += width) sum += down[r] * (one);                                    \
-            y[c] = f->bias ? sum + f->bias[c] : sum;                                                                  \
-        }                                                                                                             \
+/* y float32, a row every `stride` floats, and what is added to it: the rows of `down`, a row every `ranks` floats. */
+typedef struct {
+    const float *down;
+    float *y;
+    int64_t ranks, stride, width; /* width: all columns of the layer, a row of Bᵀ */
+} Up;
+
+#define UP_SUMS (VL == 8 ? 8 : 16) /* vectors of sums that stay in registers */
+#define UP_ROWS 4                  /* rows that share what is loaded of Bᵀ, where there are as many */
+#define UP_AHEAD 8                 /* rows of Bᵀ by which it is fetched before its turn */
+
+INLINE lanes up_lanes(const Factor *f, int format, int64_t place) {
+    if (format == WEIGHT_BFLOAT16) return bf16_lanes((const uint16_t *)f->up + place);
+    return (lanes) * (const vec *)((const float *)f->up + place);
+}
+
+/* The lines of `columns` columns of Bᵀ that are multiplied UP_AHEAD ranks later: of these columns, or of the next ones. */
+INLINE void fetch_up(const Factor *f, int format, int64_t width, int r, int column, int columns) {
+    const int later = r + UP_AHEAD, size = format == WEIGHT_BFLOAT16 ? 2 : 4;
+    const int64_t place = later < f->rank ? later * width + column : (later - f->rank) * width + column + columns;
+    for (int byte = 0; byte < columns * size; byte += 64) __builtin_prefetch((const char *)f->up + place * size + byte);
+}
+
+/* `rows` rows from `row` on by `vectors` vectors of columns, both known when this is compiled. */
+INLINE void up_tile(const Factor *f, int format, const Up *u, int row, int rows, int column, int vectors) {
+    lanes sums[UP_SUMS];
+    float *y = u->y + row * u->stride + column;
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) sums[i * vectors + v] = (lanes) * (const vec *)(y + i * u->stride + v * VL);
+    for (int r = 0; r < f->rank; r++) {
+        fetch_up(f, format, u->width, r, column, vectors * VL);
+        lanes left[UP_ROWS];
+        for (int i = 0; i < rows; i++) left[i] = spread(u->down[(row + i) * u->ranks + r]);
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) {
+            const lanes up = up_lanes(f, format, r * u->width + column + v * VL);
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; i++) sums[i * vectors + v] = fused(sums[i * vectors + v], left[i], up);
+        }
     }
-DEFINE_UP(up_float32, float, *(const vec *)up, *up)
-DEFINE_UP(up_bfloat16, uint16_t, (vec)(__builtin_convertvector(*(const half_vec *)up, word_vec) << 16), from_bf16(*up))
+    for (int v = 0; v < vectors; v++) {
+        const lanes bias = f->bias ? (lanes) * (const vec *)(f->bias + column + v * VL) : spread(0.0f);
+        for (int i = 0; i < rows; i++) {
+            const lanes sum = sums[i * vectors + v];
+            *(vec *)(y + i * u->stride + v * VL) = (vec)(f->bias ? sum + bias : sum);
+        }
+    }
+}
+
+/* Rows from `row` on by the columns [first, last), as many as there are whole vectors; returns where they end. */
+INLINE int up_tiles(const Factor *f, int format, const Up *u, int row, int rows, int first, int last) {
+    int c = first;
+    const int vectors = UP_SUMS / rows;
+    for (; c + vectors * VL <= last; c += vectors * VL) up_tile(f, format, u, row, rows, c, vectors);
+    for (; c + VL <= last; c += VL) up_tile(f, format, u, row, rows, c, 1);
+    return c;
+}
+
+/* The columns behind the last whole vector. */
+INLINE void up_rest(const Factor *f, int format, const Up *u, int row, int rows, int first, int last) {
+    for (int i = row; i < row + rows; i++)
+        for (int c = first; c < last; c++) {
+            float sum = u->y[i * u->stride + c];
+            for (int r = 0; r < f->rank; r++) {
+                const int64_t place = r * u->width + c;
+                const float up = format == WEIGHT_BFLOAT16 ? from_bf16(((const uint16_t *)f->up)[place])
+                                                           : ((const float *)f->up)[place];
+                sum = __builtin_fmaf(u->down[i * u->ranks + r], up, sum);
+            }
+            u->y[i * u->stride + c] = f->bias ? sum + f->bias[c] : sum;
+        }
+}
+
+#define DEFINE_UP(name, format)                                                                            \
+    static void name(const Factor *f, const Up *u, int rows, int first, int last) {                        \
+        int row = 0;                                                                                       \
+        for (; row + UP_ROWS <= rows; row += UP_ROWS)                                                      \
+            up_rest(f, format, u, row, UP_ROWS, up_tiles(f, format, u, row, UP_ROWS, first, last), last);  \
+        for (; row < rows; row++)                                                                          \
+            up_rest(f, format, u, row, 1, up_tiles(f, format, u, row, 1, first, last), last);              \
+    }
+DEFINE_UP(up_float32, WEIGHT_FLOAT32)
+DEFINE_UP(up_bfloat16, WEIGHT_BFLOAT16)
 
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
                      int count, float *y, int64_t y_stride) {
-    for (int row = 0; row < rows; row++) {
-        const float *own = down + row * stride;
-        float *to = y + row * y_stride;
-        if (factor->format == WEIGHT_BFLOAT16)
-            up_bfloat16(factor, width, own, first, count, to);
-        else
-            up_float32(factor, width, own, first, count, to);
-    }
+    const Up u = {down, y, stride, y_stride, width};
+    if (factor->format == WEIGHT_BFLOAT16)
+        up_bfloat16(factor, &u, rows, first, first + count);
+    else
+        up_float32(factor, &u, rows, first, first + count);
 }
