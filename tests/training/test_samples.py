@@ -21,7 +21,7 @@ from veneer.generation.sampling import Sampling
 from veneer.training import samples
 from veneer.training.checkpoint import Progress
 from veneer.training.run import train
-from veneer.training.samples import NEW_TOKENS, SamplePrompt, Sampler, named_prompts, row_prompts
+from veneer.training.samples import NEW_TOKENS, PromptSampler, SamplePrompt, named_prompts, row_prompts
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
@@ -76,7 +76,7 @@ def run_through(
 ) -> tuple[list[SamplesAnswered], list[str]]:
     """Steps of so many seconds, with samples between them."""
     seen: list[Event] = []
-    sampler = Sampler(
+    sampler = PromptSampler(
         model=assistant.model, prompts=[SamplePrompt("p", (1, 2, 3))], tokenizer=assistant.tokenizer,
         stop_ids=frozenset(), every=every, last_step=steps, emit=seen.append, clock=clock,
     )  # fmt: skip

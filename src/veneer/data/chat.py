@@ -78,7 +78,7 @@ class _PendingRows:
 
     records: Sequence[Record]
     chats: Sequence[GuardedChat | DataError | None]
-    """Of each record the conversation that was sent, the error why it could not be, or None where there is nothing to
+    """For each record the conversation that was sent, the error why it could not be, or None where there is nothing to
     render."""
     ticket: int | None
     """The number of the answers; None where nothing was sent."""

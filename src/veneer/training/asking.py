@@ -16,7 +16,7 @@ from veneer.training.held_out import evaluation
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.parallel.lanes import Team
 from veneer.training.prepare import TrainingData
-from veneer.training.samples import Sampler, named_prompts, row_prompts
+from veneer.training.samples import PromptSampler, named_prompts, row_prompts
 
 
 def evaluation_of(
@@ -74,7 +74,7 @@ def sampler_of(
     if not prompts:
         emit(Note(message="train.samples_every: no row has a prompt that is short enough; there are no samples"))
         return None
-    return Sampler(
+    return PromptSampler(
         model=model,
         prompts=prompts,
         tokenizer=tokenizer,
