@@ -73,13 +73,13 @@ class Checking:
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
         said = f"{report.rows:,} rows: {errors:,} with errors, {warnings:,} with warnings"
-        status = FileStatus.PROCESSED
+        status, asks = FileStatus.PROCESSED, False
         if report.failed and errors == report.rows:
             prompts = _prompts(self._files.content(file))
-            status = FileStatus.PROCESSED if prompts else FileStatus.ERROR
-            if prompts:
+            status, asks = FileStatus.PROCESSED if prompts else FileStatus.ERROR, prompts > 0
+            if asks:
                 said = f"{report.rows:,} rows: {prompts:,} ask without an answer, which is for reinforcement alone"
-        self._files.put(replace(file, status=status, status_details=said, rows=report.rows))
+        self._files.put(replace(file, status=status, status_details=said, rows=report.rows, asks=asks))
 
     def _check_job(self, job: Job) -> None:
         found = self._queue.get(job.id)

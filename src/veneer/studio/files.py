@@ -49,6 +49,8 @@ class StoredFile:
     status_details: str | None = None
     """What the check found, in a sentence."""
     rows: int | None = None
+    asks: bool = False
+    """Whether its rows ask without an answer, so that they are for reinforcement alone."""
 
 
 class FileStore:

@@ -32,7 +32,7 @@ def file_object(file: StoredFile) -> dict[str, Any]:
         "purpose": file.purpose,
         "status": file.status.value,
         "status_details": file.status_details,
-        EXTENSION: {"rows": file.rows},
+        EXTENSION: {"rows": file.rows, "asks": file.asks},
     }
 
 

@@ -65,7 +65,7 @@ export function Run({ name }) {
   return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} />`}
       ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : name })}>Chat</a>`}</${Head}>
     <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
-    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), `of ${number(run.steps)}`], ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
+    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), `of ${number(run.steps)}`], curves && curves.metrics.reward ? ["reward", short(curves.metrics.reward.y[curves.metrics.reward.y.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
     <div class="tools"><${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, text]) => [key, text])} />
       <label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /> <span class="mono">${weight.toFixed(2)}</span></label>
@@ -73,7 +73,7 @@ export function Run({ name }) {
     <div class="grid"><div class="wide"><${Plot} title="Loss" unit=${imitates(more) ? "nats per supervised token" : "of the objective"} series=${losses} along=${by} log=${log} height=${300} file=${`${last(name)}-loss`} /></div>
       <${Plot} title="Learning rate" series=${line("learning_rate", "rate", 0)} along=${by} file=${`${last(name)}-rate`} /><${Plot} title="Gradient norm" series=${line("grad_norm", "before clipping", 3)} along=${by} file=${`${last(name)}-norm`} />
       <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} file=${`${last(name)}-memory`} />
-      ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${{ rewards: "Rewards", logps: "Log-probabilities" }[group] || group} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text, place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} file=${`${last(name)}-${group}`} />`)}</div>
+      ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${plain(group)} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text.replace(/_/g, " "), place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} file=${`${last(name)}-${group}`} />`)}</div>
     ${more && more.samples.length > 0 && html`<${Samples} samples=${more.samples} />`}
     ${more && html`<${Details} more=${more} run=${run} job=${job} />`}</div>`;
 }
@@ -89,8 +89,12 @@ function grouped(metrics) {
     const [group, ...rest] = name.split("/");
     found.set(group, [...(found.get(group) || []), [rest.join("/") || group, curve]]);
   }
-  return [...found];
+  // What is rewarded comes first, and what things are called loses its underscores.
+  return [...found].sort(([one], [other]) => other.startsWith("reward") - one.startsWith("reward"));
 }
+
+const GROUPS = { rewards: "Rewards", reward: "Reward", logps: "Log-probabilities", kl: "KL", frac_reward_zero_std: "Share of groups whose rewards are all equal", reward_std: "Standard deviation of rewards" };
+const plain = (name) => GROUPS[name] || `${name[0].toUpperCase()}${name.slice(1).replace(/_/g, " ")}`;
 
 // What the model answered to the same prompts, at two steps beside each other.
 function Samples({ samples }) {
