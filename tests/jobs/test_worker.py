@@ -167,11 +167,13 @@ def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> Non
     """Jobs go through whatever processes are killed at random instants: workers, and what trains."""
     source, queue = random.Random(seed), queue_of(root)
     jobs = [played(queue, 20, seconds=0.005) for _ in range(3)]
-    worker = started.start(root)
+    begun = [started.start(root)]
     for _ in range(kills):
         time.sleep(source.uniform(0.0, 0.15))
         if source.random() < 0.5:
-            kill(worker)
+            # All of them: on a busy machine one that had no lock yet may have taken it before the one that followed.
+            while begun:
+                kill(begun.pop())
             wait_for(lambda: not worker_runs(root, "auto"))  # It holds its lock until it is gone.
         else:
             process = next((process_of(queue, job) for job in jobs if status(queue, job) is JobStatus.RUNNING), None)
@@ -181,7 +183,7 @@ def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> Non
             for file in (root / ".studio").glob("jobs.sqlite*"):
                 file.unlink()
         if not worker_runs(root, "auto"):
-            worker = started.start(root)
+            begun.append(started.start(root))
         jobs = [job if status(queue, job) is not JobStatus.SUCCEEDED else played(queue, 20) for job in jobs]
     wait_for(lambda: worker_runs(root, "auto") or bool(started.start(root)))
     for folder in sorted(root.glob("ftjob-*")):
