@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from veneer.evaluation.metrics.choose import named_metrics
 from veneer.evaluation.rows import prepare, score_model
 from veneer.events import Event, Note, ignore, read_events
 from veneer.generation.batch import answer_all
+from veneer.generation.share import Blank, Whole, nothing
 from veneer.reproduction.run import reproduce
 from veneer.run_records.find import open_run
 from veneer.training import answers
 from veneer.training.answers import MeasuredAnswers, asked_rows, metric_on
 from veneer.training.best import ANSWERS, BestBy
 from veneer.training.joint import prepare_joint
-from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
@@ -76,6 +77,31 @@ def test_the_measures_are_those_of_an_evaluation(metric: str, assistant: Assista
     assert measured is not None
     assert ANSWERS[metric] in measured
     assert measured == {name: expected[name] for name in measured}
+
+
+class Half(Whole):
+    """Every other row; the others are what they are told to be."""
+
+    def __init__(self, first: int, others: Sequence[Any]):
+        self.start, self.others, self.found = first, others, list[Any]()
+
+    def own(self, items: int) -> range:
+        return range(self.start, items, 2)
+
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
+        self.found = list(found)
+        whole: list[Any] = [None] * items
+        whole[self.start :: 2], whole[1 - self.start :: 2] = found, self.others
+        return whole
+
+
+def test_processes_that_share_the_rows_measure_what_one_does(assistant: Assistant, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", numbered_rows(9))
+    whole = answering(assistant, file, "number")
+    second = Half(1, [None] * 5)  # a signal has ended the other process's part
+    assert replace(whole, share=second).measure() is None
+    assert len(second.found) == 4
+    assert replace(whole, share=Half(0, second.found)).measure() == whole.measure()
 
 
 def test_rows_ask_what_an_evaluation_asks(assistant: Assistant, tmp_path: Path) -> None:
@@ -203,10 +229,10 @@ def test_full_memory_answers_fewer_rows_side_by_side(
 
 
 def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
-    def refused(content: list[dict[str, Any]], *settings: str, ranks: Ranks = ALONE) -> str:
+    def refused(content: list[dict[str, Any]], *settings: str) -> str:
         data = write_rows(tmp_path / "rows.jsonl", content)
         with pytest.raises(ConfigError) as caught:
-            train(run_config(tiny_model, data, tmp_path / "run", *settings), ranks=ranks)
+            train(run_config(tiny_model, data, tmp_path / "run", *settings))
         assert not (tmp_path / "run" / "config.yaml").exists()
         return str(caught.value)
 
@@ -218,8 +244,6 @@ def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(tiny_mode
     assert "finds nothing to measure in the references of the evaluation rows" in said
     assert "'late'" in said
     assert "train.best_metric goes by evaluations" in refused(words, "train.best_metric=exact")
-    two = Ranks(rank=0, world=2, local_world=2)
-    assert "which one process gives" in refused(words, held_out, "train.best_metric=exact", ranks=two)
 
 
 def test_a_run_by_answers_is_trained_alone(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,12 +12,10 @@ from preference_rows import full_logits, trainable_model
 from tiny import rows, run_config, write_model, write_rows
 from training_runs import stopping_after
 from veneer.data.kinds import load_kind
-from veneer.errors import ConfigError, Interrupted
+from veneer.errors import Interrupted
 from veneer.events import Event, Note, StageBegun, StepDone
 from veneer.io.tokenizer import from_directory
 from veneer.run_folder import RunFolder
-from veneer.training.parallel.ranks import Ranks
-from veneer.training.parallel.start import refuse_alone
 from veneer.training.run import train
 from veneer.training.teacher_table import DOING, TOKENS, VALUES
 
@@ -108,9 +106,3 @@ def test_full_fine_tuning_is_taught_by_an_adapter_on_its_own_base(tiny_model: Pa
     train(config, subscribers=[events.append])
     steps = [event for event in events if isinstance(event, StepDone)]
     assert steps[-1].loss < steps[0].loss
-
-
-def test_several_processes_are_refused(tiny_model: Path, file: Path, teacher: Path, tmp_path: Path) -> None:
-    config = run_config(tiny_model, file, tmp_path, *SETTINGS, f"distillation.teacher={teacher}")
-    with pytest.raises(ConfigError, match=r"top_k is computed by one process and the run has 2"):
-        refuse_alone(config, Ranks(rank=0, world=2))

@@ -23,6 +23,7 @@ from veneer.events import Note, Stage, Subscriber
 from veneer.generation.batch import answer_all
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
+from veneer.generation.share import WHOLE, Share
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
@@ -118,33 +119,44 @@ class MeasuredAnswers:
     room: int
     """Tokens that are computed side by side at most, those of a micro-batch; one row always is."""
     emit: Subscriber
+    share: Share = WHOLE
+    """Which of the rows this process answers; all of them measure all answers."""
 
     def measure(self) -> dict[str, float] | None:
-        """The measures of the model's answers as it is now, by name; None where a signal ended it.
+        """The measures of the model's answers as it is now, by name; None where a signal ended it, here or on another
+        process.
 
         Where the memory is full it starts again with fewer rows side by side.
 
         Raises:
             OutOfMemory: one row alone does not fit.
+            RankLost: another process is gone.
         """
+        own = self.share.own(len(self.rows))
+        outputs = self.share.all(self._answers(own) or [None] * len(own), len(self.rows))
+        if None in outputs:
+            return None
+        return _measured(self.metric, self.rows, [self.tokenizer.decode(tokens) for tokens in outputs])
+
+    def _answers(self, own: Sequence[int]) -> list[list[int]] | None:
+        """The tokens of the answers to some rows; None where a signal ended it."""
         longest = max(row.tokens for row in self.rows) + EXTRA_TOKENS
         together = max(1, self.room // (max(len(row.prompt) for row in self.rows) + longest))
-        while isinstance(outputs := self._attempt(longest, together), str):
+        while isinstance(outputs := self._attempt(own, longest, together), str):
             release_memory(self.model.device)
             if together == 1:
                 said = message_of("answering an evaluation row", outputs)
                 raise OutOfMemory(f"{said} train.best_metric loss needs no answers.")
             together //= 2
             self.emit(Note(message=f"the memory is full: answering {together} evaluation rows side by side"))
-        if stop_signalled():
-            return None
-        return _measured(self.metric, self.rows, [self.tokenizer.decode(tokens) for tokens in outputs])
+        return None if stop_signalled() else outputs
 
-    def _attempt(self, longest: int, together: int) -> list[list[int]] | str:
+    def _attempt(self, own: Sequence[int], longest: int, together: int) -> list[list[int]] | str:
         """The tokens of all answers; the message of the error where the memory is full."""
         sampling = Sampling(max_new_tokens=min(longest, self.model.spec.max_positions))
         requests = [
-            GenerationRequest(prompt=row.prompt, sampling=sampling, stop_ids=self.stop_ids) for row in self.rows
+            GenerationRequest(prompt=self.rows[number].prompt, sampling=sampling, stop_ids=self.stop_ids)
+            for number in own
         ]
         try:
             with Stage(self.emit, "answering evaluation rows", total=len(requests), unit="rows") as stage:

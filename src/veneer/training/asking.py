@@ -14,6 +14,7 @@ from veneer.training.best import best_by
 from veneer.training.checkpoint import Progress
 from veneer.training.held_out import evaluation
 from veneer.training.objectives.base import Means, StepObjective
+from veneer.training.parallel.dealt import Dealt
 from veneer.training.parallel.lanes import Team
 from veneer.training.prepare import TrainingData
 from veneer.training.samples import PromptSampler, named_prompts, row_prompts
@@ -55,6 +56,7 @@ def evaluation_of(
         stop_ids=_stop_ids(data, origin),
         room=int(config.compute.micro_batch_tokens),
         emit=emit,
+        share=Dealt(team.group, "answers/"),
     )
     return with_answers(losses, answers)
 

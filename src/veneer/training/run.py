@@ -170,7 +170,7 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
     if inputs.config.compute.sharding is Sharding.FULL:
         return _begin_sharded(inputs, call, log)
     # A teacher that is asked once is gone before the student is there.
-    teacher: Teacher | None = taught_table(inputs, log.emit)
+    teacher: Teacher | None = taught_table(inputs, log.emit, call.group)
     with out_of_memory_while("loading the model"):
         model = base_model(inputs, log.emit)
         if call.group.ranks.first:

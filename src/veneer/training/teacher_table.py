@@ -27,10 +27,13 @@ from veneer.training.keyed_tensors import key_of, read_under, write_under
 from veneer.training.live_teacher import LiveTeacher, load_teacher
 from veneer.training.objectives.divergences import CHUNK_ROWS, Taught, TaughtRows, with_rest
 from veneer.training.out_of_memory import release_memory
+from veneer.training.parallel.group import Group
 from veneer.training.session import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
 
+TAUGHT = "taught"
+"""The key under which rank 0 says that the teacher has been asked."""
 DOING = "computing what the teacher says"
 TOKENS, VALUES, KNOWN = "tokens", "values", "known"
 
@@ -94,12 +97,14 @@ class TaughtTable:
         return torch.from_numpy(np.concatenate([*spans]))
 
 
-def taught_table(inputs: RunInputs, emit: Subscriber) -> TaughtTable | None:
-    """What the teacher says of the rows of a run; None for a run whose teacher computes as it goes.
+def taught_table(inputs: RunInputs, emit: Subscriber, group: Group) -> TaughtTable | None:
+    """What the teacher says of the rows of a run; None for a run whose teacher computes as it goes. Rank 0 asks it, and
+    gives the answers to the others however long that takes it.
 
     Args:
         inputs: the run, of whose model nothing is loaded yet.
         emit: told how far it is.
+        group: the processes of the run, which are connected.
 
     Raises:
         OutOfMemory: the teacher or a micro-batch does not fit.
@@ -110,10 +115,23 @@ def taught_table(inputs: RunInputs, emit: Subscriber) -> TaughtTable | None:
         return None
     device = resolve_device(config.compute.device)
     table = TaughtTable.empty(inputs.data.rows, settings.top_k, inputs.prepared.taught, device)
+    if group.ranks.first:
+        _ask(inputs, table, emit)
+        group.publish(TAUGHT, "ready")
+    else:
+        group.awaited(TAUGHT)
+    for part in (table.tokens, table.values, torch.from_numpy(table.known.view(np.uint8))):
+        group.broadcast(part)
+    return table
+
+
+def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
+    """Fill in what the teacher says, from the file of an earlier session as far as it knows."""
+    config, settings = inputs.config, inputs.config.distillation
     file, key = inputs.folder.teacher_file, _key(inputs)
     _read(file, key, table, emit)
     if next(_unknown(inputs, table), None) is None:
-        return table
+        return
     with out_of_memory_while("loading the teacher"):
         model = load_teacher(config, emit)
     teacher = LiveTeacher(model, table.compared, settings.temperature)
@@ -123,9 +141,8 @@ def taught_table(inputs: RunInputs, emit: Subscriber) -> TaughtTable | None:
             table.put(batch, teacher.of(batch))
             stage.advance(len(batch.numbers))
     del teacher, model
-    release_memory(device)
+    release_memory(table.device)
     _write(file, key, table)
-    return table
 
 
 def _unknown(inputs: RunInputs, table: TaughtTable) -> Iterator[MicroBatch]:

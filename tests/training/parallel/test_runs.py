@@ -18,6 +18,7 @@ from veneer.config import to_yaml
 from veneer.errors import Interrupted
 from veneer.events import read_events
 from veneer.run_folder import RunFolder
+from veneer.training.best import ANSWERS
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"
@@ -245,6 +246,25 @@ def test_every_kind_of_run(kind: str, forker: Forker, tiny_model: Path, tiny_dat
     expected = runs.alone()
     succeeded(runs.spread("two", 2))
     assert runs.weights("two") == expected
+
+
+@pytest.mark.slow
+def test_answers_and_a_teacher_that_is_asked_before_are_those_of_one_process(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    taught = ("objective=distillation", f"distillation.teacher={tiny_model}", "distillation.top_k=12")
+    more = ("data.held_out=0.4", "train.eval_every=1", "train.best_metric=rouge-l", "lora.dropout=0.1")
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *taught, *more)
+    expected = runs.alone()
+    succeeded(runs.spread("three", 3))
+    assert runs.weights("three") == expected
+    told = [
+        [(one["step"], one["best"], one["metrics"]) for one in read_events(tmp_path / name / "events.jsonl")
+         if one["event"] == "Evaluated"]
+        for name in ("alone", "three")
+    ]  # fmt: skip
+    assert told[0] == told[1]
+    assert all(ANSWERS["rouge-l"] in metrics for _, _, metrics in told[0])
 
 
 def test_lanes_are_recorded_and_one_lane_is_what_it_was(

@@ -24,6 +24,8 @@ class Dealt:
     """Every so manieth item is this process's."""
 
     group: Group
+    place: str = ""
+    """What the keys of its tasks begin with, where other tasks are dealt out beside them."""
     _tasks: int = 0
 
     @property
@@ -46,9 +48,9 @@ class Dealt:
             return text
         self._tasks += 1
         if self.first:
-            self.group.publish(f"told/{self._tasks}", text)
+            self.group.publish(f"{self.place}told/{self._tasks}", text)
             return text
-        return self.group.awaited(f"told/{self._tasks}")
+        return self.group.awaited(f"{self.place}told/{self._tasks}")
 
     def own(self, items: int) -> Sequence[int]:
         """See `Share`."""
@@ -63,11 +65,14 @@ class Dealt:
         ranks, self._tasks = self.group.ranks, self._tasks + 1
         if not ranks.many:
             return list(found)
-        self.group.publish(f"items/{self._tasks}/{ranks.rank}", to_text(list(found)))
+        key = f"{self.place}items/{self._tasks}"
+        self.group.publish(f"{key}/{ranks.rank}", to_text(list(found)))
         whole: list[Any] = [None] * items
         for rank in range(ranks.world):
-            own = found if rank == ranks.rank else json.loads(self.group.awaited(f"items/{self._tasks}/{rank}"))
-            whole[rank :: ranks.world] = own
+            if rank == ranks.rank:
+                whole[rank :: ranks.world] = found
+            else:
+                whole[rank :: ranks.world] = json.loads(self.group.awaited(f"{key}/{rank}"))
         return whole
 
 

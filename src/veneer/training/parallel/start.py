@@ -14,7 +14,6 @@ from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
 from veneer.hardware import resolve_device
 from veneer.strict_json import to_text
-from veneer.training.best import best_by
 from veneer.training.checkpoint import Progress
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.parallel.group import Group
@@ -89,16 +88,6 @@ def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
         raise ConfigError(
             f"train.time_limit is measured on one process and the run has {ranks.world}; give train.steps or "
             "train.epochs"
-        )
-    if ranks.many and best_by(config).of_answers:
-        raise ConfigError(
-            f"train.best_metric {config.train.best_metric} is measured on answers, which one process gives, and the "
-            f"run has {ranks.world}; take loss, or start one"
-        )
-    if ranks.many and config.distillation.top_k is not None:
-        raise ConfigError(
-            f"distillation.top_k is computed by one process and the run has {ranks.world}; leave it out, so that the "
-            "teacher computes beside every student"
         )
 
 
