@@ -285,7 +285,10 @@ def test_products_on_arm_are_exact_and_alone_as_in_a_batch(tmp_path: Path) -> No
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("no cross compiler, or no emulator, for 64-bit Arm (aarch64-linux-gnu-gcc, qemu-aarch64)")
-    sources = [str(Path(__file__).with_name("rows_check.c")), str(HERE / "decode.c"), str(HERE / "rows.c")]
+    sources = [
+        str(Path(__file__).with_name("rows_check.c")),
+        *(str(HERE / name) for name in ("decode.c", "panels.c", "rows.c")),
+    ]
     program = tmp_path / "check"
     flags = [*FLAGS, *VARIANTS["aarch64"]["neon"], f"-I{HERE}", "-static", "-o", str(program)]
     subprocess.run([compiler, *sources, *flags, "-lm"], check=True)

@@ -19,6 +19,9 @@ typedef struct {
     const Factor *factors;
 } Segment;
 
+/* Floats of a thread's working memory for at most `rows` rows. */
+int64_t veneer_adapt_scratch(int64_t depth, int rows);
+
 /* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x, prepared in natural order; a row of `down` every `stride`
  * floats. */
 void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int rows, float *down, int64_t stride,

@@ -28,6 +28,7 @@ SOURCES = (
     "losses.c",
     "optimizer.c",
     "outer.c",
+    "panels.c",
     "peak.c",
     "products.c",
     "prompts.c",

@@ -3,26 +3,23 @@
  *
  * A sum has VL lanes: lane l adds up the products of the elements l, l + VL, l + 2 VL, … of a row as they stand after
  * widening, one after the other, and the lanes are added in halves. Few rows are multiplied while their weights are still
- * in registers; for more the weights of some columns are widened into the cache, a part of the depth at a time, and all
- * rows run past them. Both take every sum in the same order, so that a row's bits do not depend on the rows beside it.
+ * in registers, more of them as panels.c says. Both take every sum in the same order, so that a row's bits do not depend
+ * on the rows beside it.
  */
 #include <stdlib.h>
 
-#include "rows.h"
+#include "panels.h"
 #include "widen.h"
 
 #if VL == 8 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
 #define FEW 4 /* rows that are multiplied while weights are in registers */
 #define MORE_CASES(format)
 #define SHARED 1 /* columns that are widened together, so that they share what is loaded of x */
-#define TILE_COLUMNS 2
 #else
 #define FEW 8
 #define MORE_CASES(format) FEW_CASE(format, 5) FEW_CASE(format, 6) FEW_CASE(format, 7) FEW_CASE(format, 8)
 #define SHARED 2
-#define TILE_COLUMNS 4
 #endif
-#define TILE_ROWS 6
 #define MOST_SUMS 16 /* of few rows by some columns */
 #define AHEAD 4096   /* bytes by which stored weights are fetched before their turn */
 
@@ -34,20 +31,6 @@ typedef struct {
     int rows, add;
     float scale;
 } Rows;
-
-/* A part [from, to) of the depth of widened columns. The sums that earlier parts have come to stand in `kept`. */
-typedef struct {
-    int64_t from, to;
-    float *kept;
-} Part;
-
-INLINE void begin(lanes *sums, int count, int first_part, const float *kept) {
-    for (int i = 0; i < count; i++) sums[i] = first_part ? (lanes){0} : (lanes) * (const vec *)(kept + i * VL);
-}
-
-INLINE void keep(const lanes *sums, int count, float *kept) {
-    for (int i = 0; i < count; i++) *(vec *)(kept + i * VL) = (vec)sums[i];
-}
 
 /* The totals of `rows` by `columns` sums into y, from `row` and `column` on; both are known when this is compiled. */
 INLINE void hand_over(const Rows *r, const lanes *sums, int row, int rows, int column, int columns) {
@@ -75,7 +58,7 @@ INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
 /* `columns` columns from `column` on, of `rows` rows, both known when this is compiled. */
 INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows *r, int rows, int columns, int column) {
     lanes sums[MOST_SUMS];
-    begin(sums, rows * columns, 1, NULL);
+    for (int i = 0; i < rows * columns; i++) sums[i] = (lanes){0};
     for (int64_t k = 0; k < m->depth; k += CHUNK)
 #pragma GCC unroll 4 /* else the sums of all columns go through memory */
         for (int c = 0; c < columns; c += SHARED) {
@@ -131,40 +114,6 @@ DEFINE_FEW(few_q4_0, WEIGHT_Q4_0)
 DEFINE_FEW(few_q4_1, WEIGHT_Q4_1)
 DEFINE_FEW(few_q8_0, WEIGHT_Q8_0)
 
-/* A part of `count` columns from `first` on, widened, as [count][WIDENED_DEPTH] with zeros behind the last. */
-#define DEFINE_WIDEN(name, format)                                                                     \
-    static void name(const Matrix *m, int first, int count, int64_t from, int64_t to, float *out) {    \
-        const Table table = TABLE_OF(m);                                                               \
-        for (int c = 0; c < count; c++, out += WIDENED_DEPTH)                                                   \
-            for (int64_t k = from; k + CHUNK <= to; k += CHUNK) {                                      \
-                vec w[VECTORS];                                                                        \
-                const int64_t place = (int64_t)(first + c) * m->depth + k;                             \
-                fetch_ahead(m, format, place);                                                         \
-                widen_chunk(m, format, &table, place, first + c, w);                                   \
-                for (int v = 0; v < VECTORS; v++) *(vec *)(out + k - from + v * VL) = w[v];            \
-            }                                                                                          \
-    }
-DEFINE_WIDEN(widen_float32, WEIGHT_FLOAT32)
-DEFINE_WIDEN(widen_bfloat16, WEIGHT_BFLOAT16)
-DEFINE_WIDEN(widen_float16, WEIGHT_FLOAT16)
-DEFINE_WIDEN(widen_int8, WEIGHT_INT8)
-DEFINE_WIDEN(widen_codes, WEIGHT_4BIT)
-DEFINE_WIDEN(widen_q4_0, WEIGHT_Q4_0)
-DEFINE_WIDEN(widen_q4_1, WEIGHT_Q4_1)
-DEFINE_WIDEN(widen_q8_0, WEIGHT_Q8_0)
-
-static void widen_columns(const Matrix *m, int first, int count, const Part *part, float *out) {
-    static void (*const chunks[])(const Matrix *, int, int, int64_t, int64_t, float *) = {
-        widen_float32, widen_bfloat16, widen_float16, widen_int8, widen_codes, widen_q4_0, widen_q4_1, widen_q8_0};
-    /* Rows of 4-bit weights that do not end with a byte, or a chunk, are taken one by one. */
-    const int64_t depth = m->depth, end = part->to < depth ? part->to : depth;
-    const int64_t whole = m->format == WEIGHT_4BIT && depth % CHUNK ? part->from : end / CHUNK * CHUNK;
-    chunks[m->format](m, first, count, part->from, whole, out);
-    for (int c = 0; c < count; c++)
-        for (int64_t k = whole; k < part->to; k++)
-            out[c * WIDENED_DEPTH + k - part->from] = k < depth ? element(m, (int64_t)(first + c) * depth + k, first + c) : 0.0f;
-}
-
 /* `count` weights of a column from `place` on, whole chunks of them at once. */
 #define DEFINE_SPAN(name, format)                                                               \
     static int64_t name(const Matrix *m, int column, int64_t place, int64_t count, float *out) { \
@@ -205,54 +154,6 @@ void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count
     for (; k < count; k++) out[k] = element(m, place + k, column);
 }
 
-/* `rows` rows from `row` on by `columns` widened columns, both known when this is compiled; `w` begins with column `first`
- * of the weight. */
-INLINE void tile(const Rows *r, const Part *part, const float *w, int row, int rows, int first, int column, int columns) {
-    lanes sums[TILE_ROWS * TILE_COLUMNS];
-    float *kept = part->kept + (row * WIDENED_COLUMNS + column) * VL;
-    for (int i = 0; i < rows; i++) begin(sums + i * columns, columns, part->from == 0, kept + i * WIDENED_COLUMNS * VL);
-    const float *x = r->x + row * r->depth + part->from;
-    w += column * WIDENED_DEPTH;
-    for (int64_t k = 0; k < part->to - part->from; k += VL) {
-        lanes right[TILE_COLUMNS];
-#pragma GCC unroll 4
-        for (int c = 0; c < columns; c++) right[c] = (lanes) * (const vec *)(w + c * WIDENED_DEPTH + k);
-#pragma GCC unroll 6
-        for (int i = 0; i < rows; i++) {
-            const lanes left = (lanes) * (const vec *)(x + i * r->depth + k);
-#pragma GCC unroll 4
-            for (int c = 0; c < columns; c++) sums[i * columns + c] = fused(sums[i * columns + c], right[c], left);
-        }
-    }
-    if (part->to == r->depth)
-        hand_over(r, sums, row, rows, first + column, columns);
-    else
-        for (int i = 0; i < rows; i++) keep(sums + i * columns, columns, kept + i * WIDENED_COLUMNS * VL);
-}
-
-INLINE void tiles(const Rows *r, const Part *part, const float *w, int row, int rows, int first, int count) {
-    int c = 0;
-    for (; c + TILE_COLUMNS <= count; c += TILE_COLUMNS) tile(r, part, w, row, rows, first, c, TILE_COLUMNS);
-    for (; c < count; c++) tile(r, part, w, row, rows, first, c, 1);
-}
-
-/* All rows with a part of `count` widened columns; as few tiles as can be, all of about the same height. */
-static void many_rows(const Rows *r, const Part *part, const float *w, int first, int count) {
-    const int shares = (r->rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (int share = 0, row = 0; share < shares; share++) {
-        const int end = (share + 1) * r->rows / shares;
-        switch (end - row) {
-            case 1: tiles(r, part, w, row, 1, first, count); break;
-            case 2: tiles(r, part, w, row, 2, first, count); break;
-            case 3: tiles(r, part, w, row, 3, first, count); break;
-            case 4: tiles(r, part, w, row, 4, first, count); break;
-            case 5: tiles(r, part, w, row, 5, first, count); break;
-            default: tiles(r, part, w, row, 6, first, count);
-        }
-        row = end;
-    }
-}
-
 int veneer_rows_order(const Matrix *m) {
     return HAS_PAIRED && m->format == WEIGHT_4BIT && m->depth % CHUNK == 0 ? PAIRED : NATURAL;
 }
@@ -283,49 +184,65 @@ void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
     for (int64_t k = depth; k < whole_chunks(depth); k++) out[k] = 0.0f;
 }
 
-static void unit_of_many(const Matrix *m, const Rows *r, int first, int count, float *scratch) {
-    for (int c = 0; c < count; c += WIDENED_COLUMNS)
-        for (int64_t from = 0; from < r->depth; from += WIDENED_DEPTH) {
-            const Part part = {from, from + WIDENED_DEPTH < r->depth ? from + WIDENED_DEPTH : r->depth, scratch + WIDENED_COLUMNS * WIDENED_DEPTH};
-            const int wide = count - c < WIDENED_COLUMNS ? count - c : WIDENED_COLUMNS;
-            widen_columns(m, first + c, wide, &part, scratch);
-            many_rows(r, &part, scratch, first + c, wide);
-        }
+/* Rows up to which panels gain nothing. Paired codes take longest to widen, so they gain first. */
+#if VL == 8
+#define MOST_FEW(order) ((order) == PAIRED ? 4 : 8)
+#else
+#define MOST_FEW(order) ((order) == PAIRED ? 6 : 8)
+#endif
+
+static int is_few(int order, int64_t depth, int rows) { return rows <= MOST_FEW(order) && depth % CHUNK == 0; }
+
+int veneer_rows_pieces(int order, int64_t depth, int rows) { return is_few(order, depth, rows) ? rows : panels_of(rows); }
+
+int64_t veneer_rows_room(int order, int64_t depth, int rows) {
+    return is_few(order, depth, rows) ? rows * whole_chunks(depth) : panel_room(depth, rows);
+}
+
+void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t stride, int rows, int piece, float *out) {
+    if (is_few(order, depth, rows))
+        veneer_rows_prepare(order, depth, x + piece * stride, out + piece * whole_chunks(depth));
+    else
+        veneer_panel_lay_out(order, depth, x, stride, rows, piece, out);
+}
+
+void veneer_rows_few(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
+                     int64_t stride) {
+    static void (*const few[])(const Matrix *, const Rows *, int, int) = {
+        few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
+    for (int row = 0; row < rows; row += FEW) {
+        const int rest = rows - row;
+        const Rows r = {x + row * m->depth, y + row * stride, m->depth, stride, rest < FEW ? rest : FEW, add, scale};
+        few[m->format](m, &r, first, count);
+    }
 }
 
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch) {
-    static void (*const few[])(const Matrix *, const Rows *, int, int) = {
-        few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
-    const int64_t width = whole_chunks(m->depth);
-    if (rows <= FEW && m->depth % CHUNK == 0) {
-        const Rows r = {x, y, width, stride, rows, add, scale};
-        if (rows) few[m->format](m, &r, first, count);
-        return;
-    }
-    for (int row = 0; row < rows; row += WIDENED_ROWS) {
-        const Rows r = {x + row * width, y + row * stride, width, stride, rows - row < WIDENED_ROWS ? rows - row : WIDENED_ROWS, add, scale};
-        unit_of_many(m, &r, first, count, scratch);
-    }
+    if (is_few(veneer_rows_order(m), m->depth, rows))
+        veneer_rows_few(m, x, rows, first, count, add, scale, y, stride);
+    else
+        veneer_panel_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
 }
 
 /* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
  * out. */
 int veneer_rows_product(const Matrix *m, const float *x, int rows, const float *bias, float *y, int threads) {
-    const int64_t width = whole_chunks(m->depth), stride = m->columns;
-    float *prepared = aligned_alloc(64, (size_t)((rows ? rows : 1) * width) * 4);
+    const int64_t stride = m->columns;
+    const int order = veneer_rows_order(m), pieces = veneer_rows_pieces(order, m->depth, rows);
+    float *prepared = aligned_alloc(64, (size_t)veneer_rows_room(order, m->depth, rows) * 4 + 64);
     int failed = prepared == NULL;
 #pragma omp parallel num_threads(threads) if (!failed)
     {
-        float *scratch = aligned_alloc(64, (size_t)ROWS_SCRATCH * 4);
+        float *scratch = aligned_alloc(64, (size_t)panel_scratch(m->depth) * 4 + 64);
         if (!scratch) {
 #pragma omp atomic write
             failed = 1;
         }
         if (prepared) {
 #pragma omp for schedule(static)
-            for (int row = 0; row < rows; row++)
-                veneer_rows_prepare(veneer_rows_order(m), m->depth, x + row * m->depth, prepared + row * width);
+            for (int piece = 0; piece < pieces; piece++)
+                veneer_rows_prepare_piece(order, m->depth, x, m->depth, rows, piece, prepared);
         }
 #pragma omp for schedule(dynamic)
         for (int first = 0; first < m->columns; first += UNIT) {

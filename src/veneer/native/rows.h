@@ -31,7 +31,7 @@ typedef struct {
 } Matrix;
 
 #define CHUNK 64      /* weights that are widened at a time; a row of x is padded with zeros to whole chunks */
-#define UNIT 16       /* columns that a thread takes at a time */
+#define UNIT 48       /* columns that a thread takes at a time */
 
 static inline int64_t whole_chunks(int64_t depth) { return (depth + CHUNK - 1) / CHUNK * CHUNK; }
 
@@ -43,17 +43,22 @@ int veneer_rows_order(const Matrix *m);
 /* A row of x [depth] in that order, zeros up to whole chunks. */
 void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out);
 
-#define WIDENED_COLUMNS 8  /* columns that are widened at a time for many rows, */
-#define WIDENED_DEPTH 768 /* and their depth: half of the first-level cache */
-#define WIDENED_ROWS 96  /* rows that they meet before they are widened again */
-#define ROWS_SCRATCH (WIDENED_COLUMNS * WIDENED_DEPTH + WIDENED_ROWS * WIDENED_COLUMNS * VL) /* floats of a thread's working memory */
-
 /* The weights [first, first + count) of a column, as floats in their own order. */
 void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count, float *out);
 
-/* y[row][column] = x · Wᵀ for `count` <= UNIT columns from `first` on; x [rows][whole_chunks(depth)] prepared, a row of y
- * every `stride` floats. `add`: y += scale · x Wᵀ instead. Each sum has one order, whatever the number of rows. */
+/* Rows of x, each `stride` floats after the last, are prepared for the products in pieces: how many there are, how many
+ * floats all of them take, and one of them. Few rows are prepared one by one, more of them in panels (panels.h). */
+int veneer_rows_pieces(int order, int64_t depth, int rows);
+int64_t veneer_rows_room(int order, int64_t depth, int rows);
+void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t stride, int rows, int piece, float *out);
+
+/* y[row][column] = x · Wᵀ for `count` <= UNIT columns from `first` on; x prepared, a row of y every `stride` floats.
+ * `add`: y += scale · x Wᵀ instead. Each sum has one order, whatever the number of rows. */
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch);
+
+/* The same for rows that are prepared one by one, however many there are, of whole chunks. */
+void veneer_rows_few(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
+                     int64_t stride);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "lanes.h"
 #include "pairs.h"
+#include "panels.h"
 #include "prompts.h"
 #include "step.h"
 
@@ -71,12 +72,12 @@ static void add_bias(const Linear *one, int rows, int first, int count, float *y
 /* The first `rows` rows with all weights of one input; their columns are shared out among the threads in units. */
 static void next_products(const Step *s, const Op *op, int rows, float *scratch) {
     const Matrix *first = &op->products->weight;
-    const int64_t width = whole_chunks(first->depth);
     const int order = veneer_rows_order(first), units = units_of(op, UNIT);
+    const int pieces = veneer_rows_pieces(order, first->depth, rows);
 #pragma omp for schedule(static)
-    for (int row = 0; row < rows; row++)
-        veneer_rows_prepare(order, first->depth, at(s, op->from, row), s->prepared + row * width);
-#pragma omp for schedule(dynamic, 2)
+    for (int piece = 0; piece < pieces; piece++)
+        veneer_rows_prepare_piece(order, first->depth, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared);
+#pragma omp for schedule(dynamic)
     for (int unit = 0; unit < units; unit++) {
         int own = unit;
         const Linear *one = product_of(op, UNIT, &own);
@@ -247,7 +248,8 @@ static void run(const Step *s, const Op *op, float *work) {
 static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
-    const int64_t rows = ROWS_SCRATCH;
+    if (op->kind == OP_ADAPT) return veneer_adapt_scratch(op->products->weight.depth, ADAPTED_ROWS);
+    const int64_t rows = panel_scratch(op->products->weight.depth);
 #if BF16_PRODUCTS
     const int64_t prompts = veneer_prompt_scratch(op->products->weight.depth);
     if (s->products != PROMPT_ROWS && prompts > rows) return prompts;
@@ -258,7 +260,13 @@ static int64_t own_work(const Step *s, const Op *op) {
 /* Floats of all rows of an operation, prepared. */
 static int64_t prepared_work(const Step *s, const Op *op) {
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
-    const int64_t depth = op->products->weight.depth, rows = s->rows * whole_chunks(depth);
+    const Matrix *first = &op->products->weight;
+    const int64_t depth = first->depth, alone = s->rows * whole_chunks(depth);
+    int64_t rows = alone;
+    for (int few = 0; few < 2; few++) { /* all rows, and those that are not prompts' */
+        const int64_t room = veneer_rows_room(veneer_rows_order(first), depth, few ? s->first_prompt : s->rows);
+        rows = room > rows ? room : rows;
+    }
     const int64_t panels = s->products == PROMPT_ROWS ? 0 : prompt_panels(s->rows, depth);
     return panels > rows ? panels : rows;
 }

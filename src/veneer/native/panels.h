@@ -1,0 +1,42 @@
+/* Products of many rows with a weight as it is stored. */
+#ifndef VENEER_PANELS_H
+#define VENEER_PANELS_H
+
+#include "rows.h"
+
+#if VL == 8 /* sixteen registers hold the sums of 6 by 2, and what they are made of */
+#define PANEL_ROWS 6 /* most rows of a panel of x, */
+#define PANEL_WIDE 2 /* which meet so many vectors of columns in registers */
+#else
+#define PANEL_ROWS 8
+#define PANEL_WIDE 3
+#endif
+#define PANEL_LINE 8 /* floats in which the rows of a panel stand side by side */
+#define PANEL_COLUMNS (PANEL_WIDE * VL) /* columns that are taken at a time, */
+#define PANEL_SHARES 8                  /* and the panels of x that they meet before they are taken again */
+#define PANEL_SCALES 4                  /* numbers that a chunk of a column has beside its weights */
+#define PANEL_LEVELS 5                  /* sums of a row and column that are kept: of 1, 2, 4, 8 and all 16 lanes */
+
+/* Floats of a thread's working memory. */
+static inline int64_t panel_scratch(int64_t depth) {
+    const int64_t width = whole_chunks(depth), weights = width + width / CHUNK * PANEL_SCALES + width / VL;
+    return PANEL_COLUMNS * (weights + PANEL_LEVELS * PANEL_SHARES * PANEL_ROWS);
+}
+
+/* Panels that rows of x fall into, all of about the same height. */
+static inline int panels_of(int rows) { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
+
+/* The first row of a panel. */
+static inline int panel_start(int rows, int panel) { return (int)((int64_t)panel * rows / panels_of(rows)); }
+
+/* Floats of x in panels: [VL lanes][panels][whole_chunks(depth) / VL][PANEL_LINE]. */
+static inline int64_t panel_room(int64_t depth, int rows) { return panels_of(rows) * whole_chunks(depth) * PANEL_LINE; }
+
+/* One of the panels that `rows` rows of x, each `stride` floats, fall into. */
+void veneer_panel_lay_out(int order, int64_t depth, const float *x, int64_t stride, int rows, int panel, float *out);
+
+/* As veneer_rows_unit, of x laid out in panels. */
+void veneer_panel_unit(const Matrix *m, const float *panels, int rows, int first, int count, int add, float scale, float *y,
+                       int64_t stride, float *scratch);
+
+#endif
