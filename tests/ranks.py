@@ -81,7 +81,8 @@ class Started:
         """Wait for all of them."""
         codes = [self.forker.wait(pid) for pid in self.pids]
         return [
-            Ended(code, *(path.read_text(encoding="utf-8") for path in files))
+            # A process that is killed as soon as it is there has not opened its files.
+            Ended(code, *(path.read_text(encoding="utf-8") if path.exists() else "" for path in files))
             for code, files in zip(codes, self.files, strict=True)
         ]
 
