@@ -74,7 +74,10 @@ def test_the_wide_norm_rounds_once() -> None:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
 def test_float16_is_rounded_where_torch_rounds(stored: torch.dtype) -> None:
-    """rstd may differ in its last bit, which turns a rounding now and then; most values are the same to the bit."""
+    """rstd may differ in its last bit, which turns a rounding now and then; most values are the same to the bit.
+
+    What is one unit in the last place apart after the first rounding can be two after the second.
+    """
     x, delta = torch.randn(9, 300).half(), torch.randn(9, 300).half()
     weight = (torch.rand(300) + 0.5).to(stored)
     residual, y, _ = norm.add_rms_norm_forward(x, delta, weight, 1e-5)
@@ -82,7 +85,7 @@ def test_float16_is_rounded_where_torch_rounds(stored: torch.dtype) -> None:
     wide = residual.float()
     expected = (wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt()).half() * weight.half()
     assert float((y != expected).double().mean()) < 0.01
-    torch.testing.assert_close(y, expected, rtol=2**-10, atol=1e-7)
+    torch.testing.assert_close(y, expected, rtol=2**-9, atol=1e-7)
 
 
 def test_zero_rows_stay_zero_and_what_is_not_a_number_stays_visible() -> None:
