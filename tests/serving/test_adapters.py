@@ -21,6 +21,7 @@ from veneer.adapters.store import save_adapter
 from veneer.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError
 from veneer.generation.batch import generate
+from veneer.generation.runner import LoadedAdapter
 from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
 from veneer.serving.adapter_loading import adapter_loader
@@ -225,6 +226,29 @@ def test_an_exchanged_file_is_not_taken_for_the_version_that_was_loaded(assistan
     shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
     with pytest.raises(AdapterError, match="changed since it was loaded"):
         taken(catalogue, "red")
+    catalogue.close()
+
+
+@pytest.mark.scenario(41)
+def test_a_file_that_is_being_written_is_said_to_change_and_not_to_be_damaged(
+    assistant: Assistant, folder: Path
+) -> None:
+    """Its half is read, and it is whole before the reader has said so."""
+    file, loader = folder / "red" / "adapter_model.safetensors", adapter_loader(assistant.model)
+    whole = file.read_bytes()
+
+    def load(version: Path) -> LoadedAdapter:
+        try:
+            return loader(version)
+        finally:
+            file.write_bytes(whole)
+
+    file.write_bytes(whole[: len(whole) // 2])
+    catalogue = AdapterFolder(folder, load, 10**9)
+    with pytest.raises(AdapterError, match="changed while they were read; load it anew"):
+        taken(catalogue, "red")
+    catalogue.load("red", None)
+    taken(catalogue, "red")
     catalogue.close()
 
 

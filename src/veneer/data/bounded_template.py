@@ -98,7 +98,10 @@ class BoundedTemplate:
         """
         (found,) = self.receive(self.send([(chat, untrained)]))
         if isinstance(found, DataError):
-            raise found
+            try:
+                raise found
+            finally:
+                del found  # the error and this frame would hold each other, and the process would outlive its template
         return found
 
     def send(self, chats: Iterable[tuple[GuardedChat, Sequence[int]]]) -> int:

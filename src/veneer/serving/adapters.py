@@ -238,12 +238,23 @@ class AdapterFolder:
             before = content_digest(version.folder)
             if version.digest not in (None, before):
                 raise AdapterError(f"{name}: its files have changed since it was loaded; load it anew")
-            adapter = self._loader(version.folder)
-            if content_digest(version.folder) != before:
-                raise AdapterError(f"{name}: its files changed while they were read; load it anew")
+            try:
+                adapter = self._loader(version.folder)
+            except VeneerError as problem:
+                # Half of a file that is being written is damaged, and will not be in a moment.
+                self._check_still(version, before, problem)
+                raise
+            self._check_still(version, before)
         except (OSError, MemoryError) as error:
             raise AdapterError(f"{name}: cannot be read: {error}") from error
         return before, adapter
+
+    @staticmethod
+    def _check_still(version: Version, before: bytes, cause: VeneerError | None = None) -> None:
+        """Raises AdapterError, from `cause`, where the files of a version are not what they were before."""
+        if content_digest(version.folder) != before:
+            name = version.folder.name
+            raise AdapterError(f"{name}: its files changed while they were read; load it anew") from cause
 
 
 class Lease:
