@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how often the repeated tests of tests/faults inject their fault, as a multiple of their least",
     )
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests out of garbage collections: some thousands of them make each, as where a step is made
+    again for want of memory, take seconds."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter's end clear them."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

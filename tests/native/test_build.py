@@ -57,6 +57,7 @@ def test_a_compiler_that_cannot_compile_leaves_nothing_behind(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_arm_without_a_warning(tmp_path: Path) -> None:
     cross = shutil.which("aarch64-linux-gnu-gcc")
     if cross is None:
