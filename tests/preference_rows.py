@@ -102,6 +102,15 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
     return max(float((one[name] - other[name]).abs().max() / other[name].abs().max().clamp_min(1.0)) for name in other)
 
 
+def lora_factors(policy: nn.Module) -> dict[str, Tensor]:
+    """A and B of PEFT's adapter, by the names that they have on veneer's model."""
+    return {
+        name.removeprefix("base_model.model.").replace(".default", ""): tensor.detach()
+        for name, tensor in policy.named_parameters()
+        if "lora_" in name
+    }
+
+
 def assert_any_split_is_the_same_step(model: CausalLM, objective: Objective, answers: list[Example]) -> None:
     """Every cut of a step into micro-batches, packed with shared beginnings or apart, has the same gradients."""
     whole, expected = step_gradients(model, objective, pack(answers, 10**6, together=2))

@@ -19,7 +19,6 @@ from veneer.errors import ConfigError, nearest
 from veneer.io.files import write_text
 from veneer.rewards.metric_reward import NAMES
 from veneer.serving.errors import ApiError
-from veneer.studio.files import FileStatus
 from veneer.studio.graders import MOST_SOURCE, WRAPPED, WRAPPER
 from veneer.studio.results import MadeAdapter, results_of
 from veneer.studio.settings import EXTENSION, MODELS, JobRequest
@@ -75,9 +74,7 @@ def inputs_of(studio: Studio, asked: JobRequest) -> JobInputs:
     for uploaded, param in ((asked.training_file, "training_file"), (asked.validation_file, "validation_file")):
         if uploaded is None:
             continue
-        file = studio.file_of(uploaded, param)
-        if file.status is FileStatus.ERROR:
-            raise ApiError(400, f"{param}: {file.status_details}", param=param, code="invalid_file")
+        file = studio.rows_of(uploaded, param)
         paths.append(studio.files.content(file))
         called[str(paths[-1])] = file.filename
     source = studio.bases.source(asked.model)

@@ -18,7 +18,7 @@ from veneer.serving.limits import ServerLimits
 from veneer.studio.bases import Bases
 from veneer.studio.chat_host import ChatHost
 from veneer.studio.checking import Checking
-from veneer.studio.files import FileStore, StoredFile
+from veneer.studio.files import FileStatus, FileStore, StoredFile
 from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
 from veneer.studio.watch import WatchedRun, Watcher
@@ -77,6 +77,14 @@ class Studio:
         found = self.files.get(name)
         if found is None:
             raise ApiError(404, f"{param}: there is no such file", param=param, code="file_not_found")
+        return found
+
+    def rows_of(self, name: object, param: str) -> StoredFile:
+        """The uploaded file of an id, whose rows can be used. Raises ApiError where there is none (404), or they cannot
+        (400)."""
+        found = self.file_of(name, param)
+        if found.status is FileStatus.ERROR:
+            raise ApiError(400, f"{param}: {found.status_details}", param=param, code="invalid_file")
         return found
 
     def run_of(self, request: Request, key: str = "name") -> WatchedRun:

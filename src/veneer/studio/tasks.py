@@ -13,7 +13,6 @@ from veneer.io.gguf.encode import Quant
 from veneer.jobs.job import Job, JobKind
 from veneer.serving.errors import ApiError
 from veneer.studio.called import without_paths
-from veneer.studio.files import FileStatus
 from veneer.studio.inputs import adapter_of
 from veneer.studio.studio import Studio
 
@@ -43,9 +42,7 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
     details: dict[str, Any] = {"run": made.run, "model": studio.bases.name_of(made.base)}
     called = {str(made.folder): run}
     if body.get("file") is not None or kind is JobKind.EVALUATE:
-        file = studio.file_of(body.get("file"), "file")
-        if file.status is FileStatus.ERROR:
-            raise ApiError(400, f"file: {file.status_details}", param="file", code="invalid_file")
+        file = studio.rows_of(body.get("file"), "file")
         settings["data"] = str(studio.files.content(file))
         details |= {"file": file.id, "filename": file.filename}
         called[settings["data"]] = file.filename

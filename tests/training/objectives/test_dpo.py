@@ -18,6 +18,7 @@ from preference_rows import (
     assert_any_split_is_the_same_step,
     assert_is_the_formula,
     largest_difference,
+    lora_factors,
     pairs,
     step_gradients,
     trainable_model,
@@ -210,12 +211,7 @@ def trained_by_trl(
         processing_class=AutoTokenizer.from_pretrained(model),
     )  # fmt: skip
     trainer.train()
-    weights = {
-        name.removeprefix("base_model.model.").replace(".default", ""): tensor.detach()
-        for name, tensor in policy.named_parameters()
-        if "lora_" in name
-    }
-    return [line for line in trainer.state.log_history if "loss" in line], weights
+    return [line for line in trainer.state.log_history if "loss" in line], lora_factors(policy)
 
 
 @pytest.mark.parametrize("loss", THEIRS)

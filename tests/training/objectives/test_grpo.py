@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preference_rows import full_logits, largest_difference, step_gradients, trainable_model
+from preference_rows import full_logits, largest_difference, lora_factors, step_gradients, trainable_model
 from tiny import run_config, write_model, write_rows
 from veneer.config import GrpoSection
 from veneer.data.batches import pack
@@ -295,12 +295,7 @@ def trained_by_trl(
         processing_class=AutoTokenizer.from_pretrained(model),
     )  # fmt: skip
     trainer.train()
-    weights = {
-        name.removeprefix("base_model.model.").replace(".default", ""): tensor.detach()
-        for name, tensor in policy.named_parameters()
-        if "lora_" in name
-    }
-    return [line for line in trainer.state.log_history if "loss" in line], weights
+    return [line for line in trainer.state.log_history if "loss" in line], lora_factors(policy)
 
 
 @pytest.mark.parametrize("kind", THEIRS)
