@@ -298,6 +298,7 @@ def trained_by_trl(
     return [line for line in trainer.state.log_history if "loss" in line], lora_factors(policy)
 
 
+@pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
 @pytest.mark.parametrize("kind", THEIRS)
 def test_losses_and_rewards_of_the_first_steps_are_trls(kind: str, padded_model: Path, tmp_path: Path) -> None:
     """TRL is given the answers that veneer samples."""
