@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,27 @@ def test_answers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     whole = generate(model, prompts, sampling=settings, stop_ids=frozenset())
     for rows in (1, 2, 5):
         assert generate(model, prompts, sampling=settings, stop_ids=frozenset(), batch_rows=rows) == whole
+
+
+@pytest.mark.parametrize("threads", [2, 7])
+def test_a_step_is_the_same_to_the_bit_on_several_threads_and_elsewhere_in_the_program(
+    threads: int, tmp_path: Path
+) -> None:
+    """More threads than processors wait for each other too; a second thread's team is beside the first one's."""
+    model = ours(tiny_llama(seed=6), tmp_path, dtype=torch.bfloat16)
+    lengths = [20 + number % 5 for number in range(11)]
+    texts = documents([length + STEPS for length in lengths])
+    alone = steps_of(model, texts, lengths)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        here = steps_of(model, texts, lengths)
+        with ThreadPoolExecutor(1) as pool:
+            elsewhere = pool.submit(steps_of, model, texts, lengths).result()
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(here, alone)
+    assert torch.equal(elsewhere, alone)
 
 
 @pytest.mark.parametrize("changes", [{"variant": Variant.DORA}, {"target_modules": ("embed_tokens", "q_proj")}])

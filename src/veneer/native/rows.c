@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "panels.h"
+#include "team.h"
 #include "widen.h"
 
 #if VL == 8 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
@@ -228,32 +229,26 @@ void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int 
 /* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
  * out. */
 int veneer_rows_product(const Matrix *m, const float *x, int rows, const float *bias, float *y, int threads) {
-    const int64_t stride = m->columns;
+    const int64_t stride = m->columns, each = (panel_scratch(m->depth) + 15) / 16 * 16;
     const int order = veneer_rows_order(m), pieces = veneer_rows_pieces(order, m->depth, rows);
+    const int units = (m->columns + UNIT - 1) / UNIT;
     float *prepared = aligned_alloc(64, (size_t)veneer_rows_room(order, m->depth, rows) * 4 + 64);
-    int failed = prepared == NULL;
+    float *work = aligned_alloc(64, (size_t)(threads * each) * 4);
+    Team *team = new_team(threads);
+    const int failed = prepared == NULL || work == NULL || team == NULL;
 #pragma omp parallel num_threads(threads) if (!failed)
-    {
-        float *scratch = aligned_alloc(64, (size_t)panel_scratch(m->depth) * 4 + 64);
-        if (!scratch) {
-#pragma omp atomic write
-            failed = 1;
-        }
-        if (prepared) {
-#pragma omp for schedule(static)
-            for (int piece = 0; piece < pieces; piece++)
-                veneer_rows_prepare_piece(order, m->depth, x, m->depth, rows, piece, prepared);
-        }
-#pragma omp for schedule(dynamic)
-        for (int first = 0; first < m->columns; first += UNIT) {
-            const int count = m->columns - first < UNIT ? m->columns - first : UNIT;
-            if (!scratch || !prepared) continue;
-            veneer_rows_unit(m, prepared, rows, first, count, 0, 1.0f, y, stride, scratch);
+    if (!failed) {
+        const Member me = member_of(team, work, each);
+        for (int piece = share_start(&me, pieces); piece < share_stop(&me, pieces); piece++)
+            veneer_rows_prepare_piece(order, m->depth, x, m->depth, rows, piece, prepared);
+        gather(&me);
+        for (int unit; (unit = take(&me, units)) < units;) {
+            const int first = unit * UNIT, count = m->columns - first < UNIT ? m->columns - first : UNIT;
+            veneer_rows_unit(m, prepared, rows, first, count, 0, 1.0f, y, stride, me.work);
             for (int row = 0; bias && row < rows; row++)
                 for (int c = first; c < first + count; c++) y[row * stride + c] += bias[c];
         }
-        free(scratch);
     }
-    free(prepared);
+    free(team), free(work), free(prepared);
     return failed;
 }

@@ -32,23 +32,23 @@ static void norm_row(const Op *op, const float *x, float *y) {
 }
 
 /* from += scale · beside, where there is something beside it; to = norm(from). */
-static void norm(const Step *s, const Op *op) {
-#pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++) {
+static void norm(const Step *s, const Op *op, const Member *me) {
+    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) {
         float *x = at(s, op->from, row);
         const float *more = at(s, op->beside, row);
         for (int i = 0; op->beside.stride && i < op->heads * op->dim; i++) x[i] += op->scale * more[i];
         norm_row(op, x, at(s, op->to, row));
     }
+    gather(me);
 }
 
-static void add(const Step *s, const Op *op) {
-#pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++) {
+static void add(const Step *s, const Op *op, const Member *me) {
+    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) {
         float *x = at(s, op->from, row);
         const float *more = at(s, op->beside, row);
         for (int i = 0; i < op->dim; i++) x[i] += op->scale * more[i];
     }
+    gather(me);
 }
 
 /* The product that a unit belongs to, units of `width` columns; `unit` becomes its number within the product. */
@@ -70,40 +70,39 @@ static void add_bias(const Linear *one, int rows, int first, int count, float *y
 }
 
 /* The first `rows` rows with all weights of one input; their columns are shared out among the threads in units. */
-static void next_products(const Step *s, const Op *op, int rows, float *scratch) {
+static void next_products(const Step *s, const Op *op, int rows, const Member *me) {
     const Matrix *first = &op->products->weight;
     const int order = veneer_rows_order(first), units = units_of(op, UNIT);
     const int pieces = veneer_rows_pieces(order, first->depth, rows);
-#pragma omp for schedule(static)
-    for (int piece = 0; piece < pieces; piece++)
+    for (int piece = share_start(me, pieces); piece < share_stop(me, pieces); piece++)
         veneer_rows_prepare_piece(order, first->depth, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared);
-#pragma omp for schedule(dynamic)
-    for (int unit = 0; unit < units; unit++) {
+    gather(me);
+    for (int unit; (unit = take(me, units)) < units;) {
         int own = unit;
         const Linear *one = product_of(op, UNIT, &own);
         const int column = own * UNIT, rest = one->weight.columns - column, count = rest < UNIT ? rest : UNIT;
         float *y = at(s, one->to, 0);
-        veneer_rows_unit(&one->weight, s->prepared, rows, column, count, one->add, one->scale, y, one->to.stride, scratch);
+        veneer_rows_unit(&one->weight, s->prepared, rows, column, count, one->add, one->scale, y, one->to.stride, me->work);
         add_bias(one, rows, column, count, y);
     }
+    gather(me);
 }
 
 #if BF16_PRODUCTS
 /* The rows from `start` on, which are prompts', with all weights of one input. */
-static void prompt_products(const Step *s, const Op *op, int start, uint32_t *scratch) {
+static void prompt_products(const Step *s, const Op *op, int start, const Member *me) {
     const Matrix *first = &op->products->weight;
     const int rows = s->rows - start, panels = parts_of(rows, PROMPT_PANEL), order = veneer_rows_order(first);
     const int64_t words = PROMPT_PANEL * prompt_pairs(first->depth);
     const int units = units_of(op, PROMPT_UNIT);
-    uint32_t *laid_out = (uint32_t *)s->prepared;
-#pragma omp for schedule(static)
-    for (int panel = 0; panel < panels; panel++) {
+    uint32_t *laid_out = (uint32_t *)s->prepared, *scratch = (uint32_t *)me->work;
+    for (int panel = share_start(me, panels); panel < share_stop(me, panels); panel++) {
         const int rest = rows - panel * PROMPT_PANEL;
         veneer_prompt_lay_out(order, first->depth, at(s, op->from, start + panel * PROMPT_PANEL), op->from.stride,
                               rest < PROMPT_PANEL ? rest : PROMPT_PANEL, laid_out + panel * words, scratch);
     }
-#pragma omp for schedule(dynamic)
-    for (int unit = 0; unit < units; unit++) {
+    gather(me);
+    for (int unit; (unit = take(me, units)) < units;) {
         int own = unit;
         const Linear *one = product_of(op, PROMPT_UNIT, &own);
         const int column = own * PROMPT_UNIT, rest = one->weight.columns - column;
@@ -113,23 +112,23 @@ static void prompt_products(const Step *s, const Op *op, int start, uint32_t *sc
                            one->to.stride, scratch);
         add_bias(one, rows, column, count, y);
     }
+    gather(me);
 }
 #endif
 
-static void linear(const Step *s, const Op *op, float *scratch) {
+static void linear(const Step *s, const Op *op, const Member *me) {
     const int start = s->products == PROMPT_ROWS ? s->rows : s->first_prompt;
-    if (start > 0) next_products(s, op, start, scratch);
+    if (start > 0) next_products(s, op, start, me);
 #if BF16_PRODUCTS
-    if (start < s->rows) prompt_products(s, op, start, (uint32_t *)scratch);
+    if (start < s->rows) prompt_products(s, op, start, me);
 #endif
 }
 
-static void rotate(const Step *s, const Op *op) {
+static void rotate(const Step *s, const Op *op, const Member *me) {
     const int half = op->dim / 2; /* of the numbers that are turned; a head may have more */
     const int apart = op->variant == ROTATE_HALVES ? half : 1, step = op->variant == ROTATE_HALVES ? 1 : 2;
     const int64_t width = op->from.stride ? op->kv_heads : 0; /* floats of a head */
-#pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++) {
+    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) {
         const float *cosine = s->cosine[op->number] + (int64_t)row * half;
         const float *sine = s->sine[op->number] + (int64_t)row * half;
         for (int head = 0; head < op->heads; head++) {
@@ -141,6 +140,7 @@ static void rotate(const Step *s, const Op *op) {
             }
         }
     }
+    gather(me);
 }
 
 #define ADAPTED_ROWS 32     /* rows of a segment that a thread takes at a time */
@@ -153,45 +153,49 @@ static int64_t ranks_before(const Op *op, const Segment *segment, int linear) {
     return found;
 }
 
+/* One adapter's update of one of the layers that share their input. */
+typedef struct {
+    const Segment *segment;
+    const Factor *factor;
+    const Linear *layer;
+    float *down; /* [rows of the segment][ranks of all factors] */
+} Update;
+
+static Update update_of(const Step *s, const Op *op, int number, int linear) {
+    const Segment *segment = s->segments + number;
+    return (Update){segment, segment->factors + op->number + linear, op->products + linear,
+                    s->down + segment->start * s->ranks + ranks_before(op, segment, linear)};
+}
+
 /* The updates of all adapters of layers that share their input. */
-static void adapt(const Step *s, const Op *op, float *scratch) {
+static void adapt(const Step *s, const Op *op, const Member *me) {
     if (s->segment_count == 0) return;
     const int64_t depth = op->products->weight.depth, width = whole_chunks(depth);
-#pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++)
+    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++)
         veneer_rows_prepare(NATURAL, depth, at(s, op->from, row), s->prepared + row * width);
-    const int parts = parts_of(s->rows, ADAPTED_ROWS);
-#pragma omp for schedule(dynamic) collapse(3)
-    for (int number = 0; number < s->segment_count; number++)
-        for (int linear = 0; linear < op->linears; linear++)
-            for (int part = 0; part < parts; part++) {
-                const Segment *segment = s->segments + number;
-                const Factor *factor = segment->factors + op->number + linear;
-                const int first = segment->start + part * ADAPTED_ROWS, rest = segment->stop - first;
-                if (rest > 0 && factor->down)
-                    veneer_adapt_down(factor, depth, s->prepared + first * width,
-                                      rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS,
-                                      s->down + first * s->ranks + ranks_before(op, segment, linear), s->ranks, scratch);
-            }
+    gather(me);
+    const int parts = parts_of(s->rows, ADAPTED_ROWS), updates = s->segment_count * op->linears;
+    for (int task; (task = take(me, updates * parts)) < updates * parts;) {
+        const Update u = update_of(s, op, task / parts / op->linears, task / parts % op->linears);
+        const int first = task % parts * ADAPTED_ROWS, rest = u.segment->stop - u.segment->start - first;
+        if (rest > 0 && u.factor->down)
+            veneer_adapt_down(u.factor, depth, s->prepared + (u.segment->start + first) * width,
+                              rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS, u.down + first * s->ranks, s->ranks, me->work);
+    }
+    gather(me);
     int columns = 0;
     for (int i = 0; i < op->linears; i++)
         columns = op->products[i].weight.columns > columns ? op->products[i].weight.columns : columns;
     const int units = parts_of(columns, ADAPTED_COLUMNS);
-#pragma omp for schedule(dynamic) collapse(3)
-    for (int number = 0; number < s->segment_count; number++)
-        for (int linear = 0; linear < op->linears; linear++)
-            for (int unit = 0; unit < units; unit++) {
-                const Segment *segment = s->segments + number;
-                const Factor *factor = segment->factors + op->number + linear;
-                const Linear *layer = op->products + linear;
-                const int first = unit * ADAPTED_COLUMNS, rest = layer->weight.columns - first;
-                if (rest > 0 && factor->down)
-                    veneer_adapt_up(factor, layer->weight.columns,
-                                    s->down + segment->start * s->ranks + ranks_before(op, segment, linear), s->ranks,
-                                    segment->stop - segment->start, first,
-                                    rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS,
-                                    at(s, layer->to, segment->start), layer->to.stride);
-            }
+    for (int task; (task = take(me, updates * units)) < updates * units;) {
+        const Update u = update_of(s, op, task / units / op->linears, task / units % op->linears);
+        const int first = task % units * ADAPTED_COLUMNS, rest = u.layer->weight.columns - first;
+        if (rest > 0 && u.factor->down)
+            veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, first,
+                            rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS, at(s, u.layer->to, u.segment->start),
+                            u.layer->to.stride);
+    }
+    gather(me);
 }
 
 #define GATED 256 /* numbers of a row that a thread takes at a time */
@@ -217,10 +221,9 @@ INLINE void gate_part(int variant, const float *g, const float *up, float *y, in
     memcpy(y + i, ends[2], (size_t)(count - i) * 4);
 }
 
-static void gate(const Step *s, const Op *op) {
-    const int parts = parts_of(op->dim, GATED);
-#pragma omp for schedule(static)
-    for (int task = 0; task < s->rows * parts; task++) {
+static void gate(const Step *s, const Op *op, const Member *me) {
+    const int parts = parts_of(op->dim, GATED), tasks = s->rows * parts;
+    for (int task = share_start(me, tasks); task < share_stop(me, tasks); task++) {
         const int row = task / parts, first = task % parts * GATED, rest = op->dim - first;
         const int count = rest < GATED ? rest : GATED;
         const float *g = at(s, op->from, row) + first, *up = at(s, op->beside, row) + first;
@@ -230,17 +233,19 @@ static void gate(const Step *s, const Op *op) {
         else
             gate_part(GATE_GELU_TANH, g, up, y, count);
     }
+    gather(me);
 }
 
-static void run(const Step *s, const Op *op, float *work) {
+/* One operation; all threads have done their parts of it at its end. */
+static void run(const Step *s, const Op *op, const Member *me) {
     switch (op->kind) {
-        case OP_NORM: norm(s, op); break;
-        case OP_LINEAR: linear(s, op, work); break;
-        case OP_ROTATE: rotate(s, op); break;
-        case OP_ATTEND: veneer_attend(s, op, work); break;
-        case OP_GATE: gate(s, op); break;
-        case OP_ADAPT: adapt(s, op, work); break;
-        default: add(s, op);
+        case OP_NORM: norm(s, op, me); break;
+        case OP_LINEAR: linear(s, op, me); break;
+        case OP_ROTATE: rotate(s, op, me); break;
+        case OP_ATTEND: veneer_attend(s, op, me); break;
+        case OP_GATE: gate(s, op, me); break;
+        case OP_ADAPT: adapt(s, op, me); break;
+        default: add(s, op, me);
     }
 }
 
@@ -323,21 +328,18 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
     }
     const int64_t each = whole_lines(own);
     float *work = aligned_alloc(64, (size_t)(threads * each + whole_lines(shared) + whole_lines(rows * s.ranks)) * 4 + 64);
-    if (work == NULL) {
-        free(starts);
+    Team *team = new_team(threads);
+    if (work == NULL || team == NULL) {
+        free(team), free(work), free(starts);
         return 1;
     }
     s.prepared = work + threads * each;
     s.down = s.prepared + whole_lines(shared);
-    int ready = 0;
 #pragma omp parallel num_threads(threads)
     {
-        int number;
-#pragma omp atomic capture
-        number = ready++;
-        for (int i = 0; i < count; i++) run(&s, ops + i, work + number * each);
+        const Member me = member_of(team, work, each);
+        for (int i = 0; i < count; i++) run(&s, ops + i, &me);
     }
-    free(work);
-    free(starts);
+    free(team), free(work), free(starts);
     return 0;
 }

@@ -4,6 +4,7 @@
 
 #include "adapt.h"
 #include "rows.h"
+#include "team.h"
 
 enum { OP_NORM, OP_LINEAR, OP_ROTATE, OP_ATTEND, OP_GATE, OP_ADD, OP_ADAPT };
 enum { NORM_CENTRED = 1, NORM_BY_HEAD = 2 };
@@ -67,6 +68,6 @@ static inline int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 
 int64_t veneer_attend_work(const Step *s, const Op *op);
 
 /* Attention: keys and values into the cache, and the values that each row sees mixed. */
-void veneer_attend(const Step *s, const Op *op, float *work);
+void veneer_attend(const Step *s, const Op *op, const Member *me);
 
 #endif

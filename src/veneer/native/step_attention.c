@@ -286,12 +286,13 @@ int64_t veneer_attend_work(const Step *s, const Op *op) {
 }
 
 /* All rows' keys are there before the first is read, since rows may be neighbours in one sequence. */
-void veneer_attend(const Step *s, const Op *op, float *work) {
-#pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++) put_row(s, op, row);
-#pragma omp for schedule(dynamic)
-    for (int task = 0; task < s->runs * op->kv_heads; task++) {
+void veneer_attend(const Step *s, const Op *op, const Member *me) {
+    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) put_row(s, op, row);
+    gather(me);
+    const int tasks = s->runs * op->kv_heads;
+    for (int task; (task = take(me, tasks)) < tasks;) {
         const int *run = s->run_starts + task / op->kv_heads;
-        attend_rows(s, op, run[0], run[1] - run[0], task % op->kv_heads, work);
+        attend_rows(s, op, run[0], run[1] - run[0], task % op->kv_heads, me->work);
     }
+    gather(me);
 }
