@@ -15,7 +15,7 @@ from veneer.adapters.store import config_warnings, load_adapter, read_tokenizer
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
-from veneer.data.chat import Encoder, stop_tokens, template_of
+from veneer.data.chat import Encoder, start_template, stop_tokens, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
 from veneer.errors import DataError, OutOfMemory, listing
@@ -337,6 +337,9 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
     base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())
+    tokenizer = checkpoint.tokenizer()
+    own = tokenizer if adapter is None else read_tokenizer(adapter, tokenizer)
+    start_template(own)
     stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
     with stage:
         loaded = load_language_model(
@@ -350,10 +353,9 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
             progress=lambda name: stage.advance(item=name),
         )
     loaded.requires_grad_(False).eval()
-    tokenizer = checkpoint.tokenizer()
     if adapter is None or base is None:
-        return make_assistant(loaded, checkpoint, None, tokenizer)
-    put_on, own = load_adapter(loaded, adapter), read_tokenizer(adapter, tokenizer)
+        return make_assistant(loaded, checkpoint, None, own)
+    put_on = load_adapter(loaded, adapter)
     other = base.problem()
     if other is not None:
         warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")

@@ -338,6 +338,33 @@ def test_a_module_to_save_without_tensors_is_an_error(model: CausalLM, folder: P
         load_adapter(ours(tiny_llama(), tmp_path / "again"), folder)
 
 
+@pytest.mark.scenario(number=32)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of adapted embeddings
+@pytest.mark.parametrize(
+    ("settings", "lost", "named"),
+    [
+        (
+            {"modules_to_save": ["mlp"]},
+            r"layers\.1\.mlp\.",
+            r"modules_to_save:(\n  - model\.layers\.1\.mlp\.\w+){3}\nS",
+        ),
+        ({"modules_to_save": ["norm"]}, r"layers\.0\.input", r"modules_to_save:\n  - model\.layers\.0\.input_\w+\nS"),
+        ({"modules_to_save": ["norm", "lm_head"]}, "lm_head", r"modules_to_save:\n  - lm_head\nSave"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head", r"targets:\n  - lm_head\nSave"),
+        ({"target_modules": ["v_proj", "embed_tokens"]}, "embed_tokens", r"targets:\n  - model\.embed_tokens\nSave"),
+    ],
+)
+def test_what_is_missing_in_some_layers_of_an_adapter_of_peft_is_named(
+    settings: dict[str, Any], lost: str, named: str, model: CausalLM, folder: Path
+) -> None:
+    their_adapter(**({"target_modules": ["q_proj"]} | settings)).save_pretrained(folder)
+    rewrite(folder, lambda tensors: {name: t for name, t in tensors.items() if not re.search(lost, name)})
+    before = packed_logits(model, TEXTS)
+    with pytest.raises(AdapterError, match=rf"lacks .*{named}"):
+        load_adapter(model, folder)
+    assert torch.equal(packed_logits(model, TEXTS), before)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

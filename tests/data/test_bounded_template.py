@@ -109,6 +109,15 @@ def broken_tokenizer() -> object:
     return type(tokenizer)(**{**vars_of(tokenizer), "chat_template": "{% for m in messages %}"})
 
 
+def test_a_process_that_was_started_ahead_is_the_one_that_renders() -> None:
+    one = template("x")
+    one.start()
+    first = process_of(one)
+    assert one.render(CHAT) == "x"
+    one.start()
+    assert process_of(one) is first
+
+
 def test_a_process_that_has_ended_is_replaced() -> None:
     one = template("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert one.render(CHAT) == "How?So.How?So."

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tiny import rows, run_config, write_rows
+from tiny import TEMPLATE, rows, run_config, write_rows
+from veneer.data import rows as rows_module
+from veneer.data.chat import template_of
+from veneer.data.records import RecordReader
 from veneer.data.rows import load_rows
 from veneer.errors import DataError
 from veneer.events import Event, Note, StageEnded, StageProgress, Subscriber
@@ -22,6 +28,26 @@ def notes_of(model: Path, data: Path, output: Path, *assignments: str) -> list[s
     config = run_config(model, data, output, *assignments)
     load_rows(config.data, open_checkpoint(model).tokenizer(), noting(notes))
     return notes
+
+
+def test_the_process_of_the_template_makes_ready_while_rows_are_read(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = replace(open_checkpoint(tiny_model).tokenizer(), chat_template=f"{TEMPLATE}{{# its own #}}")
+    template = template_of(tokenizer)
+    assert template is not None
+    assert template._child._process is None
+    started = []
+
+    def reading(files: Sequence[str], *settings: Any) -> RecordReader:
+        started.append(template._child._process)
+        return RecordReader(files, *settings)
+
+    monkeypatch.setattr(rows_module, "RecordReader", reading)
+    load_rows(run_config(tiny_model, tiny_data, tmp_path).data, tokenizer)
+    (process,) = started
+    assert process is not None
+    assert template._child._process is process
 
 
 def test_rows_on_both_sides_are_reported(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.experts import paths_of_tensors, target_paths
-from veneer.adapters.inject import inject
+from veneer.adapters.inject import inject, module_paths
 from veneer.adapters.integrity import check_unchanged
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.origin import write_base
@@ -214,7 +214,7 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
 
     The targets in the configuration tell what was asked for (an expression, or names that may match other layers in
     another model). The tensors tell what was trained, so that the adapter is put on the layers that it has tensors for.
-    A targeted layer of this model without tensors is an error.
+    A targeted layer of this model without tensors is an error, and so is a module of `modules_to_save`.
 
     Raises:
         AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
@@ -337,7 +337,7 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
     # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm. A module's
     # name stands for all modules in it.
-    saved = {path: None for path in whole if any(one.endswith(spec.modules_to_save) for one in _with_parents(path))}
+    saved = {path: None for path in whole if _is_saved(spec, path)}
     modules = {one for path in whole for one in _with_parents(path)}
     untrained = [name for name in spec.modules_to_save if not any(one.endswith(name) for one in modules)]
     if untrained:
@@ -367,6 +367,11 @@ def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value
     return {path: value_of_pattern(patterns, path, default) for path in paths} if patterns else {}
 
 
+def _is_saved(spec: LoraSpec, path: str) -> bool:
+    """Whether a module, or one that it is in, is of `modules_to_save`."""
+    return any(one.endswith(spec.modules_to_save) for one in _with_parents(path))
+
+
 def _with_parents(path: str) -> list[str]:
     """A path and the paths of all modules that it is in."""
     names = path.split(".")
@@ -374,20 +379,30 @@ def _with_parents(path: str) -> list[str]:
 
 
 def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, directory: Path) -> None:
-    """Refuse an adapter without tensors for layers that its configuration targets.
+    """Refuse an adapter without tensors for layers that its configuration targets, or for modules of `modules_to_save`.
 
     Raises:
-        AdapterError: layers are missing; all are named.
+        AdapterError: some are missing; all are named.
     """
     paths = [path for path in target_paths(model.linear_paths(), model.spec) if not is_router(path)]
+    paths += [EMBEDDING, HEAD] if model.flat else []
     settings = spec.target_modules, spec.exclude_modules, spec.layers_to_transform
     there = {*found.target_modules, *found.modules_to_save}
-    missing = [path for path in paths if path not in there and selects(path, *settings)]
-    if missing:
-        raise AdapterError(
-            f"{directory / WEIGHTS_FILE} lacks the updates of layers that {CONFIG_FILE} targets:\n{listing(missing)}\n"
-            "Save the adapter again, or use it with the base model that it was trained on."
-        )
+    if spec.tied_modules and EMBEDDING in there:
+        there.add(HEAD)  # the embedding's
+    absent = {
+        "the updates of layers that {} targets": [path for path in paths if selects(path, *settings)],
+        "the weights of modules that {} names in modules_to_save": [
+            path for path in module_paths(model) if _is_saved(spec, path)
+        ],
+    }
+    for what, wanted in absent.items():
+        missing = [path for path in wanted if path not in there]
+        if missing:
+            raise AdapterError(
+                f"{directory / WEIGHTS_FILE} lacks {what.format(CONFIG_FILE)}:\n{listing(missing)}\n"
+                "Save the adapter again, or use it with the base model that it was trained on."
+            )
 
 
 def _without_copies(

@@ -1,8 +1,8 @@
 """A chat template as the rest of veneer uses it: rendered in a process of its own, with hard limits.
 
 `render_worker.py` is that process, `render_limits.py` says what is bounded. One process serves a template from its
-first use on. It ends when it is idle for some seconds, and a later use starts another; it ends with this process in any
-case.
+first use on, or from when it is started: it takes a while until it has imported jinja2, in which rows can be read. It
+ends when it is idle for some seconds, and a later use starts another; it ends with this process in any case.
 
 The child is started as a program, not forked: a fork of a process whose threads run (torch's) may hang. Nothing but
 numbers and text comes back from it (`render_wire.py`). This process needs no jinja2.
@@ -34,7 +34,14 @@ MAX_SOURCE = 1_000_000
 WALL_SECONDS = 10.0
 """Seconds without an answer after which the child is ended, on Windows, which has no timer of processor time."""
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from veneer.data.render_worker import serve; serve()"
+_PROGRAM = """
+import gc, sys
+gc.disable()  # while modules are imported, when nothing is garbage: a twelfth of the start
+sys.path[:] = sys.argv[1:]
+from veneer.data.render_worker import serve
+gc.enable()
+serve()
+"""
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
@@ -61,6 +68,14 @@ class BoundedTemplate:
         self.source = source
         self._child = _Child(wire.request("describe", source, dict(tokens), list(specials)))
         self._described: tuple[bool, Shape] | None = None
+
+    def start(self) -> None:
+        """Start the process, unless it runs, and do not wait for it.
+
+        Raises:
+            DataError: it cannot be started.
+        """
+        self._child.start()
 
     @property
     def marks_generation(self) -> bool:
@@ -166,12 +181,16 @@ class _Child:
         self._forgotten: set[int] = set()
         self._refused: str | None = None
 
+    def start(self) -> None:
+        with self._lock:
+            if self._refused is None:
+                self._ensure_started()
+
     def send(self, request: bytes) -> int:
         with self._lock:
             if self._refused is not None:
                 raise TemplateRefused(self._refused)
-            if self._process is None or self._owner != os.getpid() or not self._alive():
-                self._start()
+            self._ensure_started()
             self._unanswered.append(request)
             self._requests.put(request)
             self._sent += 1
@@ -190,6 +209,10 @@ class _Child:
             for ticket in tickets:
                 if self._answers.pop(ticket, None) is None and ticket >= self._sent - len(self._unanswered):
                     self._forgotten.add(ticket)
+
+    def _ensure_started(self) -> None:
+        if self._process is None or self._owner != os.getpid() or not self._alive():
+            self._start()
 
     def _alive(self) -> bool:
         # One that ended with requests before it is dealt with where its answers are read.

@@ -304,6 +304,17 @@ def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
     return None if described is None else _template(*described)
 
 
+def start_template(tokenizer: Tokenizer) -> None:
+    """Start the process of the tokenizer's chat template, if it has one, so that it is ready when rows are encoded.
+
+    Raises:
+        DataError: it cannot be started.
+    """
+    template = template_of(tokenizer)
+    if template is not None:
+        template.start()
+
+
 def new_template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
     """The tokenizer's chat template in a process of its own, also where one was refused before.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from veneer.config import DataSection
 from veneer.data.account import LISTED, overlap_note, repeats_note
-from veneer.data.chat import Example
+from veneer.data.chat import Example, start_template
 from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
 from veneer.data.formats import Remarks, to_record
 from veneer.data.json_values import BadRow
@@ -95,6 +95,7 @@ def load_kind(
         _refuse_all_but_texts(data, emit)
     if kind in (RowKind.ANSWERS, RowKind.TEXTS):
         return load_rows(data, tokenizer, emit)
+    start_template(tokenizer)
     skipped: list[RowProblem] = []
     files, notice = training_files(data, emit), notes_to(emit)
     rows, evaluated = _sides(data, files, kind, skipped, emit)

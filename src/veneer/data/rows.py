@@ -14,7 +14,7 @@ import numpy as np
 
 from veneer.config import DataSection
 from veneer.data.account import findings, overlap_note, repeats_note
-from veneer.data.chat import Example
+from veneer.data.chat import Example, start_template
 from veneer.data.encoding import encode_all
 from veneer.data.lint.audit import RowAudit
 from veneer.data.mixture import WeightedRows
@@ -142,6 +142,7 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     if is_cached(data, [file.path for file in (*files, *eval_files)]):
         stored = stored_rows(data, files, eval_files, tokenizer, emit)
         return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, weighted(files, stored.in_files))
+    start_template(tokenizer)
     skipped: list[RowProblem] = []
     notice = notes_to(emit)
     records = _read(files, data, skipped, emit)
