@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tiny import examples, run_config
+from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.data.chat import Example
+from veneer.data.prompt_groups import by_prompt, laid_tokens
 from veneer.data.rows import Rows
-from veneer.training.steps import PackedSteps, Packing
+from veneer.enums import Backend
+from veneer.io.checkpoint import open_checkpoint
+from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
 
 
 def steps_of(encoded: list[Example], config: RunConfig) -> PackedSteps:
@@ -51,3 +57,50 @@ def test_the_number_of_steps_follows_from_epochs_or_is_given(tiny_model: Path, t
         assert source.epoch(source.total) > 0
     whole = steps_of(encoded, run_config(tiny_model, tiny_data, tmp_path, "train.epochs=2"))
     assert [whole.epoch(step) for step in range(1, 7)] == pytest.approx([n / 3 for n in range(1, 7)])
+
+
+def test_labelled_answers_to_one_prompt_share_it_in_the_steps_of_a_run(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Of all prompts that could be laid once, nine tenths are; each row is trained once an epoch, and no micro-batch is
+    larger than the plan is told."""
+    source = np.random.default_rng(4)
+    rows = []
+    for _ in range(40):
+        prompt = source.integers(1, 90, int(source.integers(20, 60))).tolist()
+        for _ in range(2):
+            tokens = np.array(prompt + source.integers(1, 90, int(source.integers(3, 30))).tolist(), dtype=np.int32)
+            rows.append(Example(tokens, np.arange(len(tokens)) >= len(prompt), "f:1"))
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "objective=kto", "train.epochs=1",
+                        "train.examples_per_step=16")  # fmt: skip
+    description = describe_model(open_checkpoint(tiny_model), Backend.AUTO)
+    packing = replace(packing_of(config, description), pad_to_multiple_of=1)
+    assert packing.prompts
+    for most, lanes in ((10**6, 1), (300, 1), (300, 3)):
+        train = config.train.model_copy(update={"lanes": lanes})
+        steps = PackedSteps(Rows(rows, [], labels=(True,) * len(rows)), train, packing, most)
+        batches = [batch for step in range(1, steps.total + 1) for batch in steps.micro_batches(step)]
+        assert sorted(number for batch in batches for number in batch.numbers) == list(range(len(rows)))
+        assert steps.batch_shape(most).tokens == len(steps.largest().tokens) == max(len(b.tokens) for b in batches)
+        apart, laid = sum(len(row.tokens) for row in rows), sum(len(batch.tokens) for batch in batches)
+        once = sum(laid_tokens([rows[place] for place in group]) for group in by_prompt(rows))
+        assert apart - laid >= 0.9 * (apart - once)
+
+
+def test_the_fullest_micro_batch_of_pairs_is_the_one_that_lays_most(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Pairs behind long prompts have more tokens than those behind short ones, and lay fewer."""
+    rows = []
+    for number in range(COMPARED + 1):
+        prompt, answer = (5, 44) if number == 7 else (60, 5)
+        for part in range(2):
+            tokens = np.full(prompt + answer, number + 1, dtype=np.int32)
+            tokens[prompt:] = 70 + part
+            rows.append(Example(tokens, np.arange(len(tokens)) >= prompt, "f:1"))
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "objective=dpo", "train.epochs=1",
+                        "train.examples_per_step=1")  # fmt: skip
+    packing = Packing(share=True, pad_to_multiple_of=1)
+    steps = PackedSteps(Rows(rows, [], together=2), config.train, packing, 130)
+    most = max(len(batch.tokens) for step in range(1, steps.total + 1) for batch in steps.micro_batches(step))
+    assert steps.batch_shape(130).tokens == len(steps.largest().tokens) == most == 5 + 2 * 44

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.data.chat import Example
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import AT_ONCE, Indices, order
+from veneer.data.prompt_groups import by_prompt, laid_tokens, pieces, rows_together, side_by_side
 from veneer.errors import DataError
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 
@@ -35,6 +37,8 @@ class Steps:
         seed: seed of the order.
         examples_per_step, tokens_per_step: size of a step; exactly one of the two is given.
         mixture: how often each example stands in an epoch, where that is not once.
+        prompts: numbers of the examples' prompts, [num_examples], where examples with one prompt are to meet in a step
+            (`veneer.data.prompt_groups.side_by_side`); without effect where an epoch may hold an example twice.
 
     Raises:
         DataError: there are no examples, or not exactly one positive size is given.
@@ -48,6 +52,7 @@ class Steps:
         examples_per_step: int | None = None,
         tokens_per_step: int | None = None,
         mixture: RowMixture | None = None,
+        prompts: NDArray[np.int64] | None = None,
     ) -> None:
         sizes = [size for size in (examples_per_step, tokens_per_step) if size is not None]
         if len(sizes) != 1 or sizes[0] < 1:
@@ -63,6 +68,9 @@ class Steps:
         self._per_epoch = len(self._lengths) if self._mixture is None else self._mixture.in_epoch
         self._examples = examples_per_step
         self._tokens = tokens_per_step or 0
+        self._prompts = prompts if self._mixture is None else None
+        in_step = examples_per_step or int(self._tokens / self._lengths.mean())
+        self._meeting = rows_together(in_step)
         # First step of each epoch that was looked at so far; under a token budget epochs differ in their steps.
         self._first = [0]
         self._latest: tuple[int, Indices, Sequence[int]] | None = None
@@ -110,6 +118,8 @@ class Steps:
         ordered = order(self._per_epoch, seed=self._seed, epoch=epoch)
         if self._mixture is not None:
             ordered = self._mixture.rows(epoch, self._seed)[ordered]
+        if self._prompts is not None:
+            ordered = side_by_side(ordered, self._prompts, self._meeting)
         borders: Sequence[int]
         if self._examples is not None:
             borders = range(0, len(ordered) + self._examples, self._examples)
@@ -217,6 +227,7 @@ def pack(
     together: int = 1,
     numbers: Sequence[int] | None = None,
     sizes: Sequence[int] | None = None,
+    prompts: bool = False,
 ) -> list[MicroBatch]:
     """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
 
@@ -234,6 +245,8 @@ def pack(
         together: number of consecutive examples that are one row, which is never cut: 2 for pairs.
         numbers: the place of each example among the examples of the run; by default its place in `examples`.
         sizes: tokens that each row counts for; by default those of all of its examples.
+        prompts: keep examples with one prompt in one micro-batch, where they fit, so that `share` lays it once for all
+            of them; without effect where nothing is shared, and for rows of several examples, which share theirs.
 
     Raises:
         DataError: `max_tokens` is not positive.
@@ -242,15 +255,21 @@ def pack(
         raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
     numbers = range(len(examples)) if numbers is None else numbers
     batches = []
-    if sizes is None:
-        sizes = row_lengths([len(example.tokens) for example in examples], together)
-    for rows in fill(sizes, max_tokens):
-        places = [row * together + place for row in rows for place in range(together)]
+    if prompts and share and together == 1:
+        filled = fill_prompts(examples, max_tokens)
+    else:
+        if sizes is None:
+            sizes = row_lengths([len(example.tokens) for example in examples], together)
+        rows_of = fill(sizes, max_tokens)
+        filled = [[[row * together + place for place in range(together)] for row in rows] for rows in rows_of]
+    for groups in filled:
+        places = [place for group in groups for place in group]
         documents = [examples[place] for place in places]
+        apart = [Block(0, tuple(len(one.tokens) for one in documents))]
         batches.append(
             _micro_batch(
                 documents,
-                layout(documents, together) if share else [Block(0, tuple(len(one.tokens) for one in documents))],
+                layout(documents, [len(group) for group in groups]) if share else apart,
                 pad_to_multiple_of,
                 together,
                 tuple(int(numbers[place]) for place in places),
@@ -264,14 +283,27 @@ def row_lengths(lengths: Sequence[int], together: int) -> list[int]:
     return [sum(lengths[start : start + together]) for start in range(0, len(lengths), together)]
 
 
-def layout(documents: Sequence[Example], together: int = 1) -> list[Block]:
-    """How documents are laid: behind a beginning that all of them have, or each row (a pair) behind its own prompt,
-    whichever lays fewer tokens."""
+def layout(documents: Sequence[Example], groups: Sequence[int]) -> list[Block]:
+    """How documents are laid: behind a beginning that all of them have, or each group behind its own, whichever lays
+    fewer tokens.
+
+    Args:
+        documents: of a micro-batch.
+        groups: numbers of consecutive documents that belong together: those of a pair, or of a prompt. Documents that
+            follow each other and belong to nothing stand in one block.
+    """
     whole = _block(documents)
-    if together == 1:
+    if max(groups) == 1:
         return [whole]
-    rows = [_block(documents[start : start + together]) for start in range(0, len(documents), together)]
-    return rows if sum(row.tokens for row in rows) < whole.tokens else [whole]
+    found: list[Block] = []
+    start, alone = 0, False
+    for size in groups:
+        block = _block(documents[start : start + size])
+        if size == 1 and alone:
+            block = Block(0, (*found.pop().lengths, *block.lengths))
+        found.append(block)
+        start, alone = start + size, size == 1
+    return found if sum(block.tokens for block in found) < whole.tokens else [whole]
 
 
 def _block(documents: Sequence[Example]) -> Block:
@@ -293,6 +325,19 @@ def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
             room[place] -= length
             bins[place].append(index)
     return [sorted(indices) for indices in bins]
+
+
+def fill_prompts(examples: Sequence[Example], max_tokens: int) -> list[list[list[int]]]:
+    """Choose the examples of each micro-batch, those with one prompt together as far as they fit: for each, their
+    indices in `examples`, by prompt."""
+    groups = pieces(examples, max_tokens)
+    filled = fill([laid_tokens([examples[place] for place in group]) for group in groups], max_tokens)
+    batches = [[place for group in chosen for place in groups[group]] for chosen in filled]
+    # Two pieces of what was cut may have come together again.
+    return [
+        [[places[at] for at in group] for group in by_prompt([examples[place] for place in places])]
+        for places in batches
+    ]
 
 
 def deal(lengths: Sequence[int], lanes: int) -> list[list[int]]:

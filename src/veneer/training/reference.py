@@ -79,7 +79,9 @@ def objective_over(
 ) -> StepObjective:
     """The objective of a run over its model, with the reference, the teacher or the score head that it has."""
     over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows, teacher, score))
-    return over if partners is None else WithReferencePoint(over, partners, reference.partners)
+    if partners is None:
+        return over
+    return WithReferencePoint(over, partners, reference.partners, inputs.data.steps.packing.prompts)
 
 
 def reference_of(
@@ -125,8 +127,8 @@ def reference_of(
             found.table.put(batch, log_probabilities(hidden, model.lm_head, model.spec.scores, batch))
             stage.advance(len(batch.numbers))
         if partners is not None:
-            most = int(inputs.config.compute.micro_batch_tokens)
-            for some, values in partner_log_probabilities(model, partners, pairs, most):
+            most, prompts = int(inputs.config.compute.micro_batch_tokens), data.steps.packing.prompts
+            for some, values in partner_log_probabilities(model, partners, pairs, most, prompts):
                 found.partners.update(zip(some, values.tolist(), strict=True))
                 stage.advance(len(some))
     _write(file, key, found)

@@ -34,12 +34,14 @@ class WithReferencePoint:
     partners: Partners
     reference: Mapping[Partner, float]
     """The reference's log-probabilities of partners' answers."""
+    prompts: bool = False
+    """Whether answers behind one prompt share it."""
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """The micro-batches with the reference point of all of them."""
         pairs = self.partners.of([number for batch in batches for number in batch.numbers])
         most = max((len(batch.tokens) for batch in batches), default=1)
-        found = list(partner_log_probabilities(self.over.model, self.partners, pairs, most))
+        found = list(partner_log_probabilities(self.over.model, self.partners, pairs, most, self.prompts))
         point = self._point(pairs, found) if found else 0.0
         return [replace(batch, baseline=point) for batch in batches]
 
@@ -68,7 +70,7 @@ class WithReferencePoint:
 
 @torch.no_grad()
 def partner_log_probabilities(
-    model: LanguageModel, partners: Partners, pairs: Sequence[Partner], most: int
+    model: LanguageModel, partners: Partners, pairs: Sequence[Partner], most: int, prompts: bool
 ) -> Iterator[tuple[list[Partner], Tensor]]:
     """The log-probabilities of partners' answers behind rows' prompts, in evaluation mode: by micro-batch the partners,
     and float64 `[partners]` on the model's device.
@@ -78,10 +80,11 @@ def partner_log_probabilities(
         partners: joins prompts and answers.
         pairs: which.
         most: tokens of a micro-batch at most.
+        prompts: whether those behind one prompt share it.
     """
     examples = [partners.joined(*pair) for pair in pairs]
     with evaluation_mode(model):
-        for batch in pack(examples, most, share=not model.spec.by_length):
+        for batch in pack(examples, most, share=not model.spec.by_length, prompts=prompts):
             hidden = hidden_states(model, batch)
             found = log_probabilities(hidden, model.lm_head, model.spec.scores, batch)
             yield [pairs[number] for number in batch.numbers], found

@@ -10,11 +10,12 @@ import numpy as np
 
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import Block, MicroBatch, Steps, deal, fill, layout, pack
+from veneer.data.batches import Block, MicroBatch, Steps, common_beginning, deal, fill, fill_prompts, layout, pack
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import Indices
+from veneer.data.prompt_groups import by_prompt, laid_tokens, prompt_numbers
 from veneer.data.rows import Rows
-from veneer.enums import Method
+from veneer.enums import Method, ObjectiveName
 from veneer.errors import ConfigError
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.setup import BatchShape
@@ -48,6 +49,8 @@ class Packing:
     """Whether a beginning that all of them have is laid once."""
     pad_to_multiple_of: int
     """The number of tokens laid is filled up to a multiple of this."""
+    prompts: bool = False
+    """Whether rows of single answers that have one prompt meet in a step, and share it."""
 
 
 def packing_of(config: RunConfig, description: Description) -> Packing:
@@ -58,7 +61,11 @@ def packing_of(config: RunConfig, description: Description) -> Packing:
     # would drop the same inputs for all rows that share one.
     share = config.lora.dropout == 0.0 and not description.spec.by_length
     own = compiled() and config.method is not Method.FULL
-    return Packing(share=share, pad_to_multiple_of=OWN_PAD_TO_MULTIPLE_OF if own else PAD_TO_MULTIPLE_OF)
+    return Packing(
+        share=share,
+        pad_to_multiple_of=OWN_PAD_TO_MULTIPLE_OF if own else PAD_TO_MULTIPLE_OF,
+        prompts=share and config.objective is ObjectiveName.KTO,
+    )
 
 
 class PackedSteps:
@@ -80,12 +87,14 @@ class PackedSteps:
         self.micro_batch_tokens = micro_batch_tokens
         self._together = rows.together
         self._lengths = rows.lengths
+        self._shared: dict[int, int] = {}
         self._steps = Steps(
             self._lengths,
             seed=train.seed,
             examples_per_step=examples_per_step(train),
             tokens_per_step=train.tokens_per_step,
             mixture=RowMixture(rows.sources) if rows.sources else None,
+            prompts=prompt_numbers(rows.train) if packing.prompts else None,
         )
         self._lane_count = lanes_in(train)
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
@@ -117,7 +126,13 @@ class PackedSteps:
     def _dealt(self, step: int) -> list[list[int]]:
         """The examples of the 1-based step by lane."""
         chosen = self._steps.examples(step - 1).tolist()
-        return [[chosen[place] for place in places] for places in deal(self._sizes(chosen), self._lane_count)]
+        groups = self._by_prompt(chosen) if self.packing.prompts else [[row] for row in chosen]
+        dealt = deal([sum(self._sizes(group)) for group in groups], self._lane_count)
+        return [[row for place in places for row in groups[place]] for places in dealt]
+
+    def _by_prompt(self, rows: list[int]) -> list[list[int]]:
+        """Rows of single answers, those with one prompt together."""
+        return [[rows[place] for place in group] for group in by_prompt([self.rows.train[row] for row in rows])]
 
     def numbers(self, step: int) -> list[int]:
         """The places of the examples of the 1-based step's rows."""
@@ -133,7 +148,14 @@ class PackedSteps:
             return []
         numbers = range(len(self.rows.train), len(self.rows.train) + len(self.rows.eval))
         share = self._together == 1 or self.packing.share
-        return pack(list(self.rows.eval), most or self._most(), share=share, together=self._together, numbers=numbers)
+        return pack(
+            list(self.rows.eval),
+            most or self._most(),
+            share=share,
+            together=self._together,
+            numbers=numbers,
+            prompts=self.packing.prompts,
+        )
 
     def _sizes(self, rows: Sequence[int] | Indices) -> list[int]:
         """Tokens of each of some rows."""
@@ -153,6 +175,7 @@ class PackedSteps:
             pad_to_multiple_of=self.packing.pad_to_multiple_of,
             together=self._together,
             numbers=numbers,
+            prompts=self.packing.prompts,
         )
 
     def _parts(self, chosen: Iterable[int]) -> list[int]:
@@ -165,29 +188,31 @@ class PackedSteps:
     def largest(self, most: int | None = None) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
         the longest row. `most` as for `micro_batches`."""
-        members, _ = self._largest(self._bins(most or self._most()))
+        members, _ = self._compared(self._bins(most or self._most()))[0]
         (batch,) = self._pack(members, sum(self._sizes(members)))
         return batch
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
         """What the steps are made of when a micro-batch has at most so many tokens."""
         bins = self._bins(micro_batch_tokens)
-        members, blocks = self._largest(bins)
+        compared = self._compared(bins)
+        members, blocks = compared[0]
         rows = [index for step in bins for places in step for index in places]
         steps = len(bins)
         parts = self._parts(members)
         lengths = self._part_lengths(rows).astype(np.float64)
         shared = max(block.shared for block in blocks)
+        most_blocks = max(len(own) for _, own in compared)
         return BatchShape(
             tokens=self._laid(blocks),
             documents=len(parts),
             longest=max(len(self.rows.train[number].tokens) for number in parts),
             supervised=max(sum(map(self._supervised, places)) for step in bins for places in step),
             shared=shared,
-            blocks=len(blocks),
+            blocks=most_blocks,
             together=self._together,
             evaluated=self.rows.longest_eval * self._together,
-            shapes=len({self._about(places, shared, len(blocks) > 1) for step in bins for places in step}),
+            shapes=len({self._about(places, shared, most_blocks > 1) for step in bins for places in step}),
             micro_batches=sum(len(step) for step in bins) / steps,
             step_tokens=float(lengths.sum()) / steps,
             step_supervised=sum(map(self._supervised, rows)) / steps,
@@ -206,24 +231,46 @@ class PackedSteps:
         for step in range(1, min(self.total, SCANNED_STEPS) + 1):
             bins = []
             for chosen in self._dealt(step):
-                places = fill(self._sizes(chosen), micro_batch_tokens)
-                bins += [[chosen[place] for place in members] for members in places]
+                bins += [[chosen[place] for place in members] for members in self._fill(chosen, micro_batch_tokens)]
             steps.append(bins)
         return steps
 
-    def _largest(self, bins: list[list[list[int]]]) -> tuple[list[int], list[Block]]:
-        """The rows of the micro-batch with the most tokens laid, and how they are laid."""
+    def _fill(self, chosen: Sequence[int], most: int) -> list[list[int]]:
+        """The places in `chosen` of the rows of each micro-batch."""
+        if not self.packing.prompts:
+            return fill(self._sizes(chosen), most)
+        filled = fill_prompts([self.rows.train[row] for row in chosen], most)
+        return [[place for group in groups for place in group] for groups in filled]
+
+    def _compared(self, bins: list[list[list[int]]]) -> list[tuple[list[int], list[Block]]]:
+        """The rows of the fullest micro-batches and of the longest row, and how they are laid; the one with the most
+        tokens laid first."""
         longest = [int(np.argmax(self._lengths))]
-        fullest = sorted(
-            (members for step in bins for members in step), key=lambda members: -sum(self._sizes(members))
-        )[:COMPARED]
-        found = [(members, self._blocks(members)) for members in (*fullest, longest)]
-        return max(found, key=lambda one: self._laid(one[1]))
+        fullest = sorted((members for step in bins for members in step), key=lambda members: -self._in_groups(members))
+        found = [(members, self._blocks(members)) for members in (*fullest[:COMPARED], longest)]
+        return sorted(found, key=lambda one: -self._laid(one[1]))
+
+    def _in_groups(self, members: list[int]) -> int:
+        """Tokens of rows where every pair, and the rows of every prompt, share nothing with others."""
+        if not self.packing.share:
+            return sum(self._sizes(members))
+        if self.packing.prompts:
+            return sum(laid_tokens([self.rows.train[row] for row in group]) for group in self._by_prompt(members))
+        return sum(self._sizes(members)) - sum(self._shared_by(row) for row in members if self._together > 1)
+
+    def _shared_by(self, row: int) -> int:
+        """Tokens that the parts of a row share, as often as they are not laid."""
+        if row not in self._shared:
+            parts = [self.rows.train[number] for number in self._parts([row])]
+            self._shared[row] = common_beginning(parts) * (self._together - 1)
+        return self._shared[row]
 
     def _blocks(self, members: list[int]) -> list[Block]:
         examples = [self.rows.train[number] for number in self._parts(members)]
+        if self.packing.prompts:
+            return layout(examples, [len(group) for group in by_prompt(examples)])
         if self.packing.share:
-            return layout(examples, self._together)
+            return layout(examples, [self._together] * len(members))
         return [Block(0, tuple(len(example.tokens) for example in examples))]
 
     def _laid(self, blocks: list[Block]) -> int:
@@ -232,7 +279,8 @@ class PackedSteps:
     def _about(self, members: list[int], shared: int, by_row: bool) -> int:
         """Tokens that a micro-batch lays, if its documents share as many as those of another."""
         documents = len(members) * self._together
-        once = len(members) if by_row else 1
+        rows = len(self._by_prompt(members)) if self.packing.prompts else len(members)
+        once = rows if by_row else 1
         tokens = sum(self._sizes(members)) - shared * (documents - once)
         return pad_to_multiple(tokens, self.packing.pad_to_multiple_of)
 

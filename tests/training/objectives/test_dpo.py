@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from math import log
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from preference_rows import (
@@ -18,14 +15,15 @@ from preference_rows import (
     assert_any_split_is_the_same_step,
     assert_is_the_formula,
     largest_difference,
-    lora_factors,
     pairs,
     step_gradients,
     trainable_model,
 )
-from tiny import TEMPLATE, run_config, write_model, write_rows
+from tiny import run_config, write_rows
+from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl, turns
+from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DpoSection
-from veneer.data.batches import order, pack
+from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.enums import DpoLoss
 from veneer.events import Event, StepDone
@@ -153,7 +151,6 @@ def test_a_prompt_is_computed_once_for_both_answers(answers: list[Example]) -> N
     assert apart - laid >= 0.9 * prompts
 
 
-STEPS, ROWS, IN_STEP = 20, 40, 8
 THEIRS = {
     "sigmoid": ("dpo.loss=sigmoid",),
     "hinge": ("dpo.loss=hinge",),
@@ -163,78 +160,20 @@ THEIRS = {
 }
 
 
-@pytest.fixture(scope="module")
-def plain_end(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a template that writes nothing behind the token that ends a turn: TRL would train that."""
-    path = write_model(tmp_path_factory.mktemp("trl") / "model")
-    file = path / "tokenizer_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    settings["chat_template"] = TEMPLATE.replace("<|im_end|>\n", "<|im_end|>")
-    file.write_text(json.dumps(settings | {"pad_token": "<|endoftext|>"}), encoding="utf-8")
-    return path
-
-
-def turns(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "prompt": [{"role": "user", "content": row["prompt"]}],
-        **{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")},
-    }
-
-
-def trained_by_trl(
-    trl: Any, model: Path, rows: list[dict[str, Any]], output: Path, loss: str, settings: DpoSection
-) -> Any:
-    """TRL's run over the same rows in the same order: its log, and the adapter's weights."""
-    from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from torch.utils.data import SequentialSampler
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    class InOrder(trl.DPOTrainer):  # type: ignore[name-defined, misc]
-        def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
-            return SequentialSampler(self.train_dataset)
-
-    ordered = [rows[at] for epoch in range(4) for at in order(ROWS, seed=0, epoch=epoch)]
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    torch.manual_seed(0)
-    policy = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    trainer = InOrder(
-        model=policy,
-        args=trl.DPOConfig(
-            output_dir=str(output), per_device_train_batch_size=IN_STEP, max_steps=STEPS, learning_rate=0.01,
-            lr_scheduler_type="constant", warmup_steps=0, logging_steps=1, report_to="none", save_strategy="no",
-            beta=settings.beta, loss_type=[loss], label_smoothing=settings.label_smoothing, bf16=False, use_cpu=True,
-            max_grad_norm=1.0,
-            gradient_checkpointing=False, weight_decay=0.0, max_length=None, adam_epsilon=1e-8,
-        ),
-        train_dataset=Dataset.from_list([turns(row) for row in ordered]),
-        processing_class=AutoTokenizer.from_pretrained(model),
-    )  # fmt: skip
-    trainer.train()
-    return [line for line in trainer.state.log_history if "loss" in line], lora_factors(policy)
-
-
 @pytest.mark.parametrize("loss", THEIRS)
 def test_losses_and_rewards_of_the_first_steps_are_trls(loss: str, plain_end: Path, tmp_path: Path) -> None:
     """TRL is no dependency, of tests neither: without it the formulas are what the losses are held against."""
     trl = pytest.importorskip("trl", reason="TRL is not installed")
-    rows = pairs(ROWS)
+    rows = [turns(row) for row in pairs(ROWS)]
     events: list[Event] = []
-    config = run_config(
-        plain_end, write_rows(tmp_path / "rows.jsonl", [turns(row) for row in rows]), tmp_path / "run", "objective=dpo",
-        f"train.steps={STEPS}", f"train.examples_per_step={IN_STEP}", "train.schedule=constant", "train.warmup=0",
-        *THEIRS[loss],
-    )  # fmt: skip
+    file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
+    config = run_config(plain_end, file, output, "objective=dpo", *SAME_RUN, *THEIRS[loss])
     train(config, subscribers=[events.append])
-    log, weights = trained_by_trl(trl, plain_end, rows, tmp_path / "theirs", loss, config.dpo)
+    log, weights = trained_by_trl(
+        trl.DPOTrainer, trl.DPOConfig, plain_end, in_order(rows), tmp_path / "theirs", max_length=None,
+        loss_type=[loss], beta=config.dpo.beta, label_smoothing=config.dpo.label_smoothing,
+    )  # fmt: skip
     steps = [event for event in events if isinstance(event, StepDone)]
-    assert len(log) == len(steps) == STEPS
-    for step, line in zip(steps, log, strict=True):
-        assert step.loss == pytest.approx(line["loss"], abs=1e-3)
-        for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
-            assert step.metrics[name] == pytest.approx(line[name], abs=1e-3), (step.step, name)
-        for name in ("logps/chosen", "logps/rejected"):
-            assert step.metrics[name] == pytest.approx(line[name], rel=1e-4)
-    own = load_file(tmp_path / "run" / "adapter_model.safetensors")
-    for name, tensor in own.items():
-        assert float((tensor - weights[name.removeprefix("base_model.model.")]).abs().max()) < 1e-3, name
+    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+    assert_same_course(steps, log, names)
+    assert_same_adapter(output, weights)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from preference_rows import answer_logps, gradients_over, largest_difference, trainable_model
+from preference_rows import answer_logps, gradients_over, largest_difference, pairs, trainable_model
+from tiny import run_config, write_rows
+from trl_runs import IN_STEP, ROWS, STEPS, assert_same_adapter, assert_same_course, trained_by_trl
+from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import KtoSection
 from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.data.kinds import load_kind
+from veneer.data.orders import order
+from veneer.enums import RowKind
+from veneer.events import Event, StepDone
+from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
 from veneer.training.objectives.kto import KL, Kto, Partners
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.reference_point import WithReferencePoint
+from veneer.training.run import train
 
 LABELS = np.array([True, False] * 7)
 """The chosen answers of the pairs are desirable."""
@@ -77,13 +88,33 @@ def test_micro_batches_of_one_row_give_the_gradients_of_the_whole_step(
     """Others take the reference point of each micro-batch by itself."""
     model = trainable_model(tiny_model)
     over = objective(model, answers)
-    whole, expected = gradients_over(model, over, pack(answers, 10**6))
+    whole, expected = gradients_over(model, over, pack(answers, 10**6, share=False))
     for most in (1, 100, 200):
-        for share in (True, False):
-            means, found = gradients_over(model, over, pack(answers, most, share=share))
+        for layout in ({"share": False}, {"share": True}, {"share": True, "prompts": True}):
+            own = replace(over, prompts="prompts" in layout)
+            means, found = gradients_over(model, own, pack(answers, most, **layout))
             assert largest_difference(found, expected) < 1e-6
             assert means.loss == pytest.approx(whole.loss, rel=1e-6)
             assert means.metrics == pytest.approx(whole.metrics, rel=1e-5)
+
+
+def test_answers_to_one_prompt_compute_it_once_in_either_pass(tiny_model: Path) -> None:
+    """At least nine tenths of what could be saved are: of the gradients' pass, and of the reference point's."""
+    model, source, prompt = trainable_model(tiny_model), np.random.default_rng(2), 150
+    asked = [source.integers(1, 90, prompt).tolist() for _ in range(4)]
+    answers = [
+        text(*asked[number // 2], *source.integers(1, 90, 4 + number).tolist(), prompt=prompt) for number in range(8)
+    ]
+    over = replace(objective(model, answers), prompts=True)
+    _, expected = gradients_over(model, over, pack(answers, 10**6, share=False))
+    computed: list[int] = []
+    model.embedding.register_forward_hook(lambda _module, _args, output: computed.append(len(output)))
+    _, found = gradients_over(model, over, pack(answers, 400, prompts=True, pad_to_multiple_of=1))
+    joined = [over.partners.joined(*pair) for pair in over.partners.of(range(8))]
+    assert len(joined) == 8
+    apart = sum(len(one.tokens) for one in (*answers, *joined))
+    assert apart - sum(computed) >= 0.9 * 2 * 4 * prompt
+    assert largest_difference(found, expected) < 1e-6
 
 
 def text(*tokens: int, prompt: int) -> Example:
@@ -118,3 +149,48 @@ def test_partners_depend_on_the_rows_of_a_step_and_not_on_their_order() -> None:
     numbers = [4, 9, 1, 17, 12, 3, 8]
     assert dict(partners.of(numbers)) == dict(partners.of(numbers[::-1]))
     assert partners.of(numbers) != Partners(examples, seed=4).of(numbers)
+
+
+def judged(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of labels whose prompt and answer no other row has."""
+    good = number % 2 == 0
+    return {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "completion": [{"role": "assistant", "content": f"{number}: {row['chosen' if good else 'rejected']}"}],
+        "label": good,
+    }
+
+
+def in_rings(examples: Sequence[Example]) -> list[int]:
+    """The rows of all steps. Those of a step stand so that each follows the one whose answer it gets, which is how TRL
+    takes the answers of others; the order within a step changes nothing else."""
+    partners, found = Partners(examples, seed=0), list[int]()
+    for epoch in range(STEPS * IN_STEP // ROWS):
+        ordered = order(ROWS, seed=0, epoch=epoch).tolist()
+        for start in range(0, ROWS, IN_STEP):
+            after, ring = dict(partners.of(ordered[start : start + IN_STEP])), [ordered[start]]
+            while len(ring) < IN_STEP:
+                ring.append(after[ring[-1]])
+            assert after[ring[-1]] == ring[0]
+            found += ring[::-1]
+    return found
+
+
+def test_losses_and_rewards_of_the_first_steps_are_trls(plain_end: Path, tmp_path: Path) -> None:
+    """Its reference point is that of a micro-batch: where this is the whole step, both take the same."""
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    rows = [judged(number, row) for number, row in enumerate(pairs(ROWS))]
+    events: list[Event] = []
+    file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
+    weighed = ("kto.beta=0.3", "kto.desirable_weight=1.2", "kto.undesirable_weight=0.7")
+    config = run_config(plain_end, file, output, "objective=kto", *SAME_RUN, *weighed)
+    train(config, subscribers=[events.append])
+    examples = list(load_kind(config.data, from_directory(plain_end), kind=RowKind.LABELLED).train)
+    log, weights = trained_by_trl(
+        trl.KTOTrainer, trl.KTOConfig, plain_end, [rows[number] for number in in_rings(examples)], tmp_path / "theirs",
+        max_length=None, beta=0.3, desirable_weight=1.2, undesirable_weight=0.7,
+    )  # fmt: skip
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert max(step.metrics[KL] for step in steps) > 0.1
+    assert_same_course(steps, log, (KL, "rewards/chosen", "rewards/rejected"))
+    assert_same_adapter(output, weights)

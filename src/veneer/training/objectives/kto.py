@@ -29,6 +29,7 @@ from veneer.config import KtoSection
 from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
 from veneer.data.orders import order
+from veneer.data.prompt_groups import prompt_length
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
@@ -117,7 +118,7 @@ class Partners:
 
     def _parted(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         example = self.examples[number]
-        start = int(np.argmax(example.loss_mask))
+        start = prompt_length(example)
         return example.tokens[:start], example.tokens[start:]
 
     def joined(self, number: int, partner: int) -> Example:
