@@ -11,7 +11,10 @@ from veneer.data.labels import to_labelled
 from veneer.enums import Column
 
 
-@pytest.mark.parametrize(("label", "desirable"), [(True, True), (False, False), (1, True), (0, False)])
+@pytest.mark.parametrize(
+    ("label", "desirable"),
+    [(True, True), (False, False), (1, True), (0, False), ("True", True), ("false", False), ("1", True), (" 0", False)],
+)
 @pytest.mark.parametrize("name", ["label", "kto_tag"])
 def test_a_row_says_an_answer_and_whether_it_is_desirable(name: str, label: Any, desirable: bool) -> None:
     found = to_labelled({"prompt": "Q", "completion": "A", name: label}, "f:1")

@@ -79,6 +79,31 @@ def test_context_does_not_train_and_tools_and_system_belong_to_both() -> None:
     assert to_pair(hosted, "f:1").rejected.tools == tuple(TOOLS)
 
 
+def test_a_system_text_stands_before_whole_conversations_once() -> None:
+    """Beside an explicit prompt, an implicit one, two texts with speakers, and turns before single answers."""
+    both = {"chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")]}
+    expected = [{"role": "system", "content": "Be brief."}, *QUESTION, assistant("Two kilos.")]
+    for row in (
+        both, both | {"prompt": "How heavy is it?"}, FORMS["speakers"], FORMS["messages before"],
+        {key: [expected[0], *turns] for key, turns in both.items()},
+    ):  # fmt: skip
+        remarks = Remarks()
+        pair = to_pair(row | {"system": "Be brief."}, "f:1", remarks)
+        assert list(pair.chosen.messages) == expected
+        assert pair.rejected.messages[:2] == pair.chosen.messages[:2]
+        assert not remarks.unused
+
+
+def test_a_margin_may_be_a_text_as_in_csv_files() -> None:
+    row = FORMS["explicit strings"]
+    assert [to_pair(row | {"margin": given}, "f:1").margin for given in (1.5, "1.5", "", None)] == [
+        1.5,
+        1.5,
+        None,
+        None,
+    ]
+
+
 def test_the_prompt_of_two_texts_is_what_both_begin_with_up_to_a_white_space() -> None:
     pair = to_pair({"chosen": "Q: how heavy? two kilos", "rejected": "Q: how heavy? twenty"}, "f:1")
     assert (pair.chosen.prompt, pair.chosen.completion) == ("Q: how heavy? ", "two kilos")
@@ -106,6 +131,9 @@ WRONG = [
     ({"prompt": "Q", "chosen": "", "rejected": "b"}, "chosen: completion is empty"),
     ({"prompt": "Q", "chosen": "a", "rejected": 3}, "rejected: completion must be a list of turns|rejected: .*number"),
     ({"chosen": "one", "rejected": "two"}, "no beginning in common that could be the prompt; give a prompt"),
+    ({"question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"columns: \{prompt: question, chosen: chosen"),
+    ({"system": "S", "chosen": "It is a", "rejected": "It is b"}, "have no place for a system turn; give a prompt"),
+    ({"prompt": "Q", "chosen": "a", "rejected": "b", "margin": "much"}, "margin must be a number"),
     ({"chosen": "one", "rejected": [assistant("two")]}, "must be two strings or two lists of turns"),
     ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]}, "no first turn in common"),
     ({"chosen": QUESTION, "rejected": [*QUESTION, assistant("d")]}, "one of chosen and rejected ends where the other"),

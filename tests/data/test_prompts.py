@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def test_every_form_is_a_prompt_with_the_other_columns(
     assert found.columns == columns
 
 
+def test_tools_may_be_the_text_of_a_list() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    assert to_prompt({"prompt": "2 + 2?", "tools": json.dumps([tool])}, "f:1").record.tools == (tool,)
+
+
 def test_other_names_are_mapped_and_the_rest_stays() -> None:
     found = to_prompt({"question": "2 + 2?", "answer": "4"}, "f:1", {Column.PROMPT: "question"})
     assert found.given == "2 + 2?"
@@ -55,7 +61,8 @@ def test_other_names_are_mapped_and_the_rest_stays() -> None:
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": 3}, "prompt must be a list of turns"),
         (["a"], "a row must be an object"),
-        ({"prompt": "a", "tools": "b"}, "tools must be a list of objects"),
+        ({"prompt": "a", "tools": 3}, "tools must be a list of objects"),
+        ({"prompt": "a", "tools": "b"}, "tools is not JSON"),
     ],
 )
 def test_what_asks_nothing_is_refused(row: Any, said: str) -> None:

@@ -45,6 +45,12 @@ def test_a_function_gets_what_it_names_and_none_stays_none(
         ("exits_on_bad", "its process ended with code 7"),
         ("too_few", "it gave 1 rewards for 2 answers"),
         ("not_finite", "it gave nan; a reward is a finite number"),
+        ("nothing", "it gave 'None'; give a list with a number or None for each answer"),
+        ("words", "it gave 'good' for an answer; a reward is a number, or None"),
+        (
+            "asks_for_more",
+            "it asks for trainer_state; there are answer, completion_ids, completions",
+        ),
     ],
 )
 def test_a_function_that_fails_says_why_and_judges_the_next_answers(function: str, said: str, tmp_path: Path) -> None:

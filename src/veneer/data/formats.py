@@ -176,7 +176,7 @@ def _conversation(where: str, turns: Turns, row: Mapping[str, Any]) -> Record:
     if not answers or set(turns.untrained).issuperset(answers):
         marked = " that trains" if answers else ""
         raise BadRow(f"there is no assistant turn{marked}, so nothing to train")
-    return Record(where, turns.messages, _tools(row.get("tools")), untrained=turns.untrained)
+    return Record(where, turns.messages, read_tools(row.get("tools")), untrained=turns.untrained)
 
 
 def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
@@ -189,7 +189,7 @@ def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
     if not completion:
         raise BadRow("completion is empty, so nothing to train")
     messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
-    return Record(where, messages, _tools(row.get("tools")), prompt=prompt, completion=completion)
+    return Record(where, messages, read_tools(row.get("tools")), prompt=prompt, completion=completion)
 
 
 def _alpaca(row: Mapping[str, Any], where: str) -> Record:
@@ -253,7 +253,12 @@ def _system(row: Mapping[str, Any]) -> Turns:
     return system_turn(string(row, "system")) if "system" in row else Turns()
 
 
-def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
+def read_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
+    """A row's descriptions of tools: a list of objects, or the text of one in JSON.
+
+    Raises:
+        BadRow: it is neither.
+    """
     if isinstance(value, str):  # ShareGPT files keep the list as a JSON string
         try:
             value = parse_json(value) if value.strip() else None

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ from veneer.data.json_values import BadRow, kind
 from veneer.enums import Column
 
 FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
+QUESTIONS = ("question", "query", "input", "problem")
+"""Columns that ask, by the names that others give them."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -73,8 +76,15 @@ def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mappi
 
 
 def _margin(value: Any) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)):
-        return value if value is None else float(value)
+    """A row's margin; in a CSV file it is a text, which is empty where there is none."""
+    if value is None or value == "":
+        return None
+    number = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            number = float(value)
+    if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
+        return float(number)
     raise BadRow(f"margin must be a number, by how much chosen is better than rejected, not {str(value)[:40]!r}")
 
 
@@ -107,8 +117,8 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
     _all(row, "chosen", "rejected")
     answers = row["chosen"], row["rejected"]
     more = {key: row[key] for key in ("tools",) if key in row}
+    system = {key: row[key] for key in ("system",) if key in row}
     if "conversations" in row:
-        system = {"system": row["system"]} if "system" in row else {}
         return _behind(row["conversations"], answers, more | system), (
             "conversations", "chosen", "rejected", "tools", "system",
         )  # fmt: skip
@@ -120,8 +130,25 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
     if "prompt" in row:
         return _explicit(row["prompt"], answers, row, more), used
     if "messages" in row and all(isinstance(answer, dict) for answer in answers):
-        return _behind(row["messages"], answers, more), ("messages", "chosen", "rejected", "tools")
-    return _implicit(answers, more), used[1:4]
+        return _behind(row["messages"], answers, more | system), ("messages", *used[1:])
+    _refuse_another_prompt(row, answers)
+    return _implicit(answers, more, row.get("system")), used[1:]
+
+
+def _refuse_another_prompt(row: Mapping[str, Any], answers: tuple[Any, Any]) -> None:
+    """Refuse two texts beside a column that asks: what they begin with by chance is no prompt.
+
+    Raises:
+        BadRow: there is such a column.
+    """
+    if not all(isinstance(answer, str) and not _spoken(answer) for answer in answers):
+        return
+    asking = [key for key, text in row.items() if str(key).lower() in QUESTIONS and isinstance(text, str)]
+    if asking and not all(answer.startswith(row[asking[0]]) for answer in answers):
+        raise BadRow(
+            f"chosen and rejected are two texts, and there is no prompt; if {asking[0]!r} is it, set data.columns: "
+            f"{{prompt: {asking[0]}, chosen: chosen, rejected: rejected}}"
+        )
 
 
 def _all(row: Mapping[str, Any], *keys: str) -> None:
@@ -160,18 +187,20 @@ def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], mor
         question = prompt if isinstance(prompt, str) else None
         if question is not None and not all(_says(answer, question) for answer in answers):
             raise BadRow("chosen and rejected are whole conversations, and the prompt is in neither of their turns")
-        return _implicit(answers, more)
+        return _implicit(answers, more, row.get("system"))
     before = [*_system(row.get("system")), *_turns(prompt, "user")]
     chosen, rejected = ({"prompt": before, "completion": _turns(answer), **more} for answer in answers)
     return chosen, rejected
 
 
-def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any]) -> Asked:
+def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any], system: Any = None) -> Asked:
     """Answers behind what both begin with: turns, or characters up to a white space."""
     if all(isinstance(answer, str) for answer in answers):
         spoken = [_spoken(answer) for answer in answers]
         if all(spoken):
-            return _implicit((spoken[0], spoken[1]), more)
+            return _implicit((spoken[0], spoken[1]), more, system)
+        if system:
+            raise BadRow("two texts without a prompt have no place for a system turn; give a prompt")
         return _common_text(*answers, more)
     if not all(isinstance(answer, list) for answer in answers):
         raise BadRow(
@@ -187,7 +216,10 @@ def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any]) -> Asked:
         raise BadRow("chosen and rejected have no first turn in common and there is no prompt; give one")
     if same in (len(first), len(second)):
         raise BadRow("one of chosen and rejected ends where the other goes on; both need an answer of their own")
-    chosen, rejected = ({"prompt": answer[:same], "completion": answer[same:], **more} for answer in answers)
+    before = [] if _begins_by_system(first) else _system(system)
+    chosen, rejected = (
+        {"prompt": [*before, *answer[:same]], "completion": answer[same:], **more} for answer in answers
+    )
     return chosen, rejected
 
 
@@ -230,6 +262,10 @@ def _asks(turns: list[Any]) -> bool:
     """Whether turns begin with one that is not the assistant's."""
     first = turns[0] if turns else None
     return isinstance(first, dict) and first.get("role", first.get("from")) not in ("assistant", "gpt", "tool")
+
+
+def _begins_by_system(turns: list[Any]) -> bool:
+    return isinstance(turns[0], dict) and turns[0].get("role", turns[0].get("from")) in ("system", "developer")
 
 
 def _says(turns: list[Any], text: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from veneer.data.chat import Encoder, Example
-from veneer.data.formats import Record
+from veneer.data.formats import Record, read_tools
 from veneer.data.json_values import BadRow, kind
 from veneer.data.problems import RowProblem
 from veneer.data.turns import Message, read_turns
@@ -52,9 +52,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
         raise BadRow(f"a row must be an object, not {kind(row)}")
     theirs = {name: ours.value for ours, name in (columns or {}).items()}
     row = {theirs.get(key, key): value for key, value in row.items() if value is not None}
-    tools = row.pop(TOOLS, None)
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise BadRow(f"tools must be a list of objects, not {kind(tools)}")
+    tools = read_tools(row.pop(TOOLS, None))
     if isinstance(row.get(PROMPT), str):
         given: str | tuple[Message, ...] = row.pop(PROMPT)
         messages: tuple[Message, ...] = ({"role": "user", "content": given},)
@@ -70,7 +68,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
         given = messages
     if not messages or not any(message["content"] for message in messages):
         raise BadRow("the prompt is empty")
-    return PromptRow(Record(where, messages, tuple(tools) if tools else None), given, row)
+    return PromptRow(Record(where, messages, tools), given, row)
 
 
 @dataclass(frozen=True, slots=True)

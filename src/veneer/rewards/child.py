@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -93,15 +93,21 @@ def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | N
             answer.
 
     Raises:
-        _NotUsable: it gave something else than a list with a finite number or None for each.
+        _NotUsable: it asks for what there is not, or gave something else than a list with a finite number or None for
+            each.
     """
     count = len(given["prompts"])
     taken = inspect.signature(function).parameters
+    missing = [name for name, one in taken.items() if _needed(one) and name not in given]
+    if missing:
+        raise _NotUsable(f"it asks for {', '.join(missing)}; there are {', '.join(sorted(given))}")
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
         given = {key: value for key, value in given.items() if key in taken}
     found = function(**given)
     if inspect.isawaitable(found):
         found = asyncio.run(_awaited(found))
+    if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
+        raise _NotUsable(f"it gave {str(found)[:40]!r}; give a list with a number or None for each answer")
     values = list(found)
     if len(values) != count:
         raise _NotUsable(f"it gave {len(values)} rewards for {count} answers; give one for each, or None")
@@ -112,10 +118,19 @@ async def _awaited(found: Awaitable[Any]) -> Any:
     return await found
 
 
+def _needed(one: inspect.Parameter) -> bool:
+    """Whether a function cannot be called without this argument."""
+    collects = one.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return one.default is inspect.Parameter.empty and not collects
+
+
 def _checked(value: Any) -> float | None:
     if value is None:
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise _NotUsable(f"it gave {str(value)[:40]!r} for an answer; a reward is a number, or None") from None
     if not math.isfinite(number):
         raise _NotUsable(f"it gave {number}; a reward is a finite number, or None where there is no opinion")
     return number
