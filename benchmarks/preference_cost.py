@@ -1,12 +1,13 @@
 """What DPO and KTO take beside fine-tuning on the same tokens: time of a step and peak memory, each run by itself.
 
     OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --rounds 5
+    OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --rounds 5 --prompt 144 --objectives kto,kto-apart
 
-Every round trains a random model three times, in processes of their own: fine-tuning on all answers, DPO on the pairs
+Every round trains a random model several times, in processes of their own: fine-tuning on all answers, DPO on the pairs
 of them, KTO on all answers with labels. A step has the same answers each time, and the reference is there before the
-first one. Prompts are different and short (a tenth of a row), so that hardly anything is saved by sharing them. Times
-are those of the processor, which other programs move less than a clock's. Ratios are those of one round, and their
-medians are printed.
+first one. Prompts are short unless it is said otherwise (a tenth of a row), so that hardly anything is saved by sharing
+them. `kto-apart` has as many tokens as `kto`, and no two answers to one prompt. Times are those of the processor, which
+other programs move less than a clock's. Ratios are those of one round, and their medians are printed.
 """
 
 from __future__ import annotations
@@ -30,25 +31,28 @@ from plan_grid import prepare
 PAIRS, IN_STEP, STEPS, LENGTH = 24, 4, 5, 192
 """Pairs of the file, those of a step, steps, and tokens of an answer with its prompt."""
 OBJECTIVES = ("sft", "dpo", "kto")
+APART = "kto-apart"
 CASE = Case("m30", "lora", "float32", LENGTH, 16, "never", 1024)
 
 
-def write_rows(folder: Path) -> None:
-    """The same answers as rows of fine-tuning, as pairs, and with labels: random digits, a token each."""
+def write_rows(folder: Path, length: int) -> None:
+    """The same answers as rows of fine-tuning, as pairs, and with labels, behind prompts of so many tokens: random
+    digits, a token each."""
     source = random.Random(0)
-    files: dict[str, list[dict[str, Any]]] = {name: [] for name in OBJECTIVES}
+    files: dict[str, list[dict[str, Any]]] = {name: [] for name in (*OBJECTIVES, APART)}
     for number in range(PAIRS):
-        prompt = f"{number:03d}" + "".join(source.choices("0123456789", k=LENGTH // 10))
+        prompt = f"{number:03d}" + "".join(source.choices("0123456789", k=length))
         answers = ["".join(source.choices("0123456789", k=LENGTH - len(prompt) - 24)) for _ in range(2)]
         files["dpo"].append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
         rows = [{"prompt": prompt, "completion": answer} for answer in answers]
         files["sft"] += rows
         files["kto"] += [row | {"label": at == 0} for at, row in enumerate(rows)]
+        files[APART] += [row | {"label": at == 0, "prompt": f"{at}{row['prompt'][1:]}"} for at, row in enumerate(rows)]
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
 
 
-def run(objective: str, folder: Path) -> dict[str, float]:
+def run(name: str, folder: Path) -> dict[str, float]:
     """Train in this process: the median processor seconds of a step, without the first one, and the peak memory in
     MB."""
     from veneer.config import parse
@@ -56,6 +60,7 @@ def run(objective: str, folder: Path) -> dict[str, float]:
     from veneer.training.run import train
 
     at: list[float] = []
+    objective = name.removesuffix("-apart")
 
     def note(event: Event) -> None:
         if isinstance(event, StepDone):
@@ -64,7 +69,7 @@ def run(objective: str, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as output:
         values = {
             "model": str(folder / "m30-llama"), "output": output, "method": CASE.method, "objective": objective,
-            "data": {"file": str(folder / f"{objective}.jsonl")},
+            "data": {"file": str(folder / f"{name}.jsonl")},
             "train": {"steps": STEPS, "examples_per_step": IN_STEP if objective == "dpo" else 2 * IN_STEP},
             "compute": {
                 "device": "cpu", "dtype": CASE.dtype, "recompute": CASE.recompute,
@@ -82,6 +87,13 @@ def main() -> None:
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=LENGTH // 10, help=f"tokens of a prompt, of {LENGTH} of a row")
+    parser.add_argument(
+        "--objectives",
+        type=lambda names: names.split(","),
+        default=list(OBJECTIVES),
+        help="with commas; ratios are to the first",
+    )
     options = parser.parse_args()
     if options.run:
         print(json.dumps(run(options.run, options.folder)))
@@ -90,19 +102,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(CASE, folder)
-        write_rows(folder)
+        write_rows(folder, options.prompt)
         for _ in range(options.rounds):
             rounds.append({})
-            for name in OBJECTIVES:
+            for name in options.objectives:
                 arguments = [sys.executable, __file__, "--run", name, "--folder", temporary]
                 done = subprocess.run(arguments, env=dict(os.environ), capture_output=True, text=True, check=True)
                 rounds[-1][name] = json.loads(done.stdout.splitlines()[-1])
             print(json.dumps(rounds[-1]), flush=True)
-    for name in OBJECTIVES[1:]:
+    first, *others = options.objectives
+    for name in others:
         for what in ("seconds", "memory"):
-            ratios = [one[name][what] / one["sft"][what] for one in rounds]
+            ratios = [one[name][what] / one[first][what] for one in rounds]
             spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-            print(f"{name} / sft, {what}: {median(ratios):.3f} ({spread}, {len(ratios)} rounds)")
+            print(f"{name} / {first}, {what}: {median(ratios):.3f} ({spread}, {len(ratios)} rounds)")
 
 
 if __name__ == "__main__":

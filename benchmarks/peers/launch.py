@@ -165,7 +165,7 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def model_folder(say: Callable[[str], None]) -> Path:
+def model_folder(say: Callable[[str], None], peers: Sequence[Environment] = (TRL, UNSLOTH)) -> Path:
     """The bundled model as a Hugging Face directory, made once with the first peer that can.
 
     Without any peer it is the GGUF file itself, which veneer reads.
@@ -175,7 +175,7 @@ def model_folder(say: Callable[[str], None]) -> Path:
     gguf, folder = Path(bundled_model()), BUILD / "model"
     if folder.is_dir():
         return folder
-    for environment in (TRL, UNSLOTH):
+    for environment in peers:
         try:
             environment.install()
             _call([environment.python, str(PEERS / "make_model.py"), str(gguf), str(folder)], BUILD / "model.log")

@@ -21,6 +21,10 @@ ALPHA = 32
 MAX_LENGTH = 512
 LEARNING_RATE = 2e-4
 CLIP = 1.0
+ANSWERS = 4
+"""Sampled to each prompt (GRPO)."""
+ANSWER_TOKENS = 32
+"""Of a sampled answer at most: few, so that nearly all answers are cut there and all systems sample as many."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -45,6 +49,8 @@ class Task:
     """An adapter in PEFT's format to start from; by default each system draws its own (TRL and the reference)."""
     floor: bool = False
     """Measure the floor after the steps (veneer)."""
+    objective: str = "sft"
+    """What is minimised: sft, dpo, kto or grpo (see preference_peers.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,7 @@ def parse_task(doc: str | None, words: Sequence[str] | None = None) -> Task:
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations (TRL and Unsloth)")
     parser.add_argument("--adapter", type=Path, help="start from this adapter (TRL and the reference)")
     parser.add_argument("--floor", action="store_true", help="measure the floor afterwards (veneer)")
+    parser.add_argument("--objective", default="sft", help="what is minimised, by the name that veneer has for it")
     return Task(**vars(parser.parse_args(words)))
 
 
