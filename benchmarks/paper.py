@@ -26,7 +26,8 @@ from paper_tasks import TASKS, Absent, Size, Task
 from veneer.bundled import bundled_model
 from veneer.charts import Series, points_chart
 from veneer.comparison.order import RunOutcome, read_answers
-from veneer.comparison.run import CompareConfig, CompareResult, compare
+from veneer.comparison.run import CompareResult, compare
+from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
 from veneer.errors import VeneerError

@@ -27,7 +27,7 @@ OPTIONS = {
     "compare": [
         "--data", "--devices", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods",
         "--metric",
-        "--model", "--on", "--output", "--seeds", "--set",
+        "--model", "--on", "--output", "--preference", "--seeds", "--set",
     ],
     "data": [
         "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",

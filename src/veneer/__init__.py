@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from veneer.assistant import Conversation as Conversation
     from veneer.assistant import open_assistant as open_assistant
     from veneer.comparison.order import RunOutcome as RunOutcome
-    from veneer.comparison.run import CompareConfig as CompareConfig
     from veneer.comparison.run import CompareResult as CompareResult
+    from veneer.comparison.settings import CompareConfig as CompareConfig
     from veneer.comparison.summary import Difference as Difference
     from veneer.comparison.summary import Figure as Figure
     from veneer.comparison.summary import MethodSummary as MethodSummary
@@ -209,7 +209,7 @@ _HOMES = {
     "Column": "veneer.enums",
     "CombinationResult": "veneer.adapters.combine",
     "CombinationType": "veneer.adapters.arithmetic",
-    "CompareConfig": "veneer.comparison.run",
+    "CompareConfig": "veneer.comparison.settings",
     "CompareResult": "veneer.comparison.run",
     "Comparison": "veneer.evaluation.statistics.compare",
     "ComputeSection": "veneer.config",

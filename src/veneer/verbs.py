@@ -16,7 +16,8 @@ from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, CombinationResult, combine_folders
 from veneer.assistant import Conversation, open_assistant, turns
 from veneer.comparison import run as comparison
-from veneer.comparison.run import METHODS, CompareConfig, CompareResult
+from veneer.comparison.run import CompareResult
+from veneer.comparison.settings import METHODS, CompareConfig
 from veneer.config import ComputeSection, RunConfig, parse
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.lint import run as linting
@@ -24,7 +25,7 @@ from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
-from veneer.enums import Column, Method, OtherBase, choice
+from veneer.enums import Column, Method, ObjectiveName, OtherBase, choice
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.label_errors import model_pass
 from veneer.events import Subscriber
@@ -179,6 +180,7 @@ def compare(
     limit: int | None = None,
     max_new_tokens: int | None = None,
     assignments: Sequence[str] = (),
+    preference: ObjectiveName | str | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> CompareResult:
     """Train and score every method with every seed, each run in a process of its own, one after another.
@@ -196,6 +198,8 @@ def compare(
         limit: score only so many of the evaluation rows, drawn once.
         max_new_tokens: longest answer.
         assignments: `key=value` settings of all runs, those of `veneer train --set`.
+        preference: an objective of pairs. `data` are pairs then: every method is fine-tuned on the chosen answers, and
+            trained on by this objective on the pairs.
         subscribers: called with every event.
 
     Raises:
@@ -216,6 +220,7 @@ def compare(
         limit=limit,
         max_new_tokens=max_new_tokens,
         assignments=tuple(assignments),
+        preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
     )
     return comparison.compare(config, subscribers=subscribers)
 

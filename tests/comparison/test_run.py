@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from preference_rows import pairs
 from tiny import rows, run_config, tree, write_rows
 from veneer.comparison.order import read_answers
-from veneer.comparison.run import CompareConfig, CompareResult, compare
+from veneer.comparison.run import CompareResult, compare
+from veneer.comparison.settings import CompareConfig
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
-from veneer.enums import Dtype, Method
+from veneer.enums import Dtype, Method, ObjectiveName
 from veneer.errors import ConfigError, DataError, Interrupted, OutputError
 from veneer.evaluation.run import evaluate
 from veneer.events import Event, Result, RunDone, RunEvent, RunFailed, RunStarted, StageEnded, StepDone
@@ -245,6 +247,32 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
     for changed in ({"assignments": SETTINGS}, {"data": str(files[0])}):
         with pytest.raises(ConfigError, match="give one of them"):
             compare(replace(asked, **changed))
+
+
+@pytest.mark.slow
+def test_dpo_goes_on_with_what_fine_tuning_left_and_is_compared_with_it(tiny_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    asked = CompareConfig(
+        model=str(tiny_model), data=str(write_rows(tmp_path / "pairs.jsonl", pairs(20))), output=str(output),
+        methods=(Method.LORA,), seeds=1, held_out=0.3, max_new_tokens=4, preference=ObjectiveName.DPO,
+        assignments=(*SETTINGS, "dpo.beta=0.5"),
+    )  # fmt: skip
+    made = compare(asked)
+    assert made.problems == {}
+    assert [one.method for one in made.outcomes] == ["base", "lora", "lora-dpo"]
+    assert {(one.method, one.reference) for one in made.differences} == {("lora-dpo", "lora")}
+    assert {"loss", "exact", "choice_accuracy"} < made.outcomes[2].metrics.keys()
+    assert made.primary == "choice_accuracy"
+    tuned, preferred = (
+        yaml.safe_load((output / "runs" / name / "config.yaml").read_text()) for name in ("lora-0", "lora-dpo-0")
+    )
+    assert (tuned["objective"], preferred["objective"], preferred["dpo"]["beta"]) == ("sft", "dpo", 0.5)
+    assert preferred["train"]["from_adapter"] == str(output / "runs" / "lora-0")
+    # Where fine-tuning is refused, what would go on with it is named too.
+    broken = replace(asked, output=str(tmp_path / "none"), more={Method.LORA: ("compute.memory_limit_mb=1",)})
+    failed = compare(broken)
+    assert "it goes on with lora-0, which was not run" in failed.problems["lora-dpo-0"]
+    assert [one.method for one in failed.outcomes] == ["base"]
 
 
 def test_what_contradicts_itself_is_refused_before_anything_runs(

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from consoles import recorded
-from veneer.comparison.run import CompareConfig, CompareResult
+from veneer.comparison.run import CompareResult
+from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure, MethodSummary
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.screens.compare import comparison_of_methods, differences_table, measures_table

@@ -16,13 +16,17 @@ from veneer.commands.options import (
     on_option,
     set_option,
 )
-from veneer.enums import Method
+from veneer.enums import Method, ObjectiveName
+
+PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, ObjectiveName.SIMPO)
+"""The objectives that may go on behind fine-tuning."""
 
 
 @click.command(
     epilog=examples(
         "compare --model MODEL --data rows.jsonl --output comparison",
         "compare --model MODEL --data rows.jsonl\n--eval-data test.jsonl --output comparison --methods lora,qlora",
+        "compare --model MODEL --data pairs.jsonl --output comparison\n--methods lora --preference dpo",
     )
 )
 @model_option
@@ -34,6 +38,11 @@ from veneer.enums import Method
 @click.option("--output", required=True, help="The folder of the comparison. Runs that are done there are kept.")
 @click.option(
     "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, with commas between."
+)
+@click.option(
+    "--preference",
+    type=click.Choice([name.value for name in PREFERENCES]),
+    help="The rows are pairs: every method is fine-tuned on the chosen answers, and then trained on by this objective.",
 )
 @click.option("--seeds", type=FEW, default=3, show_default=True, help="The number of runs of each method.")
 @click.option("--eval-data", help="The rows that every run is scored on.")
@@ -61,6 +70,7 @@ def compare(
     data: str | None,
     output: str,
     methods: str,
+    preference: str | None,
     seeds: int,
     eval_data: str | None,
     held_out: float | None,
@@ -84,7 +94,7 @@ def compare(
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
     in_processes(devices, on=on)
-    from veneer.comparison.run import CompareConfig
+    from veneer.comparison.settings import CompareConfig
     from veneer.screens.compare import compare_visibly
 
     config = CompareConfig(
@@ -99,6 +109,7 @@ def compare(
         max_new_tokens=max_new_tokens,
         metrics=metrics,
         assignments=assignments,
+        preference=None if preference is None else ObjectiveName(preference),
     )
     result = compare_visibly(config, as_json=as_json, on=on)
     if result is not None and result.problems:

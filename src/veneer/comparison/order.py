@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from veneer.config import RunConfig, parse
+from veneer.enums import ObjectiveName
 from veneer.errors import OutputError
 from veneer.evaluation.scoring import RowScore
 from veneer.io.files import reported, write_text
@@ -22,12 +23,17 @@ BASE = "base"
 """What stands in place of a method where nothing is trained."""
 
 
+def preferred(method: str, objective: ObjectiveName) -> str:
+    """The name of a method whose fine-tuned adapter goes on by an objective of pairs."""
+    return f"{method}-{objective.value}"
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """Train one configuration (or nothing) and score what comes of it."""
 
     method: str
-    """`full`, `lora`, `qlora`, or `base`."""
+    """`full`, `lora`, `qlora`, `base`, or what `preferred` makes of them."""
     seed: int
     config: RunConfig
     """The run; of `base` only the model and how it is computed count. Its output is the folder of the result."""
@@ -35,6 +41,8 @@ class Order:
     max_new_tokens: int | None = None
     choices: bool = False
     """Whether the likelihoods of choices are measured."""
+    after: str | None = None
+    """The run whose adapter it goes on with, by the name of its folder."""
 
     @property
     def folder(self) -> Path:
@@ -70,6 +78,7 @@ class Order:
             "eval_file": self.eval_file,
             "max_new_tokens": self.max_new_tokens,
             "choices": self.choices,
+            "after": self.after,
         }
         write_text(path, to_text(values, indent=1) + "\n")
         return path

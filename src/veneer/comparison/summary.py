@@ -12,6 +12,7 @@ from veneer.charts import Series, points_chart
 from veneer.comparison.order import BASE, RunOutcome
 from veneer.comparison.task import MeasuredRun
 from veneer.evaluation.statistics.compare import Comparison, contrast_seeds
+from veneer.evaluation.statistics.measures import Measure
 from veneer.evaluation.statistics.student import quantile
 
 
@@ -83,19 +84,22 @@ def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
 
 
 def differences(runs: Sequence[MeasuredRun], primary: str | None = None) -> list[Difference]:
-    """Every method against the first of `full`, `lora`, `qlora` that is there, measure by measure, over the seeds that
-    both have; `primary` is the measure that was declared beforehand."""
-    methods = [method for method in ("full", "lora", "qlora") if any(one.outcome.method == method for one in runs)]
-    seeds = {
-        method: {one.outcome.seed: one.measures for one in runs if one.outcome.method == method} for method in methods
-    }
+    """Every method against the first of `full`, `lora`, `qlora` that is there, and what goes on with a method's adapter
+    against that method; measure by measure, over the seeds that both have. `primary` is the measure that was declared
+    beforehand."""
+    seeds: dict[str, dict[int, list[Measure]]] = {}
+    for one in runs:
+        seeds.setdefault(one.outcome.method, {})[one.outcome.seed] = one.measures
+    methods = [method for method in ("full", "lora", "qlora") if method in seeds]
+    compared: list[tuple[str, str]] = [(method, methods[0]) for method in methods[1:]]
+    compared += [(name, name.partition("-")[0]) for name in seeds if "-" in name]
     found = []
-    for method in methods[1:]:
-        first, second = seeds[methods[0]], seeds[method]
+    for method, reference in compared:
+        first, second = seeds.get(reference, {}), seeds[method]
         shared = sorted(first.keys() & second.keys())
         if shared:
             rows = contrast_seeds([first[seed] for seed in shared], [second[seed] for seed in shared], primary)
-            found += [Difference(method, methods[0], row) for row in rows if row.name != "perplexity"]
+            found += [Difference(method, reference, row) for row in rows if row.name != "perplexity"]
     return found
 
 

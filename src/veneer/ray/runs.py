@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.comparison.order import Order
-from veneer.comparison.run import CompareConfig, CompareResult, carry_out, compare_shared
+from veneer.comparison.run import CompareResult, carry_out, compare_shared
+from veneer.comparison.settings import CompareConfig
 from veneer.config import RunConfig
 from veneer.errors import VeneerError, listing
 from veneer.events import RunDone, RunFailed, Stage, Subscriber, ignore

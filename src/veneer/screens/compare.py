@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.comparison.order import BASE
-from veneer.comparison.run import CompareConfig, CompareResult, compare_shared
+from veneer.comparison.run import CompareResult, compare_shared
+from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure
 from veneer.config import ComputeSection
 from veneer.evaluation.statistics.measures import SHARES
@@ -101,13 +102,16 @@ def measures_table(result: CompareResult) -> Table:
 
 
 def differences_table(found: Sequence[Difference]) -> Table:
-    """Each method against the reference on the same rows."""
-    table = new_table(f"against {found[0].reference}", "", "", "difference", "95 % interval", "p")
+    """Each method against its reference on the same rows."""
+    references = list(dict.fromkeys(one.reference for one in found))
+    title = f"against {references[0]}" if len(references) == 1 else "differences"
+    table = new_table(title, "", "", "difference", "95 % interval", "p")
     for one in found:
         row = one.values
         ends = f"{change(row.name, row.low)} to {change(row.name, row.high)}"
         p = row.holm if row.holm is not None else row.p
-        table.add_row(one.method, row.name, change(row.name, row.difference), ends, "" if p is None else f"{p:.2g}")
+        name = one.method if len(references) == 1 else f"{one.method} against {one.reference}"
+        table.add_row(name, row.name, change(row.name, row.difference), ends, "" if p is None else f"{p:.2g}")
     intervals = ", ".join(dict.fromkeys(one.values.interval for one in found))
     table.caption = f"rows paired, seed by seed; intervals: {intervals}; p by Holm but for the primary measure"
     return table

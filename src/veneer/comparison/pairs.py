@@ -1,0 +1,71 @@
+"""Pairs in a comparison: what fine-tuning imitates of them, and what runs are scored on.
+
+Every method is fine-tuned on the chosen answers, and what comes of it is trained on by the pairs. Both are scored on
+the chosen answers of other pairs; and where these are plain texts, on which of the two answers is the likelier (the
+metric `choice`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from veneer.data.json_values import BadRow
+from veneer.data.preference import Pair, to_pair
+from veneer.data.problems import RowProblem, grouped
+from veneer.data.readers import iterate_rows
+from veneer.data.records import Record
+from veneer.data.sources import files_named
+from veneer.errors import DataError
+from veneer.evaluation.metrics.choice import CHOICES
+
+
+def read_pairs(name: str) -> list[tuple[Pair, Any]]:
+    """Every pair of the files that a name means, and its row as the file has it.
+
+    Raises:
+        DataError: rows are no pairs; all are named, by cause.
+    """
+    found, problems = list[tuple[Pair, Any]](), list[RowProblem]()
+    for file in files_named(name):
+        for where, row in iterate_rows(file):
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                found.append((to_pair(row, where), row))
+            except BadRow as problem:
+                problems.append(RowProblem(where, str(problem)))
+    if problems:
+        raise DataError(f"{len(problems)} rows cannot be used as pairs:\n{grouped(problems)}")
+    return found
+
+
+def chosen_row(pair: Pair, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of fine-tuning that trains a pair's chosen answer.
+
+    Args:
+        pair: what `row` says.
+        row: as the file has it.
+    """
+    if "instruction" in row:  # Alpaca's form is written in a way of its own where there is no chat template
+        given = {key: row[key] for key in ("instruction", "input", "system") if row.get(key) is not None}
+        return {**given, "output": row["chosen"]}
+    record = pair.chosen
+    tools = {"tools": list(record.tools)} if record.tools else {}
+    if record.completion is not None:
+        return {"prompt": record.prompt, "completion": record.completion, **tools}
+    first = record.trained_turns[0]
+    return {"prompt": list(record.messages[:first]), "completion": list(record.messages[first:]), **tools}
+
+
+def scored_row(pair: Pair, row: Mapping[str, Any]) -> dict[str, Any]:
+    """`chosen_row` with both answers as choices, where they are plain texts."""
+    answers = [_text(record) for record in pair.records]
+    return chosen_row(pair, row) | ({CHOICES: answers} if all(answers) else {})
+
+
+def _text(record: Record) -> str | None:
+    """The answer of a record that is one turn, and nothing but text."""
+    last = record.messages[-1]
+    alone = len(record.trained_turns) == 1 and not last.get("tool_calls")
+    return last["content"] if alone and isinstance(last["content"], str) else None

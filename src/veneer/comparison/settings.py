@@ -1,0 +1,87 @@
+"""What is compared, on what: the settings of a comparison, and what they may not be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from veneer.enums import Method, ObjectiveName, RowKind
+from veneer.errors import ConfigError, listing
+
+SOURCES = "data.sources"
+OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
+"""Settings that a comparison gives to its runs itself."""
+METHODS = (Method.FULL, Method.LORA, Method.QLORA)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """What is compared, on what."""
+
+    model: str
+    data: str | None = None
+    """Rows to train on; None where `assignments` have `data.sources`."""
+    output: str
+    methods: tuple[Method, ...] = METHODS
+    seeds: int = 3
+    eval_data: str | None = None
+    """Rows to score. Without them a share of `data` is scored and not trained, the same rows for all runs."""
+    held_out: float = 0.1
+    limit: int | None = None
+    """Score only so many of the evaluation rows, drawn once."""
+    max_new_tokens: int | None = None
+    metrics: tuple[str, ...] = ()
+    """Metrics of the task by name, the primary one first; none takes what the rows call for."""
+    assignments: tuple[str, ...] = ()
+    """`key=value` settings of the runs, those of `veneer train --set`; all methods get the same."""
+    more: Mapping[Method, tuple[str, ...]] = field(default_factory=dict)
+    """Settings of one method alone, laid over those of all."""
+    preference: ObjectiveName | None = None
+    """An objective of pairs: `data` are pairs, every method is fine-tuned on the chosen answers, and then trained on by
+    this objective on the pairs. None: `data` are answers, and that is all."""
+
+
+def key_of(assignment: str) -> str:
+    """The setting that an assignment sets."""
+    return assignment.partition("=")[0].strip()
+
+
+def check_question(config: CompareConfig) -> None:
+    """Refuse settings that contradict each other, or that a comparison sets itself.
+
+    Raises:
+        ConfigError: it says which.
+    """
+    assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
+    given = [key_of(text) for text in assignments]
+    taken = [key for key in given if key in OWN_KEYS]
+    taken += [SOURCES] if SOURCES in given[len(config.assignments) :] else []
+    if taken:
+        raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
+    if any(key == "objective" and not text.endswith("=sft") for key, text in zip(given, assignments, strict=True)):
+        raise ConfigError(
+            "a comparison trains every method on one file of answers and judges them by it, which objective sft alone "
+            "takes; for pairs name an objective that goes on behind it (--preference dpo), or compare adapters that "
+            "`veneer train` has made by `veneer evaluate`"
+        )
+    _check_preference(config)
+    if (config.data is None) == (SOURCES not in given):
+        raise ConfigError("a comparison trains on a file of rows (--data) or on data.sources; give one of them")
+    if config.seeds < 1 or not config.methods:
+        raise ConfigError("a comparison needs at least one method and one seed")
+    if not 0 < config.held_out < 1:
+        raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
+
+
+def _check_preference(config: CompareConfig) -> None:
+    objective = config.preference
+    if objective is None:
+        return
+    if objective.rows is not RowKind.PAIRS or objective is ObjectiveName.REWARD:
+        raise ConfigError(f"a comparison goes on behind fine-tuning by an objective of pairs, not by {objective.value}")
+    if Method.FULL in config.methods:
+        raise ConfigError(
+            f"{objective.value} goes on with the adapter of fine-tuning, and full makes none; give methods lora, qlora"
+        )
+    if config.data is None:
+        raise ConfigError("a comparison of preferences trains on a file of pairs (--data), not on data.sources")
