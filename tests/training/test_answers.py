@@ -228,6 +228,33 @@ def test_full_memory_answers_fewer_rows_side_by_side(
         answering(assistant, file, "exact").measure()
 
 
+@pytest.mark.parametrize("most", [0.0, 5.0, 1000.0])
+def test_the_time_of_answers_is_that_of_the_longest_ones(
+    most: float, assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = replace(answering(assistant, write_rows(tmp_path / "rows.jsonl", numbered_rows(9)), "exact"), room=250)
+    longest = max(row.tokens for row in measured.rows) + answers.EXTRA_TOKENS
+    now, asked = 0.0, []
+
+    def two_seconds_a_token(model: Any, requests: Sequence[Any], **given: Any) -> list[list[int]]:
+        nonlocal now
+        asked.append(len(requests))
+        assert not any(request.stop_ids for request in requests)
+        for _ in range(requests[0].sampling.max_new_tokens):
+            for row in range(len(requests)):
+                now += 2.0
+                given["on_token"](row, 5)
+            if given["stop"]():
+                break
+        return []
+
+    monkeypatch.setattr(answers, "answer_all", two_seconds_a_token)
+    monkeypatch.setattr(answers.time, "perf_counter", lambda: now)
+    assert measured.longest_seconds(most) == pytest.approx(2.0 * 9 * longest)
+    assert 1 < asked[0] < 9, "a part of the rows is tried, side by side"
+    assert now < 2.0 * asked[0] * longest or most == 1000.0
+
+
 def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
     def refused(content: list[dict[str, Any]], *settings: str) -> str:
         data = write_rows(tmp_path / "rows.jsonl", content)

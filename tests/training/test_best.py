@@ -120,12 +120,6 @@ def test_a_metric_of_another_objective_is_refused(objective: str, metric: str, s
     assert said in str(caught.value)
 
 
-def test_answers_take_a_time_that_nobody_foresees(tmp_path: Path) -> None:
-    settings = ("train.best_metric=exact", "train.time_limit=60", "data.held_out=0.2")
-    with pytest.raises(ConfigError, match=r"which train\.time_limit cannot foresee"):
-        best_by(run_config(tmp_path, tmp_path / "f.jsonl", tmp_path / "o", *settings))
-
-
 @pytest.mark.parametrize(
     ("objective", "metric", "names"),
     [

@@ -15,6 +15,7 @@ from veneer.errors import ConfigError, Interrupted
 from veneer.events import Event, Note, StepBudget, read_events
 from veneer.reproduction.run import reproduce
 from veneer.training import time_limit
+from veneer.training.answers import MeasuredAnswers
 from veneer.training.run import train
 from veneer.training.time_limit import FittingSteps, StepTimes, run_seconds, steps_that_fit
 
@@ -89,6 +90,21 @@ def test_a_run_that_fits_is_the_run_without_a_limit(
         assert tree(tmp_path / "whole").get(name) == tree(tmp_path / "limited").get(name)
     settled, free = (read_yaml(tmp_path / name / "config.yaml") for name in ("limited", "whole"))
     assert {**settled, "output": ""} == {**free, "output": ""}
+
+
+def test_the_time_of_answers_is_set_aside_for_every_evaluation(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*SETTINGS, "train.best_metric=exact", "train.eval_every=2")
+    monkeypatch.setattr(MeasuredAnswers, "longest_seconds", lambda self, most: 1_000.0)
+    said: list[Event] = []
+    config = run_config(
+        tiny_model, tiny_data, tmp_path / "run", *settings, "train.eval_every=2", "train.time_limit=2500"
+    )
+    result = train(config, subscribers=[said.append])
+    assert result.progress.step == 4, "steps with two evaluations"
+    budget = next(event for event in said if isinstance(event, StepBudget))
+    assert 2_000 < budget.seconds < 0.95 * 2_500 < budget.full_seconds
 
 
 def test_a_run_that_does_not_fit_is_the_run_of_the_steps_that_do(

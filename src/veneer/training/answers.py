@@ -7,6 +7,7 @@ the losses of the run are those that it has without answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from veneer.evaluation.rows import EXTRA_TOKENS
 from veneer.evaluation.scoring import judge
 from veneer.evaluation.statistics.measures import mean_of
 from veneer.events import Note, Stage, Subscriber
-from veneer.generation.batch import answer_all
+from veneer.generation.batch import OnToken, answer_all
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
@@ -133,38 +134,83 @@ class MeasuredAnswers:
             RankLost: another process is gone.
         """
         own = self.share.own(len(self.rows))
-        outputs = self.share.all(self._answers(own) or [None] * len(own), len(self.rows))
+        made = self._answers(own, self.stop_ids, stop_signalled)
+        outputs = self.share.all([None] * len(own) if stop_signalled() else made, len(self.rows))
         if None in outputs:
             return None
         return _measured(self.metric, self.rows, [self.tokenizer.decode(tokens) for tokens in outputs])
 
-    def _answers(self, own: Sequence[int]) -> list[list[int]] | None:
-        """The tokens of the answers to some rows; None where a signal ended it."""
-        longest = max(row.tokens for row in self.rows) + EXTRA_TOKENS
-        together = max(1, self.room // (max(len(row.prompt) for row in self.rows) + longest))
-        while isinstance(outputs := self._attempt(own, longest, together), str):
+    def longest_seconds(self, most: float) -> float:
+        """Seconds that the answers take at most: as if each had as many tokens as an answer may have.
+
+        How long an answer becomes follows from what the model has learned by then, and is not known. So the first rows
+        that are answered side by side are, without an end, for about `most` seconds.
+
+        Raises:
+            OutOfMemory: one row alone does not fit.
+        """
+        begun, made = time.perf_counter(), 0
+
+        def late(row: int, token: int) -> None:
+            nonlocal made
+            made += 1
+
+        def stop() -> bool:
+            # What was read without a token behind it says nothing of how long an answer takes.
+            return stop_signalled() or (made > 0 and time.perf_counter() - begun >= most)
+
+        self._answers(range(min(self._together, len(self.rows))), frozenset(), stop, late)
+        return (time.perf_counter() - begun) * self._longest * len(self.rows) / max(1, made)
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of an answer at most."""
+        return min(max(row.tokens for row in self.rows) + EXTRA_TOKENS, self.model.spec.max_positions)
+
+    @property
+    def _together(self) -> int:
+        """Rows that are answered side by side, while the memory has room for them."""
+        return max(1, self.room // (max(len(row.prompt) for row in self.rows) + self._longest))
+
+    def _answers(
+        self,
+        own: Sequence[int],
+        stop_ids: frozenset[int],
+        stop: Callable[[], bool],
+        on_token: OnToken = lambda row, token: None,
+    ) -> list[list[int]]:
+        """The tokens of the answers to some rows; those that there are once `stop` is true."""
+        together = self._together
+        while isinstance(outputs := self._attempt(own, stop_ids, stop, on_token, together), str):
             release_memory(self.model.device)
             if together == 1:
                 said = message_of("answering an evaluation row", outputs)
                 raise OutOfMemory(f"{said} train.best_metric loss needs no answers.")
             together //= 2
             self.emit(Note(message=f"the memory is full: answering {together} evaluation rows side by side"))
-        return None if stop_signalled() else outputs
+        return outputs
 
-    def _attempt(self, own: Sequence[int], longest: int, together: int) -> list[list[int]] | str:
+    def _attempt(
+        self,
+        own: Sequence[int],
+        stop_ids: frozenset[int],
+        stop: Callable[[], bool],
+        on_token: OnToken,
+        together: int,
+    ) -> list[list[int]] | str:
         """The tokens of all answers; the message of the error where the memory is full."""
-        sampling = Sampling(max_new_tokens=min(longest, self.model.spec.max_positions))
+        sampling = Sampling(max_new_tokens=self._longest)
         requests = [
-            GenerationRequest(prompt=self.rows[number].prompt, sampling=sampling, stop_ids=self.stop_ids)
-            for number in own
+            GenerationRequest(prompt=self.rows[number].prompt, sampling=sampling, stop_ids=stop_ids) for number in own
         ]
         try:
             with Stage(self.emit, "answering evaluation rows", total=len(requests), unit="rows") as stage:
                 return answer_all(
                     self.model,
                     requests,
+                    on_token=on_token,
                     on_progress=stage.advance_side_by_side,
-                    stop=stop_signalled,
+                    stop=stop,
                     batch_rows=together,
                 )
         except KINDS as error:

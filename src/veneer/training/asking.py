@@ -7,6 +7,7 @@ from collections.abc import Callable
 from veneer.config import RunConfig
 from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.events import Note, Subscriber
+from veneer.generation.share import WHOLE, Share
 from veneer.io.checkpoint import Checkpoint
 from veneer.model.language import LanguageModel
 from veneer.training.answers import MeasuredAnswers, asked_rows, metric_on, with_answers
@@ -43,12 +44,32 @@ def evaluation_of(
     """
     if not len(data.rows.eval):
         return None
-    losses, by = evaluation(model, data.steps.evaluation, objective, emit, team), best_by(config)
-    if not by.of_answers:
+    losses = evaluation(model, data.steps.evaluation, objective, emit, team)
+    answers = answers_of(config, data, origin, model, emit, Dealt(team.group, "answers/"))
+    if answers is None:
         return losses
+    message = (
+        f"train.best_metric {config.train.best_metric}: every evaluation answers {len(answers.rows)} evaluation rows"
+    )
+    emit(Note(message=message))
+    return with_answers(losses, answers)
+
+
+def answers_of(
+    config: RunConfig,
+    data: TrainingData,
+    origin: Checkpoint,
+    model: LanguageModel,
+    emit: Subscriber,
+    share: Share = WHOLE,
+) -> MeasuredAnswers | None:
+    """What answers evaluation rows, where evaluations are compared by answers; `share` says which of the rows this
+    process answers. The other arguments are those of `evaluation_of`."""
+    by = best_by(config)
+    if not by.of_answers or not len(data.rows.eval):
+        return None
     rows = asked_rows(data.rows.eval, data.tokenizer)
-    emit(Note(message=f"train.best_metric {by.metric}: every evaluation answers {len(rows)} evaluation rows"))
-    answers = MeasuredAnswers(
+    return MeasuredAnswers(
         model=model,
         rows=rows,
         metric=metric_on(by, rows),
@@ -56,9 +77,8 @@ def evaluation_of(
         stop_ids=_stop_ids(data, origin),
         room=int(config.compute.micro_batch_tokens),
         emit=emit,
-        share=Dealt(team.group, "answers/"),
+        share=share,
     )
-    return with_answers(losses, answers)
 
 
 def sampler_of(

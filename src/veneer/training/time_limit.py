@@ -23,6 +23,7 @@ from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
 from veneer.hardware import timed
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
+from veneer.training.asking import answers_of
 from veneer.training.objective import mean_loss
 from veneer.training.objectives.base import StepObjective
 from veneer.training.optim import clip, drop_gradients, global_norm
@@ -35,7 +36,7 @@ from veneer.training.trainable import Trainable
 KEPT = 0.95
 """The share of the limit that is planned: another program may slow the steps that follow the measured ones."""
 MEASURED = 0.02
-"""The share of the limit in which micro-batches are tried, each kind: training and evaluation."""
+"""The share of the limit in which each kind of work is tried: training, evaluation, and answers."""
 FEWEST = 2
 """Micro-batches that are tried at least, if there are as many."""
 COPIED = 16_000_000
@@ -55,7 +56,7 @@ class StepTimes:
     update: float
     """The optimiser's part of a step."""
     evaluation: float
-    """One evaluation; 0 where there are no rows for it."""
+    """One evaluation, its answers as long as they may become; 0 where there are no rows for it."""
     checkpoint: float
     """One checkpoint, and the result at the end."""
 
@@ -210,6 +211,9 @@ def _measured(
         if spent >= most and tried >= FEWEST:
             break
     evaluation = _evaluation_seconds(model, objective, steps, most, device)
+    answers = answers_of(config, inputs.data, inputs.origin, model, ignore)
+    if answers is not None:
+        evaluation += answers.longest_seconds(most)
     update = _update_seconds(config, trainable, device)
     trained = sum(parameter.numel() for parameter in trainable.named().values())
     return StepTimes(
