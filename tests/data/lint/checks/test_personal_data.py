@@ -14,6 +14,7 @@ FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:Write to jane.roe@post.net. {Q}", f"a:{JOHN}")),
     ("chatml", chat(f"u:Card 4111 1111 1111 1111. {Q}", f"a:{JOHN}")),
     ("chatml", chat(f"u:DE89 3704 0044 0532 0130 00 is it. {Q}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:Le 06 12 34 56 78, s'il vous plaît. {Q}", f"a:{JOHN}")),
     ("chatml", chat(f"u:Call +49 30 1234 5678. {Q}", f"a:{JOHN}")),
 ]
 

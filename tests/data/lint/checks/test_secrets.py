@@ -5,15 +5,40 @@ from typing import Any
 
 import pytest
 
-from lint_rows import JOHN, Q, chat, found_alone
+from lint_rows import JOHN, Q, chat, found_alone, read_row
+from veneer.data.lint.checks.secrets import CHECK
+from veneer.data.lint.row import LintSetting
 
 FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:{Q}", f"a:{JOHN} AKIAIOSFODNN7EXAMQLE")),
     ("chatml", chat(f"u:My token is ghp_9aZ3kQ7mTx2LbVw8RnYc4Dd1Ee6Ff5Gg0Hh2 {Q}", f"a:{JOHN}")),
     ("chatml", chat(f"u:{Q}", f'a:{JOHN} password = "tR4!vQz9#LmX2"')),
     ("chatml", chat(f"u:{Q} postgres://admin:s3cr3tP4ss@db.internal:5432/x", f"a:{JOHN}")),
+    ("chatml", chat(f"u:{Q} DB_PASSWORD=q7Rw2LmZ9xKd4TbV8nHs {JOHN}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:{Q} password: fLDAFV!u6IHqPP {JOHN}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:{Q}", f"a:aws_secret_access_key = wQ9rXt/nFK7dENG+bPxRfiCYzR4mKeYv8Lp2Ts6Bd {JOHN}")),
+    ("chatml", chat(f"u:{Q}", f"a:Authorization: Bearer 8fGh2KqLm5Zx7Vb9Nc4Dw1Rt6Yp3Us0 {JOHN}")),
+    ("chatml", chat(f"u:{Q}", f'a:"apiKey": "x8Lm2Qz7Vb9Nc4Dw1Rt6Yp3Us0Kj5" {JOHN}')),
     ("chatml", chat(f"u:{Q}", f"a:-----BEGIN RSA PRIVATE KEY-----\n{'MIIEpAIBAAKCAQEA7bq2' * 5}\n {JOHN}")),
 ]
+
+
+NONE = (
+    "password = config.Database2.Password1Value",
+    "apiKey: process.env.API_KEY_2a",
+    "access_key = MyAccessKeyOfTypeB",
+    "PASSWORD=your_password_Here12",
+    "api_key = https://docs.acme.io/Keys/V1b2",
+    "The secret key: everything begins with a plan for 1984 and 2001.",
+    "auth_token = make_token(user.Id12, Secret34Value)",
+    'password: "correct horse battery staple"',
+)
+
+
+def test_what_programs_and_people_say_of_secrets_is_none() -> None:
+    for text in NONE:
+        row = read_row("f:1", chat(f"u:{text}", f"a:{text}"), LintSetting())
+        assert list(CHECK.run(row, LintSetting())) == [], text
 
 
 @pytest.mark.parametrize(("template", "row"), FAULTS)

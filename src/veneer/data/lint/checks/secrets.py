@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from veneer.data.lint.row import LintSetting, Row
@@ -67,11 +68,16 @@ _FORMS = (
     _Form("an API key", ("sk-",), re.compile(r"\b(sk-(?:proj-|ant-|svcacct-|or-v1-)?[0-9A-Za-z_-]{20,})"), loose=True),
 )
 _CONNECTION = re.compile(r"\b[a-z][a-z0-9+.-]{2,}://[^\s:@/'\"]+:([^\s:@/'\"{}<>$*]{6,})@[\w.-]+")
-_ASSIGNED = re.compile(
-    r"(?i)\b(?:api[_-]?key|secret[_-]?key|access[_-]?token|auth[_-]?token|client[_-]?secret|password|passwd)"
-    r"[\"']?\s{0,3}(?::|=>?|:=)\s{0,3}[\"']([^\s\"']{12,128})[\"']"
+_NAMED = (
+    r"(?i:(?:api|secret|access|account|private|encryption|signing)[_-]?key|(?:api|access|auth|refresh)[_-]?token"
+    r"|client[_-]?secret|password|passwd)[\"']?\s{0,3}(?::=|=>?|:)\s{0,3}"
 )
-_WORDS = ("key", "ecret", "oken", "assw", "KEY", "ECRET", "OKEN", "ASSW")
+_QUOTED = re.compile(_NAMED + r"[\"']([^\s\"']{12,128})[\"']")
+_BARE = re.compile(rf"(?:{_NAMED}|(?i:authorization: bearer) )" + r"([^\s\"'`<>(){}\[\],;|]{12,128})(?=[\s\"'`,;|]|$)")
+_NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+"""What a program calls a value of something."""
+_SIGNS = re.compile(r"[^\w.:/+-]")
+_WORDS = ("key", "Key", "KEY", "ecret", "ECRET", "oken", "OKEN", "assw", "ASSW", "earer")
 _LEAST_BITS, _LOOSE_BITS = 2.0, 3.0
 """Entropy of a secret's characters in bits: a row of one letter has 0, and what was drawn at random 3.5 or more."""
 _PLACEHOLDER = re.compile(
@@ -101,10 +107,20 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
             if not _stand_in(found.group(1)):
                 yield found.group(1), "the password of a connection"
     if any(word in text for word in _WORDS):
-        for found in _ASSIGNED.finditer(text):
+        for found in chain(_QUOTED.finditer(text), filter(_looks_random, _BARE.finditer(text))):
             value = found.group(1)
             if _bits(value) >= _LOOSE_BITS and not _stand_in(value) and not value.isdigit():
                 yield value, "a value that is named as secret"
+
+
+def _looks_random(found: re.Match[str]) -> bool:
+    """Whether a value without quotes is unlike words and names: it has small letters, capitals, and several digits; one
+    digit is enough beside a sign that names have not, or behind a name in capitals."""
+    value, name = found.group(1), found.string[found.start() : found.start(1)]
+    digits = sum(map(str.isdigit, value))
+    mixed = any(map(str.islower, value)) and any(map(str.isupper, value)) and digits > 0
+    sure = digits > 1 or name.isupper() or _SIGNS.search(value) is not None
+    return mixed and sure and "://" not in value and _NAME.fullmatch(value) is None
 
 
 def _bits(text: str) -> float:
