@@ -1,9 +1,11 @@
 """Memory and time of runs whose rows are kept on the disk, for files of several sizes.
 
     python benchmarks/large_data.py --model MODEL --megabytes 10 100 1000
+    python benchmarks/large_data.py --model MODEL --rows 1000000 3000000 --words 4 --set data.held_out=0.0001
 
-Each run is a process of its own: it encodes the file into the cache and trains a few steps of continued pretraining.
-What is printed is the largest memory that the process had resident, beyond that of the smallest file.
+Each run is a process of its own: it encodes the file into the cache and trains a few steps. What is printed is the
+largest memory that the process had resident, beyond that of the smallest file, and how many bytes that are for each
+further row; those of the processes that encode beside it, the largest of them; and the processor time of all.
 """
 
 from __future__ import annotations
@@ -22,22 +24,23 @@ WORDS = ("the", "parcel", "crate", "of", "blue", "late", "arrives", "was", "sent
 STEPS = 5
 
 
-def write(path: Path, megabytes: int, kind: str) -> int:
-    """Write a file of rows, and return how many there are."""
+def write(path: Path, size: float, unit: str, kind: str, words: int) -> tuple[int, float]:
+    """Write a file of so many rows or megabytes, and return how many of both there are."""
     source = random.Random(0)
     rows = written = 0
     with path.open("w", encoding="utf-8") as file:
-        while written < megabytes * 1_000_000:
-            text = " ".join(source.choices(WORDS, k=100)) + f" {rows}"
+        while (rows if unit == "rows" else written / 1e6) < size:
+            text = " ".join(source.choices(WORDS, k=words)) + f" {rows}"
             chat = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]}
             written += file.write(json.dumps({"text": text} if kind == "text" else chat) + "\n")
             rows += 1
-    return rows
+    return rows, written / 1e6
 
 
-def train(model: str, data: Path, folder: Path) -> None:
+def train(model: str, data: Path, folder: Path, assignments: list[str]) -> None:
     """Train a few steps in this process, and print what it took."""
     from veneer.config import parse
+    from veneer.config.values import override
     from veneer.training.run import train as run
 
     begun = time.process_time()
@@ -48,34 +51,44 @@ def train(model: str, data: Path, folder: Path) -> None:
         "train": {"steps": STEPS, "learning_rate": 1e-4},
         "compute": {"threads": 1},
     }
-    run(parse(settings, where="the benchmark"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "seconds": time.process_time() - begun}))
+    run(parse(override(settings, assignments), where="the benchmark"))
+    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() - begun + others.ru_utime + others.ru_stime
+    print(json.dumps({"peak": own.ru_maxrss * 1024, "others": others.ru_maxrss * 1024, "seconds": seconds}))
 
 
 def main() -> None:
     """Measure each size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="the base model")
-    parser.add_argument("--megabytes", type=int, nargs="+", default=[10, 100, 1000], help="sizes of the files")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--megabytes", type=float, nargs="+", default=[10, 100, 1000], help="sizes of the files")
+    size.add_argument("--rows", type=int, nargs="+", help="sizes of the files, as numbers of rows")
+    parser.add_argument("--words", type=int, default=100, help="words of a row's text")
     parser.add_argument("--kind", choices=("text", "chat"), default="text", help="what a row is")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", help="a setting of the runs")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
-        train(given.model, given.one, given.one.parent)
+        train(given.model, given.one, given.one.parent, given.assignments)
         return
-    print("| MB | rows | peak memory, MB | beyond the first | processor time, s |\n|---|---|---|---|---|")
-    first = 0.0
-    for megabytes in given.megabytes:
+    print("| MB | rows | peak memory, MB | beyond the first | bytes a row | another process | processor time, s |")
+    print("|---|---|---|---|---|---|---|")
+    first: tuple[int, float] | None = None
+    unit = "megabytes" if given.rows is None else "rows"
+    for size in given.megabytes if given.rows is None else given.rows:
         with TemporaryDirectory() as folder:
             data = Path(folder) / "rows.jsonl"
-            rows = write(data, megabytes, given.kind)
+            rows, megabytes = write(data, size, unit, given.kind, given.words)
             command = [sys.executable, __file__, "--model", given.model, "--one", str(data)]
+            command += [part for one in given.assignments for part in ("--set", one)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        peak = found["peak"] / 1e6
-        first = first or peak
-        print(f"| {megabytes:,} | {rows:,} | {peak:,.0f} | {peak - first:,.0f} | {found['seconds']:,.0f} |", flush=True)
+        peak = found["peak"]
+        first = first or (rows, peak)
+        each = f"{(peak - first[1]) / (rows - first[0]):.1f}" if rows > first[0] else "–"
+        sizes = f"{megabytes:,.0f} | {rows:,} | {peak / 1e6:,.0f} | {(peak - first[1]) / 1e6:,.0f}"
+        print(f"| {sizes} | {each} | {found['others'] / 1e6:,.0f} | {found['seconds']:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

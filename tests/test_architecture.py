@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "charts", "padding", "posix"}
-    | {"bounds", "signals", "expressions", "strict_json"},
+    | {"bounds", "signals", "expressions", "strict_json", "step_values"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
@@ -39,6 +39,7 @@ SIDEWAYS = {
     ("posix", "errors"),  # what a system lacks is an OutputError
     ("events", "errors"),  # an event that cannot be written is an OutputError
     ("events", "strict_json"),  # an event is written as JSON
+    ("events", "step_values"),  # a number of each step that the events tell of
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
     ("cli", "commands"),

@@ -201,6 +201,16 @@ def test_a_loss_chart_has_a_log_axis_where_losses_span_more_than_a_decade(last: 
     assert loss_chart(steps, {}) == expected
 
 
+def test_a_loss_chart_of_very_many_steps_draws_means_of_them() -> None:
+    steps = {step: 1.0 + (step % 2) for step in range(1, 9_001)}
+    root = ElementTree.fromstring(loss_chart(steps, {}))
+    drawn = lines(root)
+    assert [len(one) for one in drawn] == [3_000, 3_000]
+    assert len({y for _, y in drawn[0]}) == 2, "means of three steps: 4/3 and 5/3"
+    texts = {text.text for text in root.iter(f"{SVG}text")}
+    assert {"mean of 3 steps", "mean of 360 steps"} <= texts
+
+
 def test_smoothing_is_the_mean_of_the_last_values() -> None:
     points = [(float(x), float(x * x)) for x in range(6)]
     assert smooth(points, 1) == points

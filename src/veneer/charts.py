@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from html import escape
+from itertools import islice
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 52
@@ -25,6 +26,8 @@ class Scale(Enum):
 
 MOST_DOTS = 400
 """Largest number of points of a faint line that are drawn as dots. More would run into each other."""
+MOST_POINTS = 4_000
+"""Largest number of points of a line; there are no more places to draw them in."""
 MEANS = 25
 """A smoothed line is the mean over a run's length divided by this."""
 
@@ -42,25 +45,36 @@ class Series:
 
 
 def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> str:
-    """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses.
+    """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses. Of more
+    than MOST_POINTS steps, as many as are needed are drawn as one point, their mean.
 
     The axis is logarithmic where the losses span more than a decade.
 
     Args:
-        steps: the loss of each step, by its number.
-        evaluations: the evaluation loss after a step, by the step's number.
+        steps: the loss of each step, by its number, in the order of the steps.
+        evaluations: the evaluation loss after a step, by the step's number, in their order.
     """
-    points = [(float(step), loss) for step, loss in sorted(steps.items())]
+    together = max(1, -(-len(steps) // MOST_POINTS))
+    points = _together(steps, together)
     window = max(1, len(points) // MEANS)
-    series = [Series("step", points, faint=window > 1, marked=len(points) <= MOST_DOTS)]
+    name = "step" if together == 1 else f"mean of {together} steps"
+    series = [Series(name, points, faint=window > 1, marked=len(points) <= MOST_DOTS)]
     if window > 1:
-        series.append(Series(f"mean of {window} steps", smooth(points, window)))
-    if evaluations:
-        after = [(float(step), loss) for step, loss in sorted(evaluations.items())]
+        series.append(Series(f"mean of {window * together} steps", smooth(points, window)))
+    after = _together(evaluations, max(1, -(-len(evaluations) // MOST_POINTS)))
+    if after:
         series.append(Series("evaluation", after, marked=True))
-    losses = [loss for loss in (*steps.values(), *evaluations.values()) if math.isfinite(loss) and loss > 0]
+    losses = [loss for _, loss in (*points, *after) if math.isfinite(loss) and loss > 0]
     wide = bool(losses) and max(losses) > 10 * min(losses)
     return line_chart("Loss", "step", "nats per supervised token", series, Scale.LOG if wide else Scale.LINEAR)
+
+
+def _together(values: Mapping[int, float], count: int) -> list[tuple[float, float]]:
+    """Points of a chart: `count` consecutive values each, their mean at the last of them."""
+    rest, points = iter(values.items()), []
+    while some := list(islice(rest, count)):
+        points.append((float(some[-1][0]), some[0][1] if count == 1 else sum(loss for _, loss in some) / len(some)))
+    return points
 
 
 def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series], scale: Scale = Scale.LINEAR) -> str:

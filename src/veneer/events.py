@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeVar, get_args
 
 from veneer.errors import OutputError
+from veneer.step_values import StepValues
 from veneer.strict_json import restored, to_text, with_reasons
 
 Thing = TypeVar("Thing")
@@ -492,21 +493,25 @@ def _torn(path: Path) -> bool:
 
 def read_events(path: Path) -> list[dict[str, object]]:
     """The events of a file as dictionaries; torn lines, as kills leave them, are skipped."""
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+    return list(iterate_events(path))
 
 
-def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> dict[int, float]:
+def iterate_events(path: Path) -> Iterator[dict[str, object]]:
+    """The events of `read_events` one by one as they are read: those of a long run are more than memory should hold."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> StepValues:
     """A number of every recorded event of one kind, by its step, in the order of the steps.
 
     A resumed run may have recorded a step twice. The later event is the one that counts.
     """
-    found = {int(str(one["step"])): float(str(restored(one)[key])) for one in events if one.get("event") == kind}
-    return dict(sorted(found.items()))
+    own = (one for one in events if one.get("event") == kind)
+    return StepValues((int(str(one["step"])), float(str(restored(one)[key]))) for one in own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from veneer.adapters.store import TOKENIZER_FILE
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
 from veneer.config.values import read_yaml
-from veneer.events import read_events
+from veneer.events import iterate_events
 from veneer.io.model_files import WEIGHTS_FILE as MODEL_WEIGHTS
 
 CONFIG_FILE = "config.yaml"
@@ -142,7 +143,11 @@ class RunFolder:
 
     def events(self) -> list[dict[str, object]]:
         """The events that the run recorded, as dictionaries; an empty list where it recorded none."""
-        return read_events(self.events_file) if self.events_file.is_file() else []
+        return list(self.each_event())
+
+    def each_event(self) -> Iterator[dict[str, object]]:
+        """The events of `events` one by one: those of a long run are more than memory should hold."""
+        return iterate_events(self.events_file) if self.events_file.is_file() else iter(())
 
 
 def run_of(adapter: Path) -> RunFolder | None:

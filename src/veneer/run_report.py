@@ -178,7 +178,7 @@ def _scored(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> M
 def _planned(result: RunResult, folder: RunFolder) -> list[dict[str, Any]]:
     """What the run was planned to take beside what it took; empty where there was only an estimate."""
     plan = result.plan
-    seconds = list(by_step(folder.events(), "StepDone", "seconds").values())
+    seconds = by_step(folder.each_event(), "StepDone", "seconds").numbers
     if plan is None or not seconds:
         return []
     memory = plan.choice.memory

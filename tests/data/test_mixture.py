@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from veneer.data import mixture as mixture_module
 from veneer.data.batches import Steps
 from veneer.data.mixture import RowMixture, WeightedRows
+from veneer.data.orders import order
 
 SOURCES = st.lists(st.tuples(st.integers(0, 30), st.floats(0.01, 4.0)), min_size=1, max_size=4)
 
@@ -36,6 +39,35 @@ def test_an_epoch_holds_the_weight_of_each_source(given_: list[tuple[int, float]
             seen += held
             # Whoever comes more often is made up for in later epochs: nobody falls behind by more than one.
             assert max(seen[row] for row in own) - min(seen[row] for row in own) <= 1
+
+
+def laid_out(sources: list[WeightedRows], epoch: int, seed: int) -> list[int]:
+    """The rows of an epoch in the order of the sources, each source written down as its rule says."""
+    found: list[int] = []
+    first = 0
+    for number, source in enumerate(sources):
+        own = list(range(first, first + source.rows))
+        first += source.rows
+        if own:
+            whole, more = divmod(source.in_epoch, source.rows)
+            turns = order(source.rows, seed=seed, epoch=2**31 + 1 + number).tolist()
+            found += own * whole + [own[turns[(epoch * more + place) % source.rows]] for place in range(more)]
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(SOURCES, st.integers(0, 3), st.integers(0, 5))
+def test_rows_at_places_are_those_of_the_epoch_laid_out(given_: list[tuple[int, float]], seed: int, epoch: int) -> None:
+    sources = [WeightedRows(rows, weight) for rows, weight in given_]
+    expected = laid_out(sources, epoch, seed)
+    if not expected:
+        return
+    mixture = RowMixture(sources)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixture_module, "AT_ONCE", 7)
+        assert mixture.rows(epoch, seed).tolist() == expected
+        places = np.random.default_rng(seed).permutation(len(expected))
+        assert mixture.at(places, epoch, seed).tolist() == [expected[place] for place in places.tolist()]
 
 
 def test_weights_of_one_are_the_plain_order() -> None:

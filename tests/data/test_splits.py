@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 
 from tiny import rows, run_config, write_rows
 from veneer.config import DataSection, parse
+from veneer.data import splits
 from veneer.data.lint.shingles import shingles, similarity
+from veneer.data.orders import order
 from veneer.data.records import read_records
 from veneer.data.rows import load_rows
 from veneer.data.splits import split, split_records
@@ -46,6 +50,47 @@ def test_by_row_is_what_it_was(tiny_data: Path) -> None:
     assert len(split(records, 0.001)[1]) == 1
     data = DataSection(file=str(tiny_data), held_out=0.25)
     assert split_records(records, data) == (train, held)
+
+
+def by_group(values: list[Any], share: float) -> list[int]:
+    """The rows that are held out where groups stay together, as the rule says it: group after group, in a fixed order,
+    while that brings the number of rows nearer to the share."""
+    count, groups = max(1, round(share * len(values))), list(dict.fromkeys(values))
+    held: list[int] = []
+    for place in order(len(groups), seed=0, epoch=2**31).tolist():
+        own = [row for row, value in enumerate(values) if value == groups[place]]
+        if len(held) + len(own) < len(values) and abs(len(held) + len(own) - count) < abs(len(held) - count):
+            held += own
+    if not held:
+        fewest = min(map(values.count, groups))
+        first = next(group for group in groups if values.count(group) == fewest)
+        held = [row for row, value in enumerate(values) if value == first]
+    return sorted(held)
+
+
+def by_label(values: list[Any], share: float) -> list[int]:
+    """The rows that are held out by label, as the rule says it: of each label the first in a fixed random order, by
+    largest remainders, one at least left to train."""
+    count = max(1, round(share * len(values)))
+    members: dict[Any, list[int]] = {}
+    for row in order(len(values), seed=0, epoch=2**31).tolist():
+        members.setdefault(values[row], []).append(row)
+    quotas = {label: min(math.floor(share * len(own)), len(own) - 1) for label, own in members.items()}
+    for label in sorted(members, key=lambda label: quotas[label] - share * len(members[label])):
+        if sum(quotas.values()) < count and quotas[label] < len(members[label]) - 1:
+            quotas[label] += 1
+    return sorted(row for label, own in members.items() for row in own[: quotas[label]])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_rows_that_are_held_out_follow_the_rule(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "AT_ONCE", 7)
+    source = random.Random(seed)
+    kinds = [source.choice("abcdefghij"[: 2 + seed]) for _ in range(source.randint(12, 60))]
+    share = source.uniform(0.05, 0.5)
+    content = [{"text": f"row {place}", "kind": kind} for place, kind in enumerate(kinds)]
+    for by, expected in (("group", by_group(kinds, share)), ("label", by_label(kinds, share))):
+        assert sides(tmp_path / f"{by}.jsonl", content, share, by=by, column="kind")[1] == expected
 
 
 @settings(max_examples=40, deadline=None)

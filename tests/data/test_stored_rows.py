@@ -87,6 +87,26 @@ def test_the_disk_and_the_memory_hold_the_same_rows(
         ]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_first_repeat_is_named_whatever_is_said_more_than_once(
+    seed: int, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (token_store, stored_rows):
+        monkeypatch.setattr(module, "BLOCK", 3)
+    source = random.Random(seed)
+    data = write_rows(tmp_path / "rows.jsonl", [{"text": source.choice("abcdefgh"[: 2 + seed])} for _ in range(25)])
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    settings = ("data.held_out=0.3",) if seed % 2 else ()
+    _, of_memory = said(tiny_model, *settings, data=data)
+    _, of_disk = said(tiny_model, *settings, "data.cache=always", cache, data=data)
+    told = [
+        [one for one in notes if "repeat an earlier" in one or "are also training" in one]
+        for notes in (of_memory, of_disk)
+    ]
+    assert told[0] == told[1]
+    assert len(told[0]) == 1 + seed % 2
+
+
 @pytest.mark.parametrize("settings", [(), ("data.held_out=0.2", "train.eval_every=2")])
 def test_the_adapter_has_the_same_bytes_with_the_cache_and_without(
     settings: tuple[str, ...], tiny_model: Path, tiny_data: Path, tmp_path: Path

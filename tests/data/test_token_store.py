@@ -13,6 +13,7 @@ from tiny import write_rows
 from veneer.data import token_store
 from veneer.data.chat import Example
 from veneer.data.encoding import EncodedRow, Fate
+from veneer.data.marks import Marks
 from veneer.data.problems import RowProblem
 from veneer.data.records import read_records
 from veneer.data.token_store import StoredExamples, StoreWriter, TokenStore
@@ -68,7 +69,7 @@ def test_what_was_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(IndexError):
         found[len(written)]
     taken = source.random(len(store)) < 0.5
-    some = StoredExamples(store, taken)
+    some = StoredExamples(store, Marks.of(taken))
     entries = [number for number in range(len(store)) if store.blocks and taken[number]]
     kept = [number for number in entries if next(store.blocks())["length"][number]]
     assert [one.where for one in some] == [store.where(number) for number in kept]

@@ -117,7 +117,7 @@ class Steps:
         self._latest = None  # so that two epochs' orders are never held
         ordered = order(self._per_epoch, seed=self._seed, epoch=epoch)
         if self._mixture is not None:
-            ordered = self._mixture.rows(epoch, self._seed)[ordered]
+            ordered = self._mixture.at(ordered, epoch, self._seed)
         if self._prompts is not None:
             ordered = side_by_side(ordered, self._prompts, self._meeting)
         borders: Sequence[int]

@@ -25,7 +25,7 @@ def order(num_examples: int, *, seed: int, epoch: int) -> Indices:
     """
     if num_examples <= AT_ONCE:
         words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
-        return np.argsort(words, kind="stable").astype(np.int64)
+        return np.argsort(words, kind="stable").astype(np.int64, copy=False)
     return _order_in_parts(num_examples, seed, epoch)
 
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from itertools import chain
 from typing import Protocol
@@ -41,7 +42,7 @@ class Examples(Protocol):
     def __iter__(self) -> Iterator[Example]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rows:
     """The encoded rows of a run."""
 
@@ -67,6 +68,11 @@ class Rows:
     def digest(self) -> str:
         """A hash of every token and its loss mask, and of what judges sampled answers. Two runs with equal digests
         train and evaluate the same numbers."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        # Made once: of a large corpus a part of which is held out, every token is read for it.
         if isinstance(self.train, StoredExamples) and self.train.whole and not len(self.eval):
             return self.train.store.meta.digest
         state = blake2b(digest_size=16)
@@ -111,13 +117,16 @@ class Rows:
         """Tokens of the longest evaluation row; 0 where there is none."""
         return int(_lengths(self.eval).max(initial=0))
 
-    def longer_than(self, limit: int) -> list[str]:
-        """Where the rows stand that have more than `limit` tokens."""
-        return [
-            examples.where(number) if isinstance(examples, StoredExamples) else examples[number].where
-            for examples in (self.train, self.eval)
-            for number in np.flatnonzero(_lengths(examples) > limit).tolist()
-        ]
+    def longer_than(self, limit: int) -> tuple[int, str]:
+        """The number of rows that have more than `limit` tokens, and where the first of them stands."""
+        count, first = 0, ""
+        for examples in (self.train, self.eval):
+            longer = _lengths(examples) > limit
+            if not first and longer.any():
+                number = int(longer.argmax())
+                first = examples.where(number) if isinstance(examples, StoredExamples) else examples[number].where
+            count += int(longer.sum())
+        return count, first
 
 
 def _lengths(examples: Examples) -> Indices:

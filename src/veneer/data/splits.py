@@ -7,11 +7,12 @@ points of a sweep, are evaluated on the same rows. Both sides keep the order of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from veneer.config import DataSection
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
-from veneer.data.orders import Indices, order
+from veneer.data.orders import AT_ONCE, order
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, RecordReader
 from veneer.data.sources import RowFile, evaluation_files, training_files
@@ -72,15 +73,15 @@ def held_out(records: Records, data: DataSection) -> NDArray[np.bool_]:
         case SplitBy.ROW:
             return _by_row(len(records), data.held_out)
         case SplitBy.GROUP:
-            chosen = _by_group(_column(records, data), data.held_out)
+            return _by_group(_numbered(value for _, value in _column(records, data)), data.held_out)
         case SplitBy.LABEL:
-            values = [_answer(one) for one in records] if data.split.column is None else _column(records, data)
-            chosen = _by_label(values, data.held_out)
+            own = data.split.column is None
+            values: Iterable[str] = map(_answer, records) if own else (value for _, value in _column(records, data))
+            return _by_label(_numbered(values), data.held_out)
         case SplitBy.TIME:
-            chosen = _by_time(records, _column(records, data), data)
+            return _by_time(records, data)
         case SplitBy.NEAR_DUPLICATES:
-            chosen = _by_group(_near_duplicates(records), data.held_out)
-    return _mask(len(records), chosen)
+            return _by_group(_numbered(_near_duplicates(records)), data.held_out)
 
 
 def evaluation_records(data: DataSection) -> list[Record]:
@@ -116,12 +117,8 @@ def _names(files: Iterable[RowFile]) -> list[str]:
 
 
 def _by_row(rows: int, share: float) -> NDArray[np.bool_]:
-    return _mask(rows, order(rows, seed=0, epoch=_STREAM)[: _count(rows, share)])
-
-
-def _mask(rows: int, chosen: Iterable[int] | Indices) -> NDArray[np.bool_]:
     mask = np.zeros(rows, dtype=np.bool_)
-    mask[chosen if isinstance(chosen, np.ndarray) else list(chosen)] = True
+    mask[order(rows, seed=0, epoch=_STREAM)[: _count(rows, share)]] = True
     return mask
 
 
@@ -137,53 +134,90 @@ def _apart(records: list[Record], chosen: NDArray[np.bool_]) -> Sides:
     return train, [record for record, held in zip(records, chosen, strict=True) if held]
 
 
-def _by_group(values: Sequence[Any], share: float) -> set[int]:
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """The kind of every row, by a number in the order in which kinds are met: 4 bytes a row."""
+
+    of_rows: NDArray[np.uint32]
+    sizes: list[int]
+    """The number of rows of each kind."""
+
+    def __len__(self) -> int:
+        return len(self.of_rows)
+
+
+def _numbered(values: Iterable[Hashable]) -> _Kinds:
+    """The kinds of rows by the value that each row has."""
+    numbers: dict[Hashable, int] = {}
+    sizes: list[int] = []
+    found = array("I")
+    for value in values:
+        number = numbers.setdefault(value, len(sizes))
+        if number == len(sizes):
+            sizes.append(0)
+        sizes[number] += 1
+        found.append(number)
+    return _Kinds(np.frombuffer(found, dtype=np.uint32), sizes)
+
+
+def _by_group(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
     """Rows of equal values stay together: groups are taken, in a fixed order, while they bring the number of rows
     nearer to the share."""
-    count = _count(len(values), share)
-    members: dict[Any, list[int]] = {}
-    for index, value in enumerate(values):
-        members.setdefault(value, []).append(index)
-    groups = list(members.values())
-    if len(groups) < 2:
+    count = _count(len(kinds), share)
+    sizes = kinds.sizes
+    if len(sizes) < 2:
         raise DataError("data.split: all rows are of one group, so that none can be held out; split by row")
-    chosen: set[int] = set()
-    for place in order(len(groups), seed=0, epoch=_STREAM).tolist():
-        grown = len(chosen) + len(groups[place])
-        if grown < len(values) and (abs(grown - count) < abs(len(chosen) - count)):
-            chosen.update(groups[place])
-    if not chosen:
+    chosen = np.zeros(len(sizes), dtype=np.bool_)
+    held = 0
+    for place in order(len(sizes), seed=0, epoch=_STREAM).tolist():
+        grown = held + sizes[place]
+        if grown < len(kinds) and (abs(grown - count) < abs(held - count)):
+            chosen[place] = True
+            held = grown
+    if not held:
         # Every group is larger than twice the share: the smallest is nearest to it.
-        smallest = min(len(group) for group in groups)
-        chosen.update(next(group for group in groups if len(group) == smallest))
-    return chosen
+        chosen[sizes.index(min(sizes))] = True
+    mask = np.empty(len(kinds), dtype=np.bool_)
+    for start in range(0, len(kinds), AT_ONCE):
+        mask[start : start + AT_ONCE] = chosen[kinds.of_rows[start : start + AT_ONCE]]
+    return mask
 
 
-def _by_label(values: Sequence[Any], share: float) -> set[int]:
+def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
     """Each label has about the share of its rows held out, and at least one row left to train (largest remainder)."""
-    count = _count(len(values), share)
-    members: dict[Any, list[int]] = {}
+    count = _count(len(kinds), share)
     # In a fixed random order, so that the first rows of each label are a random choice of them.
-    for index in order(len(values), seed=0, epoch=_STREAM).tolist():
-        members.setdefault(values[index], []).append(index)
-    groups = list(members.values())
-    quotas = [min(math.floor(share * len(rows)), len(rows) - 1) for rows in groups]
-    remainders = sorted(range(len(groups)), key=lambda place: quotas[place] - share * len(groups[place]))
+    mixed = order(len(kinds), seed=0, epoch=_STREAM)
+    met: dict[int, None] = {}
+    for start in range(0, len(mixed), AT_ONCE):
+        met.update(dict.fromkeys(kinds.of_rows[mixed[start : start + AT_ONCE]].tolist()))
+    labels = list(met)
+    sizes = [kinds.sizes[label] for label in labels]
+    quotas = [min(math.floor(share * size), size - 1) for size in sizes]
+    remainders = sorted(range(len(labels)), key=lambda place: quotas[place] - share * sizes[place])
     for place in remainders:
-        if sum(quotas) < count and quotas[place] < len(groups[place]) - 1:
+        if sum(quotas) < count and quotas[place] < sizes[place] - 1:
             quotas[place] += 1
     if not sum(quotas):
         raise DataError("data.split by label: no label has two rows, so that none can be held out; split by row")
-    return {index for rows, quota in zip(groups, quotas, strict=True) for index in rows[:quota]}
+    left = dict(zip(labels, quotas, strict=True))
+    mask = np.zeros(len(kinds), dtype=np.bool_)
+    for start in range(0, len(mixed), AT_ONCE):
+        rows = mixed[start : start + AT_ONCE]
+        for row, label in zip(rows.tolist(), kinds.of_rows[rows].tolist(), strict=True):
+            if left[label]:
+                left[label] -= 1
+                mask[row] = True
+    return mask
 
 
-def _by_time(records: Records, values: Sequence[str], data: DataSection) -> set[int]:
+def _by_time(records: Records, data: DataSection) -> NDArray[np.bool_]:
     """The latest rows are held out; rows of one moment stay on one side."""
     count = _count(len(records), data.held_out)
-    times = _times(records, values, data.split.column or "")
-    border = sorted(times)[len(times) - count]
-    chosen = {index for index, time in enumerate(times) if time >= border}
-    if len(chosen) == len(records):
+    times = _times(records, data)
+    border = np.partition(times, len(times) - count)[len(times) - count]
+    chosen: NDArray[np.bool_] = times >= border
+    if chosen.all():
         raise DataError(
             f"data.split by time: {data.split.column!r} is the same in too many rows to hold out {data.held_out} of "
             "them; split by row"
@@ -191,21 +225,21 @@ def _by_time(records: Records, values: Sequence[str], data: DataSection) -> set[
     return chosen
 
 
-def _times(records: Records, values: Sequence[str], column: str) -> list[float]:
-    times = []
+def _times(records: Records, data: DataSection) -> NDArray[np.float64]:
+    times = array("d")
     problems = []
-    for record, value in zip(records, values, strict=True):
+    for where, value in _column(records, data):
         time = _time(value)
         if time is None:
-            problems.append(f"{record.where}: {value!r}")
+            problems.append(f"{where}: {value!r}")
         else:
             times.append(time)
     if problems:
         raise DataError(
-            f"data.split by time: {column!r} is neither a number nor a date (ISO 8601) in {len(problems)} rows:\n"
-            f"{listing(problems)}"
+            f"data.split by time: {data.split.column!r} is neither a number nor a date (ISO 8601) in {len(problems)} "
+            f"rows:\n{listing(problems)}"
         )
-    return times
+    return np.frombuffer(times, dtype=np.float64)
 
 
 def _time(text: str) -> float | None:
@@ -221,11 +255,14 @@ def _time(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _column(records: Records, data: DataSection) -> list[str]:
-    """The value of the column in each record's row, as text; the files are read once more for it."""
+def _column(records: Records, data: DataSection) -> Iterator[tuple[str, str]]:
+    """Where each record stands, and the value of the column in its row, as text; the files are read once more for it.
+
+    Raises:
+        DataError: once all rows are read: some have no such value.
+    """
     name = data.split.column
     rows = chain.from_iterable(iterate_rows(file.path) for file in training_files(data))
-    values: list[str] = []
     missing: list[str] = []
     for record in records:
         # Records are rows of the files, in their order; some rows are none.
@@ -233,13 +270,12 @@ def _column(records: Records, data: DataSection) -> list[str]:
         found = value.get(name) if isinstance(value, dict) else None
         if found is None:
             missing.append(record.where)
-        values.append(str(found))
+        yield record.where, str(found)
     if missing:
         raise DataError(
-            f"data.split.column: {len(missing)} of {len(values)} rows have no {name!r}, by which they are to be "
+            f"data.split.column: {len(missing)} of {len(records)} rows have no {name!r}, by which they are to be "
             f"split:\n{listing(missing)}"
         )
-    return values
 
 
 def _answer(record: Record) -> str:

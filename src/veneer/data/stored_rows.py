@@ -1,11 +1,12 @@
 """The rows of a run that are kept on the disk: found in the cache or encoded into it, split, and accounted for.
 
-What a run holds of a row is 4 bytes for its length, and 4 for its number where not all rows are trained. What is said
-of rows is found by going through the entries of the store, block by block.
+What a run holds of a row is 4 bytes for its length, and a bit where not all rows are trained. What is said of rows is
+found by going through the entries of the store, block by block.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,24 @@ from numpy.typing import NDArray
 from veneer.config import DataSection
 from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.encoding import EncodeReport, Fate, nothing_left
+from veneer.data.marks import Marks, Mask
 from veneer.data.problems import RowProblem
 from veneer.data.records import RecordReader
 from veneer.data.sources import STREAMED_FROM, RowFile
 from veneer.data.splits import CountedRecords, held_out
 from veneer.data.token_cache import cached_tokens
-from veneer.data.token_store import BOUND, CONTINUES, SPELLED, StoredExamples, StoredHashes, TokenStore
+from veneer.data.token_store import BLOCK, BOUND, CONTINUES, SPELLED, StoredExamples, StoredHashes, TokenStore
 from veneer.enums import TokenCache
 from veneer.events import Note, Subscriber, notes_to
 from veneer.io.tokenizer import Tokenizer
 
-Mask = NDArray[np.bool_]
+UNSEEN = np.uint64(2**64 - 1)
+"""No entry's number."""
+
+
+Hashes = NDArray[np.uint64]
+Side = tuple[str, TokenStore, Marks | None]
+"""What rows are called, the store that they are in, and which of its entries they are; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +78,14 @@ def stored_rows(
         OutputError: tokens cannot be written.
     """
     store = cached_tokens([file.path for file in files], data, tokenizer, "training", emit)
-    sides: list[tuple[str, TokenStore, Mask | None]] = [("training", store, None)]
+    sides: list[Side] = [("training", store, None)]
     if eval_files:
         other = cached_tokens([file.path for file in eval_files], data, tokenizer, "evaluation", emit)
         sides.append(("evaluation", other, None))
     elif data.held_out:
         reader = RecordReader(store.names, data.columns, data.bad_rows)
-        evaluated = _of_entries(store, held_out(CountedRecords(reader, store.meta.rows), data))
-        sides = [("training", store, ~evaluated), ("evaluation", store, evaluated)]
+        trained, evaluated = _apart(store, held_out(CountedRecords(reader, store.meta.rows), data))
+        sides = [("training", store, trained), ("evaluation", store, evaluated)]
     _say_repeats(sides, emit)
     for what, side, entries in sides:
         report = _account(side, entries, data.max_length)
@@ -86,25 +94,28 @@ def stored_rows(
         if not report.examples:
             left_out = len(report.dropped), report.longest, len(report.untrained)
             raise nothing_left(report.rows, data.max_length, *left_out)
-    _, _, trained = sides[0]
-    train = StoredExamples(store, trained)
+    _, _, own = sides[0]
+    train = StoredExamples(store, own)
     return StoredRows(
         train=train,
         eval=StoredExamples(*sides[1][1:]) if len(sides) > 1 else [],
         skipped=tuple(problem for one in dict.fromkeys(side for _, side, _ in sides) for problem in one.problems()),
-        hashes=StoredHashes(store, trained),
-        in_files=_in_files(store, trained),
+        hashes=StoredHashes(store, own),
+        in_files=_in_files(store, own),
     )
 
 
-def _of_entries(store: TokenStore, rows: Mask) -> Mask:
-    """For each entry whether its row is marked."""
-    found, done, row = np.empty(len(store), dtype=np.bool_), 0, -1
+def _apart(store: TokenStore, rows: Mask) -> tuple[Marks, Marks]:
+    """The entries of the rows that are not marked, and of those that are."""
+    others, marked = Marks(len(store)), Marks(len(store))
+    start, row = 0, -1
     for block in store.blocks():
         numbers = row + np.cumsum(block["flags"] & CONTINUES == 0)
-        found[done : done + len(block)] = rows[numbers]
-        done, row = done + len(block), int(numbers[-1])
-    return found
+        own = rows[numbers]
+        others.put(start, ~own)
+        marked.put(start, own)
+        start, row = start + len(block), int(numbers[-1])
+    return others, marked
 
 
 class Places(Sequence[str]):
@@ -115,7 +126,7 @@ class Places(Sequence[str]):
         entries: the numbers of the entries.
     """
 
-    def __init__(self, store: TokenStore, entries: NDArray[np.int64]) -> None:
+    def __init__(self, store: TokenStore, entries: array[int]) -> None:
         self._store, self._entries = store, entries
 
     def __len__(self) -> int:
@@ -129,11 +140,11 @@ class Places(Sequence[str]):
 
     def __getitem__(self, number: int | slice) -> str | list[str]:
         if isinstance(number, slice):
-            return [self._store.where(entry) for entry in self._entries[number].tolist()]
-        return self._store.where(int(self._entries[number]))
+            return [self._store.where(entry) for entry in self._entries[number]]
+        return self._store.where(self._entries[number])
 
 
-def _account(store: TokenStore, entries: Mask | None, max_length: int) -> EncodeReport:
+def _account(store: TokenStore, entries: Marks | None, max_length: int) -> EncodeReport:
     """The account of the rows of one side, as encoding them alone would give it."""
 
     def places(chosen: Callable[[NDArray[np.void]], Mask]) -> Places:
@@ -173,22 +184,24 @@ def _account(store: TokenStore, entries: Mask | None, max_length: int) -> Encode
     )
 
 
-def _side(store: TokenStore, entries: Mask | None) -> Iterator[tuple[int, NDArray[np.void], Mask]]:
+def _side(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, NDArray[np.void], Mask]]:
     """For each block the number of its first entry, itself, and which of its entries belong to a side."""
     start = 0
     for block in store.blocks():
-        taken = np.ones(len(block), dtype=np.bool_) if entries is None else entries[start : start + len(block)]
+        taken = np.ones(len(block), dtype=np.bool_) if entries is None else entries.get(start, start + len(block))
         yield start, block, taken
         start += len(block)
 
 
-def _where(store: TokenStore, entries: Mask | None, chosen: Callable[[NDArray[np.void]], Mask]) -> NDArray[np.int64]:
-    """The numbers of a side's entries that are chosen."""
-    found = [start + np.flatnonzero(chosen(block) & taken) for start, block, taken in _side(store, entries)]
-    return np.concatenate(found)
+def _where(store: TokenStore, entries: Marks | None, chosen: Callable[[NDArray[np.void]], Mask]) -> array[int]:
+    """The numbers of a side's entries that are chosen, 4 bytes each."""
+    found = array("I")
+    for start, block, taken in _side(store, entries):
+        found.frombytes((start + np.flatnonzero(chosen(block) & taken)).astype(np.uintc).tobytes())
+    return found
 
 
-def _in_files(store: TokenStore, entries: Mask | None) -> Counter[str]:
+def _in_files(store: TokenStore, entries: Marks | None) -> Counter[str]:
     counts = np.zeros(len(store.names), dtype=np.int64)
     for _, block, taken in _side(store, entries):
         counts += np.bincount(block["file"][taken & (block["length"] > 0)], minlength=len(counts))
@@ -198,51 +211,89 @@ def _in_files(store: TokenStore, entries: Mask | None) -> Counter[str]:
 # ---------------------------------------------------------------- repeats
 
 
-def _say_repeats(sides: Sequence[tuple[str, TokenStore, Mask | None]], emit: Subscriber) -> None:
+def _say_repeats(sides: Sequence[Side], emit: Subscriber) -> None:
     """Say which training rows repeat each other, and which evaluation rows are training rows too.
 
-    Rows are compared by 64 bits of their hashes, which are sorted and given up again.
+    Rows are compared by 64 bits of their hashes, 8 bytes a row, which are sorted in place and given up again.
     """
     notice = notes_to(emit)
     _, store, entries = sides[0]
     contents = _contents(store, entries)
     contents.sort()
-    repeats = contents[1:][contents[1:] == contents[:-1]]
-    if len(sides) > 1:
-        _, other, evaluated = sides[1]
-        asked = _contents(other, evaluated)
-        at = np.minimum(np.searchsorted(contents, asked), len(contents) - 1)
-        shared = contents[at] == asked
-        if shared.any():
-            value = asked[int(shared.argmax())]
-            first = _first_with(other, evaluated, value), _first_with(store, entries, value)
-            notice(overlap_note(int(shared.sum()), len(asked), *first))
-    if len(repeats):
-        notice(repeats_note(len(repeats), *_first_repeat(store, entries, np.unique(repeats))))
+    for _, other, evaluated in sides[1:]:
+        shared, asked, first = 0, 0, -1
+        for start, own, places in _rows(other, evaluated):
+            at = np.minimum(np.searchsorted(contents, own), len(contents) - 1)
+            known = np.flatnonzero(contents[at] == own)
+            shared, asked = shared + len(known), asked + len(own)
+            if first < 0 and len(known):
+                first, value = start + int(places[known[0]]), own[known[0]]
+        if shared:
+            notice(overlap_note(shared, asked, other.where(first), _first_with(store, entries, value)))
+    repeats, several = _repeated(contents)
+    if repeats:
+        notice(repeats_note(repeats, *_first_repeat(store, entries, contents, several)))
 
 
-def _contents(store: TokenStore, entries: Mask | None) -> NDArray[np.uint64]:
+def _rows(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, Hashes, NDArray[np.int64]]]:
+    """For each block the number of its first entry, 64 bits of what each row of a side says, and the rows' places."""
+    for start, block, taken in _side(store, entries):
+        places = np.flatnonzero(taken & (block["flags"] & CONTINUES == 0))
+        yield start, block["content"][places], places
+
+
+def _contents(store: TokenStore, entries: Marks | None) -> Hashes:
     """64 bits of what each row of a side says."""
     found, done = np.empty(len(store), dtype=np.uint64), 0
-    for _, block, taken in _side(store, entries):
-        own = block["content"][taken & (block["flags"] & CONTINUES == 0)]
+    for _, own, _ in _rows(store, entries):
         found[done : done + len(own)] = own
         done += len(own)
     return found[:done]
 
 
-def _first_with(store: TokenStore, entries: Mask | None, value: np.uint64) -> str:
+def _repeated(contents: Hashes) -> tuple[int, int]:
+    """How many of sorted hashes equal the one before them, and how many different ones do: these become the first of
+    `contents`, so that they take no memory of their own."""
+    repeats = several = 0
+    for start in range(0, len(contents) - 1, BLOCK):
+        window = contents[start : start + BLOCK + 1]
+        again = window[1:][window[1:] == window[:-1]]
+        repeats += len(again)
+        own = np.unique(again)
+        if several and len(own) and own[0] == contents[several - 1]:
+            own = own[1:]
+        # Each stands there twice at least, so that what is still to be read lies behind.
+        contents[several : several + len(own)] = own
+        several += len(own)
+    return repeats, several
+
+
+def _first_with(store: TokenStore, entries: Marks | None, value: np.uint64) -> str:
     """Where the first row of a side stands that says something."""
-    return store.where(int(_where(store, entries, lambda block: block["content"] == value)[0]))
+    found = ((start, places[own == value]) for start, own, places in _rows(store, entries))
+    return next(store.where(start + int(places[0])) for start, places in found if len(places))
 
 
-def _first_repeat(store: TokenStore, entries: Mask | None, again: NDArray[np.uint64]) -> tuple[str, str]:
-    """Where the first row stands that repeats an earlier one, and that one; `again` are the contents that repeat."""
-    seen: dict[int, int] = {}
-    for start, block, taken in _side(store, entries):
-        own = taken & (block["flags"] & CONTINUES == 0) & np.isin(block["content"], again)
-        for place in np.flatnonzero(own).tolist():
-            first = seen.setdefault(int(block["content"][place]), start + place)
-            if first != start + place:
-                return store.where(start + place), store.where(first)
+def _first_repeat(store: TokenStore, entries: Marks | None, contents: Hashes, several: int) -> tuple[str, str]:
+    """Where the first row stands that repeats an earlier one, and that one.
+
+    Args:
+        store, entries: of the rows.
+        contents: begins with what is said more than once (`_repeated`); what follows is overwritten.
+        several: how many that are.
+    """
+    again, firsts = contents[:several], contents[several : 2 * several]
+    firsts[:] = UNSEEN
+    for start, own, places in _rows(store, entries):
+        at = np.minimum(np.searchsorted(again, own), several - 1)
+        some = again[at] == own
+        at, places = at[some], places[some]
+        _, begin = np.unique(at, return_index=True)
+        new = np.zeros(len(at), dtype=np.bool_)
+        new[begin] = True
+        new &= firsts[at] == UNSEEN
+        firsts[at[new]] = (start + places[new]).astype(np.uint64)
+        if not new.all():
+            place = int(new.argmin())
+            return store.where(start + int(places[place])), store.where(int(firsts[at[place]]))
     raise AssertionError("no row repeats another")

@@ -8,7 +8,7 @@ The folder holds four files:
 - `meta.json`: what was said while the rows were encoded, and the size and SHA-256 of the other files, by which damage
   is noticed.
 
-What is kept in memory of an example is its length, 4 bytes, and its number, 4 bytes, where not all rows are trained.
+What is kept in memory of an example is its length, 4 bytes, and a bit where not all rows are trained.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from veneer.data.chat import Example
 from veneer.data.encoding import EncodedRow
+from veneer.data.marks import Marks
 from veneer.data.problems import RowProblem
 from veneer.data.records import fingerprint
 from veneer.data.trained_rows import SIZE, row_hashes
@@ -55,7 +56,7 @@ _LAID = Struct("<qIIIIq8s8sBB6x")
 BLOCK = 1 << 16
 """Entries that are read at a time."""
 _TRAINS = np.int32(-(1 << 31))
-_RELEASED = 1024
+_RELEASED = 64
 """Examples that are read before the pages of the map are given back."""
 
 
@@ -274,30 +275,25 @@ class StoredExamples:
 
     Args:
         store: the store.
-        entries: whether each entry is taken, bool [entries]; those that were left out never are. None takes all.
+        entries: the entries that are taken; those that were left out never are. None takes all.
     """
 
-    def __init__(self, store: TokenStore, entries: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, store: TokenStore, entries: Marks | None = None) -> None:
         self.store = store
         self.supervised = 0
         """Targets of all examples."""
         # Filled in place: lists of parts would take as much again.
         lengths, done = np.empty(len(store), dtype=np.uint32), 0
-        for _, block, taken in _taken(store, entries):
+        members = Marks(len(store))
+        for start, block, taken in _taken(store, entries):
             own = block["length"][taken]
             lengths[done : done + len(own)] = own
             done += len(own)
+            members.put(start, taken)
             self.supervised += int(block["targets"][taken].sum(dtype=np.int64))
-        self.lengths = lengths[:done]
+        self.lengths = lengths if done == len(store) else lengths[:done].copy()
         """Tokens of each example, uint32 [examples]."""
-        self._members: NDArray[np.uint32] | None = None
-        if done < len(store):
-            members, done = np.empty(done, dtype=np.uint32), 0
-            for start, _, taken in _taken(store, entries):
-                places = start + np.flatnonzero(taken)
-                members[done : done + len(places)] = places
-                done += len(places)
-            self._members = members
+        self._members = None if done == len(store) else members
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -312,7 +308,7 @@ class StoredExamples:
 
     def entry(self, number: int) -> int:
         """The entry of an example in the store."""
-        return number if self._members is None else int(self._members[number])
+        return number if self._members is None else self._members.nth(number)
 
     @property
     def whole(self) -> bool:
@@ -329,21 +325,19 @@ class StoredHashes:
     """The hashes of the rows that are trained, a piece for each block of entries; it can be iterated again."""
 
     store: TokenStore
-    entries: NDArray[np.bool_] | None
-    """Whether each entry is taken; None takes all that were not left out."""
+    entries: Marks | None
+    """The entries that are taken; None takes all that were not left out."""
 
     def __iter__(self) -> Iterator[bytes]:
         for _, block, taken in _taken(self.store, self.entries):
             yield block["hash"][taken & (block["flags"] & CONTINUES == 0)].tobytes()
 
 
-def _taken(
-    store: TokenStore, entries: NDArray[np.bool_] | None
-) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.bool_]]]:
+def _taken(store: TokenStore, entries: Marks | None) -> Iterator[tuple[int, NDArray[np.void], NDArray[np.bool_]]]:
     """For each block of entries the number of its first, itself, and which of its entries are examples that are
     taken."""
     start = 0
     for block in store.blocks():
         taken = block["length"] > 0
-        yield start, block, taken if entries is None else taken & entries[start : start + len(block)]
+        yield start, block, taken if entries is None else taken & entries.get(start, start + len(block))
         start += len(block)

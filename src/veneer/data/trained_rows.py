@@ -21,7 +21,7 @@ from veneer.io.files import atomic_file
 SIZE = 8
 """Bytes of a row's hash."""
 SORTED_AT_ONCE = 1_000_000
-"""Hashes that are sorted at a time, about."""
+"""Hashes that are sorted, or looked through, at a time, about."""
 
 
 def row_hashes(records: Iterable[Record]) -> bytes:
@@ -50,8 +50,10 @@ def write_hashes(path: Path, hashes: Iterable[bytes]) -> None:
     with atomic_file(path) as partial, partial.open("wb") as file:
         for part in range(parts):
             chosen = [_of_part(piece, part, parts) for piece in hashes]
-            ordered = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.uint64)
-            file.write(ordered.astype(">u8").tobytes())
+            ordered = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.uint64)
+            del chosen
+            ordered.sort()
+            file.write(ordered.astype(">u8").data)
 
 
 def _of_part(piece: bytes, part: int, parts: int) -> NDArray[np.uint64]:
@@ -67,20 +69,24 @@ def trained_among(path: Path, records: Sequence[Record]) -> list[str]:
     Raises:
         DataError: the file cannot be read, or is damaged.
     """
+    asked = np.frombuffer(row_hashes(records), dtype=">u8").astype(np.uint64)
+    wanted = np.unique(asked)
+    found = np.zeros(len(wanted), dtype=np.bool_)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size % SIZE:
+                raise DataError(
+                    f"{path} is damaged: it has {size:,} bytes, which is no multiple of {SIZE}. Delete it to evaluate "
+                    "without knowing which rows were trained"
+                )
+            while len(wanted) and (piece := file.read(SIZE * SORTED_AT_ONCE)):
+                trained = np.frombuffer(piece, dtype=">u8").astype(np.uint64)
+                at = np.minimum(np.searchsorted(wanted, trained), len(wanted) - 1)
+                found[at[wanted[at] == trained]] = True
     except FileNotFoundError:
         return []
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) % SIZE:
-        raise DataError(
-            f"{path} is damaged: it has {len(content):,} bytes, which is no multiple of {SIZE}. Delete it to evaluate "
-            "without knowing which rows were trained"
-        )
-    trained = frozenset(_each(content))
-    return [record.where for record in records if _hash(record) in trained]
-
-
-def _each(hashes: bytes) -> list[bytes]:
-    return [hashes[start : start + SIZE] for start in range(0, len(hashes), SIZE)]
+    known = found[np.searchsorted(wanted, asked)]
+    return [record.where for record, one in zip(records, known.tolist(), strict=True) if one]

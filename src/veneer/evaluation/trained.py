@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _file_named(config: dict[str, Any], key: str) -> str:
 
 def _measured(run: RunFolder) -> dict[str, Any]:
     """Time and memory that the run took, and its best evaluation."""
-    finished = [event for event in run.events() if event["event"] == "RunFinished"]
+    finished = [event for event in run.each_event() if event["event"] == "RunFinished"]
     if not finished:
         return {}
     last = finished[-1]
@@ -87,8 +88,9 @@ def _measured(run: RunFolder) -> dict[str, Any]:
 def _last_metrics(run: RunFolder) -> dict[str, str]:
     """The metrics of the objective at the last evaluation, or at the last step where nothing was evaluated."""
     for kind, which in (("Evaluated", "evaluation"), ("StepDone", "step")):
-        events = [event for event in run.events() if event["event"] == kind]
-        metrics = events[-1].get("metrics") if events else None
+        metrics = None
+        for event in run.each_event():
+            metrics = event.get("metrics") if event["event"] == kind else metrics
         if isinstance(metrics, dict) and metrics:
             return {f"{name}, last {which}": f"{float(value):.4f}" for name, value in metrics.items()}
     return {}
@@ -97,13 +99,12 @@ def _last_metrics(run: RunFolder) -> dict[str, str]:
 def run_samples(run: RunFolder) -> list[dict[str, Any]]:
     """The answers of a run's samples, from its events. Where a resumed run made a step twice, the later one counts."""
     kept = ("step", "prompts", "answers", "cut_short", "share")
-    found = [event for event in run.events() if event["event"] == "SamplesAnswered"]
+    found = [event for event in run.each_event() if event["event"] == "SamplesAnswered"]
     return list({event["step"]: {key: event[key] for key in kept} for event in found}.values())
 
 
 def run_losses(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
     """The losses of a run's steps and evaluations, from its events."""
-    events = run.events()
-    steps = sorted(by_step(events, "StepDone", "loss").items())
-    evaluations = sorted(by_step(events, "Evaluated", "loss").items())
-    return {"steps": steps[:: max(1, -(-len(steps) // POINTS))], "evaluations": evaluations}
+    steps, evaluations = (by_step(run.each_event(), kind, "loss") for kind in ("StepDone", "Evaluated"))
+    drawn = islice(steps.items(), 0, None, max(1, -(-len(steps) // POINTS)))
+    return {"steps": list(drawn), "evaluations": list(evaluations.items())}

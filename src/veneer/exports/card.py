@@ -75,7 +75,7 @@ def _evaluations(adapter: Path) -> list[float]:
     run = run_of(adapter)
     if run is None:
         return []
-    return list(by_step(run.events(), "Evaluated", "loss").values())
+    return list(by_step(run.each_event(), "Evaluated", "loss").values())
 
 
 def _parity(record: ExportRecord) -> str:

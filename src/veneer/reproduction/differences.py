@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from veneer.errors import CheckpointError
 from veneer.events import by_step
 from veneer.run_folder import RunFolder
+from veneer.step_values import StepValues
 from veneer.training.lock import Environment
 
 
@@ -79,5 +80,5 @@ def first_step(then: Path, now: Path) -> int | None:
     return min((step for step in first.keys() & second.keys() if first[step] != second[step]), default=None)
 
 
-def _losses(folder: Path) -> dict[int, float]:
-    return by_step(RunFolder(folder).events(), "StepDone", "loss")
+def _losses(folder: Path) -> StepValues:
+    return by_step(RunFolder(folder).each_event(), "StepDone", "loss")

@@ -106,7 +106,7 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
     )
 
 
-def _metric(events: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
+def _metric(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[int, float]:
     """A metric of every evaluation that has it, by its step; the later of two evaluations after one step counts."""
     evaluated = [restored(event) for event in events if event.get("event") == "Evaluated"]
     return {one["step"]: float(one["metrics"][name]) for one in evaluated if name in one.get("metrics", {})}

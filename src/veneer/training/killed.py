@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from veneer.strict_json import to_text
@@ -45,7 +45,7 @@ def mark() -> str:
     return to_text({"memory_kills": memory_kills(), "pid": os.getpid()}) + "\n"
 
 
-def killed(left: str, events: Sequence[dict[str, object]]) -> Killed | None:
+def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
     """What became of the process that had the folder before; None if it was not killed.
 
     Args:
@@ -59,10 +59,14 @@ def killed(left: str, events: Sequence[dict[str, object]]) -> Killed | None:
     except (ValueError, AttributeError):
         before = None
     now = memory_kills()
-    begun = max((place for place, one in enumerate(events) if one.get("event") == "RunStarted"), default=len(events))
-    steps = [one for one in events[begun:] if one.get("event") == "StepDone"]
+    begun, last = False, None
+    for one in events:
+        if one.get("event") == "RunStarted":
+            begun, last = True, None
+        elif begun and one.get("event") == "StepDone":
+            last = one
     return Killed(
-        step=int(str(steps[-1]["step"])) if steps else 0,
-        memory_mb=float(str(steps[-1]["memory_mb"])) if steps else None,
+        step=0 if last is None else int(str(last["step"])),
+        memory_mb=None if last is None else float(str(last["memory_mb"])),
         by_kernel=isinstance(before, int) and now is not None and now > before,
     )

@@ -185,7 +185,7 @@ def write_lock(
         CheckpointError: a file that was trained from is not readable any more.
     """
     here = environment(device, config)
-    started = [one for one in folder.events() if one["event"] == "RunStarted"]
+    started = [one for one in folder.each_event() if one["event"] == "RunStarted"]
     resumed = [int(str(one["resumed_at"])) for one in started]
     schedules = schedules_of((at, int(str(one["steps"]))) for at, one in zip(resumed, started, strict=True))
     lock: dict[str, Any] = {

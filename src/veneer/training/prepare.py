@@ -317,9 +317,9 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
 
 
 def _note_long_rows(rows: Rows, limit: int, emit: Subscriber) -> None:
-    long = rows.longer_than(limit)
+    long, first = rows.longer_than(limit)
     if long:
-        emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
+        emit(Note(message=f"{long} rows are longer than the model's context of {limit:,} tokens ({first})"))
 
 
 def interval_of(steps: int) -> int:

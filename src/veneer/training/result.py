@@ -45,5 +45,5 @@ def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress
 
 def loss_curve(folder: RunFolder) -> str:
     """An SVG of training and evaluation loss over the steps that a run's events tell of."""
-    events = folder.events()
-    return loss_chart(by_step(events, "StepDone", "loss"), by_step(events, "Evaluated", "loss"))
+    steps, evaluations = (by_step(folder.each_event(), kind, "loss") for kind in ("StepDone", "Evaluated"))
+    return loss_chart(steps, evaluations)

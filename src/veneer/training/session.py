@@ -134,7 +134,7 @@ def locked_folder(
     _refuse_the_models_folder(config.model, folder.path)
     make_output_folder(folder.path)
     with exclusive(folder.path, mark()) as left:
-        before = killed(left, folder.events())
+        before = killed(left, folder.each_event())
         _refuse_overwriting(folder, resume)
         with EventLog(folder.events_file, subscribers) as log:
             if before is not None:
