@@ -10,15 +10,18 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import cycle
+from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from veneer import products
 from veneer.model.attention import PackedAttention
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
-from veneer.native.functions import Documents
+from veneer.native.build import library_path
+from veneer.native.functions import Documents, Kernels
 from veneer.native.library import choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 
@@ -34,18 +37,28 @@ def milliseconds(action: Callable[[], object], rounds: int) -> float:
     return 1000 * statistics.median(times)
 
 
-def attention(documents: int, length: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward and backward over packed documents, 9 query and 3 key heads of 64 (SmolLM2), bfloat16."""
-    native = kernels()
-    assert native is not None
-    tokens = documents * length
+def both_ways(native: Kernels, packed: Documents, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> None:
+    """Forward and backward of the compiled attention."""
+    output, lse = native.attention_forward(q, k, v, packed, 0.125)
+    native.attention_backward(q, k, v, packed, 0.125, output, lse, grad)
+
+
+def heads(tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys, values and the output's gradient, 9 query and 3 key heads of 64 (SmolLM2), bfloat16."""
     q, grad = (torch.randn(tokens, 9, 64, dtype=torch.bfloat16) for _ in range(2))
     k, v = (torch.randn(tokens, 3, 64, dtype=torch.bfloat16) for _ in range(2))
+    return q, k, v, grad
+
+
+def attention(documents: int, length: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward and backward over packed documents."""
+    native = kernels()
+    assert native is not None
+    q, k, v, grad = heads(documents * length)
     packed = Documents((length,) * documents)
 
     def ours() -> None:
-        output, lse = native.attention_forward(q, k, v, packed, 0.125)
-        native.attention_backward(q, k, v, packed, 0.125, output, lse, grad)
+        both_ways(native, packed, q, k, v, grad)
 
     def torchs() -> None:
         batch = [x.view(documents, length, -1, 64).transpose(1, 2).detach().requires_grad_() for x in (q, k, v)]
@@ -53,6 +66,13 @@ def attention(documents: int, length: int) -> tuple[Callable[[], object], Callab
         output.backward(grad.view(documents, length, 9, 64).transpose(1, 2))
 
     return ours, torchs
+
+
+def in_floats(documents: int, length: int, path: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward and backward in float32, and in pairs of bfloat16, which AMX processors multiply at half the rate."""
+    floats, pairs = (Kernels(path, fast_pairs=fast) for fast in (False, True))
+    tensors, packed = heads(documents * length), Documents((length,) * documents)
+    return lambda: both_ways(floats, packed, *tensors), lambda: both_ways(pairs, packed, *tensors)
 
 
 def windowed(
@@ -89,6 +109,7 @@ def swiglu() -> tuple[Callable[[], object], Callable[[], object]]:
     return lambda: native.swiglu_forward(gate, up), lambda: functional.silu(gate) * up
 
 
+PAIRS_VARIANT = "avx512bf16"
 BUFFERS = 20
 """Results that products fill in turn, so that they go to memory that is not in the cache, as in training."""
 RANK = 16
@@ -147,8 +168,17 @@ def main() -> None:
         "SwiGLU forward 1200 x 1536": swiglu(),
     }
     for name, (ours, torchs) in cases.items():
-        left, right = milliseconds(ours, args.rounds), milliseconds(torchs, args.rounds)
-        print(f"{name:42s} {left:8.2f} ms   torch {right:8.2f} ms   {right / left:5.2f} x")
+        compare(name, ours, "torch", torchs, args.rounds)
+    if choice().variant == PAIRS_VARIANT:
+        for documents, length in ((8, 150), (4, 512), (1, 2048)):
+            floats, pairs = in_floats(documents, length, library_path(PAIRS_VARIANT))
+            compare(f"attention in floats {documents} x {length}", floats, "pairs", pairs, args.rounds)
+
+
+def compare(name: str, ours: Callable[[], object], other: str, theirs: Callable[[], object], rounds: int) -> None:
+    """Print one line."""
+    left, right = milliseconds(ours, rounds), milliseconds(theirs, rounds)
+    print(f"{name:42s} {left:8.2f} ms   {other} {right:8.2f} ms   {right / left:5.2f} x")
 
 
 if __name__ == "__main__":

@@ -9,4 +9,5 @@ from veneer.native.functions import Kernels
 
 @pytest.fixture(params=COMPILED or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
 def native(request: pytest.FixtureRequest) -> Kernels:
-    return Kernels(library_path(request.param))
+    # Pairs of bfloat16 are tested wherever there are any; the other libraries compute bfloat16 attention in floats.
+    return Kernels(library_path(request.param), fast_pairs=True)

@@ -192,7 +192,7 @@ static void reduce(const Problem *p, const Gradients *g, int64_t token, int part
 }
 
 /* Whether this problem is computed in bfloat16 products. */
-static int in_bf16(const Problem *p) { return BF16_PRODUCTS && p->dtype == BFLOAT16 && p->dim % 32 == 0; }
+static int in_bf16(const Problem *p) { return BF16_PRODUCTS && p->pairs && p->dtype == BFLOAT16 && p->dim % 32 == 0; }
 
 /* Working memory of one thread; forward needs no more than backward. NULL where memory ran out. */
 static void *working_memory(const Problem *p) {
@@ -230,10 +230,10 @@ static void backward(const Problem *p, int number, Gradients *g, void *work) {
  * out. */
 int veneer_attention_forward(int dtype, const void *queries, const void *keys, const void *values,
                              const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
-                             int kv_heads, int dim, float scale, int window, float cap, const float *sinks,
+                             int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int pairs,
                              void *output, float *lse, int threads) {
     const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared,
-                       window, cap, sinks};
+                       window, cap, sinks, pairs};
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -254,11 +254,11 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
  * [documents, 2, shared, heads, dim]. */
 int veneer_attention_backward(int dtype, const void *queries, const void *keys, const void *values,
                               const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
-                              int kv_heads, int dim, float scale, int window, float cap, const float *sinks,
+                              int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int pairs,
                               const void *output, const float *lse, const void *grad, void *grad_q, void *grad_k,
                               void *grad_v, float *scratch, int threads) {
     const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared,
-                       window, cap, sinks};
+                       window, cap, sinks, pairs};
     const int64_t tokens = starts[documents - 1] + lengths[documents - 1];
     Gradients g = {output, grad, lse, grad_q, scratch, scratch + 2 * tokens * heads * dim, tokens};
     int failed = 0;

@@ -22,7 +22,7 @@ from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
-INTERFACE = 4
+INTERFACE = 5
 """The version of the functions' arguments; interface.c has the same number."""
 
 MIN_DIM_MULTIPLE = 16
@@ -76,11 +76,17 @@ class PromptProducts(IntEnum):
 class Kernels:
     """The functions of one compiled library.
 
+    Args:
+        path: of the library.
+        fast_pairs: whether the processor multiplies pairs of bfloat16 faster than floats. None looks at it: where there
+            are tiles (AMX), pairs have half of the floats' rate.
+
     Raises:
         OSError: the library cannot be loaded, or was compiled from sources with other arguments.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, fast_pairs: bool | None = None):
+        self._fast_pairs = AMX_FLAG not in cpu_flags() if fast_pairs is None else fast_pairs
         self._library = ctypes.CDLL(str(path))
         try:
             found = self._library.veneer_interface()
@@ -109,7 +115,7 @@ class Kernels:
         output = torch.empty_like(queries)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32)
         problem = _problem(queries, keys, values, documents, scale, limits)
-        self._call("attention_forward", *problem, _pointer(output), _pointer(lse))
+        self._call("attention_forward", *problem, self._fast_pairs, _pointer(output), _pointer(lse))
         return output, lse
 
     def attention_backward(
@@ -132,6 +138,7 @@ class Kernels:
         self._call(
             "attention_backward",
             *_problem(queries, keys, values, documents, scale, limits),
+            self._fast_pairs,
             *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
         )
         return grads
@@ -329,7 +336,7 @@ class Kernels:
 
         They are compiled for AVX-512 BF16 only. If the processor has AMX, torch's products are used, which run on it.
         """
-        return AMX_FLAG not in cpu_flags() and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+        return self._fast_pairs and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
 
     def product(
         self,
