@@ -23,6 +23,7 @@ from veneer.planning.choose import (
     free_bytes,
     limit_of,
 )
+from veneer.planning.lanes import Spread
 from veneer.planning.memory import GPU_START, MB, decoded_bytes, hosted_bytes, parked_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
@@ -102,6 +103,19 @@ def test_a_refusal_of_what_was_given_names_what_would_be_chosen() -> None:
     assert refusal is not None
     assert "compute.recompute=layers" in refusal
     assert "compute.micro_batch_tokens=256" in refusal
+
+
+def test_where_each_of_several_processes_holds_all_of_it_a_refusal_says_so_and_names_parts() -> None:
+    of, limit = setup(method=Method.FULL), Limit(bytes=2200 * MB, source="the test")
+
+    def refusal(spread: Spread) -> str:
+        return choose(replace(of, spread=spread), ComputeSection(), 64, rows_of(64), limit, start=START)[1] or "fits"
+
+    whole = refusal(Spread(lanes=8, processes=8))
+    assert "Each of the 8 processes holds all of it." in whole
+    assert "compute.sharding=full" in whole
+    assert "compute.sharding" not in refusal(Spread())
+    assert "Each of" not in refusal(Spread())
 
 
 def test_what_nothing_makes_fit_is_said() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from veneer.config import ComputeSection
+from veneer.config.checks import IN_PARTS
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
 from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, hosted_bytes, memory, parked_bytes, resident
@@ -208,8 +209,12 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, 
         if ways
         else "No shorter rows, smaller rank or other method makes it fit: it takes a smaller model, or more memory."
     )
+    spread = setup.spread
+    whole = spread.processes > 1 and not spread.in_parts
+    each = f" Each of the {spread.processes} processes holds all of it." if whole else ""
     return (
-        f"this run takes {need} at its peak ({how}) and may take {limit.bytes / MB:,.0f} MB ({limit.source}). {remedy}"
+        f"this run takes {need} at its peak ({how}) and may take {limit.bytes / MB:,.0f} MB ({limit.source}).{each} "
+        f"{remedy}"
     )
 
 
@@ -245,6 +250,9 @@ def _ways_out(setup: Setup, compute: ComputeSection, batch: BatchShape, limit: L
         for method in (Method.LORA, Method.QLORA)
         if setup.full or (not setup.quantized and method is Method.QLORA)
     ]
+    if _may_be_in_parts(setup):
+        parts = replace(setup, spread=replace(setup.spread, sharded=True))
+        attempt("compute.sharding=full", parts, auto, batch.longest, one_row)
     for label, other in lighter:
         attempt(label, other, auto, batch.longest, one_row)
     for rank in _halves(setup.lora.rank) if not setup.full else []:
@@ -262,6 +270,19 @@ def _ways_out(setup: Setup, compute: ComputeSection, batch: BatchShape, limit: L
                 if attempt(" ".join(filter(None, words)), other.with_rank(rank), auto, length, short(length)):
                     return found
     return found
+
+
+def _may_be_in_parts(setup: Setup) -> bool:
+    """Whether each process could hold a part of the weights where each of several holds all of them."""
+    spread = setup.spread
+    return (
+        setup.full
+        and spread.processes > 1
+        and not spread.sharded
+        and setup.optimizer in IN_PARTS
+        and setup.objective.imitates
+        and setup.spec.mixture is None
+    )
 
 
 def _halves(value: int, least: int = 1) -> list[int]:

@@ -85,9 +85,10 @@ def train(
     """
     check(config)
     refuse_alone(config, ranks)
-    config = config.model_copy(update={"compute": with_own_device(config.compute, ranks)})
-    resume = resume or ranks.restarts > 0
     with Meeting(ranks, config.compute.rank_timeout) as group:
+        config = config.model_copy(update={"compute": with_own_device(config.compute, ranks)})
+        # Of a restart the hosts know that were there before: rank 0 learns of it from them.
+        resume = resume or ranks.restarts > 0 or group.ranks.restarts > 0
         call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
         device = resolve_device(config.compute.device)
         with (

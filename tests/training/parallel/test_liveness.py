@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from threading import Event
 
-from veneer.training.parallel.liveness import SILENCE, Heart, Peers
+import pytest
+
+from veneer.training.parallel.liveness import SILENCE, Heart, Peers, within
 from veneer.training.parallel.ranks import Ranks
 
 
@@ -86,6 +89,18 @@ def test_a_rank_that_is_cut_off_says_so() -> None:
     assert "rank 1 on host1 cannot reach the other ranks any more, nor the place" in str(
         world.peers[1].lost(RuntimeError("reset"))
     )
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for_without_end() -> None:
+    never = Event()
+    with pytest.raises(RuntimeError, match=r"^no answer within 0\.05 s$"):
+        within(0.05, never.wait)
+    never.set()
+    assert within(5.0, lambda: 3) == 3
+    table = Table()
+    table.gone = True
+    with pytest.raises(RuntimeError, match="reset by peer"):
+        within(5.0, lambda: table.get("x"))
 
 
 def test_a_heart_beats_until_it_is_stopped_and_survives_a_store_that_goes() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
 from time import monotonic, sleep
@@ -23,13 +23,16 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from veneer.errors import ConfigError, RankLost, listing
 from veneer.signals import Stopped
-from veneer.training.parallel.liveness import Heart, Peers, Store
+from veneer.training.parallel.liveness import Heart, Peers, Store, within
 from veneer.training.parallel.ranks import ALONE, Ranks
+from veneer.training.parallel.rounds import agreed
 
 POLL = 0.05
 """Seconds between two looks into the store."""
 MEETING = 300.0
 """Seconds in which all ranks must have found the place where they meet."""
+ARRIVAL = 30.0
+"""Seconds that ranks may come later than others at least, where the group's time-out is shorter."""
 
 
 class Group(Protocol):
@@ -164,20 +167,34 @@ class Together:
             RankLost: a rank has failed, or has not answered for the time-out.
         """
         try:
-            while not self.store.check([f"text/{key}"]):
-                failed = self.peers.failed()
-                if failed is not None:
-                    raise RankLost(f"{self.peers.name(failed[0])} has ended: {failed[1]}")
-                silent = self.peers.silent(self.timeout)
-                if silent:
-                    raise self.peers.silence(silent)
+            while (text := within(self.timeout, lambda: self._left(key))) is None:
                 sleep(POLL)
-            return self.store.get(f"text/{key}").decode()
         except RuntimeError as error:
             raise self.peers.lost(error) from None
+        return text
+
+    def _left(self, key: str) -> str | None:
+        """A text of another rank, if it is there already."""
+        if self.store.check([f"text/{key}"]):
+            return self.store.get(f"text/{key}").decode()
+        failed = self.peers.failed()
+        if failed is not None:
+            raise self.peers.failure(*failed)
+        silent = self.peers.silent(self.timeout)
+        if silent:
+            raise self.peers.silence(silent)
+        return None
 
     def connect(self, device: torch.device) -> None:
-        """See `Group`."""
+        """See `Group`.
+
+        Raises:
+            RankLost: a rank has failed meanwhile, or does not answer.
+        """
+        # Here a rank that has failed is heard of at once, and there not before the time-out.
+        self.publish(f"ready/{self.ranks.rank}", "")
+        for rank in range(self.ranks.world):
+            self.awaited(f"ready/{rank}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=self.timeout)
@@ -263,7 +280,7 @@ class Meeting:
         timeout: seconds after which a collective fails, because a rank does not answer.
 
     Raises:
-        RankLost: the place where the ranks meet cannot be reached.
+        RankLost: the place where the ranks meet cannot be reached, or one of them does not come there.
     """
 
     def __init__(self, ranks: Ranks, timeout: float):
@@ -274,11 +291,16 @@ class Meeting:
     def __enter__(self) -> Group:
         if not self._ranks.many:
             return Alone()
-        store, pulse = _store(self._ranks), _store(self._ranks)
-        peers = Peers(store, self._ranks)
-        peers.introduce()
-        self._heart = Heart(pulse, self._ranks.rank)
-        self._together = Together(self._ranks, self._timeout, store, peers)
+        with _reaching(self._ranks):
+            own, pulse = _store(self._ranks), _store(self._ranks)
+            most = max(self._timeout, ARRIVAL)
+            this = within(most + ARRIVAL, lambda: agreed(own, self._ranks, most))
+            store: Store = PrefixStore(this.name, own)  # type: ignore[arg-type]
+            ranks = replace(self._ranks, restarts=this.restarts)
+            peers = Peers(store, ranks)
+            peers.introduce()
+        self._heart = Heart(PrefixStore(this.name, pulse), ranks.rank)  # type: ignore[arg-type]
+        self._together = Together(ranks, self._timeout, store, peers)
         return self._together
 
     def __exit__(
@@ -301,23 +323,29 @@ def _of_network(error: BaseException) -> bool:
 
 def _store(ranks: Ranks) -> Store:
     """A connection to the place where the ranks meet; rank 0 makes it where no launcher keeps it."""
+    store = TCPStore(
+        ranks.address,
+        ranks.port,
+        ranks.world,
+        is_master=ranks.first and not ranks.agent,
+        timeout=timedelta(seconds=MEETING),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    prefixed: Store = PrefixStore("veneer", store)
+    return prefixed
+
+
+@contextmanager
+def _reaching(ranks: Ranks) -> Iterator[None]:
+    """Turn a store that is not there, or goes, into the error that says so."""
     try:
-        store = TCPStore(
-            ranks.address,
-            ranks.port,
-            ranks.world,
-            is_master=ranks.first and not ranks.agent,
-            timeout=timedelta(seconds=MEETING),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
+        yield
     except RuntimeError as error:
         raise RankLost(
-            f"{ranks.name} cannot reach {ranks.address}:{ranks.port}, where the ranks meet, within {MEETING:g} s: "
+            f"{ranks.name} cannot reach {ranks.address}:{ranks.port}, where the ranks meet: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    prefixed: Store = PrefixStore(f"veneer/{ranks.restarts}", store)
-    return prefixed
 
 
 def _leave(store: Store, ranks: Ranks) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from veneer.errors import RankLost
 from veneer.training.parallel.ranks import Ranks
@@ -21,6 +22,9 @@ BEAT = 0.5
 """Seconds between two beats."""
 SILENCE = 4.0
 """Seconds without a beat after which a rank counts as gone, where others have failed to reach it."""
+
+
+Answer = TypeVar("Answer")
 
 
 class Store(Protocol):
@@ -37,6 +41,28 @@ class Store(Protocol):
     def check(self, keys: list[str]) -> bool:
         """Whether all keys are there."""
         ...
+
+
+def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
+    """What a function that asks a store returns or raises. It is called in a thread of its own, which is left behind
+    where the store does not answer in time: torch waits without end for one whose host the network has cut off.
+
+    Raises:
+        RuntimeError: there is no answer within so many seconds.
+    """
+    found: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(ask())
+        except (RuntimeError, RankLost) as error:
+            found.set_exception(error)
+
+    Thread(target=work, name="veneer-store", daemon=True).start()
+    try:
+        return found.result(timeout=seconds)
+    except TimeoutError:
+        raise RuntimeError(f"no answer within {seconds:g} s") from None
 
 
 class Heart:
@@ -111,23 +137,33 @@ class Peers:
         said = str(error).strip().splitlines()
         cause = said[0] if said else type(error).__name__
         try:
-            self.store.set(f"noticed/{self.ranks.rank}", "1")
-            end = self.clock() + 2 * SILENCE
-            while self.clock() < end:
-                words = self.failed()
-                if words is not None:
-                    return RankLost(f"{self.name(words[0])} has ended: {words[1]}")
-                silent = self.silent(SILENCE)
-                if silent:
-                    return self.silence(silent)
-                self.wait(BEAT / 2)
+            gone = within(3 * SILENCE, self._gone)
         except RuntimeError:
             where = f"{self.ranks.address}:{self.ranks.port}"
             return RankLost(
                 f"{self.ranks.name} cannot reach the other ranks any more, nor the place where they meet ({where}): "
                 f"rank 0 or the launcher there has ended, or the network is down ({cause})"
             )
-        return RankLost(f"{self.ranks.name} cannot reach the other ranks any more, although all of them run ({cause})")
+        none = f"{self.ranks.name} cannot reach the other ranks any more, although all of them run ({cause})"
+        return RankLost(none) if gone is None else gone
+
+    def _gone(self) -> RankLost | None:
+        """The error that names a rank which has failed or falls silent while it is waited for."""
+        self.store.set(f"noticed/{self.ranks.rank}", "1")
+        end = self.clock() + 2 * SILENCE
+        while self.clock() < end:
+            words = self.failed()
+            if words is not None:
+                return self.failure(*words)
+            silent = self.silent(SILENCE)
+            if silent:
+                return self.silence(silent)
+            self.wait(BEAT / 2)
+        return None
+
+    def failure(self, rank: int, words: str) -> RankLost:
+        """The error about a rank that has said why it ends."""
+        return RankLost(f"{self.name(rank)} has ended: {words}")
 
     def silence(self, silent: list[int]) -> RankLost:
         """The error about ranks that say nothing any more."""
