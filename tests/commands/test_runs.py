@@ -7,6 +7,7 @@ from pathlib import Path
 
 from invoking import invoke, refused
 from run_logs import write_run
+from veneer.events import AnswersJudged, EventLog, SamplesAnswered
 
 
 def test_the_runs_in_a_folder_are_listed(tmp_path: Path) -> None:
@@ -34,6 +35,25 @@ def test_one_run_is_shown(tmp_path: Path) -> None:
     assert found["evaluations"] == [[10, 0.5]]
     assert found["settings"]["lora"] == {"rank": 3}
     assert found["log"][0]["message"] == "a note"
+
+
+def test_a_run_shows_what_it_answered_last_with_the_rewards(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one")
+    sampled = SamplesAnswered(
+        step=9, prompts=("a parcel?",), answers=("late",), cut_short=False, seconds=0.1, share=0.01
+    )
+    rewarded = AnswersJudged(
+        step=9, answers=8, tokens=50, failed=(), prompts=("b?", "b?"), shown=("best", "worst"), rewards=(1.5, -2.0)
+    )
+    with EventLog(run / "events.jsonl") as log:
+        log.emit(sampled)
+        log.emit(rewarded)
+    shown = invoke("runs", "show", run).stdout
+    for part in ("samples of step 9", "a parcel? → 'late'", "reward 1.5: b? → 'best'", "reward -2: b? → 'worst'"):
+        assert part in shown
+    found = json.loads(invoke("runs", "show", run, "--json").stdout)
+    assert found["samples"][0]["answers"] == ["late"]
+    assert found["judged"][0]["rewards"] == [1.5, -2.0]
 
 
 def test_two_runs_are_compared(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def test_an_evaluation_and_an_export_are_done_when_their_result_is_there(
         return judged(one, folder, killed=killed, stopping=stopping, now=5.0)
 
     assert now(killed=True).status is JobStatus.QUEUED  # it begins again
-    assert now(replace(job, kills=MOST_KILLS - 1), killed=True).status is JobStatus.FAILED
+    given_up = now(replace(job, kills=MOST_KILLS - 1), killed=True)
+    assert given_up.error == "its process was killed 5 times in a row; the memory may be too small for it"
+    assert given_up.status is JobStatus.FAILED
     assert now(stopping=True).status is JobStatus.QUEUED
     assert now(replace(job, wanted=JobWish.CANCEL)).status is JobStatus.CANCELLED
     assert now(replace(job, wanted=JobWish.PAUSE)).status is JobStatus.PAUSED

@@ -21,7 +21,7 @@ from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
-from veneer.jobs.worker import Worker, worker_lock, worker_runs
+from veneer.jobs.worker import Worker, free_memory, worker_lock, worker_runs
 from veneer.run_records.find import open_run
 
 
@@ -149,7 +149,7 @@ def test_what_does_not_fit_waits_and_says_so_while_smaller_ones_go(tmp_path: Pat
     queue, room = queue_of(tmp_path), [10**9]
     large = queue.create({"train": {}}, {}, peak=2 * 10**9)
     small = queue.create({"train": {}}, {}, peak=10**8)
-    worker = Worker(tmp_path, SqliteStore(tmp_path), room=lambda: room[0])
+    worker = Worker(tmp_path, SqliteStore(tmp_path), room=lambda device: room[0])
     claimed = worker._next()
     assert claimed is not None
     assert claimed.id == small.id
@@ -161,6 +161,12 @@ def test_what_does_not_fit_waits_and_says_so_while_smaller_ones_go(tmp_path: Pat
     claimed = worker._next()
     assert claimed is not None
     assert (claimed.id, claimed.waiting) == (large.id, None)
+
+
+def test_a_job_on_a_gpu_waits_for_no_main_memory() -> None:
+    """Its plan was made against the card's memory, and a worker's job has its card to itself."""
+    assert free_memory("cuda:0") is None
+    assert free_memory("auto") == free_memory("cpu") != 0
 
 
 def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> None:

@@ -6,12 +6,13 @@ import json
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from run_logs import evaluated, finished, started, step_done
-from veneer.events import Event, EventLog, Level, Note, SamplesAnswered, by_step, read_events
+from veneer.events import AnswersJudged, Event, EventLog, Level, Note, SamplesAnswered, by_step, read_events
 from veneer.run_records.curves import curve_of
-from veneer.run_records.log import RunLog
+from veneer.run_records.log import MOST_JUDGED, RunLog
 
 
 def written(path: Path, *events: Event) -> Path:
@@ -114,3 +115,26 @@ def test_samples_and_the_metrics_of_an_objective_are_kept_and_cut_where_a_run_go
     assert len(log.metrics["rewards/margins"]) == 2
     assert [(one.step, one.answers) for one in log.samples] == [(2, ["x"]), (3, ["z"])]
     assert curve_of(log, "rewards/margins").y == [None, 0.2]
+
+
+def judged(step: int, answer: str = "x") -> AnswersJudged:
+    return AnswersJudged(
+        step=step, answers=16, tokens=100, failed=(), prompts=("a?", "b?"), shown=(answer, "y"), rewards=(1.0, -0.5)
+    )
+
+
+def test_sampled_answers_are_kept_with_their_rewards_from_the_first_step_to_the_last(tmp_path: Path) -> None:
+    path = written(tmp_path / "events.jsonl", started(9), judged(1), judged(2), judged(3))
+    log = RunLog(path)
+    log.refresh()
+    assert [(one.step, one.shown[0]) for one in log.judged] == [(1, "x"), (2, "x"), (3, "x")]
+    assert (log.judged[0].shown, log.judged[0].rewards) == (["x", "y"], [1.0, -0.5])
+    written(path, started(9, resumed_at=1), judged(2, "z"))
+    log.refresh()
+    assert [(one.step, one.shown[0]) for one in log.judged] == [(1, "x"), (2, "z")]
+    written(path, *(judged(step) for step in range(3, 1_000)))
+    log.refresh()
+    steps = [one.step for one in log.judged]
+    assert (steps[0], steps[-1]) == (1, 999)
+    assert len(steps) <= MOST_JUDGED
+    assert {later - earlier for earlier, later in pairwise(steps[:-1])} == {32}, "the whole run stays in sight"

@@ -17,6 +17,7 @@ from run_logs import write_run
 from studios import CPU, Opened, studio
 from tiny import rows as taught
 from tiny import run_config, write_rows
+from veneer.events import AnswersJudged, EventLog
 from veneer.run_report import train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
@@ -135,6 +136,12 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     page.select_option("select >> nth=1", "lora")
     page.fill("input[name='train.steps']", "12")
     wait_for(lambda: "train.steps=12" in page.locator("#command").inner_text())
+    # What cannot be used is said at its field, and the browser counts no error of the page (`watched`).
+    page.fill("input[name='lora.rank']", "many")
+    page.locator("label:has(input[name='lora.rank'][aria-invalid=true]) small.bad").wait_for()
+    assert page.get_by_role("button", name="Create job").is_disabled()
+    page.fill("input[name='lora.rank']", "")
+    page.locator("#command").wait_for()
     assert "--method lora" in page.locator("#command").inner_text()
     assert page.locator(".tokens .t").count() > 0
     for key, value in CPU.items():
@@ -155,6 +162,12 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     assert drawing.startswith("<svg")
     assert "training, smoothed" in drawing
     watched.sees("run.lock")
+    # A job like this one begins with what this one was asked for.
+    made = page.url
+    page.get_by_role("link", name="New job like this").click()
+    wait_for(lambda: page.locator("input[name='train.steps']").input_value() == "12")
+    wait_for(lambda: "train.steps=12" in page.locator("#command").inner_text())
+    page.goto(made)
     page.get_by_role("link", name="Chat", exact=True).last.click()
     page.get_by_label("model 2").wait_for(timeout=60_000)
     page.fill("#question", "0: parcel?")
@@ -189,7 +202,8 @@ def test_a_running_job_is_followed_stopped_and_gone_on_with(watched: Watched, op
     page.get_by_role("button", name="Resume").wait_for(timeout=60_000)
     page.get_by_role("button", name="Resume").click()
     page.get_by_role("button", name="Pause").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="cancel ft-").click()
+    page.get_by_role("button", name="Really cancel").click()
     wait_for(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "cancelled", 60)
     watched.go("queue")
     watched.sees("cancelled")
@@ -210,7 +224,7 @@ def test_samples_reports_and_their_intervals_are_shown(
     asked = opened.http.get("/studio/run?name=told/one").json()
     watched.go("run/told%2Fone")
     watched.sees("Samples during training")
-    shown = page.locator("table.samples").inner_text()
+    shown = page.locator(".samples table").inner_text()
     assert asked["samples"][-1]["prompts"][0].split("\n")[1] in shown
     page.get_by_label("Tags").fill("kept, first")
     page.get_by_role("button", name="Save").click()
@@ -230,6 +244,26 @@ def test_samples_reports_and_their_intervals_are_shown(
     measured = opened.http.get("/studio/report?name=told/one").json()["report"]["comparison"][0]
     assert table[1].split(",")[:2] == ["told/one", measured["name"]]
     assert [float(cell) for cell in table[1].split(",")[4:]] == [measured[key] for key in ("difference", "low", "high")]
+
+
+def test_sampled_answers_are_shown_with_their_rewards(watched: Watched, opened: Opened) -> None:
+    page, run = watched.page, write_run(opened.studio.root / "sampled", 3)
+    with EventLog(run / "events.jsonl") as log:
+        for step in (1, 2, 3):
+            log.emit(
+                AnswersJudged(
+                    step=step, answers=8, tokens=90, failed=(), prompts=("where?", "where?"),
+                    shown=(f"the best of step {step}", NASTY), rewards=(step + 0.25, -2.0),
+                )
+            )  # fmt: skip
+    opened.studio.watcher.look()
+    watched.go("run/sampled")
+    shown = page.get_by_role("table", name="Sampled answers of step 3")
+    shown.wait_for()
+    for text in ("3.25", "the best of step 3", "-2", NASTY):
+        assert text in shown.inner_text()
+    page.get_by_role("button", name="Earlier").click()
+    watched.sees("the best of step 2")
 
 
 def test_marked_answers_become_a_file_to_train_on(watched: Watched, opened: Opened) -> None:
@@ -319,7 +353,7 @@ def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
         page.get_by_label(f"choose {name} to compare").check()
     page.get_by_role("link", name=re.compile("Compare")).click()
     watched.sees("Settings that differ")
-    page.locator("th:text-is('lora.rank')").wait_for()
+    page.locator("td:text-is('lora.rank')").wait_for()
     with page.expect_download() as taken:
         page.get_by_role("button", name="Quality against time as SVG").click()
     drawing = Path(taken.value.path()).read_text("utf-8")
@@ -350,6 +384,9 @@ def test_pages_fit_their_width_and_every_control_has_a_name(
     page.locator("h1").wait_for()
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.scroll, .seg')].every((one) => one.scrollWidth <= one.clientWidth)"
+    )
     unnamed = page.evaluate(
         "[...document.querySelectorAll('input, select, textarea, button')].filter((one) => !(one.labels?.length || "
         "one.getAttribute('aria-label') || one.textContent.trim())).map((one) => one.outerHTML)"
@@ -359,6 +396,9 @@ def test_pages_fit_their_width_and_every_control_has_a_name(
     context.close()
 
 
+WIDE = """[...document.querySelectorAll('.scroll, .seg')].filter((one) => one.scrollWidth > one.clientWidth)
+  .map((one) => one.textContent.trim().slice(0, 80))"""
+"""Tables and choices that would have to be scrolled sideways."""
 CONTRAST = """() => {
   const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
   const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;

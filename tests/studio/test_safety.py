@@ -152,3 +152,22 @@ def test_the_stream_tells_all_and_then_what_has_changed(opened: Opened, tmp_path
     assert '"mine"' not in changes
     _, anew = first("another-5")
     assert '"whole":true' in anew
+
+
+def test_the_pages_get_refusals_as_answers_and_programs_as_errors(opened: Opened) -> None:
+    """Chromium takes a status of 400 and above for an error of the page: what somebody types is none."""
+    body = {"model": "nothing", "training_file": "file-0", "veneer": {"settings": {"lora.many": 1}}}
+    for method, path in (
+        ("POST", "/v1/fine_tuning/jobs/estimate"),
+        ("POST", "/v1/fine_tuning/jobs"),
+        ("GET", "/studio/run?name=none"),
+        ("GET", "/nowhere"),
+    ):
+        plain = opened.http.request(method, path, json=body)
+        assert plain.status_code in (400, 404)
+        assert "x-refused" not in plain.headers
+        told = opened.http.request(method, path, json=body, headers={"x-refusals": "answered"})
+        assert (told.status_code, told.headers["x-refused"]) == (200, str(plain.status_code))
+        assert told.json() == plain.json()
+    with bare(opened) as client:
+        assert client.get("/version", headers={"x-refusals": "answered"}).status_code == 401

@@ -13,6 +13,7 @@ from job_workers import wait_for
 from preference_rows import pairs
 from studios import Opened, studio
 from tiny import rows, run_config, write_rows
+from veneer.planning.choose import Limit
 from veneer.run_report import train
 
 MARGINS = {"better_by": 0.02, "suites": {"copying": 0.9}}
@@ -68,6 +69,25 @@ def test_what_cannot_be_done_with_a_run_is_refused_with_the_field(
     assert not list(opened.studio.root.glob("ftjob-*"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("evaluations", {}, "by its plan the evaluation takes"),
+        ("exports", {"to": "gguf"}, "by its plan the export takes"),
+    ],
+)
+def test_a_task_that_can_never_fit_is_refused_with_the_plans_reason(
+    opened: Opened, file: str, kind: str, body: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = Limit(bytes=10**8, source="the test")
+    monkeypatch.setattr("veneer.studio.task_plans.limit_of", lambda compute, total, free: limit)
+    task = opened.http.post(f"/studio/{kind}", json={"run": "made-one", "file": file, **body}).json()
+    found = done(opened, task["id"])
+    assert found["status"] == "failed"
+    assert found["error"]["message"].startswith(said)
+    assert found["error"]["message"].endswith("above the limit of 100 MB (the test)")
+
+
 def done(opened: Opened, task: str, seconds: float = 90.0) -> dict[str, Any]:
     path = f"/v1/fine_tuning/jobs/{task}"
     wait_for(lambda: opened.http.get(path).json()["finished_at"] is not None, seconds)
@@ -82,6 +102,7 @@ def test_a_run_is_evaluated_on_a_file_with_its_gate(opened: Opened, file: str) -
     assert opened.http.delete(f"/v1/files/{file}").status_code == 409  # the evaluation needs it
     found = done(opened, task["id"])
     assert found["status"] == "succeeded", found["error"]
+    assert found["veneer"]["peak"] > 10**8
     shown = opened.http.get("/studio/report", params={"task": task["id"]}).json()
     assert shown["report"]["rows"] == 4
     assert {one["name"] for one in shown["report"]["gate"]["conditions"]} == {"exact", "copying"}
@@ -96,6 +117,7 @@ def test_a_run_is_exported_with_its_certificate_and_the_files_can_be_taken(opene
     task = http.post("/studio/exports", json={"run": "made-one", "to": "gguf", "quant": "q8_0", "file": file}).json()
     found = done(opened, task["id"])
     assert found["status"] == "succeeded", found["error"]
+    assert found["veneer"]["peak"] > 10**8
     shown = http.get("/studio/export", params={"task": task["id"]}).json()
     assert shown["parity"]["passed"]
     assert shown["record"]["to"] == "gguf"

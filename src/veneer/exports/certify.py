@@ -16,6 +16,7 @@ from veneer.errors import AdapterError, ModelError, VeneerError, listing
 from veneer.events import Stage, Subscriber, counted, ignore
 from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of
 from veneer.exports.inputs import Checks, ExportInputs
+from veneer.exports.memory import float32_bytes
 from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
 from veneer.exports.readers import Reader
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
@@ -101,7 +102,7 @@ def expectation(
 
 def too_large(inputs: ExportInputs) -> str | None:
     """Why nobody can be asked: the model does not fit into memory in float32. None where it does."""
-    needed = float32_bytes(inputs)
+    needed = float32_bytes(inputs.checkpoint)
     free = free_memory(inputs.device)
     if free is None or needed < free:
         return None
@@ -109,11 +110,6 @@ def too_large(inputs: ExportInputs) -> str | None:
         f"only tensors were compared: answers need the model in float32, which takes {needed / 1e9:,.1f} GB, and "
         f"{free / 1e9:,.1f} GB are free; `veneer verify` on a larger machine compares everything"
     )
-
-
-def float32_bytes(inputs: ExportInputs) -> int:
-    """Bytes of the base's weights in float32."""
-    return sum(4 * math.prod(inputs.checkpoint.shape(name)) for name in inputs.checkpoint.names())
 
 
 @contextmanager
@@ -124,8 +120,8 @@ def comparing_memory(inputs: ExportInputs, doing: str) -> Iterator[None]:
         OutOfMemory: there was no memory.
     """
     needed = (
-        f"By the plan, the model takes {float32_bytes(inputs) / 1e6:,.0f} MB in float32, in which exports are "
-        "compared. Fewer rows (--limit) and shorter ones (--data) take less beside it."
+        f"By the plan, the model takes {float32_bytes(inputs.checkpoint) / 1e6:,.0f} MB in float32, in which exports "
+        "are compared. Fewer rows (--limit) and shorter ones (--data) take less beside it."
     )
     with enough_memory(None, doing, needed):
         yield

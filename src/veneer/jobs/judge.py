@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind, JobStatus, JobWish
@@ -15,6 +15,18 @@ MOST_KILLS = 5
 """How often in a row the process of a job may be killed without having made a step more."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What the process of a job has left in its folder."""
+
+    done: bool
+    """Whether the result is there."""
+    step: int
+    """The last step that was made; 0 where there is none, as in an evaluation and an export, which begin again."""
+    state: RunState | None
+    """Of the run; None for what is no run."""
+
+
 def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: float) -> Job:
     """The job after its process has ended.
 
@@ -25,22 +37,28 @@ def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: fl
         stopping: whether the worker itself is asked to stop, and has stopped the process for that.
         now: seconds since 1970.
     """
-    if job.kind is not JobKind.TRAIN:
-        return _task(job, folder, killed=killed, stopping=stopping, now=now)
-    log = RunLog(folder.run.events_file)
-    log.refresh()
-    state = state_of(folder.path, log.end)
-    if state is RunState.FINISHED and folder.run.lock_file.is_file():
+    left = _left(job, folder)
+    if left.done:
         return ended(job, JobStatus.SUCCEEDED, None, now)
     asked = _as_asked(job, stopping=stopping, now=now)
     if asked is not None:
         return asked
     message = error_in(folder, job.attempts)
-    if killed or state is RunState.KILLED or (state in (RunState.FAILED, RunState.FINISHED) and message is None):
-        return _after_kill(job, log.steps[-1] if log.steps else 0, now)
-    if state is RunState.STOPPED:
+    if killed or left.state is RunState.KILLED or (message is None and left.state is not RunState.STOPPED):
+        return _after_kill(job, left.step, now)
+    if left.state is RunState.STOPPED:
         return replace(job, status=JobStatus.PAUSED).noted(now, "its process was asked to stop from outside", "warn")
-    return ended(job, JobStatus.FAILED, message or "its process ended without a message", now)
+    return ended(job, JobStatus.FAILED, message, now)
+
+
+def _left(job: Job, folder: JobFolder) -> _Left:
+    if job.kind is not JobKind.TRAIN:
+        return _Left(folder.done(job.kind), 0, None)
+    log = RunLog(folder.run.events_file)
+    log.refresh()
+    state = state_of(folder.path, log.end)
+    done = state is RunState.FINISHED and folder.run.lock_file.is_file()
+    return _Left(done, log.steps[-1] if log.steps else 0, state)
 
 
 def _as_asked(job: Job, *, stopping: bool, now: float) -> Job | None:
@@ -54,28 +72,12 @@ def _as_asked(job: Job, *, stopping: bool, now: float) -> Job | None:
     return None
 
 
-def _task(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: float) -> Job:
-    """An evaluation or an export: its result is there as a whole, or it begins again."""
-    if folder.done(job.kind):
-        return ended(job, JobStatus.SUCCEEDED, None, now)
-    asked = _as_asked(job, stopping=stopping, now=now)
-    if asked is not None:
-        return asked
-    message = error_in(folder, job.attempts)
-    if message is not None and not killed:
-        return ended(job, JobStatus.FAILED, message, now)
-    kills = job.kills + 1
-    if kills >= MOST_KILLS:
-        return ended(job, JobStatus.FAILED, f"its process was killed {kills} times; the memory may be too small", now)
-    again = replace(job, status=JobStatus.QUEUED, kills=kills)
-    return again.noted(now, "its process was killed; it begins again", "warn")
-
-
 def _after_kill(job: Job, step: int, now: float) -> Job:
-    """A job whose process was killed: it goes on, unless that happens again and again at one place."""
+    """A job whose process was killed: it goes on, or begins again, unless that happens again and again at one place."""
     kills = 1 if step > job.reached else job.kills + 1
+    place, again = (f" after step {step}", "goes on from its last checkpoint") if step else ("", "begins again")
     if kills >= MOST_KILLS:
-        reason = f"its process was killed {kills} times in a row after step {step}; the memory may be too small for it"
+        reason = f"its process was killed {kills} times in a row{place}; the memory may be too small for it"
         return ended(job, JobStatus.FAILED, reason, now)
-    again = replace(job, status=JobStatus.QUEUED, kills=kills, reached=max(step, job.reached))
-    return again.noted(now, f"its process was killed after step {step}; it goes on from its last checkpoint", "warn")
+    waiting = replace(job, status=JobStatus.QUEUED, kills=kills, reached=max(step, job.reached))
+    return waiting.noted(now, f"its process was killed{place}; it {again}", "warn")

@@ -51,8 +51,11 @@ class JobProcess(Protocol):
         ...
 
 
-def free_memory() -> int | None:
-    """Bytes that a job may take now, as far as the system tells."""
+def free_memory(device: str) -> int | None:
+    """Bytes that a job may take now, as far as the system tells; None on a GPU, which a job has to itself: its plan was
+    made against that card's memory."""
+    if device.startswith("cuda"):
+        return None
     _, available = memory()
     limit = memory_limit()
     return available if limit is None or available is None else min(available, limit)
@@ -66,14 +69,14 @@ class Worker:
         root: the folder of the runs.
         store: holds the jobs.
         device: where the jobs compute; `auto` leaves their settings as they are.
-        room: says how many bytes a job may take now.
+        room: says how many bytes a job may take now on a device.
         command: begins the command line of veneer.
     """
 
     root: Path
     store: JobStore
     device: str = "auto"
-    room: Callable[[], int | None] = free_memory
+    room: Callable[[str], int | None] = free_memory
     command: Sequence[str] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     """Is set to end the worker: the run under way keeps its last step, and goes on with the next worker."""
@@ -109,7 +112,7 @@ class Worker:
         wants = (job.settings.get("compute") or {}).get("device", "auto")
         if wants not in ("auto", self.device) and self.device != "auto":
             return f"it waits for the device {wants}"
-        room = self.room()
+        room = self.room(self.device)
         if job.peak is None or room is None or job.peak <= room:
             return None
         return f"it takes {job.peak / 1e6:,.0f} MB by its plan, and {room / 1e6:,.0f} MB are free now"

@@ -117,6 +117,7 @@ def estimate(
     dtype: torch.dtype,
     device: str,
     beside: int = 0,
+    start: int | None = None,
 ) -> Estimate:
     """Choose a micro-batch, and keep activations where the estimate is within the limit.
 
@@ -132,13 +133,14 @@ def estimate(
         dtype: dtype of activations and of weights that are not quantised.
         device: kind of device, `cpu` or `cuda`.
         beside: bytes of a teacher.
+        start: resident bytes of the process before the model is loaded; None takes those of this process now.
 
     Raises:
         ConfigError: `quant` skips layers that do not exist.
     """
     linears = [linear for layer in hf_linears(spec, lora, targets) for linear in layer.values()]
     base = dtype.itemsize * spec.others + linear_bytes(linears, quant, dtype) + beside
-    runtime = resident() if device == "cpu" else GPU_START
+    runtime = (resident() if start is None else start) if device == "cpu" else GPU_START
     trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
     kept = _kept(spec, linears, dtype, chunk_rows(device))
 

@@ -95,6 +95,7 @@ def make_forecast(
             dtype=machine.dtype,
             device=machine.device,
             beside=0 if teaching is None else teacher_bytes(teaching),
+            start=machine.start,
         )
     setup = Setup.of(
         config,
@@ -115,5 +116,7 @@ def make_forecast(
         teaching=teaching,
         reward_models=reward_models,
     )
-    batch_for = steps.batch_shape
-    return make_plan(setup, config.compute, steps.longest, batch_for, limit, steps=steps.total, rate=machine.rate)
+    longest, batch_for = steps.longest, steps.batch_shape
+    return make_plan(
+        setup, config.compute, longest, batch_for, limit, steps=steps.total, rate=machine.rate, start=machine.start
+    )

@@ -35,6 +35,8 @@ class Machine:
     """Processes of the run that share the main memory."""
     world: int = 1
     """All processes of the run."""
+    start: int | None = None
+    """Resident bytes of the run's process before it loads its model; None takes those of this process now."""
     rate: Callable[[Setup], Rate] = field(compare=False)
     """Measures, or looks up, how fast a model's products are."""
 

@@ -24,6 +24,8 @@ MOST_NOTES = 500
 """Lines of a run's log that are kept: the first ones are dropped."""
 MOST_SAMPLES = 100
 """Steps whose samples are kept: the first ones are dropped."""
+MOST_JUDGED = 60
+"""Steps whose judged answers are kept: of more, every other one is dropped, so that the whole run stays in sight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,24 @@ class SampledStep:
     """Whether answers were ended early."""
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedStep:
+    """Answers that a step sampled to be judged: those with the highest and the lowest reward."""
+
+    step: int
+    answers: int
+    """All that were sampled."""
+    tokens: int
+    """Tokens of all of them."""
+    failed: list[str]
+    """Those that a reward failed on, each with the reason."""
+    prompts: list[str]
+    """The prompt of each answer that is shown."""
+    shown: list[str]
+    rewards: list[float]
+    """The reward of each."""
+
+
 @dataclass(slots=True)
 class RunLog:
     """The events of a run so far. `refresh` reads what has been added since.
@@ -80,6 +100,8 @@ class RunLog:
     evaluations: list[EvaluatedStep] = field(default_factory=list, init=False)
     samples: list[SampledStep] = field(default_factory=list, init=False)
     """The last samples from during the run."""
+    judged: list[JudgedStep] = field(default_factory=list, init=False)
+    """Sampled answers with their rewards, from the first step to the last."""
     checkpoints: list[int] = field(default_factory=list, init=False)
     """Steps that a checkpoint was saved after; old ones may have been deleted since."""
     skipped: list[int] = field(default_factory=list, init=False)
@@ -94,6 +116,8 @@ class RunLog:
     """The values of the `RunFinished` after it; empty while there is none."""
     last_time: float = field(default=0.0, init=False)
     """When the last event was told, in seconds since 1970."""
+    _stride: int = field(default=1, init=False)
+    """Steps between two whose judged answers are kept."""
     _offset: int = field(default=0, init=False)
     _inode: int = field(default=0, init=False)
 
@@ -125,9 +149,9 @@ class RunLog:
         fresh = RunLog(self.path)
         self.steps, self.columns, self.evaluations = fresh.steps, fresh.columns, fresh.evaluations
         self.checkpoints, self.skipped, self.lines = fresh.checkpoints, fresh.skipped, fresh.lines
-        self.metrics, self.samples = fresh.metrics, fresh.samples
+        self.metrics, self.samples, self.judged = fresh.metrics, fresh.samples, fresh.judged
         self.first_start, self.start, self.end, self.last_time = {}, {}, {}, 0.0
-        self._offset, self._inode = 0, inode
+        self._offset, self._inode, self._stride = 0, inode, 1
 
     def _take(self, line: bytes) -> None:
         try:
@@ -158,6 +182,8 @@ class RunLog:
                 self.evaluations.append(found)
             case "SamplesAnswered":
                 self._take_samples(values)
+            case "AnswersJudged":
+                self._take_judged(values)
             case "CheckpointSaved":
                 self.checkpoints.append(int(values["step"]))
             case "StepSkipped":
@@ -191,6 +217,23 @@ class RunLog:
         )  # fmt: skip
         self.samples = [*(one for one in self.samples if one.step < found.step), found][-MOST_SAMPLES:]
 
+    def _take_judged(self, values: Mapping[str, Any]) -> None:
+        prompts, shown, failed = (list(map(str, values[key])) for key in ("prompts", "shown", "failed"))
+        found = JudgedStep(
+            int(values["step"]), int(values["answers"]), int(values["tokens"]), failed, prompts, shown,
+            list(map(float, values["rewards"])),
+        )  # fmt: skip
+        while self.judged and (self.judged[-1].step >= found.step or not self._on_grid(self.judged[-1])):
+            self.judged.pop()
+        self.judged.append(found)
+        if len(self.judged) > MOST_JUDGED:
+            self._stride *= 2
+            self.judged = [one for one in self.judged if self._on_grid(one) or one is found]
+
+    def _on_grid(self, judged: JudgedStep) -> bool:
+        """Whether answers are kept when later ones come."""
+        return (judged.step - 1) % self._stride == 0
+
     def _take_start(self, values: Mapping[str, Any]) -> None:
         self._cut(int(values["resumed_at"]))
         self.start, self.end = dict(values), {}
@@ -203,6 +246,7 @@ class RunLog:
         for column in (*self.columns.values(), *self.metrics.values()):
             del column[kept:]
         self.samples = [one for one in self.samples if one.step <= step]
+        self.judged = [one for one in self.judged if one.step <= step]
         self.evaluations = [one for one in self.evaluations if one.step <= step]
         self.checkpoints = [one for one in self.checkpoints if one <= step]
         self.skipped = [one for one in self.skipped if one <= step]

@@ -39,10 +39,8 @@ from veneer.events import (
     StepSkipped,
 )
 from veneer.screens.console import say
-from veneer.screens.figures import duration, rate
+from veneer.screens.figures import answered, duration, rate
 
-EXCERPT = 60
-"""The longest prompt or answer on a line, in characters."""
 LOG_FIRST = 2.0
 """Seconds until the first line of a stage in a log."""
 LOG_EVERY = 10.0
@@ -267,12 +265,10 @@ def _named(run: str, message: str) -> str:
 
 def _sample(event: SamplesAnswered) -> str:
     """The first sample on one line."""
-    prompt, answer = (" ".join(texts[0].split()) for texts in (event.prompts, event.answers))
-    prompt = prompt if len(prompt) <= EXCERPT else f"…{prompt[1 - EXCERPT :]}"
-    answer = answer if len(answer) <= EXCERPT else f"{answer[: EXCERPT - 1]}…"
+    said = answered(event.prompts[0], event.answers[0])
     more = f", and {len(event.prompts) - 1} more in the log" if len(event.prompts) > 1 else ""
     cut = ", cut short" if event.cut_short else ""
-    return f"step {event.step:,}: {prompt} → {answer!r}{cut} (samples: {event.share:.1%} of the time{more})"
+    return f"step {event.step:,}: {said}{cut} (samples: {event.share:.1%} of the time{more})"
 
 
 def _budget(event: StepBudget) -> str:

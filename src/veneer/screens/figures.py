@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from veneer.evaluation.statistics.measures import SHARES
 
+EXCERPT = 60
+"""The longest prompt or answer on a line, in characters."""
+
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
@@ -31,3 +34,11 @@ def bare(name: str, value: float) -> str:
 def change(name: str, value: float) -> str:
     """A difference of two values of a measure, with its sign, in the measure's unit, which is not named."""
     return f"{100 * value:+.1f}" if name in SHARES else f"{value:+.3f}"
+
+
+def answered(prompt: str, answer: str) -> str:
+    """The end of a prompt and the beginning of its answer, on one line."""
+    prompt, answer = (" ".join(text.split()) for text in (prompt, answer))
+    prompt = prompt if len(prompt) <= EXCERPT else f"…{prompt[1 - EXCERPT :]}"
+    answer = answer if len(answer) <= EXCERPT else f"{answer[: EXCERPT - 1]}…"
+    return f"{prompt} → {answer!r}"

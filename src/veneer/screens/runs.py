@@ -22,7 +22,7 @@ from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, default_settings
 from veneer.run_records.state import RunState
 from veneer.screens.console import new_table, say, show_table
-from veneer.screens.figures import duration
+from veneer.screens.figures import answered, duration
 from veneer.strict_json import to_text, with_reasons
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -74,6 +74,10 @@ def show_run(folder: Path, *, as_json: bool) -> None:
         say(screen, "settings that are not the defaults", style="bold")
         for key, value in changed.items():
             say(screen, f"  {key:<28} {_shown(value)}")
+    for title, said in _answers(log):
+        say(screen, title, style="bold")
+        for text in said:
+            say(screen, f"  {text}")
     if log.lines:
         say(screen, "log", style="bold")
         for line in log.lines[-LINES:]:
@@ -150,6 +154,19 @@ def _curves(log: RunLog) -> list[tuple[str, str]]:
     return drawn
 
 
+def _answers(log: RunLog) -> list[tuple[str, list[str]]]:
+    """What the run answered last: to the prompts of its samples, and with the highest and the lowest reward."""
+    found = []
+    for sampled in log.samples[-1:]:
+        pairs = zip(sampled.prompts, sampled.answers, strict=True)
+        found.append((f"samples of step {sampled.step:,}", [answered(*pair) for pair in pairs]))
+    for judged in log.judged[-1:]:
+        rows = zip(judged.rewards, judged.prompts, judged.shown, strict=True)
+        lines = [f"reward {reward:.4g}: {answered(prompt, answer)}" for reward, prompt, answer in rows]
+        found.append((f"sampled answers of step {judged.step:,}, the highest reward and the lowest", lines))
+    return found
+
+
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
     """What is known of a run, as people read it."""
     facts = {
@@ -218,5 +235,7 @@ def _run_values(record: RunRecord, log: RunLog, settings: Mapping[str, Any]) -> 
         "losses": [[log.steps[place], log.columns["loss"][place]] for place in places],
         "evaluations": [[one.step, one.loss] for one in log.evaluations],
         "checkpoints": RunFolder(record.path).checkpoint_steps(),
+        "samples": [asdict(one) for one in log.samples],
+        "judged": [asdict(one) for one in log.judged],
         "log": [asdict(line) for line in log.lines],
     }

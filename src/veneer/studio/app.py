@@ -24,6 +24,8 @@ from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
 
 StudioEndpoint = Callable[[Studio, Request], Awaitable[Any]]
+REFUSALS, ANSWERED = "x-refusals", "answered"
+"""The header by which the pages ask for refusals as answers, and its value."""
 log = logging.getLogger("veneer.studio")
 
 
@@ -104,17 +106,25 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error.response()
+    return _said(request, error)
 
 
 async def _mended(request: Request, error: Exception) -> Response:
-    return ApiError(400, str(error)).response()
+    return _said(request, ApiError(400, str(error)))
 
 
 async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = "there is no such route" if error.status_code == 404 else str(error.detail)
-    return ApiError(error.status_code, message, headers=error.headers).response()
+    return _said(request, ApiError(error.status_code, message, headers=error.headers))
+
+
+def _said(request: Request, error: ApiError) -> Response:
+    """A refusal. The studio's own pages ask for it as an answer, with its status in a header: Chromium takes every
+    other status for an error of the page, and what somebody is typing is none."""
+    if request.headers.get(REFUSALS) != ANSWERED or error.status >= 500:
+        return error.response()
+    return json_response(error.content, headers={**error.headers, "x-refused": str(error.status)})
 
 
 async def _gone(request: Request, error: Exception) -> Response:

@@ -6,6 +6,8 @@ The base is loaded when it is first asked for. Where another one is asked for, i
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from veneer.assistant import open_assistant
 from veneer.errors import ConfigError, VeneerError
 from veneer.io.checkpoint import model_name
+from veneer.run_folder import RunFolder
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
@@ -23,6 +26,8 @@ from veneer.studio.bases import Bases
 from veneer.studio.request import StudioRequest
 from veneer.studio.results import plain_name, results_of
 from veneer.studio.watch import Watcher
+
+_CHECKPOINT = re.compile(r"(.+)-step-([0-9]{1,9})", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -66,6 +71,7 @@ class ChatHost:
             # It may have been finished since the last look.
             await asyncio.to_thread(self.watcher.look)
             adapters = self.adapters()
+        adapters |= _checkpoint(name, adapters)
         source = adapters[name][0] if name in adapters else self.bases.source(name)
         async with self._lock:
             if self.service is None or self.source != source:
@@ -118,3 +124,14 @@ class ChatHost:
                     link.symlink_to(path.resolve())
         with suppress(ConfigError):
             self._adapters.discover()
+
+
+def _checkpoint(name: str, adapters: Mapping[str, tuple[str, Path]]) -> dict[str, tuple[str, Path]]:
+    """The checkpoint of a run's adapter that has that name (`ADAPTER-step-40`), as `ChatHost.adapters` has adapters;
+    empty where there is none."""
+    found = _CHECKPOINT.fullmatch(name)
+    if found is None or name in adapters or found[1] not in adapters:
+        return {}
+    (source, folder), step = adapters[found[1]], int(found[2])
+    run = RunFolder(folder)
+    return {name: (source, run.checkpoint(step))} if step in run.checkpoint_steps() else {}

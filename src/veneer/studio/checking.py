@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,22 @@ from veneer.data.lint.run import lint
 from veneer.data.page.content import content
 from veneer.data.prompts import to_prompt
 from veneer.data.records import iterate_rows
-from veneer.errors import VeneerError
+from veneer.errors import OutputError, VeneerError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import write_text
-from veneer.jobs.job import Job, JobStatus
+from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.planning.plan import Plan
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import without_paths
 from veneer.studio.files import FileStatus, FileStore, StoredFile
 from veneer.studio.plans import planned
+from veneer.studio.task_plans import planned_task
 
 LINT = "lint.json"
+RETRY_SECONDS = 2.0
+"""Seconds after which is tried again what could not be written."""
+log = logging.getLogger("veneer.studio")
 
 
 class Checking:
@@ -40,10 +47,12 @@ class Checking:
 
     def __init__(self, files: FileStore, queue: JobQueue):
         self._files, self._queue = files, queue
+        self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-checking")
 
     def close(self) -> None:
         """Look at nothing more."""
+        self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def begin(self) -> None:
@@ -63,42 +72,84 @@ class Checking:
         self._pool.submit(self._check_job, job)
 
     def _check_file(self, file: StoredFile) -> None:
+        rows = self._files.content(file)
         try:
-            report = lint(self._files.content(file))
-            write_text(self._files.beside(file, LINT), lint_json(report.to_json()))
+            report = lint(rows)
         except VeneerError as error:
-            self._files.put(
-                replace(file, status=FileStatus.ERROR, status_details=_plain(str(error), self._files, file))
-            )
+            said = str(error).replace(str(rows), file.filename)
+            self._persistently(lambda: self._files.put(replace(file, status=FileStatus.ERROR, status_details=said)))
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
         said = f"{report.rows:,} rows: {errors:,} with errors, {warnings:,} with warnings"
         status, asks = FileStatus.PROCESSED, False
         if report.failed and errors == report.rows:
-            prompts = _prompts(self._files.content(file))
+            prompts = _prompts(rows)
             status, asks = FileStatus.PROCESSED if prompts else FileStatus.ERROR, prompts > 0
             if asks:
                 said = f"{report.rows:,} rows: {prompts:,} ask without an answer, which is for reinforcement alone"
-        self._files.put(replace(file, status=status, status_details=said, rows=report.rows, asks=asks))
+        found = replace(file, status=status, status_details=said, rows=report.rows, asks=asks)
+
+        def keep() -> None:
+            if self._files.get(file.id) is None:
+                return  # deleted meanwhile
+            write_text(self._files.beside(file, LINT), lint_json(report.to_json()))
+            self._files.put(found)
+
+        self._persistently(keep)
 
     def _check_job(self, job: Job) -> None:
         found = self._queue.get(job.id)
         if found is None or found.status is not JobStatus.VALIDATING:
             return
         try:
-            settings = {**job.settings, "output": str(self._queue.root / job.id)}
-            multiplier = job.details.get("rate_multiplier")
-            plan = planned(parse(settings, where="the job"), multiplier)
-            if plan.forecast.refusal is not None:
-                self._queue.refuse(job.id, plan.forecast.refusal)
-                return
-            peak = plan.forecast.choice.memory.peak if isinstance(plan.forecast, Plan) else None
-            settings = dict(job.settings)
-            if multiplier is not None:
-                settings["train"] = {**(settings.get("train") or {}), "learning_rate": plan.config.train.learning_rate}
-            self._queue.validated(job.id, None if peak is None else int(peak), settings)
+            checked = _checked(found, self._queue.root)
         except VeneerError as error:
-            self._queue.refuse(job.id, without_paths(str(error), job.details.get("called") or {}))
+            checked = _Checked(refusal=without_paths(str(error), job.details.get("called") or {}))
+        if checked.refusal is not None:
+            reason = checked.refusal
+            self._persistently(lambda: self._queue.refuse(job.id, reason))
+        else:
+            self._persistently(lambda: self._queue.validated(job.id, checked.peak, checked.settings))
+
+    def _persistently(self, write: Callable[[], object]) -> None:
+        """Write what was found as soon as there is room for it: a disk that is full now has room again some time."""
+        while not self._closing.is_set():
+            try:
+                write()
+                return
+            except OutputError as error:
+                log.warning("%s", error)
+                self._closing.wait(RETRY_SECONDS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Checked:
+    """What was found of a job."""
+
+    refusal: str | None = None
+    """Why it cannot be carried out."""
+    peak: int | None = None
+    """Bytes that it takes by its plan; None where nothing is planned."""
+    settings: Mapping[str, Any] | None = None
+    """Its settings, where they are others than it was asked for with."""
+
+
+def _checked(job: Job, root: Path) -> _Checked:
+    """Look at a job before it waits for a worker.
+
+    Raises:
+        VeneerError: something that it names cannot be used.
+    """
+    if job.kind is not JobKind.TRAIN:
+        task = planned_task(job)
+        return _Checked(refusal=task.refusal, peak=task.peak)
+    multiplier = job.details.get("rate_multiplier")
+    plan = planned(parse({**job.settings, "output": str(root / job.id)}, where="the job"), multiplier)
+    peak = int(plan.forecast.choice.memory.peak) if isinstance(plan.forecast, Plan) else None
+    settings = dict(job.settings)
+    if multiplier is not None:
+        settings["train"] = {**(settings.get("train") or {}), "learning_rate": plan.config.train.learning_rate}
+    return _Checked(refusal=plan.forecast.refusal, peak=peak, settings=settings)
 
 
 def _prompts(path: Path) -> int:
@@ -131,8 +182,3 @@ def lint_page(path: Path, model: str | None, max_length: int | None) -> dict[str
     setting = LintSetting(None if model is None else open_checkpoint(model).tokenizer(), max_length, {})
     report = lint(path, tokenizer=setting.tokenizer, max_length=max_length)
     return content(report, setting)
-
-
-def _plain(message: str, files: FileStore, file: StoredFile) -> str:
-    """A message without the path of the studio's copy."""
-    return message.replace(str(files.content(file)), file.filename)

@@ -85,12 +85,16 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
             "step": 0 if run is None else run.step,
             "steps": 0 if run is None else run.steps,
             "loss": None if run is None else finite(run.loss),
-            "settings": called(
-                {key: value for key, value in job.settings.items() if key not in ("model", "data")},
-                details.get("called") or {},
-            ),
+            "settings": called(_without_files(job.settings), details.get("called") or {}),
         },
     }
+
+
+def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a job; its base and its rows stand in fields of their own."""
+    data = {key: value for key, value in (settings.get("data") or {}).items() if key not in ("file", "eval_file")}
+    rest = {key: value for key, value in settings.items() if key not in ("model", "data")}
+    return rest | ({"data": data} if data else {})
 
 
 def objective_of(job: Job) -> ObjectiveName:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -15,6 +15,7 @@ from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
+from veneer.planning.memory import TYPICAL_START
 from veneer.run_records.record import default_settings
 from veneer.strict_json import to_text
 from veneer.training.prepare import prepare
@@ -48,7 +49,8 @@ def planned(config: RunConfig, rate_multiplier: float | None = None) -> PlannedR
             notes.append(event.message)
 
     origin = open_checkpoint(config.model, revision=config.revision)
-    machine = this_machine(resolve_device(config.compute.device), config.compute)
+    # The run has a process of its own: what the studio holds, such as a model that is chatted with, is none of it.
+    machine = replace(this_machine(resolve_device(config.compute.device), config.compute), start=TYPICAL_START)
     prepared = prepare(config, describe_model(origin, config.backend), machine, emit=hear)
     resolved = prepared.config
     if rate_multiplier is not None:

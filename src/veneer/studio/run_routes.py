@@ -112,6 +112,7 @@ async def show_run(studio: Studio, request: Request) -> Response:
         "lock": await asyncio.to_thread(read_json, folder.lock_file),
         "summary": await asyncio.to_thread(read_json, folder.summary_file),
         "samples": [asdict(one) for one in run.log.samples],
+        "judged": [asdict(one) for one in list(run.log.judged)],
     }
     return json_response(with_reasons(found))
 

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from veneer.errors import VeneerError
 from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import Job, JobKind
+from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_records.record import read_json
 from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_response
@@ -76,8 +76,9 @@ async def _made(studio: Studio, request: Request, kind: JobKind) -> Response:
     body = await read_body(request, studio.limits)
     settings, details = await asyncio.to_thread(task_settings, studio, kind, body)
     try:
-        job = await asyncio.to_thread(studio.queue.create, settings, details, kind=kind)
+        job = await asyncio.to_thread(studio.queue.create, settings, details, kind=kind, status=JobStatus.VALIDATING)
     except VeneerError as error:
         raise ApiError(400, str(error)) from error
+    studio.checking.check_job(job)
     await studio.looked()
     return json_response(task_object(job))

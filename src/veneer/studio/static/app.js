@@ -1,5 +1,5 @@
 // The shell: what stands beside every page, and which page is shown.
-import { html, render, useEffect, useState } from "/static/preact.js";
+import { html, render, useEffect, useRef, useState } from "/static/preact.js";
 import { connect, link, number, useStore } from "/static/lib.js";
 import { Run, Runs } from "/static/runs.js";
 import { Compare, Sweeps } from "/static/compare.js";
@@ -48,20 +48,19 @@ function Task({ id }) {
 }
 
 function App() {
-  const [at, go] = useState(place());
+  const [at, go] = useState(place()), content = useRef(null);
   const { runs, jobs, connected, closed } = useStore();
   useEffect(() => {
-    const moved = () => { go(place()); scrollTo(0, 0); };
+    const moved = () => { go(place()); scrollTo(0, 0); content.current.focus(); };
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
   const current = { run: "runs", compare: "runs", task: (jobs.get(at.name) || { veneer: {} }).veneer.kind === "export" ? "export" : "report" }[at.page] || at.page;
-  useEffect(() => { document.title = `${(PAGES.find((one) => one[0] === current) || ["", "Runs"])[1]} · veneer studio`; }, [current]);
   const counts = { runs: runs.size, queue: [...jobs.values()].filter((job) => ["queued", "running", "validating_files"].includes(job.veneer.status)).length };
-  return html`<div class="shell"><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>
+  return html`<div class="shell"><button class="btn skip" onClick=${() => content.current.focus()}>To the page's content</button><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>
       ${PAGES.map(([page, title]) => html`<a key=${page} class="nav" href=${link(page)} aria-current=${current === page ? "page" : undefined}>${title}${counts[page] ? html`<span class="count">${number(counts[page])}</span>` : null}</a>`)}
       <div class="foot" role="status"><span class=${`dot ${connected ? "" : "off"}`} aria-hidden="true"></span>${connected ? "live" : "connecting …"}</div></div></nav>
-    <main>${closed && html`<p class="banner" role="alert">The studio was started again and asks who you are: open the new link that it printed.</p>`}<${Page} at=${at} /></main></div>`;
+    <main ref=${content} tabindex="-1">${closed && html`<p class="banner" role="alert">The studio was started again and asks who you are: open the new link that it printed.</p>`}<${Page} at=${at} /></main></div>`;
 }
 
 connect();

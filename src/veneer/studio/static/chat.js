@@ -1,12 +1,12 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, link, number, send, useAsked, useStore } from "/static/lib.js";
+import { Fault, Head, OWN, link, number, refused, send, useAsked, useStore } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
   let first = null, tokens = 0, prompt = 0, text = "", rest = "";
-  const answer = await fetch("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true }, ...settings }) });
-  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const answer = await fetch("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json", ...OWN }, body: JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true }, ...settings }) });
+  if (refused(answer)) throw new Error((await answer.json()).error.message);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
     const { done, value } = await reader.read();
@@ -36,15 +36,17 @@ export function Chat({ query }) {
   const [models, setModels] = useState(null), [question, ask_] = useState(""), [system, setSystem] = useState(""), [temperature, heat] = useState("0"), [longest, setLongest] = useState("128");
   const [asked, setAsked] = useState(""), [answers, setAnswers] = useState({}), [best, setBest] = useState(null), [kept, keep] = useState(null), [error, fail] = useState(null), [busy, work] = useState(false);
   const stop = useRef(null);
+  // A checkpoint is called as its adapter is, with its step.
+  const baseOf = (name) => options.adapters[name] || options.adapters[name.replace(/-step-[0-9]+$/, "")];
   useEffect(() => {
     if (!options) return;
-    const asked = query.model && options.adapters[query.model] ? query.model : null;
+    const asked = query.model && baseOf(query.model) ? query.model : null;
     if (models && (!asked || models.includes(asked) || answers[models[0]])) return;
     const named = asked || Object.keys(options.adapters)[0];
-    setModels(named ? [options.adapters[named], named] : options.models.slice(0, 1));
+    setModels(named ? [baseOf(named), named] : options.models.slice(0, 1));
   }, [options]);
-  const base = models && (options.adapters[models[models.length - 1]] || models[0]);
-  const offered = options ? [...options.models.filter((name) => name === base), ...Object.keys(options.adapters).filter((name) => options.adapters[name] === base)] : [];
+  const base = models && (baseOf(models[models.length - 1]) || models[0]);
+  const offered = options && models ? [...new Set([...options.models.filter((name) => name === base), ...Object.keys(options.adapters).filter((name) => options.adapters[name] === base), ...models])] : [];
   const messages = (text) => [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }];
   const run = async (event) => {
     event.preventDefault();
@@ -64,11 +66,11 @@ export function Chat({ query }) {
   };
   const train = () => send("/studio/preferences/file", {}).then((file) => { location.hash = link("new", "", { file: file.id, objective: "dpo" }); }, fail);
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options && !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>`}`;
-  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
+  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory">${(options.preferences || kept) && html`<a class="btn" href="/studio/preferences" download>Preferences as JSONL</a>`}<button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
     <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(place === 0 && models.length === 1 ? [...options.models, ...Object.keys(options.adapters)] : offered).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
         <button type="button" class="btn small" disabled=${models.length > 3 || !offered.length} onClick=${() => setModels([...models, offered.find((name) => !models.includes(name)) || offered[0]])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
         <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${(event) => heat(event.target.value)} /></label><label>longest answer <input type="number" min="1" max="4096" value=${longest} onInput=${(event) => setLongest(event.target.value)} /></label></div>
       <details><summary>System message</summary><br /><textarea rows="2" aria-label="System message" value=${system} onInput=${(event) => setSystem(event.target.value)} /></details>
-      <label class="field"><span>Question</span><textarea rows="3" id="question" value=${question} onInput=${(event) => ask_(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event); }} /></label><div class="tools"><button class="btn main" disabled=${busy || !question.trim()}>${busy ? "Answering …" : "Ask"}</button>${busy && html`<button type="button" class="btn" onClick=${() => stop.current.abort()}>Stop</button>`}<span class="hint">Ctrl-Enter asks. Mark the better answer by a click: it is kept as a row to train on${kept ? html` (<b>${number(kept)} kept</b>)` : ""}.</span></div></div></form><br />
-    ${asked && html`<p class="turn">${asked}</p><div class="chat">${models.map((model) => { const one = answers[model] || { text: "" }; return html`<section key=${model} class=${`card answer ${best === model ? "best" : ""}`}><header><h2>${model}</h2>${options.adapters[model] ? html`<span class="tag">adapter</span>` : html`<span class="tag">base</span>`}</header><div class="text" aria-live="polite">${one.error ? html`<span class="bad" role="alert">${one.error.message}</span>` : one.text || (one.seconds === undefined ? html`<span class="quiet">…</span>` : html`<span class="quiet">(an empty answer)</span>`)}</div><div class="tools"><span class="hint">${one.seconds === undefined ? "" : `${number(one.tokens)} tokens in ${number(one.seconds, 2)} s${one.first ? `, the first after ${number(one.first)} ms` : ""}${one.seconds ? `, ${number(one.tokens / one.seconds, 1)} tokens/s` : ""}`}</span>${models.length > 1 && one.seconds !== undefined && html`<button class="btn small" disabled=${busy || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</div></section>`; })}</div>`}`;
+      <label class="field"><span>Question</span><textarea rows="3" id="question" value=${question} onInput=${(event) => ask_(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.form.requestSubmit(); }} /></label><div class="tools"><button class="btn main" disabled=${busy || !question.trim()}>${busy ? "Answering …" : "Ask"}</button>${busy && html`<button type="button" class="btn" onClick=${() => stop.current.abort()}>Stop</button>`}<span class="hint">Ctrl-Enter asks. Mark the better answer by a click: it is kept as a row to train on${kept ? html` (<b>${number(kept)} kept</b>)` : ""}.</span></div></div></form><br />
+    ${asked && html`<p class="turn">${asked}</p><div class="chat">${models.map((model) => { const one = answers[model] || { text: "" }; return html`<section key=${model} class=${`card answer ${best === model ? "best" : ""}`}><header><h2>${model}</h2>${baseOf(model) ? html`<span class="tag">adapter</span>` : html`<span class="tag">base</span>`}</header><div class="text" aria-live="polite">${one.error ? html`<span class="bad" role="alert">${one.error.message}</span>` : one.text || (one.seconds === undefined ? html`<span class="quiet">…</span>` : html`<span class="quiet">(an empty answer)</span>`)}</div><div class="tools"><span class="hint">${one.seconds === undefined ? "" : `${number(one.tokens)} tokens in ${number(one.seconds, 2)} s${one.first ? `, the first after ${number(one.first)} ms` : ""}${one.seconds ? `, ${number(one.tokens / one.seconds, 1)} tokens/s` : ""}`}</span>${models.length > 1 && one.seconds !== undefined && html`<button class="btn small" disabled=${busy || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</div></section>`; })}</div>`}`;
 }

@@ -1,7 +1,7 @@
 // Runs side by side: overlaid curves, the settings that differ, quality against memory and time; and sweeps.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Head, Pill, Segments, SortTable, Swatch, apiPath, ask, colour, download, duration, last, link, loss, number, short, shown, size, useStore } from "/static/lib.js";
-import { Plot, csvOf, saveSvg, smoothed } from "/static/plot.js";
+import { Head, Pill, Segments, SortTable, Swatch, Table, apiPath, ask, colour, csvOf, download, duration, last, link, loss, number, short, shown, size, useNarrow, useStore } from "/static/lib.js";
+import { Plot, saveSvg, smoothed } from "/static/plot.js";
 import { ALONG, title, useCurves } from "/static/runs.js";
 
 const IGNORED = new Set(["output"]);
@@ -27,8 +27,10 @@ export function Compare({ names }) {
   const shownNames = names.filter((name) => runs.has(name)).slice(0, 8);
   const curves = useCurves(shownNames, along), settings = useSettings(shownNames);
   const text = (name) => title(runs.get(name), jobs);
+  // What only some objectives measure, such as rewards.
+  const metrics = [...new Set(shownNames.flatMap((name) => Object.keys((curves[name] || { metrics: {} }).metrics)))].sort(), own = metrics.includes(what) ? what : null;
   const series = shownNames.flatMap((name, place) => {
-    const one = curves[name] && curves[name][what];
+    const one = curves[name] && (own === null ? curves[name][what] : curves[name].metrics[own]);
     if (!one || !one.x.length) return [];
     const points = what === "evaluation";
     return [...(weight && !points ? [{ name: `${text(name)}, raw`, place, kind: "raw", hidden: true, ...one }] : []), { name: text(name), place, kind: points ? "points" : "line", x: one.x, y: weight && !points ? smoothed(one.y, weight) : one.y }];
@@ -36,12 +38,12 @@ export function Compare({ names }) {
   const rows = differing(settings, shownNames), metric = judgedBy(shownNames.map((name) => runs.get(name)));
   if (shownNames.length < 2) return html`<${Head} title="Compare runs" /><div class="card empty"><p>Choose at least two runs in <a href=${link("runs")}>Runs</a>, and then Compare.</p></div>`;
   return html`<${Head} title="Compare runs" about=${`${shownNames.length} runs`} /><div class="stack">
-    <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${[["loss", "loss"], ["evaluation", "evaluation"], ["learning_rate", "rate"], ["grad_norm", "gradient norm"], ["tokens_per_second", "speed"], ["memory_mb", "memory"]]} /><${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
-    <${Plot} title=${{ loss: "Training loss", evaluation: "Evaluation loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens a second", memory_mb: "Memory, MB" }[what]} series=${series} along=${along} height=${340} file="compare" />
-    <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => run.name], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
+    <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${[["loss", "loss"], ["evaluation", "evaluation"], ["learning_rate", "rate"], ["grad_norm", "gradient norm"], ["tokens_per_second", "speed"], ["memory_mb", "memory"]]} />${metrics.length > 0 && html`<label>of the objective <select value=${own || ""} onChange=${(event) => setWhat(event.target.value || "loss")}><option value="">–</option>${metrics.map((name) => html`<option key=${name} value=${name} selected=${name === own}>${name.replace(/_/g, " ")}</option>`)}</select></label>`}<${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
+    <${Plot} title=${own ? own.replace(/_/g, " ") : { loss: "Training loss", evaluation: "Evaluation loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens a second", memory_mb: "Memory, MB" }[what]} series=${series} along=${along} height=${340} file="compare" />
+    <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => run.name, "lead"], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
     <div class="grid"><${Scatter} title="Quality against time" runs=${shownNames.map((name) => runs.get(name))} x="seconds" unit="seconds in steps" name=${text} file="quality-time" /><${Scatter} title="Quality against memory" runs=${shownNames.map((name) => runs.get(name))} x="memory_mb" unit="MB at the peak" name=${text} file="quality-memory" /></div>
     <${Intervals} names=${shownNames.filter((name) => runs.get(name).report)} text=${text} place=${(name) => shownNames.indexOf(name)} />
-    <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length ? html`<div class="scroll"><table><thead><tr><th scope="col">Setting</th>${shownNames.map((name, place) => html`<th key=${name} scope="col"><${Swatch} place=${place} />${text(name)}</th>`)}</tr></thead><tbody>${rows.map((key) => html`<tr key=${key}><th scope="row" class="mono">${key}</th>${shownNames.map((name) => html`<td key=${name} class="mono">${shown((settings[name] || {})[key])}</td>`)}</tr>`)}</tbody></table></div>` : html`<p class="empty">No setting differs.</p>`}</section></div>`;
+    <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length ? html`<${Table} caption="Settings that differ" columns=${[["key", "Setting", (key) => key, false, "mono lead"], ...shownNames.map((name) => [name, text(name), (key) => shown((settings[name] || {})[key]), false, "mono"])]} rows=${rows} keyOf=${(key) => key} head=${([key, heading]) => key === "key" ? heading : html`<${Swatch} place=${shownNames.indexOf(key)} />${heading}`} />` : html`<p class="empty">No setting differs.</p>`}</section></div>`;
 }
 
 // The buttons that take a drawing away.
@@ -49,10 +51,10 @@ const Take = ({ title, drawing, file, rows }) => html`<button class="btn small" 
 
 // Runs by their loss and what they cost; those that no other beats in both are joined.
 export function Scatter({ title: heading, runs, x, unit, name, file }) {
-  const drawing = useRef(null);
+  const drawing = useRef(null), narrow = useNarrow();
   const measured = runs.every((run) => run.best_loss !== null), quality = measured ? "best evaluation loss" : "last training loss";
   const points = runs.map((run, place) => ({ place, run, x: run[x], y: measured ? run.best_loss : run.loss })).filter((one) => one.x !== null && one.y !== null);
-  const [width, height, left, right, bottom, top] = [440, 260, 62, 14, 40, 12];
+  const [width, height, left, right, bottom, top] = [narrow ? 320 : 440, 260, 62, 14, 40, 12];
   const span = (values) => { const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.15; return [low - room, high + room]; };
   if (!points.length) return html`<section class="card"><header><h2>${heading}</h2></header><p class="empty">Nothing was measured yet</p></section>`;
   const [x0, x1] = span(points.map((one) => one.x)), [y0, y1] = span(points.map((one) => one.y));
@@ -97,17 +99,18 @@ export function Intervals({ names, text, place }) {
   const lower = rows.length > 0 && rows[0].value.lower.includes(measure), share = rows.length > 0 && rows[0].value.shares.includes(measure);
   const figure = (amount) => amount === null || amount === undefined ? "–" : share ? `${number(100 * amount, 1)} %` : number(amount, 3);
   const ends = [0, ...rows.flatMap((one) => [one.low, one.high])], low = Math.min(...ends), high = Math.max(...ends), room = (high - low || 1) * 0.06;
-  const [width, left, right, line] = [560, 150, 20, 26], height = rows.length * line + 44;
+  // On a narrow screen a run's name stands above its line, so that letters keep their size.
+  const narrow = useNarrow(), [width, left, right, line] = narrow ? [330, 24, 24, 40] : [560, 150, 20, 26], height = rows.length * line + 44;
   const px = (value) => left + (value - low + room) / (high - low + 2 * room) * (width - left - right);
   const table = () => [["run", "measure", "base", "adapter", "difference", "from", "to"], ...rows.map((one) => [text(one.name), measure, one.base, one.adapter, one.difference, one.low, one.high])];
   const words = measure.replace(/_/g, " ");
   return html`<section class="card"><header><h2>Evaluation with intervals</h2><${Segments} label="Measure" value=${measure} onChange=${want} options=${measures.slice(0, 6).map((one) => [one, one.replace(/_/g, " ")])} /><${Take} title="Evaluation with intervals" drawing=${drawing} file="evaluation" rows=${table} /></header>
     <p class="hint">Adapter less base, with the 95 % interval. ${lower ? "Left of the line is better." : "Right of the line is better."} Each run's report is about its own evaluation rows: runs with other rows are not to be compared so.</p>
-    <div class="scroll"><svg ref=${drawing} class="fit" viewBox=${`0 0 ${width} ${height}`} width="100%" role="img" aria-label=${`${words}: ${rows.map((one) => `${text(one.name)} ${figure(one.difference)}, from ${figure(one.low)} to ${figure(one.high)}`).join("; ")}`} font-size="11" fill="var(--quiet)">
+    <div><svg ref=${drawing} class="fit" viewBox=${`0 0 ${width} ${height}`} width="100%" role="img" aria-label=${`${words}: ${rows.map((one) => `${text(one.name)} ${figure(one.difference)}, from ${figure(one.low)} to ${figure(one.high)}`).join("; ")}`} font-size="11" fill="var(--quiet)">
       ${[...new Set([low, 0, high])].map((tick) => html`<g key=${tick}><line x1=${px(tick)} x2=${px(tick)} y1="6" y2=${height - 34} stroke=${tick === 0 ? "var(--quiet)" : "var(--line)"} /><text x=${px(tick)} y=${height - 20} text-anchor="middle">${figure(tick)}</text></g>`)}
       <text x=${(left + width - right) / 2} y=${height - 2} text-anchor="middle">${`difference of ${words}`}</text>
-      ${rows.map((one, at) => { const y = 18 + at * line, paint = colour(place(one.name)); return html`<g key=${one.name}><text x="0" y=${y + 4} fill="var(--text)">${text(one.name).slice(0, 24)}</text><line x1=${px(one.low)} x2=${px(one.high)} y1=${y} y2=${y} stroke=${paint} stroke-width="2" /><circle cx=${px(one.difference)} cy=${y} r="5" fill=${paint} /></g>`; })}</svg></div>
-    <div class="scroll"><table><caption class="visually-hidden">${words}</caption><thead><tr><th scope="col">Run</th><th scope="col" class="num">Base</th><th scope="col" class="num">Adapter</th><th scope="col" class="num">Difference</th><th scope="col" class="num">95 % from</th><th scope="col" class="num">to</th></tr></thead><tbody>${rows.map((one) => html`<tr key=${one.name}><td><${Swatch} place=${place(one.name)} /><a href=${link("report", one.name)}>${text(one.name)}</a></td><td class="num">${figure(one.base)}</td><td class="num">${figure(one.adapter)}</td><td class="num">${figure(one.difference)}</td><td class="num">${figure(one.low)}</td><td class="num">${figure(one.high)}</td></tr>`)}</tbody></table></div></section>`;
+      ${rows.map((one, at) => { const y = (narrow ? 30 : 18) + at * line, paint = colour(place(one.name)); return html`<g key=${one.name}><text x="0" y=${narrow ? y - 13 : y + 4} fill="var(--text)">${text(one.name).slice(0, 24)}</text><line x1=${px(one.low)} x2=${px(one.high)} y1=${y} y2=${y} stroke=${paint} stroke-width="2" /><circle cx=${px(one.difference)} cy=${y} r="5" fill=${paint} /></g>`; })}</svg></div>
+    <${Table} caption=${words} rows=${rows} keyOf=${(one) => one.name} columns=${[["run", "Run", (one) => html`<${Swatch} place=${place(one.name)} /><a href=${link("report", one.name)}>${text(one.name)}</a>`, false, "lead"], ...[["base", "Base"], ["adapter", "Adapter"], ["difference", "Difference"], ["low", "95 % from"], ["high", "to"]].map(([key, heading]) => [key, heading, (one) => figure(one[key]), false, "num"])]} /></section>`;
 }
 
 export function Sweeps() {
@@ -133,6 +136,6 @@ function SweepCard({ parent, members }) {
   const by = judgedBy(members), judged = (run) => by ? run.best_value : run.best_loss ?? run.loss, higher = by ? members[0].best_higher : false;
   const better = (one, other) => one !== null && (other === null || (higher ? one > other : one < other));
   const best = members.reduce((one, other) => (better(judged(other), judged(one)) ? other : one));
-  const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"]];
+  const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name, "lead"], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"]];
   return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${number(members.length)} runs; differing: ${keys.join(", ") || "nothing"}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(names.slice(0, 8)) })}>Compare</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
 }

@@ -1,6 +1,6 @@
 // Files of rows: upload, what the lint found, and the mask of any row.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Facts, Fault, Head, Pill, SortTable, apiPath, ask, link, moment, number, send, size, useAsked } from "/static/lib.js";
+import { Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, link, moment, number, send, size, useAsked } from "/static/lib.js";
 
 export function useFiles() {
   const [files, set] = useState(null), [again, refresh] = useState(0);
@@ -29,7 +29,7 @@ const trainOn = (file) => link("new", "", { file: file.id, ...(file.veneer.asks 
 export function Files() {
   const [files, refresh] = useFiles(), [error, fail] = useState(null);
   const remove = (file) => ask(`/v1/files/${file.id}`, { method: "DELETE" }).then(() => { fail(null); refresh(); }, fail);
-  const columns = [["filename", "File", (file) => html`<a class="name" href=${link("data", file.id)}>${file.filename}</a>`, (file) => file.filename], ["status", "State", (file) => html`<${Pill} state=${file.status} text=${{ uploaded: "checking", processed: "ready", error: "cannot be used" }[file.status]} />`, (file) => file.status], ["details", "What the check found", (file) => file.status_details || "–", false, "wrap"], ["bytes", "Size", (file) => size(file.bytes), (file) => file.bytes, "num"], ["created_at", "Uploaded", (file) => moment(file.created_at), (file) => file.created_at, "num"], ["use", "", (file) => html`<a class="btn small" href=${trainOn(file)}>Train on it</a> <button class="btn small danger" onClick=${() => remove(file)} aria-label=${`Delete ${file.filename}`}>Delete</button>`, false]];
+  const columns = [["filename", "File", (file) => html`<a class="name" href=${link("data", file.id)}>${file.filename}</a>`, (file) => file.filename, "lead"], ["status", "State", (file) => html`<${Pill} state=${file.status} text=${{ uploaded: "checking", processed: "ready", error: "cannot be used" }[file.status]} />`, (file) => file.status], ["details", "What the check found", (file) => file.status_details || "–", false, "wrap"], ["bytes", "Size", (file) => size(file.bytes), (file) => file.bytes, "num"], ["created_at", "Uploaded", (file) => moment(file.created_at), (file) => file.created_at, "num"], ["use", "", (file) => html`<a class="btn small" href=${trainOn(file)}>Train on it</a> <${Sure} text="Delete" about=${`delete ${file.filename}`} onClick=${() => remove(file)} />`, false]];
   return html`<${Head} title="Data" about="Every row is checked as it will be trained" /><${Fault} error=${error} /><div class="stack"><${Upload} onDone=${refresh} /><div class="card flush">${files && files.length ? html`<${SortTable} caption="Files" columns=${columns} rows=${files} keyOf=${(file) => file.id} first=${{ key: "created_at", down: true }} />` : html`<p class="empty">${files ? "No file was uploaded yet." : "Loading …"}</p>`}</div></div>`;
 }
 

@@ -1,12 +1,15 @@
 // What the pages share: asking the studio, the store of runs and jobs that one stream keeps right, and figures.
 import { html, useEffect, useState } from "/static/preact.js";
 
+// A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
+export const OWN = { "x-refusals": "answered" };
+export const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
 export async function ask(path, options = {}) {
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } });
   const kind = answer.headers.get("content-type") || "";
   const content = kind.includes("json") ? await answer.json() : await answer.text();
   if (answer.status === 401) { store.closed = true; tell(); }
-  if (!answer.ok) throw new Error(content.error ? content.error.message : `the studio answers ${answer.status}`);
+  if (refused(answer)) throw new Error(content.error ? content.error.message : `the studio answers ${answer.status}`);
   return content;
 }
 export const send = (path, body, method = "POST") =>
@@ -65,7 +68,7 @@ export function useAsked(path, again = 0) {
 
 export const number = (value, digits = 0) => value === null || value === undefined ? "–" :
   value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
-export const loss = (value) => value === null || value === undefined ? "–" : value.toFixed(4);
+export const loss = (value) => value === null || value === undefined ? "–" : value.toFixed(4).replace("-0.0000", "0.0000");
 export const short = (value) => value === null || value === undefined ? "–" :
   value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 export function duration(seconds) {
@@ -90,13 +93,23 @@ export const apiPath = (path, query) => `${path}?${new URLSearchParams(query)}`;
 export const Pill = ({ state, text = state }) => html`<span class=${`pill ${state}`}>${String(text).replace("_", " ")}</span>`;
 export const Bar = ({ part, label }) => html`<span class="bar" role="img" aria-label=${label}><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width=${100 * Math.max(0, Math.min(1, part || 0))} height="1" /></svg></span>`;
 export const Fault = ({ error }) => error ? html`<p class="banner" role="alert">${error.message}</p>` : null;
-export const Head = ({ title, about, children }) => html`<div class="head"><div class="grow"><h1>${title}</h1>${about && html`<p>${about}</p>`}</div>${children}</div>`;
+// What a page begins with; the window is called so too.
+export function Head({ title, about, children }) {
+  useEffect(() => { document.title = `${title} · veneer studio`; }, [title]);
+  return html`<div class="head"><div class="grow"><h1>${title}</h1>${about && html`<p>${about}</p>`}</div>${children}</div>`;
+}
 export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(Boolean).map(([name, value, small]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${small && html` <small>${small}</small>`}</dd></div>`)}</dl>`;
 export const colour = (place) => `var(--c${place % 8})`;
 export const Swatch = ({ place }) => html`<svg class="swatch" viewBox="0 0 11 11" aria-hidden="true"><rect rx="3" fill=${colour(place)} /></svg>`;
 export function Copy({ text, label = "Copy" }) {
   const [done, set] = useState(false);
   return html`<button class="btn small" onClick=${async () => { await navigator.clipboard.writeText(text); set(true); setTimeout(() => set(false), 1500); }}>${done ? "Copied" : label}</button>`;
+}
+// A button for what cannot be undone: one click asks, and a second one within some seconds does it.
+export function Sure({ text, about, onClick, disabled = false }) {
+  const [asked, ask] = useState(false);
+  useEffect(() => { if (!asked) return () => {}; const wait = setTimeout(() => ask(false), 5000); return () => clearTimeout(wait); }, [asked]);
+  return html`<button type="button" class="btn small danger" disabled=${disabled} aria-label=${asked ? `Really ${about}?` : about} onClick=${() => { ask(!asked); if (asked) onClick(); }}>${asked ? `Really ${text.toLowerCase()}?` : text}</button>`;
 }
 export function Segments({ label, value, options, onChange }) {
   return html`<div class="seg" role="group" aria-label=${label}>${options.map(([key, text]) => html`<button key=${key} type="button" aria-pressed=${String(value === key)} onClick=${() => onChange(key)}>${text}</button>`)}</div>`;
@@ -110,10 +123,37 @@ export function download(name, kind, text) {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
-// A table whose columns sort by a click: columns are [key, title, cell, value to sort by, class].
+// A text that a spreadsheet would take for a formula begins with an apostrophe.
+const plain = (cell) => typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : String(cell ?? "");
+const quoted = (text) => /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+export const csvOf = (rows) => `${rows.map((row) => row.map((cell) => quoted(plain(cell))).join(",")).join("\n")}\n`;
+
+
+// Whether the window is narrower than so many pixels.
+export function useNarrow(pixels = 640) {
+  const media = matchMedia(`(max-width: ${pixels}px)`);
+  const [narrow, set] = useState(media.matches);
+  useEffect(() => { const change = () => set(media.matches); change(); media.addEventListener("change", change); return () => media.removeEventListener("change", change); }, [pixels]);
+  return narrow;
+}
+const roomFor = (columns) => columns.length > 5 ? 1000 : 640;
+
+// A table; where the window has no room for its columns, a list of cards, each value below its column's name.
+// Columns are [key, title, cell, value to sort by, class]. On a card "lead" is the heading, "pick" stands beside it, and
+// "wrap" and "said" take the whole width.
+export function Table({ columns, rows, keyOf, caption, head = (column) => column[1], order = () => undefined, mark = () => "" }) {
+  const narrow = useNarrow(roomFor(columns));
+  if (narrow) return html`<ul class="cards" aria-label=${caption}>${rows.map((row, place) => html`<li key=${keyOf(row)} class=${mark(row)}>
+    ${columns.map(([key, title, cell, , kind]) => html`<div key=${key} class=${title ? kind || "" : `${kind || ""} act`}><span class="of">${title}</span>${cell(row, place)}</div>`)}</li>`)}</ul>`;
+  return html`<div class="scroll"><table><caption class="visually-hidden">${caption}</caption><thead><tr>
+    ${columns.map((column) => html`<th key=${column[0]} scope="col" class=${column[4] || ""} aria-sort=${order(column)}>${head(column)}</th>`)}
+    </tr></thead><tbody>${rows.map((row, place) => html`<tr key=${keyOf(row)} class=${mark(row)}>${columns.map(([key, , cell, , kind]) => html`<td key=${key} class=${kind || ""}>${cell(row, place)}</td>`)}</tr>`)}</tbody></table></div>`;
+}
+
+// A table whose columns sort by a click; cards are sorted by a choice above them.
 export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) {
   const [sort, set] = useState(first || { key: columns[0][0], down: false });
-  const [count, more] = useState(most);
+  const [count, more] = useState(most), narrow = useNarrow(roomFor(columns));
   const by = columns.find((column) => column[0] === sort.key) || columns[0];
   const value = (row) => { const found = by[3] ? by[3](row) : row[by[0]]; return found === undefined ? null : found; };
   const sorted = [...rows].sort((one, other) => {
@@ -121,9 +161,12 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
     if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1;
     return (a < b ? -1 : a > b ? 1 : 0) * (sort.down ? -1 : 1);
   });
-  return html`<div class="scroll"><table><caption class="visually-hidden">${caption}</caption><thead><tr>
-    ${columns.map(([key, title, , sortable, kind]) => html`<th key=${key} scope="col" class=${kind || ""} aria-sort=${sort.key === key ? (sort.down ? "descending" : "ascending") : "none"}>
-      ${sortable === false ? title : html`<button onClick=${() => set({ key, down: sort.key === key ? !sort.down : kind === "num" })}>${title}${sort.key === key ? (sort.down ? " ↓" : " ↑") : ""}</button>`}</th>`)}
-    </tr></thead><tbody>${sorted.slice(0, count).map((row) => html`<tr key=${keyOf(row)}>${columns.map(([key, , cell, , kind]) => html`<td key=${key} class=${kind || ""}>${cell(row)}</td>`)}</tr>`)}</tbody></table>
-    ${sorted.length > count && html`<p class="empty"><button class="btn" onClick=${() => more(count + 500)}>Show more (${number(sorted.length - count)})</button></p>`}</div>`;
+  const turn = (key, kind) => set({ key, down: sort.key === key ? !sort.down : kind === "num" });
+  const head = ([key, title, , sortable, kind]) => sortable === false ? title : html`<button onClick=${() => turn(key, kind)}>${title}${sort.key === key ? (sort.down ? " ↓" : " ↑") : ""}</button>`;
+  const order = (column) => sort.key === column[0] ? (sort.down ? "descending" : "ascending") : "none";
+  const values = () => { const kept = columns.filter((column) => column[3] !== false && column[1]); return csvOf([kept.map((column) => column[1]), ...sorted.map((row) => kept.map((column) => column[3] ? column[3](row) : row[column[0]]))]); };
+  return html`${narrow && html`<p class="tools inset"><label>sorted by <select value=${sort.key} onChange=${(event) => set({ ...sort, key: event.target.value })}>${columns.filter((column) => column[3] !== false).map(([key, title]) => html`<option key=${key} value=${key} selected=${key === sort.key}>${title}</option>`)}</select></label><button class="btn small" onClick=${() => set({ ...sort, down: !sort.down })}>${sort.down ? "the largest first" : "the smallest first"}</button></p>`}
+    <${Table} columns=${columns} rows=${sorted.slice(0, count)} keyOf=${keyOf} caption=${caption} head=${head} order=${order} />
+    ${sorted.length > count && html`<p class="empty"><button class="btn" onClick=${() => more(count + 500)}>Show more (${number(sorted.length - count)})</button></p>`}
+    <p class="under"><button class="btn small" aria-label=${`${caption} as CSV`} onClick=${() => download(`${caption.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.csv`, "text/csv", values())}>CSV</button></p>`;
 }

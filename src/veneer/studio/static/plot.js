@@ -1,6 +1,6 @@
 // A chart of lines over uPlot: smoothing with the raw curve behind, a legend that follows the pointer, SVG and CSV.
 import { html, useEffect, useMemo, useRef, useState } from "/static/preact.js";
-import { download, short } from "/static/lib.js";
+import { csvOf, download, short } from "/static/lib.js";
 
 // An exponential mean whose first values are not drawn towards zero.
 export function smoothed(values, weight) {
@@ -108,16 +108,4 @@ export function saveSvg(element, file) {
   copy.setAttribute("font-family", "system-ui, DejaVu Sans, sans-serif");
   const text = new XMLSerializer().serializeToString(copy).replace(/var\((--[a-z0-9-]+)\)/g, (_, name) => css(name));
   download(`${file}.svg`, "image/svg+xml", text.replace(/>/, `><rect width="100%" height="100%" fill="${css("--panel")}"/>`));
-}
-// A text that a spreadsheet would take for a formula begins with an apostrophe.
-const plain = (cell) => typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : String(cell ?? "");
-const quoted = (text) => /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
-export const csvOf = (rows) => `${rows.map((row) => row.map((cell) => quoted(plain(cell))).join(",")).join("\n")}\n`;
-
-export function Spark({ values, label }) {
-  const finite = values.filter((value) => value !== null);
-  if (finite.length < 2) return null;
-  const [low, high] = [Math.min(...finite), Math.max(...finite)];
-  const points = values.map((value, place) => value === null ? null : `${(place / (values.length - 1) * 96 + 2).toFixed(1)},${(22 - (value - low) / (high - low || 1) * 20).toFixed(1)}`).filter(Boolean).join(" ");
-  return html`<svg class="spark" width="100" height="24" role="img" aria-label=${label}><polyline points=${points} /></svg>`;
 }

@@ -1,6 +1,6 @@
 // The report of a run: what the page beside the adapter shows, drawn from its values.
 import { html } from "/static/preact.js";
-import { Facts, Fault, Head, Pill, SortTable, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
+import { Facts, Fault, Head, Pill, SortTable, Table, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
 import { Evaluate, Tasks, subject, tasksOf } from "/static/results.js";
 import { title } from "/static/runs.js";
 
@@ -15,7 +15,7 @@ export function Reports({ run: wanted }) {
   const { runs, jobs } = useStore();
   const found = [...runs.values()].filter((run) => run.report);
   const columns = [
-    ["name", "Run", (run) => html`<a class="name" href=${link("report", run.name)}>${title(run, jobs)}</a>`, (run) => title(run, jobs).toLowerCase()],
+    ["name", "Run", (run) => html`<a class="name" href=${link("report", run.name)}>${title(run, jobs)}</a>`, (run) => title(run, jobs).toLowerCase(), "lead"],
     ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state],
     ["model", "Model", (run) => last(run.model) || "–", (run) => last(run.model)],
     ["best_loss", "Best evaluation loss", (run) => loss(run.best_loss), (run) => run.best_loss, "num"],
@@ -48,26 +48,25 @@ function Found({ name, about, run, value, error }) {
     ${report.gate && html`<${Gate} gate=${report.gate} />`}
     <${Measures} report=${report} figure=${figure} interval=${interval} lower=${value.lower} />
     ${(report.suites || []).length > 0 && html`<${Suites} suites=${report.suites} figure=${figure} interval=${interval} />`}
-    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><div class="scroll"><table><thead><tr><th scope="col">Row</th><th scope="col">Question</th><th scope="col">Reference</th><th scope="col">Base</th><th scope="col">Adapter</th><th scope="col" class="num">Loss</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.where}><td>row ${row.where.split(":").pop()}</td><td class="wrap">${row.question}</td><td class="wrap"><${Marked} parts=${row.reference} /></td><td class="wrap"><${Marked} parts=${row.base} only="del" /></td><td class="wrap"><${Marked} parts=${row.adapter} only="del" /></td><td class="num">${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}</td></tr>`)}</tbody></table></div></section>`)}</div>`}`;
+    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><${Table} caption=${heading} rows=${rows} keyOf=${(row) => row.where} columns=${[["row", "Row", (row) => `row ${row.where.split(":").pop()}`, false], ["question", "Question", (row) => row.question, false, "wrap"], ["reference", "Reference", (row) => html`<${Marked} parts=${row.reference} />`, false, "wrap"], ["base", "Base", (row) => html`<${Marked} parts=${row.base} only="del" />`, false, "wrap"], ["adapter", "Adapter", (row) => html`<${Marked} parts=${row.adapter} only="del" />`, false, "wrap"], ["loss", "Loss", (row) => html`${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}`, false, "num"]]} /></section>`)}</div>`}`;
 }
 
 // The gate's answer to each of its conditions.
 function Gate({ gate }) {
   const state = { held: "finished", regressed: "failed", undecided: "stopped" };
-  return html`<section class="card flush"><header><h2>Gate</h2><${Pill} state=${state[gate.verdict] || ""} text=${gate.verdict} /></header><div class="scroll"><table><caption class="visually-hidden">Conditions of the gate</caption><thead><tr><th scope="col">Measure</th><th scope="col">Must hold</th><th scope="col" class="num">Gain</th><th scope="col">Answer</th></tr></thead><tbody>${gate.conditions.map((one) => html`<tr key=${one.name}><td class="name">${one.name.replace(/_/g, " ")}</td><td class="wrap">${one.rule}</td><td class="num">${short(one.gain)} <small class="quiet">${short(one.low)} to ${short(one.high)}</small></td><td><${Pill} state=${state[one.verdict] || ""} text=${one.verdict} /></td></tr>`)}</tbody></table></div></section>`;
+  return html`<section class="card flush"><header><h2>Gate</h2><${Pill} state=${state[gate.verdict] || ""} text=${gate.verdict} /></header><${Table} caption="Conditions of the gate" rows=${gate.conditions} keyOf=${(one) => one.name} columns=${[["name", "Measure", (one) => one.name.replace(/_/g, " "), false, "name lead"], ["rule", "Must hold", (one) => one.rule, false, "wrap"], ["gain", "Gain", (one) => html`${short(one.gain)} <small class="quiet">${short(one.low)} to ${short(one.high)}</small>`, false, "num"], ["answer", "Answer", (one) => html`<${Pill} state=${state[one.verdict] || ""} text=${one.verdict} />`, false]]} /></section>`;
 }
 
 // What may have been forgotten.
 function Suites({ suites, figure, interval }) {
-  return html`<section class="card flush"><header><h2>What may have been forgotten</h2></header><div class="scroll"><table><caption class="visually-hidden">Suites</caption><thead><tr><th scope="col">Suite</th><th scope="col" class="num">Base</th><th scope="col" class="num">Adapter</th><th scope="col" class="num">Difference</th></tr></thead><tbody>${suites.map((one) => html`<tr key=${one.name}><td class="name">${one.name}</td><td class="num">${short(one.comparison.base)}</td><td class="num">${short(one.comparison.adapter)}</td><td class="num">${short(one.comparison.difference)} <small class="quiet">${short(one.comparison.low)} to ${short(one.comparison.high)}</small></td></tr>`)}</tbody></table></div></section>`;
+  return html`<section class="card flush"><header><h2>What may have been forgotten</h2></header><${Table} caption="Suites" rows=${suites} keyOf=${(one) => one.name} columns=${[["name", "Suite", (one) => one.name, false, "name lead"], ["base", "Base", (one) => short(one.comparison.base), false, "num"], ["adapter", "Adapter", (one) => short(one.comparison.adapter), false, "num"], ["difference", "Difference", (one) => html`${short(one.comparison.difference)} <small class="quiet">${short(one.comparison.low)} to ${short(one.comparison.high)}</small>`, false, "num"]]} /></section>`;
 }
 
 function Measures({ report, figure, interval, lower }) {
   const rows = report.comparison.length ? report.comparison : report.base.map((one) => ({ name: one.name, base: one.value, low: one.low, high: one.high }));
   if (!rows.length) return null;
-  return html`<section class="card flush"><header><h2>Base and adapter</h2><span class="quiet">differences with 95 % intervals</span></header><div class="scroll"><table><thead><tr><th scope="col">Measure</th><th scope="col" class="num">Base</th><th scope="col" class="num">Adapter</th><th scope="col" class="num">Difference</th><th scope="col" class="num">p</th></tr></thead><tbody>${rows.map((one) => {
-    const sure = one.difference !== undefined && one.low !== null && one.low * one.high > 0;
-    const kind = !sure ? "" : (one.difference < 0) === lower.includes(one.name) ? "good" : "bad";
-    return html`<tr key=${one.name}><td class="name">${one.name.replace(/_/g, " ")}</td><td class="num">${figure(one.name, one.base)}</td><td class="num">${figure(one.name, one.adapter)}</td><td class=${`num ${kind}`}>${one.difference === undefined ? "–" : figure(one.name, one.difference)}${interval(one.name, one.low, one.high)}</td><td class="num">${one.p === null || one.p === undefined ? "–" : short(one.p)}</td></tr>`;
-  })}</tbody></table></div></section>`;
+  const sure = (one) => one.difference !== undefined && one.low !== null && one.low * one.high > 0;
+  const kind = (one) => !sure(one) ? "" : (one.difference < 0) === lower.includes(one.name) ? "good" : "bad";
+  const columns = [["name", "Measure", (one) => one.name.replace(/_/g, " "), false, "name lead"], ["base", "Base", (one) => figure(one.name, one.base), false, "num"], ["adapter", "Adapter", (one) => figure(one.name, one.adapter), false, "num"], ["difference", "Difference", (one) => html`<span class=${kind(one)}>${one.difference === undefined ? "–" : figure(one.name, one.difference)}${interval(one.name, one.low, one.high)}</span>`, false, "num"], ["p", "p", (one) => one.p === null || one.p === undefined ? "–" : short(one.p), false, "num"]];
+  return html`<section class="card flush"><header><h2>Base and adapter</h2><span class="quiet">differences with 95 % intervals</span></header><${Table} caption="Base and adapter" columns=${columns} rows=${rows} keyOf=${(one) => one.name} /></section>`;
 }

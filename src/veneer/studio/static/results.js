@@ -1,8 +1,8 @@
 // What is done with the adapter of a finished run: evaluations on files, and exports with their certificates.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Copy, Facts, Fault, Head, Pill, SortTable, apiPath, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
+import { Copy, Facts, Fault, Head, Pill, SortTable, Table, apiPath, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
 import { Upload, useFiles } from "/static/data.js";
-import { JobButtons, title } from "/static/runs.js";
+import { JobButtons, adapterOf, title } from "/static/runs.js";
 
 export const tasksOf = (jobs, kind) => [...jobs.values()].filter((job) => job.veneer.kind === kind);
 // What a task is done with, as the pages call it.
@@ -22,7 +22,7 @@ function useAdapter(run, options) {
   const { jobs } = useStore();
   const [chosen, choose] = useState("");
   const job = jobs.get(run), names = Object.keys((options || {}).adapters || {});
-  useEffect(() => { const own = job ? job.veneer.name : (run || "").replace(/[^A-Za-z0-9._-]+/g, "-"); if (!chosen && names.includes(own)) choose(own); }, [options, run, job && job.id]);
+  useEffect(() => { const own = job ? job.veneer.name : adapterOf(run || ""); if (!chosen && names.includes(own)) choose(own); }, [options, run, job && job.id]);
   return [chosen, choose];
 }
 
@@ -64,7 +64,7 @@ export function Export({ run }) {
 }
 
 export function Tasks({ tasks, title: heading, empty, about, runs, jobs }) {
-  const columns = [["of", "Adapter", (task) => html`<a class="name" href=${link("task", task.id)}>${subject(task, runs, jobs)}</a><div class="quiet">${about(task)}</div>`, (task) => subject(task, runs, jobs)], ["status", "State", (task) => html`<${Pill} state=${task.veneer.status} />`, (task) => task.veneer.status], ["created_at", "Asked for", (task) => moment(task.created_at), (task) => task.created_at, "num"], ["act", "", (task) => html`<span class="tools"><${JobButtons} job=${task} /></span>`, false]];
+  const columns = [["of", "Adapter", (task) => html`<a class="name" href=${link("task", task.id)}>${subject(task, runs, jobs)}</a><div class="quiet">${about(task)}</div>`, (task) => subject(task, runs, jobs), "lead"], ["status", "State", (task) => html`<${Pill} state=${task.veneer.status} />`, (task) => task.veneer.status], ["created_at", "Asked for", (task) => moment(task.created_at), (task) => task.created_at, "num"], ["act", "", (task) => html`<span class="tools"><${JobButtons} job=${task} /></span>`, false]];
   return html`<section class="card flush"><header><h2>${heading}</h2><span class="quiet">${number(tasks.length)}</span></header>${tasks.length ? html`<${SortTable} caption=${heading} columns=${columns} rows=${tasks} keyOf=${(task) => task.id} first=${{ key: "created_at", down: true }} />` : html`<p class="empty">${empty}</p>`}</section>`;
 }
 
@@ -83,12 +83,12 @@ export function ExportPage({ task }) {
   return html`<${Head} title=${`Export of ${subject(task, runs, jobs)}`} about=${task.veneer.settings.to}><${Pill} state=${task.veneer.status} /><a class="btn" href=${link("run", task.veneer.of)}>Run</a></${Head}><${Fault} error=${error} />${value && html`<div class="stack">
     ${record && html`<div class="card"><${Facts} facts=${[["form", record.to], ["format", record.format], ["model", String(record.model).split("/").pop()], ["merged into", record.merged_into || "–"], ["files", number(value.files.length), size(value.files.reduce((sum, file) => sum + file.bytes, 0))]]} />${(record.notes || []).length > 0 && html`<ul>${record.notes.map((note, place) => html`<li key=${place}>${note}</li>`)}</ul>`}</div>`}
     ${parity && html`<${Certificate} parity=${parity} />`}
-    <section class="card flush"><header><h2>Files</h2></header><div class="scroll"><table><caption class="visually-hidden">Files of the export</caption><thead><tr><th scope="col">File</th><th scope="col" class="num">Size</th><th scope="col"></th></tr></thead><tbody>${value.files.map((file) => html`<tr key=${file.name}><td class="mono">${file.name}</td><td class="num">${size(file.bytes)}</td><td class="num"><a class="btn small" href=${apiPath("/studio/export/file", { task: task.id, name: file.name })} download>Download</a></td></tr>`)}</tbody></table></div></section></div>`}`;
+    <section class="card flush"><header><h2>Files</h2></header><${Table} caption="Files of the export" rows=${value.files} keyOf=${(file) => file.name} columns=${[["name", "File", (file) => file.name, false, "mono lead"], ["bytes", "Size", (file) => size(file.bytes), false, "num"], ["take", "", (file) => html`<a class="btn small" href=${apiPath("/studio/export/file", { task: task.id, name: file.name })} download>Download</a>`, false, "num"]]} /></section></div>`}`;
 }
 
 // What each program made of the export, beside the adapter on its base.
 function Certificate({ parity }) {
   const readers = [...(parity.readers || []), ...(parity.merged ? [parity.merged] : [])], equal = (part, all) => html`${number(part)} <span class="quiet">of ${number(all)}</span>`;
   return html`<section class="card flush"><header><h2>Certificate</h2><${Pill} state=${parity.passed ? "finished" : "failed"} text=${parity.passed ? "the same model" : "another model"} /><${Copy} text=${JSON.stringify(parity, null, 2)} /></header><p class="hint inset">What was written is read back, and answers beside the adapter on its base. Divergences are in nats a token; each must stay below what the format's rounding allows.</p>${(parity.problems || []).map((line, place) => html`<p key=${place} class="bad inset">${line}</p>`)}
-    <div class="scroll"><table><caption class="visually-hidden">Certificate</caption><thead><tr><th scope="col">Read by</th><th scope="col" class="num">Equal answers</th><th scope="col" class="num">Equal texts</th><th scope="col" class="num">Likeliest token equal</th><th scope="col" class="num">Divergence</th><th scope="col" class="num">Allowed</th><th scope="col" class="num">Largest gap</th></tr></thead><tbody>${readers.map((one) => html`<tr key=${one.reader}><td class="name">${one.reader}</td><td class="num">${equal(one.greedy_equal, one.greedy)}</td><td class="num">${equal(one.texts_equal, one.texts)}</td><td class="num">${equal(one.top1, one.positions)}</td><td class="num">${short(one.divergence)}</td><td class="num">${short(one.allowed)}</td><td class="num">${short(one.gap)}</td></tr>`)}</tbody></table></div></section>`;
+    <${Table} caption="Certificate" rows=${readers} keyOf=${(one) => one.reader} columns=${[["reader", "Read by", (one) => one.reader, false, "name lead"], ["answers", "Equal answers", (one) => equal(one.greedy_equal, one.greedy), false, "num"], ["texts", "Equal texts", (one) => equal(one.texts_equal, one.texts), false, "num"], ["top", "Likeliest token equal", (one) => equal(one.top1, one.positions), false, "num"], ["divergence", "Divergence", (one) => short(one.divergence), false, "num"], ["allowed", "Allowed", (one) => short(one.allowed), false, "num"], ["gap", "Largest gap", (one) => short(one.gap), false, "num"]]} /></section>`;
 }

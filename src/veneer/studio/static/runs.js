@@ -1,6 +1,6 @@
 // The runs in the folder, and a run.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Segments, SortTable, apiPath, ask, clock, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Segments, SortTable, Sure, Table, apiPath, ask, clock, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
 import { Plot, smoothed } from "/static/plot.js";
 
 export function Runs() {
@@ -11,8 +11,8 @@ export function Runs() {
   const states = ["all", ...["running", "finished", "stopped", "failed", "killed"].filter((one) => all.some((run) => run.state === one))];
   const pick = (name) => { const next = new Set(chosen); if (!next.delete(name)) next.add(name); choose(next); };
   const columns = [
-    ["chosen", "", (run) => html`<input type="checkbox" aria-label=${`choose ${run.name} to compare`} checked=${chosen.has(run.name)} onChange=${() => pick(run.name)} />`, false],
-    ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs).toLowerCase()],
+    ["chosen", "", (run) => html`<input type="checkbox" aria-label=${`choose ${run.name} to compare`} checked=${chosen.has(run.name)} onChange=${() => pick(run.name)} />`, false, "pick"],
+    ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs).toLowerCase(), "lead"],
     ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state],
     ["model", "Model", (run) => html`<span title=${run.model}>${last(run.model) || "–"}</span><div class="quiet">${run.method || ""}</div>`, (run) => `${last(run.model)} ${run.method}`],
     ["step", "Progress", (run) => html`<div title=${`${run.step} of ${run.steps} steps`}>${number(run.step)} <span class="quiet">/ ${number(run.steps)}</span><${Bar} part=${run.steps ? run.step / run.steps : 0} label=${`${run.step} of ${run.steps} steps`} /></div>`, (run) => run.steps ? run.step / run.steps : 0],
@@ -62,8 +62,8 @@ export function Run({ name }) {
   const memory = curves ? [...line("memory_mb", "measured"), ...(planned !== null && curves.memory_mb.x.length ? [{ name: "plan", place: 1, kind: "limit", x: curves.memory_mb.x, y: curves.memory_mb.x.map(() => planned) }] : [])] : [];
   const groups = grouped(curves ? curves.metrics : {});
   const by = (ALONG.find((one) => one[0] === along) || ALONG[0])[1];
-  return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} />`}
-      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : name })}>Chat</a>`}</${Head}>
+  return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} /><a class="btn" href=${link("new", "", { like: name })}>New job like this</a>`}
+      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : adapterOf(name) })}>Chat</a>`}</${Head}>
     <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
     <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), `of ${number(run.steps)}`], curves && curves.metrics.reward ? ["reward", short(curves.metrics.reward.y[curves.metrics.reward.y.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
@@ -75,10 +75,13 @@ export function Run({ name }) {
       <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} file=${`${last(name)}-memory`} />
       ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${plain(group)} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text.replace(/_/g, " "), place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} file=${`${last(name)}-${group}`} />`)}</div>
     ${more && more.samples.length > 0 && html`<${Samples} samples=${more.samples} />`}
+    ${more && more.judged.length > 0 && html`<${Judged} judged=${more.judged} />`}
     ${more && html`<${Details} more=${more} run=${run} job=${job} />`}</div>`;
 }
 
 const imitates = (more) => !more || !more.settings.some((one) => one.key === "objective" && !["sft", "pretraining"].includes(one.value));
+// The name of the adapter that a run of the command line has made.
+export const adapterOf = (name) => name.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 120) || "run";
 // A reward model gives scores: it neither chats, nor is it evaluated or exported here.
 const answers = (more) => !more || !more.settings.some((one) => one.key === "objective" && one.value === "reward");
 
@@ -102,18 +105,29 @@ function Samples({ samples }) {
   const newest = samples.length - 1, right = Math.min(chosen.right ?? newest, newest), left = Math.min(chosen.left ?? 0, newest);
   const places = left === right ? [right] : [left, right];
   const pick = (side, value) => html`<select value=${value} aria-label=${side === "left" ? "earlier step" : "later step"} onChange=${(event) => choose({ ...chosen, [side]: Number(event.target.value) })}>${samples.map((one, place) => html`<option key=${one.step} value=${place} selected=${place === value}>step ${number(one.step)}</option>`)}</select>`;
-  const answer = (place, row) => html`<td class="wrap said">${samples[place].answers[row] || html`<span class="quiet">(empty)</span>`}</td>`;
-  return html`<section class="card flush"><header><h2>Samples during training</h2><span class="quiet">greedy answers to the same prompts${samples.length > 1 ? `, ${number(samples.length)} times` : ""}</span>${samples.length > 1 && html`<span class="tools">${pick("left", left)} beside ${pick("right", right)}</span>`}</header><div class="scroll"><table class="samples"><caption class="visually-hidden">Answers during training</caption><thead><tr><th scope="col">Prompt</th>${places.map((place) => html`<th key=${place} scope="col">step ${number(samples[place].step)}${samples[place].cut_short ? ", cut short for time" : ""}</th>`)}</tr></thead><tbody>${samples[right].prompts.map((prompt, row) => html`<tr key=${row}><td class="wrap said">${prompt}</td>${places.map((place) => answer(place, row))}</tr>`)}</tbody></table></div></section>`;
+  const columns = [["prompt", "Prompt", (row) => samples[right].prompts[row], false, "said"], ...places.map((place) => [`${place}`, `step ${number(samples[place].step)}${samples[place].cut_short ? ", cut short for time" : ""}`, (row) => samples[place].answers[row] || html`<span class="quiet">(empty)</span>`, false, "said"])];
+  return html`<section class="card flush samples"><header><h2>Samples during training</h2><span class="quiet">greedy answers to the same prompts${samples.length > 1 ? `, ${number(samples.length)} times` : ""}</span>${samples.length > 1 && html`<span class="tools">${pick("left", left)} beside ${pick("right", right)}</span>`}</header><${Table} caption="Answers during training" columns=${columns} rows=${samples[right].prompts.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
+}
+
+// Of a step's answers that were sampled to be judged, those with the highest and the lowest reward.
+function Judged({ judged }) {
+  const [chosen, choose] = useState(null);
+  const newest = judged.length - 1, at = chosen === null ? newest : Math.min(chosen, newest), one = judged[at];
+  const columns = [["reward", "Reward", (row) => short(one.rewards[row]), false, "num"], ["prompt", "Prompt", (row) => one.prompts[row], false, "said"], ["answer", "Answer", (row) => one.shown[row] || html`<span class="quiet">(empty)</span>`, false, "said"]];
+  return html`<section class="card flush samples"><header><h2>Sampled answers</h2><span class="quiet">of ${number(one.answers)} answers (${number(one.tokens)} tokens) those with the highest and the lowest reward</span>
+    <span class="tools"><button class="btn small" disabled=${at === 0} onClick=${() => choose(at - 1)}>Earlier</button><select value=${at} aria-label="step of the sampled answers" onChange=${(event) => choose(Number(event.target.value))}>${judged.map((found, place) => html`<option key=${found.step} value=${place} selected=${place === at}>step ${number(found.step)}</option>`)}</select><button class="btn small" disabled=${at === newest} onClick=${() => choose(at + 1)}>Later</button>${chosen !== null && html`<button class="btn small" onClick=${() => choose(null)}>Newest</button>`}</span></header>
+    ${one.failed.length > 0 && html`<div class="inset warn">${number(one.failed.length)} answers were left out, since a reward failed: ${one.failed[0]}</div>`}
+    <${Table} caption=${`Sampled answers of step ${one.step}`} columns=${columns} rows=${one.shown.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
 }
 
 function Details({ more, run, job }) {
   const [all, setAll] = useState(false);
-  const settings = more.settings.filter((one) => all || !one.default);
+  const settings = more.settings.filter((one) => all || !one.default), adapter = job ? job.veneer.name : adapterOf(run.name), chats = run.state === "finished" && answers(more);
   return html`<div class="split"><div class="stack"><section class="card"><header><h2>Log</h2><span class="quiet">${number(more.log.length)} lines</span></header>${more.log.length ? html`<ul class="log">${[...more.log].reverse().map((line, place) => html`<li key=${place}><time>${clock(line.time)}</time><span class=${line.level === "warning" ? "warn" : ""}>${line.message}</span></li>`)}</ul>` : html`<p class="quiet">The run has told of nothing but its steps.</p>`}</section>
       <${Notes} name=${run.name} notes=${run} />
       <section class="card"><header><h2>run.lock</h2>${more.lock && html`<${Copy} text=${JSON.stringify(more.lock, null, 2)} />`}</header>${more.lock ? html`<p class="hint">All that the bytes of the result follow from. <code>veneer reproduce ${last(run.path)}</code> makes them again.</p><br /><pre class="box" tabindex="0">${JSON.stringify({ versions: more.lock.versions, hardware: more.lock.hardware, seed: more.lock.seed, steps: more.lock.steps, data: more.lock.data, result: more.lock.result }, null, 2)}</pre>` : html`<p class="quiet">It is written when the run has ended well.</p>`}</section></div>
-    <div class="stack"><section class="card flush"><header><h2>Settings</h2><label class="quiet"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} /> defaults too</label></header><div class="scroll"><table><caption class="visually-hidden">Settings</caption><tbody>${settings.map((one) => html`<tr key=${one.key} class=${one.default ? "default" : "changed"}><td class="mono">${one.key}</td><td class="wrap mono">${shown(one.value)}</td></tr>`)}</tbody></table></div></section>
-      <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<span key=${step} class="tag">step ${number(step)}${step === run.best_step ? " · best" : ""}</span>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
+    <div class="stack"><section class="card flush"><header><h2>Settings</h2><label class="quiet"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} /> defaults too</label></header><${Table} caption="Settings" columns=${[["key", "Setting", (one) => one.key, false, "mono"], ["value", "Value", (one) => shown(one.value), false, "wrap mono"]]} rows=${settings} keyOf=${(one) => one.key} mark=${(one) => one.default ? "default" : "changed"} /></section>
+      <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<a key=${step} class="tag" title="chat with this checkpoint" href=${chats ? link("chat", "", { model: `${adapter}-step-${step}` }) : undefined}>step ${number(step)}${step === run.best_step ? " · best" : ""}</a>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
 }
 
 function Notes({ name, notes }) {
@@ -129,7 +143,7 @@ export function JobButtons({ job }) {
   const asked = job.veneer.wanted !== "run";
   return html`${["queued", "running", "validating_files"].includes(state) && html`<button class="btn small" disabled=${asked} onClick=${() => act("pause")}>${job.veneer.wanted === "pause" ? "Pausing …" : "Pause"}</button>`}
     ${state === "paused" && html`<button class="btn small main" onClick=${() => act("resume")}>Resume</button>`}
-    ${["queued", "running", "validating_files", "paused"].includes(state) && html`<button class="btn small danger" disabled=${job.veneer.wanted === "cancel"} onClick=${() => act("cancel")}>${job.veneer.wanted === "cancel" ? "Cancelling …" : "Cancel"}</button>`}
+    ${["queued", "running", "validating_files", "paused"].includes(state) && html`<${Sure} text=${job.veneer.wanted === "cancel" ? "Cancelling …" : "Cancel"} about=${`cancel ${job.veneer.name}`} disabled=${job.veneer.wanted === "cancel"} onClick=${() => act("cancel")} />`}
     ${error && html`<span class="bad" role="alert">${error.message}</span>`}`;
 }
 

@@ -1,0 +1,62 @@
+"""Memory of an export: what writing and comparing it takes at most.
+
+Whole models are held only to be compared, in float32: the live adapter, then the merged model as it should be, then
+what each program reads of the export, one after another. What their files map counts too. No export of
+benchmarks/task_memory.py took more than the constants give.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from veneer.exports.request import Target
+from veneer.io.checkpoint import Checkpoint
+from veneer.planning.memory import MB
+
+START = 350 * MB
+"""Resident memory of an export's process before it reads a model."""
+OTHERS = 200 * MB
+"""What transformers and PEFT load, which read an export back."""
+READ_BY_OTHERS = frozenset({Target.PEFT, Target.MERGED})
+COPIES = {
+    Target.PEFT: 2.0,
+    Target.MERGED: 2.5,
+    Target.MERGED_4BIT: 3.0,
+    Target.GGUF: 3.0,
+    Target.GGUF_ADAPTER: 2.0,
+}
+"""Copies of the model in float32 that are in memory at a time while an export is compared with its adapter."""
+SHARE_HELD = 0.5
+"""A base that an adapter is merged into, as a share of the model in float32: it is packed, or stays in its files."""
+TENSOR_COPIES = 12
+"""Copies of the largest tensor in float32 while it is compared, most of them in float64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportMemory:
+    """Bytes that an export takes at most, its process included."""
+
+    whole: int
+    """Where the answers of the export are compared too."""
+    tensors: int
+    """Where its tensors alone are compared, as where the model does not fit in float32."""
+
+
+def float32_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of a model's weights in float32."""
+    return sum(4 * math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+
+
+def export_memory(checkpoint: Checkpoint, target: Target) -> ExportMemory:
+    """What an export takes.
+
+    Args:
+        checkpoint: the base's files.
+        target: the kind of the export.
+    """
+    model = float32_bytes(checkpoint)
+    largest = max(4 * math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    start = START + (OTHERS if target in READ_BY_OTHERS else 0)
+    tensors = START + int(SHARE_HELD * model) + TENSOR_COPIES * largest
+    return ExportMemory(whole=max(tensors, start + int(COPIES[target] * model)), tensors=tensors)

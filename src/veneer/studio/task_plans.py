@@ -1,0 +1,105 @@
+"""The memory of an evaluation or an export that is not begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from veneer.adapters.store import read_config, read_tokenizer
+from veneer.assistant import recorded_run
+from veneer.backends.base import Description
+from veneer.backends.describe import describe_model
+from veneer.config import ComputeSection, QuantSection, RunConfig
+from veneer.data.chat import Encoder, template_of
+from veneer.data.records import read_rows
+from veneer.enums import Backend, Method
+from veneer.evaluation.memory import evaluation_bytes, row_lengths
+from veneer.exports.memory import export_memory
+from veneer.exports.request import Target
+from veneer.hardware import resolve_device
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.jobs.job import Job, JobKind
+from veneer.model.hf_skeleton import HfSpec
+from veneer.model.spec import DecoderSpec
+from veneer.planning.choose import Limit, limit_of
+from veneer.planning.machine import Machine, this_machine
+from veneer.planning.memory import MB
+from veneer.planning.setup import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """What an evaluation or an export takes."""
+
+    peak: int | None
+    """Bytes at the peak; None where transformers computes the model, of which nothing is planned to the byte."""
+    refusal: str | None
+    """Why it can never fit."""
+
+
+def planned_task(job: Job) -> TaskPlan:
+    """Plan an evaluation or an export.
+
+    Raises:
+        VeneerError: its model, adapter or rows cannot be used.
+    """
+    checkpoint, compute = open_checkpoint(str(job.settings["model"])), ComputeSection()
+    run = recorded_run(Path(job.settings["adapter"]))
+    description = describe_model(checkpoint, Backend.AUTO if run is None else run.backend)
+    machine = this_machine(resolve_device(compute.device), compute)
+    limit = limit_of(compute, machine.memory, free=machine.free)
+    if isinstance(description.spec, HfSpec):
+        return TaskPlan(None, None)
+    if job.kind is JobKind.EVALUATE:
+        needed = _evaluation(job.settings, run, checkpoint, description, machine)
+        return _within(limit, needed, job.kind)
+    export = export_memory(checkpoint, Target(job.settings["to"]))
+    # One whose answers cannot be compared here is compared by its tensors alone, and says so.
+    return _within(limit, export.whole if export.whole <= limit.bytes else export.tensors, job.kind)
+
+
+def _within(limit: Limit, peak: int, kind: JobKind) -> TaskPlan:
+    if peak <= limit.bytes:
+        return TaskPlan(peak, None)
+    name = {JobKind.EVALUATE: "evaluation", JobKind.EXPORT: "export"}[kind]
+    return TaskPlan(
+        peak,
+        f"by its plan the {name} takes {peak / MB:,.0f} MB, above the limit of {limit.bytes / MB:,.0f} MB "
+        f"({limit.source})",
+    )
+
+
+def _evaluation(
+    settings: Mapping[str, Any],
+    run: RunConfig | None,
+    checkpoint: Checkpoint,
+    description: Description,
+    machine: Machine,
+) -> int:
+    """Bytes that an evaluation takes."""
+    adapter = Path(settings["adapter"])
+    tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
+    records = [record for record, _ in read_rows(settings["data"])[: settings.get("limit")]]
+    lengths = row_lengths(records, Encoder(tokenizer, template_of(tokenizer)))
+    return evaluation_bytes(_setup(adapter, run, description, machine, tokenizer.vocab_size), lengths)
+
+
+def _setup(adapter: Path, run: RunConfig | None, description: Description, machine: Machine, vocabulary: int) -> Setup:
+    """The base as an evaluation holds it, with the adapter on it."""
+    spec, stored = description.spec, description.stored
+    assert isinstance(spec, DecoderSpec), "what transformers computes is not planned"
+    lora, _ = read_config(adapter)
+    return Setup(
+        spec=replace(spec, vocab_size=max(spec.vocab_size, vocabulary)),
+        method=Method.LORA if run is None else run.method,
+        dtype=machine.dtype,
+        device=machine.device,
+        threads=machine.threads,
+        lora=lora,
+        quant=stored or (QuantSection() if run is None else run.quant),
+        stored=stored is not None,
+        blocks=description.blocks,
+        file_bytes=4 if description.dtype is None else description.dtype.itemsize,
+    )
