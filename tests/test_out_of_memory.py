@@ -14,9 +14,18 @@ import pytest
 import torch
 
 from tiny import run_config
+from veneer import out_of_memory
 from veneer.config import to_yaml
 from veneer.errors import OutOfMemory
-from veneer.out_of_memory import LEAST_ADDRESS_SPACE, is_out_of_memory, message_of, out_of_memory_while
+from veneer.out_of_memory import (
+    COMPUTING,
+    COMPUTING_THREAD,
+    LEAST_ADDRESS_SPACE,
+    is_out_of_memory,
+    message_of,
+    out_of_memory_while,
+    refuse_full_address_space,
+)
 
 
 def ours() -> None:
@@ -67,6 +76,25 @@ def test_of_a_card_its_own_memory_is_said() -> None:
         "out of memory while computing step 3 (2.00 GiB more were asked for). There was this much: GPU 1 has "
         "79.15 GiB, 1.20 GiB of it free."
     )
+
+
+@pytest.mark.scenario(number=20)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_address_space_without_room_to_compute_is_refused_with_what_is_needed(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = COMPUTING + (threads - 1) * COMPUTING_THREAD
+    monkeypatch.setattr(out_of_memory, "address_space", lambda: (800_000_000, 800_000_000 + needed))
+    refuse_full_address_space(threads)
+    monkeypatch.setattr(out_of_memory, "address_space", lambda: (800_000_000, 799_999_999 + needed))
+    with pytest.raises(OutOfMemory) as caught:
+        refuse_full_address_space(threads)
+    assert f"has 800 MB of the {800 + needed // 10**6:,} MB of address space" in str(caught.value)
+    assert f"needs {needed // 10**6} MB more to compute on {threads} threads" in str(caught.value)
+    assert f"Raise the limit to {800 + needed // 10**6:,} MB at least" in str(caught.value)
+    for unknown in ((None, 10), (10, None)):
+        monkeypatch.setattr(out_of_memory, "address_space", lambda unknown=unknown: unknown)
+        refuse_full_address_space(threads)
 
 
 def limited(argv: list[str], megabytes: int) -> subprocess.CompletedProcess[str]:

@@ -92,6 +92,37 @@ def test_the_address_space_and_its_limit(tmp_path: Path) -> None:
     assert system.address_space(tmp_path / "none") == (None, None)
 
 
+THREADS = """
+import resource, sys, threading
+from veneer.system import address_space, spare_address_space
+
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), -1))
+spare_address_space()
+before, _ = address_space()
+together = threading.Barrier(9)
+
+def allocate():
+    held = [bytes(2000) for _ in range(10)]
+    together.wait()
+    together.wait()
+
+for _ in range(8):
+    threading.Thread(target=allocate, daemon=True).start()
+together.wait()
+print(address_space()[0] - before)
+together.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other heaps are not one for each thread")
+def test_threads_share_a_heap_where_the_address_space_is_limited() -> None:
+    grown = []
+    for limit in (1 << 34, -1):
+        command = [sys.executable, "-c", THREADS, str(limit)]
+        grown.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert grown[1] - grown[0] > 4 * (64 << 20)
+
+
 def test_this_machine_has_cores_and_perhaps_a_load() -> None:
     assert system.available_cores() >= 1
     load = system.load_average()

@@ -41,6 +41,7 @@ from veneer.commands.verify import verify
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory, OutputError, VeneerError
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
 from veneer.signals import signal_exit_code
+from veneer.system import spare_address_space
 from veneer.training.parallel.ranks import launched
 
 EXIT_CODES = """\b
@@ -100,6 +101,7 @@ class _Commands(click.Group):
         reserve = mmap(-1, RESERVE)
         try:
             refuse_little_address_space()
+            spare_address_space()
             return super().invoke(ctx)
         except VeneerError as error:
             by_signal = signal_exit_code() if isinstance(error, Interrupted) else None

@@ -23,8 +23,8 @@ ADDRESS_SPACE = "Max address space"
 NO_LIMIT = 2**60
 """Version 1 of cgroups writes "no limit" as a number of bytes above this."""
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""mallopt(3)'s numbers of M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
+TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
+"""mallopt(3)'s numbers of M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX."""
 LARGEST_HEAP_BLOCK = 32 << 20
 """Bytes from which glibc maps every block by itself; the most that it allows, and where its own rule ends up."""
 
@@ -88,6 +88,15 @@ def address_space(root: Path = ROOT) -> tuple[int | None, int | None]:
             soft = line.removeprefix(ADDRESS_SPACE).split()[0]
             return used, int(soft) if soft.isdecimal() else None
     return used, None
+
+
+def spare_address_space(root: Path = ROOT) -> None:
+    """Where the address space is limited (`ulimit -v`), let all threads of the process share one heap from now on.
+
+    By default glibc reserves 64 MB of address space for the heap of each new thread. Without glibc this does nothing.
+    """
+    if address_space(root)[1] is not None and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
 
 
 def memory_kills(root: Path = ROOT) -> int | None:

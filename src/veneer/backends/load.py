@@ -18,6 +18,7 @@ from veneer.load import StreamedWeights, WeightForm, load_model, stored_layers
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
+from veneer.out_of_memory import refuse_full_address_space
 from veneer.quant.schemes import skipped
 
 
@@ -32,9 +33,13 @@ def load_language_model(
     quant: QuantSection | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> LanguageModel:
-    """Build the model of `checkpoint`; arguments and errors as `veneer.load.load_model`, and who computes it."""
+    """Build the model of `checkpoint`; arguments and errors as `veneer.load.load_model`, and who computes it.
+
+    Raises:
+        OutOfMemory: the address space is limited, and leaves the model no room to compute.
+    """
     if backend_of(checkpoint.config, backend) is Backend.VENEER:
-        return load_model(
+        model: LanguageModel = load_model(
             checkpoint,
             form=form,
             dtype=dtype,
@@ -43,9 +48,12 @@ def load_language_model(
             quant=quant,
             progress=progress,
         )
-    if products is not Products.EXACT:
+    elif products is not Products.EXACT:
         raise ConfigError("compute.products int8 is done by veneer's own decoder alone; with backend hf take exact")
-    return load_hf(checkpoint, form=form, dtype=dtype, device=device, quant=quant, progress=progress)
+    else:
+        model = load_hf(checkpoint, form=form, dtype=dtype, device=device, quant=quant, progress=progress)
+    refuse_full_address_space(torch.get_num_threads())
+    return model
 
 
 def load_hf(

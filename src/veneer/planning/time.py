@@ -16,6 +16,7 @@ from torch.nn import functional
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, nearest
 from veneer.hardware import timed
+from veneer.out_of_memory import refuse_full_address_space
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
 
@@ -93,7 +94,12 @@ def published(found: Card) -> Callable[[Setup], Rate]:
 
 def probe(setup: Setup, device: torch.device) -> Rate:
     """Measure a product of the feed-forward block's shape on a device of this machine, in about a twentieth of a
-    second."""
+    second.
+
+    Raises:
+        OutOfMemory: the address space is limited, and leaves no room to compute.
+    """
+    refuse_full_address_space(torch.get_num_threads())
     spec = setup.spec
     width, columns, tokens = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096), 512
     x = torch.ones(tokens, width, dtype=setup.dtype, device=device)
