@@ -396,6 +396,28 @@ def test_pages_fit_their_width_and_every_control_has_a_name(
     context.close()
 
 
+@pytest.mark.parametrize("at", ["runs", "run/plain", "new", "report", "chat"])
+def test_every_control_is_reached_by_the_keyboard_and_a_page_begins_at_its_content(watched: Watched, at: str) -> None:
+    page = watched.page
+    watched.go("queue")
+    watched.go(at)
+    page.locator("main:focus").wait_for()  # what is read next is the page, not the list of pages once more
+    assert page.title().startswith(page.locator("h1").inner_text())
+    page.wait_for_timeout(500)
+    count = page.evaluate(f"window.controls = {CONTROLS}; controls.length")
+    assert count > 5
+    for _ in range(count + 20):
+        page.keyboard.press("Tab")
+        page.evaluate("controls = controls.filter((one) => one !== document.activeElement && one.isConnected)")
+    assert page.evaluate("controls.map((one) => one.outerHTML)") == []
+    page.get_by_role("button", name="To the page's content").focus()
+    page.keyboard.press("Enter")
+    page.locator("main:focus").wait_for()
+
+
+CONTROLS = """[...document.querySelectorAll('main :is(a[href], button, input, select, textarea, summary)')]
+  .filter((one) => !one.disabled && one.checkVisibility())"""
+"""What of a page can be used now."""
 WIDE = """[...document.querySelectorAll('.scroll, .seg')].filter((one) => one.scrollWidth > one.clientWidth)
   .map((one) => one.textContent.trim().slice(0, 80))"""
 """Tables and choices that would have to be scrolled sideways."""

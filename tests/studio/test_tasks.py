@@ -12,9 +12,14 @@ import pytest
 from job_workers import wait_for
 from preference_rows import pairs
 from studios import Opened, studio
-from tiny import rows, run_config, write_rows
+from task_processes import peak_of
+from tiny import rows, run_config, write_model, write_rows
+from veneer.jobs.arguments import arguments_of
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import Job, JobKind
 from veneer.planning.choose import Limit
 from veneer.run_report import train
+from veneer.studio.task_plans import planned_task
 
 MARGINS = {"better_by": 0.02, "suites": {"copying": 0.9}}
 
@@ -143,3 +148,19 @@ def test_a_task_that_waits_can_be_cancelled_and_one_that_fails_says_why(opened: 
     assert found["error"]["message"]
     assert done(opened, task["id"])["status"] == "cancelled"
     assert not (opened.studio.root / task["id"] / "export").exists()
+
+
+@pytest.mark.slow
+def test_a_task_takes_no_more_memory_than_its_plan(tmp_path: Path) -> None:
+    model, data = write_model(tmp_path / "wide", hidden=1024), write_rows(tmp_path / "rows.jsonl", rows(8))
+    run = tmp_path / "run"
+    train(run_config(model, data, run, "train.steps=1", "lora.rank=2", "data.held_out=0.3"))
+    settings = {"model": str(model), "adapter": str(run)}
+    for kind, more in ((JobKind.EVALUATE, {"data": str(data)}), (JobKind.EXPORT, {"to": "gguf", "quant": "q8_0"})):
+        job = Job(id="job", created_at=0.0, settings=settings | more, kind=kind)
+        plan = planned_task(job)
+        assert plan.peak is not None
+        folder = JobFolder(tmp_path / kind.value)
+        folder.path.mkdir()
+        taken = peak_of(*arguments_of(job, folder))
+        assert 0.5 * plan.peak <= taken <= plan.peak

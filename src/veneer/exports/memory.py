@@ -19,12 +19,14 @@ START = 350 * MB
 OTHERS = 200 * MB
 """What transformers and PEFT load, which read an export back."""
 READ_BY_OTHERS = frozenset({Target.PEFT, Target.MERGED})
+WITHOUT_BASE = frozenset({Target.PEFT, Target.GGUF_ADAPTER})
+"""Exports that leave the base out, so that none of its tensors is compared."""
 COPIES = {
     Target.PEFT: 2.0,
     Target.MERGED: 2.5,
     Target.MERGED_4BIT: 3.0,
     Target.GGUF: 3.0,
-    Target.GGUF_ADAPTER: 2.0,
+    Target.GGUF_ADAPTER: 1.0,
 }
 """Copies of the model in float32 that are in memory at a time while an export is compared with its adapter."""
 SHARE_HELD = 0.5
@@ -58,5 +60,6 @@ def export_memory(checkpoint: Checkpoint, target: Target) -> ExportMemory:
     model = float32_bytes(checkpoint)
     largest = max(4 * math.prod(checkpoint.shape(name)) for name in checkpoint.names())
     start = START + (OTHERS if target in READ_BY_OTHERS else 0)
-    tensors = START + int(SHARE_HELD * model) + TENSOR_COPIES * largest
+    compared = 0 if target in WITHOUT_BASE else TENSOR_COPIES * largest
+    tensors = START + int(SHARE_HELD * model) + compared
     return ExportMemory(whole=max(tensors, start + int(COPIES[target] * model)), tensors=tensors)

@@ -28,12 +28,12 @@ function Page({ at }) {
     case "run": return html`<${Run} key=${at.name} name=${at.name} />`;
     case "compare": return html`<${Compare} names=${names(at.query.runs)} />`;
     case "data": return at.name ? html`<${FilePage} key=${at.name} id=${at.name} query=${at.query} />` : html`<${Files} />`;
-    case "new": return html`<${NewJob} query=${at.query} />`;
+    case "new": return html`<${NewJob} key=${JSON.stringify(at.query)} query=${at.query} />`;
     case "queue": return html`<${Queue} />`;
     case "report": return at.name ? html`<${Report} key=${at.name} name=${at.name} />` : html`<${Reports} run=${at.query.run} />`;
     case "export": return html`<${Export} key=${at.query.run} run=${at.query.run} />`;
     case "task": return html`<${Task} key=${at.name} id=${at.name} />`;
-    case "chat": return html`<${Chat} query=${at.query} />`;
+    case "chat": return html`<${Chat} key=${at.query.model} query=${at.query} />`;
     case "sweeps": return html`<${Sweeps} />`;
     default: return html`<${Runs} />`;
   }
