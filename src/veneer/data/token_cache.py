@@ -62,7 +62,7 @@ def cached_tokens(
         OutputError: the cache cannot be written.
     """
     names = [str(file) for file in files]
-    folder = cache_folder(data) / _key(files, data, tokenizer)
+    folder = token_folder(files, data, tokenizer)
     if folder.is_dir():
         try:
             return _opened(folder, names, emit)
@@ -79,6 +79,15 @@ def cached_tokens(
         if not folder.is_dir():
             raise
     return _opened(folder, names, emit)
+
+
+def token_folder(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> Path:
+    """The folder of the encoded rows of some files, whether they are there or not. Arguments as for `cached_tokens`.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return cache_folder(data) / _key(files, data, tokenizer)
 
 
 def _opened(folder: Path, names: Sequence[str], emit: Subscriber) -> TokenStore:

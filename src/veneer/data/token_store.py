@@ -56,8 +56,9 @@ _LAID = Struct("<qIIIIq8s8sBB6x")
 BLOCK = 1 << 16
 """Entries that are read at a time."""
 _TRAINS = np.int32(-(1 << 31))
-_RELEASED = 64
-"""Examples that are read before the pages of the map are given back."""
+_RELEASED = 8
+"""Examples that are read before the pages of the map are given back: Linux may map two megabytes around a number that
+is read, and all of it counts as memory of the process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

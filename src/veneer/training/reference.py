@@ -57,8 +57,9 @@ class Reference:
 
     @classmethod
     def unknown(cls, inputs: RunInputs) -> Reference:
-        """A reference of which nothing is known yet."""
-        return cls(ReferenceTable.empty(len(inputs.data.rows.train) + len(inputs.data.rows.eval)))
+        """A reference of which nothing is known yet. An objective that has none gets a table without room."""
+        needed, rows = needs_reference(inputs.config.objective), inputs.data.rows
+        return cls(ReferenceTable.empty(len(rows.train) + len(rows.eval) if needed else 0))
 
 
 def partners_of(inputs: RunInputs) -> Partners | None:

@@ -1,0 +1,118 @@
+"""Memory of a run over very many rows, which are laid into the cache of tokens as they are and not encoded.
+
+    python benchmarks/many_rows.py --model MODEL --rows 1000000 4000000 16000000
+
+Encoding a row keeps nothing of it (`benchmarks/large_data.py` measures that), and takes hours for so many. So rows of
+few random tokens are written into the files of the cache, as encoding would have written them, and a whole run reads
+them: it finds repeats, orders an epoch, trains a few steps and writes what it has trained. Each run is a process of its
+own. What is printed is the largest memory that it had resident, and how many bytes that are for each row beyond those
+of the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from veneer.config import RunConfig, parse
+from veneer.config.values import override
+from veneer.data.encoding import Fate
+from veneer.data.token_cache import token_folder
+from veneer.data.token_store import BLOCK, ENTRY, FORMAT, META, PROBLEMS, ROWS, TOKENS
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.digests import file_digest
+from veneer.training.run import train
+
+LENGTH = 8
+"""Tokens of a row."""
+STEPS = 300
+
+
+def lay(folder: Path, name: str, rows: int, repeated: float) -> None:
+    """Write the files of a cache with so many rows, a share of which repeats others; `name` is the file of rows."""
+    source = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    different = max(1, round(rows * (1 - repeated)))
+    with (folder / ROWS).open("wb") as entries, (folder / TOKENS).open("wb") as tokens:
+        for start in range(0, rows, BLOCK):
+            count = min(BLOCK, rows - start)
+            numbers = start + np.arange(count)
+            block = np.zeros(count, dtype=ENTRY)
+            block["start"], block["length"], block["given"] = numbers * LENGTH, LENGTH, LENGTH
+            block["targets"], block["line"], block["fate"] = LENGTH - 1, numbers + 1, Fate.KEPT.value
+            # A different number for each row, in no order.
+            block["content"] = (numbers % different + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            block["hash"] = block["content"].view("V8")
+            entries.write(block.tobytes())
+            ids = source.integers(3, 200, (count, LENGTH), dtype=np.int32)
+            ids[:, 1:] |= np.int32(-(1 << 31))
+            tokens.write(ids.tobytes())
+    (folder / PROBLEMS).touch()
+    files = {
+        part: {"bytes": (folder / part).stat().st_size, "sha256": file_digest(folder / part)}
+        for part in (TOKENS, ROWS, PROBLEMS)
+    }
+    meta = {
+        "format": FORMAT, "files": files, "names": [name], "rows": rows, "entries": rows, "tokens": rows * LENGTH,
+        "notes": [], "digest": f"{rows:032}",
+    }  # fmt: skip
+    (folder / META).write_text(json.dumps(meta))
+
+
+def settings(model: str, folder: Path, assignments: list[str]) -> RunConfig:
+    """The run over the rows."""
+    values = {
+        "model": model,
+        "output": str(folder / "run"),
+        "data": {"file": str(folder / "rows.jsonl"), "cache": "always", "cache_dir": str(folder / "cache")},
+        "train": {"steps": STEPS, "learning_rate": 1e-4},
+        "compute": {"threads": 1},
+    }
+    return parse(override(values, assignments), where="the benchmark")
+
+
+def main() -> None:
+    """Measure each size and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="the base model, a tiny one")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 4_000_000], help="numbers of rows")
+    parser.add_argument("--repeated", type=float, default=0.0, help="share of the rows that repeat others")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", help="a setting of the runs")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one is not None:
+        begun = time.process_time()
+        train(settings(given.model, given.one, given.assignments))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"peak": peak, "seconds": time.process_time() - begun}))
+        return
+    print("| rows | peak memory, MB | bytes a row beyond the first | processor time, s |\n|---|---|---|---|")
+    first: tuple[int, float] | None = None
+    for rows in given.rows:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "rows.jsonl").write_text('{"text": "a row"}\n')
+            config = settings(given.model, folder, given.assignments)
+            files = [folder / "rows.jsonl"]
+            where = token_folder(files, config.data, open_checkpoint(given.model).tokenizer())
+            lay(where, str(files[0]), rows, given.repeated)
+            command = [sys.executable, __file__, "--model", given.model, "--one", name]
+            command += [part for one in given.assignments for part in ("--set", one)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        peak = found["peak"]
+        first = first or (rows, peak)
+        each = f"{(peak - first[1]) / (rows - first[0]):.1f}" if rows > first[0] else "–"
+        print(f"| {rows:,} | {peak / 1e6:,.0f} | {each} | {found['seconds']:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
