@@ -41,6 +41,7 @@ def test_every_answer_gets_the_number_or_null_of_its_line(tmp_path: Path) -> Non
         ("print(1); print('good')", "it printed a line that is no JSON: 'good'"),
         ("print(1); print('\"1\"')", "a reward is a finite number, or null"),
         ("print(1); print('NaN')", "a reward is a finite number, or null"),
+        ("print(1); print('{\"score\": 1}')", "an object without the key reward"),
         ("import sys; sys.exit('no key')", "it ended with code 1: no key"),
         ("import time; time.sleep(60)", "it took longer than 0.5 s"),
     ],

@@ -96,7 +96,9 @@ def _value(line: str) -> float | None:
     except ValueError as error:
         raise RewardFailed(f"it printed a line that is no JSON: {line[:80]!r}") from error
     if isinstance(value, dict):
-        value = value.get("reward")
+        if "reward" not in value:
+            raise RewardFailed(f"it printed an object without the key reward: {line[:80]!r}")
+        value = value["reward"]
     if value is None:
         return None
     if not isinstance(value, int | float) or not math.isfinite(value):
