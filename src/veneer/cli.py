@@ -130,7 +130,10 @@ def _of_rank(error: VeneerError) -> str:
         return str(error)
     if ranks.first:
         return str(error)
-    return "" if isinstance(error, Diverged | Interrupted) else f"{ranks.name}: {error}"
+    if isinstance(error, Diverged | Interrupted):
+        return ""
+    said = str(error)
+    return said if said.startswith(ranks.name) else f"{ranks.name}: {said}"
 
 
 def _say_error(message: str) -> None:
