@@ -24,7 +24,7 @@ class _Left:
     step: int
     """The last step that was made; 0 where there is none, as in an evaluation and an export, which begin again."""
     state: RunState | None
-    """Of the run; None for what is no run."""
+    """What became of the run; None for what is no run."""
 
 
 def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: float) -> Job:
