@@ -26,7 +26,7 @@ from typing import Any
 from veneer.strict_json import to_text
 
 
-class _NotUsable(Exception):
+class NotUsable(Exception):
     """There is no such function, or it gave no rewards."""
 
 
@@ -40,7 +40,7 @@ def serve() -> None:
     def tell(make: Callable[[], dict[str, Any]]) -> bool:
         try:
             answer = make()
-        except _NotUsable as error:
+        except NotUsable as error:
             answer = {"error": str(error)}
         except Exception as error:
             # A stranger's code may raise anything; what it was is told, with the line where it happened.
@@ -67,19 +67,19 @@ def loaded(file: Path, name: str) -> Callable[..., Any]:
     """The function of a Python file, whose folder its imports may come from.
 
     Raises:
-        _NotUsable: there is no such function.
+        NotUsable: there is no such function.
     """
     sys.path.insert(0, str(file.parent.resolve()))
     spec = spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise _NotUsable(f"{file} is no Python file")
+        raise NotUsable(f"{file} is no Python file")
     module = module_from_spec(spec)
     sys.modules[file.stem] = module  # dataclasses and pickles look their module up there
     spec.loader.exec_module(module)
     function = vars(module).get(name)
     if not callable(function):
         known = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value))
-        raise _NotUsable(f"{file} has no function {name!r}; it has {known or 'none'}")
+        raise NotUsable(f"{file} has no function {name!r}; it has {known or 'none'}")
     found: Callable[..., Any] = function
     return found
 
@@ -93,24 +93,24 @@ def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | N
             answer.
 
     Raises:
-        _NotUsable: it asks for what there is not, or gave something else than a list with a finite number or None for
+        NotUsable: it asks for what there is not, or gave something else than a list with a finite number or None for
             each.
     """
     count = len(given["prompts"])
     taken = inspect.signature(function).parameters
     missing = [name for name, one in taken.items() if _needed(one) and name not in given]
     if missing:
-        raise _NotUsable(f"it asks for {', '.join(missing)}; there are {', '.join(sorted(given))}")
+        raise NotUsable(f"it asks for {', '.join(missing)}; there are {', '.join(sorted(given))}")
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
         given = {key: value for key, value in given.items() if key in taken}
     found = function(**given)
     if inspect.isawaitable(found):
         found = asyncio.run(_awaited(found))
     if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
-        raise _NotUsable(f"it gave {str(found)[:40]!r}; give a list with a number or None for each answer")
+        raise NotUsable(f"it gave {str(found)[:40]!r}; give a list with a number or None for each answer")
     values = list(found)
     if len(values) != count:
-        raise _NotUsable(f"it gave {len(values)} rewards for {count} answers; give one for each, or None")
+        raise NotUsable(f"it gave {len(values)} rewards for {count} answers; give one for each, or None")
     return [_checked(value) for value in values]
 
 
@@ -130,9 +130,9 @@ def _checked(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise _NotUsable(f"it gave {str(value)[:40]!r} for an answer; a reward is a number, or None") from None
+        raise NotUsable(f"it gave {str(value)[:40]!r} for an answer; a reward is a number, or None") from None
     if not math.isfinite(number):
-        raise _NotUsable(f"it gave {number}; a reward is a finite number, or None where there is no opinion")
+        raise NotUsable(f"it gave {number}; a reward is a finite number, or None where there is no opinion")
     return number
 
 
