@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from veneer.data.fix import Change, FixResult, fix, mend
@@ -102,6 +102,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
+@example("Ã\ufeff©")
 def test_what_is_mended_needs_no_more(row: Any) -> None:
     once, texts = mend(row)
     assert (once == row) is (not texts)

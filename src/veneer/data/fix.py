@@ -146,6 +146,13 @@ def _named(name: str, path: str, known: dict[str, str], texts: list[str]) -> str
 
 
 def _encoded(text: str, path: str, texts: list[str]) -> str:
+    # What stands on both sides of a byte-order mark may be a damaged letter without it. Every pass shortens the text.
+    while (mended := _encoded_once(text, path, texts)) != text:
+        text = mended
+    return text
+
+
+def _encoded_once(text: str, path: str, texts: list[str]) -> str:
     mended = repaired(text)
     if mended != text:
         pieces = [f"{a!r} is now {b!r}" for a, b in _differences(text)]
