@@ -19,6 +19,10 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from veneer.config import RunConfig
 
 WORDS = ("the", "parcel", "crate", "of", "blue", "late", "arrives", "was", "sent", "on", "Monday", "costs", "24.50")
 STEPS = 5
@@ -37,24 +41,44 @@ def write(path: Path, size: float, unit: str, kind: str, words: int) -> tuple[in
     return rows, written / 1e6
 
 
-def train(model: str, data: Path, folder: Path, assignments: list[str]) -> None:
-    """Train a few steps in this process, and print what it took."""
+def settings(model: str, data: Path, assignments: list[str], steps: int) -> RunConfig:
+    """A run of some steps over a file of rows; it and the cache are beside the file."""
     from veneer.config import parse
     from veneer.config.values import override
+
+    values = {
+        "model": model,
+        "output": str(data.with_suffix("")),
+        "data": {"file": str(data), "cache": "always", "cache_dir": str(data.parent / "cache")},
+        "train": {"steps": steps, "learning_rate": 1e-4},
+        "compute": {"threads": 1},
+    }
+    return parse(override(values, assignments), where="the benchmark")
+
+
+def train(config: RunConfig) -> None:
+    """Train in this process, and print what it took."""
     from veneer.training.run import train as run
 
     begun = time.process_time()
-    settings = {
-        "model": model,
-        "output": str(folder / data.stem),
-        "data": {"file": str(data), "cache": "always", "cache_dir": str(folder / "cache")},
-        "train": {"steps": STEPS, "learning_rate": 1e-4},
-        "compute": {"threads": 1},
-    }
-    run(parse(override(settings, assignments), where="the benchmark"))
+    run(config)
     own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() - begun + others.ru_utime + others.ru_stime
     print(json.dumps({"peak": own.ru_maxrss * 1024, "others": others.ru_maxrss * 1024, "seconds": seconds}))
+
+
+def trained_apart(script: str, model: str, data: Path, assignments: list[str]) -> dict[str, float]:
+    """What a run took in a process of its own, by a script that takes `--one`."""
+    command = [sys.executable, script, "--model", model, "--one", str(data)]
+    command += [part for one in assignments for part in ("--set", one)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def bytes_a_row(rows: int, peak: float, first: tuple[int, float]) -> str:
+    """Bytes of each row beyond those of the first run."""
+    return f"{(peak - first[1]) / (rows - first[0]):.1f}" if rows > first[0] else "–"
 
 
 def main() -> None:
@@ -70,7 +94,7 @@ def main() -> None:
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
-        train(given.model, given.one, given.one.parent, given.assignments)
+        train(settings(given.model, given.one, given.assignments, STEPS))
         return
     print("| MB | rows | peak memory, MB | beyond the first | bytes a row | another process | processor time, s |")
     print("|---|---|---|---|---|---|---|")
@@ -80,13 +104,10 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             data = Path(folder) / "rows.jsonl"
             rows, megabytes = write(data, size, unit, given.kind, given.words)
-            command = [sys.executable, __file__, "--model", given.model, "--one", str(data)]
-            command += [part for one in given.assignments for part in ("--set", one)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+            found = trained_apart(__file__, given.model, data, given.assignments)
         peak = found["peak"]
         first = first or (rows, peak)
-        each = f"{(peak - first[1]) / (rows - first[0]):.1f}" if rows > first[0] else "–"
+        each = bytes_a_row(rows, peak, first)
         sizes = f"{megabytes:,.0f} | {rows:,} | {peak / 1e6:,.0f} | {(peak - first[1]) / 1e6:,.0f}"
         print(f"| {sizes} | {each} | {found['others'] / 1e6:,.0f} | {found['seconds']:,.0f} |", flush=True)
 

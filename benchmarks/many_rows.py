@@ -13,23 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from large_data import bytes_a_row, settings, train, trained_apart
 
-from veneer.config import RunConfig, parse
-from veneer.config.values import override
 from veneer.data.encoding import Fate
 from veneer.data.token_cache import token_folder
 from veneer.data.token_store import BLOCK, ENTRY, FORMAT, META, PROBLEMS, ROWS, TOKENS
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
-from veneer.training.run import train
 
 LENGTH = 8
 """Tokens of a row."""
@@ -67,18 +61,6 @@ def lay(folder: Path, name: str, rows: int, repeated: float) -> None:
     (folder / META).write_text(json.dumps(meta))
 
 
-def settings(model: str, folder: Path, assignments: list[str]) -> RunConfig:
-    """The run over the rows."""
-    values = {
-        "model": model,
-        "output": str(folder / "run"),
-        "data": {"file": str(folder / "rows.jsonl"), "cache": "always", "cache_dir": str(folder / "cache")},
-        "train": {"steps": STEPS, "learning_rate": 1e-4},
-        "compute": {"threads": 1},
-    }
-    return parse(override(values, assignments), where="the benchmark")
-
-
 def main() -> None:
     """Measure each size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,28 +71,21 @@ def main() -> None:
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
-        begun = time.process_time()
-        train(settings(given.model, given.one, given.assignments))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"peak": peak, "seconds": time.process_time() - begun}))
+        train(settings(given.model, given.one, given.assignments, STEPS))
         return
     print("| rows | peak memory, MB | bytes a row beyond the first | processor time, s |\n|---|---|---|---|")
     first: tuple[int, float] | None = None
     for rows in given.rows:
         with TemporaryDirectory() as name:
-            folder = Path(name)
-            (folder / "rows.jsonl").write_text('{"text": "a row"}\n')
-            config = settings(given.model, folder, given.assignments)
-            files = [folder / "rows.jsonl"]
-            where = token_folder(files, config.data, open_checkpoint(given.model).tokenizer())
-            lay(where, str(files[0]), rows, given.repeated)
-            command = [sys.executable, __file__, "--model", given.model, "--one", name]
-            command += [part for one in given.assignments for part in ("--set", one)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+            data = Path(name) / "rows.jsonl"
+            data.write_text('{"text": "a row"}\n')
+            config = settings(given.model, data, given.assignments, STEPS)
+            where = token_folder([data], config.data, open_checkpoint(given.model).tokenizer())
+            lay(where, str(data), rows, given.repeated)
+            found = trained_apart(__file__, given.model, data, given.assignments)
         peak = found["peak"]
         first = first or (rows, peak)
-        each = f"{(peak - first[1]) / (rows - first[0]):.1f}" if rows > first[0] else "–"
+        each = bytes_a_row(rows, peak, first)
         print(f"| {rows:,} | {peak / 1e6:,.0f} | {each} | {found['seconds']:,.0f} |", flush=True)
 
 

@@ -8,8 +8,6 @@ import torch
 from datasets import Dataset
 from measure import (
     ALPHA,
-    CLIP,
-    LEARNING_RATE,
     MAX_LENGTH,
     RANK,
     Clock,
@@ -22,7 +20,7 @@ from measure import (
     write_record,
 )
 from peft import LoraConfig, PeftModel
-from supervise import EndOfStep, steps_of
+from supervise import EndOfStep, common_arguments, steps_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
@@ -49,17 +47,7 @@ def run(task: Task, scratch: str) -> Record:
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=scratch,
-            per_device_train_batch_size=task.rows_per_step,
-            max_steps=task.steps,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            max_grad_norm=CLIP,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            seed=0,
+            **common_arguments(task, scratch),
             max_length=MAX_LENGTH,
             completion_only_loss=True,
             train_sampling_strategy="sequential",

@@ -11,8 +11,6 @@ from measure import (
     ALPHA,
     ANSWER_TOKENS,
     ANSWERS,
-    CLIP,
-    LEARNING_RATE,
     MAX_LENGTH,
     RANK,
     Clock,
@@ -26,7 +24,7 @@ from measure import (
     write_record,
 )
 from peft import LoraConfig
-from supervise import EndOfStep
+from supervise import EndOfStep, common_arguments
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer
 
@@ -66,17 +64,7 @@ def run(task: Task, scratch: str) -> Record:
     trainer = trainer_of(
         model=model,
         args=config_of(
-            output_dir=scratch,
-            per_device_train_batch_size=task.rows_per_step * (ANSWERS if task.objective == "grpo" else 1),
-            max_steps=task.steps,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            max_grad_norm=CLIP,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            seed=0,
+            **common_arguments(task, scratch, ANSWERS if task.objective == "grpo" else 1),
             use_cpu=True,
             bf16=True,
             gradient_checkpointing=task.checkpointing,

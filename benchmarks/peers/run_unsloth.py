@@ -11,8 +11,6 @@ import torch
 from datasets import Dataset
 from measure import (
     ALPHA,
-    CLIP,
-    LEARNING_RATE,
     MAX_LENGTH,
     RANK,
     TARGETS,
@@ -25,7 +23,7 @@ from measure import (
     versions,
     write_record,
 )
-from supervise import EndOfStep, steps_of
+from supervise import EndOfStep, common_arguments, steps_of
 from trl import SFTConfig, SFTTrainer
 from unsloth import FastLanguageModel
 
@@ -54,17 +52,7 @@ def run(task: Task, scratch: str) -> Record:
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=scratch,
-            per_device_train_batch_size=task.rows_per_step,
-            max_steps=task.steps,
-            learning_rate=LEARNING_RATE,
-            lr_scheduler_type="constant",
-            max_grad_norm=CLIP,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            seed=0,
+            **common_arguments(task, scratch),
             max_length=MAX_LENGTH,
             completion_only_loss=True,
             train_sampling_strategy="sequential",

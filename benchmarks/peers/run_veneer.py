@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import (
@@ -36,33 +37,33 @@ from floor import floor_seconds
 SEED = 0
 
 
+def common_settings(task: Task, folder: Path) -> dict[str, Any]:
+    """What all systems are given, in veneer's words; everything else is its default."""
+    return {
+        "model": str(task.model),
+        "output": str(folder / "run"),
+        "method": "qlora" if task.quantized else "lora",
+        "data": {"file": str(in_veneers_order(task, folder / "rows.jsonl")), "max_length": MAX_LENGTH},
+        "lora": {"rank": RANK, "alpha": ALPHA},
+        "train": {
+            "examples_per_step": task.rows_per_step,
+            "steps": task.steps,
+            "learning_rate": LEARNING_RATE,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "clip": CLIP,
+            "seed": SEED,
+            # One checkpoint, at the end: so short a run would write one after every step, and the peers write none.
+            "save_every": task.steps,
+        },
+        "compute": {"device": "cpu", "dtype": "bfloat16", "threads": task.threads},
+    }
+
+
 def configuration(task: Task, folder: Path) -> veneer.RunConfig:
-    """The common settings in veneer's words; everything else is its default."""
-    return veneer.RunConfig.model_validate(
-        {
-            "model": str(task.model),
-            "output": str(folder / "run"),
-            "method": "qlora" if task.quantized else "lora",
-            "data": {
-                "file": str(in_veneers_order(task, folder / "rows.jsonl")),
-                "max_length": MAX_LENGTH,
-                "overlong": "truncate",
-            },
-            "lora": {"rank": RANK, "alpha": ALPHA},
-            "train": {
-                "examples_per_step": task.rows_per_step,
-                "steps": task.steps,
-                "learning_rate": LEARNING_RATE,
-                "schedule": "constant",
-                "warmup": 0.0,
-                "clip": CLIP,
-                "seed": SEED,
-                # One checkpoint, at the end: so short a run would write one after every step, and the peers write none.
-                "save_every": task.steps,
-            },
-            "compute": {"device": "cpu", "dtype": "bfloat16", "threads": task.threads},
-        }
-    )
+    """The settings of fine-tuning."""
+    settings = common_settings(task, folder)
+    return veneer.RunConfig.model_validate({**settings, "data": {**settings["data"], "overlong": "truncate"}})
 
 
 def in_veneers_order(task: Task, path: Path) -> Path:

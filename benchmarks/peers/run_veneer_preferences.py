@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from measure import (
-    ALPHA,
     ANSWER_TOKENS,
     ANSWERS,
-    CLIP,
-    LEARNING_RATE,
-    MAX_LENGTH,
-    RANK,
     Clock,
     Record,
     Step,
@@ -26,7 +21,7 @@ from measure import (
     versions,
     write_record,
 )
-from run_veneer import SEED, in_veneers_order
+from run_veneer import common_settings
 
 import veneer
 from veneer.events import Event, RunStarted, StageBegun, StageEnded, StepDone
@@ -44,29 +39,9 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def configuration(task: Task, folder: Path) -> veneer.RunConfig:
-    """The common settings in veneer's words."""
-    return veneer.RunConfig.model_validate(
-        {
-            "model": str(task.model),
-            "output": str(folder / "run"),
-            "method": "qlora" if task.quantized else "lora",
-            "objective": task.objective,
-            "data": {"file": str(in_veneers_order(task, folder / "rows.jsonl")), "max_length": MAX_LENGTH},
-            "lora": {"rank": RANK, "alpha": ALPHA},
-            "train": {
-                "examples_per_step": task.rows_per_step,
-                "steps": task.steps,
-                "learning_rate": LEARNING_RATE,
-                "schedule": "constant",
-                "warmup": 0.0,
-                "clip": CLIP,
-                "seed": SEED,
-                "save_every": task.steps,
-            },
-            "compute": {"device": "cpu", "dtype": "bfloat16", "threads": task.threads},
-            **OWN[task.objective],
-        }
-    )
+    """The settings of the objective."""
+    settings = {**common_settings(task, folder), "objective": task.objective, **OWN[task.objective]}
+    return veneer.RunConfig.model_validate(settings)
 
 
 def run(task: Task, folder: Path) -> Record:

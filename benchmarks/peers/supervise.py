@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from measure import Clock, Step
+from measure import CLIP, LEARNING_RATE, Clock, Step, Task
 from transformers import Trainer, TrainerCallback
+
+
+def common_arguments(task: Task, scratch: str, answers: int = 1) -> dict[str, Any]:
+    """What all systems are given, in the words of transformers' `TrainingArguments`; a row has so many answers."""
+    return {
+        "output_dir": scratch,
+        "per_device_train_batch_size": task.rows_per_step * answers,
+        "max_steps": task.steps,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": CLIP,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": 0,
+    }
 
 
 class EndOfStep(TrainerCallback):
