@@ -28,6 +28,9 @@ typedef float vec __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 /* The mask of the first `count` of sixteen lanes. */
 static inline uint16_t lanes_below(int count) { return (uint16_t)(count >= 16 ? 0xffff : (1 << count) - 1); }
 
+/* Floats up to whole lines of the cache. */
+static inline int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
 enum { FLOAT32 = 0, BFLOAT16 = 1 };
 
 static inline float bits_float(uint32_t bits) {

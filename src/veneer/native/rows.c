@@ -229,7 +229,7 @@ void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int 
 /* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
  * out. */
 int veneer_rows_product(const Matrix *m, const float *x, int rows, const float *bias, float *y, int threads) {
-    const int64_t stride = m->columns, each = (panel_scratch(m->depth) + 15) / 16 * 16;
+    const int64_t stride = m->columns, each = whole_lines(panel_scratch(m->depth));
     const int order = veneer_rows_order(m), pieces = veneer_rows_pieces(order, m->depth, rows);
     const int units = (m->columns + UNIT - 1) / UNIT;
     float *prepared = aligned_alloc(64, (size_t)veneer_rows_room(order, m->depth, rows) * 4 + 64);

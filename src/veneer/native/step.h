@@ -62,8 +62,6 @@ static inline float *at(const Step *s, Place place, int row) { return s->space +
 /* How many parts of at most `part` cover `count`. */
 static inline int parts_of(int64_t count, int64_t part) { return (int)((count + part - 1) / part); }
 
-static inline int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
-
 /* Floats of working memory that attention takes in each thread. */
 int64_t veneer_attend_work(const Step *s, const Op *op);
 
