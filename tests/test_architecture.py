@@ -367,7 +367,6 @@ UNTESTED = {
     "training/asking.py": "puts evaluation and samples together: test_answers.py and test_samples.py make runs of them",
     "training/optimizer_file.py": "the state in a checkpoint: test_checkpoint.py writes, damages and reads it",
     "training/parallel/fully_shard.py": "calls torch's FSDP2: test_shards.py makes whole runs with it",
-    "training/parallel/launch.py": "starts processes and waits: tests/commands/test_train.py runs `--devices`",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",
     "training/sharded.py": "weights in parts as what a run trains: parallel/test_shards.py makes whole runs with it",
     "evaluation/report.py": "dataclasses; test_run.py makes them and tests/screens/test_evaluate.py shows them",

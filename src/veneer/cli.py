@@ -38,9 +38,9 @@ from veneer.commands.studio import studio
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
-from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory, OutputError, VeneerError
+from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory, OutputError, RankLost, VeneerError
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
-from veneer.signals import signal_exit_code
+from veneer.signals import leave, signal_exit_code
 from veneer.system import spare_address_space
 from veneer.training.parallel.ranks import launched
 
@@ -98,7 +98,7 @@ class _Commands(click.Group):
             sys.exit(Interrupted.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:
-        reserve = mmap(-1, RESERVE)
+        reserve, lost = mmap(-1, RESERVE), False
         try:
             refuse_little_address_space()
             spare_address_space()
@@ -106,6 +106,7 @@ class _Commands(click.Group):
         except VeneerError as error:
             by_signal = signal_exit_code() if isinstance(error, Interrupted) else None
             message, code = _of_rank(error), error.exit_code if by_signal is None else by_signal
+            lost = isinstance(error, RankLost) and launched().many
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
@@ -119,6 +120,9 @@ class _Commands(click.Group):
         # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
         if message:
             _say_error(message)
+        if lost:
+            # A thread may wait in C++ for a network that has gone: Python's own way out takes seconds, or aborts.
+            leave(code)
         sys.exit(code)
 
 

@@ -122,11 +122,8 @@ def end_by_signals(program: Callable[[], None]) -> None:
             f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
             "The same command does it again; a run that has a checkpoint goes on with --resume."
         )
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
         # Libraries may stand in the middle of their work: Python's own way out could fail on them.
-        _leave(128 + handler.received)
+        leave(128 + handler.received)
 
 
 @contextmanager
@@ -173,6 +170,14 @@ def _importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with what it has printed, and without Python's own way out."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    _leave(code)
 
 
 def _installed() -> SignalHandler | None:

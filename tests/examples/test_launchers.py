@@ -73,6 +73,31 @@ def test_the_job_asks_for_gpus_by_which_processes_are_counted() -> None:
     assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] * trainer["numNodes"] == 16
 
 
+def test_what_the_job_reads_and_writes_is_on_its_volume() -> None:
+    """In the fields that the TrainJob of Trainer 2.2 has, which refuses others (v1alpha1)."""
+    spec = yaml.safe_load((FOLDER / "trainjob.yaml").read_text())["spec"]
+    assert set(spec) == {"runtimeRef", "trainer", "runtimePatches"}
+    (patch,) = spec["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    assert node["name"] == container["name"] == "node"  # as the runtime torch-distributed calls them
+    (mount,) = container["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    paths = [word for word in spec["trainer"]["args"] if word.startswith("/")]
+    assert len(paths) == 3
+    assert all(path.startswith(f"{mount['mountPath']}/") for path in paths)
+
+
+def test_the_task_writes_where_files_are_added_to() -> None:
+    """Of SkyPilot's ways to mount a bucket, one cannot append, as a run's log does, and one writes nothing back."""
+    task = yaml.safe_load((FOLDER / "sky.yaml").read_text())
+    taken = get_args_parser().parse_args(commands()["sky.yaml"])
+    options = dict(zip(taken.training_script_args[1::2], taken.training_script_args[2::2], strict=False))
+    assert options["--data"] in task["file_mounts"]
+    assert task["file_mounts"][str(Path(options["--output"]).parent)]["mode"] == "MOUNT_CACHED"
+
+
 def test_the_image_copies_what_is_there() -> None:
     text = (FOLDER / "Dockerfile").read_text()
     assert re.findall(r"^FROM \S+ AS (\w+)$", text, re.M) == ["cpu", "cuda"]

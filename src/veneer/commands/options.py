@@ -275,7 +275,7 @@ def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None 
     if devices is not None and devices > 1 and not ranks.many:
         from veneer.training.parallel.launch import launch, this_command
 
-        sys.exit(launch(this_command(), devices, timeout))
+        sys.exit(launch(this_command(), devices, timeout, lambda said: click.echo(f"error: {said}", err=True)))
     if devices is not None and devices != ranks.world:
         raise ConfigError(
             f"--devices {devices} was given and {ranks.world} processes were started by the launcher; leave --devices "

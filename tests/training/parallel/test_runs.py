@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -352,15 +354,20 @@ def test_kills_of_any_process_at_any_moment(
 def test_a_stopped_process_ends_the_others_within_the_time_out(
     forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "train.epochs=200", "compute.rank_timeout=3")
-    started = forker.start(2, runs.command("run"))
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "train.epochs=500", "compute.rank_timeout=12")
+    started = forker.start(3, runs.command("run"))
     started.when(lambda: runs.steps("run") >= 2)
     started.kill(1, signal.SIGSTOP)
-    code = forker.wait(started.pids[0])
-    started.kill(1)
-    forker.wait(started.pids[1])
-    assert code == 2
-    assert "rank 1 on " in started.files[0][1].read_text()
+    begun = time.monotonic()
+    codes = [forker.wait(started.pids[rank]) for rank in (0, 2)]
+    assert time.monotonic() - begun <= 12
+    # Waked again, it learns why the others have ended.
+    started.kill(1, signal.SIGCONT)
+    assert [*codes, forker.wait(started.pids[1])] == [2, 2, 2]
+    said = [file.read_text(encoding="utf-8") for _, file in started.files]
+    for text in said:
+        assert re.search(r"rank 1 on \S+ does not answer any more", text), text
+    assert re.search(r"rank [02] on \S+ has ended the run: rank 1 on", said[1]), said[1]
 
 
 def test_what_cannot_spread_is_refused(forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 They meet in a store first, which waits as long as it must: there rank 0 reads and tokenises the rows, and the others
 learn of it. Only then the group of torch.distributed is made, whose collectives fail after the time-out: gloo on CPUs,
-NCCL for what is on GPUs. A collective that fails ends the run on every rank with the name of the one that is gone.
+NCCL for what is on GPUs. A collective that fails ends the run on every rank with the name of the one that is gone; the
+time-out is that of all of this, so that a collective gets a little less.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from veneer.errors import ConfigError, RankLost, listing
 from veneer.signals import Stopped
-from veneer.training.parallel.liveness import Heart, Peers, Store, within
+from veneer.training.parallel.liveness import Heart, Peers, Store, collective_seconds, within
 from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.rounds import agreed
 
@@ -134,7 +135,7 @@ class Together:
 
     ranks: Ranks
     timeout: float
-    """Seconds after which a collective fails."""
+    """Seconds after which a rank is given up that does not answer."""
     store: Store
     peers: Peers
     sent: dict[str, int] = field(default_factory=dict)
@@ -166,24 +167,19 @@ class Together:
         Raises:
             RankLost: a rank has failed, or has not answered for the time-out.
         """
+        most = collective_seconds(self.timeout)
         try:
-            while (text := within(self.timeout, lambda: self._left(key))) is None:
-                sleep(POLL)
+            with self.peers.watched():
+                while (text := within(most, lambda: self._left(key))) is None:
+                    self.peers.require()
+                    sleep(POLL)
         except RuntimeError as error:
             raise self.peers.lost(error) from None
         return text
 
     def _left(self, key: str) -> str | None:
         """A text of another rank, if it is there already."""
-        if self.store.check([f"text/{key}"]):
-            return self.store.get(f"text/{key}").decode()
-        failed = self.peers.failed()
-        if failed is not None:
-            raise self.peers.failure(*failed)
-        silent = self.peers.silent(self.timeout)
-        if silent:
-            raise self.peers.silence(silent)
-        return None
+        return self.store.get(f"text/{key}").decode() if self.store.check([f"text/{key}"]) else None
 
     def connect(self, device: torch.device) -> None:
         """See `Group`.
@@ -192,12 +188,13 @@ class Together:
             RankLost: a rank has failed meanwhile, or does not answer.
         """
         # Here a rank that has failed is heard of at once, and there not before the time-out.
-        self.publish(f"ready/{self.ranks.rank}", "")
+        self.publish(f"ready/{self.ranks.rank}", self.ranks.name)
         for rank in range(self.ranks.world):
             self.awaited(f"ready/{rank}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=self.timeout)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        timeout = timedelta(seconds=collective_seconds(self.timeout))
         with self._lost():
             if dist.is_initialized():
                 # The launcher has made a group already, with a time-out of its own, as Ray does.
@@ -251,12 +248,11 @@ class Together:
         """See `Group`."""
         digest = torch.frombuffer(bytearray(blake2b(text.encode(), digest_size=16).digest()), dtype=torch.int32)
         every = self.gather(digest.double())
-        others = [
-            self.peers.name(rank) for rank in range(self.ranks.world) if not bool((every[rank] == every[0]).all())
-        ]
+        others = [rank for rank in range(self.ranks.world) if not bool((every[rank] == every[0]).all())]
         if others:
+            first, *names = [self.awaited(f"ready/{rank}") for rank in (0, *others)]
             raise ConfigError(
-                f"{what} is not that of {self.peers.name(0)} on:\n{listing(others)}\n"
+                f"{what} is not that of {first} on:\n{listing(names)}\n"
                 "All processes must read the same model and rows, with the same version of veneer and torch."
             )
 
@@ -277,7 +273,7 @@ class Meeting:
 
     Args:
         ranks: the place of this process.
-        timeout: seconds after which a collective fails, because a rank does not answer.
+        timeout: seconds after which a rank is given up that does not answer.
 
     Raises:
         RankLost: the place where the ranks meet cannot be reached, or one of them does not come there.
@@ -297,9 +293,9 @@ class Meeting:
             this = within(most + ARRIVAL, lambda: agreed(own, self._ranks, most))
             store: Store = PrefixStore(this.name, own)  # type: ignore[arg-type]
             ranks = replace(self._ranks, restarts=this.restarts)
-            peers = Peers(store, ranks)
+            peers = Peers(PrefixStore(this.name, pulse), ranks, self._timeout)  # type: ignore[arg-type]
             peers.introduce()
-        self._heart = Heart(PrefixStore(this.name, pulse), ranks.rank)  # type: ignore[arg-type]
+        self._heart = Heart(peers)
         self._together = Together(ranks, self._timeout, store, peers)
         return self._together
 

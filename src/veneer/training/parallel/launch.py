@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,17 +22,20 @@ from veneer.training.parallel.ranks import variables_of
 
 POLL = 0.05
 """Seconds between two looks at the processes."""
+GRACE = 10.0
+"""Seconds in which the others find out by themselves that a process has failed; then they are asked to end."""
 PATIENCE = 30.0
 """Seconds that processes get to end after a signal, before they are killed; torchrun gives as many."""
 
 
-def launch(command: Sequence[str], devices: int, timeout: float) -> int:
+def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[str], None]) -> int:
     """Run a command in so many processes, and wait for them.
 
     Args:
         command: the program and its arguments, as every process gets them.
         devices: the number of processes.
         timeout: seconds after which the processes themselves give up one that does not answer.
+        say: called with what a process cannot say, because a signal has ended it.
 
     Returns:
         The exit code of the first process that has failed; 0 where none has.
@@ -42,32 +46,42 @@ def launch(command: Sequence[str], devices: int, timeout: float) -> int:
         subprocess.Popen(command, env=variables_of(rank, devices, store.port, threads)) for rank in range(devices)
     ]
 
-    def stop(number: int = signal.SIGTERM) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
+    def stop() -> None:
+        _signal(processes, signal.SIGTERM)
 
     with deferred(stop, "stopping all processes after their micro-batch"):
-        code = _first_failure(processes, timeout, stop)
+        code = _first_failure(processes, timeout, say)
         by_signal = signal_exit_code()
     return code if by_signal is None else by_signal
 
 
-def _first_failure(processes: Sequence[subprocess.Popen[bytes]], timeout: float, stop: Callable[[int], None]) -> int:
-    """Wait for all processes; the exit code of the first that has failed. When one has, the others get the time in
-    which they find out by themselves, and are then stopped."""
-    failed, since = 0, 0.0
-    while any(process.poll() is None for process in processes):
-        codes = [process.returncode for process in processes if process.returncode]
-        if codes and not failed:
-            failed, since = codes[0], time.monotonic()
-        if failed and time.monotonic() - since > timeout:
-            stop(signal.SIGTERM)
-        if failed and time.monotonic() - since > timeout + PATIENCE:
-            stop(signal.SIGKILL)
+def _first_failure(processes: Sequence[subprocess.Popen[bytes]], timeout: float, say: Callable[[str], None]) -> int:
+    """Wait for all processes; the exit code of the first that has failed. When one has, the others get some time in
+    which they find out by themselves, and are then asked to end."""
+    failed, since, running = 0, 0.0, True
+    while running:
         time.sleep(POLL)
-    code = failed or next((process.returncode for process in processes if process.returncode), 0)
-    return code if code >= 0 else 128 - code
+        codes = [process.poll() for process in processes]
+        running = None in codes
+        if any(codes) and not failed:
+            rank, failed, since = next((rank, code, time.monotonic()) for rank, code in enumerate(codes) if code)
+            if failed < 0 and signal_exit_code() is None:
+                say(f"rank {rank} on {socket.gethostname()} was ended by {signal.Signals(-failed).name}")
+        if failed:
+            # One that was stopped is to find out too.
+            _signal(processes, signal.SIGCONT)
+        if failed and time.monotonic() - since > GRACE:
+            _signal(processes, signal.SIGTERM)
+        if failed and time.monotonic() - since > timeout + PATIENCE:
+            _signal(processes, signal.SIGKILL)
+    return failed if failed >= 0 else 128 - failed
+
+
+def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    """Send a signal to those that have not ended."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
 
 
 def this_command() -> list[str]:

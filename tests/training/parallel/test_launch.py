@@ -1,0 +1,44 @@
+"""Processes of one machine are started, waited for, and ended together; tests/commands/test_train.py trains in them."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from veneer.training.parallel.launch import launch
+
+PROGRAM = """
+import os, subprocess, sys, time
+folder, number = sys.argv[1:]
+if os.environ["RANK"] == "1":
+    with open(folder + "/part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(folder + "/part", folder + "/pid")
+    os.kill(os.getpid(), int(number))
+    sys.exit(0)
+while not os.path.exists(folder + "/pid"):
+    time.sleep(0.01)
+pid = open(folder + "/pid").read()
+while subprocess.run(["ps", "-o", "state=", "-p", pid], capture_output=True).stdout[:1] not in (b"T", b""):
+    time.sleep(0.01)
+sys.exit(3)
+"""
+"""The second process sends itself a signal. The first fails when the other is stopped, or gone."""
+
+
+def launched(number: signal.Signals, folder: Path) -> tuple[int, list[str]]:
+    """The exit code of both, and what was said for one that could not say it."""
+    said: list[str] = []
+    code = launch([sys.executable, "-I", "-S", "-c", PROGRAM, str(folder), str(int(number))], 2, 600.0, said.append)
+    return code, said
+
+
+def test_a_process_that_was_stopped_does_not_outlive_one_that_has_failed(tmp_path: Path) -> None:
+    assert launched(signal.SIGSTOP, tmp_path) == (3, [])
+
+
+def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
+    name = f"rank 1 on {socket.gethostname()} was ended by SIGKILL"
+    assert launched(signal.SIGKILL, tmp_path) == (128 + signal.SIGKILL, [name])
