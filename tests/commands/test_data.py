@@ -50,6 +50,13 @@ def test_with_fix_a_mended_copy_is_written_and_the_file_stays(tmp_path: Path) ->
     assert file.read_bytes() == before
 
 
+def test_options_of_a_check_are_refused_where_a_file_is_mended(tmp_path: Path) -> None:
+    file, new = write_rows(tmp_path / "rows.jsonl", LABELLED), tmp_path / "new.jsonl"
+    said = refused("data", file, "--fix", new, "--ignore", "duplicate", "--html", tmp_path / "page.html", "--json")
+    assert "--ignore, --html would do nothing" in said
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", LABELLED)
     assert "no such rule" in refused("data", file, "--ignore", "duplcate")

@@ -78,6 +78,14 @@ def test_other_formats_become_json_lines(tmp_path: Path) -> None:
     assert done.left_out == 2
 
 
+def test_one_file_is_mended_at_a_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(f"{CHAT}\n")
+    with pytest.raises(DataError, match=r"\*\.jsonl fits 2 files, and one is mended at a time.*\n  - .*a\.jsonl"):
+        fix(tmp_path / "*.jsonl", tmp_path / "new.jsonl", lambda change: None)
+    assert fix(tmp_path / "a*.jsonl", tmp_path / "new.jsonl", lambda change: None).rows == 1
+
+
 def test_no_file_is_mended_in_place(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(CHAT + "\n")

@@ -9,6 +9,7 @@ from veneer.errors import ConfigError
 from veneer.evaluation.gate import ReleaseGate, Verdict, announced, decide, read_gate, verdict
 from veneer.evaluation.statistics.compare import Comparison, contrast
 from veneer.evaluation.statistics.measures import ratio
+from veneer.evaluation.statistics.power import rows_needed
 from veneer.evaluation.statistics.shares import tango
 
 
@@ -87,6 +88,25 @@ def test_too_few_rows_are_said_beforehand() -> None:
     (line,) = announced(gate, {"a.jsonl": 500, "b.jsonl": 314})
     assert "a.jsonl: a margin of 0.02 needs 1,963 rows" in line
     assert "there are 500" in line
+
+
+@pytest.mark.parametrize(
+    ("margin", "needed", "gain"), [(0.05, "314", "0.1"), (0.1, "157", "0.2"), (-0.02, "1,963", "0")]
+)
+def test_too_few_rows_for_the_primary_measure_are_said_too(margin: float, needed: str, gain: str) -> None:
+    gate = ReleaseGate(better_by=margin)
+    count = int(needed.replace(",", ""))
+    (line,) = announced(gate, {}, ("exact", count - 1))
+    assert f"exact: to hold 'better by {margin:g}' takes {needed} rows if the adapter is better by {gain} and" in line
+    assert announced(gate, {}, ("exact", count)) == []
+    assert announced(ReleaseGate(better_by=0.0), {}, ("exact", 3)) == []
+
+
+def test_an_adapter_that_is_better_by_twice_the_margin_is_held_in_four_of_five_cases() -> None:
+    """The number of rows that is said beforehand, by simulation."""
+    for margin, differing in ((0.05, 0.3), (0.1, 0.5), (0.02, 0.1)):
+        low, _ = shares(2 * margin, differing, rows_needed(margin, differing), 4000, 7)
+        assert 0.77 < (low >= margin).mean() < 0.86
 
 
 # -------------------------------------------------------------------------------------------------------- simulation

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from veneer.commands.options import COUNT, FEW, Count, examples
 from veneer.strict_json import to_text
 
 if TYPE_CHECKING:
     from veneer.enums import Column
+
+_MENDING = frozenset({"file", "fix", "as_json"})
+"""The parameters that mean something where a file is mended."""
 
 
 @click.command(epilog=examples("data rows.jsonl", "data rows.jsonl --model MODEL --html page.html --show 3"))
@@ -58,6 +62,7 @@ def data(
     from veneer.screens.data import DataRequest, fix_visibly, lint_visibly
 
     if fix is not None:
+        _refuse_checks(click.get_current_context())
         fix_visibly(file, fix, as_json=as_json)
         return
     report = lint_visibly(
@@ -81,6 +86,18 @@ def data(
         click.echo(to_text(report.to_json(), indent=2, ensure_ascii=False))
     if report.failed:
         raise click.exceptions.Exit(1)
+
+
+def _refuse_checks(context: click.Context) -> None:
+    """Refuse the options of a check where a file is mended, which is not checked."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in _MENDING
+        and context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--fix mends rows and does not check them, so that {', '.join(given)} would do nothing")
 
 
 def _columns(text: str | None) -> Mapping[Column, str]:

@@ -24,8 +24,9 @@ from typing import Any, BinaryIO
 from veneer.data.json_values import BadRow
 from veneer.data.lint.mojibake import repaired
 from veneer.data.readers import iterate_rows
+from veneer.data.sources import files_named
 from veneer.data.turns import SAME_ROLE, SHAREGPT_ROLES
-from veneer.errors import OutputError
+from veneer.errors import DataError, OutputError, listing
 from veneer.io.files import atomic_file
 from veneer.strict_json import to_text
 
@@ -67,15 +68,15 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
     """Write a mended copy of a data file, as JSON Lines, atomically.
 
     Args:
-        file: the file; it stays as it is.
+        file: the file; it stays as it is. A pattern that fits one file, or a dataset of the hub, is a file too.
         output: the new file, whose name ends in `.jsonl` and which must not exist.
         on_change: told of every change.
 
     Raises:
         OutputError: the new file exists, has another kind of name, or cannot be written.
-        DataError: the file cannot be read at all.
+        DataError: the file cannot be read at all, or there are several.
     """
-    file, output = Path(file), Path(output)
+    file, output = _one_file(str(file)), Path(output)
     if output.suffix.lower() != ".jsonl":
         raise OutputError(f"{output} ends in {output.suffix!r}; mended rows are written as JSON Lines: name it .jsonl")
     if output.exists():
@@ -110,6 +111,16 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
             rows += 1
             _write(target, mended, line if not texts else None)
     return FixResult(output, rows, left_out, changes)
+
+
+def _one_file(name: str) -> Path:
+    files = files_named(name)
+    if len(files) > 1:
+        raise DataError(
+            f"{name} fits {len(files)} files, and one is mended at a time, into a new file of its own; name one:\n"
+            f"{listing([str(file) for file in files])}"
+        )
+    return files[0]
 
 
 def mend(row: Any) -> tuple[Any, list[str]]:
@@ -178,7 +189,8 @@ def _spaced(text: str, path: str, key: str, role: str, texts: list[str]) -> str:
         # White space before the first words of a line may be the indentation of code.
         stripped = re.sub(r"\A(?:[ \t]*\n)+", "", mended).rstrip()
         if stripped != mended:
-            texts.append(f"{path}: white space around it is removed ({len(mended) - len(stripped)} characters)")
+            count = len(mended) - len(stripped)
+            texts.append(f"{path}: white space around it is removed ({count} character{'s'[: count - 1]})")
             mended = stripped
     elif path == "completion" and mended.rstrip() != mended:
         texts.append(f"{path}: white space behind it is removed")

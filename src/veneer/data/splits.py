@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from veneer.config import DataSection
 from veneer.data.lint.clusters import clusters
-from veneer.data.lint.shingles import SIMILARITY, bands, shingles_of
+from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.orders import AT_ONCE, order
 from veneer.data.readers import iterate_rows
@@ -288,9 +288,10 @@ def _answer(record: Record) -> str:
 def _near_duplicates(records: Records) -> list[int]:
     """For each record the first of those that are nearly the same."""
     with Spill() as spill:
-        found = []
+        found = bytearray()
         for record in records:
             hashes = shingles_of(record)
-            found.append(bands(hashes))
+            found += bands(hashes).tobytes()
             spill.append(hashes, np.array([len(hashes)]))
-        return [int(root) for root in clusters(np.stack(found), spill.read, SIMILARITY)]
+        signatures = np.frombuffer(found, dtype=np.uint32).reshape(-1, BANDS)
+        return [int(root) for root in clusters(signatures, spill.read, SIMILARITY)]

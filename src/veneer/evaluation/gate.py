@@ -155,14 +155,15 @@ def verdict(low: float, high: float, least: float) -> Verdict:
     return Verdict.REGRESSED if high < least else Verdict.UNDECIDED
 
 
-def announced(gate: ReleaseGate, rows: Mapping[str, int]) -> Sequence[str]:
+def announced(gate: ReleaseGate, rows: Mapping[str, int], primary: tuple[str, int] | None = None) -> Sequence[str]:
     """What is to be said before anything is computed: margins that need more rows than there are.
 
     Args:
         gate: the margins.
         rows: the number of rows of each suite that is measured by a share of rows.
+        primary: the primary measure and the number of its rows, where it is a share of them.
     """
-    lines = []
+    lines = [] if primary is None else _too_few_for(gate, *primary)
     for name, count in rows.items():
         needed = rows_needed(gate.suites[name], gate.discordant)
         if needed > count:
@@ -171,3 +172,20 @@ def announced(gate: ReleaseGate, rows: Mapping[str, int]) -> Sequence[str]:
                 f"{gate.discordant:.0%} of them, and there are {count:,}; the answer is likely to be undecided"
             )
     return lines
+
+
+def _too_few_for(gate: ReleaseGate, name: str, count: int) -> list[str]:
+    """What is to be said of the primary measure: how many rows tell an adapter that is better by twice the margin."""
+    margin, found = gate.better_by or 0.0, []
+    gain = max(2 * margin, 0.0)
+    if margin and gain <= 1:
+        # Models of which one is better by so much differ on as many rows at least.
+        differing = max(gate.discordant, gain)
+        needed = rows_needed(abs(margin), differing)
+        if needed > count:
+            found = [
+                f"{name}: to hold 'better by {margin:g}' takes {needed:,} rows if the adapter is better by {gain:g} "
+                f"and the models differ on {differing:.0%} of them, and there are {count:,}; the answer is likely to "
+                "be undecided"
+            ]
+    return found

@@ -33,7 +33,7 @@ from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.evaluation.judge.verdicts import JudgeResult
-from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, named_metrics
+from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import (
@@ -318,7 +318,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     _try_on_references(rows, chosen)
     opened = [open_suite(name, _items(name, request, gate), loaded, emit) for name in suites]
-    _announce(gate, opened, emit)
+    _announce(gate, opened, (chosen.primary, len(rows.records)) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, subscribers)
     report = put_together(
         rows,
@@ -439,11 +439,13 @@ def _items(name: str, request: EvaluationRequest, gate: ReleaseGate | None) -> i
     return gate.items_of(name)
 
 
-def _announce(gate: ReleaseGate | None, suites: Sequence[OpenSuite], emit: Subscriber) -> None:
+def _announce(
+    gate: ReleaseGate | None, suites: Sequence[OpenSuite], primary: tuple[str, int] | None, emit: Subscriber
+) -> None:
     """Say before anything is computed which margins have too few rows."""
     if gate is not None:
         counts = {one.name: one.count for one in suites if one.name in gate.suites and one.shares}
-        for line in announced(gate, counts):
+        for line in announced(gate, counts, primary):
             emit(Note(message=line, level=Level.WARNING))
 
 

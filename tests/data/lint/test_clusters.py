@@ -32,5 +32,5 @@ def test_clusters_are_those_of_all_pairs() -> None:
 
 
 def test_rows_without_shingles_are_in_no_cluster() -> None:
-    empty = np.zeros((3, 16), dtype=np.uint64)
+    empty = np.zeros((3, 16), dtype=np.uint32)
     assert clusters(empty, lambda row: np.zeros(0, dtype=np.uint32), 0.8).tolist() == [0, 1, 2]

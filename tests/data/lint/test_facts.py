@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from lint_rows import chat, read_row, sentence
 from veneer.data.lint.facts import (
     EVALUATION,
     GROUPS,
+    TABLE,
     TRAINING,
+    Gathered,
+    Noted,
     RowFacts,
     digest,
     facts_of,
-    gather,
     normal,
     note,
     shape_of,
@@ -106,24 +109,46 @@ def test_chunks_are_gathered_to_what_each_row_alone_would_give() -> None:
     raws[4] = {"completion": "nothing"}
     rows = read_rows([(f"a.jsonl:{i + 1}", raw) for i, raw in enumerate(raws)], LintSetting())
     with Spill() as spill:
-        labels, chunks = Labels(), []
+        labels, gathered = Labels(), Gathered()
         for side, part in ((TRAINING, rows[:5]), (EVALUATION, rows[5:])):
             noted = note(part, side, None, NONE)
-            chunks.append((noted.table, noted.bands))
+            gathered.add(noted)
             spill.append(noted.shingles, noted.counts)
             labels.add(0, noted.answers)
-        found = gather(("a.jsonl", "b.jsonl"), (0, 5), chunks, spill, labels)
+        found = gathered.facts(("a.jsonl", "b.jsonl"), (0, 5), spill, labels)
         assert len(found) == len(rows)
         assert found.bands.shape == (9, BANDS)
         for index, row in enumerate(rows):
             alone = facts_of(row, int(index > 4), None)
-            assert (found.lines[index], found.side[index], found.usable[index]) == alone[:3]
-            assert (found.content[index], found.length[index], found.language[index]) == (
-                alone.content,
-                alone.length,
-                alone.language,
-            )
+            kept = {name: getattr(found, name)[index] for name in alone._fields if name != "line"}
+            assert {"line": found.lines[index], **kept} == alone._asdict()
             assert found.shingles.read(index).tolist() == shingles_of(row.record).tolist()
         assert found.where(8) == "b.jsonl:9"
     short = [row.answer for row in rows if 0 < len(row.answer) <= LONGEST]
     assert list(labels.spellings) == short
+
+
+def test_rows_take_150_bytes_each_and_are_never_held_twice() -> None:
+    rows = 256
+    rng = np.random.default_rng(11)
+    noted = Noted(
+        table=np.zeros(rows, dtype=TABLE),
+        bands=rng.integers(0, 2**32, (rows, BANDS), dtype=np.uint32),
+        shingles=NONE,
+        counts=np.ones(rows, dtype=np.int64),
+        answers=(None,) * rows,
+    )
+    tracemalloc.start()
+    try:
+        with Spill() as spill:
+            gathered = Gathered()
+            for _ in range(400):
+                gathered.add(noted)
+                spill.append(noted.shingles, noted.counts)
+            found = gathered.facts(("a.jsonl",), (0,), spill, Labels())
+            _, peak = tracemalloc.get_traced_memory()
+        assert len(found) == 400 * rows
+    finally:
+        tracemalloc.stop()
+    # A block that grows has an eighth more than it needs, which is no memory before it is written.
+    assert peak < 1.125 * 152 * 400 * rows + 200_000

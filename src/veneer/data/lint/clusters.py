@@ -36,7 +36,7 @@ class Union:
         return np.array([self.root(one) for one in range(len(self._parent))], dtype=np.int64)
 
 
-def clusters(bands: NDArray[np.uint64], read: Callable[[int], Hashes], least: float) -> Places:
+def clusters(bands: Hashes, read: Callable[[int], Hashes], least: float) -> Places:
     """For every row the first row of its cluster; itself where it is like no other.
 
     Rows that share a band are compared with the bucket's first row and with the one before them; two that are at

@@ -33,7 +33,7 @@ class Cost(Enum):
     MODEL = "model"
     """A pass of the model over the rows, which is made only where it is asked for."""
     FILE = "file"
-    """Hashes of all rows: microseconds a row, and up to 200 bytes of memory."""
+    """Hashes of all rows: microseconds a row, and some 200 bytes of memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Noted, gather, note
+from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Gathered, Noted, note
 from veneer.data.lint.labels import Labels
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
@@ -180,19 +177,18 @@ def _facts(
     boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
     chunks = _chunks(files, chain(sample, rows), starts)
     job = _Job(setting, options.group, boilerplate)
-    tables: list[tuple[NDArray[np.void], NDArray[np.uint64]]] = []
-    labels = Labels()
+    gathered, labels = Gathered(), Labels()
     done = 0
     for chunk in _checked(job, chunks, options.processes):
         for place, finding in chunk.findings:
             tally.add([done + place], finding)
-        tables.append((chunk.noted.table, chunk.noted.bands))
+        gathered.add(chunk.noted)
         spill.append(chunk.noted.shingles, chunk.noted.counts)
         if chunk.noted.table["side"][0] == TRAINING:
             labels.add(done, chunk.noted.answers)
         done += len(chunk.noted.table)
         stage.advance(len(chunk.noted.table))
-    return gather(tuple(chain.from_iterable(files)), starts, tables, spill, labels)
+    return gathered.facts(tuple(chain.from_iterable(files)), starts, spill, labels)
 
 
 def _numbered(files: Sequence[str], starts: list[int], first: int) -> Iterator[tuple[str, Any]]:

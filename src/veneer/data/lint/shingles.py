@@ -64,15 +64,18 @@ def shingles_of(record: Record | None) -> Hashes:
     return shingles("\n".join(str(turn.get("content") or "") for turn in turns))
 
 
-def bands(hashes: Hashes) -> NDArray[np.uint64]:
-    """The sixteen numbers by which a set of hashes is found, uint64 [BANDS]."""
+def bands(hashes: Hashes) -> Hashes:
+    """The sixteen numbers by which a set of hashes is found, uint32 [BANDS].
+
+    Of a million rows some hundred pairs that are nothing alike share one by chance; they are compared in vain.
+    """
     ordered = hashes.astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS
     smallest = (ordered >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS)
     found = np.full(BANDS, 0x9E3779B97F4A7C15, dtype=np.uint64)
     for row in range(ROWS):
         found = (found ^ smallest[:, row]) * _PLACES[row % 4]
         found ^= found >> np.uint64(31)
-    return found
+    return (found >> np.uint64(32)).astype(np.uint32)
 
 
 def without(hashes: Hashes, boilerplate: Hashes) -> Hashes:

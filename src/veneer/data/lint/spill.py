@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from array import array
 from types import TracebackType
 
 import numpy as np
@@ -21,8 +22,7 @@ class Spill:
     def __init__(self) -> None:
         # Not mapped into memory: pages of a mapped file would count as the process's own.
         self._file = tempfile.TemporaryFile(prefix="veneer-data-", buffering=0)  # noqa: SIM115 (closed by __exit__)
-        self._counts: list[NDArray[np.int64]] = []
-        self._starts: NDArray[np.int64] | None = None
+        self._ends = array("q", [0])  # of the list before each row; eight bytes a row, which grow where they lie
 
     def __enter__(self) -> Spill:
         return self
@@ -37,13 +37,10 @@ class Spill:
         view = memoryview(hashes.tobytes())
         while view:
             view = view[self._file.write(view) :]
-        self._counts.append(counts)
-        self._starts = None
+        self._ends.frombytes((self._ends[-1] + np.cumsum(counts, dtype=np.int64)).tobytes())
 
     def read(self, row: int) -> Hashes:
         """The hashes of a row."""
-        if self._starts is None:
-            self._starts = np.concatenate(([0], np.cumsum(np.concatenate(self._counts)))).astype(np.int64)
-        start, end = int(self._starts[row]), int(self._starts[row + 1])
+        start, end = self._ends[row], self._ends[row + 1]
         raw = os.pread(self._file.fileno(), (end - start) * _WIDTH, start * _WIDTH)
         return np.frombuffer(raw, dtype=np.uint32)

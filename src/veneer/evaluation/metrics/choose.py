@@ -33,6 +33,8 @@ PRIMARY = {
     "chrf": "chrf", CHOICE: "choice_accuracy",
 }  # fmt: skip
 """The measure of a metric that is the primary one where the metric is named first."""
+SHARES = ("exact", "accuracy", "number", "choice_accuracy")
+"""The measures that are a share of rows."""
 LONGEST_LABEL = 60
 """The longest reference that is taken for a label, in characters."""
 ROWS_A_LABEL = 3

@@ -21,7 +21,8 @@ TOOL_CALL_LOST = LintRule(
     Severity.ERROR,
     Cost.TOKENS,
     "hold tool calls that the chat template does not write as they are",
-    "write `arguments` in the form that the template takes: an object instead of a string, or a string instead of one",
+    "write `arguments` in the form that the template takes, an object instead of a string or a string instead of one; "
+    "where it leaves out calls altogether, take a model whose template knows tools",
 )
 _TRIES = 200
 """Opening braces of a turn that are tried as the start of an object."""
