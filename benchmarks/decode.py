@@ -7,7 +7,8 @@ Q8_0 files that are made of it for llama.cpp (the extra `llama-cpp`), whose bloc
 GGUF file in Q4_1 is read by both too. Formats are compared with themselves, NF4 and int8 with all of as many bits. All
 run with as many threads, each in a process of its own, by turns; the median of the rounds counts. The clock is the
 wall's, from the first prompt to the last token; tokens per second of the processor's time stand beside, for machines on
-which others compute.
+which others compute. Below the table stand the instructions that llama.cpp uses, and the share of the processor's
+float32 peak that veneer's answers take, where a token takes two operations a weight.
 
 `--variant` chooses the kernels of a narrower instruction set for veneer. llama.cpp then still uses all that its build
 and the processor have.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -32,6 +34,8 @@ from veneer.bundled import bundled_model
 COUNTS = (1, 8, 32)
 PREFILL = 400
 """Tokens of the long prompt."""
+PEAK_ROUNDS = 50_000_000
+"""Turns of the loop whose operations are the peak: about a tenth of a second."""
 SYSTEMS = {
     4: ("veneer NF4", "veneer Q4_0", "veneer Q4_1", "llama.cpp Q4_0", "llama.cpp Q4_1"),
     8: ("veneer int8", "veneer Q8_0", "llama.cpp Q8_0"),
@@ -178,6 +182,39 @@ def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
         print(f"{own} / {peer}: {spoken}")
 
 
+def share_of_peak(results: dict[str, list[dict[str, list[float]]]], args: argparse.Namespace) -> None:
+    """What 60 % of the float32 peak would make, and what veneer's 32 answers at once make of it."""
+    import torch
+
+    from veneer.io.checkpoint import open_checkpoint
+    from veneer.native import library
+
+    if args.variant is not None:
+        library.use_variant(args.variant)
+    native = library.kernels()
+    if native is None:
+        return
+    checkpoint = open_checkpoint(args.model)
+    names = set(checkpoint.names())
+    if "lm_head.weight" in names:  # the embedding is looked up, not multiplied with
+        names.discard("model.embed_tokens.weight")
+    weights = sum(math.prod(shape) for name in names if len(shape := checkpoint.shape(name)) == 2)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        operations = native.peak(torch.float32, PEAK_ROUNDS, 1)
+        times.append(time.perf_counter() - start)
+    peak = args.threads * operations / min(times)
+    most = peak / (2 * weights)
+    print(
+        f"float32 peak of {args.threads} threads: {peak / 1e9:.0f} GFLOP/s, of which 60 % are {0.6 * most:.0f} tokens/s"
+    )
+    for name, runs in results.items():
+        if name.startswith("veneer"):
+            rate = statistics.median(run[f"{COUNTS[-1]} at once"][0] for run in runs)
+            print(f"{name}: {COUNTS[-1]} at once take {100 * rate / most:.0f} % of it, their prompts included")
+
+
 def main() -> None:
     """Measure all systems by turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,6 +243,8 @@ def main() -> None:
                 results[name].append(child(name, args))
                 print(f"{name}: {json.dumps(results[name][-1])}", file=sys.stderr, flush=True)
     report(results)
+    print(f"llama.cpp: {importlib.import_module('xllamacpp').get_system_info()}")
+    share_of_peak(results, args)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,3 +100,24 @@ def test_a_scheduler_that_fails_between_two_states_leaves_nobody_waiting(
     reasons = {handle.result(WAIT).finished.reason for handle in handles}
     assert reasons <= {FinishReason.ERROR, FinishReason.CANCELLED}
     assert not front.accepting
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_follows_a_step_follows_the_last_event_too(model: CausalLM, fails: bool) -> None:
+    told: list[str] = []
+
+    def listen(event: object) -> None:
+        told.append(type(event).__name__)
+        if fails and len(told) > 6:
+            raise RuntimeError("the listener is broken")
+
+    front = EngineThread(build_engine(model), after_step=lambda: told.append("step"))
+    front.submit(request([5, 6], 500), on_event=listen)
+    while len(told) <= 6:
+        time.sleep(0.001)
+    front.close()
+    assert told[-1] == "step"
+    assert "Finished" in told
+    steps = [index for index, one in enumerate(told) if one == "step"]
+    assert max(second - first for first, second in itertools.pairwise(steps)) <= 3

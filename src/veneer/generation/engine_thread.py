@@ -25,10 +25,12 @@ class EngineThread:
 
     Args:
         engine: from now on only this object may use it.
+        after_step: called on that thread after every step, and after the last events, for listeners that pass the
+            events of a step on together.
     """
 
-    def __init__(self, engine: GenerationEngine):
-        self._engine = engine
+    def __init__(self, engine: GenerationEngine, after_step: Callable[[], None] = lambda: None):
+        self._engine, self._after_step = engine, after_step
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._accepting = True
@@ -84,7 +86,9 @@ class EngineThread:
         try:
             while not self._closing:
                 self._wake.clear()
-                if not self._engine.step() and not self._closing:
+                more = self._engine.step()
+                self._after_step()
+                if not more and not self._closing:
                     self._wake.wait()
         finally:
             # Where a step has raised, Python prints the error at the thread's end; nobody may wait for ever.
@@ -95,3 +99,4 @@ class EngineThread:
                     self._engine.fail("the engine has failed and is closed; its log has the reason")
             finally:
                 self._engine.close()
+                self._after_step()

@@ -22,6 +22,7 @@ from veneer.generation.request import (
 )
 from veneer.serving.errors import ApiError
 from veneer.serving.metrics import Metrics
+from veneer.serving.outbox import Arrivals, Outbox
 
 T = TypeVar("T")
 
@@ -35,13 +36,14 @@ class Answers:
 
     Args:
         loop: the loop that they are taken on.
+        outbox: what the engine's thread sends its events by.
         metrics: counts and times them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics):
-        self._loop, self._metrics = loop, metrics
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, metrics: Metrics):
+        self._loop, self._outbox, self._metrics = loop, outbox, metrics
         self._handles: list[GenerationHandle] = []
-        self._arrived: asyncio.Queue[tuple[int, GenerationEvent]] = asyncio.Queue()
+        self._arrived: Arrivals = asyncio.Queue()
         self._began = time.perf_counter()
         self._last: dict[int, float] = {}
 
@@ -87,7 +89,7 @@ class Answers:
 
     def _listener(self, number: int) -> Callable[[GenerationEvent], None]:
         def tell(event: GenerationEvent) -> None:
-            self._loop.call_soon_threadsafe(self._arrived.put_nowait, (number, event))
+            self._outbox.put(self._loop, self._arrived, number, event)
 
         return tell
 

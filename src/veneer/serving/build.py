@@ -29,6 +29,7 @@ from veneer.serving.keys import read_keys
 from veneer.serving.limits import ServerLimits
 from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
+from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest
 from veneer.serving.server import HttpServer, check_host
@@ -112,18 +113,19 @@ def build_service(
     if name in names.all()[1:]:
         raise ConfigError(f"an adapter is called {name!r}, as the base; give the base another name with --name")
     limits = limits or ServerLimits()
-    front = EngineThread(
-        build_engine(
-            assistant.model,
-            decoder=assistant.tokenizer,
-            stop_ids=assistant.stop_ids,
-            adapters=catalogue,
-            cache_bytes=cache_bytes,
-        )
+    engine = build_engine(
+        assistant.model,
+        decoder=assistant.tokenizer,
+        stop_ids=assistant.stop_ids,
+        adapters=catalogue,
+        cache_bytes=cache_bytes,
     )
+    outbox = Outbox()
+    front = EngineThread(engine, after_step=outbox.send)
     spec = assistant.model.spec
     return Service(
         front=front,
+        outbox=outbox,
         spec=spec,
         stop_ids=assistant.stop_ids,
         prompts=PromptEncoder(assistant.tokenizer, assistant.encoder, spec.max_positions),

@@ -21,6 +21,7 @@ from veneer.serving.grammar import Grammar, Grammars
 from veneer.serving.limits import ServerLimits
 from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
+from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class Service:
     """One base model with its adapters, ready to answer. All of it is used on the event loop's thread."""
 
     front: EngineThread
+    outbox: Outbox
+    """What the engine's thread sends events by, after each step of `front`."""
     spec: ModelSpec
     stop_ids: frozenset[int]
     """Tokens that end an answer unless a request says otherwise."""
@@ -126,7 +129,7 @@ class Service:
                 code="queue_full",
                 headers={"retry-after": str(RETRY_SECONDS)},
             )
-        answers = Answers(asyncio.get_running_loop(), self.metrics)
+        answers = Answers(asyncio.get_running_loop(), self.outbox, self.metrics)
         self._under_way += len(requests)
         try:
             for request in requests:
