@@ -3,6 +3,7 @@
 Nothing is downloaded. Each part is a process of its own and ends within ten minutes:
 
     kernels     every kernel in bfloat16 and float16 against torch in float64
+    packed      products of a few rows with packed weights, with decoded ones and with those in 16 bits
     veneer      training steps of 2,048 and 8,192 tokens (documents of 2,048), rank 16 on all linear layers, from random
                 weights made on the card: tokens/s, model FLOP utilisation and peak memory
     profile     a step's kernels, launches and waits, by torch's profiler
@@ -43,6 +44,7 @@ import numpy as np
 import torch
 from gpu_engine import run_answers, run_resume, run_steps
 from gpu_kernels import run_kernels
+from gpu_packed import run_packed
 from gpu_peers import NEEDS, missing, run_peer, write_checkpoint
 from gpu_profile import run_profile
 from gpu_shapes import (
@@ -77,6 +79,8 @@ from veneer.training.optim import clip, squared_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 
+KERNELS = ("kernels", "packed", "veneer", "profile")
+"""The parts that need nothing from a disk."""
 OWN = ("lora", "qlora", "resume", "default", "answers")
 """The parts that run the whole program, from a checkpoint on disk."""
 
@@ -185,11 +189,13 @@ class Bench:
 def run_part(part: str, bench: Bench, folder: Path | None) -> bool:
     """One part, in this process; whether all was right."""
     device, load, spec = bench.device, bench.load, spec_from_hf(bench.config)
-    if part in ("kernels", "veneer", "profile"):
+    if part in KERNELS:
         with computing_on(device, deterministic=False):
             if part == "kernels":
                 return run_kernels(device)
-            if part == "veneer":
+            if part == "packed":
+                run_packed(device, dry=bench.dry)
+            elif part == "veneer":
                 run_veneer(spec, device, bench.peak, load)
             else:
                 document = load.document
@@ -290,7 +296,7 @@ def run_all(bench: Bench, minutes: float, file: Path) -> bool:
         if missing(part):
             print(f"{part}: not installed ({', '.join(missing(part))})", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("kernels", "veneer", "profile", "checkpoint", *OWN, *peers):
+        for part in (*KERNELS, "checkpoint", *OWN, *peers):
             size = "tiny" if bench.dry else bench.size
             title = f"{size}, rank {RANK}, documents of {load.document:,} tokens, median of {load.steps} steps"
             print(f"\n{part}: {title}\n{HEADER}" if part == "veneer" else f"\n{part}", flush=True)
@@ -310,7 +316,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="8b", help="shape of the model (default: 8b)")
     parser.add_argument("--peak", type=float, help="dense TFLOP/s of the card in 16 bits, where its name is not known")
     parser.add_argument("--minutes", type=float, default=10.0, help="stop each part after so long (default: 10)")
-    parts = ("kernels", "veneer", "profile", "checkpoint", *OWN, *NEEDS)
+    parts = (*KERNELS, "checkpoint", *OWN, *NEEDS)
     parser.add_argument("--part", choices=parts, help="run one part alone")
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, for the parts that read one")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file of results (default: gpu.json)")

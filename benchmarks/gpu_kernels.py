@@ -10,6 +10,7 @@ from torch import Tensor
 
 from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.gpu.dispatch import choice, triton_kernels
+from veneer.gpu.few_rows import packed_choice
 from veneer.losses import losses_and_grads_reference
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
@@ -25,6 +26,8 @@ from veneer.quant.codes import (
     quantize_4bit,
     quantize_nested,
 )
+from veneer.quant.linear import QuantLinear
+from veneer.quant.rowwise import RowwiseLinear
 
 
 def with_gradients(function: Callable[..., Any], inputs: list[Tensor], seed: int = 0) -> list[Tensor]:
@@ -129,6 +132,20 @@ def updated_product(dtype: torch.dtype, device: torch.device) -> tuple[list[Tens
     return [outputs(x, weight, None, LowRank(left, right, 2.0))], [exact]
 
 
+def packed_product(rows: int, kind: type[QuantLinear] | type[RowwiseLinear]) -> Case:
+    """x Wᵀ from the codes, with an update beside it; the reference multiplies by the decoded weight in float64."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        layer = kind.from_weight(torch.randn(1031, 4096, device=device), torch.randn(1031, device=device))
+        x, left = (torch.randn(rows, width, device=device).to(dtype) for width in (4096, 16))
+        right = torch.randn(1031, 16, device=device).to(dtype)
+        assert layer.bias is not None
+        exact = x.double() @ layer.decode(dtype, None).double().t() + layer.bias.to(dtype).double()
+        return [layer.product(x, LowRank(left, right, 2.0))], [exact + 2.0 * left.double() @ right.double().t()]
+
+    return case
+
+
 def kernel_cases(device: torch.device) -> dict[str, Case]:
     """Every kernel by name, in shapes that are no multiples of a tile."""
     weights = {dim: torch.rand(dim, device=device) + 0.5 for dim in (576, 4096)}
@@ -147,6 +164,9 @@ def kernel_cases(device: torch.device) -> dict[str, Case]:
         ),
         "rotary positions": turning,
         "product with an update": updated_product,
+        "product with packed NF4, 1 row": packed_product(1, QuantLinear),
+        "product with packed NF4, 16 rows": packed_product(16, QuantLinear),
+        "product with packed int8, 3 rows": packed_product(3, RowwiseLinear),
         "gradient of a factor": factor_gradient,
         "cross-entropy 49,152": cross_entropy(49152),
         "cross-entropy 262,144": cross_entropy(262144),
@@ -168,6 +188,10 @@ def largest_error(found: list[Tensor], expected: list[Tensor]) -> float:
 def run_kernels(device: torch.device) -> bool:
     """Print a table of errors; whether all are within a few roundings of the dtype."""
     print(f"Triton: {choice().reason}" + ("" if choice().used else " (torch's own operations are checked instead)"))
+    if device.type == "cuda":
+        for dtype in (torch.bfloat16, torch.float16):
+            packed = packed_choice(device, dtype)
+            print(f"products with packed weights, {dtype}: {'used' if packed.used else 'not used'}, {packed.reason}")
     print(f"{'largest error, share of the largest value':42} {'bfloat16':>10} {'float16':>10}")
     right = True
     for name, case in kernel_cases(device).items():

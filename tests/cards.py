@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.gpu import attention, dispatch
+from veneer.gpu import attention, dispatch, few_rows
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.quant.codes import NESTED_BLOCK, NestedScales, packed_sizes
@@ -96,8 +96,11 @@ class Tally(TorchDispatchMode):
 
 
 @contextmanager
-def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> Iterator[Tally]:
-    """Let meta tensors be those of a card with Triton within the block; what was asked of it."""
+def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), *, packed: bool = True) -> Iterator[Tally]:
+    """Let meta tensors be those of a card with Triton within the block; what was asked of it.
+
+    `packed` is whether its products with packed weights have been tried and were right.
+    """
     tally = Tally()
 
     def launch(
@@ -110,7 +113,8 @@ def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0)) -> Ite
     patch.setattr(torch.Tensor, "pin_memory", lambda x: x)
     patch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     patch.setattr(dispatch, "choice", lambda device=None: dispatch.GpuChoice(True, "meta"))
-    for name in ("norm", "elementwise", "quant", "cross_entropy"):
+    patch.setattr(few_rows, "packed_choice", lambda device, dtype: dispatch.GpuChoice(packed, "meta"))
+    for name in ("norm", "elementwise", "quant", "packed", "cross_entropy"):
         patch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", launch)
     attention._pack.cache_clear()
     with tally:

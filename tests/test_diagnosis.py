@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from veneer import diagnosis
 from veneer.diagnosis import GIB, Facts, Gpu, Measured, advice, doctor, probe, report
+from veneer.gpu.dispatch import GpuChoice
 
 GOOD = Facts(
     veneer="1.0",
@@ -53,6 +55,27 @@ NO_KERNELS = {
     "kernels_reason": "not compiled at install: install a C compiler, then install veneer again",
 }
 CARD = Gpu("A card", 80 * GIB, "9.0")
+
+
+@pytest.mark.parametrize(
+    ("packed", "dtype", "said"),
+    [
+        (GpuChoice(True, "Triton 3"), torch.bfloat16, "Triton 3; answers are computed from packed weights"),
+        (
+            GpuChoice(False, "a reason"),
+            torch.float16,
+            "Triton 3; answers decode packed weights for each token: a reason",
+        ),
+        (GpuChoice(True, "Triton 3"), torch.float32, "Triton 3"),
+    ],
+)
+def test_it_is_told_what_a_card_computes_answers_from(
+    packed: GpuChoice, dtype: torch.dtype, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "packed_choice", lambda device, dtype: packed)
+    assert diagnosis._gpu_reason(GpuChoice(True, "Triton 3"), torch.device("cuda"), dtype) == said
+    none = GpuChoice(False, "torch sees no CUDA device")
+    assert diagnosis._gpu_reason(none, torch.device("cpu"), dtype) == none.reason
 
 
 def test_a_machine_that_lacks_nothing_is_told_so() -> None:

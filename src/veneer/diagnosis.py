@@ -20,7 +20,9 @@ from torch.nn import functional
 from veneer import __version__
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
+from veneer.gpu.dispatch import GpuChoice
 from veneer.gpu.dispatch import choice as gpu_choice
+from veneer.gpu.few_rows import DTYPES, packed_choice
 from veneer.hardware import BF16_FLAGS, check_products, resolve_device, resolve_dtype, timed
 from veneer.model.attention import PackedAttention
 from veneer.model.leaves import DenseLinear
@@ -177,7 +179,7 @@ def doctor(*, measure: bool = False) -> Facts:
         gpus=_gpus(),
         gpu_driver=Path("/proc/driver/nvidia/version").exists(),
         gpu_kernels=gpu.used,
-        gpu_kernels_reason=gpu.reason,
+        gpu_kernels_reason=_gpu_reason(gpu, device, dtype),
         dtype=str(dtype).removeprefix("torch."),
         dtype_reason=_dtype_reason(device, dtype),
         int8=int8_reason is None,
@@ -368,6 +370,16 @@ def _dtype_reason(device: torch.device, dtype: torch.dtype) -> str:
         return f"{which} does not multiply bfloat16 natively"
     flags = "" if device.type == "cuda" else f" ({' '.join(sorted(cpu_flags() & BF16_FLAGS))})"
     return f"{which} multiplies it natively{flags}"
+
+
+def _gpu_reason(gpu: GpuChoice, device: torch.device, dtype: torch.dtype) -> str:
+    """Why the GPU's kernels are used or not, and what becomes of packed weights in answers."""
+    if not gpu.used or device.type != "cuda" or dtype not in DTYPES:
+        return gpu.reason
+    packed = packed_choice(device, dtype)
+    if packed.used:
+        return f"{gpu.reason}; answers are computed from packed weights"
+    return f"{gpu.reason}; answers decode packed weights for each token: {packed.reason}"
 
 
 def _int8_reason(device: torch.device) -> str | None:

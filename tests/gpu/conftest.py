@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-INTERPRETED = ("test_cross_entropy.py", "test_elementwise.py", "test_kernels.py", "test_norm.py", "test_quant.py")
+INTERPRETED = (
+    "test_cross_entropy.py", "test_elementwise.py", "test_kernels.py", "test_norm.py", "test_packed.py",
+    "test_quant.py",
+)  # fmt: skip
 
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else list(INTERPRETED)
 

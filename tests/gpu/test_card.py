@@ -6,6 +6,7 @@ told by this; `benchmarks/gpu.py` measures it on a card.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,41 @@ def test_decoded_weights_that_are_kept_cost_no_launch(monkeypatch: pytest.Monkey
     # Forward of both layers, and the gradients of inputs: of the first layer's three products none is needed. Kept
     # weights are decoded once each, when the block begins.
     assert counts == [2 * 14 - 3, 0]
+
+
+MOST_IN_AN_ANSWER = 28
+"""Kernels of a layer in a step of answers, beside a base in 4 bits."""
+
+
+@torch.no_grad()
+def step_of_answers(patch: pytest.MonkeyPatch, layers: int, rows: int, *, packed: bool = True) -> Counter[str]:
+    """Kernels of a step in which each of `rows` answers gets a token, with an adapter beside a base in 4 bits."""
+    model, _ = meta_model(layers=layers, quantized=True)
+    model.eval()
+    with card(patch, packed=packed) as tally:
+        decoding = model.decoding(rows, 64)
+        decoding.prefill(torch.zeros(20 * rows, dtype=torch.int64, device=META), [20] * rows)
+        before = tally.launches.copy()
+        decoding.step(torch.zeros(rows, dtype=torch.int64, device=META))
+        return tally.launches - before
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_step_of_answers_decodes_no_weight(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, three = (step_of_answers(monkeypatch, layers, rows) for layers in (2, 3))
+    decoded = [step_of_answers(monkeypatch, layers, rows, packed=False) for layers in (2, 3)]
+    print(f"{rows} rows: {(three - two).total()} launches a layer, {(decoded[1] - decoded[0]).total()} with decoding")
+    assert two["triton_packed_product"] == 2 * 7
+    assert two["triton_decode"] == 0
+    assert 10 < (three - two).total() <= MOST_IN_AN_ANSWER
+    # Decoding, the product with B, and the large one added onto it were three.
+    assert (decoded[1] - decoded[0]).total() - (three - two).total() == 2 * 7
+
+
+def test_more_answers_than_the_kernel_takes_share_a_decoded_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = step_of_answers(monkeypatch, 2, 17)
+    assert found["triton_packed_product"] == 0
+    assert found["triton_decode"] == 2 * 7
 
 
 def test_scores_are_made_in_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,10 @@ pytestmark = [
 ]
 
 NAMES = {
-    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8", torch.int64: "i64",
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8", torch.int8: "i8",
+    torch.int32: "i32", torch.int64: "i64",
 }  # fmt: skip
+MODULES = ("norm", "elementwise", "quant", "packed", "cross_entropy")
 Launch = tuple[Any, Sequence[object], Mapping[str, int]]
 
 
@@ -40,7 +42,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         assert all(1 <= size < 2**31 for size in grid)
         started.append((kernel, arguments, constants))
 
-    for name in ("norm", "elementwise", "quant", "cross_entropy"):
+    for name in MODULES:
         monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", note)
     return started
 
@@ -114,6 +116,32 @@ def start_all(x: Tensor) -> None:
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64), gradient=False)
 
 
+def start_products(x: Tensor, blocks: Sequence[int], rank: int = 16) -> None:
+    """Products of `x` with weights of 4 bits, with nested and with plain scales, and of 8 bits."""
+    from veneer.gpu.packed import packed_product
+    from veneer.native.stored import Format, NestedScale, Stored
+
+    depth, columns, table = x.shape[1], 4096, torch.zeros(256)
+    codes = torch.zeros(64, dtype=torch.uint8)
+    nested = NestedScale(codes=codes, values=table, factors=table, offset=table, block=256)
+    update = (x[:, :rank], x.new_zeros(columns, rank), 2.0)
+    for block in blocks:
+        for scales, own in ((nested, update), (table, None)):
+            packed_product(
+                x,
+                Stored(
+                    format=Format.FOUR_BIT, columns=columns, depth=depth, codes=codes, values=table, scales=scales,
+                    block=block,
+                ),
+                None if own is None else table,
+                own,
+            )  # fmt: skip
+    eight_bits = Stored(
+        format=Format.INT8, columns=columns, depth=depth, codes=codes.view(torch.int8), scales=table
+    )  # fmt: skip
+    packed_product(x, eight_bits, None, (x[:, :64], x.new_zeros(columns, 64), 2.0))
+
+
 @pytest.mark.parametrize(
     ("dtype", "capability", "dim"),
     [
@@ -158,6 +186,41 @@ def test_the_loss_compiles_for_every_vocabulary_without_spills(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     cross_entropy_in_place(torch.zeros(1, vocab, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.int64))
     assert spilled(compiled(launches[0], 90), 90, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "depth", "blocks"),
+    [
+        (torch.bfloat16, 90, 4096, ()),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (
+                (torch.bfloat16, 80, 4096, (64,)), (torch.float16, 80, 576, (32,)),
+                (torch.bfloat16, 86, 4096, (64,)), (torch.bfloat16, 89, 14_336, (4096,)),
+                (torch.bfloat16, 90, 4096, (32, 64)), (torch.bfloat16, 120, 2304, (64,)),
+            )
+        ),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
+)  # fmt: skip
+def test_products_with_packed_weights_compile_without_spills(
+    dtype: torch.dtype,
+    capability: int,
+    depth: int,
+    blocks: tuple[int, ...],
+    launches: list[Launch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    start_products(torch.zeros(3, depth, dtype=dtype), blocks)
+    assert len(launches) == 1 + 2 * len(blocks)
+    for launch in launches:
+        ptx = compiled(launch, capability)
+        assert "fma.rn.f32" not in ptx
+        assert "mma.sync" in ptx, "tensor cores multiply"
+        assert "ld.global.v4" in ptx, "codes are read in 16 bytes"
+        assert spilled(ptx, capability, tmp_path) == 0, launch[2]
 
 
 @pytest.mark.parametrize("block", [32, 64, 4096])
@@ -217,8 +280,11 @@ def test_tritons_own_launcher_takes_every_launch(dim: int, tmp_path: Path, monke
         bound.append(kernel.__name__)
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for name in ("norm", "elementwise", "quant", "cross_entropy"):
+    for name in MODULES:
         monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", launch)
     monkeypatch.setattr(triton.runtime.driver, "_active", Stub())
     start_all(torch.zeros(4, dim, dtype=torch.bfloat16))
-    assert len(bound) == 15
+    start_products(torch.zeros(3, dim, dtype=torch.bfloat16), (32,))
+    # Triton takes a number that is 1 for a constant.
+    start_products(torch.zeros(1, dim, dtype=torch.bfloat16), (64,), rank=1)
+    assert len(bound) == 15 + 3 + 3

@@ -15,9 +15,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import interpreter
 
-from veneer.gpu import cross_entropy, dispatch, elementwise, norm, quant
+from veneer.gpu import cross_entropy, dispatch, elementwise, norm, packed, quant
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
+from veneer.native.stored import Format, NestedScale, Stored
 from veneer.quant import codes
 from veneer.quant.codes import dequantize_4bit, quantize_4bit, quantize_nested
 
@@ -141,7 +142,8 @@ class Watch:
     def begin(self, arguments: Sequence[object]) -> None:
         """Take the tensors that a kernel is given."""
         tensors = [x for x in arguments if isinstance(x, Tensor)]
-        self.spans = [(x.data_ptr(), x.data_ptr() + x.nbytes) for x in tensors]
+        ends = [1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)) for x in tensors]
+        self.spans = [(x.data_ptr(), x.data_ptr() + n * x.itemsize) for x, n in zip(tensors, ends, strict=True)]
 
     def check(self, places: np.ndarray[Any, Any], size: int, *, store: bool) -> None:
         """Every element lies within one of the tensors, all of one access in the same."""
@@ -188,7 +190,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     monkeypatch.setattr(builder, "create_masked_store", store)
     monkeypatch.setattr(builder, "set_grid_idx", place)
     monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *arguments: None)
-    for module in (norm, elementwise, quant, cross_entropy):
+    for module in (norm, elementwise, quant, packed, cross_entropy):
         monkeypatch.setattr(module, "launch", launch)
     yield found
     assert found.asked > 0
@@ -233,6 +235,33 @@ def all_decodings(out: Tensor) -> None:
         quant.dequantize_4bit_nested(codes, table[:16], *scales, block, 256, out)
 
 
+def all_products(weight: Tensor) -> None:
+    """Products of one and of several rows with weights of this shape; an odd depth is none of 4 bits."""
+    (columns, depth), kind = weight.shape, torch.float16
+    table, offset = torch.empty(256), torch.empty(())
+    codes = torch.empty(columns, depth, dtype=torch.int8)
+    eight_bits = Stored(format=Format.INT8, columns=columns, depth=depth, codes=codes, scales=torch.empty(columns))
+    stored = [eight_bits]
+    for block in (32, 64, 512):
+        blocks, rest = divmod(columns * depth, block)
+        if depth % block == 0 and not rest:
+            pairs = torch.empty(columns * depth // 2, dtype=torch.uint8)
+            nested = NestedScale(
+                codes=torch.empty(blocks, dtype=torch.uint8), values=table, factors=torch.empty(-(-blocks // 256)),
+                offset=offset, block=256,
+            )  # fmt: skip
+            stored += [
+                Stored(
+                    format=Format.FOUR_BIT, columns=columns, depth=depth, codes=pairs, values=table[:16], scales=scales,
+                    block=block,
+                )
+                for scales in (nested, torch.empty(blocks))
+            ]  # fmt: skip
+    for rows, one in zip((3, 1, 16, 2, 5, 7, 9), stored, strict=False):
+        left, right = torch.empty(rows, 20, dtype=kind)[:, 2:19], torch.empty(columns, 17, dtype=kind)
+        packed.packed_product(torch.empty(rows, depth, dtype=kind), one, torch.empty(columns), (left, right, 0.5))
+
+
 BEYOND = 2**31
 """More elements than a 32-bit offset reaches."""
 LARGE = {
@@ -241,12 +270,14 @@ LARGE = {
     "rotations": (all_rotations, (BEYOND // 4096 + 3, 32, 128)),
     "scores of 8,192 tokens": (all_losses, (8192, 262_147)),
     "decoded experts": (all_decodings, (BEYOND // 14336 + 3, 14336)),
+    "products with packed weights": (all_products, (BEYOND // 512 + 3, 512)),
 }
 ODD = {
     "norms": (all_norms, [(1, 1), (3, 7), (5, 576), (2, 2305)]),
     "gated products": (all_gated, [(1, 1), (3, 683), (7, 2049)]),
     "rotations": (all_rotations, [(1, 1, 2), (5, 3, 6), (3, 9, 192), (2, 71, 64)]),
     "scores": (all_losses, [(1, 1), (3, 5), (3, 8193), (2, 49_155)]),
+    "products": (all_products, [(1, 1), (3, 7), (37, 96), (33, 320), (31, 512)]),
     "decoding": (all_decodings, [(1, 1), (3, 5), (37, 83), (1, 4097), (1, 4096 * 3 + 1)]),
 }
 

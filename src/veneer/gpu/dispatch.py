@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -113,18 +114,30 @@ def failure_of_a_kernel(device: torch.device) -> str | None:
     """Why Triton cannot compile and start a small kernel on the device, in a line; None where it can and is right.
 
     Triton compiles a C file at the first launch, which needs Python's headers, a compiler that works, and a folder that
-    can be written to. None of that shows before it is tried, and whatever is missing raises an error of its own kind.
+    can be written to. None of that shows before it is tried.
     """
-    x = torch.ones(2, 8, device=device)
-    try:
+
+    def right() -> bool:
+        x = torch.ones(2, 8, device=device)
         found = _triton().swiglu_forward(x, x)
-        right = bool((found - torch.sigmoid(x)).abs().max() < 1e-5)
+        return bool((found - torch.sigmoid(x)).abs().max() < 1e-5)
+
+    return failure(right)
+
+
+def failure(right: Callable[[], bool]) -> str | None:
+    """Why a trial of Triton's kernels fails, in a line; None where it returns that the result is right.
+
+    Whatever a trial meets raises an error of its own kind. A card without room is none of them, and is raised.
+    """
+    try:
+        found = right()
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-    return None if right else "its result is wrong"
+    return None if found else "its result is wrong"
 
 
 @lru_cache(maxsize=1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from veneer.gpu import cross_entropy, elementwise, norm, quant
+from veneer.gpu import cross_entropy, elementwise, norm, packed, quant
 
 
 class TritonKernels:
     """The Triton kernels, under the names that the compiled CPU library has where both have one.
 
-    They take contiguous CUDA tensors in float32, bfloat16 or float16 and fill fresh ones, but for the two that say so.
+    They take contiguous CUDA tensors in float32, bfloat16 or float16 and fill fresh ones, but for those that say so.
     """
 
     rms_norm_forward = staticmethod(norm.rms_norm_forward)
@@ -24,4 +24,5 @@ class TritonKernels:
     rotate = staticmethod(elementwise.rotate)
     dequantize_4bit = staticmethod(quant.dequantize_4bit)
     dequantize_4bit_nested = staticmethod(quant.dequantize_4bit_nested)
+    packed_product = staticmethod(packed.packed_product)
     cross_entropy_in_place = staticmethod(cross_entropy.cross_entropy_in_place)

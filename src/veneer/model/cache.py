@@ -55,7 +55,10 @@ class PrefillAttention:
         self._packed = PackedAttention(lengths)
         device = cache.lengths.device
         counts = torch.tensor(lengths, device=device)
-        self._rows = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+        # With its size told, a card is not waited for.
+        self._rows = torch.repeat_interleave(
+            torch.arange(len(lengths), device=device), counts, output_size=sum(lengths)
+        )
         self._columns = torch.cat([torch.arange(length, device=device) for length in lengths])
         cache.lengths = counts
 

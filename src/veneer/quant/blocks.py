@@ -21,7 +21,7 @@ from torch import Tensor
 from veneer.errors import ModelError
 from veneer.native.functions import usable
 from veneer.native.library import kernels
-from veneer.native.stored import Format, Stored, StoredLinear
+from veneer.native.stored import Format, Stored
 from veneer.quant.packed import PackedLinear, expect
 
 BLOCK = 32
@@ -109,12 +109,9 @@ class BlockLinear(PackedLinear):
         """Decode the weight, [out, in] in `dtype`, into `out` if given."""
         return decode_blocks(self.blocks, self.kind, dtype, out)
 
-    def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
-        if self.blocks.device.type != "cpu":
-            return None
-        weight = Stored(format=self.kind, columns=self.out_features, depth=self.in_features, codes=self.blocks)
-        return StoredLinear(weight=weight, bias=self.bias)
+    def weight_as_stored(self) -> Stored:
+        """See `PackedLinear`."""
+        return Stored(format=self.kind, columns=self.out_features, depth=self.in_features, codes=self.blocks)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

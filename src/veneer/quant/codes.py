@@ -251,7 +251,7 @@ def _pair_table(codebook: CodeBook, device: torch.device) -> Tensor:
 
 
 @cache
-def _value_table(codebook: CodeBook, device: torch.device) -> Tensor:
+def value_table(codebook: CodeBook, device: torch.device) -> Tensor:
     """Return the values of a code book, float32 [16], on `device`; they are shared: do not write to them."""
     return code_values(codebook).to(device)
 
@@ -291,10 +291,9 @@ def dequantize_4bit(
         )
     fast = kernels_for(out)
     if fast is not None:
-        values = _value_table(codebook, out.device)
+        values = value_table(codebook, out.device)
         if isinstance(absmax, NestedScales):
-            nested_values, _ = _nested_tables(out.device)
-            nested = (absmax.codes.contiguous(), nested_values, absmax.absmax.contiguous(), absmax.offset)
+            nested = (absmax.codes.contiguous(), nested_table(out.device), absmax.absmax.contiguous(), absmax.offset)
             fast.dequantize_4bit_nested(codes, values, *nested, block, NESTED_BLOCK, out)
         else:
             fast.dequantize_4bit(codes, values, absmax.contiguous(), block, out)
@@ -390,6 +389,12 @@ def _nested_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     return values.to(device), ((exact[1:] + exact[:-1]) / 2).to(device)
 
 
+def nested_table(device: torch.device) -> Tensor:
+    """Return the values that nested codes mean before their scale, float32 [256], on `device`; they are shared: do not
+    write to them."""
+    return _nested_tables(device)[0]
+
+
 def nested_values() -> Tensor:
     """Return the 256 values that nested codes mean before their scale, float32, as a fresh tensor on the CPU."""
     return _dynamic_map().clone()
@@ -431,8 +436,7 @@ def dequantize_nested(nested: NestedScales) -> Tensor:
     """Decode scales to float32 [m]; the product and the sum are rounded separately, as bitsandbytes does."""
     _check_nested(nested)
     count = nested.codes.numel()
-    values, _ = _nested_tables(nested.codes.device)
-    decoded = torch.index_select(values, 0, nested.codes.view(-1).to(torch.int32))
+    decoded = torch.index_select(nested_table(nested.codes.device), 0, nested.codes.view(-1).to(torch.int32))
     full = count - count % NESTED_BLOCK
     decoded[:full].view(-1, NESTED_BLOCK).mul_(nested.absmax[: full // NESTED_BLOCK].unsqueeze(1))
     if full < count:

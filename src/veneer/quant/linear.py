@@ -6,32 +6,27 @@ Plain buffers hold the packed weight; attributes of the module say what they mea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
-from veneer.native.stored import Format, NestedScale, Stored, StoredLinear
+from veneer.native.stored import Format, NestedScale, Stored
 from veneer.quant.codes import (
     NESTED_BLOCK,
     CodeBook,
     NestedScales,
     check_block,
-    code_values,
     dequantize_4bit,
     dequantize_nested,
-    nested_values,
+    nested_table,
     packed_sizes,
     quantize_4bit,
     quantize_nested,
+    value_table,
 )
 from veneer.quant.packed import PackedLinear, expect
-
-# Every product asks for it, so it is made once.
-_code_table = cache(code_values)
-_nested_table = cache(nested_values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,31 +133,28 @@ class QuantLinear(PackedLinear):
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self.stored_scales(), shape, dtype, out, block=block, codebook=codebook)
 
-    def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
-        if self.codes.device.type != "cpu":
-            return None
-        scales = self.stored_scales()
+    def weight_as_stored(self) -> Stored:
+        """See `PackedLinear`."""
+        device, scales = self.codes.device, self.stored_scales()
         if isinstance(scales, NestedScales):
             kept: Tensor | NestedScale = NestedScale(
                 codes=scales.codes,
-                values=_nested_table(),
+                values=nested_table(device),
                 factors=scales.absmax,
                 offset=scales.offset,
                 block=NESTED_BLOCK,
             )
         else:
             kept = scales
-        weight = Stored(
+        return Stored(
             format=Format.FOUR_BIT,
             columns=self.out_features,
             depth=self.in_features,
             codes=self.codes,
-            values=_code_table(self.config.codebook),
+            values=value_table(self.config.codebook, device),
             scales=kept,
             block=self.config.block,
         )
-        return StoredLinear(weight=weight, bias=self.bias)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
-from veneer.native.stored import StoredLayer
+from veneer.gpu.few_rows import MOST_ROWS, packed_product
+from veneer.native.stored import Stored, StoredLayer, StoredLinear
 from veneer.products import LowRank, layer_inputs, layer_outputs, through
 
 
@@ -39,6 +40,15 @@ class PackedLinear(nn.Module, StoredLayer):
     def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
         """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given."""
 
+    @abstractmethod
+    def weight_as_stored(self) -> Stored:
+        """Return the packed weight and what is needed to decode it, on the device of its codes."""
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`; the kernels for the CPU read no other device's memory."""
+        weight = self.weight_as_stored()
+        return StoredLinear(weight=weight, bias=self.bias) if weight.codes.device.type == "cpu" else None
+
     @property
     def nbytes(self) -> int:
         """Return the bytes of all buffers: codes, scales and bias."""
@@ -54,7 +64,15 @@ class PackedLinear(nn.Module, StoredLayer):
         return self.decode(dtype, out)
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        """x Wᵀ (+ bias) (+ update), [*, in] to [*, out], with weight and bias decoded to x's dtype; no gradients."""
+        """x Wᵀ (+ bias) (+ update), [*, in] to [*, out], with weight and bias decoded to x's dtype; no gradients.
+
+        A card multiplies a few rows by the codes themselves (`veneer.gpu.few_rows`).
+        """
+        if x.is_cuda and len(x) <= MOST_ROWS:
+            added = None if update is None else (update.left, update.right, update.scale)
+            found = packed_product(x, self.weight_as_stored(), self.bias, added)
+            if found is not None:
+                return found
         return layer_outputs(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:

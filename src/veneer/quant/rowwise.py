@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ModelError
-from veneer.native.stored import Format, Stored, StoredLinear
+from veneer.native.stored import Format, Stored
 from veneer.quant.packed import PackedLinear, expect
 
 LEVELS = 127.0
@@ -123,11 +123,8 @@ class RowwiseLinear(PackedLinear):
         """Decode the weight, [out, in] in `dtype`, into `out` if given."""
         return dequantize_rowwise(self.weight, self.SCB, dtype, out)
 
-    def stored(self) -> StoredLinear | None:
-        """See `StoredLayer`."""
-        if self.weight.device.type != "cpu":
-            return None
-        weight = Stored(
+    def weight_as_stored(self) -> Stored:
+        """See `PackedLinear`."""
+        return Stored(
             format=Format.INT8, columns=self.out_features, depth=self.in_features, codes=self.weight, scales=self.SCB
         )
-        return StoredLinear(weight=weight, bias=self.bias)
