@@ -23,6 +23,7 @@ from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.json_values import half_character, unusable
 from veneer.data.records import Message, Record
 from veneer.data.turn_shape import Span
+from veneer.data.windows import Encode, in_windows
 from veneer.errors import DataError
 
 if TYPE_CHECKING:
@@ -233,11 +234,9 @@ class Encoder:
         return _trace(ids, _supervised(offsets, moved), record.where, text, offsets, moved, chat.changed)
 
     def _trace_text(self, text: str, where: str) -> Trace:
-        ids, offsets, spelled = self._plain(text)
-        bos, eos, end = self._bos(), self._eos(), len(text)
-        offsets = [*((0, 0) for _ in bos), *offsets, *((end, end) for _ in eos)]
-        ids = [*bos, *ids, *eos]
-        return _trace(ids, np.ones(len(ids), dtype=np.bool_), where, text, offsets, [(0, end)], spelled)
+        encode, spelled = self._encoding_of(text)
+        ids, offsets = in_windows(encode, text, self._bos(), self._eos())
+        return _trace(ids, np.ones(len(ids), dtype=np.bool_), where, text, offsets, [(0, len(text))], spelled)
 
     def _trace_pair(self, prompt: str, completion: str, where: str) -> Trace:
         before, before_offsets, spelled_before = self._plain(prompt)
@@ -268,10 +267,15 @@ class Encoder:
 
     def _plain(self, text: str) -> tuple[list[int], list[Span], bool]:
         """Ids and offsets of a text that no template made; special tokens spelled in it are ordinary text."""
+        encode, spelled = self._encoding_of(text)
+        return *encode(text), spelled
+
+    def _encoding_of(self, text: str) -> tuple[Encode, bool]:
+        """How a text is tokenised that no template made, and whether it spells a special token."""
         if not self._specials.spelled_in(text):
-            return *self._tokenizer.encode_with_offsets(text), False
+            return self._tokenizer.encode_with_offsets, False
         self._specials.refuse_aliases(text)
-        return *self._tokenizer.encode_aliased(text), True
+        return self._tokenizer.encode_aliased, True
 
     def _bos(self) -> list[int]:
         bos = self._tokenizer.bos_id
@@ -403,7 +407,7 @@ def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _trace(
-    ids: list[int],
+    ids: Sequence[int] | NDArray[np.int32],
     mask: NDArray[np.bool_],
     where: str,
     text: str,

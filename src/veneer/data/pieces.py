@@ -22,18 +22,21 @@ def pieces(example: Example, limit: int, beginning: Sequence[int]) -> tuple[Exam
         limit: most tokens of a piece, at least 2.
         beginning: the tokens that every document of the model begins with: its start-of-text token, or none. They are
             left out where a piece has no room for them.
+
+    Returns:
+        The pieces. They share the memory of the example's tokens where they can.
     """
     tokens, mask = example.tokens, example.loss_mask
-    found = [Example(tokens[:limit].copy(), mask[:limit].copy(), example.where)]
+    found = [Example(tokens[:limit], mask[:limit], example.where)]
     opening = np.asarray(beginning if len(beginning) + 1 < limit else (), dtype=np.int32)
     step = limit - len(opening) - 1
     for start in range(limit, len(tokens), step):
-        context = np.concatenate((opening, tokens[start - 1 : start]))
-        following = slice(start, start + step)
+        own = tokens[start - 1 : start + step]
+        context = np.zeros(len(opening) + 1, dtype=np.bool_)
         found.append(
             Example(
-                np.concatenate((context, tokens[following])),
-                np.concatenate((np.zeros(len(context), dtype=np.bool_), mask[following])),
+                np.concatenate((opening, own)) if len(opening) else own,
+                np.concatenate((context, mask[start : start + step])),
                 example.where,
             )
         )
