@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from veneer.data.render_limits import SECONDS
+from veneer.data.render_limits import GRANTED_TEXT, SECONDS, TEXT, TEXT_PER_CHARACTER, TextBudget
+from veneer.errors import DataError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are the system's, and differ elsewhere")
 
@@ -60,3 +61,14 @@ def test_no_file_can_be_written(tmp_path: Path) -> None:
     done = run(f"MemoryLimit()\nwith open({str(tmp_path / 'x')!r}, 'w') as handle: handle.write('x')\n")
     assert done.returncode != 0
     assert (tmp_path / "x").read_text() == ""
+
+
+def test_text_far_beyond_the_conversations_is_refused_and_other_text_never_is() -> None:
+    budget = TextBudget()
+    for _ in range(1000):
+        budget.spend(GRANTED_TEXT, 0)
+        budget.spend(50_000 * TEXT_PER_CHARACTER, 50_000)
+    budget.spend(TEXT + GRANTED_TEXT, 0)
+    with pytest.raises(DataError, match=r"makes 20,021 characters of a conversation of about 0; 20,000 are taken"):
+        budget.spend(GRANTED_TEXT + 21, 0)
+    budget.spend(GRANTED_TEXT, 0)

@@ -135,6 +135,8 @@ def test_the_template_cannot_change_the_messages() -> None:
         ("{{ 'a'.index('z') }}", "ValueError"),
         ("{% macro r() %}{{ r() }}{% endmacro %}{{ r() }}", "RecursionError"),
         ("{% include 'other' %}", "failed|refused"),
+        (r"{{ '\ud800' }}", "writes half a character"),
+        (r"{{ '\ud83d' ~ '\ude00' }}", "writes half a character"),
     ],
 )
 def test_what_a_template_gets_wrong_is_a_data_error(source: str, reason: str) -> None:

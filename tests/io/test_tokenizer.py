@@ -296,20 +296,6 @@ def test_odd_values_of_the_configuration_are_refused(config: dict[str, Any], tmp
         from_directory(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["normalizer", "decoder"])
-def test_a_part_that_makes_texts_much_longer_is_refused(part: str, tmp_path: Path) -> None:
-    tree = json.loads(Backend(models.BPE({"a": 0, "b": 1}, [])).to_str())
-    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 40}
-    for steps, refused in (([step], False), ([step, step], True)):
-        kind = {"type": "Sequence", "normalizers" if part == "normalizer" else "decoders": steps}
-        (tmp_path / "tokenizer.json").write_text(json.dumps(tree | {part: kind}))
-        if refused:
-            with pytest.raises(ModelError, match=r"may make a text 1,600 times as long; at most 1000"):
-                from_directory(tmp_path)
-        else:
-            from_directory(tmp_path)
-
-
 def test_a_pattern_that_takes_too_many_tries_is_an_error(tmp_path: Path) -> None:
     """The library gives up after some tries, and panics."""
     tree = json.loads(Backend(models.BPE({"a": 0, "b": 1}, [])).to_str())

@@ -6,6 +6,9 @@
 - memory: the address space may grow by `MEMORY` beyond what the interpreter takes, and by ten times the size of a
   request larger than `LARGE`.
 - files: none can be written.
+- text: a conversation may become `GRANTED_TEXT` characters, and `TEXT_PER_CHARACTER` for each of its own. What it
+  writes beyond that is taken from `TEXT`, once for all conversations: all of it is tokenised, which takes longer than
+  writing it, and a hundred times its memory. This limit is kept on every system.
 
 Windows has neither the timer nor the limits, and macOS does not keep the limit on memory. There the parent's wall clock
 and the counts of sandbox.py are all that stops a template.
@@ -18,6 +21,8 @@ import signal
 import sys
 import time
 
+from veneer.errors import DataError
+
 SECONDS = 1.5
 MEMORY = 384 << 20
 LARGE = 8 << 20
@@ -26,6 +31,10 @@ PER_LARGE_BYTE = 10
 GRANT = 0.005
 GRANT_PER_TURN = 0.0002
 GRANT_PER_CHARACTER = 5e-8
+
+TEXT = 1_000_000
+GRANTED_TEXT = 20_000
+TEXT_PER_CHARACTER = 20
 
 _TIMER = sys.platform != "win32"
 
@@ -51,6 +60,31 @@ class TimeBudget:
         if _TIMER:
             signal.setitimer(signal.ITIMER_PROF, 0)
         self._left -= time.process_time() - self._armed
+
+
+class TextBudget:
+    """The characters that the template may still write beyond what its conversations are granted."""
+
+    def __init__(self) -> None:
+        self._left = TEXT
+
+    def spend(self, written: int, given: int) -> None:
+        """Take the text of a conversation from the budget.
+
+        Args:
+            written: its characters.
+            given: characters of the conversation.
+
+        Raises:
+            DataError: the budget is spent.
+        """
+        granted = GRANTED_TEXT + TEXT_PER_CHARACTER * given
+        self._left -= max(written - granted, 0)
+        if self._left < 0 and written > granted:
+            raise DataError(
+                f"the chat template makes {written:,} characters of a conversation of about {given:,}; "
+                f"{granted:,} are taken"
+            )
 
 
 class MemoryLimit:

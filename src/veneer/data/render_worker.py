@@ -19,7 +19,7 @@ from typing import Any
 
 from veneer.data import render_wire as wire
 from veneer.data.escape import GuardedChat, SpecialTokens
-from veneer.data.render_limits import MemoryLimit, TimeBudget
+from veneer.data.render_limits import MemoryLimit, TextBudget, TimeBudget
 from veneer.data.spans import TurnFinder
 from veneer.data.template import ChatTemplate
 from veneer.data.turn_shape import Span
@@ -43,7 +43,7 @@ class Renderer:
     """
 
     def __init__(self, source: str, tokens: dict[str, Any], specials: list[str]) -> None:
-        self._budget = TimeBudget()
+        self._budget, self._written = TimeBudget(), TextBudget()
         self._budget.begin(0, 0)
         self._template = ChatTemplate(source, **tokens)
         self._finder = TurnFinder(self._template, SpecialTokens(specials, {}))
@@ -56,7 +56,7 @@ class Renderer:
             if verb == wire.FIND:
                 return wire.find_answer(map(self._find, asked))
             self._budget.begin(len(asked[0]) if asked else 0, len(body))
-            said = self._render(*asked) if verb == "render" else self._describe()
+            said = self._render(len(body), *asked) if verb == "render" else self._describe()
         except MemoryError:
             said = {"error": _NO_MEMORY}
         self._budget.end()
@@ -68,6 +68,7 @@ class Renderer:
             self._budget.begin(len(messages), size)
             chat = GuardedChat(tuple(messages), None if tools is None else tuple(tools), changed=False)
             found: tuple[str, list[Span]] | str = self._finder.find(chat, untrained)
+            self._written.spend(len(found[0]), size)
         except DataError as error:
             found = str(error)
         except MemoryError:
@@ -75,9 +76,11 @@ class Renderer:
         self._budget.end()
         return found
 
-    def _render(self, messages: list[Any], tools: list[Any] | None, prompt: bool) -> dict[str, Any]:
+    def _render(self, size: int, messages: list[Any], tools: list[Any] | None, prompt: bool) -> dict[str, Any]:
         try:
-            return {"text": self._template.render(messages, add_generation_prompt=prompt, tools=tools)}
+            text = self._template.render(messages, add_generation_prompt=prompt, tools=tools)
+            self._written.spend(len(text), size)
+            return {"text": text}
         except DataError as error:
             return {"error": str(error)}
 

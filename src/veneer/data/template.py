@@ -18,6 +18,7 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
+from veneer.data.json_values import half_character
 from veneer.data.sandbox import Meter, MeteredEnvironment, metered
 from veneer.data.turns import REASONING_KEYS
 from veneer.errors import DataError
@@ -152,6 +153,8 @@ class ChatTemplate:
             reason = str(error) or "out of memory"
             raise DataError(f"the chat template failed: {type(error).__name__}: {reason}") from error
         text = "".join(pieces)
+        if half_character(text) is not None:
+            raise DataError("the chat template writes half a character (a lone surrogate), which no tokenizer takes")
         return _without_marks(text) if self.marks_generation else Rendering(text, ())
 
     def _strftime_now(self, form: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,15 +20,13 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, processors
 
-from veneer.bounds import VOCABULARY
 from veneer.errors import ModelError, OutputError, listing
+from veneer.io.tokenizer_bounds import check_bounds
 from veneer.strict_json import to_text
 
 ALIAS_BASE = 0x100000
 """First code point of plane 16, which is private use from end to end: no normaliser changes it."""
 MAX_ALIASES = 0xFFFE
-GROWTH = 1000
-"""The most characters that a normaliser or decoder may make of one. Those of real models make one or three."""
 
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _OTHER_NAMED = ("sep_token", "cls_token", "mask_token")
@@ -279,8 +276,8 @@ def from_directory(path: Path) -> Tokenizer:
         raise ModelError(f"{path} has no tokenizer.json.{hint}")
     text = _text(file)
     backend = _parsed(text, str(file))
-    _check_ids(backend, file)
-    _check_growth(backend, file)
+    with _library_refusals(str(file)):
+        check_bounds(backend, str(file))
     backend.no_truncation()
     backend.no_padding()
     config = _object(path / "tokenizer_config.json")
@@ -344,40 +341,6 @@ def _encoding(backend: tokenizers.Tokenizer, text: str, *, special: bool) -> tok
     """A text, encoded. Raises ModelError where the library fails."""
     with _library_refusals("The model's tokenizer failed at a text, so that it"):
         return backend.encode(text, add_special_tokens=special)
-
-
-def _check_growth(backend: tokenizers.Tokenizer, file: Path) -> None:
-    """Refuse a normaliser or decoder that makes texts much longer than they are.
-
-    Raises:
-        ModelError: its replacements together may make a text more than `GROWTH` times as long.
-    """
-    for part, name in ((backend.normalizer, "normaliser"), (backend.decoder, "decoder")):
-        growth = 1 if part is None else math.prod(_lengths_of_replacements(json.loads(part.__getstate__())))
-        if growth > GROWTH:
-            raise ModelError(f"{file}: its {name} may make a text {growth:,} times as long; at most {GROWTH} is read")
-
-
-def _lengths_of_replacements(tree: Any) -> Iterator[int]:
-    """The number of characters that each `Replace` below puts in place of one match."""
-    if isinstance(tree, dict):
-        if tree.get("type") == "Replace":
-            yield max(1, len(str(tree.get("content"))))
-        tree = list(tree.values())
-    for item in tree if isinstance(tree, list) else ():
-        yield from _lengths_of_replacements(item)
-
-
-def _check_ids(backend: tokenizers.Tokenizer, file: Path) -> None:
-    """Refuse ids that no vocabulary has: the library makes lists of all ids up to the largest.
-
-    Raises:
-        ModelError: naming the token with the largest id.
-    """
-    vocab = backend.get_vocab(with_added_tokens=True)
-    token = max(vocab, key=vocab.__getitem__, default="")
-    if vocab.get(token, 0) >= VOCABULARY:
-        raise ModelError(f"{file}: the token {token[:40]!r} has the id {vocab[token]:,}; ids are below {VOCABULARY:,}")
 
 
 def _special_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:

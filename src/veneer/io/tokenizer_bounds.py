@@ -1,0 +1,158 @@
+"""Bounds of a tokenizer that a stranger made, checked before it encodes a text.
+
+A tokenizer.json is a program: patterns, and steps that may each make a text longer. The library does whatever it says,
+in one call that nothing can interrupt. So what no real tokenizer needs is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import tokenizers
+from tokenizers import models
+
+from veneer.bounds import VOCABULARY
+from veneer.errors import ModelError
+
+GROWTH = 64
+"""The most characters that a normaliser, pre-tokenizer or decoder may make of one. Those of real models make one or
+three."""
+STEPS = 64
+"""The most steps of one of these. Real models have up to some twenty."""
+AROUND = 256
+"""The most tokens that may be put around a text."""
+WORD = 1000
+"""The most characters of a word that WordPiece looks up. Each end of the word is tried; BERT has 100."""
+PROBES = ("a", " ", "1", "!", "\n", "river stone, é漢 12.\n")
+"""What texts are made of that patterns are tried on, by repeating it."""
+PROBED = 8192
+"""Characters of the longest of them."""
+SECONDS = 0.1
+"""Processor time that a pattern may take for one of them. Those of real models take 3 ms (Sapphire Rapids)."""
+
+_NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
+
+
+def check_bounds(backend: tokenizers.Tokenizer, where: str) -> None:
+    """Refuse a tokenizer that could take any time or memory, or draws its tokens at random.
+
+    Args:
+        backend: the tokenizer.
+        where: the file, for the error.
+
+    Raises:
+        ModelError: it is outside of the bounds above, has an id that no vocabulary has, or draws merges at random.
+    """
+    _check_ids(backend, where)
+    _check_model(backend.model, where)
+    steps = {
+        name: _steps(part)
+        for name, part in (
+            ("normaliser", backend.normalizer),
+            ("pre-tokenizer", backend.pre_tokenizer),
+            ("post-processor", backend.post_processor),
+            ("decoder", backend.decoder),
+        )
+    }
+    for name, found in steps.items():
+        if len(found) > STEPS:
+            raise ModelError(f"{where}: its {name} has {len(found):,} steps; at most {STEPS} are taken")
+        growth = math.prod(map(_growth, found))
+        if growth > GROWTH:
+            raise ModelError(f"{where}: its {name} may make a text {growth:,} times as long; at most {GROWTH} is read")
+    around = sum(map(_tokens_around, steps["post-processor"]))
+    if around > AROUND:
+        raise ModelError(f"{where}: its post-processor puts {around:,} tokens around a text; at most {AROUND} are put")
+    if any(_has_pattern(step) for found in steps.values() for step in found):
+        _check_pace(backend, where)
+
+
+def _check_ids(backend: tokenizers.Tokenizer, where: str) -> None:
+    """Refuse ids that no vocabulary has: the library makes lists of all ids up to the largest."""
+    vocab = backend.get_vocab(with_added_tokens=True)
+    token = max(vocab, key=vocab.__getitem__, default="")
+    if vocab.get(token, 0) >= VOCABULARY:
+        raise ModelError(f"{where}: the token {token[:40]!r} has the id {vocab[token]:,}; ids are below {VOCABULARY:,}")
+
+
+def _check_model(model: Any, where: str) -> None:
+    if isinstance(model, models.BPE) and model.dropout:
+        raise ModelError(
+            f"{where}: its model leaves out merges at random (dropout {model.dropout:g}), so that a text has other "
+            'tokens each time and no run can be repeated; set "dropout": null there'
+        )
+    if isinstance(model, models.WordPiece) and model.max_input_chars_per_word > WORD:
+        raise ModelError(
+            f"{where}: max_input_chars_per_word is {model.max_input_chars_per_word:,}; at most {WORD:,} are looked up"
+        )
+
+
+def _steps(part: Any) -> list[dict[str, Any]]:
+    """The steps of a normaliser, pre-tokenizer, post-processor or decoder, those of sequences among them."""
+    return [] if part is None else list(_leaves(json.loads(part.__getstate__())))
+
+
+def _leaves(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    nested = [tree[key] for key in _NESTED if key in tree]
+    if not nested:
+        yield tree
+    for one in chain.from_iterable(nested):
+        yield from _leaves(one)
+
+
+def _growth(step: dict[str, Any]) -> int:
+    """The most characters that a step makes of one, where it may do so at every character and again."""
+    match step.get("type"):
+        case "Replace":
+            return max(1, len(str(step.get("content"))))
+        case "Prepend":
+            return max(1, len(str(step.get("prepend"))))
+        case "ByteLevel":
+            return 2  # a space becomes "Ġ", whose two bytes the next such step makes two characters of
+    return 1
+
+
+def _tokens_around(step: dict[str, Any]) -> int:
+    """The number of tokens that a template puts around a text or a pair of texts."""
+    if step.get("type") != "TemplateProcessing":
+        return 0
+    sizes = {name: len(token.get("ids", ())) for name, token in step.get("special_tokens", {}).items()}
+    pieces = [*step.get("single", ()), *step.get("pair", ())]
+    return sum(sizes.get(piece["SpecialToken"].get("id"), 0) for piece in pieces if "SpecialToken" in piece)
+
+
+def _has_pattern(step: dict[str, Any]) -> bool:
+    return isinstance(step.get("pattern"), dict) and "Regex" in step["pattern"]
+
+
+def _check_pace(backend: tokenizers.Tokenizer, where: str) -> None:
+    """Try the patterns on ever longer texts: those that try every way to part one take long on short ones already.
+
+    Raises:
+        ModelError: one takes too long, or the library gives up.
+    """
+    parts: dict[str, Callable[[str], object]] = {}
+    if backend.normalizer is not None:
+        parts["normaliser"] = backend.normalizer.normalize_str
+    if backend.pre_tokenizer is not None:
+        parts["pre-tokenizer"] = backend.pre_tokenizer.pre_tokenize_str
+    if backend.decoder is not None:
+        decoder = backend.decoder
+        parts["decoder"] = lambda text: decoder.decode([text])
+    for name, tried in parts.items():
+        for probe in PROBES:
+            size = 16
+            while size <= PROBED:
+                started = time.thread_time()
+                tried((probe * size)[:size])
+                if time.thread_time() - started > SECONDS:
+                    raise ModelError(
+                        f"{where}: a pattern of its {name} takes more than {SECONDS:g} s for {size:,} characters; "
+                        "take the tokenizer from the model's original repository"
+                    )
+                size *= 2
