@@ -502,7 +502,7 @@ def iterate_events(path: Path) -> Iterator[dict[str, object]]:
         for line in file:
             try:
                 event = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict):
                 yield event

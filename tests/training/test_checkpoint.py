@@ -316,13 +316,20 @@ def test_a_manifest_of_any_content_falls_back_to_the_checkpoint_before(saved: Sa
 
 
 @pytest.mark.scenario(number=27)
-@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "", "a\x00b"])
-def test_a_manifest_that_names_files_elsewhere_falls_back_likewise(saved: Saved, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        *((name, "outside") for name in ("../../secret", "/etc/passwd", "", "a\x00b")),
+        *((name, "a file that cannot be") for name in ("a" * 300, "a/" * 3000 + "b")),
+        ("\ud800", "is missing"),
+    ],
+)
+def test_a_manifest_that_names_other_files_falls_back_likewise(saved: Saved, name: str, fault: str) -> None:
     manifest = saved.store.folder.checkpoint(3) / MANIFEST_FILE
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), name: "0" * 64}))
+    manifest.write_text(json.dumps({name: "0" * 64, **json.loads(manifest.read_text())}))
     progress, _, warnings = saved.restored()
     assert progress.step == 2
-    assert "outside" in warnings[0]
+    assert fault in warnings[0]
 
 
 def test_a_folder_in_the_manifests_place_falls_back_likewise(saved: Saved) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veneer.bounds import EXPERTS
 from veneer.errors import ModelError
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor, Checkpoint, SlicedCheckpoint
@@ -99,6 +100,9 @@ class MixtureCheckpoint:
         bias = ending == "_bias"
         if len(shape) != (2 if bias else 3):
             raise ModelError(f"{self.source}: {name} has shape {list(shape)}, which is not that of a layer's experts.")
+        if shape[0] > EXPERTS:
+            # Without elements it may name any number of them, and every one has names here.
+            raise ModelError(f"{self.source}: {name} is of {shape[0]:,} experts; at most {EXPERTS:,} are read.")
         kind = "bias" if bias else "weight"
         leaves = {"gate": _Half.GATE, "up": _Half.UP} if leaf == "gate_up" else {leaf: _Half.ALL}
         for expert in range(shape[0]):

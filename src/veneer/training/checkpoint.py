@@ -8,6 +8,7 @@ is passed over, with a note, for the one before it.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -410,6 +411,8 @@ def verify(folder: Path) -> str | None:
     try:
         return _fault(folder)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{MANIFEST_FILE} names a file that cannot be"
         raise CheckpointError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -29,9 +30,9 @@ from veneer.model.families.fields import (
 from veneer.model.shape import PLAIN, Activation, AttentionSpec, RopeKind
 
 
-@given(st.none() | st.booleans() | st.text(max_size=3) | st.integers(-3, 3) | st.floats())
+@given(st.none() | st.booleans() | st.text(max_size=3) | st.integers(-3, 3) | st.floats() | st.just(10**400))
 def test_a_number_is_above_zero_and_finite_or_refused(value: Any) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
     if good:
         assert number({"key": value}, "key") == value
     else:
@@ -156,3 +157,28 @@ def test_the_amplitude_of_longrope(longest: int, original: int) -> None:
     scaling = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
     config = {"max_position_embeddings": longest, "original_max_position_embeddings": original, "rope_scaling": scaling}
     assert rope(config, 16).amplitude == pytest.approx(longrope_amplitude(longest / original, original), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [None, 3, "12", [1.0, "2"], [0.0], [-1.0], [math.nan], [math.inf], [10**400], [True]])
+@pytest.mark.parametrize("key", ["short_factor", "long_factor", "factors"])
+def test_factors_of_rotary_positions_are_numbers_above_zero_or_refused(key: str, value: Any) -> None:
+    lists = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factors": [1.0] * 8}
+    kind = "veneer_factors" if key == "factors" else "longrope"
+    config = {"max_position_embeddings": 256, "rope_scaling": {"rope_type": kind} | lists | {key: value}}
+    with pytest.raises(ModelError, match=f"{key} of the rotary positions"):
+        rope(config, 16)
+
+
+@pytest.mark.parametrize("original", [1, 0.5])
+def test_an_amplitude_that_no_number_is_is_refused(original: float) -> None:
+    scaling = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    config = {"max_position_embeddings": 64, "original_max_position_embeddings": original, "rope_scaling": scaling}
+    with pytest.raises(ModelError, match="needs more than one"):
+        rope(config, 16)
+
+
+@pytest.mark.parametrize("value", [10**400, math.nan, math.inf, -1.0, "x", None, True])
+def test_an_epsilon_that_is_no_number_is_refused(value: Any) -> None:
+    shape = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    with pytest.raises(ModelError, match="rms_norm_eps: "):
+        sizes(shape | {"num_attention_heads": 2, "rms_norm_eps": value})

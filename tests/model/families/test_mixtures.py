@@ -42,6 +42,13 @@ def test_layers_without_experts_are_those_in_which_transformers_has_none(step: i
     assert spec.layers(5) == sorted(sparse)
 
 
+@pytest.mark.parametrize("layers", [None, "", [1], {}])
+def test_a_number_of_layers_that_is_none_is_refused(layers: Any) -> None:
+    config = tiny_mixture("qwen3_moe").config.to_dict()
+    with pytest.raises(ModelError, match="num_hidden_layers: "):
+        spec_from_hf(config | {"num_hidden_layers": layers})
+
+
 @pytest.mark.parametrize(("normed", "routing"), [(True, Routing.RENORMALISED), (False, Routing.PLAIN)])
 def test_qwen_says_whether_weights_are_divided_by_their_sum(normed: bool, routing: Routing) -> None:
     spec = spec_from_hf(tiny_mixture("qwen3_moe", norm_topk_prob=normed).config.to_dict()).mixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from veneer.errors import ModelError, listing
 from veneer.model.shape import PLAIN, Activation, AttentionSpec, LayerSpec, RopeKind, RopeLayout, RopeSpec
@@ -23,9 +24,14 @@ OTHERWISE = "transformers may compute it: take backend hf (--set backend=hf)"
 def number(settings: Config, key: str, default: float | None = None, *, of: str = "config.json") -> float:
     """Read a number above 0. Without a default the key is required."""
     value = settings.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not _is_number(value) or not value > 0:
         raise ModelError(f"{key} of {of} is {value!r}; it must be a number above 0")
     return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number, and no whole one that is beyond all floats."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def switch(config: Config, key: str, default: bool) -> bool:
@@ -89,7 +95,7 @@ def _check_sizes(config: Config, epsilon: str) -> None:
         elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             problems.append(f"{key}: {value!r}, must be a whole number of at least 1")
     eps = config.get(epsilon)
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+    if not _is_number(eps) or eps < 0:
         problems.append(f"{epsilon}: {'missing' if eps is None else f'{eps!r}, must be a number of at least 0'}")
     if problems:
         raise ModelError(
@@ -216,7 +222,7 @@ def _scaled(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> dict[
     if kind is RopeKind.LINEAR:
         return {"kind": kind, "factor": _number(scaling, "factor")}
     if kind is RopeKind.FACTORS:
-        return {"kind": kind, "factors": tuple(float(value) for value in scaling.get("factors", ()))}
+        return {"kind": kind, "factors": _numbers(scaling, "factors")}
     fields: dict[str, Any] = {"kind": kind}
     if kind is RopeKind.LLAMA3:
         fields |= {key: _number(scaling, key) for key in ("factor", "low_freq_factor", "high_freq_factor")}
@@ -237,19 +243,25 @@ def _scaled(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> dict[
 
 def _longrope(scaling: Config, factor: float, original: float) -> dict[str, Any]:
     """LongRoPE (Ding et al., 2024, arXiv:2402.13753): its amplitude is √(1 + ln factor / ln original)."""
-    lists = {}
-    for name, key in (("factors", "short_factor"), ("long_factors", "long_factor")):
-        values = scaling.get(key)
-        if not isinstance(values, list | tuple) or not all(
-            isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
-        ):
-            raise ModelError(f"{key} of the rotary positions in config.json is {values!r}; it must be a list of "
-                             "numbers above 0")  # fmt: skip
-        lists[name] = tuple(float(value) for value in values)
+    lists = {"factors": _numbers(scaling, "short_factor"), "long_factors": _numbers(scaling, "long_factor")}
+    if factor > 1 and original <= 1:
+        raise ModelError(
+            f"the original context in config.json has {original:g} positions; the amplitude of longrope's rotary "
+            "positions needs more than one"
+        )
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     if scaling.get("attention_factor") is not None:
         amplitude = _number(scaling, "attention_factor")
     return lists | {"amplitude": amplitude}
+
+
+def _numbers(scaling: Config, key: str) -> tuple[float, ...]:
+    values = scaling.get(key)
+    if not isinstance(values, list | tuple) or not all(_is_number(value) and value > 0 for value in values):
+        raise ModelError(
+            f"{key} of the rotary positions in config.json is {values!r}; it must be a list of numbers above 0"
+        )
+    return tuple(float(value) for value in values)
 
 
 def _yarn(scaling: Config, factor: float) -> dict[str, Any]:

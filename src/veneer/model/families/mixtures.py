@@ -57,7 +57,8 @@ def qwen3_moe(config: Config) -> DecoderSpec:
         (name for name in ("num_experts", "num_local_experts") if config.get(name) is not None), "num_experts"
     )
     check_mixture(config, experts, "moe_intermediate_size")
-    layers, step = int(config["num_hidden_layers"]), config.get("decoder_sparse_step", 1)
+    base = llama(config)
+    layers, step = len(base.layers), config.get("decoder_sparse_step", 1)
     named = config.get("mlp_only_layers") or []
     if type(step) is not int or step < 1 or not isinstance(named, list) or any(type(n) is not int for n in named):
         raise ModelError(
@@ -65,7 +66,6 @@ def qwen3_moe(config: Config) -> DecoderSpec:
             "and a list of layer numbers"
         )
     size = window(config, 4096) if switch(config, "use_sliding_window", False) else None
-    base = llama(config)
     return replace(
         base,
         layers=alike(config, base.rope, AttentionSpec(window=size)),
