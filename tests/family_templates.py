@@ -36,6 +36,8 @@ class Family:
     """Whether it takes a system turn."""
     end_token: bool = True
     """Whether one special token closes every assistant turn."""
+    stop: str | None = None
+    """The token that generation stops at, where `closing` has more than one."""
 
 
 def _turns(user: str, assistant: str, system: str, prompt: str, start: str = "") -> str:
@@ -92,6 +94,7 @@ QWEN3_EMPTY_THOUGHTS = (
     "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
 )
+HARMONY_WITH_SYSTEM = "{{ '<|start|>system<|message|>Be good.<|end|>' }}" + HARMONY
 TULU = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
     "{{ '<|assistant|>\n' + m['content'] + eos_token }}{% if not loop.last %}{{ '\n' }}{% endif %}"
@@ -149,6 +152,21 @@ FAMILIES = {
     "gpt-oss": Family(
         HARMONY, ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"), None, "<|return|>", "<|end|>",
         last="<|return|>", before="<|channel|>final<|message|>", end_token=False,
+    ),
+    "gpt-oss-system": Family(
+        HARMONY_WITH_SYSTEM, ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"), None, "<|return|>",
+        "<|end|>", last="<|return|>", before="<|channel|>final<|message|>", end_token=False,
+    ),
+    "command-r7b": Family(
+        _turns(
+            COMMAND_R % "USER", (COMMAND_R % "CHATBOT").replace("%s", "<|START_RESPONSE|>%s<|END_RESPONSE|>"),
+            COMMAND_R % "SYSTEM", "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>", "<BOS_TOKEN>",
+        ),
+        (
+            "<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>",
+            "<|SYSTEM_TOKEN|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>",
+        ),
+        "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", stop="<|END_RESPONSE|>",
     ),
     "qwen3-empty-thoughts": Family(
         QWEN3_EMPTY_THOUGHTS, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), None, "<|im_end|>", "<|im_end|>"

@@ -60,7 +60,7 @@ def test_the_end_of_a_turn_is_known_where_one_token_is_always_it(name: str) -> N
         assert any("does not close every assistant turn" in note for note in encoder.notes())
         return
     assert found is not None
-    assert tokenizer.decode([found], skip_special_tokens=False) == family.closing.strip()
+    assert tokenizer.decode([found], skip_special_tokens=False) == (family.stop or family.closing.strip())
 
 
 def test_there_are_formats_of_thirty_families_and_more() -> None:

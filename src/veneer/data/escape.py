@@ -88,6 +88,16 @@ class SpecialTokens:
         found = self._specials.search(guarded, start)
         return None if found is None else (found.group(), found.end())
 
+    def run_after(self, guarded: str, start: int) -> str:
+        """The template-made special tokens, one behind the other, that begin with the first one at or after `start`."""
+        first = self._specials.search(guarded, start)
+        if first is None:
+            return ""
+        end = first.end()
+        while (found := self._specials.match(guarded, end)) is not None:
+            end = found.end()
+        return guarded[first.start() : end]
+
     def last_within(self, guarded: str, start: int, end: int) -> int | None:
         """The position after the last template-made special token in [start, end)."""
         ends = [found.end() for found in self._specials.finditer(guarded, start, end)]

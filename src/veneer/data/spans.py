@@ -171,12 +171,17 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
     endings = [specials.first_after(text, answer + len(_ANSWER[0])) for answer in (answer1, answer2)]
     last, middle = endings[1], endings[0]
     end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
-    closings: tuple[str, ...] = () if end_token is None else (end_token,)
+    following = text[answer1 + len(_ANSWER[0]) : question2]
+    # Some close a turn by two tokens (Command R7B); what stands behind the last one is no header of the next.
+    closings: tuple[str, ...] = (
+        () if end_token is None else (specials.run_after(_common(following, text[answer2 + len(_ANSWER[1]) :]), 0),)
+    )
     if end_token is None and last is not None:
         # What a turn is closed by is no part of the next question's header, which the first question has as well.
-        following = text[answer1 + len(_ANSWER[0]) : question2]
         header = _common(following[::-1], text[:question1][::-1])
         own = specials.first_after(following[: len(following) - len(header)], 0)
+        if own is None:
+            own = _of_every_turn(specials, following, offered, text)
         closings = () if own is None else (own[0], last[0])
     # A special token after the common part that the generation prompt leaves out is the rest of the header, which
     # does not train; text alone is the answer's own (a blank, empty thoughts).
@@ -187,6 +192,13 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
         headers = _suffixes(specials, common + rest)
         return Shape(end_token, closings, headers, "", rest)
     return Shape(end_token, closings, _suffixes(specials, common), offered[len(common) :], "")
+
+
+def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:
+    """The token that closes every turn, where a text of the template's own stands before the first question and is
+    closed by it too (gpt-oss): answers and questions are both followed by it, and no conversation begins with it."""
+    own, first = specials.first_after(_common(following, offered), 0), specials.first_after(text, 0)
+    return None if own is None or first is None or own[0] == first[0] else own
 
 
 def _suffixes(specials: SpecialTokens, header: str) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ class Shape:
     end_token: str | None
     """The special token that closes every assistant turn; None where there is none or not always the same."""
     closings: tuple[str, ...]
-    """The special tokens that close assistant turns: `end_token`, or two where the last turn has one of its own."""
+    """What closes assistant turns: `end_token` with further tokens that always stand behind it, or two tokens where the
+    last turn has one of its own."""
     headers: tuple[str, ...]
     """The texts that may stand before an assistant turn, longest first; each begins with a special token."""
     opening: str
