@@ -6,6 +6,7 @@ Nothing is downloaded. Each part is a process of its own and ends within ten min
     packed      products of a few rows with packed weights, with decoded ones and with those in 16 bits
     veneer      training steps of 2,048 and 8,192 tokens (documents of 2,048), rank 16 on all linear layers, from random
                 weights made on the card: tokens/s, model FLOP utilisation and peak memory
+    graphs      a step of answers as a CUDA graph: captured, replayed, its bits compared with those of a plain one
     profile     a step's kernels, launches and waits, by torch's profiler
     checkpoint  a random checkpoint on disk, for the parts below (16 GB for 8b)
     lora, qlora runs of `veneer train`: loading, steps with and without recomputation, memory against the plan
@@ -43,6 +44,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gpu_engine import run_answers, run_resume, run_steps
+from gpu_graphs import run_graphs
 from gpu_kernels import run_kernels
 from gpu_packed import run_packed
 from gpu_peers import NEEDS, missing, run_peer, write_checkpoint
@@ -79,7 +81,7 @@ from veneer.training.optim import clip, squared_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 
-KERNELS = ("kernels", "packed", "veneer", "profile")
+KERNELS = ("kernels", "packed", "veneer", "graphs", "profile")
 """The parts that need nothing from a disk."""
 OWN = ("lora", "qlora", "resume", "default", "answers")
 """The parts that run the whole program, from a checkpoint on disk."""
@@ -150,6 +152,13 @@ def veneer_step(
     return prepare
 
 
+def answering(spec: DecoderSpec, quantized: bool, device: torch.device) -> CausalLM:
+    """A model with an adapter, in evaluation mode."""
+    model = CausalLM(spec, RandomWeights(device, quantized=quantized), torch.bfloat16)
+    inject(model, LoraSpec(rank=RANK, alpha=ALPHA)).round_ahead(model.dtype)
+    return model.eval()
+
+
 def run_veneer(spec: DecoderSpec, device: torch.device, peak: float | None, load: Load) -> None:
     """Print a line for LoRA and QLoRA at each number of tokens."""
     flops = flops_per_token(spec, RANK, load.document)
@@ -197,6 +206,8 @@ def run_part(part: str, bench: Bench, folder: Path | None) -> bool:
                 run_packed(device, dry=bench.dry)
             elif part == "veneer":
                 run_veneer(spec, device, bench.peak, load)
+            elif part == "graphs":
+                return run_graphs(lambda quantized: answering(spec, quantized, device), device, load)
             else:
                 document = load.document
                 run_profile(

@@ -18,7 +18,7 @@ from veneer.load import expected_tensors
 from veneer.model.spec import spec_from_hf
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("gpu", "gpu_engine", "gpu_kernels", "gpu_packed", "gpu_peers", "gpu_profile", "gpu_shapes")
+PARTS = ("gpu", "gpu_engine", "gpu_graphs", "gpu_kernels", "gpu_packed", "gpu_peers", "gpu_profile", "gpu_shapes")
 
 
 @pytest.fixture(autouse=True)
@@ -146,13 +146,14 @@ def test_a_dry_run_goes_through_every_part_and_writes_what_it_found(tmp_path: Pa
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["size"] == "dry run"
     parts = {one["part"]: one for one in found["parts"]}
-    assert list(parts)[:10] == [
-        "kernels", "packed", "veneer", "profile", "checkpoint", "lora", "qlora", "resume", "default", "answers",
+    assert list(parts)[:11] == [
+        "kernels", "packed", "veneer", "graphs", "profile", "checkpoint", "lora", "qlora", "resume", "default",
+        "answers",
     ]  # fmt: skip
     assert {one["status"] for one in parts.values()} == {0}
     assert parts["kernels"]["lines"][-1] == "all within four roundings"
     assert [line[:2] for line in parts["packed"]["lines"]] == [" 1", "16"]
-    assert len(parts["veneer"]["lines"]) == 4
+    assert len(parts["veneer"]["lines"]) == len(parts["graphs"]["lines"]) == 4
     for method in ("lora", "qlora"):
         lines = parts[method]["lines"]
         assert [line.split("  ")[0] for line in lines] == [f"{method}, kept", f"{method}, recomputed"] * 2

@@ -12,7 +12,8 @@ from gguf import GGMLQuantizationType
 from gguf_files import tiny_model, write_model
 from tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny_llama
 from veneer.errors import ConfigError, DataError
-from veneer.generation.batch import generate
+from veneer.generation.batch import answer_all, generate
+from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
@@ -73,6 +74,19 @@ def test_greedy_from_a_gguf_file_does_not_depend_on_the_batch(kind: str, dtype: 
         assert generate(model, prompts, sampling=sampling, stop_ids=NONE, batch_rows=batch_rows) == alone
     if dtype is torch.float32:
         assert alone == [one_at_a_time(model, prompt, NONE, 15) for prompt in prompts]
+
+
+def test_a_row_that_ended_may_go_on_beside_longer_answers(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt with a short answer, computed by the modules, as on a card: its row of the cache has no room for as
+    many tokens as the answers beside it get."""
+    monkeypatch.setattr(CausalLM, "compiled_step", lambda self, rows: None)
+    prompts, most = documents([40, 5, 4, 6, 5, 3, 5]), [4] + 6 * [50]
+    requests = [
+        GenerationRequest(prompt=tuple(prompt), sampling=Sampling(max_new_tokens=count), stop_ids=NONE)
+        for prompt, count in zip(prompts, most, strict=True)
+    ]
+    expected = [one_at_a_time(model, prompt, NONE, count) for prompt, count in zip(prompts, most, strict=True)]
+    assert answer_all(model, requests) == expected
 
 
 def test_rows_that_end_are_reported_once_and_streamed_in_order(model: CausalLM) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cards import LLAMA_8B, META, Tally, card, meta_model
 from tiny_models import saved_for_backward
@@ -148,6 +150,42 @@ def test_more_answers_than_the_kernel_takes_share_a_decoded_weight(monkeypatch: 
     found = step_of_answers(monkeypatch, 2, 17)
     assert found["triton_packed_product"] == 0
     assert found["triton_decode"] == 2 * 7
+
+
+class Asked(TorchDispatchMode):
+    """Operations and the shapes that they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[object, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        self.found.append((func, *(tuple(x.shape) if isinstance(x, Tensor) else x for x in leaves)))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_steps_of_answers_ask_the_same_of_the_card_and_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is what capturing one needs. After 64 tokens more of the cache is looked at."""
+    model, _ = meta_model(layers=2, quantized=True)
+    model.eval()
+    steps, waits = [], []
+    with card(monkeypatch) as tally:
+        decoding = model.decoding(3, 200)
+        decoding.prefill(torch.zeros(200, dtype=torch.int64, device=META), [20, 120, 60])
+        for _ in range(120, 130):
+            assert decoding.widths() == [1, 1, 1]
+            before = len(tally.waits), tally.sent
+            with Asked() as asked:
+                decoding.step(torch.zeros(3, dtype=torch.int64, device=META))
+            steps.append(asked.found)
+            waits.append((len(tally.waits) - before[0], tally.sent - before[1]))
+    # The tables of the 4-bit code are sent once, in the first step.
+    assert waits[1:] == [(0, 0)] * 9
+    # The step at 120 tokens makes the 121st key; 128 are looked at until there are as many.
+    assert all(step == steps[1] for step in steps[1:8])
+    assert steps[8] == steps[9] != steps[1]
 
 
 def test_scores_are_made_in_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

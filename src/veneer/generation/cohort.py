@@ -17,6 +17,7 @@ from torch import Tensor
 from veneer.generation.blocks import Block, BlockGroup
 from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
 from veneer.generation.sequence import Placement
+from veneer.gpu.transfer import sent
 from veneer.model.language import Decoding, LanguageModel
 from veneer.model.precomputed import precomputed
 from veneer.quant.packed import decoded_weights
@@ -98,7 +99,7 @@ class CohortRunner:
             self._lay(cohort.rows, cohort.decoding.widths())
             going = {row: by_number[row] for row in cohort.rows if row not in cohort.ended}
             tokens = [going[row].work.sequence.tokens[-1] if row in going else 0 for row in cohort.rows]
-            logits = cohort.decoding.step(torch.tensor(tokens, device=self._model.device))
+            logits = cohort.decoding.step(sent(torch.tensor(tokens), self._model.device))
             places = ((place, row) for place, row in enumerate(cohort.rows) if row in going)
             found |= {row: logits[place : place + 1].float() for place, row in places}
         begun: dict[bytes | None, list[StepInput]] = {}

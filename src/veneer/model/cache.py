@@ -18,6 +18,9 @@ from veneer.model.windowed import softcapped, softmax_beside
 from veneer.native.functions import usable
 from veneer.native.library import kernels
 
+SPAN = 64
+"""On a card a step looks at a multiple of so many tokens. So its operations have the same shapes for as many steps."""
+
 
 class KVCache:
     """Keys and values of `rows` sequences of at most `capacity` tokens."""
@@ -29,6 +32,23 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)]
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        """Where the next token of each row goes, int64 `[rows]`.
+
+        A row that has ended may go on beside others. At its last place it stays, and writes what nobody reads.
+        """
+        self.longest = 0
+        """The largest of `lengths`, known without waiting for a card."""
+        self.capacity = capacity
+
+    def advance(self, lengths: Tensor, longest: int) -> None:
+        """Set `lengths`, the largest of which is `longest`."""
+        self.lengths, self.longest = lengths.clamp(max=self.capacity - 1), min(longest, self.capacity - 1)
+
+    @property
+    def span(self) -> int:
+        """How many of its first tokens a row's next one is compared with; those that a row has not yet are masked."""
+        needed = self.longest + 1
+        return min(self.capacity, -(-needed // SPAN) * SPAN) if self.lengths.is_cuda else needed
 
     def prefill(self, lengths: Sequence[int]) -> PrefillAttention:
         """The attention layout for packed prompts, one document for each row, in row order."""
@@ -37,12 +57,13 @@ class KVCache:
     def step(self) -> StepAttention:
         """The attention layout for one new token in each row. Advances every row by one."""
         layout = StepAttention(self)
-        self.lengths = self.lengths + 1
+        self.advance(self.lengths + 1, self.longest + 1)
         return layout
 
     def keep(self, rows: Tensor) -> None:
         """Drop every row that is not in `rows` (int64 indices)."""
         self.lengths = self.lengths[rows]
+        self.longest = int(self.lengths.max())
         self.keys = [layer[rows] for layer in self.keys]
         self.values = [layer[rows] for layer in self.values]
 
@@ -60,7 +81,7 @@ class PrefillAttention:
             torch.arange(len(lengths), device=device), counts, output_size=sum(lengths)
         )
         self._columns = torch.cat([torch.arange(length, device=device) for length in lengths])
-        cache.lengths = counts
+        cache.advance(counts, max(lengths))
 
     def text_lengths(self) -> Tensor:
         """See `veneer.model.attention.Attention.text_lengths`."""
@@ -87,7 +108,7 @@ class StepAttention:
     def __init__(self, cache: KVCache):
         self._cache = cache
         self._positions = cache.lengths
-        self._span = int(cache.lengths.max()) + 1
+        self._span = cache.span
         self._columns = torch.arange(self._span, device=cache.lengths.device)
         self._masks: dict[int | None, Tensor] = {}
         self._rows = torch.arange(len(self._positions), device=cache.lengths.device)

@@ -53,14 +53,20 @@ class CachedDecoding:
 
     def widths(self) -> list[int]:
         """Numbers of tokens that the next step computes for each row. See `Decoding.widths`."""
+        rows = len(self._cache.lengths)
+        if not self._outgrown:
+            return [1] * rows  # a card is not asked
         lengths: list[int] = self._cache.lengths.tolist()
-        return [length + 1 for length in lengths] if self._outgrown & set(lengths) else [1] * len(lengths)
+        return [length + 1 for length in lengths] if self._outgrown & set(lengths) else [1] * rows
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits of one more token for each row, `[rows, vocab_size]`. See `Decoding.step`."""
         positions = self._cache.lengths
         if self._outgrown:
-            self._texts = [torch.cat((text, token[None])) for text, token in zip(self._texts, tokens, strict=True)]
+            most = self._cache.capacity  # a row that has ended, and goes on beside others, stays there
+            self._texts = [
+                torch.cat((text, token[None]))[:most] for text, token in zip(self._texts, tokens, strict=True)
+            ]
             if self._outgrown & set(positions.tolist()):
                 return self.prefill(torch.cat(self._texts), [len(text) for text in self._texts])
         return self._logits(self._hidden(tokens, positions, self._cache.step()))
