@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from veneer.losses import (
     token_losses,
 )
 from veneer.products import Scores as Shaping
+from veneer.products import outputs
 
 
 def problem(rows: int, vocab: int = 37, dim: int = 12, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -395,6 +397,35 @@ def test_losses_of_rows_in_bfloat16_weigh_rows_in_float32() -> None:
     expected = (plain.float() * (1 + 1 / 300)).to(torch.bfloat16)
     assert float((again.grad - expected).abs().max()) <= 2**-8 * float(expected.abs().max())
     assert not torch.equal(again.grad, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_head_scores_rows_once_to_the_bits_of_a_trained_one(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, targets = problem(50, seed=7)
+    share = torch.linspace(-2, 3, 50)
+    scored: list[int] = []
+
+    def note(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        scored.append(len(x))
+        return outputs(x, *args, **kwargs)
+
+    monkeypatch.setattr("veneer.losses.outputs", note)
+    found = {}
+    for trained in (True, False):
+        h, w = leaves(hidden, weight, dtype)
+        w.requires_grad_(trained)
+        losses = row_losses(h, w, targets, chunk=16)
+        (losses * share).sum().backward()  # type: ignore[no-untyped-call]
+        found[trained] = losses.detach(), h.grad, len(scored)
+        scored.clear()
+    (losses, gradient, twice), (own, own_gradient, once) = found[True], found[False]
+    assert (twice, once) == (8, 4)
+    assert torch.equal(losses, own)
+    assert gradient is not None
+    assert own_gradient is not None
+    assert torch.equal(gradient, own_gradient)
 
 
 def test_no_more_than_a_chunk_of_scores_is_held() -> None:

@@ -5,8 +5,9 @@ supervised rows only, in chunks. The gradient of each chunk is computed while it
 two products with the head in forward, and none in backward (the idea of Liger's and Apple's fused losses:
 arXiv:2410.10989, arXiv:2411.09009).
 
-Where each row's loss goes into a formula of its own (`row_losses`), its weight is known only in backward: the scores of
-a chunk are computed once for the losses and once more for the gradient. All logits are never held there either.
+Where each row's loss goes into a formula of its own (`row_losses`), its weight is known only in backward. The gradient
+of a row's hidden state is formed in forward all the same, and weighed in backward. A head that is trained needs the
+scores of a chunk once more then, since its gradient is a sum over rows. All logits are never held there either.
 """
 
 from __future__ import annotations
@@ -301,6 +302,38 @@ def scored_cross_entropy(
     return result
 
 
+class _FrozenRowLosses(torch.autograd.Function):
+    """−log softmax(h Wᵀ)[target] of each row, where W is not trained. The gradient of each row's hidden state is formed
+    in forward; backward multiplies it by the row's weight."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, shaping: Scores) -> Tensor:
+        losses = hidden.new_empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        gradients = torch.empty_like(hidden)
+        head = weight.detach().to(hidden.dtype)
+        for rows, _, scores, found in _chunks(hidden, head, targets, chunk, shaping, gradient=True):
+            losses[rows] = found
+            gradients[rows] = inputs(scores, head)[: len(found)]
+        ctx.save_for_backward(gradients)
+        ctx.chunk = chunk
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradients,) = ctx.saved_tensors
+        found, wide = torch.empty_like(gradients), torch.promote_types(gradients.dtype, torch.float32)
+        for start in range(0, len(gradients), ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            found[rows] = _weighed(gradients[rows], grads[0][rows], wide)
+        return found, None, None, None, None
+
+
+def _weighed(gradients: Tensor, weights: Tensor, wide: torch.dtype) -> Tensor:
+    """Rows of gradients, each times its weight: multiplied in float32 or wider, and rounded once."""
+    own = weights[:, None].to(wide) / _factor(gradients.dtype)
+    return (gradients.to(wide) * own).to(gradients.dtype)
+
+
 class _RowLosses(torch.autograd.Function):
     """−log softmax(h Wᵀ)[target] of each row; backward computes the scores again, and weighs each row's gradient."""
 
@@ -322,12 +355,13 @@ class _RowLosses(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         for rows, some, scores, _ in _chunks(hidden, head, targets, ctx.chunk, ctx.shaping, gradient=True):
-            # A row's weight is multiplied in float32 or wider, behind the product and before the other.
-            own = grads[0][rows, None].to(wide) / _factor(hidden.dtype)
+            # Rows are weighed behind the product with the head, and before the other.
+            weights = grads[0][rows]
+            real = len(weights)
             if grad_hidden is not None:
-                grad_hidden[rows] = (inputs(scores, head)[: len(own)].to(wide) * own).to(hidden.dtype)
+                grad_hidden[rows] = _weighed(inputs(scores, head)[:real], weights, wide)
             if grad_weight is not None:
-                grad_weight += _weight_gradient(scores[: len(own)], (some[: len(own)].to(wide) * own).to(hidden.dtype))
+                grad_weight += _weight_gradient(scores[:real], _weighed(some[:real], weights, wide))
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
@@ -392,14 +426,16 @@ def row_losses(
 ) -> Tensor:
     """The cross-entropy of each target under softmax(hidden weightᵀ), for a formula that goes on with single losses.
 
-    See `linear_cross_entropy` for the arguments. The scores of a chunk are computed twice, in forward and in backward,
-    so that no more than a chunk of them is held.
+    See `linear_cross_entropy` for the arguments. No more scores are held than those of a chunk. Where the head is
+    trained they are computed twice, in forward and in backward.
 
     Returns:
         Losses in nats, `[rows]` in float32 or wider.
     """
     chunk = chunk or chunk_rows(hidden.device.type)
-    result: Tensor = _RowLosses.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
+    learned = hidden.requires_grad and torch.is_grad_enabled()
+    form = _FrozenRowLosses if learned and not weight.requires_grad else _RowLosses
+    result: Tensor = form.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -195,6 +195,8 @@ class MicroBatch:
     """Number of consecutive documents that are one row: 2 for a pair"""
     baseline: float | Tensor = 0.0
     """What the objective takes off every document's gain, the same for all micro-batches of a step"""
+    beside: Beside | None = None
+    """Texts behind the prompts of these documents that are computed in the same pass, without gradients"""
 
     @property
     def units(self) -> int:
@@ -216,6 +218,20 @@ class MicroBatch:
         """Number of tokens of all documents; the shared ones count in each."""
         blocks = self.blocks or (Block(self.shared, self.lengths),)
         return sum(sum(block.lengths) + block.shared * len(block.lengths) for block in blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Documents whose prompts stand in another micro-batch, from which the tokens of the prompts are taken.
+
+    T is the number of tokens of their own micro-batch, N the number of those that are in no prompt."""
+
+    batch: MicroBatch
+    """The documents, each behind its prompt"""
+    sources: Tensor
+    """int64 [T]; the place of each token among the tokens of the other micro-batch with the N own ones behind them"""
+    own: Tensor
+    """int64 [N]; the places of the tokens that are in no prompt"""
 
 
 def pack(
@@ -267,7 +283,7 @@ def pack(
         documents = [examples[place] for place in places]
         apart = [Block(0, tuple(len(one.tokens) for one in documents))]
         batches.append(
-            _micro_batch(
+            lay(
                 documents,
                 layout(documents, [len(group) for group in groups]) if share else apart,
                 pad_to_multiple_of,
@@ -292,13 +308,13 @@ def layout(documents: Sequence[Example], groups: Sequence[int]) -> list[Block]:
         groups: numbers of consecutive documents that belong together: those of a pair, or of a prompt. Documents that
             follow each other and belong to nothing stand in one block.
     """
-    whole = _block(documents)
+    whole = block_of(documents)
     if max(groups) == 1:
         return [whole]
     found: list[Block] = []
     start, alone = 0, False
     for size in groups:
-        block = _block(documents[start : start + size])
+        block = block_of(documents[start : start + size])
         if size == 1 and alone:
             block = Block(0, (*found.pop().lengths, *block.lengths))
         found.append(block)
@@ -306,7 +322,8 @@ def layout(documents: Sequence[Example], groups: Sequence[int]) -> list[Block]:
     return found if sum(block.tokens for block in found) < whole.tokens else [whole]
 
 
-def _block(documents: Sequence[Example]) -> Block:
+def block_of(documents: Sequence[Example]) -> Block:
+    """Documents behind the beginning that all of them have."""
     shared = common_beginning(documents)
     return Block(shared, tuple(len(document.tokens) - shared for document in documents))
 
@@ -372,13 +389,24 @@ def common_beginning(documents: Sequence[Example]) -> int:
     return shortest if bool(same.all()) else int(np.argmin(same))
 
 
-def _micro_batch(
+def lay(
     documents: Sequence[Example],
     blocks: Sequence[Block],
     pad_to_multiple_of: int,
     together: int,
     numbers: tuple[int, ...],
+    elsewhere: int = 0,
 ) -> MicroBatch:
+    """The micro-batch of documents that are laid in these blocks.
+
+    Args:
+        documents: in the order of the blocks.
+        blocks: how they are laid.
+        pad_to_multiple_of: see `pack`.
+        together: see `pack`.
+        numbers: the place of each document among the examples of the run.
+        elsewhere: number of tokens that another pass computes; the others are padded.
+    """
     tokens, positions, targets, rows = [], [], [], []
     laid, waiting = 0, iter(documents)
     for block in blocks:
@@ -393,7 +421,8 @@ def _micro_batch(
             rows.append(np.where(after < block.shared, laid + after, after - block.shared + start))
             start += length
         laid += block.tokens
-    filler = np.zeros(pad_to_multiple(laid, pad_to_multiple_of) - laid, dtype=np.int64)
+    own_tokens = laid - elsewhere
+    filler = np.zeros(pad_to_multiple(own_tokens, pad_to_multiple_of) - own_tokens, dtype=np.int64)
     return MicroBatch(
         tokens=torch.from_numpy(np.concatenate((*tokens, filler)).astype(np.int64)),
         positions=torch.from_numpy(np.concatenate((*positions, filler)).astype(np.int64)),

@@ -17,8 +17,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.gpu.parked import Copier
+from veneer.gpu.parked import Copier, ParkedInputs
 from veneer.model.attention import Attention, PackedAttention, TextLengths
+from veneer.model.beside import Pass
 from veneer.model.cache import KVCache
 from veneer.model.compiled_step import CompiledStep, compile_step
 from veneer.model.decoding import CachedDecoding
@@ -83,13 +84,36 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, attention: Attention, dtype: torch.dtype) -> Tensor:
         """Hidden states `[tokens, dim]` after the final norm, computed in `dtype`."""
         x = self.embedded(tokens, dtype)
-        parked = None if self.recomputation is None else self.recomputation.parking()
+        parked = self._parking()
         for layer, angles in zip(self.layers, self.angles(positions, attention), strict=True):
-            if self.recomputation is None:
-                x = layer(x, angles, attention)
-            else:
-                x = self.recomputation.run(layer, x, angles, attention, parked=parked)
+            x = self._computed(layer, x, angles, attention, parked)
         return cast(Tensor, self.norm(x))
+
+    def side_by_side(self, one: Pass, other: Pass, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Hidden states of two passes, `[tokens, dim]` each: a layer of the first one before that layer of the other,
+        which has no gradient."""
+        x, parked = self.embedded(one.tokens, dtype), self._parking()
+        with torch.no_grad():
+            y = self.embedded(other.tokens, dtype)
+        angles = zip(*(self.angles(each.positions, each.attention) for each in (one, other)), strict=True)
+        for layer, (own, others) in zip(self.layers, angles, strict=True):
+            x = self._computed(layer, x, own, one.attention, parked)
+            with torch.no_grad():
+                y = layer(y, others, other.attention)
+        with torch.no_grad():
+            y = self.norm(y)
+        return cast(Tensor, self.norm(x)), y
+
+    def _parking(self) -> ParkedInputs | None:
+        return None if self.recomputation is None else self.recomputation.parking()
+
+    def _computed(
+        self, layer: nn.Module, x: Tensor, angles: Angles | None, attention: Attention, parked: ParkedInputs | None
+    ) -> Tensor:
+        """A layer's output, which is recomputed in backward where layers are."""
+        if self.recomputation is None:
+            return cast(Tensor, layer(x, angles, attention))
+        return self.recomputation.run(layer, x, angles, attention, parked=parked)
 
 
 class CausalLM(nn.Module):
@@ -141,6 +165,10 @@ class CausalLM(nn.Module):
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states `[tokens, dim]` for int64 `tokens` and `positions` `[tokens]`."""
         return cast(Tensor, self.model(tokens, positions, attention, self.dtype))
+
+    def side_by_side(self, one: Pass, other: Pass) -> tuple[Tensor, Tensor]:
+        """Hidden states of two passes, `[tokens, dim]` each, the other one's without a gradient."""
+        return self.model.side_by_side(one, other, self.dtype)
 
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
         """Hidden states `[tokens, dim]` of packed documents; see `veneer.model.language.LanguageModel`."""

@@ -217,7 +217,7 @@ class Setup:
 
     @property
     def row_losses(self) -> bool:
-        """Whether the losses of single rows go into a formula, so that the head's scores are computed twice."""
+        """Whether the losses of single rows go into a formula. A head that learns computes its scores twice then."""
         return not self.objective.imitates and self.teaching is None and not self.rewards
 
     @property

@@ -117,15 +117,16 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     """Floating-point operations of an average step.
 
     A frozen weight costs two operations for each token in forward and two in backward, a trained one two more.
-    KTO's reference point is a forward pass of its own, of about as many tokens. Recomputation adds the layers' forward
-    once more: half as much again where the base is frozen, a third where it is trained. Attention
+    KTO's reference point is a forward pass of its own, of at most as many tokens. Recomputation adds a forward pass
+    of the layers: half as much again where the base is frozen, a third where it is trained. Attention
     under its causal mask costs 2 · length² · width forward and 5 · length² · width backward.
     """
     spec = setup.spec
     again = recompute + (setup.objective is ObjectiveName.KTO)
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
-    head = setup.head_weights * ((6 if setup.full else 4) + 2 * setup.row_losses) * batch.step_supervised
+    twice = setup.row_losses and (setup.trained_head or setup.scored)
+    head = setup.head_weights * ((6 if setup.full else 4) + 2 * twice) * batch.step_supervised
     head *= not setup.rewards
     attention = batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
     return (linear + adapter) * batch.step_tokens + head + attention + _taught(setup, batch)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from veneer.data.batches import MicroBatch
+from veneer.data.batches import Beside, MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.model.attention import Attention, PackedAttention
+from veneer.model.beside import BehindAttention, KeepingAttention, Pass
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
@@ -43,13 +44,35 @@ class OverModel:
 
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
     """Hidden states of a micro-batch's tokens, `[tokens, dim]`."""
-    hosted = isinstance(model.embedding, HostEmbedding)
-    tokens = batch.tokens if hosted else sent(batch.tokens, model.device)
+    tokens = _where_embedded(model, batch.tokens)
     positions = sent(batch.positions, model.device)
     if not batch.blocks:
         return model.documents(tokens, positions, batch.segments, batch.shared)
     assert isinstance(model, CausalLM), "only documents that are packed stand in blocks"
     return model.hidden(tokens, positions, attention_of(batch))
+
+
+def hidden_states_beside(model: LanguageModel, batch: MicroBatch, beside: Beside) -> tuple[Tensor, Tensor]:
+    """Hidden states of a micro-batch's tokens, and of those of the documents beside it without a gradient.
+
+    Returns:
+        `[tokens, dim]` of `batch`, and `[tokens, dim]` of `beside.batch`.
+    """
+    assert isinstance(model, CausalLM), "only documents that are packed have others beside them"
+    sources, own = sent(beside.sources, model.device), sent(beside.own, model.device)
+    keeping = KeepingAttention(attention_of(batch))
+    behind = BehindAttention(attention_of(beside.batch), keeping, sources, own)
+    one = Pass(_where_embedded(model, batch.tokens), sent(batch.positions, model.device), keeping)
+    tokens, positions = beside.batch.tokens[beside.own], beside.batch.positions[beside.own]
+    other = Pass(_where_embedded(model, tokens), sent(positions, model.device), behind)
+    hidden, more = model.side_by_side(one, other)
+    keeping.forget()
+    return hidden, torch.cat((hidden.detach(), more)).index_select(0, sources)
+
+
+def _where_embedded(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """Token ids where the model looks their rows up."""
+    return tokens if isinstance(model.embedding, HostEmbedding) else sent(tokens, model.device)
 
 
 def attention_of(batch: MicroBatch) -> Attention:

@@ -11,6 +11,7 @@ from there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from veneer.enums import ObjectiveName, ReferencePolicy
+from veneer.data.batches import Beside, MicroBatch
+from veneer.enums import ObjectiveName, ReferencePolicy, Sharding
 from veneer.events import Stage, Subscriber
 from veneer.hardware import processor
 from veneer.io.files import sampled_digest
@@ -37,7 +39,14 @@ from veneer.training.objectives.documents import log_probabilities
 from veneer.training.objectives.kto import Partners
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.prepare import TrainingData
-from veneer.training.reference_point import Partner, WithReferencePoint, partner_log_probabilities
+from veneer.training.reference_point import (
+    Partner,
+    PartnerLayout,
+    WithReferencePoint,
+    beside_log_probabilities,
+    partner_log_probabilities,
+    partners_beside,
+)
 from veneer.training.session import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
@@ -82,7 +91,15 @@ def objective_over(
     over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows, teacher, score))
     if partners is None:
         return over
-    return WithReferencePoint(over, partners, reference.partners, inputs.data.steps.packing.prompts)
+    return WithReferencePoint(over, partners, reference.partners, partner_layout(inputs))
+
+
+def partner_layout(inputs: RunInputs) -> PartnerLayout:
+    """How KTO's answers to other prompts are laid. Not beside others where weights are in parts, each of which is put
+    together for one pass at a time."""
+    packing = inputs.data.steps.packing
+    beside = packing.prompts and inputs.config.compute.sharding is Sharding.NONE
+    return PartnerLayout(beside, packing.prompts, packing.pad_to_multiple_of)
 
 
 def reference_of(
@@ -123,17 +140,79 @@ def reference_of(
         torch.no_grad(),
         without,
     ):
-        for batch in batches:
-            hidden = hidden_states(model, batch)
-            found.table.put(batch, log_probabilities(hidden, model.lm_head, model.spec.scores, batch))
-            stage.advance(len(batch.numbers))
-        if partners is not None:
-            most, prompts = int(inputs.config.compute.micro_batch_tokens), data.steps.packing.prompts
-            for some, values in partner_log_probabilities(model, partners, pairs, most, prompts):
-                found.partners.update(zip(some, values.tolist(), strict=True))
-                stage.advance(len(some))
+        if partners is None:
+            for batch in batches:
+                _answers(model, batch, found, stage)
+        else:
+            most = int(inputs.config.compute.micro_batch_tokens)
+            labelled = _Labelled(model, partners, partner_layout(inputs), most, found, stage)
+            for step in _laid_steps(data):
+                labelled.step(step)
     _write(file, key, found)
     return found
+
+
+def _answers(model: LanguageModel, batch: MicroBatch, found: Reference, stage: Stage) -> None:
+    """The log-probabilities of a micro-batch's answers."""
+    hidden = hidden_states(model, batch)
+    found.table.put(batch, log_probabilities(hidden, model.lm_head, model.spec.scores, batch))
+    stage.advance(len(batch.numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class _LaidStep:
+    """The rows of a step, and the micro-batches in which it will be trained; none where all rows were met before."""
+
+    numbers: Sequence[int]
+    batches: Sequence[MicroBatch]
+
+
+def _laid_steps(data: TrainingData) -> Iterator[_LaidStep]:
+    """All steps of a run, and its evaluation."""
+    steps = data.steps
+    for step in range(1, steps.total + 1):
+        yield _LaidStep(steps.numbers(step), steps.micro_batches(step) if step <= steps.first_steps else [])
+    evaluation = steps.evaluation()
+    yield _LaidStep([number for batch in evaluation for number in batch.numbers], evaluation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """The log-probabilities of labelled answers and of their partners, laid as they will be trained."""
+
+    model: LanguageModel
+    partners: Partners
+    layout: PartnerLayout
+    most: int
+    """Tokens of a micro-batch at most."""
+    found: Reference
+    stage: Stage
+
+    def step(self, step: _LaidStep) -> None:
+        """Those of a step that are not known yet."""
+        pairs = self.partners.of(step.numbers)
+        fresh = self.found.table.missing(step.batches)
+        whole = len(fresh) == len(step.batches)
+        beside = partners_beside(fresh, self.partners, pairs, self.layout) if whole else None
+        if beside is not None:
+            self._together(fresh[0], pairs, beside)
+            return
+        for batch in fresh:
+            _answers(self.model, batch, self.found, self.stage)
+        pairs = [pair for pair in pairs if pair not in self.found.partners]
+        if pairs:
+            most = max(len(batch.tokens) for batch in step.batches) if step.batches else self.most
+            self._add(pairs, partner_log_probabilities(self.model, self.partners, pairs, most, self.layout))
+
+    def _together(self, batch: MicroBatch, pairs: Sequence[Partner], beside: Beside) -> None:
+        hidden, values = beside_log_probabilities(self.model, self.partners, pairs, batch, beside)
+        self.found.table.put(batch, log_probabilities(hidden, self.model.lm_head, self.model.spec.scores, batch))
+        self.stage.advance(len(batch.numbers))
+        self._add(pairs, values)
+
+    def _add(self, pairs: Sequence[Partner], values: Tensor) -> None:
+        self.found.partners.update(zip(pairs, values.tolist(), strict=True))
+        self.stage.advance(len(pairs))
 
 
 def wanted_partners(data: TrainingData, partners: Partners) -> list[Partner]:

@@ -104,9 +104,14 @@ class PackedSteps:
         """Tokens of the longest row, all of its parts together."""
         return int(self._lengths.max())
 
+    @property
+    def first_steps(self) -> int:
+        """The number of steps in which the rows of the run are met first."""
+        return min(self.total, self._steps.in_epoch(0))
+
     def first_pass(self) -> Iterator[MicroBatch]:
         """The micro-batches of the steps in which the rows of the run are met first."""
-        for step in range(1, min(self.total, self._steps.in_epoch(0)) + 1):
+        for step in range(1, self.first_steps + 1):
             yield from self.micro_batches(step)
 
     def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from preference_rows import answer_logps, pair_rows, pairs, trainable_model
 from tiny import write_rows
 from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.losses import row_losses
 from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import answer_tokens, log_probabilities
 
@@ -38,3 +40,33 @@ def test_masked_tokens_count_neither_in_the_sum_nor_in_the_number(tiny_model: Pa
     found = log_probabilities(hidden_states(model, batch), model.lm_head, model.spec.scores, batch)
     assert float(found[0].detach()) == pytest.approx(float(answer_logps(model, first)[:-3].sum().detach()), rel=1e-6)
     assert batch.counts == (first.supervised - 3, second.supervised)
+
+
+def test_a_target_that_answers_have_in_common_is_scored_once(tiny_model: Path, tmp_path: Path) -> None:
+    """Answers that begin alike share their beginning with the prompt. Its gradient is the sum of theirs."""
+    answers = pair_rows(tiny_model, write_rows(tmp_path / "pairs.jsonl", pairs(3))).train
+    model = trainable_model(tiny_model)
+    (batch,) = pack(answers, 10**6, together=2)
+    scored: list[int] = []
+    weights = torch.linspace(-1, 2, len(answers), dtype=torch.float64)
+
+    def head_gradient(share: bool) -> torch.Tensor:
+        (laid,) = pack(answers, 10**6, share=share, together=2)
+        model.zero_grad()
+        found = log_probabilities(hidden_states(model, laid), model.lm_head, model.spec.scores, laid)
+        (found * weights).sum().backward()  # type: ignore[no-untyped-call]
+        gradient = model.embedding.weight.grad
+        assert isinstance(gradient, torch.Tensor)
+        return gradient.clone()
+
+    def note(*args: Any, **kwargs: Any) -> torch.Tensor:
+        scored.append(len(args[2]))
+        return row_losses(*args, **kwargs)
+
+    distinct = set(zip(batch.rows.tolist(), batch.targets.tolist(), strict=True))
+    assert len(distinct) < batch.supervised - 3, "the answers begin alike"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("veneer.training.objectives.documents.row_losses", note)
+        together = head_gradient(share=True)
+    assert scored == [len(distinct)]
+    assert torch.allclose(together, head_gradient(share=False), rtol=1e-4, atol=1e-6)

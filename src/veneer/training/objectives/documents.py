@@ -19,6 +19,8 @@ from veneer.products import Scores
 
 NLL = "nll"
 """The term of the chosen answers' negative log-likelihood."""
+TOKEN_BITS = 32
+"""Bits of a token's number, behind those of a place."""
 
 
 def log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Tensor:
@@ -36,11 +38,26 @@ def log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: Mi
 def token_log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Tensor:
     """Log-probability of each supervised token, float32 or wider `[targets]`, with a gradient; see
     `log_probabilities`."""
-    rows, targets = hidden.index_select(0, sent(batch.rows, hidden.device)), sent(batch.targets, hidden.device)
+    places, targets, uses = _once(batch)
+    rows = hidden.index_select(0, sent(places, hidden.device))
+    targets = sent(targets, hidden.device)
     weight = plain_weight(head)
     if weight is None:
-        return -scored_row_losses(rows, head, targets, shaping=scores)
-    return -row_losses(rows, weight, targets, shaping=scores)
+        found = -scored_row_losses(rows, head, targets, shaping=scores)
+    else:
+        found = -row_losses(rows, weight, targets, shaping=scores)
+    return found if uses is None else found.index_select(0, sent(uses, hidden.device))
+
+
+def _once(batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The places and targets of a micro-batch, each pair of them once, int64 `[pairs]` both, and for each target which
+    pair it is, `[targets]`; None for the last where no two are equal. Documents that share more than a prompt have the
+    targets of what they share in common."""
+    both = (batch.rows << TOKEN_BITS) + batch.targets
+    distinct, uses = torch.unique(both, return_inverse=True)
+    if len(distinct) == len(both):
+        return batch.rows, batch.targets, None
+    return distinct >> TOKEN_BITS, distinct & (2**TOKEN_BITS - 1), uses
 
 
 def document_numbers(batch: MicroBatch, device: torch.device) -> Tensor:

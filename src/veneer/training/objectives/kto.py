@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -85,6 +86,21 @@ class Kto:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """Prompts with partners' answers, each text once."""
+
+    examples: list[Example]
+    uses: list[int]
+    """For each row with a partner which of the examples it is."""
+
+
+@lru_cache(maxsize=1)
+def _ranks(rows: int, seed: int) -> NDArray[np.int64]:
+    """The place of each row of a run in the order by which partners are found, `[rows]`."""
+    return np.argsort(order(rows, seed=seed, epoch=_STREAM))
+
+
+@dataclass(frozen=True, slots=True)
 class Partners:
     """Which other answer stands behind the prompt of a row, to estimate how far the policy has gone.
 
@@ -102,7 +118,7 @@ class Partners:
         In an order that the seed gives, every row takes the answer of the next one whose prompt and answer are others.
         They depend on which rows the step has, and not on how it is cut.
         """
-        rank = np.argsort(order(len(self.examples), seed=self.seed, epoch=_STREAM))
+        rank = _ranks(len(self.examples), self.seed)
         ring = sorted(numbers, key=lambda number: int(rank[number]))
         found = []
         for place, number in enumerate(ring):
@@ -120,6 +136,19 @@ class Partners:
         example = self.examples[number]
         start = prompt_length(example)
         return example.tokens[:start], example.tokens[start:]
+
+    def texts(self, pairs: Sequence[tuple[int, int]]) -> Texts:
+        """What is computed for some rows and their partners, which may be one text for several."""
+        known: dict[tuple[bytes, bytes], int] = {}
+        examples, uses = list[Example](), list[int]()
+        for number, partner in pairs:
+            text = self.joined(number, partner)
+            key = text.tokens.tobytes(), text.loss_mask.tobytes()
+            if key not in known:
+                known[key] = len(examples)
+                examples.append(text)
+            uses.append(known[key])
+        return Texts(examples, uses)
 
     def joined(self, number: int, partner: int) -> Example:
         """A row's prompt with its partner's answer."""
