@@ -46,6 +46,14 @@ FORMS: dict[str, dict[str, Any]] = {
     },
     "messages before": {"messages": QUESTION, "chosen": assistant("Two kilos."), "rejected": assistant("No idea.")},
     "Alpaca": {"instruction": "How heavy is it?", "chosen": "Two kilos.", "rejected": "No idea."},
+    "distilabel": {
+        "instruction": "How heavy is it?", "generations": ["Two kilos.", "No idea."],
+        "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
+    "distilabel beside its prompt": {
+        "instruction": "How heavy is it?", "prompt": "How heavy is it?", "chosen_rating": 5.0,
+        "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
     "speakers": {
         "chosen": "\n\nHuman: How heavy is it?\n\nAssistant: Two kilos.",
         "rejected": "\n\nHuman: How heavy is it?\n\nAssistant: No idea.",

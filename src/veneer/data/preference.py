@@ -4,8 +4,9 @@ Forms are told apart by the keys of a row; the first line of this table that fit
 
     input + preferred_output + non_preferred_output    hosted services: input holds "messages", and perhaps "tools"
     conversations + chosen + rejected                  ShareGPT: the turns before, and one turn each
-    instruction (+ input, system) + chosen + rejected  Alpaca
+    instruction (+ input, system) + chosen + rejected  Alpaca, where both answers are strings
     prompt + chosen + rejected                         an explicit prompt: strings, or lists of messages
+    instruction + chosen + rejected                    distilabel: the prompt, and lists of messages
     messages + chosen + rejected                       the turns before, and one turn each
     chosen + rejected                                  an implicit prompt: what both begin with
 
@@ -122,13 +123,15 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         return _behind(row["conversations"], answers, more | system), (
             "conversations", "chosen", "rejected", "tools", "system",
         )  # fmt: skip
-    if "instruction" in row:
+    if "instruction" in row and all(isinstance(answer, str) for answer in answers):
         given = {key: row[key] for key in ("instruction", "input", "system") if key in row}
         chosen, rejected = (given | {"output": answer} for answer in answers)
         return (chosen, rejected), ("instruction", "input", "system", "chosen", "rejected")
     used = ("prompt", "chosen", "rejected", "tools", "system")
     if "prompt" in row:
         return _explicit(row["prompt"], answers, row, more), used
+    if "instruction" in row and not row.get("input"):
+        return _explicit(row["instruction"], answers, row, more), ("instruction", *used[1:])
     if "messages" in row and all(isinstance(answer, dict) for answer in answers):
         return _behind(row["messages"], answers, more | system), ("messages", *used[1:])
     _refuse_another_prompt(row, answers)
