@@ -202,11 +202,14 @@ def test_threads_get_their_own_answers() -> None:
 
 
 def test_values_survive_the_way() -> None:
-    """What JSON has, other alphabets, lone halves of characters, and what only Parquet has as its text."""
-    messages = [{"role": "user", "content": "é 漢 \U0001f5fc \u2028 \ud800", "n": [1, 2.5, True, None, 10**30]}]
+    """What JSON has, other alphabets, and what only Parquet has as its text."""
+    messages = [{"role": "user", "content": "é 漢 \U0001f5fc \u2028", "n": [1, 2.5, True, None, 10**30]}]
     assert template("{{ messages[0].content }}{{ messages[0].n }}").render(messages) == (
-        "é 漢 \U0001f5fc \u2028 \ud800" + str(messages[0]["n"])
+        "é 漢 \U0001f5fc \u2028" + str(messages[0]["n"])
     )
+    # Half a character survives it too, to be refused by its name.
+    with pytest.raises(DataError, match="half a character"):
+        template("{{ messages[0].content }}").render([{"role": "user", "content": "\ud800"}])
     assert template("{{ messages[0].x }}").render([{"role": "user", "x": Path("a/b")}]) == "a/b"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import groupby
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import family_templates as ft
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Record
+from veneer.errors import DataError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = (
@@ -61,6 +63,28 @@ def test_the_end_of_a_turn_is_known_where_one_token_is_always_it(name: str) -> N
         return
     assert found is not None
     assert tokenizer.decode([found], skip_special_tokens=False) == (family.stop or family.closing.strip())
+
+
+# GLM 4.5: nothing closes a turn, and thoughts stand in the last one alone.
+THOUGHTS_OF_THE_LAST = (
+    "[gMASK]<sop>{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>\n' + m.content }}{% else %}"
+    "{{ '<|assistant|>\n<think>' + (m.reasoning_content or '' if loop.last else '') + '</think>\n' + m.content }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_turns_that_nothing_closes_end_where_the_next_question_begins_though_their_thoughts_are_left_out() -> None:
+    tokenizer = dataclasses.replace(ft.tokenizer("glm4"), chat_template=THOUGHTS_OF_THE_LAST)
+    turns = (
+        {"role": "user", "content": "Which way?"},
+        {"role": "assistant", "content": "Left.", "reasoning_content": "Look at the map."},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "I am."},
+    )
+    (trace,) = Encoder(tokenizer, template_of(tokenizer)).traces([Record("f:1", turns)])
+    assert not isinstance(trace, DataError)
+    said = [trace.text[start:end] for start, end in trace.spans]
+    assert said == ["\n<think></think>\nLeft.", "\n<think>I am.</think>\nYes."]
 
 
 def test_there_are_formats_of_thirty_families_and_more() -> None:

@@ -149,8 +149,8 @@ class BoundedTemplate:
     def _describe(self) -> tuple[bool, Shape]:
         if self._described is None:
             answer = self._ask("describe")
-            end_token, closings, headers, opening, unprompted = answer["shape"]
-            shape = Shape(end_token, tuple(closings), tuple(headers), opening, unprompted)
+            end_token, closings, headers, opening, unprompted, question = answer["shape"]
+            shape = Shape(end_token, tuple(closings), tuple(headers), opening, unprompted, question)
             self._described = answer["marks_generation"], shape
         return self._described
 

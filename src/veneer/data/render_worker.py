@@ -88,7 +88,14 @@ class Renderer:
         shape = self._finder.shape
         return {
             "marks_generation": self._template.marks_generation,
-            "shape": [shape.end_token, shape.closings, shape.headers, shape.opening, shape.unprompted],
+            "shape": [
+                shape.end_token,
+                shape.closings,
+                shape.headers,
+                shape.opening,
+                shape.unprompted,
+                shape.question,
+            ],
         }
 
 

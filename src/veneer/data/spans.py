@@ -143,14 +143,21 @@ class TurnFinder:
             # The whole conversation rendered; that this part of it does not says nothing about the row.
             alone = None
         if alone is None or not text.startswith(alone):
-            if end is None:
-                raise DataError(_UNMASKABLE)
-            return end
+            return self._before_question(text, chat, turn, start) if end is None else end
         if end is not None and end <= len(alone):
             return end
         closed = self._specials.last_within(text, start, len(alone))
         # White space after the closing token belongs to the layout, not to the turn.
         return closed if closed is not None and not text[closed : len(alone)].strip() else len(alone)
+
+    def _before_question(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
+        """Where the next question begins: the end of a turn that no token closes, and that is written otherwise where
+        it is the last one (with its thoughts)."""
+        asked = self.shape.question and [message["role"] for message in chat.messages[turn + 1 : turn + 2]] == ["user"]
+        found = text.find(self.shape.question, start) if asked else -1
+        if found < 0:
+            raise DataError(_UNMASKABLE)
+        return found
 
 
 def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
@@ -186,12 +193,13 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
     # A special token after the common part that the generation prompt leaves out is the rest of the header, which
     # does not train; text alone is the answer's own (a blank, empty thoughts).
     missing = between[0][len(common) :]
+    question = following if not closings and specials.spelled_in(following) else ""
     if unprompted and specials.spelled_in(missing):
         # The rest is only what the two turns share: the second may open with more.
         rest = _common(missing, between[1][len(common) :])
         headers = _suffixes(specials, common + rest)
-        return Shape(end_token, closings, headers, "", rest)
-    return Shape(end_token, closings, _suffixes(specials, common), offered[len(common) :], "")
+        return Shape(end_token, closings, headers, "", rest, question)
+    return Shape(end_token, closings, _suffixes(specials, common), offered[len(common) :], "", question)
 
 
 def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:

@@ -24,3 +24,5 @@ class Shape:
     think)."""
     unprompted: str
     """The header, where `add_generation_prompt` leaves it out; otherwise empty."""
+    question: str = ""
+    """What stands between an answer and the next question, where no token closes answers; otherwise empty."""

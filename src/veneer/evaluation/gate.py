@@ -185,7 +185,7 @@ def _too_few_for(gate: ReleaseGate, name: str, count: int) -> list[str]:
         if needed > count:
             found = [
                 f"{name}: to hold 'better by {margin:g}' takes {needed:,} rows if the adapter is better by {gain:g} "
-                f"and the models differ on {differing:.0%} of them, and there are {count:,}; the answer is likely to "
-                "be undecided"
+                f"and the models differ on {differing:.0%} of them, and there are {count:,}; unless it is better by "
+                "far more, the answer is likely to be undecided"
             ]
     return found
