@@ -77,6 +77,23 @@ def test_a_reward_that_fails_again_and_again_ends_the_run() -> None:
     assert len(reward.asked) < 3 * MOST_IN_A_ROW
 
 
+def test_a_reward_that_fails_on_several_together_alone_is_told_of() -> None:
+    """It gives one number whatever it is asked, say: each answer has one, and nobody would know."""
+
+    class Single(Played):
+        def values(self, some: Sequence[AnswerToJudge]) -> list[float | None]:
+            if len(some) > 1:
+                raise RewardFailed(f"it gave 1 rewards for {len(some)} answers")
+            return super().values(some)
+
+    found = Judge([WeighedReward("liking", Single(on_bad))]).judged(answers("a", "bc", "d"))
+    assert found.values[:, 0].tolist() == [1.0, 2.0, 1.0]
+    assert found.failures == ()
+    assert found.retried == ("liking: asked about 3 answers, it gave 1 rewards for 3 answers",)
+    bad = Judge([WeighedReward("liking", Played(on_bad), on_error=OnRewardError.SKIP_ROW)])
+    assert bad.judged(answers("good", "bad")).retried == (), "the answer is named"
+
+
 def test_a_judge_closes_its_rewards() -> None:
     reward = Played(on_bad)
     with Judge([WeighedReward("liking", reward)]):

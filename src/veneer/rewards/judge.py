@@ -53,6 +53,8 @@ class Judged:
     totals: NDArray[np.float64]
     """The weighted sum of the rewards that have an opinion, [answers]; NaN where none has, and where one has failed."""
     failures: tuple[Failure, ...]
+    retried: tuple[str, ...] = ()
+    """Rewards that failed on several answers together and on none of them alone, and why."""
 
 
 class Judge:
@@ -86,9 +88,10 @@ class Judge:
         """
         values = np.full((len(answers), len(self._rewards)), np.nan)
         failures: list[Failure] = []
+        retried: list[str] = []
         for column, one in enumerate(self._rewards):
-            failed_in_a_row = 0
-            for place, found in enumerate(_each(one, answers)):
+            failed_in_a_row, before, together = 0, len(failures), list[str]()
+            for place, found in enumerate(_each(one, answers, together)):
                 failed_in_a_row = failed_in_a_row + 1 if isinstance(found, RewardFailed) else 0
                 if not isinstance(found, RewardFailed):
                     values[place, column] = np.nan if found is None else found
@@ -96,11 +99,13 @@ class Judge:
                 failures.append(_failure(one, answers[place], place, found))
                 if one.on_error is OnRewardError.END or failed_in_a_row == MOST_IN_A_ROW:
                     raise _ending(one, failures[-failed_in_a_row:])
+            if together and len(failures) == before:
+                retried.append(f"{one.name}: {together[0]}")
         weights = np.array([one.weight for one in self._rewards])
         totals = np.where(np.isnan(values), 0.0, values) @ weights
         totals[np.isnan(values).all(axis=1)] = np.nan
         totals[[failure.answer for failure in failures]] = np.nan
-        return Judged(self.names, values, totals, tuple(failures))
+        return Judged(self.names, values, totals, tuple(failures), tuple(retried))
 
     def close(self) -> None:
         """End what the rewards have started."""
@@ -116,8 +121,10 @@ class Judge:
         self.close()
 
 
-def _each(one: WeighedReward, answers: Sequence[AnswerToJudge]) -> Iterator[float | RewardFailed | None]:
-    """What a reward says of each answer, in order, or why it says nothing."""
+def _each(
+    one: WeighedReward, answers: Sequence[AnswerToJudge], together: list[str]
+) -> Iterator[float | RewardFailed | None]:
+    """What a reward says of each answer, in order, or why it says nothing. `together` is told why it failed on several."""
     if not answers:
         return
     try:
@@ -126,9 +133,10 @@ def _each(one: WeighedReward, answers: Sequence[AnswerToJudge]) -> Iterator[floa
         if len(answers) == 1:
             yield error
             return
+        together.append(f"asked about {len(answers)} answers, {error}")
         middle = len(answers) // 2
-        yield from _each(one, answers[:middle])
-        yield from _each(one, answers[middle:])
+        yield from _each(one, answers[:middle], together)
+        yield from _each(one, answers[middle:], together)
         return
     yield from found
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
 from veneer.data.chat import Example
 from veneer.data.prompts import PromptRow
-from veneer.events import Subscriber
+from veneer.events import Level, Note, Subscriber
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
@@ -60,6 +60,8 @@ class Sampler:
     """Asked while answers are sampled and judged; true ends both."""
     _asked: int = 0
     """How often it was asked, which all processes count alike."""
+    _told: set[str] = field(default_factory=set)
+    """The rewards of which it was told that they fail on several answers together."""
 
     def answers(
         self, prompts: Sequence[PromptRow], examples: Sequence[Example], group: int, sampling: Sampling, doing: str
@@ -127,10 +129,21 @@ class Sampler:
         except RewardsStopped:
             self.group.publish(key, STOPPED)
             raise SamplingStopped from None
+        self._say(judged.retried)
         self.group.publish(key, to_text([judged.names, [asdict(one) for one in judged.failures]]))
         self.group.broadcast(torch.from_numpy(judged.values))
         self.group.broadcast(torch.from_numpy(judged.totals))
         return judged
+
+    def _say(self, retried: Sequence[str]) -> None:
+        """Tell once of each reward that it judges answers one by one which it fails on together: it takes far longer
+        then, and may be wrong of all of them."""
+        for text in retried:
+            name = text.partition(":")[0]
+            if name not in self._told:
+                self._told.add(name)
+                message = f"reward {text}; it judges them in smaller numbers, which takes longer"
+                self.emit(Note(message=message, level=Level.WARNING))
 
     def _heard(self, told: str, answers: int) -> Judged:
         """What rank 0 tells of its rewards."""
