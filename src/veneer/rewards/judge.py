@@ -124,7 +124,7 @@ class Judge:
 def _each(
     one: WeighedReward, answers: Sequence[AnswerToJudge], together: list[str]
 ) -> Iterator[float | RewardFailed | None]:
-    """What a reward says of each answer, in order, or why it says nothing. `together` is told why it failed on several."""
+    """What a reward says of each answer, in order, or why it says nothing; `together` gets why it failed on several."""
     if not answers:
         return
     try:
