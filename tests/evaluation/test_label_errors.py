@@ -20,6 +20,7 @@ from veneer.evaluation.label_errors import (
     are_labels,
     confident_labels,
     folded_probabilities,
+    likely_errors,
     model_findings,
     prompt_features,
     unlikely_from,
@@ -98,6 +99,15 @@ def test_confident_labels_are_those_of_the_paper(rows: int, kinds: int, seed: in
                 reached[kind] = probabilities[row, kind]
         expected = max(reached, key=lambda kind: reached[kind]) if reached else labels[row]
         assert found[row] == expected
+
+
+def test_a_label_of_one_row_makes_no_other_row_wrong() -> None:
+    own = np.linspace(0.8, 0.98, 20)
+    probabilities = np.stack([own, 1 - own - 1e-4, np.full(20, 1e-4)], axis=1)
+    probabilities = np.concatenate([probabilities, probabilities[:, [1, 0, 2]], [[0.99, 0.0099, 1e-4]]])
+    labels = np.array([0] * 20 + [1] * 20 + [2])
+    assert (confident_labels(probabilities, labels) == 2).sum() > 10, "the threshold of the label is what others reach"
+    assert likely_errors(probabilities, labels) == ([40], [0])
 
 
 def test_no_row_is_judged_by_a_classifier_that_has_seen_it() -> None:

@@ -3,7 +3,8 @@
 Where answers are labels (short and few), each row's prompt becomes the mean of the model's last hidden states, and a
 linear classifier on these says how likely each label is for rows that it was not fitted on (k folds). A row is reported
 by confident learning (Northcutt, Jiang and Chuang 2021, https://arxiv.org/abs/1911.00068, section 3): among the labels
-whose probability reaches their own mean over the rows that have them, the likeliest is another one than the row's.
+whose probability reaches their own mean over the rows that have them, the likeliest is another one than the row's, and
+likelier than that.
 
 Where answers are longer texts, a row is reported whose mean loss is more than five median deviations above the median.
 """
@@ -144,16 +145,25 @@ def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> l
     with Stage(emit, "looking for label errors", total=FOLDS, unit="folds") as stage:
         probabilities = folded_probabilities(features, labels, len(names), stage)
     found = []
-    for place, likelier in zip(*_sorted_errors(probabilities, labels), strict=True):
+    for place, likelier in zip(*likely_errors(probabilities, labels), strict=True):
         own, other = probabilities[place, labels[place]], probabilities[place, likelier]
         detail = f"{names[labels[place]]!r} ({own:.2f}), where {names[likelier]!r} is likelier ({other:.2f})"
         found.append((kept[place].number, LABEL_ERROR.found(detail)))
     return found
 
 
-def _sorted_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    likelier = confident_labels(probabilities, labels)
-    places = np.flatnonzero(likelier != labels)
+def likely_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """The rows whose label is likely to be wrong, and the label of each by confident learning.
+
+    It must be likelier than the row's own as well: the threshold of a label that one row has is near 0, so that all
+    rows reach it.
+
+    Args:
+        probabilities: as `confident_labels` takes them.
+        labels: likewise.
+    """
+    likelier, rows = confident_labels(probabilities, labels), np.arange(len(labels))
+    places = np.flatnonzero(probabilities[rows, likelier] > probabilities[rows, labels])
     return places.tolist(), likelier[places].tolist()
 
 
