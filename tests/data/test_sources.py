@@ -121,6 +121,17 @@ def test_held_out_rows_of_several_files_are_found_again(corpus: Path, tiny_model
     assert len({one.where.rpartition(":")[0] for one in found.train}) == 3
 
 
+def test_a_file_that_would_have_two_weights_is_refused(corpus: Path) -> None:
+    """Two sources name it, or a pattern of one finds it."""
+    once, pattern = str(corpus / "a.jsonl"), str(corpus / "[ab].jsonl")
+    for second in (once, pattern):
+        sources = [{"file": once, "weight": 2.0}, {"file": second}]
+        with pytest.raises(DataError, match=r"more than once, beside weights:\n.*a\.jsonl\nName it once"):
+            training_files(DataSection.model_validate({"sources": sources}))
+    plain = DataSection.model_validate({"sources": [{"file": once}, {"file": pattern}]})
+    assert [file.path.name for file in training_files(plain)] == ["a.jsonl", "a.jsonl", "b.jsonl"]
+
+
 def test_a_run_has_one_file_or_sources(tiny_model: Path) -> None:
     for data in ({}, {"file": None}, {"sources": []}):
         with pytest.raises(ConfigError, match=r"data\.file: required, but not given"):

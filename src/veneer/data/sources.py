@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.config import DataSection, SourceSection
 from veneer.data.hub import HUB, hub_file
-from veneer.errors import DataError
+from veneer.errors import DataError, listing
 from veneer.events import Subscriber, ignore
 
 STREAMED_FROM = 100_000_000
@@ -34,15 +36,34 @@ def training_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFile
         emit: told how far a dataset of the hub is.
 
     Raises:
-        DataError: a pattern fits no file, or a dataset cannot be had.
+        DataError: a pattern fits no file, a dataset cannot be had, or a file has two weights.
     """
     if data.file is not None:
         return _files(SourceSection(file=data.file), "data.file", emit)
-    return [
+    found = [
         file
         for number, source in enumerate(data.sources)
         for file in _files(source, f"data.sources.{number}.file", emit)
     ]
+    _refuse_two_weights(found)
+    return found
+
+
+def _refuse_two_weights(files: Sequence[RowFile]) -> None:
+    """Refuse weighted files of which one is named twice: an epoch holds its rows by one weight.
+
+    Raises:
+        DataError: there is such a file.
+    """
+    if all(file.weight == 1.0 for file in files):
+        return
+    names = Counter(file.path.resolve() for file in files)
+    twice = [str(path) for path, count in names.items() if count > 1]
+    if twice:
+        raise DataError(
+            f"data.sources names a file more than once, beside weights:\n{listing(twice)}\n"
+            "Name it once, with the weight that it is to have."
+        )
 
 
 def evaluation_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFile]:
