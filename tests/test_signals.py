@@ -128,8 +128,8 @@ def test_a_second_interrupt_ends_at_once_and_a_second_request_of_a_supervisor_do
 
 def test_a_program_that_holds_the_request_up_is_ended(tmp_path: Path) -> None:
     body = (
-        "signals.GRACE = 0.3\ndef work():\n    READY.touch()\n    while True:\n        try:\n"
-        "            time.sleep(60)\n        except BaseException:\n            pass"
+        "signals.GRACE = 0.3\ndef work():\n    while True:\n        try:\n"
+        "            READY.touch()\n            time.sleep(60)\n        except BaseException:\n            pass"
     )
     ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
     assert ended.code == 143

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,21 @@ def test_what_was_written_into_a_folder_and_not_into_the_store_is_taken_over(tmp
     assert found is not None
     assert found.status is JobStatus.PAUSED
     assert job_of(found.to_json()) == found
+
+
+def test_who_opens_a_store_while_another_one_makes_it_waits(tmp_path: Path) -> None:
+    file = tmp_path / ".studio" / "jobs.sqlite"
+    file.parent.mkdir()
+    maker = sqlite3.connect(file, isolation_level=None)
+    maker.execute("begin immediate")
+    store = SqliteStore(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(store.jobs)
+        with pytest.raises(TimeoutError):
+            found.result(timeout=0.2)
+        maker.execute("commit")
+        assert found.result(timeout=10) == []
+    maker.close()
 
 
 def test_a_change_whose_folder_cannot_be_written_is_none(tmp_path: Path) -> None:

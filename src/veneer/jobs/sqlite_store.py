@@ -26,6 +26,8 @@ FILE = "jobs.sqlite"
 VERSION = 1
 BUSY_SECONDS = 30.0
 """Seconds that a call waits for others that write."""
+RETRY_SECONDS = 0.01
+"""Seconds between two tries of what SQLite does not wait for."""
 _TABLES = """
 create table if not exists jobs (
   id text primary key, created real not null, status text not null, priority integer not null, place real not null,
@@ -168,7 +170,7 @@ class SqliteStore:
             database = sqlite3.connect(self._file, timeout=BUSY_SECONDS, isolation_level=None)
             failed.callback(database.close)
             if database.execute("pragma user_version").fetchone()[0] != VERSION:
-                database.execute("pragma journal_mode = wal")
+                _write_ahead(database)
                 database.execute("begin immediate")
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
@@ -177,6 +179,22 @@ class SqliteStore:
                 database.execute("commit")
             failed.pop_all()
         return database
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Let readers and a writer go on beside each other from now on (WAL).
+
+    SQLite itself does not wait where it changes this: two processes that make the database at once meet here.
+    """
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            database.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def _put(database: sqlite3.Connection, job: Job) -> None:
