@@ -321,11 +321,12 @@ class _FrozenRowLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradients,) = ctx.saved_tensors
-        found, wide = torch.empty_like(gradients), torch.promote_types(gradients.dtype, torch.float32)
+        wide = torch.promote_types(gradients.dtype, torch.float32)
+        # In their own memory, since the step's memory is planned for one copy; a second backward is an error of torch.
         for start in range(0, len(gradients), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
-            found[rows] = _weighed(gradients[rows], grads[0][rows], wide)
-        return found, None, None, None, None
+            gradients[rows] = _weighed(gradients[rows], grads[0][rows], wide)
+        return gradients, None, None, None, None
 
 
 def _weighed(gradients: Tensor, weights: Tensor, wide: torch.dtype) -> Tensor:

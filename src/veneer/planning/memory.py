@@ -58,6 +58,9 @@ MAPPED = 4 * MB
 HEAP_SHARE = {2: 0.36, 4: 0.42}
 """Holes in the heap as a share of what a step allocates and frees, by the bytes of an activation. They are the largest
 shares that benchmarks/plan_grid.py measured."""
+HEAP_SHARE_ROW_LOSSES = 0.1
+"""Share of further holes where losses of single rows go into a formula under a frozen head: gradients are formed in
+forward then, between what is freed (measured on pairs: up to 9 MB more of 600)."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
 HEAP_SHARE_FULL = 0.30
@@ -532,5 +535,7 @@ def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> i
         share = HEAP_SHARE_RECOMPUTED
     else:
         share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
+    if setup.row_losses and not (setup.trained_head or setup.scored):
+        share += HEAP_SHARE_ROW_LOSSES
     factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
     return int(moving * share + factors * FACTORS_SHARE)
