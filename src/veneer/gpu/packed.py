@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from veneer.gpu.launch import launch, next_power_of_two
+from veneer.gpu.quant import block_scales
 from veneer.native.stored import Format, NestedScale, Stored
 
 ROWS = 16
@@ -29,26 +30,6 @@ _WARPS = 4
 _EIGHT_BIT_REGISTERS = 128
 """Registers of a thread over 8 bits. Left to itself, NVIDIA's assembler keeps a few bytes in memory on some cards, so
 that more programs are side by side."""
-
-
-@triton.jit
-def _scales(
-    block: tl.tensor,
-    inside: tl.tensor,
-    scales: tl.tensor,
-    nested_values: tl.tensor,
-    nested_factors: tl.tensor,
-    nested_offset: tl.tensor,
-    NESTED_BLOCK: tl.constexpr,
-) -> tl.tensor:
-    """The scales of blocks, as `veneer.gpu.quant` decodes them."""
-    if NESTED_BLOCK > 0:
-        code = tl.load(scales + block, mask=inside, other=0).to(tl.int32)
-        factor = tl.load(nested_factors + block // NESTED_BLOCK, mask=inside, other=0.0)
-        scale = tl.load(nested_values + code) * factor + tl.load(nested_offset)
-    else:
-        scale = tl.load(scales + block, mask=inside, other=0.0)
-    return scale
 
 
 @triton.jit
@@ -131,7 +112,7 @@ def _packed_product(
             group = start + tl.arange(0, BYTES // GROUP) * GROUP
             inside = present[:, None] & (group < row_bytes)[None, :]
             block = column[:, None] * (row_bytes // BLOCK) + (group // BLOCK)[None, :]
-            scale = _scales(block, inside, scales, nested_values, nested_factors, nested_offset, NESTED_BLOCK)
+            scale = block_scales(block, inside, scales, nested_values, nested_factors, nested_offset, NESTED_BLOCK)
             pair = code.to(tl.int32)
             high = _scaled(tl.load(values + (pair >> 4)), scale, y.dtype.element_ty, GROUP)
             low = _scaled(tl.load(values + (pair & 15)), scale, y.dtype.element_ty, GROUP)

@@ -19,6 +19,26 @@ _ELEMENTS = 4096
 
 
 @triton.jit
+def block_scales(
+    block: tl.tensor,
+    inside: tl.tensor,
+    scales: tl.tensor,
+    nested_values: tl.tensor,
+    nested_factors: tl.tensor,
+    nested_offset: tl.tensor,
+    NESTED_BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """The scales of the blocks that are `inside`; what stands for others means nothing."""
+    if NESTED_BLOCK > 0:
+        code = tl.load(scales + block, mask=inside, other=0).to(tl.int32)
+        factor = tl.load(nested_factors + block // NESTED_BLOCK, mask=inside, other=0.0)
+        scale = tl.load(nested_values + code) * factor + tl.load(nested_offset)
+    else:
+        scale = tl.load(scales + block, mask=inside, other=0.0)
+    return scale
+
+
+@triton.jit
 def _decode(
     codes: tl.tensor,
     values: tl.tensor,
@@ -35,12 +55,7 @@ def _decode(
 ) -> None:
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     present = row * BLOCK < count
-    if NESTED_BLOCK > 0:
-        code = tl.load(scales + row, mask=present, other=0).to(tl.int32)
-        absmax = tl.load(nested_absmax + row // NESTED_BLOCK, mask=present, other=0.0)
-        scale = tl.load(nested_values + code) * absmax + tl.load(nested_offset)
-    else:
-        scale = tl.load(scales + row, mask=present, other=0.0)
+    scale = block_scales(row, present, scales, nested_values, nested_absmax, nested_offset, NESTED_BLOCK)
     byte_place = row[:, None] * (BLOCK // 2) + tl.arange(0, BLOCK // 2)[None, :]
     pair = tl.load(codes + byte_place, mask=byte_place < code_bytes, other=0).to(tl.int32)
     # The code book is 64 bytes, one line of the L1 cache.
