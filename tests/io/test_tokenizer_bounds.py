@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from veneer.errors import ModelError
+from veneer.io import tokenizer_bounds
 from veneer.io.tokenizer import from_directory
 from veneer.io.tokenizer_bounds import check_bounds
 
@@ -51,8 +54,18 @@ def test_a_pattern_that_takes_long_is_refused(part: str, pattern: str, tmp_path:
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     replace = {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
     name = {"pre_tokenizer": "pre-tokenizer", "normalizer": "normaliser"}[part]
-    with pytest.raises(ModelError, match=rf"a pattern of its {name} takes more than 0\.1 s for [\d,]+ characters"):
+    with pytest.raises(ModelError, match=rf"a pattern of its {name} takes more than 20 times as long for [\d,]+ char"):
         read(tmp_path, tree(**{part: split if part == "pre_tokenizer" else replace}))
+
+
+def test_a_pattern_is_not_blamed_for_what_else_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One try that takes a second, as where memory is fetched from a busy host, is followed by others."""
+    backend = Backend(models.BPE({"a": 0}, []))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+    clock = count()
+    monkeypatch.setattr(tokenizer_bounds.time, "thread_time", lambda: thread_time() + (next(clock) >= 41))
+    check_bounds(backend, "t")
+    assert next(clock) > 41 + 2 * 2 * 5  # the tries of both were made
 
 
 @pytest.mark.parametrize("part", ["normalizer", "decoder"])
