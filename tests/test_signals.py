@@ -120,7 +120,7 @@ def test_a_second_interrupt_ends_at_once_and_a_second_request_of_a_supervisor_do
     command = program(tmp_path, DEFERRED)
     ended = signalled(command, (tmp_path / "ready").exists, signal.SIGINT, signal.SIGINT)
     assert (ended.code, "met" in ended.err) == (130, False)
-    assert ended.seconds < 0.9
+    assert ended.err.count("noted") < 20, "all that was deferred was waited for"
     (tmp_path / "ready").unlink()
     again = signalled(command, (tmp_path / "ready").exists, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
     assert (again.code, "met Stopped" in again.err) == (143, True)

@@ -54,7 +54,7 @@ def test_a_template_that_takes_too_long_is_refused_for_good(index: int) -> None:
     start = time.process_time()
     with pytest.raises(TemplateRefused, match="takes too long"):
         one.render(CHAT)
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 0.75, "it took as long as it may once more"
 
 
 def test_a_template_that_is_slow_on_every_row_is_refused() -> None:
