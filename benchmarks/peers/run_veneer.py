@@ -29,7 +29,7 @@ from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.data.orders import order
 from veneer.events import Event, RunStarted, StepDone
-from veneer.training.session import prepare_run
+from veneer.training.run_inputs import prepare_run
 
 sys.path.append(str(Path(__file__).parents[1]))
 from floor import floor_seconds

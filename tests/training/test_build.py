@@ -12,7 +12,7 @@ from veneer.events import Event, StageEnded, ignore
 from veneer.model.decoder import CausalLM
 from veneer.quant.packed import PackedLinear
 from veneer.training.build import build
-from veneer.training.session import prepare_run
+from veneer.training.run_inputs import prepare_run
 from veneer.training.trainable import AdapterTraining, FullTraining
 
 

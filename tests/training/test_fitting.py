@@ -10,7 +10,7 @@ from tiny import run_config
 from veneer.errors import OutOfMemory
 from veneer.events import ignore
 from veneer.training.fitting import fitting, settings_that_fit
-from veneer.training.session import prepare_run
+from veneer.training.run_inputs import prepare_run
 
 
 def test_the_settings_that_fit_stand_behind_what_was_said(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

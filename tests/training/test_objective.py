@@ -22,10 +22,12 @@ from veneer.run_folder import RunFolder
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.joint import prepare_joint, train_together
+from veneer.training.locked_folder import locked_folder
 from veneer.training.objective import OverModel, mean_loss
 from veneer.training.objectives.base import Means, Objective, Sums
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
-from veneer.training.session import RunResult, begin, locked_folder, prepare_run, threads_of
+from veneer.training.run_inputs import prepare_run
+from veneer.training.session import RunResult, begin, threads_of
 
 
 @dataclass(frozen=True)

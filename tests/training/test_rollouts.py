@@ -22,7 +22,7 @@ from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import token_log_probabilities
 from veneer.training.prompt_steps import answered
 from veneer.training.rollouts import SampledAnswer, SamplingStopped, sample, sampling_of, to_judge
-from veneer.training.session import prepare_run
+from veneer.training.run_inputs import prepare_run
 
 GROUP = 4
 STOP = frozenset({2})

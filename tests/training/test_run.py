@@ -26,13 +26,9 @@ from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.enums import Method
 from veneer.errors import (
-    AdapterError,
     CheckpointError,
     ConfigError,
-    DataError,
     Interrupted,
-    ModelError,
-    OutputError,
 )
 from veneer.events import Event, Note, read_events
 from veneer.io.checkpoint import open_checkpoint
@@ -145,19 +141,6 @@ def test_a_second_signal_ends_at_once_and_the_last_checkpoint_stays(
     assert all(verify(folder) is None for folder in folders)
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
-
-
-def test_an_existing_run_is_not_overwritten(
-    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    output = finished["lora"].output
-    before = tree(output)
-    with pytest.raises(OutputError, match="already holds a run; go on with it by --resume"):
-        train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG))
-    assert tree(output) == before
-
-
 def test_resuming_where_nothing_is_starts(
     finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -212,65 +195,6 @@ def test_a_run_can_be_made_longer_and_is_reproduced(tiny_model: Path, tiny_data:
     assert rates[6] != theirs[6]
     found = reproduce(tmp_path / "run")
     assert found.same, found.lines()
-
-
-def test_a_run_cannot_be_made_shorter(
-    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    shutil.copytree(finished["lora"].output, output)
-    with pytest.raises(CheckpointError, match=r"train\.steps: 6 then, 4 now"):
-        train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG, "train.epochs=2"), resume=True)
-
-
-def test_where_and_how_often_may_change(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=4")
-    with pytest.raises(Interrupted):
-        train(config, stop=lambda: True)
-    (tmp_path / "run").rename(tmp_path / "elsewhere")
-    copied = tmp_path / "copy.jsonl"
-    shutil.copy(tiny_data, copied)
-    changes = ("train.steps=4", "train.keep=7", "train.save_every=3")
-    assert train(run_config(tiny_model, copied, tmp_path / "elsewhere", *changes), resume=True).progress.step == 4
-
-
-@pytest.mark.scenario(number=27)
-@pytest.mark.parametrize("method", SETTINGS)
-def test_the_folder_of_the_base_model_is_never_the_output(
-    method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(tiny_model, model)
-    (tmp_path / "link").symlink_to(model)
-    before = tree(model)
-    for output in (model, tmp_path / "link", model / ".." / "model"):
-        with pytest.raises(OutputError, match="is the folder of the base model"):
-            train(run_config(model, tiny_data, output, *SETTINGS[method]))
-    assert tree(model) == before
-
-
-@pytest.mark.parametrize(
-    ("assignments", "error", "message"),
-    [
-        (("model=/no/such/model",), ModelError, "does not exist"),
-        (("data.file=/no/such/rows.jsonl",), DataError, "/no/such/rows.jsonl"),
-        (("data.eval_file=/no/such/eval.jsonl",), DataError, "/no/such/eval.jsonl"),
-        (("lora.rank=65536", "lora.init=pissa_fast"), AdapterError, "rank 65536 exceeds"),
-        (("lora.target_modules=[q_prj]",), AdapterError, "did you mean 'q_proj'"),
-        (("compute.device=gpu",), ConfigError, "use auto, cpu, cuda"),
-        (("data.max_length=5",), DataError, "no row is left to train on"),
-        (("data.held_out=0.99",), DataError, "leaves none to train on"),
-        (("train.epochs=1e-12",), ConfigError, "makes no step"),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(
-    assignments: tuple[str, ...], error: type[Exception], message: str, tiny_model: Path, tiny_data: Path,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    with pytest.raises(error, match=message):
-        train(run_config(tiny_model, tiny_data, tmp_path / "run", *assignments))
-    # Nothing that was refused stands in the way of the next attempt.
-    assert train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).progress.step == 1
 
 
 # -------------------------------------------------------------------------------------------------------------- result

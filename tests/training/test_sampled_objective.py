@@ -18,8 +18,8 @@ from veneer.training.build import build
 from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.parallel.group import Alone
+from veneer.training.run_inputs import prepare_run
 from veneer.training.sampled_objective import SampledObjective, laid_in, reference_of
-from veneer.training.session import prepare_run
 from veneer.training.trainable import Trainable
 
 ANSWERS = [Example(np.array([5, 6, 7 + n, 9, 10], dtype=np.int32), np.arange(5) >= 2, "f") for n in range(4)]

@@ -24,7 +24,7 @@ from veneer.comparison.order import (
 from veneer.comparison.rows import ComparedRows, prepare_rows, trained_on
 from veneer.comparison.settings import CompareConfig, check_question, key_of
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
-from veneer.comparison.task import check_metrics, task_rows
+from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
 from veneer.config.values import laid_over, override
 from veneer.enums import Method
@@ -139,43 +139,62 @@ def compare_shared(
         made = to_text(asdict(prepare_rows(config, output))) if share.first else ""
         rows = ComparedRows(**json.loads(share.told(made)))
         task = task_rows(rows.eval_file, chosen)
-        orders: list[Order] = []
-        problems: dict[str, str] = {}
-        # What goes on with another run's adapter begins when all of those are done.
-        for stage in _stages(config, rows, choices=bool(task.choices)):
-            ready = [order.on(device) for order in stage if order.after not in problems]
-            problems |= {
-                order.folder.name: f"it goes on with {order.after}, which was not run"
-                for order in stage
-                if order.after in problems
-            }
-            refusals = share.all(carrier([ready[number] for number in share.own(len(ready))], emit), len(ready))
-            problems |= {order.folder.name: text for order, text in zip(ready, refusals, strict=True) if text}
-            orders += ready
+        stages = _stages(config, rows, choices=bool(task.choices))
+        orders, problems = _carried_out(stages, share, device, lambda ready: carrier(ready, emit))
         if not share.first:
             return None
-        runs = [
-            task.measured(found, read_answers(order.folder), read_choices(order.folder))
-            for order in orders
-            if order.done and (found := read_outcome(order.folder)) is not None
-        ]
-        outcomes = [one.outcome for one in runs]
-        result = CompareResult(
-            config,
-            rows.training,
-            rows.evaluation,
-            outcomes,
-            problems,
-            summarize(outcomes),
-            differences([one for one in runs if one.outcome.method != BASE], task.primary),
-            task.primary,
-            {f"{one.outcome.method}-{one.outcome.seed}": dict(one.details) for one in runs if one.details},
-        )
-        for name, chart in charts(outcomes).items():
+        result = _result(config, rows, task, orders, problems)
+        for name, chart in charts(result.outcomes).items():
             write_text(output / name, chart)
         write_text(output / COMPARISON_FILE, to_text(with_reasons(result.to_json()), indent=1) + "\n")
     emit(Result(verb="compare", values=result.to_json()))
     return result
+
+
+def _carried_out(
+    stages: Sequence[Sequence[Order]],
+    share: Share,
+    device: str,
+    carry_out: Callable[[Sequence[Order]], list[str | None]],
+) -> tuple[list[Order], dict[str, str]]:
+    """Carry out this process's share of all runs; the runs that were begun, and why others were not, by their names."""
+    orders: list[Order] = []
+    problems: dict[str, str] = {}
+    # What goes on with another run's adapter begins when all of those are done.
+    for stage in stages:
+        ready = [order.on(device) for order in stage if order.after not in problems]
+        problems |= {
+            order.folder.name: f"it goes on with {order.after}, which was not run"
+            for order in stage
+            if order.after in problems
+        }
+        refusals = share.all(carry_out([ready[number] for number in share.own(len(ready))]), len(ready))
+        problems |= {order.folder.name: text for order, text in zip(ready, refusals, strict=True) if text}
+        orders += ready
+    return orders, problems
+
+
+def _result(
+    config: CompareConfig, rows: ComparedRows, task: TaskRows, orders: Sequence[Order], problems: dict[str, str]
+) -> CompareResult:
+    """What the runs that are done have measured."""
+    runs = [
+        task.measured(found, read_answers(order.folder), read_choices(order.folder))
+        for order in orders
+        if order.done and (found := read_outcome(order.folder)) is not None
+    ]
+    outcomes = [one.outcome for one in runs]
+    return CompareResult(
+        config,
+        rows.training,
+        rows.evaluation,
+        outcomes,
+        problems,
+        summarize(outcomes),
+        differences([one for one in runs if one.outcome.method != BASE], task.primary),
+        task.primary,
+        {f"{one.outcome.method}-{one.outcome.seed}": dict(one.details) for one in runs if one.details},
+    )
 
 
 def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list[list[Order]]:

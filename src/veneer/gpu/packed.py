@@ -40,6 +40,27 @@ def _scaled(value: tl.tensor, scale: tl.tensor, dtype: tl.constexpr, GROUP: tl.c
 
 
 @triton.jit
+def _plus_pairs(
+    sums: tl.tensor,
+    own: tl.tensor,
+    code: tl.tensor,
+    scale: tl.tensor,
+    values: tl.tensor,
+    dtype: tl.constexpr,
+    GROUP: tl.constexpr,
+) -> tl.tensor:
+    """The sums with a step's products in 4 bits: each byte of `code` `[COLUMNS, BYTES]` has the codes of two weights,
+    and each word of `own` `[ROWS, BYTES]` the two numbers of x that they are multiplied by."""
+    pair = code.to(tl.int32)
+    high = _scaled(tl.load(values + (pair >> 4)), scale, dtype, GROUP)
+    low = _scaled(tl.load(values + (pair & 15)), scale, dtype, GROUP)
+    even = own.to(tl.int16).to(dtype, bitcast=True)
+    odd = (own >> 16).to(tl.int16).to(dtype, bitcast=True)
+    sums = tl.dot(even, tl.trans(high), sums)
+    return tl.dot(odd, tl.trans(low), sums)
+
+
+@triton.jit
 def _update(
     left: tl.tensor,
     right: tl.tensor,
@@ -113,13 +134,7 @@ def _packed_product(
             inside = present[:, None] & (group < row_bytes)[None, :]
             block = column[:, None] * (row_bytes // BLOCK) + (group // BLOCK)[None, :]
             scale = block_scales(block, inside, scales, nested_values, nested_factors, nested_offset, NESTED_BLOCK)
-            pair = code.to(tl.int32)
-            high = _scaled(tl.load(values + (pair >> 4)), scale, y.dtype.element_ty, GROUP)
-            low = _scaled(tl.load(values + (pair & 15)), scale, y.dtype.element_ty, GROUP)
-            even = own.to(tl.int16).to(y.dtype.element_ty, bitcast=True)
-            odd = (own >> 16).to(tl.int16).to(y.dtype.element_ty, bitcast=True)
-            sums = tl.dot(even, tl.trans(high), sums)
-            sums = tl.dot(odd, tl.trans(low), sums)
+            sums = _plus_pairs(sums, own, code, scale, values, y.dtype.element_ty, GROUP)
         else:
             # 1 / 127 as `veneer.quant.rowwise` writes it, and in its order.
             weight = (code.to(tl.float32) * row_scale * 7.874015718698502e-3).to(y.dtype.element_ty)

@@ -20,7 +20,7 @@ from veneer.planning.plan import Plan
 from veneer.training.from_adapter import start_from
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.shards import Shards
-from veneer.training.session import RunInputs
+from veneer.training.run_inputs import RunInputs
 from veneer.training.sharded import ShardedTraining
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 

@@ -10,7 +10,7 @@ from veneer.hardware import resolve_device
 from veneer.planning.memory import GPU_START
 from veneer.training.memory import peak_memory_mb
 from veneer.training.out_of_memory import what_fits
-from veneer.training.session import RunInputs
+from veneer.training.run_inputs import RunInputs
 
 
 @contextmanager

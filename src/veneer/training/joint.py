@@ -43,6 +43,7 @@ from veneer.training.best import best_by
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
 from veneer.training.fitting import fitting
+from veneer.training.locked_folder import locked_folder
 from veneer.training.objective import attention_of
 from veneer.training.objectives.base import Means, Objective, Sums
 from veneer.training.objectives.choose import needs_reference, objective_of
@@ -51,15 +52,8 @@ from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.ranks import Ranks
 from veneer.training.prepare import LoadRows
-from veneer.training.session import (
-    RunInputs,
-    RunResult,
-    Session,
-    begin,
-    locked_folder,
-    prepare_run,
-    threads_of,
-)
+from veneer.training.run_inputs import RunInputs, prepare_run
+from veneer.training.session import RunResult, Session, begin, threads_of
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining
 

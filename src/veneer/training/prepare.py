@@ -102,13 +102,7 @@ def prepare(
     for note in description.notes:
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
-    refuse_settings(config, description)
-    if config.compute.sharding is Sharding.FULL and description.spec.mixture is not None:
-        raise ConfigError(
-            f"compute.sharding full is for dense models, and {description.source} has experts, of which a process may "
-            "meet others than the next one; take sharding none"
-        )
-    best_by(config)  # refuses a metric that the objective does not have
+    _refuse_settings(config, description)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
     if isinstance(rows, SupposedRows):
@@ -116,11 +110,8 @@ def prepare(
     else:
         tokenizer = tokenizer or description.tokenizer()
         found = _loaded_rows(config, description, tokenizer, rows, emit)
-    teacher, taught = described_teacher(config), None
-    if config.objective is ObjectiveName.DISTILLATION:
-        taught = compared_tokens(config, teacher, description.spec.vocab_size)
-        if teacher is not None and tokenizer is not None:
-            check_teacher(config, teacher, description, tokenizer)
+    teacher = described_teacher(config)
+    taught = _taught(config, teacher, description, tokenizer)
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
     config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
@@ -150,6 +141,37 @@ def prepare(
         data=data,
         taught=taught,
     )
+
+
+def _refuse_settings(config: RunConfig, description: Description) -> None:
+    """Refuse settings that do not go with the model or with each other.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    refuse_settings(config, description)
+    if config.compute.sharding is Sharding.FULL and description.spec.mixture is not None:
+        raise ConfigError(
+            f"compute.sharding full is for dense models, and {description.source} has experts, of which a process may "
+            "meet others than the next one; take sharding none"
+        )
+    best_by(config)  # refuses a metric that the objective does not have
+
+
+def _taught(
+    config: RunConfig, teacher: Description | None, description: Description, tokenizer: Tokenizer | None
+) -> int | None:
+    """The number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher.
+
+    Raises:
+        ConfigError: the teacher does not go with the model.
+    """
+    if config.objective is not ObjectiveName.DISTILLATION:
+        return None
+    taught = compared_tokens(config, teacher, description.spec.vocab_size)
+    if teacher is not None and tokenizer is not None:
+        check_teacher(config, teacher, description, tokenizer)
+    return taught
 
 
 def _loaded_rows(

@@ -47,7 +47,7 @@ from veneer.training.reference_point import (
     partner_log_probabilities,
     partners_beside,
 )
-from veneer.training.session import RunInputs
+from veneer.training.run_inputs import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 

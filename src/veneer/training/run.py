@@ -29,6 +29,7 @@ from veneer.training.build import base_model, sharded, trained_on
 from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.kept_weights import keeping_decoded
 from veneer.training.live_teacher import live_teacher
+from veneer.training.locked_folder import LockedFolder, locked_folder
 from veneer.training.memory import restart_peak_memory
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference
@@ -38,19 +39,11 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
+from veneer.training.run_inputs import RunInputs, prepare_run
 from veneer.training.sampled_run import SampledRun, sampled_run
 from veneer.training.sampler import Sampler
 from veneer.training.score_reward import with_reward_models
-from veneer.training.session import (
-    LockedFolder,
-    RunInputs,
-    RunResult,
-    Session,
-    begin,
-    locked_folder,
-    prepare_run,
-    threads_of,
-)
+from veneer.training.session import RunResult, Session, begin, threads_of
 from veneer.training.teacher_table import taught_table
 from veneer.training.time_limit import within_limit
 from veneer.training.trainable import AdapterTraining, Trainable
@@ -140,7 +133,8 @@ def _prepared(call: _Call, log: EventLog, resume: bool) -> RunInputs:
     try:
         if group.ranks.first:
             inputs = prepare_run(config, log.emit, resume=resume, rows=rows, ranks=group.ranks)
-            group.publish(CHOICES, to_yaml(inputs.config))
+            if group.ranks.many:
+                group.publish(CHOICES, to_yaml(inputs.config))
         else:
             chosen = parse(safe_load(group.awaited(CHOICES)), where="the settings of rank 0")
             place = {"device": config.compute.device, "threads": config.compute.threads}

@@ -28,7 +28,7 @@ from veneer.training.live_teacher import LiveTeacher, load_teacher
 from veneer.training.objectives.divergences import CHUNK_ROWS, Taught, TaughtRows, with_rest
 from veneer.training.out_of_memory import release_memory
 from veneer.training.parallel.group import Group
-from veneer.training.session import RunInputs
+from veneer.training.run_inputs import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
 

@@ -29,7 +29,7 @@ from veneer.training.objectives.base import StepObjective
 from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
 from veneer.training.prepare import interval_of
-from veneer.training.session import RunInputs, prepare_run
+from veneer.training.run_inputs import RunInputs, prepare_run
 from veneer.training.steps import PackedSteps
 from veneer.training.trainable import Trainable
 

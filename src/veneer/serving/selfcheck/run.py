@@ -99,8 +99,7 @@ def selfcheck(
             f"{request.model}: torch computes this model here, and its products in {assistant.model.dtype} round by "
             "the number of rows; check it with --dtype float32"
         )
-    dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
-    loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype)
+    loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=_adapter_dtype(request))
     chosen = _Chosen() if request.adapters is None else _choose(assistant, request.adapters, loader, subscribers)
     drawn = draw_questions(questions, chosen.names, assistant.model.spec.vocab_size, seed)
     with TemporaryDirectory(prefix="veneer-selfcheck-") as scratch:
@@ -110,37 +109,16 @@ def selfcheck(
         asked = _ask(assistant, request, chosen, versions, loader, drawn, seed, subscribers)
         folders = {} if versions is None else versions.folders
         compared = _compare(assistant, asked, folders, loader, subscribers)
-    settings = {
-        "questions": questions,
-        "seed": seed,
-        "clients": CLIENTS,
-        "method": None if request.method is None else request.method.value,
-        "dtype": str(assistant.model.dtype),
-        "adapter_dtype": str(dtype),
-        "adapter_memory": chosen.budget,
-        "cache_memory": _cache_bytes(assistant),
-    }
     return IsolationCertificate(
         model=request.model,
         base_digest=asked.base_digest,
-        settings=settings,
+        settings=_settings(request, assistant, chosen, questions, seed),
         machine={"veneer": version("veneer"), "torch": torch.__version__, "kernels": kernel_choice().variant or "none"},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - begun,
         adapters=tuple(chosen.checked),
         left_out=chosen.left_out,
-        counts=Counts(
-            asked=questions,
-            bitwise=compared.bitwise,
-            rounded=compared.rounded,
-            left=sum(answer.left for answer in asked.answers),
-            refused=sum(answer.exchanged for answer in asked.answers),
-            base_after_adapter=_base_after_adapter(drawn),
-            reloads=asked.reloads,
-            evictions=asked.evictions,
-            preemptions=asked.preemptions,
-            shared_tokens=asked.shared_tokens,
-        ),
+        counts=_counts(drawn, asked, compared),
         tolerance=TOLERANCE,
         largest_difference=compared.largest,
         different=compared.different,
@@ -172,6 +150,41 @@ class _Compared:
         self.different += 1
         if len(self.differences) < MOST_DIFFERENCES:
             self.differences.append(difference)
+
+
+def _settings(
+    request: ServeRequest, assistant: Assistant, chosen: _Chosen, questions: int, seed: int
+) -> dict[str, object]:
+    """What the check was made with, as its certificate tells it."""
+    return {
+        "questions": questions,
+        "seed": seed,
+        "clients": CLIENTS,
+        "method": None if request.method is None else request.method.value,
+        "dtype": str(assistant.model.dtype),
+        "adapter_dtype": str(_adapter_dtype(request)),
+        "adapter_memory": chosen.budget,
+        "cache_memory": _cache_bytes(assistant),
+    }
+
+
+def _adapter_dtype(request: ServeRequest) -> torch.dtype:
+    return resolve_dtype(request.adapter_dtype, torch.device("cpu"))
+
+
+def _counts(questions: Sequence[CheckQuestion], asked: _Asked, compared: _Compared) -> Counts:
+    return Counts(
+        asked=len(questions),
+        bitwise=compared.bitwise,
+        rounded=compared.rounded,
+        left=sum(answer.left for answer in asked.answers),
+        refused=sum(answer.exchanged for answer in asked.answers),
+        base_after_adapter=_base_after_adapter(questions),
+        reloads=asked.reloads,
+        evictions=asked.evictions,
+        preemptions=asked.preemptions,
+        shared_tokens=asked.shared_tokens,
+    )
 
 
 def _choose(assistant: Assistant, folder: Path, loader: Loader, subscribers: Sequence[Subscriber]) -> _Chosen:

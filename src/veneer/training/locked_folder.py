@@ -1,0 +1,69 @@
+"""The output folder of a run: one process has it at a time, and nothing that is complete in it is overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from veneer.config import RunConfig
+from veneer.errors import OutputError
+from veneer.events import EventLog, Level, Note, Subscriber
+from veneer.io.files import exclusive, make_output_folder, remove_partial, reported
+from veneer.run_folder import RunFolder
+from veneer.training.killed import Killed, killed, mark
+from veneer.training.parallel.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFolder:
+    """The output folder of a run, held by this process."""
+
+    log: EventLog
+    killed: Killed | None
+    """The process that had the folder before, if it was killed."""
+
+
+@contextmanager
+def locked_folder(
+    config: RunConfig, resume: bool, subscribers: Sequence[Subscriber], ranks: Ranks = ALONE
+) -> Iterator[LockedFolder]:
+    """Lock the run's output folder for this process, and open its log of events. The folder is rank 0's alone; what
+    happens on another rank is told to its subscribers and written nowhere.
+
+    Raises:
+        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
+    """
+    folder = RunFolder(Path(config.output))
+    if not ranks.first:
+        yield LockedFolder(EventLog(folder.events_file, subscribers), None)
+        return
+    _refuse_the_models_folder(config.model, folder.path)
+    make_output_folder(folder.path)
+    with exclusive(folder.path, mark()) as left:
+        before = killed(left, folder.each_event())
+        _refuse_overwriting(folder, resume)
+        with EventLog(folder.events_file, subscribers) as log:
+            if before is not None:
+                log.emit(Note(message=before.message(), level=Level.WARNING))
+            yield LockedFolder(log, before)
+
+
+def _refuse_the_models_folder(model: str, output: Path) -> None:
+    """The result's files are named as a model's: they would take the place of the base model's own."""
+    if Path(model).expanduser().exists() and output.exists() and output.samefile(Path(model).expanduser()):
+        raise OutputError(f"{output} is the folder of the base model, whose files would be replaced; give another one")
+
+
+def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
+    if folder.resumable and not resume:
+        raise OutputError(
+            f"{folder.path} already holds a run; go on with it by --resume, or give another output folder"
+        )
+    remove_partial(folder.path)
+    remove_partial(folder.checkpoints)
+    if not folder.resumable:
+        # The events of a run that ended before its first checkpoint are not this run's.
+        with reported(folder.path):
+            folder.events_file.unlink(missing_ok=True)

@@ -1,0 +1,108 @@
+"""What a run is made of before any weight is read: its settings, with all that was chosen, its rows and its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from veneer.backends.describe import describe_model
+from veneer.config import RunConfig
+from veneer.data.kinds import load_kind
+from veneer.enums import Recompute
+from veneer.errors import ConfigError
+from veneer.events import Note, Subscriber
+from veneer.hardware import resolve_device
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.planning.machine import this_machine
+from veneer.run_folder import RunFolder
+from veneer.training.from_adapter import check_base
+from veneer.training.parallel.ranks import ALONE, Ranks
+from veneer.training.parallel.start import with_lanes
+from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
+from veneer.training.reward_adapters import check_bases
+
+CHOSEN = {
+    "lora": ("rank",),
+    "train": ("learning_rate", "lanes", "eval_every", "save_every"),
+    "compute": ("micro_batch_tokens", "recompute"),
+}
+"""The settings that a run chooses where they are left open, by section."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """A prepared run and the files that it reads."""
+
+    prepared: PreparedRun
+    data: TrainingData
+    """The rows of the run, which are never supposed ones."""
+    origin: Checkpoint
+    """The files of the model."""
+    resume: bool
+    """Whether the run goes on from its newest checkpoint."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.prepared.config
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's output folder."""
+        return RunFolder(Path(self.config.output))
+
+
+def prepare_run(
+    config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_kind, ranks: Ranks = ALONE
+) -> RunInputs:
+    """Open the model's files and the rows of a run, and prepare it for training.
+
+    Args:
+        config: the run.
+        emit: told what was found and chosen, and how far reading the rows is.
+        resume: go on with the run in the output folder, if there is one. What it chose then is used again, so that
+            another machine's memory never changes a result.
+        rows: loads the rows of `config.data`.
+        ranks: the place of this process among those of the run. All but rank 0 are given what that has chosen.
+
+    Raises:
+        VeneerError: something cannot be used, or does not fit.
+    """
+    folder = RunFolder(Path(config.output))
+    resume = resume and ranks.first and folder.resumable
+    if resume:
+        config = _as_recorded(config, folder.config(), emit)
+    config = with_lanes(config, ranks, emit)
+    origin = open_checkpoint(config.model, revision=config.revision)
+    check_base(config, origin, emit)
+    check_bases(config, origin)
+    prepared = prepare(
+        config,
+        describe_model(origin, config.backend),
+        this_machine(resolve_device(config.compute.device), config.compute, ranks.local_world, ranks.world),
+        rows,
+        emit,
+    )
+    if prepared.forecast.refusal is not None:
+        raise ConfigError(prepared.forecast.refusal)
+    assert prepared.data is not None, "rows that are supposed cannot be trained on"
+    return RunInputs(prepared, prepared.data, origin, resume)
+
+
+def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber) -> RunConfig:
+    """The configuration with what the run chose before wherever that is left open here, and with the steps that were
+    fixed for its time limit if it has one."""
+    if recorded is None:
+        return config
+    if config.train.time_limit is not None:
+        fixed = {"time_limit": None, "epochs": None, "steps": recorded.train.steps}
+        config = config.model_copy(update={"train": config.train.model_copy(update=fixed)})
+        emit(Note(message=f"train.time_limit: the run has {recorded.train.steps:,} steps, fixed when it began"))
+    sections: dict[str, BaseModel] = {}
+    for name, keys in CHOSEN.items():
+        now, then = getattr(config, name), getattr(recorded, name)
+        left_open = [key for key in keys if getattr(now, key) in (None, "auto", Recompute.AUTO)]
+        sections[name] = now.model_copy(update={key: getattr(then, key) for key in left_open})
+    return config.model_copy(update=sections)

@@ -1,0 +1,34 @@
+"""What must be as it was where a run is gone on with, and what may change."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config
+from training_runs import LONG, SETTINGS
+from veneer.errors import CheckpointError, Interrupted
+from veneer.training.run import train
+from veneer.training.session import RunResult
+
+
+def test_a_run_cannot_be_made_shorter(
+    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished["lora"].output, output)
+    with pytest.raises(CheckpointError, match=r"train\.steps: 6 then, 4 now"):
+        train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG, "train.epochs=2"), resume=True)
+
+
+def test_where_and_how_often_may_change(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=4")
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    copied = tmp_path / "copy.jsonl"
+    shutil.copy(tiny_data, copied)
+    changes = ("train.steps=4", "train.keep=7", "train.save_every=3")
+    assert train(run_config(tiny_model, copied, tmp_path / "elsewhere", *changes), resume=True).progress.step == 4

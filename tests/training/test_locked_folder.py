@@ -1,0 +1,39 @@
+"""The folder of a run: what is complete in it, or the base model's, is never overwritten."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config, tree
+from training_runs import LONG, SETTINGS
+from veneer.errors import OutputError
+from veneer.training.run import train
+from veneer.training.session import RunResult
+
+
+def test_an_existing_run_is_not_overwritten(
+    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = finished["lora"].output
+    before = tree(output)
+    with pytest.raises(OutputError, match="already holds a run; go on with it by --resume"):
+        train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG))
+    assert tree(output) == before
+
+
+@pytest.mark.scenario(number=27)
+@pytest.mark.parametrize("method", SETTINGS)
+def test_the_folder_of_the_base_model_is_never_the_output(
+    method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (tmp_path / "link").symlink_to(model)
+    before = tree(model)
+    for output in (model, tmp_path / "link", model / ".." / "model"):
+        with pytest.raises(OutputError, match="is the folder of the base model"):
+            train(run_config(model, tiny_data, output, *SETTINGS[method]))
+    assert tree(model) == before
