@@ -17,18 +17,15 @@ from veneer.enums import Method, Products, Variant
 from veneer.gpu.parked import ON_CARD
 from veneer.losses import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
-from veneer.model.windowed import BLOCK_ROWS
-from veneer.native.functions import MIN_DIM_MULTIPLE
-from veneer.native.library import kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
-from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
-from veneer.planning.activations import attended_keys, by_flash, kept_activations, kept_outside, largest_layer
+from veneer.planning.activations import kept_activations, kept_outside, largest_layer
+from veneer.planning.attention_scratch import attention_scratch, scratch_by_document
+from veneer.planning.compiled_products import compiled_by_document, compiled_bytes
 from veneer.planning.lanes import PART_FILE
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
 from veneer.planning.setup import BatchShape, Setup, Teaching
-from veneer.products import compiled
 from veneer.quant.schemes import decode_scratch, packed_bytes
 
 MB = 10**6
@@ -38,15 +35,9 @@ COMPARED_ROWS, COPIES = 64, 8
 FIRST_USE = 36 * MB
 """Growth of the process in its first step, whatever the model: pages of torch's libraries that are first touched then,
 and buffers of its threads (measured with torch 2.13 on Linux)."""
-FLOAT32_BUFFERS = 12 * MB
-"""Buffers that the library of float32 products (MKL) keeps."""
 BACKWARD_IMPORTS = 37 * MB
 """Modules (sympy) that torch imports when a backward pass starts from a tensor of several elements, as recomputation
 does."""
-KERNEL = 600_000
-"""Bytes of machine code and tables that oneDNN keeps for each shape of a bfloat16 product (see `padding`)."""
-KERNELS_KEPT = 1024
-"""Largest number of such kernels that oneDNN keeps."""
 TYPICAL_START = 265 * MB
 """Resident memory of a process that has imported what a run needs, for systems without /proc."""
 PARTS_IMPORTS = 50 * MB
@@ -82,12 +73,6 @@ QUANTISE_SCRATCH = 20 * MB
 """Working memory of quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
 WIDE_ROWS = 4
 """Number of float32 tensors of its rows that a `WideNorm` makes: rows, their gradients, and two products."""
-SCORES_COPIES = 6
-"""Number of float32 tensors of a block's scores in backward: scaled, capped, masked, softmax, and gradients."""
-FLASH_ROWS = 128
-"""FlashAttention's sums of a document have a number of rows that is a multiple of this, and as many more behind."""
-ATTENTION_BLOCK = 32
-"""Number of query rows that the attention kernel computes at a time (native/attention.h)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +200,9 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         logits = max(logits, _evaluation(setup.teaching.live, batch))
     cpu = setup.device == "cpu"
     models = [setup, *([setup.teaching.live] if setup.teaching is not None and setup.teaching.live else [])]
-    compiled_bytes = sum(_compiled(model, batch) for model in models) + _compiled_by_document(setup, batch)
-    compiled_bytes += sum(_compiled(one, scored_texts(batch)) for one in setup.reward_models)
-    first_use = FIRST_USE + compiled_bytes + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
+    machine_code = sum(compiled_bytes(model, batch) for model in models) + compiled_by_document(setup, batch)
+    machine_code += sum(compiled_bytes(one, scored_texts(batch)) for one in setup.reward_models)
+    first_use = FIRST_USE + machine_code + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
         runtime = (resident() if start is None else start) + first_use + (PARTS_IMPORTS if spread.in_parts else 0)
@@ -355,67 +340,13 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
         feed_forward += 2 * inner  # the gradients of gate and up, joined
     if spec.norm is not Norm.RMS:
         feed_forward += WIDE_ROWS * 4 * tokens * spec.hidden_size
-    scratch = _attention_scratch(setup, batch) if setup.device == "cpu" else _gpu_attention_scratch(setup, batch)
-    attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide - 2 * inner
+    attention = attention_scratch(setup, batch) + (2 * queries + 2 * keys) * size + 3 * wide - 2 * inner
     if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
-    attention += _by_document(setup, batch, 4 * keys)
+    attention += scratch_by_document(setup, batch, 4 * keys)
     if batch.blocks > 1:
         attention += 2 * (queries + 2 * keys) * size  # the gradients of the blocks, before they are joined
     return max(feed_forward, attention)
-
-
-def _attention_scratch(setup: Setup, batch: BatchShape) -> int:
-    """Float32 scratch memory of the compiled attention kernel, for all heads and for each thread."""
-    spec = setup.spec
-    width = -(-batch.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
-    per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
-    tokens = batch.tokens + batch.shared * batch.documents
-    return 8 * tokens * spec.num_heads * spec.head_dim + per_thread * setup.threads
-
-
-def _gpu_attention_scratch(setup: Setup, batch: BatchShape) -> int:
-    """What attention's backward pass on a GPU takes beside the gradients of queries, keys and values.
-
-    FlashAttention sums the queries' gradients in float32, in rows that are filled up for each document, and makes the
-    gradients of keys and values for each query head before it adds those of a group. A shared beginning's gradients are
-    made for each document, and gathered to be added, also where each document is a call of its own.
-    """
-    spec, size = setup.spec, setup.dtype.itemsize
-    by_head, by_key_head = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    keys, copies = attended_keys(setup, batch), batch.shared * (batch.documents + 1)
-    if not by_flash(setup):
-        expanded = 2 * (keys + copies) * by_key_head
-        return (batch.tokens * by_head + expanded + 8 * (batch.shared + batch.longest) * by_head) * size
-    sums = 4 * (batch.tokens + FLASH_ROWS * batch.documents) * by_head
-    expanded = 2 * keys * by_head * size if spec.num_heads != spec.num_kv_heads else 0
-    return sums + max(expanded, copies * by_key_head * size) + 2 * copies * by_key_head * size
-
-
-def _by_document(setup: Setup, batch: BatchShape, keys: int) -> int:
-    """Memory of attention in blocks (`veneer.model.windowed`).
-
-    It has a block's scores and their gradients, and float32 sums of the keys' and values' gradients.
-    """
-    spec, seen = setup.spec, _longest_seen(setup, batch)
-    rows = min(BLOCK_ROWS, batch.shared + batch.longest)
-    return SCORES_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
-
-
-def _longest_seen(setup: Setup, batch: BatchShape) -> int:
-    """Largest number of keys of a block, where attention is computed in blocks; 0 where it is not."""
-    spec = setup.spec
-    if setup.device == "cpu" and kernels() is not None and spec.head_dim % MIN_DIM_MULTIPLE == 0:
-        return 0  # the compiled kernel has windows, soft caps and sinks
-    longest, windows = batch.shared + batch.longest, not by_flash(setup)
-    seen = [
-        longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)
-        for attention_spec in {layer.attention_spec for layer in spec.layers}
-        if spec.sinks
-        or attention_spec.softcap is not None
-        or (windows and attention_spec.window_within(longest) is not None)
-    ]
-    return max(seen, default=0)
 
 
 def _decoded(setup: Setup) -> int:
@@ -462,39 +393,6 @@ def _evaluation(setup: Setup, batch: BatchShape) -> int:
     scores = min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
     tokens = max(batch.tokens, batch.evaluated)
     return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
-
-
-def _compiled(setup: Setup, batch: BatchShape) -> int:
-    """Memory that libraries of products keep. oneDNN keeps a kernel for each shape of product and number of tokens."""
-    if setup.dtype.itemsize == 4:
-        return FLOAT32_BUFFERS  # MKL compiles nothing
-    if not setup.full and compiled():
-        return 0
-    products: set[tuple[str, int, int]] = set()
-    for linear in setup.linears[0].values():
-        products |= {("forward", linear.inputs, linear.outputs), ("backward", linear.outputs, linear.inputs)}
-        if setup.full:
-            products.add(("gradient", linear.outputs, linear.inputs))
-        if linear.rank:
-            products |= {("x A", linear.inputs, linear.rank), ("B", linear.rank, linear.outputs)}
-            products |= {("dy B", linear.outputs, linear.rank), ("A", linear.rank, linear.inputs)}
-            products |= {("dA", linear.rank, linear.inputs), ("dB", linear.outputs, linear.rank)}
-    chunks = 3 * min(8, batch.shapes)
-    # Each expert of a mixture has a number of rows of its own.
-    shapes = batch.shapes if setup.spec.mixture is None else max(batch.shapes, batch.tokens // PAD_TO_MULTIPLE_OF)
-    return KERNEL * min(KERNELS_KEPT, shapes * len(products) + chunks)
-
-
-def _compiled_by_document(setup: Setup, batch: BatchShape) -> int:
-    """Kernels that oneDNN keeps for attention in blocks (`veneer.model.windowed`).
-
-    There are six products. They meet about half of the possible numbers of queries and keys.
-    """
-    seen = _longest_seen(setup, batch)
-    if setup.dtype.itemsize == 4 or not seen:
-        return 0
-    rows = min(BLOCK_ROWS, batch.shared + batch.longest)
-    return KERNEL * 3 * (pad_to_multiple(rows) + pad_to_multiple(seen)) // PAD_TO_MULTIPLE_OF
 
 
 def _loading(setup: Setup) -> int:
