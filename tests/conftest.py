@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from checkpoints import Saved
+from comparison_workers import ForkedWorkers
 from tiny import CommandLine, rows, run_config, write_model, write_rows
 from training_runs import LONG, SETTINGS
 from veneer.training.run import train
@@ -30,6 +32,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while modules are imported, when there is none: each time all that there is was walked."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest. Of two processes the first one begins at the first test and the second one in the
+    middle, and whoever has nothing left takes over half of what the other one has not begun: so one of them does this
+    alone from the first minute on while the other one does the rest, and nobody waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
 def pytest_collection_finish() -> None:
     """Keep the collected tests out of garbage collections: some thousands of them make each, as where a step is made
     again for want of memory, take seconds."""
@@ -40,6 +59,15 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let the interpreter's end clear them."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Leave it to the system when files reach the disk: what tests kill is a process and never the machine, and waiting
+    for the disk took a sixth of the suite's time. That files are synced is seen in `io/test_files.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +94,20 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLi
     line = CommandLine(tmp_path_factory.mktemp("runs"))
     yield line
     line.close()
+
+
+@pytest.fixture(scope="session")
+def comparison_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedWorkers]:
+    """The processes that runs of comparisons are forked in."""
+    workers = ForkedWorkers(tmp_path_factory.mktemp("workers"))
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def forked_runs(comparison_workers: ForkedWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of comparisons in processes that are forked. One test of them starts programs, as users do."""
+    comparison_workers.stand_in(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+UNSYNCED = "import os\nos.fsync = lambda descriptor: None\n"
+"""The first lines of a program whose files reach the disk in the system's own time, as those of `conftest.unsynced`."""
+
 
 class ForkServer:
     """The process.
@@ -19,7 +22,7 @@ class ForkServer:
 
     def __init__(self, program: str):
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", UNSYNCED + program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -405,11 +405,9 @@ def test_every_module_has_its_test_file() -> None:
     assert UNTESTED.keys() - missing == set(), "an exception that nobody needs any more"
 
 
-@pytest.mark.parametrize("path", sorted(trees()))
-def test_every_module_says_what_it_is_for(path: str) -> None:
-    text = ast.get_docstring(trees()[path])
-    assert text is not None
-    assert len(text.split()) >= 5
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [path for path, tree in trees().items() if len((ast.get_docstring(tree) or "").split()) < 5]
+    assert silent == []
 
 
 def test_the_rules_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:

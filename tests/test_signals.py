@@ -196,16 +196,17 @@ def checked(ended: Ended, number: int, folder: Path) -> bool:
     return ended.code != 0
 
 
+@pytest.mark.repeated
 def test_runs_signalled_at_random_instants_resume_to_the_same_bytes(
-    command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path, rounds: int
 ) -> None:
     whole = train(run_config(tiny_model, tiny_data, tmp_path / "whole", *ALL_OF_IT))
     command_line.run("--version")  # waits for the forking process, which imports everything
     source = random.Random(5)
-    hits = number = 0
-    while hits < 9:
+    wanted, hits, number = max(3, rounds), 0, 0
+    while hits < wanted:
         number += 1
-        assert number < 60, f"only {hits} of {number} runs were hit at work"
+        assert number < 7 * wanted, f"only {hits} of {number} runs were hit at work"
         output, sent = tmp_path / str(number), SIGNALS[number % 3]
         file = output.with_suffix(".yaml")
         file.write_text(to_yaml(run_config(tiny_model, tiny_data, output, *ALL_OF_IT)))

@@ -147,6 +147,7 @@ for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
     if pid == 0:
+        os.environ.update(order["environment"])
         for name, value in order["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         for number, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
@@ -183,12 +184,18 @@ class CommandLine:
         holds: str = "",
         sent: int = signal.SIGKILL,
         limits: Mapping[str, int] = MappingProxyType({}),
+        screen: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Ended:
         """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` has the text `holds`
-        (any by default). `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes."""
+        (any by default). `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes. What it writes goes to the
+        terminal `screen` where that is named; `environment` is laid over its own."""
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{kind}" for kind in ("out", "err"))
-        order = {"argv": list(argv), "out": str(out), "err": str(err), "limits": dict(limits)}
+        order = {
+            "argv": list(argv), "out": screen or str(out), "err": screen or str(err), "limits": dict(limits),
+            "environment": dict(environment),
+        }  # fmt: skip
         pid = self._server.ask(order)
         if when is not None:
             end = time.monotonic() + 30
@@ -203,4 +210,6 @@ class CommandLine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sent)
         code = self._server.answer()
+        if screen:
+            return Ended(code, "", "")
         return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))

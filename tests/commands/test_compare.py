@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from invoking import invoke, refused
 
 
@@ -36,6 +38,7 @@ def test_compare_refuses_what_it_does_not_understand(tiny_model: Path, tiny_data
     assert "train.seed" in refused(*asked, "--set", "train.seed=3")
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_run_that_failed_shows_in_the_exit_code(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     result = invoke(
         "compare", "--model", tiny_model, "--data", tiny_data, "--output", tmp_path / "out", "--methods", "lora",

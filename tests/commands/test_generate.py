@@ -158,7 +158,7 @@ def test_a_reader_that_has_gone_is_no_traceback(tiny_model: Path, tmp_path: Path
     (tmp_path / "q.txt").write_text("a\n" * 3000)
     command = f"{sys.executable} -m veneer generate --model {tiny_model} --input {tmp_path / 'q.txt'} --device cpu"
     done = subprocess.run(
-        ["bash", "-c", f"{command} --max-new-tokens 40 --json | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{command} --max-new-tokens 4 --json | head -n 1; exit ${{PIPESTATUS[0]}}"],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert json.loads(done.stdout)["prompt"] == "a"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from comparison_workers import ForkedWorkers
 from preference_rows import pairs
 from tiny import rows, run_config, tree, write_rows
 from veneer.comparison.order import read_answers
@@ -57,8 +58,12 @@ def question(model: Path, data: Path, output: Path) -> CompareConfig:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> CompareResult:
-    return compare(question(tiny_model, tiny_data, tmp_path_factory.mktemp("compared") / "out"))
+def made(
+    tmp_path_factory: pytest.TempPathFactory, comparison_workers: ForkedWorkers, tiny_model: Path, tiny_data: Path
+) -> CompareResult:
+    with pytest.MonkeyPatch.context() as patch:
+        comparison_workers.stand_in(patch)
+        return compare(question(tiny_model, tiny_data, tmp_path_factory.mktemp("compared") / "out"))
 
 
 def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: CompareResult, tiny_model: Path) -> None:
@@ -115,6 +120,7 @@ def test_what_is_written_is_what_is_returned(made: CompareResult) -> None:
     assert {one.values.interval for one in made.differences} <= {"Student over seeds × rows", "Tango"}
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_what_is_done_is_not_done_again_and_more_can_be_added(
     made: CompareResult, tiny_model: Path, tiny_data: Path
 ) -> None:
@@ -148,6 +154,7 @@ def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed:
     assert tree(Path(made.config.output)) == before
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     made: CompareResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +196,7 @@ def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
     assert not (tmp_path / "out" / "compare.json").exists()
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_evaluation_rows(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +215,7 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_ev
     assert found == [record.messages for record in read_records(other)]
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Path, tmp_path: Path) -> None:
     content = [
         {"prompt": f"{number}: the parcel?", "completion": answer, "choices": ["late", "blue"]}

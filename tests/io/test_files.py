@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -86,6 +87,33 @@ def test_staged_files_are_dropped_when_the_block_fails(tmp_path: Path) -> None:
         fail()
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old a"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a descriptor's file is asked for in Linux's way")
+def test_all_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    target = tmp_path / "result"
+
+    def note(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    with files.atomic_folder(target) as folder:
+        (folder / "a").write_text("1")
+        (folder / "b").write_text("2")
+    assert synced == [("a", False), ("b", False), (folder.name, False), (tmp_path.name, True)]
+    synced.clear()
+    target = tmp_path / "c"
+    with files.staged_files(tmp_path) as folder:
+        (folder / "c").write_text("3")
+    assert synced == [("c", False), (tmp_path.name, True)]
+    synced.clear()
+    target = tmp_path / "text"
+    files.write_text(target, "4")
+    assert [exists for _, exists in synced] == [False, True]
+    assert synced[1][0] == tmp_path.name
 
 
 # -------------------------------------------------------------------------------------------------------------- files

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import pty
 import re
-import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 
 from consoles import recorded
+from tiny import CommandLine
 from veneer.screens.console import say, show_table
 
 PATH = "/a/folder/of/results/" + "x" * 40
@@ -60,35 +61,33 @@ def test_a_title_is_as_wide_as_the_screen_and_not_as_its_table() -> None:
     assert lines[-1] == f"also in {PATH}"
 
 
-def on_a_terminal(*argv: str, **environment: str) -> str:
+def on_a_terminal(command_line: CommandLine, *argv: str, **environment: str) -> str:
     """What a command writes to a terminal."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(sys.executable, [sys.executable, "-m", "veneer", *argv], {**os.environ, **environment})
-    hung = threading.Timer(120, os.kill, (pid, signal.SIGKILL))
-    hung.start()
-    written = b""
-    while True:
-        try:
-            part = os.read(terminal, 4096)
-        except OSError:  # Linux's end of a terminal that nobody holds open any more
-            break
-        if not part:
-            break
-        written += part
-    _, status = os.waitpid(pid, 0)
-    hung.cancel()
+    terminal, screen = pty.openpty()
+    written: list[bytes] = []
+
+    def read() -> None:
+        # The error is Linux's end of a terminal that nobody holds open any more.
+        with suppress(OSError):
+            while part := os.read(terminal, 4096):
+                written.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ended = command_line.run(*argv, screen=os.ttyname(screen), environment=environment)
+    os.close(screen)
+    reader.join()
     os.close(terminal)
-    assert not os.WIFSIGNALED(status), f"the command had to be ended by signal {os.WTERMSIG(status)}"
-    return written.decode()
+    assert ended.code >= 0, f"the command was ended by signal {-ended.code}"
+    return b"".join(written).decode()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made in Linux's way")
-def test_errors_are_red_unless_no_color_is_set(tmp_path: Path) -> None:
+def test_errors_are_red_unless_no_color_is_set(command_line: CommandLine, tmp_path: Path) -> None:
     asked = ("evaluate", "--model", str(tmp_path / "absent"), "--data", str(tmp_path / "absent.jsonl"))
-    coloured = on_a_terminal(*asked, TERM="xterm-256color")
+    coloured = on_a_terminal(command_line, *asked, TERM="xterm-256color")
     assert "\x1b[1;31merror:" in coloured
-    plain = on_a_terminal(*asked, TERM="xterm-256color", NO_COLOR="1")
+    plain = on_a_terminal(command_line, *asked, TERM="xterm-256color", NO_COLOR="1")
     assert "error:" in plain
     assert "\x1b[1;31m" not in plain
     assert "\x1b[31m" not in plain
@@ -100,7 +99,7 @@ COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9
 @pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made in Linux's way")
 @pytest.mark.parametrize("verb", ["train", "evaluate", "plan", "data", "doctor"])
 def test_no_verb_writes_a_colour_where_no_color_is_set(
-    verb: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    verb: str, command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     model, data = ("--model", str(tiny_model)), ("--data", str(tiny_data))
     run = (*model, *data, "--output", str(tmp_path / "run"), "--method", "lora", "--steps", "1", "--device", "cpu")
@@ -111,6 +110,6 @@ def test_no_verb_writes_a_colour_where_no_color_is_set(
         "data": ("data", str(tiny_data), *model),
         "doctor": ("doctor",),
     }[verb]
-    written = on_a_terminal(*asked, TERM="xterm-256color", NO_COLOR="1")
+    written = on_a_terminal(command_line, *asked, TERM="xterm-256color", NO_COLOR="1")
     assert len(written) > 100
     assert COLOUR.search(written) is None, COLOUR.search(written)

@@ -36,6 +36,7 @@ def test_a_tiny_model_goes_through_it_by_the_other_methods(method: str, tiny_mod
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_real_model_learns_the_task_and_the_base_does_not_know_it(tmp_path: Path) -> None:
     smollm2_gguf()
     # All steps and messages, however slow the machine is.

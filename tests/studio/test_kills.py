@@ -21,6 +21,7 @@ from typing import IO
 import httpx
 import pytest
 
+from forking import UNSYNCED
 from job_workers import Workers, kill, wait_for, workers
 from played_runs import chain
 from tiny import rows
@@ -64,7 +65,7 @@ class Servers:
     def __init__(self, root: Path, model: Path):
         self._line = f"{root}\t{model}\n"
         self._forker = subprocess.Popen(
-            [sys.executable, "-c", _FORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", UNSYNCED + _FORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
