@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plan_setups import GB, LLAMA_7B, setup
+from plan_setups import GB, LLAMA_7B, SMOLLM2, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method
 from veneer.errors import ConfigError
@@ -27,10 +27,15 @@ def test_operations_are_those_of_the_products() -> None:
     assert step_seconds(of, cut, rate, recompute=False) > plain / 0.5e12
 
 
-def test_the_rate_is_measured_in_a_moment() -> None:
+def test_the_rate_is_measured_in_a_moment_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = probe(setup(), torch.device("cpu"))
     assert found.measured
     assert 1e8 < found.flops < 1e15
+    monkeypatch.setattr("veneer.planning.time.timed", lambda work, device: 1.0)
+    assert probe(setup(), torch.device("cpu")) == found
+    # Another shape is measured by itself.
+    other = probe(setup(SMOLLM2 | {"intermediate_size": 96}), torch.device("cpu"))
+    assert other.flops == 2 * 512 * 576 * 96
 
 
 def test_cards_are_known_by_name() -> None:

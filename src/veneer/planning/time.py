@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.nn import functional
@@ -20,7 +21,7 @@ from veneer.out_of_memory import refuse_full_address_space
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
 
-PROBE_SECONDS = 0.05
+PROBE_SECONDS, PROBE_TOKENS = 0.05, 512
 CPU_EFFICIENCY = 0.8
 """Share of the rate of matrix products that a whole LoRA step reaches (docs/benchmarks.md)."""
 GPU_EFFICIENCY = 0.4
@@ -94,23 +95,29 @@ def published(found: Card) -> Callable[[Setup], Rate]:
 
 def probe(setup: Setup, device: torch.device) -> Rate:
     """Measure a product of the feed-forward block's shape on a device of this machine, in about a twentieth of a
-    second.
+    second. A process measures each shape once.
 
     Raises:
         OutOfMemory: the address space is limited, and leaves no room to compute.
     """
-    refuse_full_address_space(torch.get_num_threads())
-    spec = setup.spec
-    width, columns, tokens = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096), 512
-    x = torch.ones(tokens, width, dtype=setup.dtype, device=device)
-    weight = torch.ones(columns, width, dtype=setup.dtype, device=device)
+    threads, spec = torch.get_num_threads(), setup.spec
+    refuse_full_address_space(threads)
+    width, columns = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096)
+    efficiency = CPU_EFFICIENCY if device.type == "cpu" else GPU_EFFICIENCY
+    return Rate(_product_rate(width, columns, setup.dtype, device, threads), efficiency, measured=True)
+
+
+@cache
+def _product_rate(width: int, columns: int, dtype: torch.dtype, device: torch.device, threads: int) -> float:
+    """Operations a second of a product of `PROBE_TOKENS` rows, with torch's threads, of which there are `threads`."""
+    x = torch.ones(PROBE_TOKENS, width, dtype=dtype, device=device)
+    weight = torch.ones(columns, width, dtype=dtype, device=device)
     functional.linear(x, weight)
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started <= PROBE_SECONDS:
         # The best time counts: other programs can only make it slower.
         best = min(best, timed(lambda: functional.linear(x, weight), device))
-    efficiency = CPU_EFFICIENCY if device.type == "cpu" else GPU_EFFICIENCY
-    return Rate(2 * tokens * width * columns / best, efficiency, measured=True)
+    return 2 * PROBE_TOKENS * width * columns / best
 
 
 def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
