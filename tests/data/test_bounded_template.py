@@ -213,6 +213,14 @@ def test_values_survive_the_way() -> None:
     assert template("{{ messages[0].x }}").render([{"role": "user", "x": Path("a/b")}]) == "a/b"
 
 
+def test_a_set_is_written_in_one_order() -> None:
+    """A difference of keys is a set, whose order follows the hashes of texts, which each process draws at random."""
+    source = (
+        "{{ ({'one': 1, 'two': 2, 'three': 3, 'four': 4, 'five': 5, 'six': 6}.keys() - ['two'] - ['six']) | join }}"
+    )
+    assert template(source).render(CHAT) == "fivefouronethree"
+
+
 def test_a_script_without_a_guard_can_use_it(tmp_path: Path) -> None:
     """The child imports no main module, as multiprocessing's would, nor anything that lies in the working folder."""
     (tmp_path / "jinja2.py").write_text("raise SystemExit('imported')")

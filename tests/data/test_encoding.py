@@ -13,8 +13,10 @@ import pytest
 import chat_templates as ct
 from veneer.data.encoding import EncodedFile, encode_all
 from veneer.data.records import Record
+from veneer.data.windows import in_windows
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
+from veneer.events import Event, StageBegun, StageEnded, StageProgress
 
 
 def record(*turns: str | dict, where: str = "f:1", **fields: object) -> Record:
@@ -111,6 +113,21 @@ def test_a_huge_row_is_cut_as_if_all_of_it_were_tokenised(name: str | None, monk
         assert left.report.longest_is_bound
         assert not dropped.report.longest_is_bound
         assert max_length < left.report.longest < dropped.report.longest
+
+
+def test_how_far_a_huge_row_is_is_told_while_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.data.chat.WINDOW", 1000)
+    monkeypatch.setattr(in_windows, "__kwdefaults__", {"window": 1000, "edge": 60})
+    monkeypatch.setattr("veneer.events.INTERVAL", 0.0)
+    told: list[Event] = []
+    rows = [Record("f:1", text="words of it " * 500), Record("f:2", text="a b")]
+    tokenizer = ct.tokenizer("chatml")
+    encode_all(rows, tokenizer, max_length=50, overlong=Overlong.SPLIT, emit=told.append)
+    begun, *steps, ended = told
+    assert (begun, type(ended)) == (StageBegun(stage="tokenising f:1", total=6000, unit="characters"), StageEnded)
+    done = [step.done for step in steps if isinstance(step, StageProgress)]
+    assert len(done) == len(steps) >= 5
+    assert done[-1] == 6000
 
 
 @pytest.mark.slow

@@ -18,9 +18,10 @@ from veneer.data.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.lint.audit import RowAudit
 from veneer.data.records import Record, read_records
 from veneer.data.rows import load_rows
+from veneer.data.windows import WINDOW
 from veneer.enums import Check, Overlong
 from veneer.errors import DataError, Interrupted
-from veneer.events import Event, StageBegun
+from veneer.events import Event, StageBegun, StageEnded, StageProgress
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 
@@ -73,6 +74,22 @@ def test_a_job_that_cannot_be_done_ends_with_the_error_of_one_process(tokenizer:
     with pytest.raises(DataError) as together:
         list(encode_in_processes(records, job(tokenizer, max_length=1), RowAudit(tokenizer, ()), 2))
     assert str(together.value) == str(alone.value)
+
+
+def test_a_row_that_takes_long_is_told_of_by_the_process_that_encodes_it(tokenizer: Tokenizer) -> None:
+    told: list[Event] = []
+    text = "words " * (WINDOW // 6 + 5)
+    records = [Record("f:1", text="a b"), Record("f:2", text=text)]
+    whole = job(tokenizer, overlong=Overlong.SPLIT)
+    found = list(encode_in_processes(records, whole, RowAudit(tokenizer, ()), 1, told.append))
+    assert [one.record.where for one in found] == ["f:1", "f:2"]
+    begun, *steps, ended = told
+    assert (begun, type(ended)) == (
+        StageBegun(stage="tokenising f:2", total=len(text), unit="characters"),
+        StageEnded,
+    )
+    assert isinstance(steps[-1], StageProgress)
+    assert steps[-1].done == len(text)
 
 
 def started(monkeypatch: pytest.MonkeyPatch) -> list[encoding_pool._Worker]:

@@ -52,6 +52,14 @@ def test_a_pair_with_one_answer_that_is_too_long_is_dropped_and_counted(tmp_path
     assert any("2 training rows longer than data.max_length=100 and left out" in note for note in notes)
 
 
+def test_the_column_that_pairs_are_split_by_is_not_said_to_be_unused(tmp_path: Path) -> None:
+    content = [row | {"customer": f"c{n % 3}", "id": n} for n, row in enumerate(numbered(9))]
+    notes: list[str] = []
+    file = write_rows(tmp_path / "pairs.jsonl", content)
+    load(file, notes, held_out=0.3, split={"by": "group", "column": "customer"})
+    assert [note.partition(" used: ")[2] for note in notes if " not used: " in note] == ["'id' (9 rows)"]
+
+
 def test_bad_pairs_are_refused_by_cause_or_skipped(tmp_path: Path) -> None:
     content = [*numbered(3), {"prompt": "Q", "chosen": "a", "rejected": "a"}, {"prompt": "Q"}]
     file = write_rows(tmp_path / "pairs.jsonl", content)

@@ -20,6 +20,12 @@ def assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
+def parts(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn whose content is written as a list of text parts."""
+    half = len(turn["content"]) // 2
+    return turn | {"content": [{"type": "text", "text": turn["content"][:half]}, {"text": turn["content"][half:]}]}
+
+
 TOOLS = [{"type": "function", "function": {"name": "weigh", "parameters": {}}}]
 QUESTION = [user("How heavy is it?")]
 FORMS: dict[str, dict[str, Any]] = {
@@ -35,6 +41,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "whole conversations beside their prompt": {
         "prompt": "How heavy is it?", "prompt_id": "7",
         "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
+    "whole conversations of text parts": {
+        "prompt": "How heavy is it?",
+        "chosen": [parts(turn) for turn in (*QUESTION, assistant("Two kilos."))],
+        "rejected": [parts(turn) for turn in (*QUESTION, assistant("No idea."))],
     },
     "hosted": {
         "input": {"messages": QUESTION, "parallel_tool_calls": True},

@@ -63,6 +63,29 @@ def test_csv(tmp_path: Path) -> None:
     assert csv.field_size_limit() == limit
 
 
+def test_csv_rows_of_empty_cells_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text('prompt,completion\na,b\n\n,\n"",""\nc,d\n')
+    found = read_file(path)
+    assert [record.prompt for record in found.records] == ["a", "c"]
+    assert found.notes == (f"{path}: rows of empty cells alone, which are left out: 2",)
+
+
+def test_rows_that_two_missing_quotes_make_one_cell_of_are_told_of(tmp_path: Path) -> None:
+    """By the rules of CSV this is a cell over four lines; what opens it and what closes it are slips."""
+    path = tmp_path / "f.csv"
+    path.write_text('prompt,completion\na,b\nc,"d\ne,f\ng,h\ni,j"\nk,l\n')
+    found = read_file(path)
+    assert [record.prompt for record in found.records] == ["a", "c", "k"]
+    (note,) = found.notes
+    assert note.startswith(f"{path}: rows with a cell over several lines that each read as a row of this file: 1 ")
+    assert note.endswith(f"(first: {path}:3); if they are rows, a quote is missing there")
+    path.write_text('prompt,completion\na,"one\ntwo, three\nfour"\nb,"one\n"\nc,"x, y\n\nz"\n')
+    assert read_file(path).notes == ()
+    path.write_text('text\n"one\ntwo"\n')
+    assert read_file(path).notes == ()
+
+
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     calls = [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {key: 1}}]} for key in "ab"]
@@ -158,6 +181,10 @@ BAD_CSV = [
     (b'prompt,completion\na,"b\nc,"d"\n', "f.csv:2: the row in lines 2 to 3 is no valid CSV: ',' expected after '\"'"),
     (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is no valid CSV"),
     (b"prompt;completion\na;b\n", "f.csv:1: the columns are separated by semicolons; veneer reads commas"),
+    (b'\xef\xbb\xbf"prompt";"completion"\r\n"a, b";"c"\r\n', "f.csv:1: the columns are separated by semicolons"),
+    (b"'prompt'|'completion'\na|b\n", "f.csv:1: the columns are separated by bars"),
+    (b"prompt,completion\ra,b\rc,d\r", "f.csv:1: the row in line 1 holds a carriage return that ends no line; quote"),
+    (b"prompt,completion\na,b\nc,d\re,f\n", "f.csv:3: the row in line 3 holds a carriage return that ends no line"),
     (b"text,caf\xe9\na,b\n", "f.csv:1: invalid UTF-8 (or a lone surrogate) at byte 3 of a column name (0xe9)"),
     ("text\ncafé\n".encode("latin-1"), "f.csv:2: invalid UTF-8 (or a lone surrogate) at byte 3 of text (0xe9); save"),
     (b"te\x1b[2Jxt,te\x1b[2Jxt\na,b\n", "a column name is repeated: 'te\\x1b[2Jxt'"),

@@ -22,6 +22,7 @@ from veneer.data.records import read_records
 from veneer.data.rows import load_rows
 from veneer.data.splits import split, split_records
 from veneer.errors import ConfigError, DataError
+from veneer.events import Event
 from veneer.io.checkpoint import open_checkpoint
 
 
@@ -183,3 +184,21 @@ def test_a_run_evaluates_what_its_split_says(tiny_model: Path, tmp_path: Path) -
     lines = [int(example.where.rpartition(":")[2]) - 1 for example in found.eval]
     assert len(lines) == 4
     assert len({line % 5 for line in lines}) == 1
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_the_column_that_rows_are_split_by_is_not_said_to_be_unused(
+    cache: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    content = [row | {"customer": f"c{i % 5}", "day": i} for i, row in enumerate(rows(20))]
+    data = write_rows(tmp_path / "rows.jsonl", content)
+    told: list[list[str]] = []
+    for how in ("{by: row}", "{by: group, column: customer}", "{by: time, column: day}"):
+        notes: list[Event] = []
+        settings = (f"data.split={how}", "data.held_out=0.2", f"data.cache={cache}", f"data.cache_dir={tmp_path}/c")
+        config = run_config(tiny_model, data, tmp_path, *settings)
+        load_rows(config.data, open_checkpoint(tiny_model).tokenizer(), notes.append)
+        told.append(
+            [one.message.partition(" used: ")[2] for one in notes if " not used: " in getattr(one, "message", "")]
+        )
+    assert told == [["'customer' (20 rows), 'day' (20 rows)"], ["'day' (20 rows)"], ["'customer' (20 rows)"]]

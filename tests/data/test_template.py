@@ -137,8 +137,21 @@ def test_the_template_cannot_change_the_messages() -> None:
         ("{% include 'other' %}", "failed|refused"),
         (r"{{ '\ud800' }}", "writes half a character"),
         (r"{{ '\ud83d' ~ '\ude00' }}", "writes half a character"),
+        ("{{ raise_exception }}", r"prints an object, '<function _raise_exception at 0x[0-9a-f]+>', whose place"),
+        ("{{ strftime_now }}", "prints an object"),
+        ("{{ messages | map(attribute='role') }}", "prints an object, '<generator object .*put `| list` behind"),
+        ("{{ 'a'.upper | upper }}", "prints an object"),
+        ("{{ '%s' | format(range) }}{{ [joiner()] | join }}", "prints an object"),
+        ("{{ messages[0].content }}{{ cycler('a') }}", "prints an object"),
     ],
 )
 def test_what_a_template_gets_wrong_is_a_data_error(source: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         ChatTemplate(source).render([USER])
+
+
+def test_an_address_that_a_message_or_the_template_names_is_text() -> None:
+    said = "What is <function f at 0x7f12ABcd90> in Python?"
+    template = ChatTemplate("{{ messages[0].content | upper }}<x at 0x1234567>{{ tools | tojson }}")
+    text = template.render([USER | {"content": said}], tools=[{"about": "<y at 0xABCDEF1>"}])
+    assert text == f'{said.upper()}<x at 0x1234567>[{{"about": "<y at 0xABCDEF1>"}}]'

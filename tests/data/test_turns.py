@@ -53,6 +53,29 @@ def test_turns_that_are_joined_are_those_of_the_joined_list() -> None:
         assert read_turns(one, "m") + read_turns(other, "m") == read_turns(one + other, "m")
 
 
+def test_a_call_may_say_parameters_and_its_other_keys_are_said_to_be_unused() -> None:
+    def called(value: str) -> Turns:
+        return read_turns([{"from": "human", "value": "q"}, {"from": "function_call", "value": value}], "conversations")
+
+    expected = called('{"name": "f", "arguments": {"x": 1}}')
+    assert expected.messages[1]["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+    assert called('{"name": "f", "parameters": {"x": 1}}') == expected
+    assert called('{"name": "f", "args": {"x": 1}}').unused == {"conversations[].value.args"}
+    assert called('[{"name": "f"}]').messages[1]["tool_calls"][0]["function"]["arguments"] == {}
+    with pytest.raises(BadRow, match="both arguments and parameters"):
+        called('{"name": "f", "arguments": {}, "parameters": {}}')
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_an_answer_may_be_thoughts_alone(key: str) -> None:
+    turns = read_turns(
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, key: "hm"}], "messages"
+    )
+    assert turns.messages[1] == {"role": "assistant", "content": "", key: "hm"}
+    with pytest.raises(BadRow, match="without content or tool calls"):
+        read_turns([{"role": "assistant", "content": None, key: None}], "messages")
+
+
 def test_context_trains_nothing() -> None:
     turns, _ = conversation(random.Random(4), 12)
     context = read_turns(turns, "m").as_context()

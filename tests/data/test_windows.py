@@ -103,6 +103,21 @@ def test_a_window_grows_where_none_agrees_with_it() -> None:
     assert list(places) == ranges
 
 
+def test_how_far_a_text_is_is_told_window_by_window() -> None:
+    backend = trained("gpt2")
+    done: list[int] = []
+
+    def encoded(text: str) -> tuple[list[int], list[Span]]:
+        found = backend.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    in_windows(encoded, text_of(10_000, 5), (), (), done.append, window=2000, edge=100)
+    assert len(done) >= 5
+    assert sum(done) == 10_000
+    in_windows(encoded, "short", (), (), done.append)
+    assert sum(done) == 10_000
+
+
 @pytest.mark.parametrize("name", ["chatml", "mistral", None])
 def test_a_long_text_is_encoded_as_a_short_one_is(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = ct.tokenizer(name)

@@ -33,7 +33,20 @@ def read(folder: Path, content: dict[str, Any]) -> None:
     from_directory(folder)
 
 
-@pytest.mark.parametrize("pattern", [LLAMA3, r"\s+", r"(a|aa)+$"])
+CASE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{CASE}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{CASE}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+
+
+@pytest.mark.parametrize("pattern", [LLAMA3, O200K, DEEPSEEK, BLOOM, r"[一-龥぀-ゟ゠-ヿ]+", r"\s+", r"(a|aa)+$"])
 def test_patterns_that_come_to_an_end_pass(pattern: str) -> None:
     backend = Backend(models.BPE({"a": 0}, []))
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -46,8 +59,8 @@ def test_patterns_that_come_to_an_end_pass(pattern: str) -> None:
     [
         # At every character almost as many ways as the library tries before it gives up.
         ("pre_tokenizer", r"(?:.|..){0,22}[^\s\S]"),
-        # At every character up to the end of the word.
-        ("normalizer", r"(?=(\w*)[!?])\w|\w"),
+        # At every character up to the end of the run, and on its own letters alone, which are Thai.
+        ("normalizer", r"(?=([\u0E01-\u0E2E]*)[!?])[\u0E01-\u0E2E]|[\u0E01-\u0E2E]"),
     ],
 )
 def test_a_pattern_that_takes_long_is_refused(part: str, pattern: str, tmp_path: Path) -> None:
@@ -56,6 +69,12 @@ def test_a_pattern_that_takes_long_is_refused(part: str, pattern: str, tmp_path:
     name = {"pre_tokenizer": "pre-tokenizer", "normalizer": "normaliser"}[part]
     with pytest.raises(ModelError, match=rf"a pattern of its {name} takes more than 20 times as long for [\d,]+ char"):
         read(tmp_path, tree(**{part: split if part == "pre_tokenizer" else replace}))
+
+
+def test_a_pattern_that_the_library_gives_up_on_at_its_own_alternatives_is_refused(tmp_path: Path) -> None:
+    split = {"type": "Split", "pattern": {"Regex": r"(?:xyz|xyzxyz)+!"}, "behavior": "Isolated", "invert": False}
+    with pytest.raises(ModelError, match=r"tokenizer\.json.*retry-limit-in-match over"):
+        read(tmp_path, tree(pre_tokenizer=split))
 
 
 def test_a_pattern_is_not_blamed_for_what_else_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:

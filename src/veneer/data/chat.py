@@ -23,8 +23,9 @@ from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.json_values import half_character, unusable
 from veneer.data.records import Message, Record
 from veneer.data.turn_shape import Span
-from veneer.data.windows import Encode, in_windows
+from veneer.data.windows import WINDOW, Encode, in_windows
 from veneer.errors import DataError
+from veneer.events import Stage, Subscriber, ignore
 
 if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer
@@ -91,10 +92,11 @@ class Encoder:
     Args:
         tokenizer: the tokenizer of the model.
         template: the chat template of the model, or None where it has none.
+        emit: told how far a text is that takes long by itself.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: BoundedTemplate | None) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, template: BoundedTemplate | None, emit: Subscriber = ignore) -> None:
+        self._tokenizer, self._emit = tokenizer, emit
         self._specials = SpecialTokens(tokenizer.special_tokens, tokenizer.aliases)
         self._template = template
 
@@ -158,7 +160,8 @@ class Encoder:
         chat = self._specials.guard(messages, tools)
         text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
         text += self._template.shape.unprompted
-        return self._tokenise(text, chat.changed, ())[0]
+        ids: list[int] = self._tokenise(text, chat.changed, (), "a prompt")[0].tolist()
+        return ids
 
     @property
     def beginning(self) -> list[int]:
@@ -230,13 +233,22 @@ class Encoder:
         return DataError(_NO_TEMPLATE)
 
     def _trace_chat(self, record: Record, chat: GuardedChat, text: str, spans: Sequence[Span]) -> Trace:
-        ids, offsets, moved, text = self._tokenise(text, chat.changed, spans)
+        ids, offsets, moved, text = self._tokenise(text, chat.changed, spans, record.where)
         return _trace(ids, _supervised(offsets, moved), record.where, text, offsets, moved, chat.changed)
 
     def _trace_text(self, text: str, where: str) -> Trace:
         encode, spelled = self._encoding_of(text)
-        ids, offsets = in_windows(encode, text, self._bos(), self._eos())
+        ids, offsets = self._in_windows(encode, text, where, self._bos(), self._eos())
         return _trace(ids, np.ones(len(ids), dtype=np.bool_), where, text, offsets, [(0, len(text))], spelled)
+
+    def _in_windows(
+        self, encode: Encode, text: str, where: str, before: Sequence[int] = (), behind: Sequence[int] = ()
+    ) -> tuple[NDArray[np.int32], Sequence[Span]]:
+        """Ids and offsets of a text between tokens without one; how far a long one is is said."""
+        if len(text) <= WINDOW:
+            return in_windows(encode, text, before, behind)
+        with Stage(self._emit, f"tokenising {where}", total=len(text), unit="characters") as stage:
+            return in_windows(encode, text, before, behind, stage.advance)
 
     def _trace_pair(self, prompt: str, completion: str, where: str) -> Trace:
         before, before_offsets, spelled_before = self._plain(prompt)
@@ -254,15 +266,14 @@ class Encoder:
         return _trace(ids, mask, where, prompt + completion, offsets, [(len(prompt), end)], spelled or spelled_before)
 
     def _tokenise(
-        self, guarded: str, changed: bool, spans: Sequence[Span]
-    ) -> tuple[list[int], list[Span], Sequence[Span], str]:
+        self, guarded: str, changed: bool, spans: Sequence[Span], where: str
+    ) -> tuple[NDArray[np.int32], Sequence[Span], Sequence[Span], str]:
         """Ids and offsets of a rendered, guarded text, the spans in the offsets' own coordinates, and their text."""
         if not changed:
-            ids, offsets = self._tokenizer.encode_with_offsets(guarded)
-            return ids, offsets, spans, guarded
+            return *self._in_windows(self._tokenizer.encode_with_offsets, guarded, where), spans, guarded
         flat = [position for span in spans for position in span]
         text, moved = self._specials.alias(guarded, flat)
-        ids, offsets = self._tokenizer.encode_aliased(text)
+        ids, offsets = self._in_windows(self._tokenizer.encode_aliased, text, where)
         return ids, offsets, list(zip(moved[::2], moved[1::2], strict=True)), text
 
     def _plain(self, text: str) -> tuple[list[int], list[Span], bool]:

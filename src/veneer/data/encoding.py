@@ -14,6 +14,7 @@ from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
+from veneer.events import Subscriber, ignore
 
 if TYPE_CHECKING:
     from veneer.data.lint.audit import RowAudit
@@ -112,6 +113,7 @@ def encode_all(
     bad_rows: BadRows = BadRows.REFUSE,
     audit: RowAudit | None = None,
     parts: Sequence[str] = ("",),
+    emit: Subscriber = ignore,
 ) -> EncodedFile:
     """Encode every record with the tokenizer's own chat template.
 
@@ -125,6 +127,7 @@ def encode_all(
         audit: checks each row, but those of which only the beginning is tokenised; it keeps what it finds.
         parts: what the records of a row are called, where it has several: chosen, rejected. A row is used with all of
             its parts, or left out with all of them.
+        emit: told how far a row is that takes long by itself.
 
     Returns:
         The examples in the records' order, and a report that names every row that is cut or missing.
@@ -133,7 +136,7 @@ def encode_all(
         DataError: rows that the template or `audit` refuses and that may not be skipped (one error names all of them by
             cause), or nothing is left to train on.
     """
-    encoder = encoder_of(tokenizer)
+    encoder = encoder_of(tokenizer, emit)
     tally = _Tally(max_length, len(parts))
     each = encode_each(records, encoder, max_length=max_length, overlong=overlong, audit=audit)
     for row in zip(*[each] * len(parts), strict=True):
@@ -162,9 +165,9 @@ def _joined(row: Sequence[EncodedRow], parts: Sequence[str]) -> EncodedRow:
     )
 
 
-def encoder_of(tokenizer: Tokenizer) -> Encoder:
-    """What encodes rows as a run with this tokenizer trains them."""
-    return Encoder(tokenizer, template_of(tokenizer))
+def encoder_of(tokenizer: Tokenizer, emit: Subscriber = ignore) -> Encoder:
+    """What encodes rows as a run with this tokenizer trains them, and tells how far a row is that takes long."""
+    return Encoder(tokenizer, template_of(tokenizer), emit)
 
 
 def encode_each(

@@ -22,6 +22,7 @@ from veneer.data.lint.audit import RowAudit, Told
 from veneer.data.records import Record
 from veneer.enums import Check, Overlong
 from veneer.errors import DataError, VeneerError
+from veneer.events import Event, Subscriber, ignore
 from veneer.io.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; from veneer.data.encoding_worker import main; main(int(sys.argv[1]))"
 )
 """What a process runs: with this process's own `sys.path`, so that it imports the same veneer wherever that lies."""
+
+
+_Telling = queue.SimpleQueue[Event | None]
+"""What is told of a group that is encoded; None when it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +101,21 @@ class _Worker:
         except OSError as error:
             raise self._ended() from error
 
-    def encoded(self, records: Sequence[Record]) -> EncodedGroup:
+    def encoded(self, records: Sequence[Record], tell: Subscriber) -> EncodedGroup:
         """What comes of rows.
+
+        Args:
+            records: the rows.
+            tell: told how far a row is that takes long by itself.
 
         Raises:
             DataError: the process has ended, or a row ends the job, as `encode_each` says.
         """
         try:
             self.connection.send(records)
-            found: EncodedGroup | VeneerError = self.connection.recv()
+            found: EncodedGroup | VeneerError | Event
+            while not isinstance(found := self.connection.recv(), EncodedGroup | VeneerError):
+                tell(found)
         except (EOFError, OSError) as error:
             raise self._ended() from error
         if isinstance(found, VeneerError):
@@ -127,7 +138,7 @@ class _Worker:
 
 
 def encode_in_processes(
-    records: Iterable[Record], job: EncodingJob, audit: RowAudit, processes: int
+    records: Iterable[Record], job: EncodingJob, audit: RowAudit, processes: int, emit: Subscriber = ignore
 ) -> Iterator[EncodedRow]:
     """Encode records in several processes as they are asked for: what came of each, in order.
 
@@ -136,22 +147,28 @@ def encode_in_processes(
         job: how they are encoded.
         audit: gets what the checks find and do not refuse.
         processes: their number.
+        emit: told how far the next row is that takes long by itself.
 
     Raises:
         DataError: as `veneer.data.encoding.encode_each`, or a process has ended.
     """
     free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    waiting: deque[Future[EncodedGroup]] = deque()
+    waiting: deque[tuple[Future[EncodedGroup], _Telling]] = deque()
 
-    def encoded(group: Sequence[Record]) -> EncodedGroup:
+    def encoded(group: Sequence[Record], telling: _Telling) -> EncodedGroup:
         worker = free.get()
         try:
-            return worker.encoded(group)
+            return worker.encoded(group, telling.put)
         finally:
             free.put(worker)
+            telling.put(None)
 
     def received() -> Iterator[EncodedRow]:
-        found = waiting.popleft().result()
+        # What is told comes from other threads, and is passed on by this one.
+        future, telling = waiting.popleft()
+        while (event := telling.get()) is not None:
+            emit(event)
+        found = future.result()
         audit.join(found.told)
         return iter(found.rows)
 
@@ -164,7 +181,8 @@ def encode_in_processes(
             worker.begin(job)
             free.put(worker)
         for group in _groups(records):
-            waiting.append(threads.submit(encoded, group))
+            telling: _Telling = queue.SimpleQueue()
+            waiting.append((threads.submit(encoded, group, telling), telling))
             if len(waiting) >= AHEAD * processes:
                 yield from received()
         while waiting:

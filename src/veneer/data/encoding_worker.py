@@ -1,7 +1,7 @@
 """A process that encodes rows for the one that started it (`veneer.data.encoding_pool`), until that has no more.
 
 A job comes over a connection, and then rows, a group at a time. What came of each group goes back the same way, or the
-error that the job ends with.
+error that the job ends with; before it, how far a row is that takes long by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def serve(connection: Connection[Any, Any]) -> None:
     """Encode what comes over a connection until it ends."""
     job: EncodingJob = connection.recv()
-    encoder, audit = encoder_of(job.tokenizer), RowAudit(job.tokenizer, job.checks)
+    encoder, audit = encoder_of(job.tokenizer, connection.send), RowAudit(job.tokenizer, job.checks)
     while True:
         records: list[Record] = connection.recv()
         each = encode_each(records, encoder, max_length=job.max_length, overlong=job.overlong, audit=audit)

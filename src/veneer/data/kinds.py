@@ -240,7 +240,8 @@ def _read(
                 found.append(_made(row, where, remarks, data.columns, kind))
             except BadRow as problem:
                 problems.append(RowProblem(where, str(problem)))
-        for note in (*said, *account(str(file.path), len(found), problems, remarks, data.bad_rows)):
+        said += account(str(file.path), len(found), problems, remarks, data.bad_rows, data.split.column)
+        for note in said:
             emit(Note(message=note))
         rows += found
         skipped += problems

@@ -272,4 +272,11 @@ def _begins_by_system(turns: list[Any]) -> bool:
 
 
 def _says(turns: list[Any], text: str) -> bool:
-    return any(isinstance(turn, dict) and text in (turn.get("content"), turn.get("value")) for turn in turns)
+    return any(isinstance(turn, dict) and text == _text(turn.get("content", turn.get("value"))) for turn in turns)
+
+
+def _text(content: Any) -> Any:
+    """A content that is written as a list of text parts as one text; any other as it is."""
+    if not isinstance(content, list):
+        return content
+    return "".join(str(part.get("text")) for part in content if isinstance(part, dict))

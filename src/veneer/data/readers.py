@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from veneer.errors import DataError
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _JSON_COLUMNS = ("messages", "conversations", "tools")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_LARGEST_CELL = 2**31 - 1
+"""Characters of a cell: the most that the csv module takes on every system."""
 
 
 def iterate_rows(path: Path | str, notes: list[str] | None = None) -> Iterator[tuple[str, Any]]:
@@ -44,7 +46,7 @@ def iterate_rows(path: Path | str, notes: list[str] | None = None) -> Iterator[t
             case ".json":
                 yield from _read_json(path)
             case ".csv":
-                yield from _read_csv(path)
+                yield from _read_csv(path, [] if notes is None else notes)
             case ".parquet":
                 yield from _read_parquet(path, [] if notes is None else notes)
             case suffix:
@@ -130,12 +132,12 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 # ---------------------------------------------------------------- CSV
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+def _read_csv(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
     # The limit on a cell is process-wide in the csv module; it is put back when the file has been read.
-    limit = csv.field_size_limit(sys.maxsize)
+    limit = csv.field_size_limit(_LARGEST_CELL)
     try:
         with path.open("rb") as handle:
-            yield from _csv_rows(path, _csv_lines(handle, path))
+            yield from _csv_rows(path, _csv_lines(handle, path), notes)
     finally:
         csv.field_size_limit(limit)
 
@@ -148,24 +150,63 @@ def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
         yield raw.decode("utf-8", errors="surrogateescape")
 
 
-def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+def _csv_rows(path: Path, lines: Iterator[str], notes: list[str]) -> Iterator[tuple[str, Any]]:
+    first = next(lines, "")
+    _refuse_separator(path, first)
     # Strict: a quote that is never closed would else take the rest of the file into one cell, in silence.
-    reader = csv.reader(lines, strict=True)
-    start = 1
+    reader = csv.reader(chain([first], lines), strict=True)
+    start, empty = 1, 0
+    swallowing: list[str] = []
     try:
         header = _header(path, next(reader, []))
         start = reader.line_num + 1
         for cells in reader:
             where, start = f"{path}:{start}", reader.line_num + 1
             if not any(cells):
+                empty += len(cells) > 0  # a blank line has none
                 continue
             if len(cells) != len(header):
                 yield where, BadRow(f"{len(cells)} cells, but the header names {len(header)} columns")
                 continue
+            if any(_looks_like_rows(cell, len(header)) for cell in cells):
+                swallowing.append(where)
             row: Any = _checked(dict(zip(header, cells, strict=True)))
             yield where, row if isinstance(row, BadRow) else _parse_cells(row)
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, reader.line_num)}") from error
+    if empty:
+        notes.append(f"{path}: rows of empty cells alone, which are left out: {empty:,}")
+    if swallowing:
+        notes.append(
+            f"{path}: rows with a cell over several lines that each read as a row of this file: {len(swallowing):,} "
+            f"(first: {swallowing[0]}); if they are rows, a quote is missing there"
+        )
+
+
+def _refuse_separator(path: Path, line: str) -> None:
+    """Refuse a file whose first line names several columns by another mark than commas."""
+    if len(_cells(line, ",")) > 1:
+        return
+    word = next((word for mark, word in _SEPARATORS.items() if len(_cells(line, mark)) > 1), None)
+    if word is not None:
+        raise DataError(f"{path}:1: the columns are separated by {word}; veneer reads commas: save it so")
+
+
+def _cells(line: str, mark: str) -> list[str]:
+    """The cells of a line; none where it is no row by itself."""
+    try:
+        return next(csv.reader([line], delimiter=mark, strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _looks_like_rows(cell: str, columns: int) -> bool:
+    """Whether every line of a cell behind its first one has a cell for each of several columns. One quote too few at
+    the beginning of a cell, and another at the end of a later row, make one cell of all that is between them."""
+    if columns < 2 or "\n" not in cell:
+        return False
+    following = [line for line in cell.splitlines()[1:] if line]
+    return bool(following) and all(len(_cells(line, ",")) == columns for line in following)
 
 
 def _csv_problem(reason: str, start: int, line: int) -> str:
@@ -173,6 +214,8 @@ def _csv_problem(reason: str, start: int, line: int) -> str:
     if "unexpected end" in reason:
         return f"this row opens a quote that is not closed up to the end of the file; close it ({rule})"
     rows = f"the row in line {start}" if line == start else f"the row in lines {start} to {line}"
+    if "new-line" in reason:
+        return f"{rows} holds a carriage return that ends no line; quote its cell, or save the file with LF or CRLF"
     return f"{rows} is no valid CSV: {reason}; a quote may be missing ({rule})"
 
 
@@ -184,10 +227,6 @@ def _header(path: Path, cells: list[str]) -> list[str]:
             raise DataError(f"{path}:1: {unusable(name, bad, 'a column name')}")
     if len(set(header)) != len(header):
         raise DataError(f"{path}:1: a column name is repeated: {', '.join(map(repr, header))}")
-    if len(header) == 1:
-        separator = next((word for mark, word in _SEPARATORS.items() if mark in header[0]), None)
-        if separator is not None:
-            raise DataError(f"{path}:1: the columns are separated by {separator}; veneer reads commas: save it so")
     return header
 
 

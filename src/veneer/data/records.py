@@ -112,9 +112,22 @@ def _records(
 
 
 def account(
-    source: str, usable: int, problems: Sequence[RowProblem], remarks: Remarks, bad_rows: BadRows | None
+    source: str,
+    usable: int,
+    problems: Sequence[RowProblem],
+    remarks: Remarks,
+    bad_rows: BadRows | None,
+    split_by: str | None = None,
 ) -> list[str]:
     """What is to be said of a file once its rows are read.
+
+    Args:
+        source: the name of the file.
+        usable: number of its rows that can be used.
+        problems: the others.
+        remarks: counts over the rows.
+        bad_rows: as `read_file`.
+        split_by: the column by which rows are held out, which is used by that.
 
     Raises:
         DataError: it has no rows that can be used, or others that may not be skipped.
@@ -125,7 +138,7 @@ def account(
         raise DataError(f"{source}: {len(problems)} of {total} rows cannot be used:\n{grouped(problems)}{remedy}")
     if not usable:
         raise DataError(f"{source} holds no rows; a data file needs at least one")
-    notes = _notes(source, remarks)
+    notes = _notes(source, remarks, split_by)
     if problems:
         notes.insert(
             0, f"{source}: {len(problems)} of {total} rows cannot be used and are left out:\n{grouped(problems)}"
@@ -139,10 +152,13 @@ class RecordReader:
     Args:
         files: the files, in order.
         columns, bad_rows: as `read_file`.
+        split_by: as `account`.
     """
 
-    def __init__(self, files: Sequence[str], columns: Mapping[Column, str], bad_rows: BadRows) -> None:
-        self._files, self._columns, self._bad_rows = files, columns, bad_rows
+    def __init__(
+        self, files: Sequence[str], columns: Mapping[Column, str], bad_rows: BadRows, split_by: str | None = None
+    ) -> None:
+        self._files, self._columns, self._bad_rows, self._split_by = files, columns, bad_rows, split_by
         self.notes: list[str] = []
         """Sentences about the files that were read to their end."""
         self.skipped: list[RowProblem] = []
@@ -164,7 +180,7 @@ class RecordReader:
                 usable += 1
                 if not problems or self._bad_rows is BadRows.SKIP:
                     yield record
-            self.notes += [*said, *account(file, usable, problems, remarks, self._bad_rows)]
+            self.notes += [*said, *account(file, usable, problems, remarks, self._bad_rows, self._split_by)]
             self.skipped += problems
 
 
@@ -187,23 +203,23 @@ def read_rows(path: Path | str) -> list[tuple[Record, Any]]:
     return [(record, raw[record.where]) for record in collect(raw.items(), str(path)).records]
 
 
-def _notes(source: str, remarks: Remarks) -> list[str]:
+def _notes(source: str, remarks: Remarks, split_by: str | None) -> list[str]:
     notes = []
-    if remarks.unused:
+    unused = [(key, count) for key, count in remarks.unused.most_common() if key != split_by]
+    if unused:
         names = ", ".join(
-            f"{printable(repr(str(key)))} ({count:,} row{'s' * (count > 1)})"
-            for key, count in remarks.unused.most_common(20)
+            f"{printable(repr(str(key)))} ({count:,} row{'s' * (count > 1)})" for key, count in unused[:20]
         )
-        more = f" and {len(remarks.unused) - 20} more" if len(remarks.unused) > 20 else ""
+        more = f" and {len(unused) - 20} more" if len(unused) > 20 else ""
         notes.append(f"{source}: these columns or keys are not used: {names}{more}")
     if remarks.empty:
         notes.append(
-            f"{source}: {remarks.empty:,} rows have an assistant turn that says nothing; it teaches to end at once"
+            f"{source}: rows with an assistant turn that says nothing, which teaches to end at once: {remarks.empty:,}"
         )
     if remarks.marked:
         notes.append(
-            f"{source}: {remarks.marked:,} rows mark a turn to train that is not the assistant's; only the assistant's "
-            "turns train"
+            f"{source}: rows that mark a turn to train which is not the assistant's, so that it does not train: "
+            f"{remarks.marked:,}"
         )
     return notes
 

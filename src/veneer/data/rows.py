@@ -178,7 +178,7 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
 
 
 def _read(files: Sequence[RowFile], data: DataSection, skipped: list[RowProblem], emit: Subscriber) -> list[Record]:
-    reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows)
+    reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows, data.split.column)
     records = list(reader)
     for note in reader.notes:
         emit(Note(message=note))
@@ -226,6 +226,7 @@ def encode_told(
             bad_rows=data.bad_rows,
             audit=audit,
             parts=parts,
+            emit=emit,
         )
     skipped += encoded.report.skipped
     for line in (*findings(encoded.report, what), *audit.notes(what)):

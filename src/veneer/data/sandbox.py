@@ -260,6 +260,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             raise SecurityError(f"a power of more than {MAX_POWER_BITS} bits")
         meter.charge()
         value = super().call_binop(context, operator, left, right)
+        if isinstance(value, set):  # of dictionaries' keys: in an order that is another in each process
+            value = dict.fromkeys(sorted(value, key=str)).keys()
         if operator == "%":
             meter.charge_value(value)
         return value

@@ -8,6 +8,7 @@ The environment is the one that chat templates are written for: `trim_blocks` an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,9 @@ from veneer.errors import DataError
 # characters, which `SpecialTokens.guard` refuses in data, so that a message cannot forge a trained span.
 SPAN_OPEN = "\U0010f0fe"
 SPAN_CLOSE = "\U0010f0ff"
+
+_ADDRESS = re.compile(r" at (0x[0-9a-f]{6,})>", re.IGNORECASE)
+"""How Python writes an object that has no text of its own: a function, a method, or what a filter gives one by one."""
 
 # What Python raises for a wrong expression in a template ({{ 1 + "a" }}, a missing key, endless recursion).
 _EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
@@ -153,9 +157,27 @@ class ChatTemplate:
             reason = str(error) or "out of memory"
             raise DataError(f"the chat template failed: {type(error).__name__}: {reason}") from error
         text = "".join(pieces)
+        self._refuse_addresses(text, (messages, tools))
         if half_character(text) is not None:
             raise DataError("the chat template writes half a character (a lone surrogate), which no tokenizer takes")
         return _without_marks(text) if self.marks_generation else Rendering(text, ())
+
+    def _refuse_addresses(self, text: str, given: object) -> None:
+        """Refuse a text with the address of an object: in each process it is another.
+
+        Raises:
+            DataError: there is one, and neither the conversation nor the template has it.
+        """
+        if "0x" not in text and "0X" not in text:
+            return
+        known = f"{self.source}{given!r}".lower()
+        found = next((one for one in _ADDRESS.finditer(text) if one[1].lower() not in known), None)
+        if found is not None:
+            raise DataError(
+                f"the chat template prints an object, {text[max(0, found.start() - 60) : found.end()]!r}, whose place "
+                "in memory is another in each process, so that no run could be repeated; call a function where it is "
+                "named, and put `| list` behind a filter that gives items"
+            )
 
     def _strftime_now(self, form: str) -> str:
         return (self._now or datetime.now()).strftime(form)

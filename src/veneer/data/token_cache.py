@@ -117,6 +117,8 @@ def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> str:
         "checks": sorted(check.value for check in data.checks),
         "columns": sorted((column.value, name) for column, name in data.columns.items()),
     }
+    if data.split.column is not None:
+        described["split"] = data.split.column  # it is not among the columns that the cache says are not used
     return hashlib.sha256(to_text(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -128,14 +130,14 @@ def _encode(
     Raises:
         DataError: as `cached_tokens`.
     """
-    reader = RecordReader(names, data.columns, data.bad_rows)
-    encoder, audit = encoder_of(tokenizer), RowAudit(tokenizer, data.checks)
+    reader = RecordReader(names, data.columns, data.bad_rows, data.split.column)
+    encoder, audit = encoder_of(tokenizer, emit), RowAudit(tokenizer, data.checks)
     counts: Counter[Fate] = Counter()
     problems: list[RowProblem] = []
     longest = 0
     doing = f"tokenising {what} rows into {folder.parent}"
     with StoreWriter(folder, names) as writer, Stage(emit, doing, total=count_lines(names), unit="rows") as stage:
-        for encoded in _encoded(reader, encoder, data, tokenizer, audit, _processes(names)):
+        for encoded in _encoded(reader, encoder, data, tokenizer, audit, _processes(names), emit):
             writer.add(encoded)
             counts[encoded.fate] += 1
             longest = max(longest, encoded.length)
@@ -162,9 +164,10 @@ def _encoded(
     tokenizer: Tokenizer,
     audit: RowAudit,
     processes: int,
+    emit: Subscriber,
 ) -> Iterator[EncodedRow]:
     """What comes of each row, in order, whatever the number of processes."""
     if processes == 1:
         return encode_each(records, encoder, max_length=data.max_length, overlong=data.overlong, audit=audit)
     job = EncodingJob(tokenizer, data.max_length, data.overlong, tuple(data.checks))
-    return encode_in_processes(records, job, audit, processes)
+    return encode_in_processes(records, job, audit, processes, emit)

@@ -159,7 +159,7 @@ def _message(message: Message, at: str) -> Message:
             if key in message:
                 string(message, key, at)
     if "content" not in message and known == "assistant":
-        if not calls:
+        if not calls and not any(key in message for key in REASONING_KEYS):
             raise BadRow(f"{at} is an assistant turn without content or tool calls")
         message["content"] = ""
     if not isinstance(message.get("content"), str):
@@ -194,12 +194,14 @@ def _sharegpt(turn: dict[str, Any], at: str) -> tuple[Message, list[str]]:
     value = string(turn, "value", at)
     left = [key for key in turn if key not in ("from", "value")]
     if speaker == "function_call":
-        return {"role": role, "content": "", "tool_calls": _calls(value, f"{at}.value")}, left
+        calls, more = _calls(value, f"{at}.value")
+        return {"role": role, "content": "", "tool_calls": calls}, [*left, *more]
     return {"role": role, "content": value}, left
 
 
-def _calls(text: str, at: str) -> list[dict[str, Any]]:
-    """The calls in the value of a `function_call` turn: `{"name": ..., "arguments": ...}`, or a list of such."""
+def _calls(text: str, at: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The calls in the value of a `function_call` turn, `{"name": ..., "arguments": ...}` or a list of such, and the
+    keys of theirs that are not used. Some files say `parameters` for `arguments`, as Llama 3.1 does."""
     try:
         parsed = parse_json(text)
     except BadRow as problem:
@@ -210,7 +212,11 @@ def _calls(text: str, at: str) -> list[dict[str, Any]]:
             raise BadRow(f'{at} must be {{"name": ..., "arguments": ...}} or a list of such objects')
     if not calls:
         raise BadRow(f"{at} is an empty list of calls")
-    return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
+    if any({"arguments", "parameters"} <= call.keys() for call in calls):
+        raise BadRow(f"{at} has both arguments and parameters in a call; keep one of them")
+    unused = [f"value.{key}" for call in calls for key in call if key not in ("name", "arguments", "parameters")]
+    made = [
+        {"name": call["name"], "arguments": call.get("arguments", call.get("parameters", {}))}  # a function without any
         for call in calls
     ]
+    return [{"type": "function", "function": call} for call in made], unused

@@ -31,11 +31,16 @@ Encode = Callable[[str], tuple[list[int], list[Span]]]
 """Gives the ids of a text, and the range of characters [start, end) that each came from."""
 
 
+def _untold(characters: int) -> None:
+    """Told how many characters more are done, and does nothing."""
+
+
 def in_windows(
     encode: Encode,
     text: str,
     before: Sequence[int] = (),
     behind: Sequence[int] = (),
+    advance: Callable[[int], None] = _untold,
     *,
     window: int = WINDOW,
     edge: int = EDGE,
@@ -47,6 +52,7 @@ def in_windows(
         encode: tokenises.
         text: the text.
         before, behind: ids that are put before and behind those of the text; their ranges are empty.
+        advance: told how many characters more are done, of a text longer than a window.
         window: characters of a window, at least ten times `edge`.
         edge: characters at either edge of a window that do not count.
     """
@@ -55,11 +61,13 @@ def in_windows(
         end = len(text)
         around = [*((0, 0) for _ in before), *places, *((end, end) for _ in behind)]
         return np.asarray([*before, *found, *behind], dtype=np.int32), around
-    ids, ranges = array("i", before), _Ranges(encode, text)
+    ids, ranges, done = array("i", before), _Ranges(encode, text), 0
     ranges.add(0, 0, 0, len(before))
     for part in _parts(encode, text, window, edge):
         ranges.add(part.window.start, part.window.end, part.skipped, part.taken)
         ids.extend(part.window.ids[part.skipped : part.taken])
+        advance(part.window.end - done)
+        done = part.window.end
     ids.extend(behind)
     ranges.add(len(text), len(text), 0, len(behind))
     return np.frombuffer(ids, dtype=np.int32), ranges

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import tokenizers
@@ -18,6 +18,7 @@ from tokenizers import models, pre_tokenizers
 
 from veneer.bounds import VOCABULARY
 from veneer.errors import ModelError
+from veneer.io.pattern_probes import probes_of
 
 GROWTH = 64
 """The most characters that a normaliser, pre-tokenizer or decoder may make of one. Those of real models make one or
@@ -32,6 +33,11 @@ PROBES = ("a", " ", "1", "!", "\n", "river stone, é漢 12.\n")
 """What texts are made of that patterns are tried on, by repeating it."""
 PROBED = 8192
 """Characters of the longest of them."""
+PROBED_SHORT = 256
+"""Characters of the longest text that repeats an alternative of a pattern, or a letter of ASCII that it names: what
+tries every way to part a text shows itself on far fewer."""
+OWN_PROBES = 256
+"""The most texts that are made of what patterns name."""
 SECONDS = 0.1
 """Processor time that a pattern takes for none of them, on most machines. Those of real models take 5 ms (Sapphire
 Rapids), and one whose time grows with the square of the text 130 ms."""
@@ -74,8 +80,9 @@ def check_bounds(backend: tokenizers.Tokenizer, where: str) -> None:
     around = sum(map(_tokens_around, steps["post-processor"]))
     if around > AROUND:
         raise ModelError(f"{where}: its post-processor puts {around:,} tokens around a text; at most {AROUND} are put")
-    if any(_has_pattern(step) for found in steps.values() for step in found):
-        _check_pace(backend, where)
+    patterns = [step["pattern"]["Regex"] for found in steps.values() for step in found if _has_pattern(step)]
+    if patterns:
+        _check_pace(backend, where, _probes(patterns))
 
 
 def _check_ids(backend: tokenizers.Tokenizer, where: str) -> None:
@@ -136,8 +143,21 @@ def _has_pattern(step: dict[str, Any]) -> bool:
     return isinstance(step.get("pattern"), dict) and "Regex" in step["pattern"]
 
 
-def _check_pace(backend: tokenizers.Tokenizer, where: str) -> None:
+def _probes(patterns: Iterable[str]) -> dict[str, int]:
+    """The texts that patterns are tried on by repeating them, and the most characters of each."""
+    own: dict[str, int] = {}
+    for pattern in patterns:
+        for text, long in probes_of(pattern).items():
+            own[text] = max(own.get(text, 0), PROBED if long else PROBED_SHORT)
+    return dict(islice(own.items(), OWN_PROBES)) | dict.fromkeys(PROBES, PROBED)
+
+
+def _check_pace(backend: tokenizers.Tokenizer, where: str, probes: Mapping[str, int]) -> None:
     """Try the patterns on ever longer texts: those that try every way to part one take long on short ones already.
+
+    Args:
+        backend, where: as `check_bounds`.
+        probes: the texts that are repeated, and the most characters of each.
 
     Raises:
         ModelError: one takes too long, or the library gives up.
@@ -151,9 +171,9 @@ def _check_pace(backend: tokenizers.Tokenizer, where: str) -> None:
         decoder = backend.decoder
         parts["decoder"] = lambda text: decoder.decode([text])
     for name, tried in parts.items():
-        for probe in PROBES:
+        for probe, most in probes.items():
             size = 16
-            while size <= PROBED:
+            while size <= most:
                 text = (probe * size)[:size]
                 if _seconds(tried, text) > SECONDS and _is_slow(tried, text):
                     raise ModelError(

@@ -89,8 +89,8 @@ class RowAudit:
             what: which rows they are: "training" or "evaluation".
         """
         return [
-            f"{told.count:,} {what} row{'s'[: told.count - 1]} that {RULES[name].summary} "
-            f"({name}; first: {told.where}: {told.detail}); `veneer data` names all"
+            f"{name} ({told.count:,} {what} row{'s'[: told.count - 1]}): rows that {RULES[name].summary} "
+            f"(first: {told.where}: {told.detail}); `veneer data` names all"
             for name, told in self._told.items()
         ]
 
