@@ -7,7 +7,7 @@ from pathlib import Path
 from veneer.rewards.base import AnswerToJudge
 
 FUNCTIONS = """
-import asyncio, os, time
+import asyncio, os, subprocess, sys, time
 from pathlib import Path
 
 print("a line that is printed while the file is loaded")
@@ -62,6 +62,37 @@ def asks_for_more(completions, trainer_state, more=None, **columns):
 def numpy_numbers(completions):
     import numpy as np
     return np.arange(len(completions), dtype=np.float32)
+
+def texts_of_numbers(completions):
+    return ["0.5"] * len(completions)
+
+def without_order(completions):
+    return {float(len(text)) for text in completions}
+
+def too_large(completions):
+    return [10**400] * len(completions)
+
+def reads_input(completions):
+    asked = subprocess.run(["cat"], capture_output=True, text=True).stdout
+    return [float(len(text + asked + sys.stdin.read())) for text in completions]
+
+def forks(completions):
+    if os.fork() == 0:
+        return [-1.0] * len(completions)
+    os.wait()
+    return [float(len(text)) for text in completions]
+
+def leaves_others_behind(completions):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    return [float(process.pid)] * len(completions)
+
+def prints_much(completions):
+    for _ in range(50):
+        print("x" * 99_999)
+    print("the last words")
+    if "bad" in completions:
+        os._exit(7)
+    return [float(len(text)) for text in completions]
 
 NOT_A_FUNCTION = 3
 """

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from preference_rows import lora_factors
+from veneer.adapters.score import DEVIATION
 from veneer.data.orders import order
 from veneer.events import StepDone
 
@@ -34,8 +35,48 @@ def in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [rows[at] for epoch in range(STEPS * IN_STEP // ROWS) for at in order(ROWS, seed=0, epoch=epoch)]
 
 
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+"""The settings of an adapter that is that of `tiny.run_config`."""
+
+
+def writing_policy(model: Path) -> Any:
+    """PEFT's adapter over a model in float32, with the first factors of veneer's run."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    torch.manual_seed(0)
+    return get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **LORA))
+
+
+def scoring_policy(model: Path) -> Any:
+    """PEFT's reward model over a model in float32, with the first factors and the new head of veneer's run, which are
+    drawn one after the other."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+    torch.manual_seed(0)
+    policy = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", modules_to_save=["score"], **LORA))
+    score_head(policy).data.normal_(std=DEVIATION)
+    return policy
+
+
+def score_head(policy: Any) -> Tensor:
+    """The weight of the head that is trained."""
+    weight = policy.base_model.model.score.modules_to_save["default"].weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def trained_by_trl(
-    trainer_of: Any, config_of: Any, model: Path, rows: Sequence[Mapping[str, Any]], output: Path, **settings: Any
+    trainer_of: Any,
+    config_of: Any,
+    model: Path,
+    rows: Sequence[Mapping[str, Any]],
+    output: Path,
+    policy: Any = None,
+    **settings: Any,
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """TRL's run: its log, and the adapter's weights by the names that they have on veneer's model.
 
@@ -44,15 +85,13 @@ def trained_by_trl(
         model: the model's folder.
         rows: in the order in which they are trained.
         output: a folder for what it writes.
+        policy: what is trained; by default an adapter that writes.
         settings: of the configuration.
     """
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    torch.manual_seed(0)
-    policy = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    policy = writing_policy(model) if policy is None else policy
     trainer = trainer_of(
         model=policy,
         args=config_of(

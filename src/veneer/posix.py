@@ -6,7 +6,11 @@ the version and `veneer doctor` work there too.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -81,6 +85,27 @@ def file_size_limit() -> int | None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group of its own (`process_group=0`) and all that it has started, and wait for it.
+
+    Windows has no such groups: there the process alone is ended.
+    """
+    if sys.platform != "win32":
+        # One that has ended by itself may have left others behind.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def close_in_forks(*files: IO[Any]) -> None:
+    """Close files in every process that this one forks: such a process is a copy, and none of those whom others speak
+    with. Windows does not fork."""
+    if sys.platform != "win32":
+        for file in files:
+            os.register_at_fork(after_in_child=file.close)
 
 
 def _refuse(lacking: str, error: ImportError) -> NoReturn:

@@ -141,6 +141,21 @@ def test_labels_follow_their_rows_through_what_is_left_out_and_held_out(tmp_path
     file = write_rows(tmp_path / "labels.jsonl", rows)
     data = DataSection(file=str(file), held_out=0.25, max_length=60)
     found = load_kind(data, ct.tokenizer("chatml"), kind=RowKind.LABELLED)
+    assert not any("labelled" in note for note in labelled_notes(file))
     lines = [int(one.where.rpartition(":")[2]) for one in (*found.train, *found.eval)]
     assert 5 not in lines
     assert found.labels == tuple((line - 1) % 3 == 0 for line in lines)
+
+
+def labelled_notes(file: Path) -> list[str]:
+    """What is said of rows with labels while they are read."""
+    said: list[Event] = []
+    load_kind(DataSection(file=str(file)), ct.tokenizer("chatml"), said.append, RowKind.LABELLED)
+    return [event.message for event in said if isinstance(event, Note)]
+
+
+@pytest.mark.parametrize(("label", "word"), [(1, "desirable"), ("false", "not desirable")])
+def test_labels_that_are_all_alike_are_said(label: object, word: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}?", "completion": f"A {n}.", "label": label} for n in range(12)]
+    notes = labelled_notes(write_rows(tmp_path / "labels.jsonl", rows))
+    assert any(note.startswith(f"all 12 training rows are labelled {word}: ") for note in notes)

@@ -13,7 +13,18 @@ from veneer.enums import Column
 
 @pytest.mark.parametrize(
     ("label", "desirable"),
-    [(True, True), (False, False), (1, True), (0, False), ("True", True), ("false", False), ("1", True), (" 0", False)],
+    [
+        (True, True),
+        (False, False),
+        (1, True),
+        (0, False),
+        ("True", True),
+        ("false", False),
+        ("1", True),
+        (" 0", False),
+        ("1.0", True),
+        (0.0, False),
+    ],
 )
 @pytest.mark.parametrize("name", ["label", "kto_tag"])
 def test_a_row_says_an_answer_and_whether_it_is_desirable(name: str, label: Any, desirable: bool) -> None:

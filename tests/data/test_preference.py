@@ -55,6 +55,18 @@ FORMS: dict[str, dict[str, Any]] = {
         "conversations": [{"from": "human", "value": "How heavy is it?"}],
         "chosen": {"from": "gpt", "value": "Two kilos."}, "rejected": {"from": "gpt", "value": "No idea."},
     },
+    "whole conversations beside the turns of their prompt": {
+        "prompt": [QUESTION[0] | {"name": None}],
+        "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
+    "texts behind messages": {"messages": QUESTION, "chosen": "Two kilos.", "rejected": "No idea."},
+    "turns behind messages": {
+        "messages": QUESTION, "chosen": [assistant("Two kilos.")], "rejected": [assistant("No idea.")],
+    },
+    "whole conversations beside messages": {
+        "messages": [*QUESTION, assistant("Two kilos.")],
+        "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
     "messages before": {"messages": QUESTION, "chosen": assistant("Two kilos."), "rejected": assistant("No idea.")},
     "Alpaca": {"instruction": "How heavy is it?", "chosen": "Two kilos.", "rejected": "No idea."},
     "distilabel": {
@@ -113,6 +125,23 @@ def test_a_system_text_stands_before_whole_conversations_once() -> None:
         assert not remarks.unused
 
 
+def test_turns_that_go_on_behind_a_prompt_keep_it() -> None:
+    """They begin with a question, as whole conversations do, and the prompt ends with an answer."""
+    before = [user("Hi"), assistant("Hello.")]
+    pair = to_pair(
+        {"prompt": before, "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No.")]},
+        "f:1",
+    )
+    assert list(pair.rejected.messages) == [*before, *QUESTION, assistant("No.")]
+    assert pair.chosen.trained_turns == (3,)
+
+
+def test_a_system_turn_of_whole_conversations_may_be_missing_in_their_prompt() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    both = {"chosen": [system, *QUESTION, assistant("a")], "rejected": [system, *QUESTION, assistant("b")]}
+    assert list(to_pair(both | {"prompt": QUESTION}, "f:1").chosen.messages) == both["chosen"]
+
+
 def test_a_margin_may_be_a_text_as_in_csv_files() -> None:
     row = FORMS["explicit strings"]
     assert [to_pair(row | {"margin": given}, "f:1").margin for given in (1.5, "1.5", "", None)] == [
@@ -151,6 +180,12 @@ WRONG = [
     ({"prompt": "Q", "chosen": "a", "rejected": 3}, "rejected: completion must be a list of turns|rejected: .*number"),
     ({"chosen": "one", "rejected": "two"}, "no beginning in common that could be the prompt; give a prompt"),
     ({"question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"columns: \{prompt: question, chosen: chosen"),
+    ({"system": "S", "question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"rejected: rejected, system: sys"),
+    ({"prompt": "Q", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": '[{"role": "assistant"}]'},
+     "lists of turns that were written as texts; write the rows as JSON lines"),
+    ({"prompt": [user("Other?")], "chosen": [*QUESTION, assistant("a")], "rejected": [*QUESTION, assistant("b")]},
+     "whole conversations, which do not begin with the turns of the prompt"),
+    ({"prompt": 3, "chosen": [*QUESTION, assistant("a")], "rejected": [*QUESTION, assistant("b")]}, "do not begin"),
     ({"system": "S", "chosen": "It is a", "rejected": "It is b"}, "have no place for a system turn; give a prompt"),
     ({"prompt": "Q", "chosen": "a", "rejected": "b", "margin": "much"}, "margin must be a number"),
     ({"chosen": "one", "rejected": [assistant("two")]}, "must be two strings or two lists of turns"),

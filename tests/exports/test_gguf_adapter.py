@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from gguf_exports import FLOAT32, adapter_on, gap_to
+from preference_rows import pair_rows, pairs
 from support import smollm2_gguf
-from tiny import run_config, write_model
+from tiny import run_config, write_model, write_rows
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import load_adapter
 from veneer.adapters.targets import EMBEDDING
+from veneer.data.prompt_groups import prompt_length
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.exports import gguf_adapter
@@ -72,6 +75,20 @@ def test_an_adapter_in_llama_cpp_is_the_live_one(kind: str, tmp_path: Path) -> N
     assert gap_to(model, file, prompt) > 0.05
 
 
+def test_an_adapter_of_preferences_in_llama_cpp_is_the_live_one(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
+    rows = write_rows(tmp_path / "pairs.jsonl", pairs(8))
+    trained = train(run_config(tiny_model, rows, tmp_path / "run", "objective=dpo", "train.steps=4")).output
+    export(trained, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
+    file, (chosen, *_) = tmp_path / "base.gguf", pair_rows(tiny_model, rows).train
+    write_gguf_base(file, open_checkpoint(tiny_model), Quant.F32)
+    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32).eval()
+    load_adapter(model, trained)
+    prompt = chosen.tokens[: prompt_length(chosen)].tolist()
+    assert gap_to(model, file, prompt, adapter=tmp_path / "out" / ADAPTER_FILE) < 1e-4
+    assert gap_to(model, file, prompt) > 0.05
+
+
 def test_without_the_permutation_it_is_another_adapter(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,8 +109,6 @@ def test_without_the_permutation_it_is_another_adapter(
 
 
 def _write(file: Path, base: Path, folder: Path, kind: AdapterType = AdapterType.F32, **options: Any) -> Any:
-    from veneer.adapters.store import load_adapter
-
     checkpoint = open_checkpoint(base)
     adapter = load_adapter(load_model(checkpoint, dtype=torch.float32), folder)
     return write_gguf_adapter(file, adapter, checkpoint.config, kind, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -10,6 +11,9 @@ from veneer.rewards.base import RewardFailed
 from veneer.rewards.process import LineProcess
 
 ECHO = "import sys\nfor line in sys.stdin:\n    print(line.strip()[::-1], flush=True)"
+CHATTERS = (
+    "import sys\nfor line in sys.stdin:\n    print('x' * 5_000_000, 'end', file=sys.stderr, flush=True)\n    print()"
+)
 FAILS = "import sys\nsys.stdin.readline()\nsys.exit('what went wrong')"
 
 
@@ -25,6 +29,15 @@ def test_an_end_is_told_with_what_the_program_said() -> None:
     with pytest.raises(RewardFailed, match="ended with code 1: what went wrong"):
         process.ask(b"abc", 20, lambda: False)
     assert not process.alive
+
+
+def test_of_what_a_program_says_the_end_is_kept() -> None:
+    """A reward that prints a megabyte a step would fill the disk in a long run."""
+    with LineProcess([sys.executable, "-uc", CHATTERS]) as process:
+        for _ in range(4):
+            process.ask(b"abc", 20, lambda: False)
+        assert os.fstat(process._errors.fileno()).st_size < 6_000_000
+        assert process.said().endswith("x end")
 
 
 def test_a_program_that_is_not_there_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +25,10 @@ GOOD = answers("one", "three", "five")
         ("everything", [5.0, 5.0, 5.0]),
         ("slow_but_together", [3.0, 5.0, 4.0]),
         ("numpy_numbers", [0.0, 1.0, 2.0]),
+        # What asks for input gets none, where it would have read the next request and waited for one more.
+        ("reads_input", [3.0, 5.0, 4.0]),
+        # A copy of the process that comes back from the function tells nothing.
+        ("forks", [3.0, 5.0, 4.0]),
     ],
 )
 def test_a_function_gets_what_it_names_and_none_stays_none(
@@ -47,6 +52,10 @@ def test_a_function_gets_what_it_names_and_none_stays_none(
         ("not_finite", "it gave nan; a reward is a finite number"),
         ("nothing", "it gave 'None'; give a list with a number or None for each answer"),
         ("words", "it gave 'good' for an answer; a reward is a number, or None"),
+        ("texts_of_numbers", "it gave '0.5' for an answer; a reward is a number, or None"),
+        ("without_order", "it gave '{[34].0, [34].0}'; give a list with a number or None for each answer"),
+        ("too_large", "it gave inf; a reward is a finite number"),
+        ("prints_much", "its process ended with code 7.*: x{400,}\nthe last words$"),
         (
             "asks_for_more",
             "it asks for trainer_state; there are answer, completion_ids, completions",
@@ -58,7 +67,7 @@ def test_a_function_that_fails_says_why_and_judges_the_next_answers(function: st
     try:
         with pytest.raises(RewardFailed, match=said):
             reward.values(answers("bad", "good"))
-        if "bad" in function:
+        if function.endswith("_on_bad"):
             assert reward.values(answers("good")) in ([1.0], [2.0], [3.0])
     finally:
         reward.close()
@@ -98,3 +107,26 @@ def test_a_file_may_import_what_stands_beside_it(tmp_path: Path) -> None:
     finally:
         reward.close()
     assert os.getcwd() == here
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_what_a_function_has_started_ends_with_it(tmp_path: Path) -> None:
+    reward = PythonReward(f"{functions(tmp_path)}:leaves_others_behind", seconds=20)
+    (started,) = reward.values(GOOD[:1])
+    assert started is not None
+    os.kill(int(started), 0)
+    reward.close()
+    assert ends(int(started))
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends, or has ended and is waited for by nobody."""
+    for _ in range(1000):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tiny import examples, run_config
+from preference_rows import pairs
+from tiny import examples, rows, run_config, write_model, write_rows
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.events import Event, StepDone, from_json
@@ -26,6 +28,7 @@ from veneer.training.locked_folder import locked_folder
 from veneer.training.objective import OverModel, mean_loss
 from veneer.training.objectives.base import Means, Objective, Sums
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
+from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
 from veneer.training.session import RunResult, begin, threads_of
 
@@ -144,3 +147,62 @@ def test_runs_of_different_objectives_share_a_base_and_are_those_that_they_are_a
             assert other.loss == pytest.approx(one.loss, rel=1e-4)
             assert dict(other.metrics) == pytest.approx(dict(one.metrics), rel=1e-4)
             assert set(one.metrics) == (set() if number == 1 else {CROSS_ENTROPY, "norm", "accuracy"})
+
+
+def rows_for(objective: str) -> list[dict[str, Any]]:
+    """Eleven rows of an objective, some with a prompt in common."""
+    preferred = [row | {"prompt": f"{number // 2}: the parcel?"} for number, row in enumerate(pairs(11))]
+    match objective:
+        case "pretraining":
+            return [{"text": f"{row['prompt']} {row['rejected']}"} for row in pairs(11)]
+        case "kto":
+            both = [(row, key) for row in preferred for key in ("chosen", "rejected")]
+            return [{"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"} for row, key in both]
+        case "grpo":
+            return [{"prompt": row["prompt"], "good": row["chosen"]} for row in preferred]
+        case "sft" | "distillation":
+            return rows(11)
+    return [row | {"margin": number / 4} if objective == "reward" else row for number, row in enumerate(preferred)]
+
+
+GRADIENT = ("train.optimizer=sgd", "train.beta1=0", "train.learning_rate=1", "train.weight_decay=0", "train.clip=0",
+            "train.schedule=constant", "train.warmup=0", "train.steps=1", "train.examples_per_step=11")  # fmt: skip
+"""A step that takes the gradient off the weights."""
+EVERY = {
+    "sft": (),
+    "pretraining": (),
+    "dpo": ("dpo.nll=0.3",),
+    "orpo": (),
+    "cpo": (),
+    "simpo": ("simpo.nll=0.3",),
+    "kto": ("train.examples_per_step=22",),
+    "reward": ("method=lora", "reward.centring=0.1"),
+    "grpo": ("grpo.num_generations=3", "grpo.max_completion_length=8", "grpo.beta=0.1", "grpo.reference=start",
+             "rewards=[{metric: chrf, column: good}]"),
+    "distillation": ("distillation.divergence=reverse", "distillation.nll=0.2"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", EVERY)
+def test_lanes_and_micro_batches_leave_the_gradient_of_a_step(objective: str, tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", rows_for(objective))
+    settings = [f"objective={objective}", "method=full", *GRADIENT, *EVERY[objective]]
+    if objective == "distillation":
+        settings.append(f"distillation.teacher={write_model(tmp_path / 'teacher', seed=9, hidden=96)}")
+
+    def after(lanes: int, most: int) -> dict[str, Tensor]:
+        output = tmp_path / f"{lanes} {most}"
+        cut = (f"train.lanes={lanes}", f"compute.micro_batch_tokens={most}")
+        train(run_config(tiny_model, file, output, *settings, *cut))
+        (weights,) = RunFolder(output).weights.values()
+        return load_file(weights)
+
+    whole, start = after(1, 4096), load_file(tiny_model / "model.safetensors")
+    learned = {name: (whole[name] - start[name]).abs().max() for name in whole if name in start}
+    assert objective == "reward" or max(learned.values()) > 1e-3
+    for lanes, most in ((1, 100), (4, 4096), (4, 30)):
+        found = after(lanes, most)
+        for name, tensor in whole.items():
+            largest = max(1.0, float(learned.get(name, 0.0)))
+            assert float((found[name] - tensor).abs().max()) < 1e-6 * largest, (lanes, most, name)

@@ -12,7 +12,7 @@ from preference_rows import trainable_model
 from tiny import run_config, write_rows
 from veneer.data.kinds import load_kind
 from veneer.enums import RowKind
-from veneer.events import ignore
+from veneer.events import Event, Level, Note, Subscriber, ignore
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import from_directory
 from veneer.rewards.base import AnswerToJudge, RewardsStopped
@@ -56,6 +56,13 @@ class Lengths:
         pass
 
 
+class Silent(Lengths):
+    """Has no opinion."""
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        return [None] * len(answers)
+
+
 @pytest.fixture
 def ask(tiny_model: Path, tmp_path: Path) -> Ask:
     """Asks three prompts twice each, as one process of a group."""
@@ -64,12 +71,21 @@ def ask(tiny_model: Path, tmp_path: Path) -> Ask:
     rows = load_kind(config.data, from_directory(tiny_model), kind=RowKind.PROMPTS)
     model = trainable_model(tiny_model)
 
-    def asked(group: Alone, *, signal: bool = False, reward: Lengths | None = None) -> JudgedAnswers:
+    def asked(
+        group: Alone,
+        *,
+        signal: bool = False,
+        reward: Lengths | None = None,
+        emit: Subscriber = ignore,
+        times: int = 1,
+    ) -> JudgedAnswers:
         sampler = Sampler(
-            model=model, tokenizer=from_directory(tiny_model), stop_ids=frozenset({2}), group=group, emit=ignore,
+            model=model, tokenizer=from_directory(tiny_model), stop_ids=frozenset({2}), group=group, emit=emit,
             judge=Judge([WeighedReward("length", reward or Lengths())]), stop=lambda: signal,
         )  # fmt: skip
-        return sampler.answers(rows.prompts, list(rows.train), 2, SAMPLING, "sampling")
+        for _ in range(times):
+            found = sampler.answers(rows.prompts, list(rows.train), 2, SAMPLING, "sampling")
+        return found
 
     return asked
 
@@ -92,6 +108,17 @@ def test_a_process_that_is_alone_answers_and_judges_all(ask: Ask) -> None:
     found = ask(Alone())
     assert len(found.answers) == 6
     assert found.judged.totals.tolist() == [float(len(one.tokens)) for one in found.answers]
+
+
+def test_answers_without_a_reward_are_told_of_once(ask: Ask) -> None:
+    """A reward that never has an opinion would make a run that learns nothing, in silence."""
+    seen: list[Event] = []
+    ask(Alone(), reward=Silent(), emit=seen.append, times=2)
+    (note,) = [event for event in seen if isinstance(event, Note)]
+    assert (note.message, note.level) == (
+        "none of 6 answers has a reward, so that a step learns nothing from them",
+        Level.WARNING,
+    )
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -33,6 +33,17 @@ def repeats_note(repeats: int, where: str, first: str) -> str:
     return f"{repeats} training rows repeat an earlier one (first: {where} = {first})"
 
 
+def one_label_note(rows: int, desirable: bool) -> str:
+    """That all training rows have one label.
+
+    Args:
+        rows: number of training rows.
+        desirable: what the label says.
+    """
+    word = "desirable" if desirable else "not desirable"
+    return f"all {rows:,} training rows are labelled {word}: nothing tells a desirable answer from another"
+
+
 def findings(report: EncodeReport, what: str) -> list[str]:
     """What encoding found, a sentence a line.
 

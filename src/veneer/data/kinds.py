@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from veneer.config import DataSection
-from veneer.data.account import LISTED, overlap_note, repeats_note
+from veneer.data.account import LISTED, one_label_note, overlap_note, repeats_note
 from veneer.data.chat import Example, start_template
 from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
 from veneer.data.formats import Remarks, to_record
@@ -112,6 +112,9 @@ def load_kind(
     held_out = _encode(evaluated, tokenizer, data, parts, "evaluation", skipped, emit) if evaluated else []
     places = {example.where for example in train}
     labels = {row.where: row.desirable for row in (*rows, *evaluated)}
+    told = {labels[one.where] for one in train}
+    if kind is RowKind.LABELLED and len(train) > 1 and len(told) == 1:
+        notice(one_label_note(len(train), told.pop()))
     margins = {row.where: row.margin or 0.0 for row in (*rows, *evaluated)}
     by_how_much = any(row.margin is not None for row in (*rows, *evaluated))
     return Rows(

@@ -2,7 +2,8 @@
 
 A row is in a form of `veneer.data.formats` (`prompt` and `completion`, `messages`, `conversations`, `instruction` and
 `output`) with `label` beside it: true for an answer that is desirable, false for one that is not. LLaMA-Factory's name
-of it is `kto_tag`. CSV files have words alone, so that "true" and "1" are read as true, "false" and "0" as false.
+of it is `kto_tag`. CSV files have words alone, so that "true", "1" and "1.0" are read as true, and "false", "0" and
+"0.0" as false.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from veneer.data.json_values import BadRow
 from veneer.enums import Column
 
 NAMES = ("label", "kto_tag")
-WORDS = {"true": True, "1": True, "false": False, "0": False}
+WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,14 @@ def to_labelled(
     if len(given) != 1:
         raise BadRow(f"there must be one label, true or false, under {' or '.join(NAMES)}; there are {len(given)}")
     label = row.pop(given[0])
-    if isinstance(label, str):
-        label = WORDS.get(label.strip().lower(), label)
-    if not isinstance(label, (bool, int, float)) or label not in (0, 1):
+    desirable = read_label(label)
+    if desirable is None:
         raise BadRow(f"{given[0]} is {label!r}; an answer is desirable (true or 1) or it is not (false or 0)")
-    return Labelled(to_record(row, where, remarks), bool(label))
+    return Labelled(to_record(row, where, remarks), desirable)
+
+
+def read_label(label: Any) -> bool | None:
+    """Whether a label says that an answer is desirable; None for a value that is no label."""
+    if isinstance(label, str):
+        return WORDS.get(label.strip().lower())
+    return bool(label) if isinstance(label, bool | int | float) and label in (0, 1) else None

@@ -7,12 +7,12 @@ Forms are told apart by the keys of a row; the first line of this table that fit
     instruction (+ input, system) + chosen + rejected  Alpaca, where both answers are strings
     prompt + chosen + rejected                         an explicit prompt: strings, or lists of messages
     instruction + chosen + rejected                    distilabel: the prompt, and lists of messages
-    messages + chosen + rejected                       the turns before, and one turn each
+    messages + chosen + rejected                       the turns before, and the answers as strings or turns
     chosen + rejected                                  an implicit prompt: what both begin with
 
 A list of messages may stand where a string may, and a single message for a list of one. Whole conversations may stand
-in `chosen` and `rejected` beside a `prompt` that repeats their question. `system` and `tools` belong to both answers.
-Two texts of the form "Human: … Assistant: …" are read as conversations.
+in `chosen` and `rejected` beside a `prompt` that repeats their question or their first turns, and beside `messages`.
+`system` and `tools` belong to both answers. Two texts of the form "Human: … Assistant: …" are read as conversations.
 
 Each answer becomes a record of its own, by the rules of `veneer.data.formats`: what trains, and every error, is as
 there.
@@ -36,6 +36,8 @@ QUESTIONS = ("question", "query", "input", "problem")
 """Columns that ask, by the names that others give them."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
+_WRITTEN_TURNS = re.compile(r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:""")
+"""How a list of turns begins that was written into a text, as CSV files get them from pandas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         raise BadRow(f"no pair of answers is known for the keys {keys}; known: {FORMS}")
     _all(row, "chosen", "rejected")
     answers = row["chosen"], row["rejected"]
+    if all(isinstance(answer, str) and _WRITTEN_TURNS.match(answer) for answer in answers):
+        raise BadRow("chosen and rejected are lists of turns that were written as texts; write the rows as JSON lines")
     more = {key: row[key] for key in ("tools",) if key in row}
     system = {key: row[key] for key in ("system",) if key in row}
     if "conversations" in row:
@@ -132,7 +136,7 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         return _explicit(row["prompt"], answers, row, more), used
     if "instruction" in row and not row.get("input"):
         return _explicit(row["instruction"], answers, row, more), ("instruction", *used[1:])
-    if "messages" in row and all(isinstance(answer, dict) for answer in answers):
+    if "messages" in row and not all(map(_whole, answers)):
         return _behind(row["messages"], answers, more | system), ("messages", *used[1:])
     _refuse_another_prompt(row, answers)
     return _implicit(answers, more, row.get("system")), used[1:]
@@ -148,9 +152,10 @@ def _refuse_another_prompt(row: Mapping[str, Any], answers: tuple[Any, Any]) -> 
         return
     asking = [key for key, text in row.items() if str(key).lower() in QUESTIONS and isinstance(text, str)]
     if asking and not all(answer.startswith(row[asking[0]]) for answer in answers):
+        system = ", system: system" if "system" in row else ""
         raise BadRow(
             f"chosen and rejected are two texts, and there is no prompt; if {asking[0]!r} is it, set data.columns: "
-            f"{{prompt: {asking[0]}, chosen: chosen, rejected: rejected}}"
+            f"{{prompt: {asking[0]}, chosen: chosen, rejected: rejected{system}}}"
         )
 
 
@@ -185,11 +190,12 @@ def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], mor
     if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers) and "system" not in row:
         chosen, rejected = ({"prompt": prompt, "completion": answer, **more} for answer in answers)
         return chosen, rejected
-    if all(isinstance(answer, list) and _asks(answer) for answer in answers):
+    if all(isinstance(answer, list) and _asks(answer) for answer in answers) and not _ends_by_answer(prompt):
         # Whole conversations, and the question once more: what it says must be in them.
-        question = prompt if isinstance(prompt, str) else None
-        if question is not None and not all(_says(answer, question) for answer in answers):
+        if isinstance(prompt, str) and not all(_says(answer, prompt) for answer in answers):
             raise BadRow("chosen and rejected are whole conversations, and the prompt is in neither of their turns")
+        if not isinstance(prompt, str) and not all(_begins_by(answer, _turns(prompt)) for answer in answers):
+            raise BadRow("chosen and rejected are whole conversations, which do not begin with the turns of the prompt")
         return _implicit(answers, more, row.get("system"))
     before = [*_system(row.get("system")), *_turns(prompt, "user")]
     chosen, rejected = ({"prompt": before, "completion": _turns(answer), **more} for answer in answers)
@@ -261,6 +267,11 @@ def _turns(value: Any, role: str = "assistant") -> Any:
     return [value] if isinstance(value, dict) else value
 
 
+def _whole(answer: Any) -> bool:
+    """Whether an answer is a conversation that begins with what is asked."""
+    return (isinstance(answer, list) and _asks(answer)) or (isinstance(answer, str) and _spoken(answer) is not None)
+
+
 def _asks(turns: list[Any]) -> bool:
     """Whether turns begin with one that is not the assistant's."""
     first = turns[0] if turns else None
@@ -269,6 +280,25 @@ def _asks(turns: list[Any]) -> bool:
 
 def _begins_by_system(turns: list[Any]) -> bool:
     return isinstance(turns[0], dict) and turns[0].get("role", turns[0].get("from")) in ("system", "developer")
+
+
+def _ends_by_answer(prompt: Any) -> bool:
+    """Whether a prompt is turns of which the last one is the assistant's, so that other turns may follow."""
+    return isinstance(prompt, list) and bool(prompt) and not _asks(prompt[-1:])
+
+
+def _begins_by(turns: list[Any], first: Any) -> bool:
+    """Whether turns begin with these, by who says what; a system turn may stand before them."""
+    if not isinstance(first, list):
+        return False
+    own = turns[1:] if _begins_by_system(turns) and first and not _begins_by_system(first) else turns
+    return [_said(turn) for turn in own[: len(first)]] == [_said(turn) for turn in first]
+
+
+def _said(turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    return turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
 
 
 def _says(turns: list[Any], text: str) -> bool:

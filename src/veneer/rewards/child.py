@@ -4,7 +4,8 @@ The function may hang, print, exit or take all memory: the parent (`veneer.rewar
 goes on. It is no sandbox: the function may do what the user may.
 
 A request and an answer are one line of JSON each. The first line that comes in names file and function. What the
-function prints goes to standard error, so that it never stands among the answers.
+function prints goes to standard error, so that it never stands among the answers. What it reads from standard input is
+empty, and never the next request. A copy of the process that it forks can neither read requests nor answer them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from veneer.posix import close_in_forks
 from veneer.strict_json import to_text
 
 
@@ -34,7 +36,10 @@ def serve() -> None:
     """Answer requests until the input ends."""
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    answers = os.fdopen(os.dup(1), "wb")
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    close_in_forks(requests, answers)
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
     os.dup2(2, 1)
 
     def tell(make: Callable[[], dict[str, Any]]) -> bool:
@@ -55,10 +60,10 @@ def serve() -> None:
         functions.append(loaded(Path(file), function))
         return {"ready": True}
 
-    described = json.loads(sys.stdin.buffer.readline())
+    described = json.loads(requests.readline())
     if not tell(lambda: load(described["file"], described["function"])):
         return
-    for line in sys.stdin.buffer:
+    for line in requests:
         given = json.loads(line)
         tell(lambda given=given: {"rewards": asked(functions[0], given)})  # type: ignore[misc]
 
@@ -106,7 +111,8 @@ def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | N
     found = function(**given)
     if inspect.isawaitable(found):
         found = asyncio.run(_awaited(found))
-    if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
+    # A set has no order in which its numbers could belong to the answers.
+    if isinstance(found, str | bytes | dict | set | frozenset) or not isinstance(found, Iterable):
         raise NotUsable(f"it gave {str(found)[:40]!r}; give a list with a number or None for each answer")
     values = list(found)
     if len(values) != count:
@@ -127,13 +133,24 @@ def _needed(one: inspect.Parameter) -> bool:
 def _checked(value: Any) -> float | None:
     if value is None:
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise NotUsable(f"it gave {str(value)[:40]!r} for an answer; a reward is a number, or None") from None
+    number = _number(value)
+    if number is None:
+        raise NotUsable(f"it gave {str(value)[:40]!r} for an answer; a reward is a number, or None")
     if not math.isfinite(number):
         raise NotUsable(f"it gave {number}; a reward is a finite number, or None where there is no opinion")
     return number
+
+
+def _number(value: Any) -> float | None:
+    """A number as a function gives it; None for anything else, of texts also for those that look like one."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
 
 
 def _told(error: Exception) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 
 from veneer.errors import ConfigError
+from veneer.posix import end_group
 from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
 from veneer.rewards.process import POLL_SECONDS, SHOWN
 from veneer.strict_json import to_text, with_reasons
@@ -61,7 +62,7 @@ class CommandReward:
             given.write(text.encode("utf-8", errors="surrogatepass"))
             given.seek(0)
             try:
-                process = subprocess.Popen(self._arguments, stdin=given, stdout=output, stderr=errors)
+                process = subprocess.Popen(self._arguments, stdin=given, stdout=output, stderr=errors, process_group=0)
             except OSError as error:
                 raise RewardFailed(f"{self._arguments[0]} cannot be run: {error.strerror or error}") from error
             code = self._waited(process)
@@ -86,14 +87,13 @@ class CommandReward:
                         raise RewardFailed(f"it took longer than {self._seconds:g} s") from None
         finally:
             if process.poll() is None:
-                process.kill()
-                process.wait()
+                end_group(process)
 
 
 def _value(line: str) -> float | None:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RewardFailed(f"it printed a line that is no JSON: {line[:80]!r}") from error
     if isinstance(value, dict):
         if "reward" not in value:
@@ -101,6 +101,6 @@ def _value(line: str) -> float | None:
         value = value["reward"]
     if value is None:
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise RewardFailed(f"it printed {line[:80]!r}; a reward is a finite number, or null")
     return float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import tempfile
@@ -11,18 +12,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Self
 
+from veneer.posix import end_group
 from veneer.rewards.base import RewardFailed, RewardsStopped
 
 POLL_SECONDS = 0.1
 """How often a wait looks whether a signal came."""
 SHOWN = 500
 """Characters of the end of what a program said on standard error that an error repeats."""
+KEPT = 2**20
+"""Bytes of what a program says that are kept; of more, the end."""
 
 
 class LineProcess:
     """A process that answers each line with a line.
 
-    What it says on standard error is kept, so that it never stands among the program's own lines.
+    The end of what it says on standard error is kept, so that it never stands among the program's own lines. What the
+    process has started itself ends with it.
 
     Args:
         command: the program and its arguments.
@@ -32,10 +37,11 @@ class LineProcess:
     """
 
     def __init__(self, command: Sequence[str]):
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
+        # Without a buffer: the process writes where this file stands.
+        self._errors: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (`close` closes it)
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors)
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, process_group=0)
         except OSError as error:
             self._errors.close()
             raise RewardFailed(f"{command[0]} cannot be run: {error.strerror or error}") from error
@@ -58,6 +64,7 @@ class LineProcess:
         threading.Thread(target=self._write, args=(line + b"\n",), daemon=True).start()
         end = time.monotonic() + seconds
         while True:
+            self._shorten()
             try:
                 answer = self._lines.get(timeout=min(POLL_SECONDS, max(0.0, end - time.monotonic())))
             except queue.Empty:
@@ -77,8 +84,7 @@ class LineProcess:
 
     def said(self) -> str:
         """The end of what the program has said on standard error."""
-        self._errors.seek(0)
-        return self._errors.read().decode("utf-8", errors="replace").strip()[-SHOWN:]
+        return self._last_bytes(4 * SHOWN).decode("utf-8", errors="replace").strip()[-SHOWN:]
 
     @property
     def alive(self) -> bool:
@@ -87,8 +93,7 @@ class LineProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
+        end_group(self._process)
         with suppress(OSError):  # what was not written yet has no reader any more
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -99,6 +104,18 @@ class LineProcess:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _last_bytes(self, most: int) -> bytes:
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - most))
+        return self._errors.read()
+
+    def _shorten(self) -> None:
+        """Leave the end of what the program has said where that is long: it may print as long as it runs."""
+        if self._errors.seek(0, os.SEEK_END) > KEPT:
+            said = self._last_bytes(4 * SHOWN)
+            self._errors.seek(0)
+            self._errors.truncate()
+            self._errors.write(said)
 
     def _read(self) -> None:
         assert self._process.stdout is not None

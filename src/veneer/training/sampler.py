@@ -61,7 +61,8 @@ class Sampler:
     _asked: int = 0
     """How often it was asked, which all processes count alike."""
     _told: set[str] = field(default_factory=set)
-    """The rewards of which it was told that they fail on several answers together."""
+    """The rewards of which it was told that they fail on several answers together; "" where it was told that answers
+    have no reward."""
 
     def answers(
         self, prompts: Sequence[PromptRow], examples: Sequence[Example], group: int, sampling: Sampling, doing: str
@@ -129,20 +130,24 @@ class Sampler:
         except RewardsStopped:
             self.group.publish(key, STOPPED)
             raise SamplingStopped from None
-        self._say(judged.retried)
+        self._say(judged)
         self.group.publish(key, to_text([judged.names, [asdict(one) for one in judged.failures]]))
         self.group.broadcast(torch.from_numpy(judged.values))
         self.group.broadcast(torch.from_numpy(judged.totals))
         return judged
 
-    def _say(self, retried: Sequence[str]) -> None:
+    def _say(self, judged: Judged) -> None:
         """Tell once of each reward that it judges answers one by one which it fails on together: it takes far longer
-        then, and may be wrong of all of them."""
-        for text in retried:
-            name = text.partition(":")[0]
+        then, and may be wrong of all of them. And once of answers of which none has a reward."""
+        messages = {
+            text.partition(":")[0]: f"reward {text}; it judges them in smaller numbers, which takes longer"
+            for text in judged.retried
+        }
+        if len(judged.totals) and np.isnan(judged.totals).all():
+            messages[""] = f"none of {len(judged.totals)} answers has a reward, so that a step learns nothing from them"
+        for name, message in messages.items():
             if name not in self._told:
                 self._told.add(name)
-                message = f"reward {text}; it judges them in smaller numbers, which takes longer"
                 self.emit(Note(message=message, level=Level.WARNING))
 
     def _heard(self, told: str, answers: int) -> Judged:

@@ -20,6 +20,17 @@ def answers(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 @pytest.fixture(scope="session")
+def plain_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model without a template: rows are a prompt and what follows it."""
+    path = write_model(tmp_path_factory.mktemp("trl") / "model")
+    file = path / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    del settings["chat_template"]
+    file.write_text(json.dumps(settings | {"pad_token": "<|endoftext|>"}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def plain_end(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a template that writes nothing behind the token that ends a turn: TRL would train that."""
     path = write_model(tmp_path_factory.mktemp("trl") / "model")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from preference_rows import full_logits, largest_difference, step_gradients, trainable_model
-from tiny import examples, rows, write_model, write_rows
+from tiny import examples, rows, run_config, write_model, write_rows
+from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
+from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DistillationSection
 from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.enums import Divergence
+from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.training.live_teacher import LiveTeacher
 from veneer.training.objectives.distillation import AGREEMENT, CROSS_ENTROPY, DISTILLATION, DIVERGENCE, Distillation
+from veneer.training.run import train
 
 SETTINGS = {
     "forward": DistillationSection(),
@@ -104,3 +111,54 @@ def test_every_sum_is_divided_by_the_steps_supervised_tokens(teacher: CausalLM, 
     weights = objective(teacher, DistillationSection()).weights(pack(documents, 90))
     tokens = sum(one.supervised for one in documents)
     assert weights == dict.fromkeys((DISTILLATION, DIVERGENCE, CROSS_ENTROPY, AGREEMENT), tokens)
+
+
+THEIRS = {"forward": 0.0, "reverse": 1.0, "generalised": 0.3}
+"""β of TRL's GKD for each divergence."""
+
+
+def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Rows of tokens and of what trains, filled up to the longest: `[rows, longest]` each."""
+    tokens, labels, seen = (
+        torch.nn.utils.rnn.pad_sequence([torch.tensor(part(row)) for row in rows], batch_first=True, padding_value=fill)
+        for part, fill in (
+            (lambda row: row["input_ids"], 0),
+            (lambda row: row["labels"], -100),
+            (lambda row: [1] * len(row["labels"]), 0),
+        )
+    )
+    return {"input_ids": tokens, "labels": labels, "attention_mask": seen}
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's trainer is among its experimental ones, and says so
+@pytest.mark.parametrize("divergence", THEIRS)
+def test_losses_of_the_first_steps_are_trls(divergence: str, plain_end: Path, tmp_path: Path) -> None:
+    """GKD on given rows (`lmbda` 0), whose loss is at the temperature 1 whatever is set."""
+    gkd = pytest.importorskip("trl.experimental.gkd", reason="TRL is not installed")
+    from transformers import AutoModelForCausalLM
+
+    file, output = write_rows(tmp_path / "rows.jsonl", rows(ROWS)), tmp_path / "run"
+    teacher, events = write_model(tmp_path / "teacher", seed=9, hidden=96), list[Event]()
+    beta = THEIRS[divergence]
+    settings = (f"distillation.teacher={teacher}", f"distillation.divergence={divergence}", f"distillation.beta={beta}")
+    chosen = settings if 0 < beta < 1 else settings[:2]
+    train(
+        run_config(plain_end, file, output, "objective=distillation", *SAME_RUN, *chosen), subscribers=[events.append]
+    )
+    encoded: list[dict[str, Any]] = [
+        {
+            "input_ids": one.tokens.tolist(),
+            "labels": [
+                token if trains else -100
+                for token, trains in zip(one.tokens.tolist(), one.loss_mask.tolist(), strict=True)
+            ],
+        }
+        for one in examples(plain_end, file)
+    ]
+    theirs = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    log, weights = trained_by_trl(
+        partial(gkd.GKDTrainer, teacher_model=theirs, data_collator=padded), gkd.GKDConfig, plain_end,
+        in_order(encoded), tmp_path / "theirs", lmbda=0.0, beta=beta, max_length=None,
+    )  # fmt: skip
+    assert_same_course([event for event in events if isinstance(event, StepDone)], log, (), logps=())
+    assert_same_adapter(output, weights)

@@ -157,6 +157,7 @@ THEIRS = {
     "ipo": ("dpo.loss=ipo", "dpo.beta=0.5"),
     "robust": ("dpo.loss=robust", "dpo.label_smoothing=0.1"),
     "sigmoid_norm": ("dpo.loss=sigmoid_norm", "dpo.beta=2.0"),
+    "sigmoid and NLL": ("dpo.loss=sigmoid", "dpo.nll=0.4"),
 }
 
 
@@ -171,7 +172,9 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(loss: str, plain_end: Pa
     train(config, subscribers=[events.append])
     log, weights = trained_by_trl(
         trl.DPOTrainer, trl.DPOConfig, plain_end, in_order(rows), tmp_path / "theirs", max_length=None,
-        loss_type=[loss], beta=config.dpo.beta, label_smoothing=config.dpo.label_smoothing,
+        beta=config.dpo.beta, label_smoothing=config.dpo.label_smoothing,
+        **({"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.dpo.nll]} if config.dpo.nll
+           else {"loss_type": [loss]}),
     )  # fmt: skip
     steps = [event for event in events if isinstance(event, StepDone)]
     names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")

@@ -11,13 +11,18 @@ from preference_rows import (
     assert_any_split_is_the_same_step,
     assert_is_the_formula,
     chosen_nll,
+    pairs,
     scored,
     trainable_model,
 )
+from tiny import run_config, write_rows
+from trl_runs import ROWS, SETTINGS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
 from veneer.config import OrpoSection
 from veneer.data.chat import Example
+from veneer.events import Event, StepDone
 from veneer.training.objectives.documents import NLL
 from veneer.training.objectives.orpo import ODDS, ORPO, Orpo, log_one_minus_exp
+from veneer.training.run import train
 
 
 def test_loss_gradients_and_metrics_are_those_of_the_formula(answers: list[Example], tiny_model: Path) -> None:
@@ -51,3 +56,24 @@ def test_the_logarithm_of_what_is_left_keeps_its_digits(x: float) -> None:
     assert float(found.detach()) == pytest.approx(float(left.ln()), rel=1e-12)
     assert point.grad is not None
     assert float(point.grad) == pytest.approx(float(-Decimal(x).exp() / left), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's trainer is among its experimental ones, and says so
+def test_losses_and_rewards_of_the_first_steps_are_trls(plain_text: Path, tmp_path: Path) -> None:
+    """Its NLL counts the prompt's tokens too: of a prompt of one token none is predicted, and both are the same."""
+    trl = pytest.importorskip("trl.experimental.orpo", reason="TRL is not installed")
+    rows = [row | {"prompt": "ABCDEFGHIJ"[number % 10]} for number, row in enumerate(pairs(ROWS))]
+    events: list[Event] = []
+    file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
+    train(
+        run_config(plain_text, file, output, "objective=orpo", "orpo.beta=0.3", *SETTINGS), subscribers=[events.append]
+    )
+    log, weights = trained_by_trl(
+        trl.ORPOTrainer, trl.ORPOConfig, plain_text, in_order(rows), tmp_path / "theirs", beta=0.3, max_length=512,
+        remove_unused_columns=False,
+    )  # fmt: skip
+    named = [line | {NLL: line["nll_loss"], ODDS: line["log_odds_chosen"]} for line in log]
+    steps = [event for event in events if isinstance(event, StepDone)]
+    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", NLL, ODDS)
+    assert_same_course(steps, named, names, logps=())
+    assert_same_adapter(output, weights)

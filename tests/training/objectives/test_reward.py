@@ -8,14 +8,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from preference_rows import largest_difference, step_gradients, trainable_model
+from preference_rows import largest_difference, pairs, step_gradients, trainable_model
+from tiny import run_config, write_rows
+from trl_runs import (
+    ROWS,
+    SETTINGS,
+    assert_same_adapter,
+    assert_same_course,
+    in_order,
+    score_head,
+    scoring_policy,
+    trained_by_trl,
+    turns,
+)
 from veneer.adapters.score import ScoreHead
 from veneer.config import RewardSection
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
+from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.base import Means
 from veneer.training.objectives.reward import CENTRE, METRICS, REWARD, Reward, last_tokens
+from veneer.training.run import train
 
 CENTRED = RewardSection(centring=0.05)
 MARGINS = (0.5, 0.0, 2.0, -0.3, 0.0, 1.0, 0.25)
@@ -97,3 +111,23 @@ def test_the_last_token_of_each_document_is_found_however_it_is_laid(answers: li
 def test_weights_are_pairs_and_the_centring_is_weighed(answers: list[Example]) -> None:
     weights = Reward(CENTRED, None).weights(pack(answers, 200, together=2))
     assert weights == {REWARD: 7, CENTRE: 7 / 0.05, **dict.fromkeys(METRICS, 7)}
+
+
+def test_losses_and_scores_of_the_first_steps_are_trls(plain_end: Path, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="TRL is not installed")
+    rows = [turns(row) | {"margin": number % 3 / 2} for number, row in enumerate(pairs(ROWS))]
+    events: list[Event] = []
+    file, output, policy = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run", scoring_policy(plain_end)
+    config = run_config(plain_end, file, output, "objective=reward", "reward.centring=0.05", *SETTINGS)
+    train(config, subscribers=[events.append])
+    log, weights = trained_by_trl(
+        trl.RewardTrainer, trl.RewardConfig, plain_end, in_order(rows), tmp_path / "theirs", policy, max_length=None,
+        center_rewards_coefficient=0.05,
+    )  # fmt: skip
+    named = [line | {"rewards/accuracies": line["accuracy"], "rewards/margins": line["margin"]} for line in log]
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert_same_course(steps, named, ("rewards/accuracies", "rewards/margins"), logps=())
+    for step, line in zip(steps, log, strict=True):
+        both = step.metrics["rewards/chosen"] + step.metrics["rewards/rejected"]
+        assert both / 2 == pytest.approx(line["mean_reward"], abs=1e-3)
+    assert_same_adapter(output, weights | {"score.weight": score_head(policy).detach()})

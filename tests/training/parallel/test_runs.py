@@ -116,12 +116,14 @@ def labels(count: int) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("objective", [pytest.param("dpo"), pytest.param("kto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "objective", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "orpo", "cpo", "simpo"))]
+)
 def test_preferences_in_two_processes_make_the_bytes_of_one(
     objective: str, forker: Forker, tiny_model: Path, tmp_path: Path
 ) -> None:
     # Rank 0 computes the reference, which the others compare with; KTO's reference point is that of all lanes.
-    data = write_rows(tmp_path / "rows.jsonl", pairs(14) if objective == "dpo" else labels(14))
+    data = write_rows(tmp_path / "rows.jsonl", labels(14) if objective == "kto" else pairs(14))
     more = ("data.held_out=0.2", "train.eval_every=1", "lora.dropout=0.1")
     runs = Runs(forker, tiny_model, data, tmp_path, f"objective={objective}", *more)
     expected = runs.alone()

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.labels import NAMES as LABEL_NAMES
+from veneer.data.labels import read_label
 from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.languages import language_of
 from veneer.data.lint.row import Row, raw_turns
@@ -127,7 +129,7 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
         side,
         usable=True,
         language=language_of(row.answer),
-        label=_label(row.raw),
+        label=_label(row.raw if row.renamed is None else row.renamed),
         answer_length=len(row.answer),
         length=length,
         targets=0 if row.trace is None else row.trace.example.supervised,
@@ -143,8 +145,9 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
 
 def _label(raw: Any) -> int:
     """1 or 2 for a row that is labelled true or false (`veneer.data.labels`), 0 for others."""
-    label = raw.get("label", raw.get("kto_tag")) if isinstance(raw, dict) else None
-    return (1 if label else 2) if isinstance(label, bool) else 0
+    given = [raw[name] for name in LABEL_NAMES if raw.get(name) is not None] if isinstance(raw, dict) else []
+    desirable = read_label(given[0]) if len(given) == 1 else None
+    return 0 if desirable is None else 1 if desirable else 2
 
 
 def _group(raw: Any, column: str | None) -> Any:

@@ -7,7 +7,7 @@ arXiv:2306.08543), or the generalised Jensen-Shannon divergence of GKD (Agarwal 
 `veneer.training.objectives.divergences` has the formulas. Both distributions are at the temperature T; the loss is not
 multiplied by T², as in TRL. The rows are those of fine-tuning: nothing is sampled.
 
-Defaults: the forward divergence at T = 1, which is what TRL's DistillationTrainer takes, and no cross-entropy of the
+Defaults: the forward divergence at T = 1 (TRL takes the reverse one where nothing is said), and no cross-entropy of the
 rows themselves. The learning rate is that of fine-tuning, whose gradient has the same size.
 """
 

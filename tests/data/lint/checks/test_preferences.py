@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import chat_templates as ct
+from veneer.data.labels import read_label
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import END_OF_TURN, tokens_of
+from veneer.enums import Column
 
 
 def report(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> LintReport:
@@ -19,11 +23,11 @@ def report(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> LintRe
     return lint(file, **options)
 
 
-def found(tmp_path: Path, rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+def found(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str, list[int]]:
     """The lines of the rows that each rule holds for."""
     return {
         one["rule"]: [int(row["where"].rpartition(":")[2]) for row in one["rows"]]
-        for one in report(tmp_path, rows).to_json()["findings"]
+        for one in report(tmp_path, rows, **options).to_json()["findings"]
     }
 
 
@@ -57,6 +61,16 @@ def test_a_label_that_hardly_any_row_has_is_found(tmp_path: Path) -> None:
     assert found(tmp_path, rows)["rare-label"] == [18]
     rows[3]["label"] = rows[5]["label"] = False
     assert "rare-label" not in found(tmp_path, rows)
+
+
+@pytest.mark.parametrize("label", [True, 0, "False", "1.0"])
+def test_labels_that_are_all_alike_are_found(label: object, tmp_path: Path) -> None:
+    rows = [{"question": f"Question {n}?", "reply": f"Answer {n}.", "good": label} for n in range(16)]
+    columns = {Column.PROMPT: "question", Column.COMPLETION: "reply", Column.LABEL: "good"}
+    assert found(tmp_path, rows, columns=columns)["one-label"] == list(range(1, 17))
+    rows[3]["good"] = not read_label(label)
+    assert "one-label" not in found(tmp_path, rows, columns=columns)
+    assert "one-label" not in found(tmp_path, rows)
 
 
 def test_repeated_pairs_are_those_with_both_answers_alike(tmp_path: Path) -> None:

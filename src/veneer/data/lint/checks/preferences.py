@@ -35,6 +35,13 @@ RARE_LABEL = LintRule(
     "have a label that less than a twentieth of the rows has",
     "collect more of them, or weigh them by kto.desirable_weight and kto.undesirable_weight",
 )
+ONE_LABEL = LintRule(
+    "one-label",
+    Severity.WARNING,
+    Cost.FILE,
+    "have the label that all rows have: nothing tells a desirable answer from another",
+    "add rows of the other label, or fine-tune on the desirable answers (objective sft)",
+)
 _LARGE = 0.8
 _NOTABLE = 0.1
 """Share of the mean length below which a difference is none, however alike the lengths are."""
@@ -51,6 +58,8 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     labelled = np.flatnonzero(training & (facts.label != 0))
     for label, name in ((1, "true"), (2, "false")):
         rare = labelled[facts.label[labelled] == label]
+        if 1 < len(rare) == len(labelled):
+            yield rare.tolist(), ONE_LABEL.found(f"label {name}: all of {len(labelled):,} rows")
         if 0 < len(rare) < _RARE * len(labelled):
             yield rare.tolist(), RARE_LABEL.found(f"label {name}: {len(rare):,} of {len(labelled):,} rows")
 
@@ -78,4 +87,4 @@ def _longer(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequen
         yield which.tolist(), LENGTH_BIAS.found(f"{means} on average, Cohen's d {effect:.2f}")
 
 
-CHECK = FileCheck((SWAPPED, LENGTH_BIAS, RARE_LABEL), _run)
+CHECK = FileCheck((SWAPPED, LENGTH_BIAS, RARE_LABEL, ONE_LABEL), _run)
