@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from checkpoints import Saved
 from comparison_workers import ForkedWorkers
+from forking import ForkServer
 from tiny import CommandLine, rows, run_config, write_model, write_rows
 from training_runs import LONG, SETTINGS
 from veneer.training.run import train
@@ -89,19 +90,23 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """The command line in processes of its own."""
-    line = CommandLine(tmp_path_factory.mktemp("runs"))
-    yield line
-    line.close()
+def forks() -> Iterator[ForkServer]:
+    """The process that has imported everything."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
-def comparison_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedWorkers]:
+def command_line(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> CommandLine:
+    """The command line in processes of its own."""
+    return CommandLine(tmp_path_factory.mktemp("runs"), forks)
+
+
+@pytest.fixture(scope="session")
+def comparison_workers(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> ForkedWorkers:
     """The processes that runs of comparisons are forked in."""
-    workers = ForkedWorkers(tmp_path_factory.mktemp("workers"))
-    yield workers
-    workers.close()
+    return ForkedWorkers(tmp_path_factory.mktemp("workers"), forks)
 
 
 @pytest.fixture

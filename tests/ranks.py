@@ -12,56 +12,14 @@ from pathlib import Path
 
 from torch.distributed import TCPStore
 
-from forking import ForkServer
-
-_FORKER = """
-import json, os, sys
-import torch
-import torch._dynamo
-import torch.distributed
-import torch.distributed.checkpoint.hf_storage
-import torch.distributed.fsdp
-import veneer.cli, veneer.screens.train, veneer.training.run
-from veneer.signals import end_by_signals
-torch.set_num_threads(1)
-for line in sys.stdin:
-    order = json.loads(line)
-    if "wait" in order:
-        _, status = os.waitpid(order["wait"], 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-        continue
-    pid = os.fork()
-    if pid == 0:
-        os.environ.update(order["env"])
-        for number, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
-        code = 1
-        try:
-            end_by_signals(lambda: veneer.cli.main(order["argv"]))
-        except SystemExit as end:
-            code = end.code or 0
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    print(pid, flush=True)
-os._exit(0)  # a clean end takes a second, and on a busy machine many
-"""
-
-
-@dataclass
-class Ended:
-    """How one process ended."""
-
-    code: int
-    out: str
-    err: str
+from forking import Ended, ForkServer
 
 
 @dataclass
 class Started:
     """Processes at work."""
 
-    forker: Forker
+    forks: ForkServer
     pids: list[int]
     files: list[tuple[Path, Path]]
     store: TCPStore
@@ -79,7 +37,7 @@ class Started:
 
     def ended(self) -> list[Ended]:
         """Wait for all of them."""
-        codes = [self.forker.wait(pid) for pid in self.pids]
+        codes = [self.forks.wait(pid) for pid in self.pids]
         return [
             # A process that is killed as soon as it is there has not opened its files.
             Ended(code, *(path.read_text(encoding="utf-8") if path.exists() else "" for path in files))
@@ -90,12 +48,8 @@ class Started:
 class Forker:
     """Starts runs of the command line in groups of processes."""
 
-    def __init__(self, folder: Path):
-        self._folder, self._runs = folder, 0
-        self._server = ForkServer(_FORKER)
-
-    def close(self) -> None:
-        self._server.close()
+    def __init__(self, folder: Path, forks: ForkServer):
+        self._folder, self._forks, self._runs = folder, forks, 0
 
     def start(self, world: int, argv: Sequence[str], *, restarts: int = 0) -> Started:
         """Start a command in so many processes, with torchrun's variables."""
@@ -109,14 +63,10 @@ class Forker:
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
                 "TORCHELASTIC_RESTART_COUNT": str(restarts),
             }  # fmt: skip
-            order = {"argv": list(argv), "out": str(out), "err": str(err), "env": variables}
-            pids.append(self._server.ask(order))
+            pids.append(self._forks.start(argv, out, err, environment=variables))
             files.append((out, err))
-        return Started(self, pids, files, store)
+        return Started(self._forks, pids, files, store)
 
     def run(self, world: int, argv: Sequence[str], *, restarts: int = 0) -> list[Ended]:
         """Run a command in so many processes to its end."""
         return self.start(world, argv, restarts=restarts).ended()
-
-    def wait(self, pid: int) -> int:
-        return self._server.ask({"wait": pid})

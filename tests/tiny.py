@@ -9,7 +9,6 @@ import random
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from forking import ForkServer
+from forking import Ended, ForkServer
 from veneer.config import RunConfig, parse
 from veneer.config.values import override
 from veneer.data.chat import Example
@@ -126,55 +125,11 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-@dataclass
-class Ended:
-    """How a run of the command line ended."""
-
-    code: int
-    """Exit status; minus the signal's number where one ended it."""
-    out: str
-    err: str
-
-
-_FORKER = """
-import json, os, resource, sys
-import torch
-import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
-import veneer.cli, veneer.screens.train, veneer.training.run
-from veneer.signals import end_by_signals
-torch.set_num_threads(1)
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        os.environ.update(order["environment"])
-        for name, value in order["limits"].items():
-            resource.setrlimit(getattr(resource, name), (value, value))
-        for number, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
-        code = 1
-        try:
-            end_by_signals(lambda: veneer.cli.main(order["argv"]))
-        except SystemExit as end:
-            code = end.code or 0
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    print(pid, flush=True)
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
 class CommandLine:
-    """`veneer` in processes of its own, forked from one that has imported everything, so that a run takes a second."""
+    """`veneer` in processes of its own, forked from one that has imported everything."""
 
-    def __init__(self, folder: Path):
-        self._folder, self._runs = folder, 0
-        self._server = ForkServer(_FORKER)
-
-    def close(self) -> None:
-        self._server.close()
+    def __init__(self, folder: Path, forks: ForkServer):
+        self._folder, self._forks, self._runs = folder, forks, 0
 
     def run(
         self,
@@ -188,15 +143,11 @@ class CommandLine:
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Ended:
         """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` has the text `holds`
-        (any by default). `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes. What it writes goes to the
-        terminal `screen` where that is named; `environment` is laid over its own."""
+        (any by default). What it writes goes to the terminal `screen` where that is named; `limits` and `environment`
+        are as in `ForkServer.start`."""
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{kind}" for kind in ("out", "err"))
-        order = {
-            "argv": list(argv), "out": screen or str(out), "err": screen or str(err), "limits": dict(limits),
-            "environment": dict(environment),
-        }  # fmt: skip
-        pid = self._server.ask(order)
+        pid = self._forks.start(argv, screen or out, screen or err, environment=environment, limits=limits)
         if when is not None:
             end = time.monotonic() + 30
             while time.monotonic() < end and not (
@@ -209,7 +160,7 @@ class CommandLine:
             # The process cannot be gone and its number taken: the server collects it only afterwards, or it is ours.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sent)
-        code = self._server.answer()
+        code = self._forks.wait(pid)
         if screen:
             return Ended(code, "", "")
         return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))

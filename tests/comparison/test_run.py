@@ -185,7 +185,7 @@ def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
         if isinstance(event, RunEvent) and isinstance(event.event, StepDone) and not sent:
             own = os.getpid()
             for child in Path(f"/proc/{own}/task/{own}/children").read_text().split():
-                if "comparison.worker" in Path(f"/proc/{child}/cmdline").read_text():
+                if "veneer.comparison.worker" in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
                     sent.append(int(child))
                     os.kill(int(child), signal.SIGINT)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
+from forking import ForkServer
 from ranks import Forker
 
 
 @pytest.fixture(scope="session")
-def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+def forker(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Forker:
     """The command line in groups of processes."""
-    found = Forker(tmp_path_factory.mktemp("ranks"))
-    yield found
-    found.close()
+    return Forker(tmp_path_factory.mktemp("ranks"), forks)
