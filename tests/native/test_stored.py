@@ -27,9 +27,9 @@ from veneer.quant.linear import QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
 
 DENSE = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = [(1, 1), (1, 64), (7, 3), (33, 96), (48, 128), (100, 576), (65, 200), (16, 31), (19, 1088)]
+SHAPES = [(1, 1), (1, 64), (7, 3), (33, 96), (48, 128), (100, 576), (65, 200), (16, 31), (19, 1088), (5, 4224)]
 """Columns and depth: whole and partial units of columns, and chunks of depth; blocks that go on in the next row."""
-ROWS = [1, 2, 3, 4, 5, 8, 16, 33]
+ROWS = [*range(1, 10), 16, 33]
 
 
 def dense(dtype: torch.dtype) -> Callable[[Tensor], StoredLayer]:

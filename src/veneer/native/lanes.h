@@ -146,6 +146,15 @@ INLINE void totals(const lanes *sums, int count, float *out) {
 #endif
 }
 
+/* A vector that is loaded once and stays in its register. A compiler else loads it anew for each product that it is in, and
+ * a processor makes no more than two loads of this size a cycle, as many as products. */
+INLINE lanes once(lanes x) {
+#if VL == 16
+    __asm__ volatile("" : "+v"(x));
+#endif
+    return x;
+}
+
 /* One number in all lanes. */
 INLINE lanes spread(float value) {
 #if VL == 16

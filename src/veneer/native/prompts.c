@@ -42,7 +42,7 @@ INLINE void narrow_chunk(const vec w[VECTORS], uint32_t *out) {
         for (int c = first; c < first + count; c++, out += stride)                                     \
             for (int64_t k = 0; k + CHUNK <= m->depth; k += CHUNK) {                                   \
                 vec w[VECTORS];                                                                        \
-                widen_chunk(m, format, &table, (int64_t)c * m->depth + k, c, w);                             \
+                widen_chunk(m, format, &table, (int64_t)c * m->depth + k, c, w);                       \
                 narrow_chunk(w, out + k / 2);                                                          \
             }                                                                                          \
     }

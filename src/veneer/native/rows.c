@@ -22,7 +22,9 @@
 #define SHARED 2
 #endif
 #define MOST_SUMS 16 /* of few rows by some columns */
+#define MOST_COLUMNS 4
 #define AHEAD 4096   /* bytes by which stored weights are fetched before their turn */
+#define STRETCH 2048 /* weights of a column whose scales are read at a time */
 
 /* A row of x and y for each of `rows`. */
 typedef struct {
@@ -56,31 +58,43 @@ INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
     for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64) __builtin_prefetch(from + byte);
 }
 
-/* `columns` columns from `column` on, of `rows` rows, both known when this is compiled. */
+/* `columns` columns from `column` on, of `rows` rows, both known when this is compiled. It is one loop nest, because what is
+ * made a function of its own goes through memory, at a tenth of the speed or more. */
 INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows *r, int rows, int columns, int column) {
     lanes sums[MOST_SUMS];
     for (int i = 0; i < rows * columns; i++) sums[i] = (lanes){0};
-    for (int64_t k = 0; k < m->depth; k += CHUNK)
+    for (int64_t from = 0; from < m->depth; from += STRETCH) {
+        const int64_t stop = m->depth - from < STRETCH ? m->depth : from + STRETCH;
+        float scales[MOST_COLUMNS][STRETCH / CHUNK * SCALES];
+        if (format == WEIGHT_4BIT)
+            for (int c = 0; c < columns; c++)
+                read_scales(m, (int64_t)(column + c) * m->depth + from, (stop - from) / CHUNK, scales[c]);
+        for (int64_t k = from; k < stop; k += CHUNK)
 #pragma GCC unroll 4 /* else the sums of all columns go through memory */
-        for (int c = 0; c < columns; c += SHARED) {
-            vec w[SHARED][VECTORS];
-            const int shared = columns - c < SHARED ? columns - c : SHARED;
+            for (int c = 0; c < columns; c += SHARED)
 #pragma GCC unroll 2
-            for (int j = 0; j < shared; j++) {
-                const int64_t place = (int64_t)(column + c + j) * m->depth + k;
-                fetch_ahead(m, format, place);
-                widen_chunk(m, format, table, place, column + c + j, w[j]);
-            }
-#pragma GCC unroll 16
-            for (int v = 0; v < VECTORS; v++)
+                for (int half = 0; half < 2; half++) {
+                    vec w[SHARED][HALF];
+                    const int shared = columns - c < SHARED ? columns - c : SHARED;
+#pragma GCC unroll 2
+                    for (int j = 0; j < shared; j++) {
+                        const int64_t place = (int64_t)(column + c + j) * m->depth + k;
+                        const float *of_chunk = scales[c + j] + (k - from) / CHUNK * SCALES;
+                        if (!half) fetch_ahead(m, format, place);
+                        widen_half(m, format, table, of_chunk, place, column + c + j, half, w[j]);
+                    }
 #pragma GCC unroll 8
-                for (int i = 0; i < rows; i++) {
-                    const lanes x = (lanes) * (const vec *)(r->x + i * r->depth + k + v * VL);
+                    for (int v = 0; v < HALF; v++)
+#pragma GCC unroll 8
+                        for (int i = 0; i < rows; i++) {
+                            const int64_t at = k + (half * HALF + v) * VL;
+                            const lanes x = once((lanes) * (const vec *)(r->x + i * r->depth + at));
 #pragma GCC unroll 2
-                    for (int j = 0; j < shared; j++)
-                        sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
+                            for (int j = 0; j < shared; j++)
+                                sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
+                        }
                 }
-        }
+    }
     hand_over(r, sums, 0, rows, column, columns);
 }
 
@@ -122,7 +136,7 @@ DEFINE_FEW(few_q8_0, WEIGHT_Q8_0)
         int64_t k = 0;                                                                          \
         for (; k + CHUNK <= count; k += CHUNK) {                                                \
             vec w[VECTORS];                                                                     \
-            widen_chunk(m, format, &table, place + k, column, w);                                     \
+            widen_chunk(m, format, &table, place + k, column, w);                               \
             if (format == WEIGHT_4BIT) {                                                        \
                 float mixed[CHUNK];                                                             \
                 memcpy(mixed, w, sizeof mixed);                                                 \
@@ -185,12 +199,8 @@ void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
     for (int64_t k = depth; k < whole_chunks(depth); k++) out[k] = 0.0f;
 }
 
-/* Rows up to which panels gain nothing. Paired codes take longest to widen, so they gain first. */
-#if VL == 8
-#define MOST_FEW(order) ((order) == PAIRED ? 4 : 8)
-#else
-#define MOST_FEW(order) ((order) == PAIRED ? 6 : 8)
-#endif
+/* Rows up to which panels gain nothing. Paired codes take longest to widen, so with few registers they gain first. */
+#define MOST_FEW(order) (VL == 8 && (order) == PAIRED ? 4 : 8)
 
 static int is_few(int order, int64_t depth, int rows) { return rows <= MOST_FEW(order) && depth % CHUNK == 0; }
 

@@ -8,6 +8,7 @@
 #include "rows.h"
 
 #define VECTORS (CHUNK / VL)
+#define HALF (VECTORS / 2)
 #define STEP 7.874015718698502e-3f /* 1 / 127, as quant/rowwise.py has it */
 
 /* A product that is not fused with the sum it goes into. */
@@ -28,6 +29,19 @@ INLINE float scale_at(const Matrix *m, int64_t place) {
     if (m->scales) return m->scales[block];
     const float factor = m->scale_factors[block >> __builtin_ctz((unsigned)m->nested)];
     return rounded(m->scale_values[m->scale_codes[block]] * factor) + m->scale_offset;
+}
+
+#define SCALES 2 /* of a chunk in 4 bits: those of its first and of its second 32 weights */
+
+/* The scales of `chunks` chunks in 4 bits from `place` on, [chunks][SCALES]. They are read before the chunks are widened,
+ * since looking one up branches, and nothing is ordered across a branch. */
+INLINE void read_scales(const Matrix *m, int64_t place, int64_t chunks, float *out) {
+    const Matrix own = *m; /* what is written may not change it */
+    for (int64_t i = 0; i < chunks; i++, place += CHUNK) {
+        const float first = scale_at(&own, place);
+        out[SCALES * i] = first;
+        out[SCALES * i + 1] = own.block < CHUNK ? scale_at(&own, place + CHUNK / SCALES) : first;
+    }
 }
 
 /* One weight, by its place in the flattened tensor. */
@@ -63,16 +77,12 @@ INLINE int64_t stored_bytes(int format, int64_t count) {
  * register, and a permutation looks all up; it reads four bits of an index and no more. */
 static inline int paired_place(int p) { return p / 32 * 32 + p % 16 * 2 + p / 16 % 2; }
 
-INLINE void widen_4bit(const Matrix *m, int64_t place, vec w[VECTORS]) {
-    const __m512 values = _mm512_loadu_ps(m->values);
-    __m512 table = _mm512_mul_ps(values, _mm512_set1_ps(scale_at(m, place)));
-    for (int half = 0; half < 2; half++) {
-        if (half && m->block < CHUNK) table = _mm512_mul_ps(values, _mm512_set1_ps(scale_at(m, place + 32)));
-        const uint8_t *codes = (const uint8_t *)m->codes + place / 2 + 16 * half;
-        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
-        w[2 * half] = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
-        w[2 * half + 1] = (vec)_mm512_permutexvar_ps(bytes, table);
-    }
+INLINE void widen_4bit(const Matrix *m, const float *scales, int64_t place, int half, vec w[HALF]) {
+    const __m512 table = _mm512_mul_ps(_mm512_loadu_ps(m->values), _mm512_set1_ps(scales[half]));
+    const uint8_t *codes = (const uint8_t *)m->codes + place / 2 + 16 * half;
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
+    w[0] = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+    w[1] = (vec)_mm512_permutexvar_ps(bytes, table);
 }
 #elif VL == 8
 #define HAS_PAIRED 1
@@ -109,14 +119,12 @@ INLINE void look_up(const Planes *planes, __m256i codes, __m256 scale, vec w[4])
     w[3] = (vec)_mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high, high2)), scale);
 }
 
-INLINE void widen_paired(const Matrix *m, const Planes *planes, int64_t place, vec w[VECTORS]) {
+INLINE void widen_paired(const Matrix *m, const Planes *planes, const float *scales, int64_t place, int half, vec w[HALF]) {
     /* A half of the register holds 32 neighbours, which always share a scale. */
-    const float first = scale_at(m, place), second = m->block < CHUNK ? scale_at(m, place + 32) : first;
-    const __m256 scale = _mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first));
+    const __m256 scale = _mm256_set_m128(_mm_set1_ps(scales[1]), _mm_set1_ps(scales[0]));
     const __m256i bytes = _mm256_loadu_si256((const __m256i *)((const uint8_t *)m->codes + place / 2));
     const __m256i mask = _mm256_set1_epi8(15);
-    look_up(planes, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask), scale, w);
-    look_up(planes, _mm256_and_si256(bytes, mask), scale, w + 4);
+    look_up(planes, _mm256_and_si256(half ? bytes : _mm256_srli_epi16(bytes, 4), mask), scale, w);
 }
 #else
 #define HAS_PAIRED 0
@@ -125,36 +133,38 @@ INLINE void widen_paired(const Matrix *m, const Planes *planes, int64_t place, v
 #if VL == 8
 typedef Planes Table;
 #define TABLE_OF(m) ((m)->format == WEIGHT_4BIT ? planes_of((m)->values) : (Planes){0})
-#define WIDEN_4BIT(m, table, place, w) widen_paired(m, table, place, w)
+#define WIDEN_4BIT(m, table, scales, place, half, w) widen_paired(m, table, scales, place, half, w)
 #else
 typedef int Table;
 #define TABLE_OF(m) ((void)(m), 0)
 #if HAS_PAIRED
-#define WIDEN_4BIT(m, table, place, w) ((void)(table), widen_4bit(m, place, w))
+#define WIDEN_4BIT(m, table, scales, place, half, w) ((void)(table), widen_4bit(m, scales, place, half, w))
 #else
-#define WIDEN_4BIT(m, table, place, w) ((void)(table), widen_each(m, place, w))
+#define WIDEN_4BIT(m, table, scales, place, half, w) \
+    ((void)(table), (void)(scales), widen_each(m, (place) + CHUNK / 2 * (half), w))
 static inline int paired_place(int p) { return p; }
-INLINE void widen_each(const Matrix *m, int64_t place, vec w[VECTORS]) {
-    float values[CHUNK];
-    for (int k = 0; k < CHUNK; k++) values[k] = element(m, place + k, 0);
+INLINE void widen_each(const Matrix *m, int64_t place, vec w[HALF]) {
+    float values[CHUNK / 2];
+    for (int k = 0; k < CHUNK / 2; k++) values[k] = element(m, place + k, 0);
     memcpy(w, values, sizeof values);
 }
 #endif
 #endif
 
-/* A chunk of a column, from `place` in the flattened tensor on. */
-INLINE void widen_chunk(const Matrix *m, int format, const Table *table, int64_t place, int column, vec w[VECTORS]) {
+/* The first or the second half of a chunk's vectors, as they stand after widening. The chunk begins at `place` in the
+ * flattened tensor; `scales`: of 4 bits, those of the chunk. */
+INLINE void widen_half(const Matrix *m, int format, const Table *table, const float *scales, int64_t place, int column,
+                       int half, vec w[HALF]) {
     if (format == WEIGHT_4BIT) {
-        WIDEN_4BIT(m, table, place, w);
+        WIDEN_4BIT(m, table, scales, place, half, w);
         return;
     }
     if (is_blocks(format)) {
-        for (int b = 0; b < CHUNK / GGUF_BLOCK; b++)
-            widen_block(format, block_at(m, format, place) + b * block_bytes(format), w + b * (GGUF_BLOCK / VL));
+        widen_block(format, block_at(m, format, place) + half * block_bytes(format), w);
         return;
     }
-    for (int v = 0; v < VECTORS; v++) {
-        const int64_t at = place + v * VL;
+    for (int v = 0; v < HALF; v++) {
+        const int64_t at = place + (half * HALF + v) * VL;
         if (format == WEIGHT_FLOAT32) {
             w[v] = *(const vec *)((const float *)m->codes + at);
         } else if (format == WEIGHT_BFLOAT16) {
@@ -165,6 +175,13 @@ INLINE void widen_chunk(const Matrix *m, int format, const Table *table, int64_t
             w[v] = int8_lanes((const int8_t *)m->codes + at) * m->scales[column] * STEP;
         }
     }
+}
+
+/* A chunk of a column. */
+INLINE void widen_chunk(const Matrix *m, int format, const Table *table, int64_t place, int column, vec w[VECTORS]) {
+    float scales[SCALES];
+    if (format == WEIGHT_4BIT) read_scales(m, place, 1, scales);
+    for (int half = 0; half < 2; half++) widen_half(m, format, table, scales, place, column, half, w + half * HALF);
 }
 
 #endif
