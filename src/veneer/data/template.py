@@ -168,10 +168,9 @@ class ChatTemplate:
         Raises:
             DataError: there is one, and neither the conversation nor the template has it.
         """
-        if "0x" not in text and "0X" not in text:
-            return
-        known = f"{self.source}{given!r}".lower()
-        found = next((one for one in _ADDRESS.finditer(text) if one[1].lower() not in known), None)
+        written = list(_ADDRESS.finditer(text)) if "0x" in text.lower() else []
+        known = f"{self.source}{given!r}".lower() if written else ""
+        found = next((one for one in written if one[1].lower() not in known), None)
         if found is not None:
             raise DataError(
                 f"the chat template prints an object, {text[max(0, found.start() - 60) : found.end()]!r}, whose place "
