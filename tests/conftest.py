@@ -111,7 +111,7 @@ def comparison_workers(tmp_path_factory: pytest.TempPathFactory, forks: ForkServ
 
 @pytest.fixture
 def forked_runs(comparison_workers: ForkedWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of comparisons in processes that are forked. One test of them starts programs, as users do."""
+    """Runs of comparisons are forked. The test of one that is stopped starts programs, as users do."""
     comparison_workers.stand_in(monkeypatch)
 
 

@@ -10,6 +10,7 @@ import pytest
 from invoking import invoke, refused
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_compare_shows_quality_beside_cost_and_goes_on_where_it_was(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
