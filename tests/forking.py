@@ -15,7 +15,8 @@ from typing import Any
 UNSYNCED = "import os\nos.fsync = lambda descriptor: None\n"
 """The first lines of a program whose files reach the disk in the system's own time, as those of `conftest.unsynced`."""
 _PROGRAM = """
-import json, resource, sys
+import gc, json, resource, sys
+gc.disable()  # while modules are imported, when nothing is garbage
 import torch
 import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
 import torch.distributed
@@ -25,6 +26,8 @@ import veneer.cli, veneer.screens.train, veneer.training.run
 import veneer.comparison.worker
 from veneer.signals import end_by_signals
 torch.set_num_threads(1)
+gc.enable()
+gc.freeze()  # so that collections of the processes that are forked walk, and copy, nothing that is imported here
 PROGRAMS = {
     "veneer": veneer.cli.main,
     "veneer.comparison.worker": lambda argv: sys.exit(veneer.comparison.worker.main(argv)),
