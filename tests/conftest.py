@@ -64,8 +64,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
-    """Leave it to the system when files reach the disk: what tests kill is a process and never the machine, and waiting
-    for the disk took a sixth of the suite's time. That files are synced is seen in `io/test_files.py`."""
+    """Leave it to the system when files reach the disk: what tests kill is a process and never the machine, and a run
+    of some steps waits for the disk longer than it computes. That files are synced is seen in `io/test_files.py`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

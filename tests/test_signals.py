@@ -202,16 +202,20 @@ def test_runs_signalled_at_random_instants_resume_to_the_same_bytes(
 ) -> None:
     whole = train(run_config(tiny_model, tiny_data, tmp_path / "whole", *ALL_OF_IT))
     command_line.run("--version")  # waits for the forking process, which imports everything
+    (tmp_path / "timed.yaml").write_text(to_yaml(run_config(tiny_model, tiny_data, tmp_path / "timed", *ALL_OF_IT)))
+    begun = time.monotonic()
+    assert command_line.run("train", "--config", str(tmp_path / "timed.yaml")).code == 0
+    seconds = time.monotonic() - begun
     source = random.Random(5)
     wanted, hits, number = max(3, rounds), 0, 0
     while hits < wanted:
         number += 1
-        assert number < 7 * wanted, f"only {hits} of {number} runs were hit at work"
+        assert number < 20 * wanted, f"only {hits} of {number} runs were hit at work"
         output, sent = tmp_path / str(number), SIGNALS[number % 3]
         file = output.with_suffix(".yaml")
         file.write_text(to_yaml(run_config(tiny_model, tiny_data, output, *ALL_OF_IT)))
         argv = ["train", "--config", str(file), "--resume"]
-        ended = command_line.run(*argv, after=source.uniform(0.0, 1.2), sent=sent)
+        ended = command_line.run(*argv, after=source.uniform(0.0, seconds), sent=sent)
         # The child is forked before its handlers are there.
         assert ended.code in (0, 128 + sent, -sent), ended.err
         assert "Traceback" not in ended.err or ended.code == -sent
