@@ -9,7 +9,7 @@ from pathlib import Path
 from veneer.adapters.integrity import LOCK_FILE as LOCK_FILE
 from veneer.adapters.origin import BASE_FILE
 from veneer.adapters.store import CONFIG_FILE as ADAPTER_CONFIG
-from veneer.adapters.store import TOKENIZER_FILE
+from veneer.adapters.store import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
 from veneer.config.values import read_yaml
@@ -127,7 +127,8 @@ class RunFolder:
     def results(self) -> dict[str, Path]:
         """The files of the result, by name: the weights, and whatever else an adapter consists of."""
         if (self.path / ADAPTER_WEIGHTS).is_file():
-            files = [self.path / name for name in (ADAPTER_CONFIG, BASE_FILE, TOKENIZER_FILE)]
+            names = (ADAPTER_CONFIG, BASE_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)
+            files = [self.path / name for name in names]
             return self.weights | {file.name: file for file in files if file.is_file()}
         return self.weights
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config
-from veneer.adapters.store import read_config, read_tensors
+from veneer.adapters.store import read_config, read_tensors, read_tokenizer
 from veneer.errors import AdapterError
+from veneer.io.tokenizer import from_directory
 from veneer.training.run import train
 
 FLIPS = 30
@@ -63,3 +64,18 @@ def test_a_damaged_record_is_no_pass(content: str, run: Path, tmp_path: Path) ->
     (folder / "run.lock").write_bytes(content.encode("latin-1"))
     with pytest.raises(AdapterError, match=r"run\.lock is damaged.*delete it to use the adapter unchecked"):
         opened(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_with_new_tokens_is_the_adapters_too(
+    name: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = ("train.steps=1", "lora.new_tokens=[<parcel>]")
+    run = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings)).output
+    base = from_directory(tiny_model)
+    for folder in (run, run / "checkpoints" / "step-000001"):
+        assert read_tokenizer(folder, base).vocab_size > base.vocab_size
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("parcel" if name == "tokenizer.json" else "assistant", "parzel", 1))
+        with pytest.raises(AdapterError, match=f"{name} has changed since it was written"):
+            read_tokenizer(folder, base)

@@ -86,6 +86,12 @@ def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path)
             assert f"2 of 4 rows were trained by the run of {folder}" in text
             assert f"{mixed}:2" in text
             assert f"{mixed}:4" in text
+    further = run_config(tiny_model, mixed, tmp_path / "further", f"train.from_adapter={run}", "train.steps=1")
+    train(further.model_copy(update={"lora": type(further.lora)()}))
+    argv[4] = write_rows(tmp_path / "last.jsonl", [every[0], every[8]])
+    said = json.loads(invoke(*argv, tmp_path / "further").stdout)["warnings"][0]
+    assert f"2 of 2 rows were trained by the run of {tmp_path / 'further'}, or that of {run}, from which it" in said
+    argv[4] = mixed
     (run / "trained-rows.bin").unlink()  # a run of before
     report = json.loads(invoke(*argv, run).stdout)
     assert report["trained_rows"] == {}

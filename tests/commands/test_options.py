@@ -9,6 +9,7 @@ import pytest
 
 from invoking import FLOAT32, invoke, refused
 from veneer.cli import main
+from veneer.commands.options import run_config
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
@@ -86,3 +87,13 @@ def test_every_number_of_the_command_line_has_a_largest(command: str, option: st
     (parameter,) = [one for one in main.commands[command].params if option in one.opts]
     with pytest.raises(click.BadParameter, match=r"is not in the range \d+<=x<=\d+"):
         parameter.type.convert(str(number), parameter, None)
+
+
+def test_the_command_given_again_leaves_behind_what_a_run_without_a_checkpoint_had_chosen(tmp_path: Path) -> None:
+    """It may have been for other rows. A run with a checkpoint, or whose folder alone is named, is gone on with."""
+    (tmp_path / "config.yaml").write_text(f"model: m\noutput: {tmp_path}\ndata: {{file: f}}\ntrain: {{steps: 7}}\n")
+    given = {"model": "m", "data.file": "f", "output": str(tmp_path)}
+    assert run_config(given, None, (), resume=True).train.steps is None
+    assert run_config({**given, "model": None, "data.file": None}, None, (), resume=True).train.steps == 7
+    (tmp_path / "checkpoints" / "step-000003").mkdir(parents=True)
+    assert run_config(given, None, (), resume=True).train.steps == 7

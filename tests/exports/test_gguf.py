@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from transformers import MistralConfig
 
+import tiny
 from gguf_exports import FLOAT32, adapter_on, gap_to
-from gguf_models import SIZES, saved_model
+from gguf_models import CASES, SIZES, saved_model
 from support import smollm2_gguf
 from tiny import rows as tiny_rows
 from tiny import run_config, write_rows
@@ -20,10 +23,11 @@ from tiny_tokenizers import metaspace_tokenizer, save_tokenizer
 from veneer.adapters.targets import EMBEDDING
 from veneer.enums import Variant
 from veneer.errors import ConfigError, ModelError
+from veneer.exports import gguf as gguf_export
 from veneer.exports.gguf import MODEL_FILE, write_gguf_base
 from veneer.exports.llama_cpp import opened
-from veneer.exports.request import Target
-from veneer.exports.run import export
+from veneer.exports.request import ExportRequest, Target
+from veneer.exports.run import export, open_inputs
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.load import load_model
@@ -146,3 +150,35 @@ def test_rows_are_used(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     assert record.parity is not None
     assert record.parity.prompts == 3
     assert np.isfinite([one.gap for one in record.parity.readers]).all()
+
+
+@pytest.mark.parametrize("case", ["llama3 rope", "phi3 longrope"])
+def test_rope_divisors_and_the_modelfile_are_compared_although_no_answer_shows_them(case: str, tmp_path: Path) -> None:
+    """The divisors are tensors of the file and none of the model; the long ones act behind the first 256 tokens."""
+    base = tmp_path / "base"
+    saved_model(CASES[case](), base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.write_model(tmp_path / "tiny") / name, base / name)
+    _, adapter = adapter_on(base, tmp_path / "adapter")
+    inputs, _ = open_inputs(ExportRequest(adapter=adapter, output=tmp_path / "out", model=str(base), to=Target.GGUF))
+    output = tmp_path / "out"
+    output.mkdir()
+    record = gguf_export.write(inputs, output)
+
+    def problems() -> list[str]:
+        return list(gguf_export.checks(inputs, output, record).settings())
+
+    assert problems() == []
+    reader = GGUFReader(str(output / MODEL_FILE), "r+")
+    last = [tensor for tensor in reader.tensors if tensor.name.startswith("rope_")][-1]
+    last.data[-1] *= 1.001
+    reader.data.flush()
+    (line,) = problems()
+    assert line.startswith(f"{last.name}[{len(last.data) - 1}]: is ")
+    last.data[-1] /= 1.001
+    reader.data.flush()
+    file = output / "Modelfile"
+    file.write_text(file.read_text().replace('stop "<|im_end|>"', 'stop "<|im_and|>"'))
+    (line,) = problems()
+    assert line.startswith("Modelfile")
+    assert "im_and" in line or "and|>" in line

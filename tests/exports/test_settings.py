@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from veneer.errors import ModelError
-from veneer.exports.settings import differences, file_differences
+from veneer.exports.settings import differences, file_differences, text_differences, unexpected_files
 
 
 def test_equal_trees_have_no_difference() -> None:
@@ -54,3 +54,41 @@ def test_files_are_compared_by_their_content(tmp_path: Path) -> None:
     (theirs / "config.json").write_text("{")
     with pytest.raises(ModelError, match="is damaged"):
         file_differences(ours, theirs)
+
+
+def test_a_letter_in_the_middle_of_a_long_text_is_shown() -> None:
+    """Not its two ends, which are the same."""
+    template = "{% for message in messages %}" + "." * 200 + "assistant" + "." * 200 + "{% endfor %}"
+    (line,) = differences({"t": template}, {"t": template.replace("assistant", "assistanz")})
+    assert line.startswith("t from character 238: is 'z...")
+    assert "should be 't..." in line
+    (line,) = differences({"t": template}, {"t": template[:-3]})
+    assert line == "t from character 447: is '', should be ' %}'"
+
+
+def test_a_text_file_is_compared_from_a_line_on(tmp_path: Path) -> None:
+    file = tmp_path / "Modelfile"
+    assert text_differences("FROM a\nPARAMETER stop x\n", file) == ["Modelfile: missing"]
+    file.write_text("FROM b\nPARAMETER stop x\n")
+    assert text_differences("FROM a\nPARAMETER stop x\n", file, first=1) == []
+    (line,) = text_differences("FROM a\nPARAMETER stop x\n", file)
+    assert "FROM b" in line
+    (line,) = text_differences("FROM a\nPARAMETER stop y\n", file, first=1)
+    assert line.startswith("Modelfile: is 'PARAMETER stop x")
+
+
+def test_files_that_a_loader_would_read_too_are_named_and_the_users_own_are_not(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+        (folder / "tokenizer_config.json").write_text("{}")
+    for name in ("model.safetensors", "README.md", "LICENSE", "notes.json", "parity.json"):
+        (theirs / name).write_text("mine")
+    assert unexpected_files(ours, theirs, "model.safetensors") == []
+    names = [
+        "added_tokens.json", "chat_template.jinja", "generation_config.json", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json", "special_tokens_map.json",
+    ]  # fmt: skip
+    for name in names:
+        (theirs / name).write_text("{}")
+    assert unexpected_files(ours, theirs, "model.safetensors") == [f"{name}: should not be there" for name in names]

@@ -70,3 +70,15 @@ def test_an_error_is_relative_to_the_size_of_what_is_expected() -> None:
     assert relative_error(expected, expected) == 0.0
     zeros = torch.zeros(5, 7, dtype=torch.float64)
     assert relative_error(expected, zeros) == pytest.approx(float(expected.norm()))
+
+
+def test_a_finer_dtype_than_the_formats_hides_nothing() -> None:
+    """Rounded to bfloat16 the values would be the expected ones; whoever loads the file in float32 has others."""
+    exact = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    written = exact.bfloat16()
+    off = written.float() * (1 + 2**-10)
+    assert torch.equal(off.bfloat16(), written)
+    expected = [ExpectedTensor("a", exact, written)]
+    assert compare_tensors(expected, MemoryTensors({"a": written.float()}), 0.0).problems == ()
+    (problem,) = compare_tensors(expected, MemoryTensors({"a": off}), 0.0).problems
+    assert problem.startswith("a: is off by 0.0977 %")

@@ -14,6 +14,8 @@ from tiny import rows as some_rows
 from tiny import run_config, write_model, write_rows
 from veneer.adapters.store import read_tensors
 from veneer.config import RunConfig
+from veneer.data.records import read_records
+from veneer.data.trained_rows import trained_among
 from veneer.errors import AdapterError, CheckpointError, ConfigError, Interrupted
 from veneer.events import Event, Level, Note
 from veneer.quantization import quantize
@@ -81,6 +83,18 @@ def test_it_is_trained_further_resumed_and_reproduced(tiny_model: Path, tiny_dat
         reproduce(whole)
     with pytest.raises(CheckpointError, match=r"adapter adapter_model\.safetensors: '"):
         train(config, resume=True)
+
+
+def test_the_rows_that_the_adapter_was_trained_on_are_trained_rows_of_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    """An evaluation on them is too good, whichever of the runs has trained them."""
+    files = [write_rows(tmp_path / f"{seed}.jsonl", some_rows(6, seed)) for seed in (1, 2, 3)]
+    first = train(run_config(tiny_model, files[0], tmp_path / "first", "train.steps=1")).output
+    second = train(further(tiny_model, files[1], tmp_path / "second", first, "train.steps=1")).output
+    place = first / "checkpoints" / "step-000001"
+    third = train(further(tiny_model, files[1], tmp_path / "third", place, "train.steps=1")).output
+    for run in (second, third):
+        found = [len(trained_among(run / "trained-rows.bin", read_records(file))) for file in files]
+        assert found == [6, 6, 0]
 
 
 def test_contradictions_are_refused_with_both_values(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -36,3 +36,17 @@ def test_a_damaged_file_is_told_and_holds_nothing(tmp_path: Path) -> None:
     assert isinstance(note, Note)
     assert "is damaged" in note.message
     assert note.message.endswith("the table is computed again")
+
+
+def test_a_changed_number_is_told_and_none_is_taken(tmp_path: Path) -> None:
+    """A resumed run would train by it, and end in other bytes than the one that nobody stopped."""
+    file, seen = tmp_path / "found.safetensors", list[Event]()
+    tensors = {"values": torch.randn(5, dtype=torch.float64), "none": torch.empty(0, 2, dtype=torch.int64)}
+    write_under(file, "one", tensors)
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    assert read_under(file, "one", ("values", "none"), "they are", seen.append) is None
+    (note,) = seen
+    assert isinstance(note, Note)
+    assert "its numbers are not those that were written" in note.message

@@ -24,6 +24,20 @@ def test_an_existing_run_is_not_overwritten(
     assert tree(output) == before
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_result_whose_checkpoints_were_deleted_is_not_overwritten(
+    resume: bool, method: str, finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished[method].output, output, ignore=shutil.ignore_patterns("checkpoints"))
+    before = tree(output)
+    name = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}[method]
+    with pytest.raises(OutputError, match=f"holds {name} and no checkpoint: there is nothing to go on from"):
+        train(run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG), resume=resume)
+    assert tree(output) == before
+
+
 @pytest.mark.scenario(number=27)
 @pytest.mark.parametrize("method", SETTINGS)
 def test_the_folder_of_the_base_model_is_never_the_output(

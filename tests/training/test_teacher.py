@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, run_config, write_model, write_rows
-from veneer.errors import ConfigError
+from veneer.errors import AdapterError, ConfigError
+from veneer.events import Event, Note, ignore
 from veneer.planning.plan import Plan
 from veneer.training.prepare import plan
 from veneer.training.run import train
+from veneer.training.run_inputs import prepare_run
 from veneer.training.steps import SupposedRows
 
 
@@ -69,3 +71,23 @@ def test_an_adapter_on_the_students_base_takes_its_own_weights_alone(
         tiny_model, file, "objective=distillation", f"distillation.teacher_adapter={tmp_path / 'run'}", "lora.rank=2"
     ).choice.memory
     assert memory.teacher == memory.adapters
+
+
+def test_an_adapter_that_teaches_on_another_base_than_its_own_is_refused_unless_it_is_meant(
+    tiny_model: Path, file: Path, tmp_path: Path
+) -> None:
+    adapter = train(run_config(tiny_model, file, tmp_path / "sft", "train.steps=1")).output
+    other = write_model(tmp_path / "other", seed=4)
+    taught = ("objective=distillation", "train.steps=1", f"distillation.teacher_adapter={adapter}")
+    message = r"trained beside another base model(.|\n)*model\.safetensors: has other content"
+    on_students = run_config(other, file, tmp_path / "run", *taught)
+    on_teacher = run_config(tiny_model, file, tmp_path / "run", *taught, f"distillation.teacher={other}")
+    for config in (on_students, on_teacher):
+        with pytest.raises(AdapterError, match=f"{message}(.|\n)*distillation.teacher, or --allow-other-base"):
+            prepare_run(config, ignore)
+    said: list[Event] = []
+    prepare_run(run_config(other, file, tmp_path / "run", *taught, "train.other_base=allow"), said.append)
+    assert any("another base model" in event.message for event in said if isinstance(event, Note))
+    prepare_run(run_config(tiny_model, file, tmp_path / "run", *taught), ignore)
+    own = run_config(other, file, tmp_path / "run", *taught, f"distillation.teacher={tiny_model}")
+    prepare_run(own, ignore)

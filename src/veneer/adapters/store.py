@@ -41,7 +41,7 @@ from veneer.strict_json import to_text
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 PREFIX = "base_model.model."
 """PEFT's prefix of every module path."""
 _UPDATES = tuple(
@@ -200,9 +200,12 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
 
     Raises:
         ModelError: the tokenizer in the folder is damaged.
+        AdapterError: its files are not what the adapter's run wrote.
     """
     if not (directory / TOKENIZER_FILE).is_file():
         return base
+    for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        check_unchanged(directory, name)
     own = from_directory(directory)
     if own.vocab_size <= base.vocab_size:
         return base

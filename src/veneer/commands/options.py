@@ -198,6 +198,9 @@ def run_config(
 ) -> RunConfig:
     """Settings from the file, then `--set` and options; a resumed run starts from the settings that it recorded.
 
+    Where a run ended before its first checkpoint, and its command is given again, nothing is there to go on with: what
+    that run had chosen, perhaps for other rows, is left behind.
+
     Args:
         flags: the values of the options by the key of the setting; None where an option was not given.
         config_file: a YAML file.
@@ -212,11 +215,11 @@ def run_config(
     from veneer.run_folder import RunFolder
 
     output = flags["output"]
-    recorded = None if output is None else RunFolder(Path(output)).config_file
-    if config_file is None and resume and recorded is not None and recorded.is_file():
-        config_file = recorded
+    folder = None if output is None else RunFolder(Path(output))
+    if config_file is None and resume and folder is not None and folder.config_file.is_file():
+        config_file = folder.config_file if folder.resumable or flags["model"] is None else None
     values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
-    if config_file is not None and config_file == recorded:
+    if folder is not None and config_file == folder.config_file:
         # The recorded run spells out one of two alternatives, and the user may now name the other one.
         given = {key for key, value in flags.items() if value is not None}
         given |= {key for key, _ in map(read_assignment, assignments)}

@@ -33,8 +33,8 @@ class TrainSection(Section):
     """The folder of an adapter that the run starts from. Rank, alpha, targets and kind are the adapter's, so that they
     are left out. It is read only."""
     other_base: OtherBase = OtherBase.REFUSE
-    """Whether `from_adapter` may have been trained beside another base model than the run's: `refuse`, or `allow` with
-    a warning."""
+    """Whether `from_adapter`, or a teacher's adapter, may have been trained beside another base model than it is put
+    on: `refuse`, or `allow` with a warning."""
     learning_rate: Rate | Literal["auto"] = "auto"
     """The learning rate at its peak. `auto` takes it from the model's width and the method, and prints the reason."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), NUMBER] = 1.0

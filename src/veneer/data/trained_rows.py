@@ -7,8 +7,10 @@ Two of a million different rows have one hash with a chance of 3 in 100 million.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,43 @@ def _of_part(piece: bytes, part: int, parts: int) -> NDArray[np.uint64]:
     return found[own]
 
 
+@dataclass(frozen=True, slots=True)
+class FileHashes:
+    """The hashes in a file of `write_hashes`, in pieces; none where there is no such file.
+
+    Raises:
+        DataError: while they are iterated: the file cannot be read, or is damaged.
+    """
+
+    path: Path
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            with self.path.open("rb") as file:
+                size = self.path.stat().st_size
+                if size % SIZE:
+                    raise DataError(
+                        f"{self.path} is damaged: it has {size:,} bytes, which is no multiple of {SIZE}. Delete it to "
+                        "go on without knowing which rows were trained"
+                    )
+                while piece := file.read(SIZE * SORTED_AT_ONCE):
+                    yield piece
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedHashes:
+    """The hashes of several sources, one behind the other, which can be iterated again."""
+
+    sources: tuple[Iterable[bytes], ...]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain.from_iterable(self.sources)
+
+
 def trained_among(path: Path, records: Sequence[Record]) -> list[str]:
     """Where the rows stand whose hash is in a file of `write_hashes`; none where there is no such file.
 
@@ -72,21 +111,9 @@ def trained_among(path: Path, records: Sequence[Record]) -> list[str]:
     asked = np.frombuffer(row_hashes(records), dtype=">u8").astype(np.uint64)
     wanted = np.unique(asked)
     found = np.zeros(len(wanted), dtype=np.bool_)
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size % SIZE:
-                raise DataError(
-                    f"{path} is damaged: it has {size:,} bytes, which is no multiple of {SIZE}. Delete it to evaluate "
-                    "without knowing which rows were trained"
-                )
-            while len(wanted) and (piece := file.read(SIZE * SORTED_AT_ONCE)):
-                trained = np.frombuffer(piece, dtype=">u8").astype(np.uint64)
-                at = np.minimum(np.searchsorted(wanted, trained), len(wanted) - 1)
-                found[at[wanted[at] == trained]] = True
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    for piece in FileHashes(path) if len(wanted) else ():
+        trained = np.frombuffer(piece, dtype=">u8").astype(np.uint64)
+        at = np.minimum(np.searchsorted(wanted, trained), len(wanted) - 1)
+        found[at[wanted[at] == trained]] = True
     known = found[np.searchsorted(wanted, asked)]
     return [record.where for record, one in zip(records, known.tolist(), strict=True) if one]

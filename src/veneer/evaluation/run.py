@@ -11,7 +11,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.assistant import Assistant, AssistantRequest, assistant_request, enough_memory, load_assistant
+from veneer.assistant import (
+    Assistant,
+    AssistantRequest,
+    assistant_request,
+    enough_memory,
+    load_assistant,
+    recorded_run,
+)
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
@@ -333,8 +340,8 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
         report = replace(report, judge=_judged(judge, request, rows, models, clusters, emit))
     trained = {folder: where for folder in report.adapters if (where := _trained(Path(folder), rows))}
     said = [
-        f"{len(where)} of {len(rows.records)} rows were trained by the run of {folder}: its measures are too good, by "
-        f"an amount that nobody knows. Evaluate on rows that were not:\n{listing(where)}"
+        f"{len(where)} of {len(rows.records)} rows were trained by {_trainer(Path(folder))}: its measures are too "
+        f"good, by an amount that nobody knows. Evaluate on rows that were not:\n{listing(where)}"
         for folder, where in trained.items()
     ]
     report = replace(report, trained_rows=trained, warnings=[*said, *report.warnings])
@@ -357,6 +364,13 @@ def _trained(adapter: Path, rows: RowSet) -> list[str]:
     """Where the rows stand that the adapter's run has trained; none where the run did not write them down."""
     run = run_of(adapter)
     return [] if run is None else trained_among(run.trained_rows_file, rows.records)
+
+
+def _trainer(adapter: Path) -> str:
+    """Who has trained an adapter, as a message says it."""
+    run = recorded_run(adapter)
+    start = None if run is None else run.train.from_adapter
+    return f"the run of {adapter}" + ("" if start is None else f", or that of {start}, from which it started")
 
 
 def _judged(

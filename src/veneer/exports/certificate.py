@@ -401,18 +401,18 @@ def _endings(live: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) ->
 
 
 def _ids(ours: Sequence[int], theirs: Sequence[int]) -> str:
-    place = _parted(ours, theirs)
+    place = parted(ours, theirs)
     return f"from token {place + 1}: {list(ours[place : place + 4])} here, {list(theirs[place : place + 4])} there"
 
 
 def _parting(ours: str | None, theirs: str | None) -> str:
     if ours is None or theirs is None:
         return "has a template on one side only"
-    place = _parted(ours, theirs)
+    place = parted(ours, theirs)
     return f"from character {place + 1}: {ours[place : place + 30]!r} here, {theirs[place : place + 30]!r} there"
 
 
-def _parted(ours: Sequence[object], theirs: Sequence[object]) -> int:
+def parted(ours: Sequence[object], theirs: Sequence[object]) -> int:
     """Where two sequences are no longer the same."""
     pairs = zip(ours, theirs, strict=False)
     return next((at for at, pair in enumerate(pairs) if pair[0] != pair[1]), min(len(ours), len(theirs)))

@@ -21,10 +21,10 @@ from veneer.exports.input_rounding import BY_TYPE, load_rounded, rounds
 from veneer.exports.input_rounding import rounded as rounded_inputs
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.merge import HEAD, merged_config, merged_in_memory, merged_tensors
-from veneer.exports.modelfile import write_modelfile
+from veneer.exports.modelfile import MODELFILE, modelfile, write_modelfile
 from veneer.exports.readers import Reader, llama_cpp, veneer_folder
 from veneer.exports.record import ExportRecord
-from veneer.exports.settings import differences
+from veneer.exports.settings import differences, text_differences
 from veneer.exports.tensors import ExpectedTensor, ModelTensors, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -32,9 +32,10 @@ from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant, encode
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.metadata import Value
-from veneer.io.gguf.model import WrittenGguf, metadata, needed, plan_kinds, write_model
+from veneer.io.gguf.model import WrittenGguf, divisors, metadata, needed, plan_kinds, write_model
 from veneer.io.gguf.names import EMBEDDING, Piece, pieces
 from veneer.io.gguf.reader import decode
+from veneer.io.gguf.rope import read_divisors
 from veneer.io.tokenizer import Tokenizer
 
 GGUF, MODEL_FILE = "gguf", "model.gguf"
@@ -156,7 +157,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         readers=tuple(readers),
         tensors=lambda: _expected(source, config, quant),
         found=lambda: _found(file),
-        settings=lambda: settings_of(file, metadata(config, tokenizer, quant)),
+        settings=lambda: _settings(folder, config, tokenizer, quant),
         merged=None if exact else lambda: model_of(expected(merged_in_memory(source)), inputs.device),
         expected=None if exact else lambda: model_of(expected(_found(file)), inputs.device),
         rounded=rounded if rounds(types, source.model.spec.activation) else None,
@@ -175,6 +176,14 @@ def settings_of(file: Path, expected: Mapping[str, Value]) -> Iterator[str]:
     """Metadata of a GGUF file that is not what it should be. Names for people are left out."""
     found = read_header(file).metadata
     yield from differences(expected, {key: value for key, value in found.items() if key not in FREE_KEYS})
+
+
+def _settings(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant) -> Iterator[str]:
+    """Metadata, rope divisors, which are tensors of the file and none of the model, and Modelfile."""
+    file = folder / MODEL_FILE
+    yield from settings_of(file, metadata(config, tokenizer, quant))
+    yield from differences(divisors(config), read_divisors(file, read_header(file)))
+    yield from text_differences(modelfile(tokenizer, f"./{MODEL_FILE}"), folder / MODELFILE)
 
 
 def _types(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:

@@ -35,9 +35,10 @@ from veneer.exports.expected import ExpectedCheckpoint, dense_config
 from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, composes, settings_of, write_gguf_base
 from veneer.exports.input_rounding import load_rounded, rounds
 from veneer.exports.inputs import Checks, ExportInputs
-from veneer.exports.modelfile import write_modelfile
+from veneer.exports.modelfile import MODELFILE, modelfile, write_modelfile
 from veneer.exports.readers import Reader, llama_cpp
 from veneer.exports.record import ExportRecord
+from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.gguf.config import completed, family_of
@@ -282,13 +283,20 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         readers=(Reader("llama.cpp", read, rounds=True),) if runner.available() else (),
         tensors=lambda: _expected(source().adapter, config, kind),
         found=lambda: MemoryTensors(read_factors(file)),
-        settings=lambda: settings_of(file, _metadata(source().adapter, config)),
+        settings=lambda: _settings(inputs, source().adapter, folder),
         expected=None if exact else lambda: _with_rounded_factors(reference(), kind),
         rounded=None if exact and not gelu else lambda asked: _rounded(inputs, asked),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
         composed=composes(inputs.checkpoint.tokenizer()),
     )
+
+
+def _settings(inputs: ExportInputs, adapter: Adapter, folder: Path) -> Iterator[str]:
+    """Metadata, and the Modelfile but for its first line, which names the base's place of then."""
+    yield from settings_of(folder / ADAPTER_FILE, _metadata(adapter, inputs.checkpoint.config))
+    expected = modelfile(inputs.checkpoint.tokenizer(), _from(inputs), adapter=f"./{ADAPTER_FILE}")
+    yield from text_differences(expected, folder / MODELFILE, first=1)
 
 
 def _rounded(inputs: ExportInputs, asked: ReaderInput) -> ReaderOutput:

@@ -27,12 +27,12 @@ from veneer.exports.merge import MergeSummary, merged_config, merged_in_memory, 
 from veneer.exports.readers import TRANSFORMERS, Reader, installed, transformers_folder, veneer_folder
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
-from veneer.exports.settings import file_differences
+from veneer.exports.settings import file_differences, unexpected_files
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors, Tensors
 from veneer.exports.veneer_reader import live
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
-from veneer.io.model_files import save_settings
+from veneer.io.model_files import WEIGHTS_FILE, save_settings
 from veneer.io.tokenizer import Tokenizer
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_config, packed_paths
@@ -173,7 +173,10 @@ def _settings(inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, fold
     with TemporaryDirectory() as scratch:
         changes = {**config, "torch_dtype": name_of(dtype)}
         save_settings(Path(scratch), changes, inputs.checkpoint, made.described(dtype), tokenizer)
-        return file_differences(Path(scratch), folder)
+        return [
+            *file_differences(Path(scratch), folder),
+            *unexpected_files(Path(scratch), folder, WEIGHTS_FILE),
+        ]
 
 
 def _found(folder: Path) -> Tensors:

@@ -138,12 +138,23 @@ def write_modelfile(folder: Path, tokenizer: Tokenizer, model: str, *, adapter: 
 
     Args:
         folder: an existing folder.
-        tokenizer: of the model, with its chat template.
-        model: what follows FROM: a file's path, beginning with a dot where it is in the folder, or a name.
-        adapter: the adapter's file in the folder.
+        tokenizer: as for `modelfile`.
+        model: as for `modelfile`.
+        adapter: as for `modelfile`.
 
     Raises:
         OutputError: the file cannot be written.
+    """
+    write_text(folder / MODELFILE, modelfile(tokenizer, model, adapter=adapter))
+
+
+def modelfile(tokenizer: Tokenizer, model: str, *, adapter: str | None = None) -> str:
+    """The content of a Modelfile, whose first line names the model.
+
+    Args:
+        tokenizer: of the model, with its chat template.
+        model: what follows FROM: a file's path, beginning with a dot where it is in the folder, or a name.
+        adapter: the adapter's file in the folder.
     """
     lines = [f"FROM {model}"]
     if adapter is not None:
@@ -154,7 +165,7 @@ def write_modelfile(folder: Path, tokenizer: Tokenizer, model: str, *, adapter: 
     elif tokenizer.chat_template is not None:
         lines.append("# The chat template does more than a TEMPLATE can say: the one in the GGUF file is meant.")
     lines += [f'PARAMETER stop "{_quoted(stop)}"' for stop in _stops(tokenizer, frame)]
-    write_text(folder / MODELFILE, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _own_bos(tokenizer: Tokenizer) -> str:

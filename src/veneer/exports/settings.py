@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -15,9 +16,17 @@ from typing import Any
 import numpy as np
 
 from veneer.errors import ModelError
+from veneer.exports.certificate import parted
 
+LOADED = (
+    *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "added_tokens.json"),
+    *("additional_chat_templates", "chat_template.*", "generation_config.json", "special_tokens_map.json"),
+)
+"""Names that loaders read where they are there, besides the files that every model's directory has."""
+SHOWN = 60
+"""Characters of a text that a message shows at most."""
 _SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxstring = _SHORT.maxother = SHOWN
 _ABSENT = object()
 
 
@@ -37,6 +46,10 @@ def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
                 yield from differences(one, other, f"{where}[{number}]")
                 return
     elif not _equal(expected, found):
+        if isinstance(expected, str) and isinstance(found, str) and max(len(expected), len(found)) > SHOWN:
+            place = parted(expected, found)
+            where = f"{where} from character {place + 1}"
+            expected, found = (text[place : place + SHOWN] for text in (expected, found))
         yield f"{where}: is {_shown(found)}, should be {_shown(expected)}"
 
 
@@ -74,6 +87,33 @@ def file_differences(expected: Path, found: Path) -> list[str]:
         wanted, there = (_content(folder / name) for folder in (expected, found))
         problems += [f"{name}: {one}" for one in differences(wanted, there)]
     return problems
+
+
+def text_differences(expected: str, found: Path, *, first: int = 0) -> list[str]:
+    """Where a text file of an export is not what it should be.
+
+    Args:
+        expected: the text that it should hold.
+        found: the file.
+        first: the line that is compared first; those before it are left out.
+    """
+    if not found.is_file():
+        return [f"{found.name}: missing"]
+    wanted, there = ("".join(text.splitlines(True)[first:]) for text in (expected, _content(found)["text"]))
+    return list(differences(wanted, there, found.name))
+
+
+def unexpected_files(expected: Path, found: Path, *weights: str) -> list[str]:
+    """Files of an export that a loader would read, and that should not be there.
+
+    Args:
+        expected: a folder with the files as they should be, but for the weights.
+        found: the export.
+        weights: names of its files of weights.
+    """
+    known = {*weights, *(file.name for file in expected.iterdir())}
+    present = sorted(file.name for file in found.iterdir() if file.name not in known)
+    return [f"{name}: should not be there" for name in present if any(fnmatch(name, one) for one in LOADED)]
 
 
 def _is_text(file: Path) -> bool:

@@ -105,13 +105,26 @@ def check_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
     if config.train.from_adapter is None:
         return
     problem = BaseCheck(Path(config.train.from_adapter), config.model, origin.files()).problem()
+    refuse_other_base(problem, config, "Give the adapter's own base by --model, start a new adapter", emit)
+
+
+def refuse_other_base(problem: str | None, config: RunConfig, remedy: str, emit: Subscriber) -> None:
+    """Refuse an adapter that a run reads and that was trained beside another base, or warn of it where it was asked
+    for.
+
+    Args:
+        problem: what `BaseCheck` says; None where it is the adapter's base.
+        config: the run.
+        remedy: what else the user can do, the beginning of a sentence.
+        emit: told of the warning.
+
+    Raises:
+        AdapterError: it is another one.
+    """
     if problem is None:
         return
     if config.train.other_base is OtherBase.REFUSE:
-        raise AdapterError(
-            f"{problem}\nGive the adapter's own base by --model, start a new adapter, or --allow-other-base "
-            "(train.other_base=allow) if this one is meant."
-        )
+        raise AdapterError(f"{problem}\n{remedy}, or --allow-other-base (train.other_base=allow) if this one is meant.")
     emit(Note(message=problem, level=Level.WARNING))
 
 

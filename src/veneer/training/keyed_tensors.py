@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,7 +16,7 @@ from veneer.events import Note, Subscriber
 from veneer.io.files import atomic_file
 from veneer.strict_json import to_text
 
-KEY = "key"
+KEY, CONTENT = "key", "content"
 
 
 def key_of(depends_on: Mapping[str, Any]) -> str:
@@ -30,7 +31,16 @@ def write_under(file: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
         OutputError: the file cannot be written.
     """
     with atomic_file(file) as partial:
-        save_file(dict(tensors), partial, metadata={KEY: key})
+        save_file(dict(tensors), partial, metadata={KEY: key, CONTENT: _content(tensors)})
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of the bytes of tensors."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        state.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def read_under(file: Path, key: str, names: Sequence[str], what: str, emit: Subscriber) -> dict[str, Tensor] | None:
@@ -47,9 +57,15 @@ def read_under(file: Path, key: str, names: Sequence[str], what: str, emit: Subs
         return None
     try:
         with safe_open(file, framework="pt", device="cpu") as stored:
-            if (stored.metadata() or {}).get(KEY) != key:
+            metadata = stored.metadata() or {}
+            # Files of versions that kept no digest of the content are made again.
+            if metadata.get(KEY) != key or CONTENT not in metadata:
                 return None
-            return {name: stored.get_tensor(name) for name in names}
+            found = {name: stored.get_tensor(name) for name in {*names, *stored.keys()}}
+        damage = None if _content(found) == metadata[CONTENT] else "its numbers are not those that were written"
     except (SafetensorError, OSError) as error:
-        emit(Note(message=f"{file} is damaged ({error}): {what} computed again"))
+        damage = str(error)
+    if damage is not None:
+        emit(Note(message=f"{file} is damaged ({damage}): {what} computed again"))
         return None
+    return {name: found[name] for name in names}

@@ -61,6 +61,12 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
         raise OutputError(
             f"{folder.path} already holds a run; go on with it by --resume, or give another output folder"
         )
+    if folder.weights and not folder.resumable:
+        raise OutputError(
+            f"{folder.path} holds {' and '.join(folder.weights)} and no checkpoint: there is nothing to go on from, "
+            "and what was trained would be replaced. Give another output folder; an adapter is gone on with by "
+            "--from-adapter"
+        )
     remove_partial(folder.path)
     remove_partial(folder.checkpoints)
     if not folder.resumable:

@@ -22,6 +22,7 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.reward_adapters import check_bases
+from veneer.training.teacher import check_teachers_base
 
 CHOSEN = {
     "lora": ("rank",),
@@ -78,6 +79,7 @@ def prepare_run(
     origin = open_checkpoint(config.model, revision=config.revision)
     check_base(config, origin, emit)
     check_bases(config, origin)
+    check_teachers_base(config, origin, emit)
     prepared = prepare(
         config,
         describe_model(origin, config.backend),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from veneer.config import RunConfig, TrainSection, to_yaml
-from veneer.data.trained_rows import write_hashes
+from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import Interrupted
 from veneer.events import EventLog, Note, RunStarted, notes_to
@@ -21,7 +21,7 @@ from veneer.notebook import html_facts
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.forecast import Forecast
 from veneer.planning.plan import Plan
-from veneer.run_folder import RunFolder
+from veneer.run_folder import RunFolder, run_of
 from veneer.strict_json import to_text
 from veneer.training.asking import evaluation_of, sampler_of
 from veneer.training.best import best_by
@@ -276,10 +276,18 @@ def _started(inputs: RunInputs, config: RunConfig, trainable: Trainable, resumed
 def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
     """Write the settings of the run, and which rows it trains and which it has left out."""
     write_text(inputs.folder.config_file, to_yaml(config))
-    write_hashes(inputs.folder.trained_rows_file, inputs.data.rows.hashes)
+    write_hashes(inputs.folder.trained_rows_file, _hashes(inputs))
     if inputs.data.rows.skipped:
         skipped = (to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
         write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))
+
+
+def _hashes(inputs: RunInputs) -> Iterable[bytes]:
+    """The hashes of the rows that the run trains, and of those that were trained in the adapter that it starts from."""
+    start = inputs.config.train.from_adapter
+    before = None if start is None else run_of(Path(start))
+    own = inputs.data.rows.hashes
+    return own if before is None else JoinedHashes((own, FileHashes(before.trained_rows_file)))
 
 
 def _checkpoint_store(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from veneer.adapters.origin import BaseCheck
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, read_config
 from veneer.backends.base import Description
@@ -12,13 +13,15 @@ from veneer.config import RunConfig
 from veneer.data.rows import Rows
 from veneer.enums import Backend, Method, ObjectiveName
 from veneer.errors import AdapterError, ConfigError
-from veneer.io.checkpoint import open_checkpoint, read_model_config
+from veneer.events import Subscriber
+from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.digests import file_digest
 from veneer.io.files import sampled_digest
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.spec import DecoderSpec
 from veneer.planning.machine import Machine
 from veneer.planning.setup import Setup, Teaching
+from veneer.training.from_adapter import refuse_other_base
 from veneer.training.steps import SupposedRows
 
 
@@ -67,6 +70,26 @@ def check_teacher(config: RunConfig, teacher: Description, own: Description, tok
             f"distillation.teacher {name} turns its positions by the length of a whole text, and the student's rows "
             "share their beginnings; give another teacher"
         )
+
+
+def check_teachers_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
+    """Refuse a teacher's adapter that was trained beside another base than it is put on, or warn of it where it was
+    asked for (`train.other_base`).
+
+    Args:
+        config: the run.
+        origin: the files of its model.
+        emit: told of the warning.
+
+    Raises:
+        AdapterError: it was; the files that differ are named.
+    """
+    settings = config.distillation
+    if config.objective is not ObjectiveName.DISTILLATION or settings.teacher_adapter is None:
+        return
+    base = origin if settings.teacher is None else open_checkpoint(settings.teacher)
+    problem = BaseCheck(Path(settings.teacher_adapter), settings.teacher or config.model, base.files()).problem()
+    refuse_other_base(problem, config, "Give the base of distillation.teacher_adapter by distillation.teacher", emit)
 
 
 def compared_tokens(config: RunConfig, teacher: Description | None, own: int) -> int:

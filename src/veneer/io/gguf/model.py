@@ -103,6 +103,11 @@ def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant) -> d
     return _values(described, quant, "") | dict(vocabulary.values)
 
 
+def divisors(config: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return the tensors of rope divisors that `write_model` writes, by name. Raises ModelError as `describe`."""
+    return {name: values.tolist() for name, values in describe(config).factors.items()}
+
+
 def _values(described: Described, quant: Quant, name: str) -> dict[str, Value]:
     values: dict[str, Value] = {
         "general.architecture": described.family.architecture,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType as Kind
 
 from veneer.errors import ModelError
-from veneer.io.gguf.header import GgufHeader
+from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import Metadata, Value, shortest
 
 Factors = np.ndarray[Any, np.dtype[np.float32]]
@@ -226,11 +227,24 @@ def _read_longrope(meta: Metadata, header: GgufHeader, turned: int, positions: i
     return found
 
 
-def _factors(meta: Metadata, header: GgufHeader, name: str, count: int) -> Factors:
-    info = header.tensors[name]
+def read_divisors(path: Path, header: GgufHeader) -> dict[str, list[float]]:
+    """Return the tensors of rope divisors that a file has, by name, as they stand there.
+
+    Raises:
+        ModelError: one is not float32.
+    """
+    present = {name: header.tensors[name] for name in FACTOR_TENSORS if name in header.tensors}
+    return {name: _divisors(path, info, math.prod(info.shape)).tolist() for name, info in present.items()}
+
+
+def _divisors(path: Path, info: TensorInfo, count: int) -> Factors:
     if info.kind != Kind.F32 or info.shape != (count,):
-        raise ModelError(f"{meta.path}: {name} is {info.kind.name} {info.shape}, not F32 {count}.")
-    factors = np.fromfile(meta.path, dtype="<f4", count=count, offset=info.offset)
+        raise ModelError(f"{path}: {info.name} is {info.kind.name} {info.shape}, not F32 {count}.")
+    return np.fromfile(path, dtype="<f4", count=count, offset=info.offset)
+
+
+def _factors(meta: Metadata, header: GgufHeader, name: str, count: int) -> Factors:
+    factors = _divisors(meta.path, header.tensors[name], count)
     if not (np.isfinite(factors).all() and (factors > 0).all()):
         raise ModelError(f"{meta.path}: {name} holds values that are not positive numbers.")
     return factors
