@@ -54,6 +54,20 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "embedding with its head, rslora": (
         {"target_modules": ["embed_tokens"], "ensure_weight_tying": True, "use_rslora": True}, TIED, False,
     ),
+    "embedding with its head, of another rank and alpha": (
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True,
+         "rank_pattern": {"embed_tokens": 2}, "alpha_pattern": {"embed_tokens": 3}}, TIED, False,
+    ),
+    "embedding with its head, which has a rank of its own": (
+        {"target_modules": ["embed_tokens"], "ensure_weight_tying": True, "use_rslora": True,
+         "rank_pattern": {"lm_head": 2}}, TIED, False,
+    ),
+    "tokens of both ends as one": (
+        {"trainable_token_indices": {"embed_tokens": SOME, "lm_head": SOME}}, TIED, True,
+    ),
+    "other tokens at each end": (
+        {"trainable_token_indices": {"embed_tokens": SOME, "lm_head": SOME[:1]}}, TIED, False,
+    ),
     "tied tokens": ({"trainable_token_indices": SOME, "ensure_weight_tying": True}, TIED, True),
     "tokens": ({"trainable_token_indices": SOME}, {}, False),
     "tokens, tied": ({"trainable_token_indices": SOME}, TIED, True),

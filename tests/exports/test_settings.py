@@ -63,7 +63,7 @@ def test_a_letter_in_the_middle_of_a_long_text_is_shown() -> None:
     assert line.startswith("t from character 238: is 'z...")
     assert "should be 't..." in line
     (line,) = differences({"t": template}, {"t": template[:-3]})
-    assert line == "t from character 447: is '', should be ' %}'"
+    assert line == "t from character 448: is '', should be ' %}'"
 
 
 def test_a_text_file_is_compared_from_a_line_on(tmp_path: Path) -> None:

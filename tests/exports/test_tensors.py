@@ -82,3 +82,13 @@ def test_a_finer_dtype_than_the_formats_hides_nothing() -> None:
     assert compare_tensors(expected, MemoryTensors({"a": written.float()}), 0.0).problems == ()
     (problem,) = compare_tensors(expected, MemoryTensors({"a": off}), 0.0).problems
     assert problem.startswith("a: is off by 0.0977 %")
+
+
+def test_a_value_that_is_nearer_to_the_exact_one_is_none_that_an_exact_format_holds() -> None:
+    """A scale of NF4 may be another and leave less of an error; what was written it is not."""
+    exact = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    written = (exact * 8).round() / 8
+    nearer = written.clone()
+    nearer[3] = (written[3] + exact[3]) / 2
+    (problem,) = compare_tensors([ExpectedTensor("a", exact, written)], MemoryTensors({"a": nearer}), 0.0).problems
+    assert problem.endswith("in 1 of its 8 rows")

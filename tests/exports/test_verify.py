@@ -213,7 +213,7 @@ CONTENT: dict[str, tuple[Callable[[Path], None], str]] = {
     "kind of a control token": (kind_of_token, "setting tokenizer.ggml.token_type["),
     "a letter of the template": (
         text_replaced(b"<|im_start|>assistant\n{% endif", b"<|im_start|>assistanz\n{% endif"),
-        "setting tokenizer.chat_template: is ",
+        "setting tokenizer.chat_template from character ",
     ),
 }  # fmt: skip
 

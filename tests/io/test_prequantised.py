@@ -89,6 +89,12 @@ def test_what_bitsandbytes_never_writes_is_refused() -> None:
     tensors[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
     with pytest.raises(ModelError, match="nested scales in blocks of 128"):
         opened(tensors)
+    for other in ({"quant_type": "fp4"}, {"dtype": "uint8"}):
+        state = json.loads(bytes(parts_of("a.weight", stored("nf4"), torch.float32)[name].tolist())) | other
+        tensors = parts_of("a.weight", stored("nf4"), torch.float32)
+        tensors[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+        with pytest.raises(ModelError, match=rf"{name} is damaged.*{next(iter(other.values()))}"):
+            opened(tensors)
     tensors = parts_of("a.weight", stored("int8"), torch.float32) | {"a.weight_format": torch.tensor(1)}
     with pytest.raises(ModelError, match=r"a\.weight_format is 1; only 0"):
         opened(tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ from veneer.adapters.peft_config import adapter_config, is_plain, parse_config, 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, Value, expression_of_key, is_router, selects, value_of_pattern
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
-from veneer.enums import Init, Task
+from veneer.enums import Init, Scaling, Task
 from veneer.errors import AdapterError, listing
 from veneer.expressions import endless
 from veneer.io.files import write_tensors, write_text
@@ -239,9 +240,11 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
     check_expressions(spec, [*model.linear_paths(), *tensors], directory)
+    if model.spec.tied_head:
+        if spec.tied_modules:
+            tensors |= _tied_head(tensors)
+        spec = _of_tied_head(spec, tensors)
     _check_ranks(spec, tensors, directory)
-    if spec.tied_modules and model.spec.tied_head:
-        tensors |= _tied_head(tensors)
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
     own, embeddings = _without_copies(tensors, spec, model, directory)
@@ -308,6 +311,34 @@ def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if a is None or b is None or f"{HEAD}.lora_A.weight" in tensors:
         return {}
     return {f"{HEAD}.lora_A.weight": b.t().contiguous(), f"{HEAD}.lora_B.weight": a.t().contiguous()}
+
+
+def _of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> LoraSpec:
+    """The specification of an adapter on a model whose head is tied to its embedding.
+
+    With `ensure_weight_tying` the head's factors are the embedding's, of its rank, and are scaled by the rank and alpha
+    that the configuration has for the head. Trained tokens that both ends name are one set of rows.
+    """
+    tokens = spec.trainable_tokens
+    if HEAD in tokens and tokens[HEAD] == tokens.get(EMBEDDING):
+        spec = replace(spec, trainable_tokens={path: ids for path, ids in tokens.items() if path != HEAD})
+    factor = tensors.get(f"{HEAD}.lora_A.weight")
+    if not spec.tied_modules or factor is None or f"{EMBEDDING}.lora_embedding_A" not in tensors:
+        return spec
+    rank, scale = len(factor), spec.scale_of(HEAD)
+    if rank == spec.rank_of(HEAD):
+        return spec
+    alpha = scale * (math.sqrt(rank) if spec.scaling is Scaling.RSLORA else rank)
+    # The first key that fits a path counts.
+    return replace(
+        spec,
+        rank_pattern={HEAD: rank, **_without(HEAD, spec.rank_pattern)},
+        alpha_pattern={HEAD: alpha, **_without(HEAD, spec.alpha_pattern)},
+    )
+
+
+def _without(key: str, patterns: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in patterns.items() if name != key}
 
 
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
@@ -427,7 +458,7 @@ def _without_copies(
         )
         ends = (".modules_to_save.weight", ".original_module.weight") if saved else (".weight",)
         copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
-        if path == HEAD and model.spec.tied_head and EMBEDDING in spec.trainable_tokens:
+        if path == HEAD and model.spec.tied_head and spec.trainable_tokens.keys() == {EMBEDDING}:
             copies[f"{path}.{TOKEN_ROWS}"] = ""  # the embedding's rows, written twice
     problems, resized = [], {}
     for name, path in copies.items():

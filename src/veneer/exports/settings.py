@@ -47,9 +47,9 @@ def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
                 return
     elif not _equal(expected, found):
         if isinstance(expected, str) and isinstance(found, str) and max(len(expected), len(found)) > SHOWN:
-            place = parted(expected, found)
-            where = f"{where} from character {place + 1}"
-            expected, found = (text[place : place + SHOWN] for text in (expected, found))
+            at = parted(expected, found)
+            where = f"{where} from character {at + 1}"
+            expected, found = (text[at : at + SHOWN] for text in (expected, found))
         yield f"{where}: is {_shown(found)}, should be {_shown(expected)}"
 
 

@@ -87,14 +87,13 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
     """Read back every tensor: it should hold the values that the format holds for the exact ones.
 
     Where a format chooses its codes by a search, another processor may settle on other codes that are as good. A row of
-    a matrix that holds other values than expected passes where it is no further from the exact one; where the expected
-    values are the exact ones, it never is.
+    a matrix that holds other values than expected passes there where it is no further from the exact one.
 
     Args:
         expected: every tensor, in any order.
         found: what was written.
         threshold: largest ‖found − exact‖ / ‖exact‖, which holds the format's own rounding to what it is known to cost;
-            0 where it rounds once.
+            0 where it rounds once, or packs without a search, so that no other value may stand there.
     """
     left = set(found.names())
     compared, worst, largest, problems = 0, "", -1.0, []
@@ -122,7 +121,7 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
         distance = relative_error(other, written if threshold == 0 else exact)
         if distance > largest:
             worst, largest = name, distance
-        rows = _damaged_rows(other, written, exact)
+        rows = _damaged_rows(other, written, written if threshold == 0 else exact)
         if rows:
             off, height = relative_error(other, written), max(1, math.prod(exact.shape[:-1]))
             problems.append(f"{name}: is off by {100 * off:.3g} % of its size, in {rows:,} of its {height:,} rows")
@@ -133,7 +132,8 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
 
 
 def _damaged_rows(found: Tensor, written: Tensor, exact: Tensor) -> int:
-    """Rows that hold other values than expected and are further from the exact ones, `[…, columns]` each."""
+    """Rows that hold other values than expected and are further from the exact ones, `[…, columns]` each. Where the
+    expected values are the exact ones, all others are."""
     rows = [tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1) for tensor in (found, written, exact)]
     other = (rows[0] != rows[1]).any(-1)
     if not bool(other.any()):

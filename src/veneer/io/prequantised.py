@@ -35,6 +35,8 @@ METHOD = "bitsandbytes"
 NESTED_BLOCK = 256
 """Number of scales that share one nested scale. bitsandbytes writes no other number."""
 _STATES = {f".quant_state.bitsandbytes__{scheme.value}": scheme for scheme in (Scheme.NF4, Scheme.FP4)}
+_DTYPES = ("float32", "bfloat16", "float16")
+"""Names of the dtypes that a weight had before it was quantised."""
 _MAPS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
@@ -104,6 +106,8 @@ class StoredTensors:
             state = json.loads(bytes(self._raw(state_name).tolist()))
             shape, block = tuple(int(size) for size in state["shape"]), int(state["blocksize"])
             nested = "nested_offset" in state
+            if state["quant_type"] != scheme.value or state["dtype"] not in _DTYPES:
+                raise ValueError(f"quant_type {state['quant_type']!r}, dtype {state['dtype']!r}")
             if nested:
                 state["nested_offset"] = float(state["nested_offset"])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
