@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from invoking import invoke, refused
 from veneer.cli import main
+from veneer.errors import Interrupted
 
 SAMPLING = ["--max-new-tokens", "--seed", "--system", "--temperature", "--top-p"]
 
@@ -158,3 +160,24 @@ def test_an_interruption_while_an_error_is_told_is_one(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("veneer.screens.console.say_error", interrupted)
     assert invoke("evaluate", "--model", tmp_path / "none", "--data", tmp_path / "rows.jsonl").exit_code == 130
+
+
+def test_a_command_that_a_signal_ended_leaves_without_pythons_own_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes seconds where libraries are torn down on a busy machine, and more than who sent the signal waits."""
+
+    def stopped() -> None:
+        raise Interrupted("stopped after step 3")
+
+    left: list[int] = []
+
+    def leave(code: int) -> NoReturn:
+        left.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr("veneer.cli.spare_address_space", stopped)
+    monkeypatch.setattr("veneer.cli.leave", leave)
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == Interrupted.exit_code
+    assert left == [], "a program that calls the command line and asked for the end itself"
+    monkeypatch.setattr("veneer.cli.signal_exit_code", lambda: 143)
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 143
+    assert left == [143]

@@ -120,8 +120,9 @@ class _Commands(click.Group):
         # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
         if message:
             _say_error(message)
-        if lost:
-            # A thread may wait in C++ for a network that has gone: Python's own way out takes seconds, or aborts.
+        if lost or signal_exit_code() is not None:
+            # A thread may wait in C++ for a network that has gone: Python's own way out takes seconds, or aborts. And
+            # on a busy machine it takes longer than who sent a signal waits.
             leave(code)
         sys.exit(code)
 

@@ -50,6 +50,15 @@ def test_rewards_add_up_by_their_weights_and_none_is_not_zero() -> None:
     assert shout.asked == [3], "one call, as long as nothing fails"
 
 
+@pytest.mark.parametrize("weight", [1.0, -1e200])
+def test_rewards_beyond_all_sums_fail_by_name(weight: float) -> None:
+    """Their mean or their square would be infinite, and the loss NaN without a word of why."""
+    huge = Played(lambda text: 1e308 / abs(weight) * len(text))
+    with pytest.raises(DataError, match=rf"it gave 1e\+{308 if weight == 1.0 else 108}; times its weight, a reward is"):
+        Judge([WeighedReward("huge", huge, weight)]).judged(answers("a", "b"))
+    assert Judge([WeighedReward("large", Played(lambda _: 1e30))]).judged(answers("a")).totals.tolist() == [1e30]
+
+
 @pytest.mark.parametrize("fate", [OnRewardError.SKIP_ROW, OnRewardError.SKIP_GROUP])
 def test_answers_that_a_reward_fails_on_are_named_and_the_others_keep_theirs(fate: OnRewardError) -> None:
     reward = Played(on_bad)

@@ -353,6 +353,22 @@ def test_a_broken_gradient_under_a_finite_loss_stops_the_run(
     assert_no_nan_on_disk(tmp_path)
 
 
+def test_a_step_that_breaks_the_weights_ends_as_a_loss_that_is_not_finite(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The next step's loss is NaN, and there is nothing that could be kept."""
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=5)
+    found.engine.schedule = replace(found.engine.schedule, peak=1e300)
+    with pytest.raises(Diverged, match=r"step 2: the loss is nan") as caught:
+        found.run()
+    assert caught.value.exit_code == 3
+    assert "The weights after step 1 are not kept: the adapter holds NaN or infinite values" in str(caught.value)
+    assert found.engine.checkpoints.folder.checkpoint_steps() == []
+    assert_no_nan_on_disk(tmp_path)
+    assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "diverged"
+
+
 def test_a_broken_first_step_writes_no_checkpoint(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
     source = Cut([eight])
     model, trainable = adapted(tiny_model)

@@ -19,6 +19,10 @@ MOST_IN_A_ROW = 16
 answer may take as long as the reward is given."""
 
 
+LARGEST = 1e30
+"""The largest size of a reward times its weight. Sums and squares of larger ones are not finite any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeighedReward:
     """A reward of a run."""
@@ -92,6 +96,10 @@ class Judge:
         for column, one in enumerate(self._rewards):
             failed_in_a_row, before, together = 0, len(failures), list[str]()
             for place, found in enumerate(_each(one, answers, together)):
+                if found is not None and not isinstance(found, RewardFailed) and abs(found * one.weight) > LARGEST:
+                    found = RewardFailed(
+                        f"it gave {found:g}; times its weight, a reward is at most {LARGEST:g} in size"
+                    )
                 failed_in_a_row = failed_in_a_row + 1 if isinstance(found, RewardFailed) else 0
                 if not isinstance(found, RewardFailed):
                     values[place, column] = np.nan if found is None else found

@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
-from veneer.errors import Diverged, Interrupted, OutOfMemory, RankLost
+from veneer.errors import AdapterError, CheckpointError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.events import (
     CheckpointSaved,
     Evaluated,
@@ -466,15 +466,21 @@ class Engine:
 
     def _diverged(self, progress: Progress, wrong: str, remedy: str) -> NoReturn:
         self.drop_gradients()
-        self._keep(progress)
+        kept = self._kept_before(progress)
         self._finish(progress, "diverged")
-        saved = (
-            f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
-        )
-        raise Diverged(
-            f"step {progress.step + 1}: {wrong}. "
-            f"{saved if progress.step else 'Nothing was trained before it'}. {remedy}"
-        )
+        raise Diverged(f"step {progress.step + 1}: {wrong}. {remedy} {kept}")
+
+    def _kept_before(self, progress: Progress) -> str:
+        """Write a checkpoint of the last step that was made, and say so. A step that made weights NaN or infinite is
+        noticed by the loss of the next one: what it made cannot be kept."""
+        if progress.step == 0:
+            return "Nothing was trained before it."
+        try:
+            self._keep(progress)
+        except (AdapterError, CheckpointError) as error:
+            return f"The weights after step {progress.step} are not kept: {error}"
+        folder = self.checkpoints.folder.checkpoint(progress.step)
+        return f"The weights after step {progress.step} are kept in {folder}."
 
     def _evaluate(self, progress: Progress, evaluate: Callable[[], Means | None]) -> None:
         begun = time.perf_counter()
