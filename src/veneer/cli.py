@@ -98,9 +98,11 @@ class _Commands(click.Group):
             sys.exit(Interrupted.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:
-        reserve, lost = mmap(-1, RESERVE), False
+        reserve: mmap | None = None
+        lost = False
         try:
             refuse_little_address_space()
+            reserve = mmap(-1, RESERVE)
             spare_address_space()
             return super().invoke(ctx)
         except VeneerError as error:
@@ -114,7 +116,8 @@ class _Commands(click.Group):
         except KINDS as error:
             if not is_out_of_memory(error):
                 raise
-            reserve.close()
+            if reserve is not None:
+                reserve.close()
             doing = f"doing `veneer {ctx.invoked_subcommand}`"
             message, code = f"{message_of(doing, str(error))} {LESS_MEMORY}", OutOfMemory.exit_code
         # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
@@ -146,7 +149,9 @@ def _say_error(message: str) -> None:
         from veneer.screens.console import say_error
 
         say_error(message)
-    except MemoryError:
+    except KINDS as error:
+        if not is_out_of_memory(error):
+            raise
         os.write(2, f"error: {message}\n".encode())
 
 
