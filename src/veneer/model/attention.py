@@ -9,7 +9,8 @@ Shapes: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -112,26 +113,22 @@ class PackedAttention:
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
-        if self._tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
-            # The kernel reads memory by these lengths, so a mistake must not reach it.
-            raise ValueError(
-                f"documents of {self._tokens} tokens in all, but queries {list(queries.shape)}, "
-                f"keys {list(keys.shape)}, values {list(values.shape)}"
-            )
+        _refuse_other_lengths(self._tokens, queries, keys, values)
+        if by_compiled_kernel(queries, keys, values):
+            return attend_compiled([self], queries, keys, values, attention_spec, sinks)
         lengths, shared = self._documents.lengths, self._documents.shared
         scale = attention_spec.of(queries.shape[-1])
         window = attention_spec.window_within(self._longest)
-        if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
-            result: Tensor = _PackedKernel.apply(  # type: ignore[no-untyped-call]
-                queries, keys, values, sinks, self._documents, scale, window, attention_spec.softcap
-            )
-            return result
         plain = sinks is None and attention_spec.softcap is None
         if queries.is_cuda and plain and (window is None or flash_takes(queries)):
             return packed_attention(queries, keys, values, lengths, scale, shared=shared, window=window)
         if not plain or window is not None:
             return attention_by_document(queries, keys, values, lengths, shared, attention_spec, sinks)
         return self.attend_padded(queries, keys, values, scale)
+
+    def block(self, attention_spec: AttentionSpec) -> KernelBlock:
+        """The documents as the compiled kernel takes them."""
+        return KernelBlock(self._documents, self._tokens, attention_spec.window_within(self._longest))
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
         """`attend` in torch's own operations, for every device. Shared tokens are computed again with each document."""
@@ -163,6 +160,52 @@ class PackedAttention:
         return groups
 
 
+@dataclass(frozen=True, slots=True)
+class KernelBlock:
+    """Documents that the compiled kernel takes in one call."""
+
+    documents: Documents
+    tokens: int
+    """Number of tokens of all documents."""
+    window: int | None
+    """Number of keys that a query sees at most; None where it sees all before it."""
+
+
+def by_compiled_kernel(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Whether the compiled kernel computes their attention."""
+    return kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0
+
+
+def attend_compiled(
+    layouts: Sequence[PackedAttention],
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attention_spec: AttentionSpec = PLAIN,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attend within blocks that are laid end to end, by the compiled kernel: one result holds those of all of them.
+
+    Args:
+        layouts: the documents of each block; their tokens are those of `queries`.
+        queries, keys, values, attention_spec, sinks: see `Attention.attend`.
+    """
+    blocks = tuple(layout.block(attention_spec) for layout in layouts)
+    _refuse_other_lengths(sum(block.tokens for block in blocks), queries, keys, values)
+    scale, softcap = attention_spec.of(queries.shape[-1]), attention_spec.softcap
+    result: Tensor = _PackedKernel.apply(queries, keys, values, sinks, blocks, scale, softcap)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _refuse_other_lengths(tokens: int, queries: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Refuse tensors of another number of tokens: kernels read memory by it, so that a mistake must not reach them."""
+    if tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
+        raise ValueError(
+            f"documents of {tokens} tokens in all, but queries {list(queries.shape)}, "
+            f"keys {list(keys.shape)}, values {list(values.shape)}"
+        )
+
+
 class _PackedKernel(torch.autograd.Function):
     """Attention by the compiled kernel. Backward needs its inputs, its output and one number for each row."""
 
@@ -173,30 +216,46 @@ class _PackedKernel(torch.autograd.Function):
         keys: Tensor,
         values: Tensor,
         sinks: Tensor | None,
-        documents: Documents,
+        blocks: Sequence[KernelBlock],
         scale: float,
-        window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        limits = ScoreLimits(window, softcap, None if sinks is None else sinks.detach().float().contiguous())
-        output, lse = _kernels().attention_forward(queries, keys, values, documents, scale, limits)
+        limits = ScoreLimits(None, softcap, None if sinks is None else sinks.detach().float().contiguous())
+        # One output for all blocks: the layer behind it keeps it whole, and so it is not kept twice.
+        output, lse = torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32)
+        for block, (q, k, v, *into) in _parts(blocks, queries, keys, values, output, lse):
+            own = replace(limits, window=block.window)
+            _kernels().attention_forward(q, k, v, block.documents, scale, own, (into[0], into[1]))
         ctx.save_for_backward(queries, keys, values, sinks, output, lse)
-        ctx.documents, ctx.scale, ctx.limits = documents, scale, limits
+        ctx.blocks, ctx.scale, ctx.limits = blocks, scale, limits
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, sinks, output, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
-        found = _kernels().attention_backward(
-            queries, keys, values, ctx.documents, ctx.scale, output, lse, grad, ctx.limits
-        )
+        found = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        for block, (q, k, v, out, sums, g, *into) in _parts(
+            ctx.blocks, queries, keys, values, output, lse, grad, *found
+        ):
+            own = replace(ctx.limits, window=block.window)
+            _kernels().attention_backward(
+                q, k, v, block.documents, ctx.scale, out, sums, g, own, (into[0], into[1], into[2])
+            )
         grad_sinks = None
         if ctx.needs_input_grad[3]:
             # Its share of a row, exp(sink − lse), is taken from the other keys' values, and has none of its own.
             lost = torch.exp(ctx.limits.sinks - lse) * (grad.float() * output.float()).sum(-1)
             grad_sinks = -lost.sum(0).to(sinks.dtype)
-        return (*found, grad_sinks, None, None, None, None)
+        return (*found, grad_sinks, None, None, None)
+
+
+def _parts(blocks: Sequence[KernelBlock], *tensors: Tensor) -> Iterator[tuple[KernelBlock, list[Tensor]]]:
+    """Each block that has tokens, with its rows of tensors."""
+    start = 0
+    for block in filter(lambda one: one.tokens, blocks):
+        yield block, [tensor[start : start + block.tokens] for tensor in tensors]
+        start += block.tokens
 
 
 def _kernels() -> Kernels:

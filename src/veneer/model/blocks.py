@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from veneer.model.attention import Attention
+from veneer.model.attention import PackedAttention, attend_compiled, by_compiled_kernel
 from veneer.model.shape import PLAIN, AttentionSpec
 
 
@@ -19,7 +19,7 @@ class BlockAttention:
         tokens: the number of tokens of each block, in order.
     """
 
-    def __init__(self, layouts: Sequence[Attention], tokens: Sequence[int]):
+    def __init__(self, layouts: Sequence[PackedAttention], tokens: Sequence[int]):
         self._layouts, self._tokens = list(layouts), list(tokens)
 
     def text_lengths(self) -> Tensor:
@@ -36,6 +36,8 @@ class BlockAttention:
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Attend within blocks; see `veneer.model.attention.Attention.attend`."""
+        if by_compiled_kernel(queries, keys, values):
+            return attend_compiled(self._layouts, queries, keys, values, attention_spec, sinks)
         blocks = zip(*(torch.split(x, self._tokens) for x in (queries, keys, values)), strict=True)
         return torch.cat(
             [

@@ -110,10 +110,11 @@ class Kernels:
         documents: Documents,
         scale: float,
         limits: ScoreLimits | None = None,
+        into: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute causal attention within documents. Returns output and log-sum-exp; attention.c says their shapes."""
-        output = torch.empty_like(queries)
-        lse = torch.empty(queries.shape[:2], dtype=torch.float32)
+        """Compute causal attention within documents. Returns output and log-sum-exp; attention.c says their shapes.
+        They are written `into` contiguous memory where that is given."""
+        output, lse = into or (torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32))
         problem = _problem(queries, keys, values, documents, scale, limits)
         self._call("attention_forward", *problem, self._fast_pairs, _pointer(output), _pointer(lse))
         return output, lse
@@ -129,9 +130,11 @@ class Kernels:
         lse: Tensor,
         grad: Tensor,
         limits: ScoreLimits | None = None,
+        into: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of queries, keys and values; that of sinks follows from `lse`, `output` and `grad`."""
-        grads = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        """Return the gradients of queries, keys and values; that of sinks follows from `lse`, `output` and `grad`. They
+        are written `into` contiguous memory where that is given."""
+        grads = into or (torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values))
         tokens, heads, dim = queries.shape
         rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
         scratch = torch.empty((rows, heads, dim), dtype=torch.float32)

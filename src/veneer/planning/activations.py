@@ -15,6 +15,7 @@ from veneer.enums import Factors, Variant
 from veneer.gpu.attention import flash_takes_heads
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
 from veneer.native.functions import MIN_DIM_MULTIPLE
+from veneer.native.library import kernels
 from veneer.planning.mixture import has_experts, kept_by_experts
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.trained import LinearShape
@@ -124,6 +125,13 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
 
+def blocks_are_joined(setup: Setup, batch: BatchShape) -> bool:
+    """Whether what attention makes of several blocks is laid end to end afterwards. The compiled kernel writes it
+    there."""
+    compiled = setup.device == "cpu" and kernels() is not None and setup.spec.head_dim % MIN_DIM_MULTIPLE == 0
+    return batch.blocks > 1 and not (compiled and setup.dtype in (torch.float32, torch.bfloat16))
+
+
 def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool) -> int:
     """Bytes that one layer keeps.
 
@@ -134,7 +142,8 @@ def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool)
     linears, tokens = setup.linears[layer], batch.tokens
     learned = learned or setup.full
     total, experts = 0, has_experts(setup.spec, layer)
-    for stage in _stages(setup, tokens, attended_keys(setup, batch), experts=experts, joined=batch.blocks > 1):
+    keys, joined = attended_keys(setup, batch), blocks_are_joined(setup, batch)
+    for stage in _stages(setup, tokens, keys, experts=experts, joined=joined):
         learned = learned or setup.learns_norm(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
         ranked = any(linears[leaf].rank for leaf in stage.leaves)
         if learned:

@@ -18,7 +18,7 @@ from veneer.gpu.parked import ON_CARD
 from veneer.losses import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.native.processor import AMX_FLAG, cpu_flags
-from veneer.planning.activations import kept_activations, kept_outside, largest_layer
+from veneer.planning.activations import blocks_are_joined, kept_activations, kept_outside, largest_layer
 from veneer.planning.attention_scratch import attention_scratch, scratch_by_document
 from veneer.planning.compiled_products import compiled_by_document, compiled_bytes
 from veneer.planning.lanes import PART_FILE
@@ -344,7 +344,7 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
     if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
     attention += scratch_by_document(setup, batch, 4 * keys)
-    if batch.blocks > 1:
+    if blocks_are_joined(setup, batch):
         attention += 2 * (queries + 2 * keys) * size  # the gradients of the blocks, before they are joined
     return max(feed_forward, attention)
 

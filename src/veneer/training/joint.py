@@ -33,7 +33,6 @@ from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.gpu.transfer import sent
 from veneer.hardware import computing_on, resolve_device
-from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
 from veneer.planning.plan import Plan
@@ -190,12 +189,11 @@ class Joint:
         """The objectives of micro-batches under adapters, in one pass."""
         device = self.model.device
         sizes = [len(batch.tokens) for _, batch in batches]
-        layouts = [attention_of(batch) for _, batch in batches]
         self.route.lay([name for name, _ in batches], sizes)
         hidden = self.model.hidden(
             sent(torch.cat([batch.tokens for _, batch in batches]), device),
             sent(torch.cat([batch.positions for _, batch in batches]), device),
-            layouts[0] if len(layouts) == 1 else BlockAttention(layouts, sizes),
+            attention_of(*(batch for _, batch in batches)),
         )
         own: Sequence[Tensor] = torch.split(hidden, sizes)
         return [

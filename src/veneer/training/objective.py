@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from veneer.data.batches import Beside, MicroBatch
+from veneer.data.batches import Beside, Block, MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.model.attention import Attention, PackedAttention
 from veneer.model.beside import BehindAttention, KeepingAttention, Pass
@@ -75,15 +75,18 @@ def _where_embedded(model: LanguageModel, tokens: Tensor) -> Tensor:
     return tokens if isinstance(model.embedding, HostEmbedding) else sent(tokens, model.device)
 
 
-def attention_of(batch: MicroBatch) -> Attention:
-    """How the tokens of a packed micro-batch see each other."""
+def attention_of(*batches: MicroBatch) -> Attention:
+    """How the tokens of packed micro-batches, laid one behind the other, see each other."""
+    blocks = [block for batch in batches for block in _blocks(batch)]
+    layouts = [PackedAttention(block.lengths, block.shared) for block in blocks]
+    return layouts[0] if len(layouts) == 1 else BlockAttention(layouts, [block.tokens for block in blocks])
+
+
+def _blocks(batch: MicroBatch) -> Sequence[Block]:
+    """All tokens of a micro-batch as blocks, the filler included."""
     if not batch.blocks:
-        return PackedAttention(batch.segments, batch.shared)
-    layouts = [PackedAttention(block.lengths, block.shared) for block in batch.blocks]
-    sizes = [block.tokens for block in batch.blocks]
-    if batch.filler:
-        layouts, sizes = [*layouts, PackedAttention((batch.filler,))], [*sizes, batch.filler]
-    return BlockAttention(layouts, sizes)
+        return (Block(batch.shared, batch.segments),)
+    return (*batch.blocks, *([Block(0, (batch.filler,))] if batch.filler else ()))
 
 
 @torch.no_grad()
