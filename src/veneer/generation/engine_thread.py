@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from veneer.errors import VeneerError
 from veneer.generation.engine import EngineStats, GenerationEngine
@@ -94,9 +95,9 @@ class EngineThread:
             # Where a step has raised, Python prints the error at the thread's end; nobody may wait for ever.
             with self._lock:
                 self._accepting = False
-            try:
+            # Where a listener raises at one of these, the next ones are done all the same: the last is done first.
+            with ExitStack() as ends:
+                ends.callback(self._after_step)
+                ends.callback(self._engine.close)
                 if not self._closing:
-                    self._engine.fail("the engine has failed and is closed; its log has the reason")
-            finally:
-                self._engine.close()
-                self._after_step()
+                    ends.callback(self._engine.fail, "the engine has failed and is closed; its log has the reason")
