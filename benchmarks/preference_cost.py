@@ -11,8 +11,8 @@ them. `kto-apart` has as many tokens as `kto`, and no two answers to one prompt.
 other programs move less than a clock's. Ratios are those of one round, and their medians are printed.
 
 The memory of a process moves by some percent from run to run, and micro-batches of as many tokens at most hold
-different numbers of them. With `--allocated` a step is one micro-batch, which lays as many tokens whatever the
-objective, and memory is the peak of what torch has allocated, to the byte; its times are those of a profiler.
+different numbers of them. With `--allocated` a step is one micro-batch, in which the objectives other than `sft` lay
+common prompts once, and memory is the peak of what torch has allocated, to the byte; its times are those of a profiler.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--allocated", action="store_true", help="memory as torch allocates it, at as many tokens")
+    parser.add_argument("--allocated", action="store_true", help="memory as torch allocates it, a step at a time")
     parser.add_argument("--prompt", type=int, default=LENGTH // 10, help=f"tokens of a prompt, of {LENGTH} of a row")
     parser.add_argument(
         "--objectives",

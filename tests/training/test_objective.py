@@ -177,8 +177,7 @@ EVERY = {
     "simpo": ("simpo.nll=0.3",),
     "kto": ("train.examples_per_step=22",),
     "reward": ("method=lora", "reward.centring=0.1"),
-    "grpo": ("grpo.num_generations=3", "grpo.max_completion_length=8", "grpo.beta=0.1", "grpo.reference=start",
-             "rewards=[{metric: chrf, column: good}]"),
+    "grpo": ("grpo.num_generations=3", "grpo.max_completion_length=8", "rewards=[{metric: chrf, column: good}]"),
     "distillation": ("distillation.divergence=reverse", "distillation.nll=0.2"),
 }  # fmt: skip
 
