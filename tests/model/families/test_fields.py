@@ -182,3 +182,18 @@ def test_an_epsilon_that_is_no_number_is_refused(value: Any) -> None:
     shape = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     with pytest.raises(ModelError, match="rms_norm_eps: "):
         sizes(shape | {"num_attention_heads": 2, "rms_norm_eps": value})
+
+
+@pytest.mark.parametrize("change", [{"beta_slow": 1e308}, {"beta_fast": 1e300}, {"rope_theta": 1.0}])
+def test_settings_of_yarn_without_a_logarithm_are_refused(change: dict[str, float]) -> None:
+    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+    config = {"max_position_embeddings": 128, "rope_parameters": scaling}
+    assert rope(config, 16).kind is RopeKind.YARN
+    with pytest.raises(ModelError, match=r"yarn"):
+        rope({**config, "rope_parameters": scaling | change}, 16)
+
+
+@pytest.mark.parametrize("part", [1e308, 2.0, 0.01])
+def test_a_share_of_a_head_that_cannot_be_turned_is_refused(part: float) -> None:
+    with pytest.raises(ModelError, match=r"partial_rotary_factor .* turns (inf|32|0\.16) numbers"):
+        rope({"max_position_embeddings": 64, "partial_rotary_factor": part}, 16, share=1.0)

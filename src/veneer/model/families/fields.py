@@ -180,10 +180,14 @@ def rope(
         common["share"] = number({"partial_rotary_factor": part}, "partial_rotary_factor")
         if part > 1 or int(head_dim * part) % 2 or int(head_dim * part) < 2:
             raise ModelError(
-                f"partial_rotary_factor {part!r} of head_dim {head_dim} turns {int(head_dim * part)} numbers; it must "
+                f"partial_rotary_factor {part!r} of head_dim {head_dim} turns {head_dim * part:g} numbers; it must "
                 "be an even number of them, at most all"
             )
     spec = RopeSpec(**common, **_scaled(config, scaling, kinds))
+    if spec.kind is RopeKind.YARN and spec.theta == 1.0:
+        raise ModelError(
+            "rope_theta 1 in config.json turns all pairs alike, so that yarn cannot tell fast ones from slow"
+        )
     pairs = spec.turned(head_dim) // 2
     lists = {"factors": spec.factors, "long_factor": spec.long_factors}
     wanted = {"factors": spec.kind in (RopeKind.FACTORS, RopeKind.LONGROPE), "long_factor": bool(spec.long_factors)}
@@ -191,6 +195,10 @@ def rope(
         if wanted[name] and len(values) != pairs:
             raise ModelError(f"rope_scaling has {len(values)} {name}; head_dim {head_dim} needs {pairs}")
     return spec
+
+
+MOST_TURNS = 1e9
+"""The most turns over a context that yarn may be asked for; models have 1 and 32."""
 
 
 def _number(settings: Config, key: str, default: float | None = None) -> float:
@@ -277,6 +285,10 @@ def _yarn(scaling: Config, factor: float) -> dict[str, Any]:
     if scaling.get("attention_factor") is not None:
         amplitude = _number(scaling, "attention_factor")
     betas = {key: _number(scaling, key) for key in ("beta_fast", "beta_slow") if scaling.get(key)}
+    if any(turns > MOST_TURNS for turns in betas.values()):
+        raise ModelError(
+            f"beta_fast and beta_slow of yarn in config.json are {betas!r}; they are at most {MOST_TURNS:g}"
+        )
     return {"amplitude": amplitude, "truncate": switch(scaling, "truncate", True), **betas}
 
 

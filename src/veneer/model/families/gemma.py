@@ -46,13 +46,12 @@ def gemma3(config: Config) -> DecoderSpec:
     shape = sizes(config, head_dim=256, kv_heads=4)
     layers, pattern = range(int(config["num_hidden_layers"])), int(number(config, "sliding_window_pattern", 6))
     types = layer_types(config, (SLIDING if (layer + 1) % pattern else FULL for layer in layers))
-    groups = config.get("rope_parameters")
-    if isinstance(groups, Mapping) and not {FULL, SLIDING} & groups.keys() and groups:
+    groups = config.get("rope_parameters") or {}
+    if not isinstance(groups, Mapping) or (groups and not {FULL, SLIDING} & groups.keys()):
         raise ModelError(
-            f"rope_parameters of model_type {config.get('model_type')!r} is {dict(groups)!r}; it must have a group "
+            f"rope_parameters of model_type {config.get('model_type')!r} is {groups!r}; it must have a group "
             f"{FULL!r} and a group {SLIDING!r}"
         )
-    groups = groups or {}
     wide = groups.get(FULL) or config.get("rope_scaling") or {}
     narrow = groups.get(SLIDING) or {}
     near = {"model_type": config.get("model_type"), "rope_theta": config.get("rope_local_base_freq", 10_000.0)}
