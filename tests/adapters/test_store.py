@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peft_folders import randomise, their_adapter, write_adapter
+from tiny import write_model
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, their_logits, tiny_llama
 from veneer import expressions
 from veneer.adapters.combine import WeightedAdapter
@@ -32,7 +33,8 @@ from veneer.adapters.store import (
     save_adapter,
 )
 from veneer.errors import AdapterError
-from veneer.load import WeightForm
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import WeightForm, load_model
 from veneer.losses import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 
@@ -409,3 +411,19 @@ def test_a_rank_that_no_tensor_has_is_refused_before_anything_is_allocated(
     (folder / CONFIG_FILE).write_text(json.dumps(config | settings))
     with pytest.raises(AdapterError, match=r"q_proj\.lora_A\.weight: shape \[\d+, \d+\], the rank is 1099511627776"):
         load_adapter(plain(model, tmp_path), folder)
+
+
+def test_embedding_and_head_of_an_untied_model_are_saved_apart_whatever_the_file_says_of_tying(tmp_path: Path) -> None:
+    base, folder = write_model(tmp_path / "base", tied=False), tmp_path / "adapter"
+    folder.mkdir()
+    spec = LoraSpec(rank=2, alpha=2.0, modules_to_save=("embed_tokens", "lm_head"), tied_modules=True)
+    trained = inject(load_model(open_checkpoint(base), dtype=torch.float32), spec)
+    with torch.no_grad():
+        for number, parameter in enumerate(trained.parameters()):
+            parameter.add_(0.01 * number)
+    save_adapter(folder, trained, base="base")
+    assert json.loads((folder / CONFIG_FILE).read_text())["ensure_weight_tying"] is True
+    opened = load_adapter(load_model(open_checkpoint(base), dtype=torch.float32), folder).tensors()
+    expected = trained.tensors()
+    assert opened.keys() == expected.keys() >= {"model.embed_tokens.weight", "lm_head.weight"}
+    assert all(torch.equal(opened[name], tensor) for name, tensor in expected.items())

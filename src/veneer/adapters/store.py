@@ -244,6 +244,8 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
         if spec.tied_modules:
             tensors |= _tied_head(tensors)
         spec = _of_tied_head(spec, tensors)
+    else:
+        spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
     _check_ranks(spec, tensors, directory)
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
