@@ -34,6 +34,7 @@ from veneer.events import Event, Note, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
 from veneer.reproduction.run import reproduce
+from veneer.run_folder import RunFolder
 from veneer.signals import SIGNALS
 from veneer.training.checkpoint import verify
 from veneer.training.run import train
@@ -95,6 +96,29 @@ def test_threads_of_the_process_are_as_before(tiny_model: Path, tiny_data: Path,
 
 
 # -------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("given", [(), ("compute.threads=2",)])
+def test_a_run_goes_on_with_the_threads_that_it_began_with(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    """Its configuration leaves them open, and the machine has others now; others that are asked for are refused."""
+    before, asked = torch.get_num_threads(), iter([False, True])
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=4")
+    try:
+        torch.set_num_threads(1)
+        with pytest.raises(Interrupted):
+            train(config, stop=lambda: next(asked))
+        torch.set_num_threads(2)
+        if given:
+            with pytest.raises(CheckpointError, match=r"compute\.threads"):
+                train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=4", *given), resume=True)
+            return
+        train(config, resume=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert RunFolder(tmp_path / "run").config().compute.threads == 1  # type: ignore[union-attr]
 
 
 @pytest.mark.scenario(number=6)

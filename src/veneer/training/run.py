@@ -39,7 +39,7 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
-from veneer.training.run_inputs import RunInputs, prepare_run
+from veneer.training.run_inputs import RunInputs, prepare_run, with_threads_as_before
 from veneer.training.sampled_run import SampledRun, sampled_run
 from veneer.training.sampler import Sampler
 from veneer.training.score_reward import with_reward_models
@@ -82,6 +82,7 @@ def train(
         config = config.model_copy(update={"compute": with_own_device(config.compute, ranks)})
         # Of a restart the hosts know that were there before: rank 0 learns of it from them.
         resume = resume or ranks.restarts > 0 or group.ranks.restarts > 0
+        config = with_threads_as_before(config, resume, ranks)
         call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
         device = resolve_device(config.compute.device)
         with (

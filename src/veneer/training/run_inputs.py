@@ -93,6 +93,21 @@ def prepare_run(
     return RunInputs(prepared, prepared.data, origin, resume)
 
 
+def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ALONE) -> RunConfig:
+    """The configuration with the threads that a resumed run began with, where it leaves them open: with others, sums
+    have another order. Processes that train together have those that their launcher gives them.
+
+    Raises:
+        ConfigError: the recorded configuration is damaged.
+    """
+    folder = RunFolder(Path(config.output))
+    if not resume or ranks.many or not folder.resumable or config.compute.threads is not None:
+        return config
+    recorded = folder.config()
+    threads = None if recorded is None else recorded.compute.threads
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"threads": threads})})
+
+
 def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber) -> RunConfig:
     """The configuration with what the run chose before wherever that is left open here, and with the steps that were
     fixed for its time limit if it has one."""
