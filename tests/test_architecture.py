@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1] / "src" / "veneer"
+from source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "charts", "padding", "posix"}
@@ -87,13 +86,10 @@ COMPARED_JSON = {
 """Where values become JSON that is compared, hashed, rendered or read back at once, and never written."""
 
 
-@cache
-def trees() -> dict[str, ast.Module]:
-    """Every module by its path below the package."""
-    return {
-        file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
-        for file in sorted(ROOT.rglob("*.py"))
-    }
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> Iterator[None]:
+    with trees_kept():
+        yield
 
 
 def module_name(path: str) -> str:
@@ -386,7 +382,7 @@ def test_every_test_file_has_its_module() -> None:
         path = file.relative_to(tests).as_posix()
         own = (file.parent / file.name.removeprefix("test_")).relative_to(tests).as_posix()
         package = own.removesuffix(".py")
-        if path in SUITES or path.startswith(OUTSIDE) or (ROOT / own).is_file() or (ROOT / package).is_dir():
+        if path in SUITES or path.startswith(OUTSIDE) or (SOURCE / own).is_file() or (SOURCE / package).is_dir():
             continue
         found.add(path)
     assert found == set()

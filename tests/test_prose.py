@@ -5,27 +5,24 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import click
+import pytest
 from pydantic import BaseModel
 
+from source_trees import trees, trees_kept
 from veneer import config
 from veneer.cli import main
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "veneer"
 FRAGMENT = re.compile(r"(Of|The same)\b")
 
 
-@cache
-def trees() -> dict[str, ast.Module]:
-    """Every module by its path below the package."""
-    return {
-        file.relative_to(SOURCE).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
-        for file in sorted(SOURCE.rglob("*.py"))
-    }
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> Iterator[None]:
+    with trees_kept():
+        yield
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
