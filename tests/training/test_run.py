@@ -104,7 +104,8 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
 ) -> None:
     """Its configuration leaves them open, and the machine has others now; others that are asked for are refused."""
     before, asked = torch.get_num_threads(), iter([False, True])
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=4")
+    settings = ("train.steps=4", "compute.threads=null")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
     try:
         torch.set_num_threads(1)
         with pytest.raises(Interrupted):
@@ -112,7 +113,7 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
         torch.set_num_threads(2)
         if given:
             with pytest.raises(CheckpointError, match=r"compute\.threads"):
-                train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=4", *given), resume=True)
+                train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings, *given), resume=True)
             return
         train(config, resume=True)
         assert torch.get_num_threads() == 2
