@@ -361,11 +361,11 @@ def test_a_stopped_process_ends_the_others_within_the_time_out(
     started.when(lambda: runs.steps("run") >= 2)
     started.kill(1, signal.SIGSTOP)
     begun = time.monotonic()
-    codes = [forker.wait(started.pids[rank]) for rank in (0, 2)]
+    codes = [started.forks.wait(started.pids[rank]) for rank in (0, 2)]
     assert time.monotonic() - begun <= 12
     # Waked again, it learns why the others have ended.
     started.kill(1, signal.SIGCONT)
-    assert [*codes, forker.wait(started.pids[1])] == [2, 2, 2]
+    assert [*codes, started.forks.wait(started.pids[1])] == [2, 2, 2]
     said = [file.read_text(encoding="utf-8") for _, file in started.files]
     for text in said:
         assert re.search(r"rank 1 on \S+ does not answer any more", text), text
