@@ -49,9 +49,9 @@ MAPPED = 4 * MB
 HEAP_SHARE = {2: 0.36, 4: 0.42}
 """Holes in the heap as a share of what a step allocates and frees, by the bytes of an activation. They are the largest
 shares that benchmarks/plan_grid.py measured."""
-HEAP_SHARE_ROW_LOSSES = 0.1
+HEAP_SHARE_ROW_LOSSES = 0.2
 """Share of further holes where losses of single rows go into a formula under a frozen head: gradients are formed in
-forward then, between what is freed (measured on pairs: up to 9 MB more of 600)."""
+forward then, between what is freed (measured on pairs: up to 12 MB more of 600, another amount each time)."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
 HEAP_SHARE_FULL = 0.30
