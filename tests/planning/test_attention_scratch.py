@@ -48,7 +48,7 @@ def test_attention_in_blocks_sees_whole_documents_where_a_layer_has_no_window(le
 
 def test_the_compiled_kernel_needs_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = BatchShape(tokens=300, longest=300, supervised=8)
-    monkeypatch.setattr("veneer.planning.attention_scratch.kernels", object)
+    monkeypatch.setattr("veneer.planning.activations.kernels", object)
     assert longest_seen(setup(GEMMA, device="cpu", dtype=torch.float32), cut) == 0
-    monkeypatch.setattr("veneer.planning.attention_scratch.kernels", lambda: None)
+    monkeypatch.setattr("veneer.planning.activations.kernels", lambda: None)
     assert longest_seen(setup(GEMMA, device="cpu", dtype=torch.float32), cut) == 300

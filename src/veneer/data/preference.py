@@ -279,7 +279,7 @@ def _asks(turns: list[Any]) -> bool:
 
 
 def _begins_by_system(turns: list[Any]) -> bool:
-    return isinstance(turns[0], dict) and turns[0].get("role", turns[0].get("from")) in ("system", "developer")
+    return isinstance(turns[0], dict) and _said(turns[0])[0] in ("system", "developer")
 
 
 def _ends_by_answer(prompt: Any) -> bool:
@@ -296,13 +296,14 @@ def _begins_by(turns: list[Any], first: Any) -> bool:
 
 
 def _said(turn: Any) -> Any:
+    """Who says what; a value that is no turn as it is."""
     if not isinstance(turn, dict):
         return turn
     return turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
 
 
 def _says(turns: list[Any], text: str) -> bool:
-    return any(isinstance(turn, dict) and text == _text(turn.get("content", turn.get("value"))) for turn in turns)
+    return any(isinstance(turn, dict) and text == _text(_said(turn)[1]) for turn in turns)
 
 
 def _text(content: Any) -> Any:

@@ -223,9 +223,9 @@ class _PackedKernel(torch.autograd.Function):
         limits = ScoreLimits(None, softcap, None if sinks is None else sinks.detach().float().contiguous())
         # One output for all blocks: the layer behind it keeps it whole, and so it is not kept twice.
         output, lse = torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32)
-        for block, (q, k, v, *into) in _parts(blocks, queries, keys, values, output, lse):
+        for block, (q, k, v, out, sums) in _parts(blocks, queries, keys, values, output, lse):
             own = replace(limits, window=block.window)
-            _kernels().attention_forward(q, k, v, block.documents, scale, own, (into[0], into[1]))
+            _kernels().attention_forward(q, k, v, block.documents, scale, own, (out, sums))
         ctx.save_for_backward(queries, keys, values, sinks, output, lse)
         ctx.blocks, ctx.scale, ctx.limits = blocks, scale, limits
         return output
@@ -235,13 +235,11 @@ class _PackedKernel(torch.autograd.Function):
         queries, keys, values, sinks, output, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
         found = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-        for block, (q, k, v, out, sums, g, *into) in _parts(
+        for block, (q, k, v, out, sums, g, dq, dk, dv) in _parts(
             ctx.blocks, queries, keys, values, output, lse, grad, *found
         ):
             own = replace(ctx.limits, window=block.window)
-            _kernels().attention_backward(
-                q, k, v, block.documents, ctx.scale, out, sums, g, own, (into[0], into[1], into[2])
-            )
+            _kernels().attention_backward(q, k, v, block.documents, ctx.scale, out, sums, g, own, (dq, dk, dv))
         grad_sinks = None
         if ctx.needs_input_grad[3]:
             # Its share of a row, exp(sink − lse), is taken from the other keys' values, and has none of its own.

@@ -125,11 +125,16 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
 
+def by_compiled_kernel(setup: Setup) -> bool:
+    """Whether a compiled kernel computes attention, where there is one of the run's dtype."""
+    return setup.device == "cpu" and kernels() is not None and setup.spec.head_dim % MIN_DIM_MULTIPLE == 0
+
+
 def blocks_are_joined(setup: Setup, batch: BatchShape) -> bool:
     """Whether what attention makes of several blocks is laid end to end afterwards. The compiled kernel writes it
     there."""
-    compiled = setup.device == "cpu" and kernels() is not None and setup.spec.head_dim % MIN_DIM_MULTIPLE == 0
-    return batch.blocks > 1 and not (compiled and setup.dtype in (torch.float32, torch.bfloat16))
+    compiled = by_compiled_kernel(setup) and setup.dtype in (torch.float32, torch.bfloat16)
+    return batch.blocks > 1 and not compiled
 
 
 def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool) -> int:

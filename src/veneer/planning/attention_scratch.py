@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from veneer.model.windowed import BLOCK_ROWS
-from veneer.native.functions import MIN_DIM_MULTIPLE
-from veneer.native.library import kernels
 from veneer.padding import pad_to_multiple
-from veneer.planning.activations import attended_keys, by_flash
+from veneer.planning.activations import attended_keys, by_compiled_kernel, by_flash
 from veneer.planning.setup import BatchShape, Setup
 
 SCORES_COPIES = 6
@@ -62,7 +60,7 @@ def scratch_by_document(setup: Setup, batch: BatchShape, keys: int) -> int:
 def longest_seen(setup: Setup, batch: BatchShape) -> int:
     """Largest number of keys of a block, where attention is computed in blocks; 0 where it is not."""
     spec = setup.spec
-    if setup.device == "cpu" and kernels() is not None and spec.head_dim % MIN_DIM_MULTIPLE == 0:
+    if by_compiled_kernel(setup):
         return 0  # the compiled kernel has windows, soft caps and sinks
     longest, windows = batch.shared + batch.longest, not by_flash(setup)
     seen = [
