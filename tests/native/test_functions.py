@@ -129,8 +129,8 @@ def test_a_capped_score_is_exact_over_the_whole_range(native: Kernels) -> None:
 
 
 def test_large_scores_do_not_overflow(native: Kernels) -> None:
-    # Whole numbers, so that float32 holds the scores: of 40,000 it else rounds off some thousandths, which two keys that
-    # are nearly alike show.
+    # Whole numbers, so that float32 holds the scores: otherwise it rounds some thousandths off scores of 40,000, and
+    # two keys that are nearly alike show that.
     q, k = (torch.randint(-200, 201, (40, 1, 16)).float() for _ in range(2))
     v = torch.randn(40, 1, 16)
     output, _ = native.attention_forward(q, k, v, Documents((40,)), 0.25)
