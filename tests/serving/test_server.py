@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -172,19 +174,44 @@ def test_prompts_and_answers_are_in_no_log(tiny_model: Path) -> None:
     assert "canary" not in printed
 
 
+class Records(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(record)
+
+
+@contextmanager
+def logged(level: int) -> Iterator[list[logging.LogRecord]]:
+    """What is logged by anybody from `level` on. (pytest's own plugin of logging is off: it takes too long.)"""
+    root, records = logging.getLogger(), Records()
+    before = root.level
+    root.addHandler(records)
+    root.setLevel(level)
+    try:
+        yield records.kept
+    finally:
+        root.removeHandler(records)
+        root.setLevel(before)
+
+
 @pytest.mark.scenario(42)
 def test_an_error_of_the_servers_own_says_where_and_not_what(
-    server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Service, requests: object) -> None:
         raise RuntimeError("the prompt was: canary")
 
     monkeypatch.setattr(Service, "answers", broken)
-    with caplog.at_level(logging.DEBUG):
+    with logged(logging.DEBUG) as everything:
         status, _, answer = call(server, "POST", "/v1/completions", {**LONG, "prompt": "canary"})
     assert status == 500
     assert answer["error"]["type"] == "server_error"
-    records = [record for record in caplog.records if not record.name.startswith(("asyncio", "httpx", "httpcore"))]
+    records = [record for record in everything if not record.name.startswith(("asyncio", "httpx", "httpcore"))]
     assert any("RuntimeError" in record.getMessage() for record in records)
     shown = [record.getMessage() + str(record.exc_info) for record in records]
     assert not [text for text in shown if "canary" in text]
