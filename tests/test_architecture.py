@@ -13,7 +13,7 @@ from source_trees import SOURCE, trees, trees_kept
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "charts", "padding", "posix"}
     | {"bounds", "signals", "expressions", "strict_json", "step_values"},
-    {"native"},
+    {"native", "large_pages"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
     {"adapters", "data", "load", "generation", "out_of_memory"},

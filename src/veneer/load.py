@@ -24,6 +24,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
+from veneer.large_pages import copied
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.native.stored import Format
@@ -135,7 +136,7 @@ def in_experts(path: str) -> bool:
 def narrowed(weight: torch.Tensor) -> torch.Tensor:
     """A float32 weight in bfloat16, or else float16, if that holds every number of it; else the weight itself."""
     for dtype in (torch.bfloat16, torch.float16):
-        held = weight.to(dtype)
+        held = copied(weight, dtype)
         if torch.equal(held.float(), weight):
             return held
     return weight

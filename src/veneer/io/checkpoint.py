@@ -30,6 +30,7 @@ from veneer.io.protocol import Checkpoint as Checkpoint
 from veneer.io.scaled import FLOAT8, ScaledTensors
 from veneer.io.text_part import COMPOSITE, text_config, text_name
 from veneer.io.tokenizer import Tokenizer, from_directory
+from veneer.large_pages import copied
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -243,7 +244,7 @@ class SafetensorsCheckpoint:
                 "Use the model's unquantised checkpoint."
             )
         mapped = self._mapped(name, index)
-        tensor = mapped.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        tensor = copied(mapped, dtype)
         check_finite(self.source, name, tensor, mapped)
         return tensor
 

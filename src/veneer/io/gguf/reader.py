@@ -35,6 +35,7 @@ from veneer.io.gguf.tokenizer import from_gguf
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
+from veneer.large_pages import room_for
 from veneer.native.stored import Format
 
 CHUNK = 1 << 18
@@ -118,7 +119,7 @@ class GgufCheckpoint:
         shape, heads, offset = entry.shape, entry.piece.heads, entry.piece.offset
         raw = self._rows(entry)
         rows, columns = len(raw), math.prod(shape) // len(raw)
-        out = torch.empty(rows, columns, dtype=dtype)
+        out = room_for((rows, columns), dtype)
         target = row_order(rows, heads) if heads else None
         step = max(1, CHUNK // columns)
         for first in range(0, rows, step):
