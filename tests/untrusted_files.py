@@ -22,8 +22,9 @@ import torch
 from tiny import rows, write_model
 from tiny_tokenizers import write_vocabulary_gguf
 from veneer.adapters.inject import inject
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, save_adapter
+from veneer.adapters.store import save_adapter
 from veneer.backends.describe import describe_model
 from veneer.config import parse
 from veneer.config.values import read_yaml

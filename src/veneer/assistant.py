@@ -10,8 +10,9 @@ from traceback import clear_frames
 from typing import Any, Protocol
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.load import load_adapter
 from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import config_warnings, load_adapter, read_tokenizer
+from veneer.adapters.store import config_warnings, read_tokenizer
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection, RunConfig

@@ -11,7 +11,7 @@ import torch
 from peft_folders import write_adapter
 from tiny import write_model
 from veneer.adapters.beside import load_beside, sharing_weights
-from veneer.adapters.store import load_adapter
+from veneer.adapters.load import load_adapter
 from veneer.enums import Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint

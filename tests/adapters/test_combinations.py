@@ -16,8 +16,9 @@ from tiny_mixtures import tiny_mixture
 from tiny_models import documents, largest_difference, packed_hidden, packed_logits, saved, tiny_llama
 from veneer.adapters.combinations import Feature, features, reason_against, refuse
 from veneer.adapters.inject import InitSources, inject
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, save_adapter
+from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError

@@ -17,8 +17,9 @@ from tiny_models import documents, largest_difference, packed_hidden, packed_log
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.inject import inject
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, save_adapter
+from veneer.adapters.store import save_adapter
 from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint

@@ -24,8 +24,9 @@ from tiny_models import (
 )
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, save_adapter
+from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Method, Scaling, Variant
 from veneer.losses import linear_cross_entropy, scored_cross_entropy

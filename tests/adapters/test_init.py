@@ -15,8 +15,9 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.init import TargetLayer, kaiming, pissa, pissa_fast
 from veneer.adapters.inject import InitSources, inject
 from veneer.adapters.linear import LoraLinear
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, read_tensors, save_adapter
+from veneer.adapters.store import read_tensors, save_adapter
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
 from veneer.load import WeightForm, load_model

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from invoking import FLOAT32, refused
 from tiny import run_config
+from veneer.adapters.load import load_adapter
 from veneer.adapters.overflow import LARGEST, check_updates, largest_update
-from veneer.adapters.store import load_adapter
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model

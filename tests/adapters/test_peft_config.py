@@ -12,7 +12,8 @@ import pytest
 
 from peft_folders import their_adapter, write_adapter
 from veneer.adapters import peft_config
-from veneer.adapters.store import load_adapter, read_config
+from veneer.adapters.load import load_adapter
+from veneer.adapters.store import read_config
 from veneer.errors import AdapterError
 from veneer.model.decoder import CausalLM
 

@@ -20,8 +20,9 @@ from tiny import examples, rows, run_config, tree, write_rows
 from tiny_models import documents, largest_difference, their_logits
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.inject import inject
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, save_adapter
+from veneer.adapters.store import save_adapter
 from veneer.assistant import open_assistant
 from veneer.backends.load import load_hf, load_language_model
 from veneer.cli import main

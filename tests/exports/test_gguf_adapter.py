@@ -16,8 +16,8 @@ from preference_rows import pair_rows, pairs
 from support import smollm2_gguf
 from tiny import run_config, write_model, write_rows
 from veneer.adapters.inject import inject
+from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter
 from veneer.adapters.targets import EMBEDDING
 from veneer.data.prompt_groups import prompt_length
 from veneer.enums import Bias, Init, Scaling, Variant

@@ -10,7 +10,7 @@ import torch
 from preference_rows import full_logits
 from tiny import examples, rows, run_config, write_model, write_rows
 from training_runs import stopping_after
-from veneer.adapters.store import load_adapter
+from veneer.adapters.load import load_adapter
 from veneer.data.batches import pack
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, StepDone

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from tiny import SPECIAL, TEMPLATE, chat_tokenizer, rows, run_config, tree, write_rows
 from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import documents, largest_difference, packed_logits, their_logits
-from veneer.adapters.store import load_adapter
+from veneer.adapters.load import load_adapter
 from veneer.config import RunConfig
 from veneer.errors import Interrupted
 from veneer.exports.request import StoredDtype

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from preference_rows import pairs
 from tiny import run_config, write_rows
 from training_runs import stopping_after
-from veneer.adapters.store import load_adapter, read_config
+from veneer.adapters.load import load_adapter
+from veneer.adapters.store import read_config
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.kinds import load_kind

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.store import load_adapter
+from veneer.adapters.load import load_adapter
 from veneer.errors import AdapterError
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel

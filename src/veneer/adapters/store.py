@@ -1,9 +1,8 @@
-"""Saving and loading adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
+"""The files of an adapter in PEFT's format, written and read: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,29 +14,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.dora import MAGNITUDE
-from veneer.adapters.embedding import TOKEN_ROWS
-from veneer.adapters.experts import paths_of_tensors, target_paths
-from veneer.adapters.inject import inject, module_paths
+from veneer.adapters.adapter import Adapter
 from veneer.adapters.integrity import check_unchanged
-from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.origin import write_base
-from veneer.adapters.overflow import check_updates
-from veneer.adapters.peft_config import adapter_config, is_plain, parse_config, unknown_settings
+from veneer.adapters.peft_config import adapter_config, parse_config, unknown_settings
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, Value, expression_of_key, is_router, selects, value_of_pattern
-from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
-from veneer.enums import Init, Scaling, Task
+from veneer.adapters.targets import expression_of_key
+from veneer.enums import Task
 from veneer.errors import AdapterError, listing
 from veneer.expressions import endless
 from veneer.io.files import write_tensors, write_text
 from veneer.io.headers import repeated_names
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.model.language import LanguageModel
-from veneer.quant.blocks import BlockLinear
-from veneer.quant.int8 import Int8Linear
-from veneer.quant.packed import PackedLinear
 from veneer.strict_json import to_text
 
 CONFIG_FILE = "adapter_config.json"
@@ -45,14 +33,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 PREFIX = "base_model.model."
 """PEFT's prefix of every module path."""
-_UPDATES = tuple(
-    f".{name}"
-    for name in (
-        *("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B"),
-        *(MAGNITUDE, TOKEN_ROWS, "base_layer.bias"),
-    )
-)
-"""Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
 _READABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _DEFAULT = re.compile(r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector))\.default(?=\.|$)")
 """The adapter's name `default` in the names of tensors. PEFT's models have it, and its files do not."""
@@ -213,53 +193,6 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
     return replace(own, chat_template=own.chat_template or base.chat_template)
 
 
-def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
-    """Load a saved adapter onto a model.
-
-    The targets in the configuration tell what was asked for (an expression, or names that may match other layers in
-    another model). The tensors tell what was trained, so that the adapter is put on the layers that it has tensors for.
-    A targeted layer of this model without tensors is an error, and so is a module of `modules_to_save`.
-
-    Raises:
-        AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
-    """
-    return _loaded(model, directory, read_config(directory)[0])
-
-
-def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
-    """Load the saved adapter of a reward model onto its base: its `score` is the head.
-
-    Raises:
-        AdapterError: as `load_adapter`, or it is none of a reward model.
-    """
-    return _loaded(model, directory, read_reward_config(directory))
-
-
-def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
-    tensors = read_tensors(directory)
-    if not tensors:
-        raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
-    check_expressions(spec, [*model.linear_paths(), *tensors], directory)
-    if model.spec.tied_head:
-        if spec.tied_modules:
-            tensors |= _tied_head(tensors)
-        spec = _of_tied_head(spec, tensors)
-    else:
-        spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
-    _check_ranks(spec, tensors, directory)
-    if not model.flat:
-        return _put_on(model, tensors, spec, directory)
-    own, embeddings = _without_copies(tensors, spec, model, directory)
-    before = EmbeddingSnapshot.of(model)
-    set_embeddings(model, embeddings)
-    resize_embeddings(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
-    try:
-        return _put_on(model, own, spec, directory)
-    except AdapterError:
-        before.restore(model)
-        raise
-
-
 def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> None:
     """Try the regular expressions of a saved adapter, before they are used here.
 
@@ -286,229 +219,3 @@ def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> 
         problems += [f"{used[one]!r}: takes too long to match" for one in endless(used, paths)]
     if problems:
         raise AdapterError(f"{directory / CONFIG_FILE} has expressions that cannot be used:\n{listing(problems)}")
-
-
-def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
-    """Refuse ranks beyond the tensors' sizes, which would be allocated before they are compared.
-
-    Raises:
-        AdapterError: naming every such tensor.
-    """
-    problems = []
-    for name, tensor in tensors.items():
-        path, end = name.rpartition(".lora_")[::2]
-        if end in ("A.weight", "embedding_A") and spec.rank_of(path) > len(tensor):
-            problems.append(f"{name}: shape {list(tensor.shape)}, the rank is {spec.rank_of(path)}")
-    if problems:
-        raise AdapterError(f"{directory}: {CONFIG_FILE} names ranks that its tensors do not have:\n{listing(problems)}")
-
-
-def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The update of a tied head where the adapter's files have that of the embedding alone.
-
-    With `ensure_weight_tying` PEFT puts the embedding's factors on the head too, the other way round: the rows of the
-    embedding are the head's outputs. It writes them twice, and makes them where they are not in the file.
-    """
-    a, b = (tensors.get(f"{EMBEDDING}.lora_embedding_{factor}") for factor in "AB")
-    if a is None or b is None or f"{HEAD}.lora_A.weight" in tensors:
-        return {}
-    return {f"{HEAD}.lora_A.weight": b.t().contiguous(), f"{HEAD}.lora_B.weight": a.t().contiguous()}
-
-
-def _of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> LoraSpec:
-    """The specification of an adapter on a model whose head is tied to its embedding.
-
-    With `ensure_weight_tying` the head's factors are the embedding's, of its rank, and are scaled by the rank and alpha
-    that the configuration has for the head. Trained tokens that both ends name are one set of rows.
-    """
-    tokens = spec.trainable_tokens
-    if HEAD in tokens and tokens[HEAD] == tokens.get(EMBEDDING):
-        spec = replace(spec, trainable_tokens={path: ids for path, ids in tokens.items() if path != HEAD})
-    factor = tensors.get(f"{HEAD}.lora_A.weight")
-    if not spec.tied_modules or factor is None or f"{EMBEDDING}.lora_embedding_A" not in tensors:
-        return spec
-    rank, scale = len(factor), spec.scale_of(HEAD)
-    if rank == spec.rank_of(HEAD):
-        return spec
-    alpha = scale * (math.sqrt(rank) if spec.scaling is Scaling.RSLORA else rank)
-    # The first key that fits a path counts.
-    return replace(
-        spec,
-        rank_pattern={HEAD: rank, **_without(HEAD, spec.rank_pattern)},
-        alpha_pattern={HEAD: alpha, **_without(HEAD, spec.alpha_pattern)},
-    )
-
-
-def _without(key: str, patterns: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in patterns.items() if name != key}
-
-
-def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
-    found = _found(tensors, spec, directory)
-    _check_complete(model, spec, found, directory)
-    check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
-    adapter = inject(model, found, drawn=False)
-    try:
-        for path, module in adapter.modules:
-            if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
-                module.resize(len(tensors[f"{path}.weight"]))
-        adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
-    except AdapterError:
-        remove(model, adapter)
-        raise
-    return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
-
-
-def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> LoraSpec:
-    """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
-
-    Raises:
-        AdapterError: the name of a tensor is unknown, or a module of `modules_to_save` has none.
-    """
-    named = dict.fromkeys(
-        name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
-    )
-    updates = paths_of_tensors(list(named), spec.target_modules)
-    rest = [name for name in tensors if not name.endswith(_UPDATES)]
-    whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
-    # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm. A module's
-    # name stands for all modules in it.
-    saved = {path: None for path in whole if _is_saved(spec, path)}
-    modules = {one for path in whole for one in _with_parents(path)}
-    untrained = [name for name in spec.modules_to_save if not any(one.endswith(name) for one in modules)]
-    if untrained:
-        raise AdapterError(
-            f"{directory / WEIGHTS_FILE} lacks the weights of modules that {CONFIG_FILE} names in modules_to_save:\n"
-            f"{listing(untrained)}\nSave the adapter again."
-        )
-    strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
-    if strange:
-        raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")
-    if spec.tied_modules and EMBEDDING in saved:
-        saved.pop(HEAD, None)  # the embedding's, written twice
-    return replace(
-        spec,
-        target_modules=tuple(updates),
-        exclude_modules=(),
-        layers_to_transform=None,
-        rank_pattern=_by_path(spec.rank_pattern, updates, spec.rank),
-        alpha_pattern=_by_path(spec.alpha_pattern, updates, spec.alpha),
-        modules_to_save=tuple(saved),
-        init=Init.KAIMING if is_plain(spec) else spec.init,
-    )
-
-
-def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value) -> dict[str, Value]:
-    """What patterns say of each path; nothing where there is none, since every path then has the default."""
-    return {path: value_of_pattern(patterns, path, default) for path in paths} if patterns else {}
-
-
-def _is_saved(spec: LoraSpec, path: str) -> bool:
-    """Whether a module, or one that it is in, is of `modules_to_save`."""
-    return any(one.endswith(spec.modules_to_save) for one in _with_parents(path))
-
-
-def _with_parents(path: str) -> list[str]:
-    """A path and the paths of all modules that it is in."""
-    names = path.split(".")
-    return [".".join(names[:count]) for count in range(len(names), 0, -1)]
-
-
-def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, directory: Path) -> None:
-    """Refuse an adapter without tensors for layers that its configuration targets, or for modules of `modules_to_save`.
-
-    Raises:
-        AdapterError: some are missing; all are named.
-    """
-    paths = [path for path in target_paths(model.linear_paths(), model.spec) if not is_router(path)]
-    paths += [EMBEDDING, HEAD] if model.flat else []
-    settings = spec.target_modules, spec.exclude_modules, spec.layers_to_transform
-    there = {*found.target_modules, *found.modules_to_save}
-    if spec.tied_modules and EMBEDDING in there:
-        there.add(HEAD)  # the embedding's
-    absent = {
-        "the updates of layers that {} targets": [path for path in paths if selects(path, *settings)],
-        "the weights of modules that {} names in modules_to_save": [
-            path for path in module_paths(model) if _is_saved(spec, path)
-        ],
-    }
-    for what, wanted in absent.items():
-        missing = [path for path in wanted if path not in there]
-        if missing:
-            raise AdapterError(
-                f"{directory / WEIGHTS_FILE} lacks {what.format(CONFIG_FILE)}:\n{listing(missing)}\n"
-                "Save the adapter again, or use it with the base model that it was trained on."
-            )
-
-
-def _without_copies(
-    tensors: dict[str, Tensor], spec: LoraSpec, model: LanguageModel, directory: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
-
-    PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized. For
-    `modules_to_save` it then writes up to three.
-
-    Raises:
-        AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
-    """
-    weights = {EMBEDDING: model.embedding.get_parameter("weight"), HEAD: model.head_weight}
-    copies: dict[str, str] = {}
-    for path in weights:
-        saved = path.endswith(spec.modules_to_save) or (
-            spec.tied_modules and path == HEAD and EMBEDDING.endswith(spec.modules_to_save)
-        )
-        ends = (".modules_to_save.weight", ".original_module.weight") if saved else (".weight",)
-        copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
-        if path == HEAD and model.spec.tied_head and spec.trainable_tokens.keys() == {EMBEDDING}:
-            copies[f"{path}.{TOKEN_ROWS}"] = ""  # the embedding's rows, written twice
-    problems, resized = [], {}
-    for name, path in copies.items():
-        weight = weights.get(path)
-        if name not in tensors or weight is None:
-            continue
-        if weight.shape[1] != tensors[name].shape[-1]:
-            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
-        elif len(weight) != len(tensors[name]):
-            resized[path] = tensors[name]
-        # Both may have been rounded to another dtype. The weights of another model differ by more than that.
-        elif not torch.allclose(weight.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
-            problems.append(f"{name}: other values than the model's")
-    if problems:
-        raise AdapterError(
-            f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
-            "Use it with the base model that it was trained on."
-        )
-    own = {name: tensor for name, tensor in tensors.items() if name not in copies}
-    if resized and not model.spec.tied_head:
-        lost = [path for path in weights if path not in resized and f"{path}.weight" not in own]
-        if lost:
-            raise AdapterError(
-                f"{directory / WEIGHTS_FILE} was trained over a resized vocabulary, and the new rows of {lost[0]} are "
-                "not in it: PEFT saves the ends of the model that are adapted and not the other. Save the adapter "
-                "again with save_embedding_layers=True and the other end in modules_to_save."
-            )
-    return own, resized
-
-
-def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:
-    """The tensors with the subtracted pair behind A and B, for initialisations that PEFT repeats at every loading.
-
-    Raises:
-        AdapterError: the base is quantised, so that its weight is not the one that A and B were initialised from.
-    """
-    whole = dict(tensors)
-    for path, layer in adapter.updates().items():
-        if layer.subtracted_a is None or layer.subtracted_b is None:
-            continue
-        if isinstance(layer.base, PackedLinear | Int8Linear) and not isinstance(layer.base, BlockLinear):
-            raise AdapterError(
-                f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
-                "precision, and this base is quantised; load it with method lora, or convert it with PEFT "
-                "(path_initial_model_for_weight_conversion)"
-            )
-        a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
-        if a in tensors and b in tensors:
-            whole[a] = torch.cat((tensors[a], layer.subtracted_a.cpu()))
-            whole[b] = torch.cat((tensors[b], -layer.subtracted_b.cpu()), 1)
-    return whole

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.store import TOKENIZER_FILE, load_adapter, read_config, read_tensors, read_tokenizer
+from veneer.adapters.load import load_adapter
+from veneer.adapters.store import TOKENIZER_FILE, read_config, read_tensors, read_tokenizer
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint

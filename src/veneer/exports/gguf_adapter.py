@@ -23,8 +23,8 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
+from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
-from veneer.adapters.store import load_adapter
 from veneer.assistant import Assistant, make_assistant
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
 from veneer.events import Stage

@@ -15,7 +15,8 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from veneer.adapters.store import load_adapter, read_tokenizer
+from veneer.adapters.load import load_adapter
+from veneer.adapters.store import read_tokenizer
 from veneer.assistant import Assistant, make_assistant
 from veneer.backends.files import HfFiles
 from veneer.backends.load import files_by_module, load_language_model

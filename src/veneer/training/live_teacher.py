@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from veneer.adapters.adapter_set import AdapterSet
-from veneer.adapters.store import load_adapter
+from veneer.adapters.load import load_adapter
 from veneer.backends.load import load_language_model
 from veneer.config import RunConfig
 from veneer.data.batches import MicroBatch

@@ -15,7 +15,7 @@ import torch
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.beside import sharing_weights
-from veneer.adapters.store import load_reward_adapter
+from veneer.adapters.load import load_reward_adapter
 from veneer.data.batches import pack
 from veneer.data.chat import Encoder, Example, template_of
 from veneer.data.formats import Record, to_record
