@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from veneer.events import CheckpointSaved, Evaluated, EventLog, Note, RunFinished, RunStarted, StepDone
+from veneer.event_log import EventLog
+from veneer.events import CheckpointSaved, Evaluated, Note, RunFinished, RunStarted, StepDone
 
 
 def started(steps: int, resumed_at: int = 0) -> RunStarted:

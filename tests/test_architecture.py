@@ -11,8 +11,8 @@ import pytest
 from source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
-    {"errors", "enums", "config", "migration", "notebook", "events", "charts", "padding", "posix"}
-    | {"bounds", "signals", "expressions", "strict_json", "step_values"},
+    {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
+    | {"posix", "bounds", "signals", "expressions", "strict_json", "step_values"},
     {"native", "large_pages"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
@@ -36,9 +36,11 @@ SIDEWAYS = {
     ("bounds", "errors"),  # what no model has is a ModelError
     ("strict_json", "errors"),  # and a number that JSON has no form for an OutputError
     ("posix", "errors"),  # what a system lacks is an OutputError
-    ("events", "errors"),  # an event that cannot be written is an OutputError
-    ("events", "strict_json"),  # an event is written as JSON
-    ("events", "step_values"),  # a number of each step that the events tell of
+    ("events", "strict_json"),  # a loss that is no number comes back from its JSON
+    ("event_log", "events"),  # what is written
+    ("event_log", "errors"),  # an event that cannot be written is an OutputError
+    ("event_log", "strict_json"),  # an event is written as JSON
+    ("event_log", "step_values"),  # a number of each step that the events tell of
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
     ("cli", "commands"),

@@ -13,7 +13,7 @@ from veneer.adapters.store import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
 from veneer.config.values import read_yaml
-from veneer.events import iterate_events
+from veneer.event_log import iterate_events
 from veneer.io.model_files import WEIGHTS_FILE as MODEL_WEIGHTS
 
 CONFIG_FILE = "config.yaml"

@@ -24,7 +24,8 @@ from veneer.evaluation.run import put_together
 from veneer.evaluation.scoring import score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
-from veneer.events import Level, Note, Subscriber, broadcast, by_step
+from veneer.event_log import by_step
+from veneer.events import Level, Note, Subscriber, broadcast
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.out_of_memory import out_of_memory_while

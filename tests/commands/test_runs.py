@@ -7,7 +7,8 @@ from pathlib import Path
 
 from invoking import invoke, refused
 from run_logs import write_run
-from veneer.events import AnswersJudged, EventLog, SamplesAnswered
+from veneer.event_log import EventLog
+from veneer.events import AnswersJudged, SamplesAnswered
 
 
 def test_the_runs_in_a_folder_are_listed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from veneer.config import SourceSection
 from veneer.errors import AdapterError
 from veneer.evaluation import trained
 from veneer.evaluation.trained import training_facts
-from veneer.events import by_step
+from veneer.event_log import by_step
 from veneer.run_folder import RunFolder
 from veneer.training.run import train
 

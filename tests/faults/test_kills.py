@@ -15,7 +15,7 @@ from checkpoints import adapter, optimizer_of
 from support import smollm2_gguf
 from tiny import CommandLine, run_config
 from training_runs import LONG, SETTINGS, options, weights
-from veneer.events import read_events
+from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.run import train

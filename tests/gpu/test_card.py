@@ -34,7 +34,8 @@ from veneer.config import (
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Method, Schedule
-from veneer.events import Event, EventLog, StepDone
+from veneer.event_log import EventLog
+from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import HostEmbedding
 from veneer.model.recompute import Recomputation

@@ -14,7 +14,8 @@ import pytest
 from invoking import invoke
 from nodes import Nodes
 from veneer.errors import VeneerError
-from veneer.events import Event, RunFailed, read_events
+from veneer.event_log import read_events
+from veneer.events import Event, RunFailed
 from veneer.io.files import exclusive
 from veneer.ray.cluster import Cluster, Done, TaskFolder
 from veneer.ray.runs import TaskTrainer, train_point

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from run_logs import evaluated, started, step_done
-from veneer.events import EventLog
+from veneer.event_log import EventLog
 from veneer.run_records.curves import Along, curve_of, thinned
 from veneer.run_records.log import RunLog
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from run_logs import evaluated, finished, started, step_done
-from veneer.events import AnswersJudged, Event, EventLog, Level, Note, SamplesAnswered, by_step, read_events
+from veneer.event_log import EventLog, by_step, read_events
+from veneer.events import AnswersJudged, Event, Level, Note, SamplesAnswered
 from veneer.run_records.curves import curve_of
 from veneer.run_records.log import MOST_JUDGED, RunLog
 

@@ -17,7 +17,8 @@ from run_logs import write_run
 from studios import CPU, Opened, studio
 from tiny import rows as taught
 from tiny import run_config, write_rows
-from veneer.events import AnswersJudged, EventLog
+from veneer.event_log import EventLog
+from veneer.events import AnswersJudged
 from veneer.run_report import train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")

@@ -26,7 +26,7 @@ from job_workers import Workers, kill, wait_for, workers
 from played_runs import chain
 from tiny import rows
 from veneer.errors import Interrupted
-from veneer.events import read_events
+from veneer.event_log import read_events
 from veneer.jobs.worker import worker_runs
 
 LEAST = 2

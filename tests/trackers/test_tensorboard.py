@@ -9,7 +9,7 @@ import pytest
 
 from tiny import run_config, tree
 from veneer.enums import TrackerName
-from veneer.events import read_events
+from veneer.event_log import read_events
 from veneer.run_report import train
 
 pytest.importorskip("tensorboardX", reason="pip install 'veneer[track]'")

@@ -20,7 +20,8 @@ from veneer.enums import Dtype, Method
 from veneer.errors import ConfigError, Interrupted, OutOfMemory
 from veneer.evaluation.metrics.choose import named_metrics
 from veneer.evaluation.rows import prepare, score_model
-from veneer.events import Event, Note, ignore, read_events
+from veneer.event_log import read_events
+from veneer.events import Event, Note, ignore
 from veneer.generation.batch import answer_all
 from veneer.generation.share import Blank, Whole, nothing
 from veneer.reproduction.run import reproduce

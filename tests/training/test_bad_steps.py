@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tiny import run_config
 from veneer.data.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
-from veneer.events import Event, StepDone, StepSkipped, read_events
+from veneer.event_log import read_events
+from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce
 from veneer.training.bad_steps import FEWEST, WINDOW, fault
 from veneer.training.checkpoint import Progress

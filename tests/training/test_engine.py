@@ -22,7 +22,8 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted, OutOfMemory
-from veneer.events import Evaluated, Event, EventLog, MicroBatchHalved, Note, StepDone, read_events
+from veneer.event_log import EventLog, read_events
+from veneer.events import Evaluated, Event, MicroBatchHalved, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM

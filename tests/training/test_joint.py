@@ -16,7 +16,8 @@ from tiny_models import use_backend
 from veneer.config import RunConfig
 from veneer.data.batches import MicroBatch
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory
-from veneer.events import Event, RunEvent, StepDone, read_events
+from veneer.event_log import read_events
+from veneer.events import Event, RunEvent, StepDone
 from veneer.products import compiled
 from veneer.run_folder import RunFolder
 from veneer.training import joint as joint_module

@@ -16,7 +16,8 @@ from veneer.config import ComputeSection
 from veneer.data.batches import MicroBatch
 from veneer.enums import Method
 from veneer.errors import CheckpointError, Interrupted, OutOfMemory
-from veneer.events import Event, MicroBatchHalved, Note, read_events
+from veneer.event_log import read_events
+from veneer.events import Event, MicroBatchHalved, Note
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.plan import make_plan

@@ -30,7 +30,8 @@ from veneer.errors import (
     ConfigError,
     Interrupted,
 )
-from veneer.events import Event, Note, read_events
+from veneer.event_log import read_events
+from veneer.events import Event, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
 from veneer.reproduction.run import reproduce

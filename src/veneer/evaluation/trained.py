@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import AdapterError
-from veneer.events import by_step
+from veneer.event_log import by_step
 from veneer.run_folder import RunFolder, run_of
 
 POINTS = 1_000

@@ -8,7 +8,7 @@ from typing import Any
 from veneer.adapters.store import read_config
 from veneer.assistant import recorded_run
 from veneer.config import RunConfig
-from veneer.events import by_step
+from veneer.event_log import by_step
 from veneer.exports.certificate import TOP
 from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target

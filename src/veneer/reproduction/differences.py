@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from veneer.errors import CheckpointError
-from veneer.events import by_step
+from veneer.event_log import by_step
 from veneer.run_folder import RunFolder
 from veneer.step_values import StepValues
 from veneer.training.lock import Environment

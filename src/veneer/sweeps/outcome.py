@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.charts import Series, line_chart
-from veneer.events import by_step
+from veneer.event_log import by_step
 from veneer.run_folder import RunFolder
 from veneer.strict_json import restored, to_text, with_reasons
 from veneer.sweeps.grid import Point

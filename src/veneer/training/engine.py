@@ -18,16 +18,8 @@ from torch import Tensor
 
 from veneer.data.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, Diverged, Interrupted, OutOfMemory, RankLost
-from veneer.events import (
-    CheckpointSaved,
-    Evaluated,
-    EventLog,
-    MicroBatchHalved,
-    Note,
-    RunFinished,
-    StepDone,
-    StepSkipped,
-)
+from veneer.event_log import EventLog
+from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunFinished, StepDone, StepSkipped
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
 from veneer.signals import stop_signalled

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from veneer.config import RunConfig
 from veneer.errors import OutputError
-from veneer.events import EventLog, Level, Note, Subscriber
+from veneer.event_log import EventLog
+from veneer.events import Level, Note, Subscriber
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported
 from veneer.run_folder import RunFolder
 from veneer.training.killed import Killed, killed, mark

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from veneer.charts import loss_chart
-from veneer.events import by_step
+from veneer.event_log import by_step
 from veneer.io.files import reported, staged_files, write_text
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text

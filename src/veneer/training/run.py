@@ -14,7 +14,8 @@ from veneer.config import RunConfig, check, parse, to_yaml
 from veneer.data.chat import stop_tokens
 from veneer.data.encoding import encoder_of
 from veneer.enums import ObjectiveName, Sharding
-from veneer.events import EventLog, Note, Stage, Subscriber
+from veneer.event_log import EventLog
+from veneer.events import Note, Stage, Subscriber
 from veneer.gpu.parked import CardCopier
 from veneer.hardware import computing_on, resolve_device
 from veneer.model.decoder import CausalLM

@@ -13,7 +13,8 @@ from veneer.config import RunConfig, TrainSection, to_yaml
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import Interrupted
-from veneer.events import EventLog, Note, RunStarted, notes_to
+from veneer.event_log import EventLog
+from veneer.events import Note, RunStarted, notes_to
 from veneer.io.files import sampled_digest, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation

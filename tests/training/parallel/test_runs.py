@@ -18,7 +18,7 @@ from tiny import rows, run_config, write_rows
 from training_runs import stopping_after
 from veneer.config import to_yaml
 from veneer.errors import Interrupted
-from veneer.events import read_events
+from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training.best import ANSWERS
 from veneer.training.run import train

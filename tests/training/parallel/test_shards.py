@@ -13,7 +13,7 @@ from ranks import Ended, Forker
 from tiny import rows, run_config, write_model, write_rows
 from veneer.config import RunConfig, to_yaml
 from veneer.errors import ConfigError, Interrupted
-from veneer.events import read_events
+from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training.run import train
 

@@ -1,0 +1,95 @@
+"""A run's `events.jsonl`: written a line an event, and read back, also where a kill has torn a line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from veneer.errors import OutputError
+from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
+from veneer.step_values import StepValues
+from veneer.strict_json import restored, to_text, with_reasons
+
+
+@dataclass(slots=True)
+class EventLog:
+    """Appends events to a file and tells subscribers. Use as a context manager."""
+
+    path: Path
+    subscribers: Sequence[Subscriber] = ()
+    _file: BinaryIO | None = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> EventLog:
+        try:
+            # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+            torn = _torn(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        if torn:
+            self._write(b"\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def emit(self, event: Event) -> None:
+        """Write one event and pass it on. Stages are only passed on.
+
+        Raises:
+            OutputError: the line could not be written (a full disk, say).
+        """
+        if self._file is not None and not isinstance(event, StageBegun | StageProgress | StageEnded):
+            values = to_json(event)
+            line = to_text(with_reasons({"event": values.pop("event"), "time": round(time.time(), 3), **values}))
+            self._write(line.encode() + b"\n")
+        for subscriber in self.subscribers:
+            subscriber(event)
+
+    def _write(self, line: bytes) -> None:
+        assert self._file is not None
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        if written != len(line):
+            raise OutputError(f"{self.path}: only {written} of {len(line)} bytes could be written: the disk is full")
+
+
+def _torn(path: Path) -> bool:
+    """Whether a file ends in the middle of a line, as a kill leaves it: the next line must not be glued to it."""
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 1))
+        return file.read() not in (b"", b"\n")
+
+
+def read_events(path: Path) -> list[dict[str, object]]:
+    """The events of a file as dictionaries; torn lines, as kills leave them, are skipped."""
+    return list(iterate_events(path))
+
+
+def iterate_events(path: Path) -> Iterator[dict[str, object]]:
+    """The events of `read_events` one by one as they are read: those of a long run are more than memory should hold."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> StepValues:
+    """A number of every recorded event of one kind, by its step, in the order of the steps.
+
+    A resumed run may have recorded a step twice. The later event is the one that counts.
+    """
+    own = (one for one in events if one.get("event") == kind)
+    return StepValues((int(str(one["step"])), float(str(restored(one)[key]))) for one in own)
