@@ -20,8 +20,9 @@ from veneer.event_log import read_events
 from veneer.events import Event, RunEvent, StepDone
 from veneer.products import compiled
 from veneer.run_folder import RunFolder
-from veneer.training import joint as joint_module
-from veneer.training.joint import Joint, joint_bytes, prepare_joint, train_together
+from veneer.training import joint_passes
+from veneer.training.joint import joint_bytes, prepare_joint, train_together
+from veneer.training.joint_passes import Joint
 from veneer.training.objective import Sums
 from veneer.training.run import train
 from veneer.training.session import RunResult
@@ -99,7 +100,7 @@ def test_each_is_the_run_that_it_is_alone_in_float32(
 def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
     settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joint_module, "JOINED_TOKENS", 10**6)
+    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", 10**6)
     if not compiled():
         pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
     model = write_model(tmp_path / "model", hidden=64)
@@ -136,7 +137,7 @@ def test_without_compiled_kernels(
 def test_how_many_stand_in_a_pass_changes_nothing(
     tokens: int, tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joint_module, "JOINED_TOKENS", tokens)
+    monkeypatch.setattr(joint_passes, "JOINED_TOKENS", tokens)
     alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data)
     for one, other in zip(alone, joint, strict=True):
         for name, tensor in weights(one).items():

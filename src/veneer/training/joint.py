@@ -1,50 +1,38 @@
 """Several adapters are trained over one base in one run, each as if it were alone.
 
-In a pass the runs' micro-batches stand side by side: the base is decoded once for all, each adapter multiplies its own
-tokens. On a CPU a pass takes no more of them than pay: beyond some hundred tokens nothing is gained by width, and what
-a layer hands to the next no longer stays in the caches; the others follow in passes of their own.
-
-The runs share nothing that is trained, so that one backward gives each its own gradient; loss, clipping, optimiser,
-schedule, evaluation, events and checkpoints are those of each run's own engine. A micro-batch is laid as it would be
-alone, with its own filler and its own shared beginning, so that every product meets the same rows: what is trained is
-the same, to the bit where a row's sums do not depend on the rows beside it.
+The runs share nothing that is trained, so that one backward of a pass (`veneer.training.joint_passes`) gives each its
+own gradient. Loss, clipping, optimiser, schedule, evaluation, events and checkpoints are those of each run's own
+engine.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from veneer.adapters.adapter_set import AdapterSet, modules
-from veneer.adapters.routed import Route
 from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
-from veneer.data.batches import MicroBatch
 from veneer.data.kinds import load_kind
 from veneer.enums import Method, ObjectiveName, Recompute
 from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
-from veneer.gpu.transfer import sent
 from veneer.hardware import computing_on, resolve_device
 from veneer.model.decoder import CausalLM
-from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
+from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
-from veneer.signals import deferred, stop_signalled
+from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.best import best_by
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
 from veneer.training.fitting import fitting
+from veneer.training.joint_passes import JOINED_TOKENS, Joint, OverJoint, PassFault
 from veneer.training.locked_folder import locked_folder
-from veneer.training.objective import attention_of
-from veneer.training.objectives.base import Means, Objective, Sums
+from veneer.training.objectives.base import Means, Objective
 from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
@@ -55,9 +43,6 @@ from veneer.training.run_inputs import RunInputs, prepare_run
 from veneer.training.session import RunResult, Session, begin, threads_of
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining
-
-JOINED_TOKENS = 1024
-"""Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,123 +142,6 @@ class JointMember:
     def done(self) -> bool:
         """Whether no step is left."""
         return self.session.engine.done(self.session.progress)
-
-
-@dataclass(frozen=True, slots=True)
-class PassFault:
-    """A pass for which there was no memory."""
-
-    batches: Sequence[tuple[str, MicroBatch]]
-    """The micro-batches that stood side by side in it, under their adapters."""
-    said: str
-    """The message of the error."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the pass."""
-        return sum(len(batch.tokens) for _, batch in self.batches)
-
-
-@dataclass(frozen=True, slots=True)
-class Joint:
-    """A model whose passes are routed."""
-
-    model: CausalLM
-    route: Route
-    heads: Mapping[str, nn.Module]
-    """The heads of the adapters that change it, by adapter: each scores its own rows."""
-    objectives: Mapping[str, Objective]
-    """What each adapter's run minimises, by adapter."""
-
-    def sums(self, batches: Sequence[tuple[str, MicroBatch]]) -> list[Sums]:
-        """The objectives of micro-batches under adapters, in one pass."""
-        device = self.model.device
-        sizes = [len(batch.tokens) for _, batch in batches]
-        self.route.lay([name for name, _ in batches], sizes)
-        hidden = self.model.hidden(
-            sent(torch.cat([batch.tokens for _, batch in batches]), device),
-            sent(torch.cat([batch.positions for _, batch in batches]), device),
-            attention_of(*(batch for _, batch in batches)),
-        )
-        own: Sequence[Tensor] = torch.split(hidden, sizes)
-        return [
-            self.objectives[name].sums(rows, self.heads.get(name, self.model.lm_head), self.model.spec.scores, batch)
-            for rows, (name, batch) in zip(own, batches, strict=True)
-        ]
-
-    def passes(
-        self, batches: Mapping[str, Sequence[MicroBatch]], width: int | None = None
-    ) -> list[list[tuple[str, MicroBatch]]]:
-        """Which micro-batches are computed side by side: at most one of each run, each run's in their order, and of
-        `width` tokens together, if not one alone is wider."""
-        limit = width or (JOINED_TOKENS if self.model.device.type == "cpu" else sys.maxsize)
-        found: list[list[tuple[str, MicroBatch]]] = []
-        for place in range(max(len(own) for own in batches.values())):
-            room = 0
-            for name, own in batches.items():
-                if place >= len(own):
-                    continue
-                size = len(own[place].tokens)
-                if size > room:
-                    found.append([])
-                    room = max(limit, size)
-                found[-1].append((name, own[place]))
-                room -= size
-        return found
-
-    def attempt(
-        self, batches: Sequence[tuple[str, MicroBatch]], loss: Callable[[str, Sums], Tensor]
-    ) -> list[Sums] | PassFault:
-        """Forward and backward of a pass, or the fault: it is returned, so that nothing holds its tensors.
-
-        Args:
-            batches: micro-batches under adapters.
-            loss: what a micro-batch adds to what is minimised, by adapter and sums.
-        """
-        try:
-            sums = self.sums(batches)
-            torch.autograd.backward([loss(name, one) for one, (name, _) in zip(sums, batches, strict=True)])
-        except KINDS as error:
-            if not is_out_of_memory(error):
-                raise
-            return PassFault(tuple(batches), str(error))
-        return sums
-
-    def gradients(
-        self, steps: Mapping[str, StepBatches], width: int | None = None
-    ) -> dict[str, Means] | PassFault | None:
-        """Forward and backward of a step of each run, in passes of `width` tokens; their losses and metrics. None where
-        a signal came between two passes, and a fault where there was no memory for one."""
-        means = {name: Means(step.weights) for name, step in steps.items()}
-        for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
-            if stop_signalled():
-                return None
-            found = self.attempt(batches, lambda name, sums: steps[name].loss(sums))
-            if isinstance(found, PassFault):
-                return found
-            for (name, _), one in zip(batches, found, strict=True):
-                means[name].add(one)
-        return means
-
-
-@dataclass(frozen=True, slots=True)
-class OverJoint:
-    """The objective of one of the runs, over the model that they share (`StepObjective`)."""
-
-    joint: Joint
-    name: str
-
-    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """The micro-batches as they are: what depends on all of them is for runs by themselves."""
-        return batches
-
-    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        """See `Objective.weights`."""
-        return self.joint.objectives[self.name].weights(batches)
-
-    def sums(self, batch: MicroBatch) -> Sums:
-        """The sums over one micro-batch, in a pass of its own."""
-        return self.joint.sums([(self.name, batch)])[0]
 
 
 def train_together(
