@@ -17,10 +17,10 @@ from veneer.config import RunConfig
 from veneer.data.records import Record
 from veneer.enums import ObjectiveName
 from veneer.errors import OutOfMemory
+from veneer.evaluation.base_and_adapter import put_together
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import ModelScores, RowSet, prepare
-from veneer.evaluation.run import put_together
 from veneer.evaluation.scoring import score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts

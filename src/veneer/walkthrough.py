@@ -14,9 +14,9 @@ from veneer.bundled import SETS, bundled_data, bundled_model, configuration, fre
 from veneer.config import RunConfig
 from veneer.data.records import Record, read_records
 from veneer.enums import Method, choice
+from veneer.evaluation.base_and_adapter import evaluate_rows, make_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import RowSet, prepare, score_rows
-from veneer.evaluation.run import evaluate_rows, make_report
 from veneer.events import StepBudget, Subscriber, broadcast, from_json
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.plan import spoken

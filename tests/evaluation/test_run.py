@@ -19,7 +19,7 @@ from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_rows
-from veneer.evaluation.run import evaluate, evaluate_rows
+from veneer.evaluation.run import evaluate
 from veneer.events import Event, Result, StageBegun, StageProgress
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train
@@ -84,17 +84,6 @@ def test_samples_are_the_rows_with_the_answers_that_were_judged(
         longest = max(len(assistant.tokenizer.encode(s.reference)) for s in report.samples)
         sampling = Sampling(max_new_tokens=longest + EXTRA_TOKENS)
         assert assistant.answers([turns(None, sample.question)], sampling) == [sample.adapter]
-
-
-def test_the_adapter_is_on_again_after_an_evaluation(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
-    assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
-    prepared = prepare(assistant, read_records(tiny_data)[:3])
-    first = evaluate_rows(assistant, prepared)
-    second = evaluate_rows(assistant, prepared)
-    assert (first.base, first.adapter, first.comparison) == (second.base, second.adapter, second.comparison)
-    assert first.base != first.adapter
-    assert assistant.adapter is not None
-    assert all(layer.enabled for layer in assistant.adapter.layers.values())
 
 
 def test_progress_counts_every_row_once_for_each_model(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:

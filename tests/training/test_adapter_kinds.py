@@ -14,8 +14,8 @@ from veneer.assistant import open_assistant
 from veneer.data.records import read_records
 from veneer.enums import Method
 from veneer.errors import AdapterError, Interrupted, ModelError
+from veneer.evaluation.base_and_adapter import evaluate_rows
 from veneer.evaluation.rows import prepare
-from veneer.evaluation.run import evaluate_rows
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.generation.sampling import Sampling

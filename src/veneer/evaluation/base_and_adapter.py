@@ -1,0 +1,115 @@
+"""A base and its adapters on the same rows: what each of them does, and what that says together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.assistant import Assistant
+from veneer.evaluation.metrics.choose import ChosenMetrics
+from veneer.evaluation.report import Report, Sample
+from veneer.evaluation.rows import ModelScores, RowSet, last_message, score_model
+from veneer.evaluation.scoring import RowScore
+from veneer.evaluation.statistics.compare import contrast, describe, measures_of
+from veneer.evaluation.statistics.power import FEW_ROWS
+from veneer.events import Subscriber, ignore
+
+NO_METRICS = ChosenMetrics((), choice=False, primary=None)
+"""No metrics but those that every evaluation has."""
+
+
+def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore) -> Report:
+    """Score base and (if there is one) adapter on the same rows, by exact answers, fields and loss."""
+    begun = time.perf_counter()
+    base, tuned = score_both(assistant, rows, NO_METRICS, emit=emit)
+    return put_together(rows, base, [] if tuned is None else [tuned], time.perf_counter() - begun)
+
+
+def score_both(
+    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore
+) -> tuple[ModelScores, ModelScores | None]:
+    """What the base does on rows, and the adapter where there is one."""
+    with assistant.as_base():
+        base = score_model(assistant, rows, chosen, emit=emit, who="base")
+    return base, score_model(assistant, rows, chosen, emit=emit, who="adapter") if assistant.adapter else None
+
+
+def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None, seconds: float) -> Report:
+    """Put the scores of one or two models together."""
+    models = [ModelScores(scores, measures_of(scores)) for scores in (base, tuned) if scores is not None]
+    return put_together(rows, models[0], models[1:], seconds)
+
+
+def put_together(
+    rows: RowSet,
+    base: ModelScores,
+    adapters: Sequence[ModelScores],
+    seconds: float,
+    *,
+    clusters: NDArray[np.int64] | None = None,
+    primary: str | None = None,
+) -> Report:
+    """The report on a base and its adapters (one for each seed).
+
+    Args:
+        rows: the rows of all.
+        base: what the base did.
+        adapters: what each adapter did.
+        seconds: that it took.
+        clusters: the number of each row's cluster, or None where each row is one.
+        primary: the measure that was declared beforehand; None takes the first one.
+    """
+    tuned = adapters[0] if adapters else None
+    names = [one.name for one in base.measures]
+    details = {"base": base.details} | ({} if tuned is None else {"adapter": tuned.details})
+    return Report(
+        rows=len(base.rows),
+        base=describe(base.measures, clusters),
+        adapter=[] if tuned is None else describe(tuned.measures, clusters),
+        comparison=contrast(base.measures, [one.measures for one in adapters], clusters, primary) if adapters else [],
+        samples=_samples(rows, base.rows, None if tuned is None else tuned.rows),
+        seconds=seconds,
+        primary=primary or (names[0] if names else None),
+        details={who: found for who, found in details.items() if found},
+        warnings=_warnings(len(base.rows), clusters),
+    )
+
+
+def _samples(rows: RowSet, base: Sequence[RowScore], tuned: Sequence[RowScore] | None) -> list[Sample]:
+    """The rows that were answered."""
+    samples = []
+    for index in rows.asked:
+        record, question, one = rows.records[index], rows.questions[index], base[index]
+        if one.answer is None:
+            continue
+        other = None if tuned is None else tuned[index]
+        samples.append(
+            Sample(
+                where=record.where,
+                question=last_message(record),
+                reference="" if question is None else question.reference,
+                base=one.answer,
+                adapter=None if other is None else other.answer,
+                base_loss=_mean_loss(one),
+                adapter_loss=None if other is None else _mean_loss(other),
+                base_exact=one.exact,
+                adapter_exact=None if other is None else other.exact,
+            )
+        )
+    return samples
+
+
+def _mean_loss(row: RowScore) -> float | None:
+    return row.loss_sum / row.supervised if row.supervised else None
+
+
+def _warnings(rows: int, clusters: NDArray[np.int64] | None) -> list[str]:
+    count, unit = (rows, "rows") if clusters is None else (int(clusters.max()) + 1, "clusters")
+    if count >= FEW_ROWS:
+        return []
+    return [
+        f"{count} {unit} say little: below {FEW_ROWS} an interval may be too narrow, and hardly any difference shows"
+    ]

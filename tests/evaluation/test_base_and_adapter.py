@@ -1,0 +1,37 @@
+"""Base and adapter are scored on the same rows, and what each of them has stands in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny import run_config
+from veneer.assistant import open_assistant
+from veneer.config import ComputeSection
+from veneer.data.records import read_records
+from veneer.enums import Dtype
+from veneer.evaluation.base_and_adapter import evaluate_rows
+from veneer.evaluation.rows import prepare
+from veneer.training.run import train
+
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+
+
+def test_the_adapter_is_on_again_after_an_evaluation(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=3")).output
+    assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
+    prepared = prepare(assistant, read_records(tiny_data)[:3])
+    first = evaluate_rows(assistant, prepared)
+    second = evaluate_rows(assistant, prepared)
+    assert (first.base, first.adapter, first.comparison) == (second.base, second.adapter, second.comparison)
+    assert first.base != first.adapter
+    assert assistant.adapter is not None
+    assert all(layer.enabled for layer in assistant.adapter.layers.values())
+
+
+def test_a_base_alone_has_measures_and_no_comparison(tiny_model: Path, tiny_data: Path) -> None:
+    assistant = open_assistant(str(tiny_model), compute=FLOAT32)
+    report = evaluate_rows(assistant, prepare(assistant, read_records(tiny_data)[:3], max_new_tokens=2))
+    assert (report.rows, report.adapter, report.comparison) == (3, [], [])
+    assert [sample.adapter for sample in report.samples] == [None] * 3
+    assert report.primary == report.base[0].name
+    assert report.warnings[0].startswith("3 rows say little")
