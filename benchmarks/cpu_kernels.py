@@ -20,8 +20,9 @@ from veneer import products
 from veneer.model.attention import PackedAttention
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
+from veneer.native.attention import Documents
 from veneer.native.build import library_path
-from veneer.native.functions import Documents, Kernels
+from veneer.native.functions import Kernels
 from veneer.native.library import choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.gpu.dispatch import triton_kernels
-from veneer.native.functions import usable
+from veneer.native.arguments import usable
 from veneer.native.library import kernels
 from veneer.padding import pad_to_multiple
 from veneer.products import PLAIN_SCORES, Scores, inputs, outer, outputs

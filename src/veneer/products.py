@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.native.functions import Kernels, usable
+from veneer.native.arguments import usable
+from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.stored import Stored, StoredLinear, stored_dense
 from veneer.padding import pad_to_multiple

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from veneer.native.functions import usable as compiled_usable
+from veneer.native.arguments import usable as compiled_usable
 from veneer.native.library import kernels
 
 if TYPE_CHECKING:

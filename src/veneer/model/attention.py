@@ -21,7 +21,9 @@ from torch.nn import functional
 from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.model.shape import PLAIN, AttentionSpec
 from veneer.model.windowed import attention_by_document
-from veneer.native.functions import MIN_DIM_MULTIPLE, Documents, Kernels, ScoreLimits, usable
+from veneer.native.arguments import usable
+from veneer.native.attention import MIN_DIM_MULTIPLE, Documents, ScoreLimits
+from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from veneer.model.attention import PackedAttention
 from veneer.model.shape import PLAIN, AttentionSpec, DecoderSpec
 from veneer.model.windowed import softcapped, softmax_beside
-from veneer.native.functions import usable
+from veneer.native.arguments import usable
 from veneer.native.library import kernels
 
 SPAN = 64

@@ -17,38 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veneer.native.arguments import DTYPES, pointer, pointers
+from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-
 INTERFACE = 5
 """The version of the functions' arguments; interface.c has the same number."""
-
-MIN_DIM_MULTIPLE = 16
-"""Head dimensions must be a multiple of the widest vector."""
-
-
-@dataclass(frozen=True, slots=True)
-class Documents:
-    """How a pack of tokens is cut into documents."""
-
-    lengths: tuple[int, ...]
-    """How many tokens each document has; the documents stand end to end."""
-    shared: int = 0
-    """If it is above 0, document 0 has so many tokens, and all others see it as their common beginning."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreLimits:
-    """What a layer's attention does to its scores beyond the causal mask."""
-
-    window: int | None = None
-    """The number of keys that a query sees, its own included."""
-    softcap: float | None = None
-    """The bound c of the scores: a score s becomes c · tanh(s / c)."""
-    sinks: Tensor | None = None
-    """Learned scores that have no value to mix in, float32 `[heads]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +90,8 @@ class Kernels:
         """Compute causal attention within documents. Returns output and log-sum-exp; attention.c says their shapes.
         They are written `into` contiguous memory where that is given."""
         output, lse = into or (torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32))
-        problem = _problem(queries, keys, values, documents, scale, limits)
-        self._call("attention_forward", *problem, self._fast_pairs, _pointer(output), _pointer(lse))
+        problem = attention_arguments(queries, keys, values, documents, scale, limits)
+        self._call("attention_forward", *problem, self._fast_pairs, pointer(output), pointer(lse))
         return output, lse
 
     def attention_backward(
@@ -140,9 +115,9 @@ class Kernels:
         scratch = torch.empty((rows, heads, dim), dtype=torch.float32)
         self._call(
             "attention_backward",
-            *_problem(queries, keys, values, documents, scale, limits),
+            *attention_arguments(queries, keys, values, documents, scale, limits),
             self._fast_pairs,
-            *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
+            *(pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
         )
         return grads
 
@@ -155,7 +130,7 @@ class Kernels:
         count = self._library.veneer_peak
         count.restype = ctypes.c_int64
         kept = ctypes.c_float()
-        return int(count(_DTYPES[dtype], ctypes.c_int64(rounds), ctypes.byref(kept), threads))
+        return int(count(DTYPES[dtype], ctypes.c_int64(rounds), ctypes.byref(kept), threads))
 
     def attention_step(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
         """Attend with one new token for each row to the first `seen` (int64 `[rows]`) keys of its line of the cache."""
@@ -163,15 +138,15 @@ class Kernels:
         rows, heads, dim = queries.shape
         self._call(
             "attention_step",
-            _DTYPES[queries.dtype],
-            *(_pointer(tensor) for tensor in (queries, keys, values, seen)),
+            DTYPES[queries.dtype],
+            *(pointer(tensor) for tensor in (queries, keys, values, seen)),
             rows,
             heads,
             keys.shape[1],
             ctypes.c_int64(keys.shape[2]),
             dim,
             ctypes.c_float(scale),
-            _pointer(output),
+            pointer(output),
         )
         return output
 
@@ -180,13 +155,13 @@ class Kernels:
         losses = torch.empty(scores.shape[0], dtype=torch.float32)
         self._call(
             "cross_entropy",
-            _DTYPES[scores.dtype],
-            _pointer(scores),
-            _pointer(targets),
+            DTYPES[scores.dtype],
+            pointer(scores),
+            pointer(targets),
             ctypes.c_int64(scores.shape[0]),
             ctypes.c_int64(scores.shape[1]),
             int(gradient),
-            _pointer(losses),
+            pointer(losses),
         )
         return losses
 
@@ -221,20 +196,20 @@ class Kernels:
     ) -> None:
         self._call(
             "dequantize_4bit",
-            _DTYPES[out.dtype],
-            _pointer(codes),
-            _pointer(values),
-            *(_pointer(tensor) for tensor in scales),
+            DTYPES[out.dtype],
+            pointer(codes),
+            pointer(values),
+            *(pointer(tensor) for tensor in scales),
             nested,
             ctypes.c_int64(out.numel()),
             block,
-            _pointer(out),
+            pointer(out),
         )
 
     def decode_stored(self, weight: Stored, out: Tensor) -> None:
         """Decode a weight as it is stored into `out`, float32 or bfloat16 `[columns, depth]`."""
         matrix = matrix_struct(weight)
-        self._call("decode_stored", ctypes.byref(matrix), _DTYPES[out.dtype], _pointer(out))
+        self._call("decode_stored", ctypes.byref(matrix), DTYPES[out.dtype], pointer(out))
 
     @cached_property
     def has_int8(self) -> bool:
@@ -246,12 +221,12 @@ class Kernels:
         y = torch.empty((x.shape[0], columns), dtype=x.dtype)
         self._call(
             "int8_product",
-            _DTYPES[x.dtype],
-            *(_pointer(tensor) for tensor in (x, codes, scales, offsets)),
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, codes, scales, offsets)),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
             columns,
-            _pointer(y),
+            pointer(y),
         )
         return y
 
@@ -262,7 +237,7 @@ class Kernels:
         """
         y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
         matrix = matrix_struct(weight)
-        self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], _pointer(bias), _pointer(y))
+        self._call("rows_product", ctypes.byref(matrix), pointer(x), x.shape[0], pointer(bias), pointer(y))
         return y
 
     @cached_property
@@ -291,13 +266,13 @@ class Kernels:
             "frozen_product",
             ctypes.byref(matrix),
             None if factor is None else ctypes.byref(factor),
-            _pointer(x),
-            _pointer(left),
-            _pointer(bias),
+            pointer(x),
+            pointer(left),
+            pointer(bias),
             ctypes.c_float(scale),
             int(by_outputs),
             ctypes.c_int64(x.shape[0]),
-            _pointer(y),
+            pointer(y),
         )
 
     def step(
@@ -319,16 +294,16 @@ class Kernels:
             "step",
             operations,
             len(operations),
-            _pointer(space),
+            pointer(space),
             rows,
             first_prompt,
             int(products),
-            _DTYPES[cache_dtype],
+            DTYPES[cache_dtype],
             block_tokens,
             blocks,
-            _pointer(seen),
-            _pointers([cosine for cosine, _ in angles]),
-            _pointers([sine for _, sine in angles]),
+            pointer(seen),
+            pointers([cosine for cosine, _ in angles]),
+            pointers([sine for _, sine in angles]),
             segments,
             len(segments),
         )
@@ -356,32 +331,32 @@ class Kernels:
         left, right = update if update is not None else (None, None)
         self._call(
             "product",
-            _pointer(x),
-            _pointer(weight),
-            _pointer(left),
-            _pointer(right),
-            _pointer(bias),
+            pointer(x),
+            pointer(weight),
+            pointer(left),
+            pointer(right),
+            pointer(bias),
             ctypes.c_float(scale),
             int(by_outputs),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
             0 if left is None else left.shape[1],
             y.shape[1],
-            _pointer(y),
+            pointer(y),
         )
 
     def outer(self, narrow: Tensor, wide: Tensor, scale: float, out: Tensor, *, turned: bool) -> None:
         """Set out to scale · narrowᵀ wide or its transpose, in bfloat16 from float32 sums; see `has_products`."""
         self._call(
             "outer",
-            _pointer(narrow),
-            _pointer(wide),
+            pointer(narrow),
+            pointer(wide),
             ctypes.c_float(scale),
             ctypes.c_int64(wide.shape[0]),
             narrow.shape[1],
             wide.shape[1],
             int(turned),
-            _pointer(out),
+            pointer(out),
         )
 
     def adamw8bit(
@@ -389,12 +364,12 @@ class Kernels:
         shrink: float, rate: float, root: float, epsilon: float,
     ) -> None:  # fmt: skip
         """Take a step over float32 `weights` and `grads` of one length, in place; optimizer.c says the formula."""
-        states = [_pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
-        tables = [_pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
+        states = [pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
+        tables = [pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
         self._call(
             "adamw8bit",
-            _pointer(weights),
-            _pointer(grads),
+            pointer(weights),
+            pointer(grads),
             *states,
             *tables,
             ctypes.c_int64(weights.numel()),
@@ -408,14 +383,14 @@ class Kernels:
         rstd = torch.empty(x.shape[0], dtype=torch.float32)
         self._call(
             "rms_norm_forward",
-            _DTYPES[x.dtype],
-            _pointer(x),
-            _pointer(weight),
+            DTYPES[x.dtype],
+            pointer(x),
+            pointer(weight),
             ctypes.c_float(eps),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
-            _pointer(y),
-            _pointer(rstd),
+            pointer(y),
+            pointer(rstd),
         )
         return y, rstd
 
@@ -424,11 +399,11 @@ class Kernels:
         grad_x = torch.empty_like(x)
         self._call(
             "rms_norm_backward",
-            _DTYPES[x.dtype],
-            *(_pointer(tensor) for tensor in (x, weight, rstd, grad)),
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, weight, rstd, grad)),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
-            _pointer(grad_x),
+            pointer(grad_x),
         )
         return grad_x
 
@@ -436,7 +411,7 @@ class Kernels:
         """Return silu(gate) · up."""
         h = torch.empty_like(gate)
         count = ctypes.c_int64(gate.numel())
-        self._call("swiglu_forward", _DTYPES[gate.dtype], _pointer(gate), _pointer(up), count, _pointer(h))
+        self._call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
         return h
 
     def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -444,10 +419,10 @@ class Kernels:
         grads = torch.empty_like(gate), torch.empty_like(up)
         self._call(
             "swiglu_backward",
-            _DTYPES[gate.dtype],
-            *(_pointer(tensor) for tensor in (gate, up, grad)),
+            DTYPES[gate.dtype],
+            *(pointer(tensor) for tensor in (gate, up, grad)),
             ctypes.c_int64(gate.numel()),
-            *(_pointer(tensor) for tensor in grads),
+            *(pointer(tensor) for tensor in grads),
         )
         return grads
 
@@ -457,54 +432,12 @@ class Kernels:
         tokens, heads, dim = x.shape
         self._call(
             "rotate",
-            _DTYPES[x.dtype],
-            *(_pointer(tensor) for tensor in (x, cosine, sine)),
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, cosine, sine)),
             ctypes.c_float(sign),
             ctypes.c_int64(tokens),
             heads,
             dim,
-            _pointer(y),
+            pointer(y),
         )
         return y
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Return where a tensor begins; NULL for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-
-
-def _problem(
-    queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float, limits: ScoreLimits | None
-) -> list[object]:
-    limits = limits or ScoreLimits()
-    lengths = documents.lengths
-    starts = [0]
-    for length in lengths[:-1]:
-        starts.append(starts[-1] + length)
-    return [
-        _DTYPES[queries.dtype],
-        *(_pointer(tensor) for tensor in (queries, keys, values)),
-        (ctypes.c_int32 * len(lengths))(*lengths),
-        (ctypes.c_int64 * len(lengths))(*starts),
-        len(lengths),
-        documents.shared,
-        queries.shape[1],
-        keys.shape[1],
-        queries.shape[2],
-        ctypes.c_float(scale),
-        limits.window or 0,
-        ctypes.c_float(limits.softcap or 0.0),
-        _pointer(limits.sinks),
-    ]
-
-
-def usable(*tensors: Tensor) -> bool:
-    """Return whether kernels take these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
-    first = tensors[0]
-    return first.dtype in _DTYPES and all(
-        t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() and t.numel() > 0 for t in tensors
-    )

@@ -14,7 +14,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
 from veneer.gpu.attention import flash_takes_heads
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
-from veneer.native.functions import MIN_DIM_MULTIPLE
+from veneer.native.attention import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
 from veneer.planning.mixture import has_experts, kept_by_experts
 from veneer.planning.setup import BatchShape, Setup

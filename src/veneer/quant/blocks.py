@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ModelError
-from veneer.native.functions import usable
+from veneer.native.arguments import usable
 from veneer.native.library import kernels
 from veneer.native.stored import Format, Stored
 from veneer.quant.packed import PackedLinear, expect

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
-from veneer.native.functions import usable
+from veneer.native.arguments import usable
 from veneer.native.library import kernels
 from veneer.products import LowRank, through
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.native.functions import CodedMoment, usable
+from veneer.native.arguments import usable
+from veneer.native.functions import CodedMoment
 from veneer.native.library import kernels
 from veneer.planning.optimizer import in_8_bits
 from veneer.quant.dynamic import BLOCK, DynamicMap, decode, encode, scales_of, search

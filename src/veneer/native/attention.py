@@ -1,0 +1,61 @@
+"""What the kernels of attention are asked: how the tokens are cut into documents, and what limits their scores."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from veneer.native.arguments import DTYPES, pointer
+
+MIN_DIM_MULTIPLE = 16
+"""Head dimensions must be a multiple of the widest vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """How a pack of tokens is cut into documents."""
+
+    lengths: tuple[int, ...]
+    """How many tokens each document has; the documents stand end to end."""
+    shared: int = 0
+    """If it is above 0, document 0 has so many tokens, and all others see it as their common beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreLimits:
+    """What a layer's attention does to its scores beyond the causal mask."""
+
+    window: int | None = None
+    """The number of keys that a query sees, its own included."""
+    softcap: float | None = None
+    """The bound c of the scores: a score s becomes c · tanh(s / c)."""
+    sinks: Tensor | None = None
+    """Learned scores that have no value to mix in, float32 `[heads]`."""
+
+
+def attention_arguments(
+    queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float, limits: ScoreLimits | None
+) -> list[object]:
+    """Return the first arguments of the functions of attention, in both directions; attention.c says the shapes."""
+    limits = limits or ScoreLimits()
+    lengths = documents.lengths
+    starts = [0]
+    for length in lengths[:-1]:
+        starts.append(starts[-1] + length)
+    return [
+        DTYPES[queries.dtype],
+        *(pointer(tensor) for tensor in (queries, keys, values)),
+        (ctypes.c_int32 * len(lengths))(*lengths),
+        (ctypes.c_int64 * len(lengths))(*starts),
+        len(lengths),
+        documents.shared,
+        queries.shape[1],
+        keys.shape[1],
+        queries.shape[2],
+        ctypes.c_float(scale),
+        limits.window or 0,
+        ctypes.c_float(limits.softcap or 0.0),
+        pointer(limits.sinks),
+    ]
