@@ -30,7 +30,7 @@ from veneer.training.objectives.base import Means, Objective, Sums
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
-from veneer.training.session import RunResult, begin, threads_of
+from veneer.training.session import Learner, RunResult, begin, threads_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *
         log = folder.log
         inputs = prepare_run(config, log.emit)
         built, trainable = build(inputs, log.emit)
-        session = begin(inputs, built, trainable, OverModel(built, objective), log, lambda: False)
+        learner = Learner(model=built, trainable=trainable, objective=OverModel(built, objective))
+        session = begin(inputs, learner, log, lambda: False)
         session.engine.rehearse(session.progress, session.data.steps.largest)
         session.engine.run(session.progress)
         return session.end()

@@ -40,7 +40,7 @@ from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.ranks import Ranks
 from veneer.training.prepare import LoadRows
 from veneer.training.run_inputs import RunInputs, prepare_run
-from veneer.training.session import RunResult, Session, begin, threads_of
+from veneer.training.session import Learner, RunResult, Session, begin, threads_of
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining
 
@@ -210,7 +210,8 @@ def joined(
         )
         members = []
         for name, run, trainable, log in zip(adapters.names, runs, trainables, logs, strict=True):
-            members.append(JointMember(name, begin(run.inputs, model, trainable, OverJoint(joint, name), log, stop)))
+            learner = Learner(model=model, trainable=trainable, objective=OverJoint(joint, name))
+            members.append(JointMember(name, begin(run.inputs, learner, log, stop)))
         yield joint, members
 
 

@@ -44,7 +44,7 @@ from veneer.training.run_inputs import RunInputs, prepare_run, with_threads_as_b
 from veneer.training.sampled_run import SampledRun, sampled_run
 from veneer.training.sampler import Sampler
 from veneer.training.score_reward import with_reward_models
-from veneer.training.session import RunResult, Session, begin, threads_of
+from veneer.training.session import Learner, RunResult, Session, begin, threads_of
 from veneer.training.teacher_table import taught_table
 from veneer.training.time_limit import within_limit
 from veneer.training.trainable import AdapterTraining, Trainable
@@ -177,14 +177,14 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
             teacher = live_teacher(inputs.config, model, trainable, log.emit)
     if inputs.config.objective is ObjectiveName.GRPO:
         sampled = _sampled(inputs, model, trainable, judge, log.emit, call.group)
-        return begin(
-            inputs, model, trainable, sampled.objective, log, call.stop, call.micro_batches, call.group, sampled
-        )
+        learner = Learner(model=model, trainable=trainable, objective=sampled.objective, sampled=sampled)
+        return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
     objective = _objective(inputs, model, trainable, log.emit, call.group, teacher)
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
-    return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches, call.group)
+    learner = Learner(model=model, trainable=trainable, objective=objective)
+    return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
 
 
 def _begin_sharded(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
@@ -192,7 +192,8 @@ def _begin_sharded(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
     with out_of_memory_while("loading the model"):
         trainable = sharded(inputs, call.group, log.emit)
     objective = _objective(inputs, trainable.model, trainable, log.emit, call.group, None)
-    return begin(inputs, trainable.model, trainable, objective, log, call.stop, call.micro_batches, call.group)
+    learner = Learner(model=trainable.model, trainable=trainable, objective=objective)
+    return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
 
 
 def _sampled(

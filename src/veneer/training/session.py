@@ -162,82 +162,107 @@ class Session:
         return best
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """A model, the part of it that is trained, and what is minimised."""
+
+    model: LanguageModel
+    trainable: Trainable
+    objective: StepObjective
+    sampled: SampledRun | None = None
+    """What a run has that samples its answers; None where its rows have them."""
+
+    @property
+    def shards(self) -> Shards | None:
+        """The weights in parts; None where every process has all of them."""
+        return self.trainable.shards if isinstance(self.trainable, ShardedTraining) else None
+
+
 def begin(
     inputs: RunInputs,
-    model: LanguageModel,
-    trainable: Trainable,
-    objective: StepObjective,
+    learner: Learner,
     log: EventLog,
     stop: Callable[[], bool],
     micro_batches: Sequence[Sequence[int]] = (),
     group: Group | None = None,
-    sampled: SampledRun | None = None,
 ) -> Session:
     """Write `config.yaml`, and restore what a resumed run had reached. On several processes rank 0 does, and the others
     get what it has restored.
 
     Args:
         inputs: the run and the files that it reads.
-        model: the model, with what is trained on it.
-        trainable: the part that is trained.
-        objective: what is minimised.
+        learner: the model and what is trained on it.
         log: the log of the run's events.
         stop: a function that is asked after every step; true ends the run with a checkpoint.
         micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
         group: the processes of the run, which are connected; None for one that is alone.
-        sampled: what a run has that samples its answers; None where its rows have them.
 
     Raises:
         CheckpointError: the run cannot be gone on with.
         OutputError: the folder cannot be written.
     """
-    config, steps, device = _as_loaded(inputs.config, model), inputs.data.steps, model.device
-    shards = trainable.shards if isinstance(trainable, ShardedTraining) else None
-    team = Team(group or Alone(), lanes_in(config.train), shards)
+    model, trainable = learner.model, learner.trainable
+    config, device = _as_loaded(inputs.config, model), model.device
+    team = Team(group or Alone(), lanes_in(config.train), learner.shards)
     if config.compute.recompute is Recompute.LAYERS:
         model.recompute(Recomputation(trainable.generator()))
     optimizer = _optimizer(config, trainable, device)
     for line in _told_before(config, optimizer, device):
         log.emit(Note(message=line))
     digests = InputDigests(inputs.origin.files() if team.first else [], inputs.data.tokenizer, config)
-    store = _checkpoint_store(inputs, config, digests, device, sampled, shards)
+    store = _checkpoint_store(inputs, config, digests, learner)
     progress = Progress(micro_batches=[list(one) for one in micro_batches], loss_scales=first_changes(model.dtype))
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     progress = _shared_start(team, store, trainable, optimizer, progress)
-    if sampled is not None:
-        sampled.source.share(progress.step)
+    if learner.sampled is not None:
+        learner.sampled.source.share(progress.step)
     team.group.require_equal("what the run is made of", to_text(shared_identity(store.identity), sort_keys=True))
     if team.first:
         _write_settings(inputs, config)
     log.emit(_started(inputs, config, trainable, progress.step))
+    engine = _engine(inputs, config, learner, optimizer, store, log, stop, team)
+    forecast = inputs.prepared.forecast
+    return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+
+
+def _engine(
+    inputs: RunInputs,
+    config: RunConfig,
+    learner: Learner,
+    optimizer: Optimizer,
+    store: CheckpointStore,
+    log: EventLog,
+    stop: Callable[[], bool],
+    team: Team,
+) -> Engine:
+    """What makes the steps of the run, by its settings."""
+    train, data, model, sampled = config.train, inputs.data, learner.model, learner.sampled
     if sampled is not None:
         evaluate: Callable[[], Means | None] | None = sampled.evaluate
     else:
-        evaluate = evaluation_of(config, inputs.data, inputs.origin, model, objective, log.emit, team)
-    engine = Engine(
+        evaluate = evaluation_of(config, data, inputs.origin, model, learner.objective, log.emit, team)
+    return Engine(
         model=model,
-        trainable=trainable,
-        objective=objective,
-        source=steps if sampled is None else sampled.source,
+        trainable=learner.trainable,
+        objective=learner.objective,
+        source=data.steps if sampled is None else sampled.source,
         optimizer=optimizer,
-        schedule=_rate_schedule(config.train, steps.total),
-        clip=config.train.clip,
-        skip_bad_steps=config.train.skip_bad_steps,
-        seed=config.train.seed,
+        schedule=_rate_schedule(train, data.steps.total),
+        clip=train.clip,
+        skip_bad_steps=train.skip_bad_steps,
+        seed=train.seed,
         evaluate=evaluate,
-        eval_every=config.train.eval_every or steps.total,
-        save_every=config.train.save_every or steps.total,
+        eval_every=train.eval_every or data.steps.total,
+        save_every=train.save_every or data.steps.total,
         checkpoints=store,
         log=log,
         stop=stop,
         best_by=best_by(config),
-        patience=config.train.patience,
+        patience=train.patience,
         team=team,
-        sample=sampler_of(config, inputs.data, inputs.origin, model, log.emit) if team.first else None,
+        sample=sampler_of(config, data, inputs.origin, model, log.emit) if team.first else None,
     )
-    forecast = inputs.prepared.forecast
-    return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
 
 
 def _told_before(config: RunConfig, optimizer: Optimizer, device: torch.device) -> Iterator[str]:
@@ -291,14 +316,8 @@ def _hashes(inputs: RunInputs) -> Iterable[bytes]:
     return own if before is None else JoinedHashes((own, FileHashes(before.trained_rows_file)))
 
 
-def _checkpoint_store(
-    inputs: RunInputs,
-    config: RunConfig,
-    digests: InputDigests,
-    device: torch.device,
-    sampled: SampledRun | None,
-    shards: Shards | None,
-) -> CheckpointStore:
+def _checkpoint_store(inputs: RunInputs, config: RunConfig, digests: InputDigests, learner: Learner) -> CheckpointStore:
+    device, sampled, shards = learner.model.device, learner.sampled, learner.shards
     identity = identity_of(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
     return CheckpointStore(
         inputs.folder,
