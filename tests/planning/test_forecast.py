@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +11,11 @@ from tiny import run_config
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model
+from veneer.config import RunConfig
 from veneer.enums import Backend
 from veneer.io.checkpoint import read_model_config
 from veneer.planning.estimate import Estimate
-from veneer.planning.forecast import StepSizes, linears_under, make_forecast
+from veneer.planning.forecast import PlannedRun, StepSizes, linears_under, make_forecast
 from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan
 from veneer.planning.setup import BatchShape
@@ -38,10 +40,19 @@ def steps(longest: int = 50) -> StepSizes:
     return SimpleNamespace(total=7, longest=longest, batch_shape=shape)
 
 
+def planned(config: RunConfig, description: Description, machine: str, targets: Sequence[str]) -> PlannedRun:
+    return PlannedRun(
+        config=config,
+        description=description,
+        machine=named_machine(machine, config.compute),
+        lora=LORA,
+        targets=tuple(targets),
+    )
+
+
 def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out")
-    targets = tuple(description.linears)
-    forecast = make_forecast(config, description, named_machine("h100", config.compute), steps(), LORA, targets)
+    forecast = make_forecast(planned(config, description, "h100", description.linears), steps())
     assert isinstance(forecast, Plan if description.capabilities.exact_plan else Estimate)
     assert forecast.refusal is None
     assert forecast.lines()
@@ -51,18 +62,16 @@ def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
 
 def test_an_adapter_of_more_layers_takes_more(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.micro_batch_tokens=64")
-    machine = named_machine("h100", config.compute)
     one, all_ = (
-        make_forecast(config, description, machine, steps(), LORA, targets).to_json()["peak"]
-        for targets in (tuple(description.linears[:1]), tuple(description.linears))
+        make_forecast(planned(config, description, "h100", targets), steps()).to_json()["peak"]
+        for targets in (description.linears[:1], description.linears)
     )
     assert one < all_
 
 
 def test_only_the_own_decoder_refuses_what_does_not_fit(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.memory_limit_mb=1")
-    machine = named_machine("cpu", config.compute)
-    forecast = make_forecast(config, description, machine, steps(), LORA, tuple(description.linears))
+    forecast = make_forecast(planned(config, description, "cpu", description.linears), steps())
     assert (forecast.refusal is not None) is description.capabilities.exact_plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from veneer.adapters.spec import LoraSpec
@@ -10,6 +11,7 @@ from veneer.backends.base import Description
 from veneer.config import RunConfig
 from veneer.enums import Method, Sharding
 from veneer.model.hf_skeleton import HfSpec
+from veneer.model.spec import DecoderSpec
 from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
 from veneer.planning.lanes import Spread
@@ -54,69 +56,85 @@ def linears_under(
     return decoder_linears(description.spec, lora, targets)
 
 
-def make_forecast(
-    config: RunConfig,
-    description: Description,
-    machine: Machine,
-    steps: StepSizes,
-    lora: LoraSpec,
-    targets: tuple[str, ...] | None,
-    teaching: Teaching | None = None,
-    reward_models: tuple[Setup, ...] = (),
-) -> Forecast:
-    """Choose a micro-batch and recomputation, and say what comes of it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    """A run as a forecast sees it: all that decides what it takes, except its steps."""
 
-    Args:
-        config: the run.
-        description: of its model, with rows for new tokens.
-        machine: where it computes.
-        steps: of the run.
-        lora: the adapter; without effect where everything is trained.
-        targets: paths that carry an update; None where everything is trained.
-        teaching: the teacher of a distillation.
-        reward_models: those that judge what is sampled; none where transformers computes the model.
+    config: RunConfig
+    description: Description
+    """The model, with rows for new tokens."""
+    machine: Machine
+    """Where the run computes."""
+    lora: LoraSpec
+    """The adapter. It has no meaning where everything is trained."""
+    targets: tuple[str, ...] | None
+    """Paths that carry an update; None where everything is trained."""
+    teaching: Teaching | None = None
+    """The teacher of a distillation."""
+    reward_models: tuple[Setup, ...] = ()
+    """Reward models that judge what is sampled; none where transformers computes the model."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether the model's files are quantised already."""
+        return self.description.stored is not None
+
+
+def make_forecast(run: PlannedRun, steps: StepSizes) -> Forecast:
+    """Choose a micro-batch and recomputation, and say what comes of it.
 
     Raises:
         AdapterError: the adapter names what the model has not, or trains something two ways.
         ConfigError: `quant` skips layers that there are not.
     """
+    config, machine = run.config, run.machine
     limit = limit_of(config.compute, machine.memory, machine.processes, machine.free)
-    stored = description.stored is not None
-    if isinstance(description.spec, HfSpec):
+    spec = run.description.spec
+    if isinstance(spec, HfSpec):
         return estimate(
-            description.spec,
-            lora,
-            targets or (),
-            config.quant if stored or config.method is Method.QLORA else None,
+            spec,
+            run.lora,
+            run.targets or (),
+            config.quant if run.stored or config.method is Method.QLORA else None,
             config.compute,
             steps.longest,
             steps.batch_shape,
             limit,
             dtype=machine.dtype,
             device=machine.device,
-            beside=0 if teaching is None else teacher_bytes(teaching),
+            beside=0 if run.teaching is None else teacher_bytes(run.teaching),
             start=machine.start,
         )
-    setup = Setup.of(
+    return make_plan(
+        _setup(run, spec),
+        config.compute,
+        steps.longest,
+        steps.batch_shape,
+        limit,
+        steps=steps.total,
+        rate=machine.rate,
+        start=machine.start,
+    )
+
+
+def _setup(run: PlannedRun, spec: DecoderSpec) -> Setup:
+    config, machine = run.config, run.machine
+    return Setup.of(
         config,
-        description.spec,
+        spec,
         machine.dtype,
         machine.device,
         machine.threads,
-        stored=stored,
-        blocks=description.blocks,
-        files=description.dtype,
-        lora=lora,
-        targets=targets,
+        stored=run.stored,
+        blocks=run.description.blocks,
+        files=run.description.dtype,
+        lora=run.lora,
+        targets=run.targets,
         spread=Spread(
             lanes=1 if config.train.lanes == "auto" else config.train.lanes,
             processes=machine.world,
             sharded=config.compute.sharding is Sharding.FULL,
         ),
-        teaching=teaching,
-        reward_models=reward_models,
-    )
-    longest, batch_for = steps.longest, steps.batch_shape
-    return make_plan(
-        setup, config.compute, longest, batch_for, limit, steps=steps.total, rate=machine.rate, start=machine.start
+        teaching=run.teaching,
+        reward_models=run.reward_models,
     )

@@ -6,7 +6,7 @@ and everything that a run is made of is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
@@ -25,9 +25,8 @@ from veneer.io.checkpoint import read_model_config
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
-from veneer.planning.forecast import Forecast, linears_under, make_forecast
+from veneer.planning.forecast import Forecast, PlannedRun, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
-from veneer.planning.setup import Setup, Teaching
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
 from veneer.training.from_adapter import with_adapter
@@ -117,17 +116,18 @@ def prepare(
     config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
-    beside = teaching(config, description, teacher, machine, found)
-    scoring = reward_setups(config, description, machine)
-    steps, forecast = _foreseen(config, found, description, machine, lora, targets, beside, scoring)
-    if config.train.time_limit is not None:
-        limit = f"train.time_limit {config.train.time_limit:g} s"
-        reasons.append(f"{limit}: how many of the {steps.total:,} steps fit is measured once the model is loaded")
-    if forecast.refusal is None:
-        for line in (*reasons, *forecast.lines()):
-            notice(line)
-    if targets is not None and lora.init in SLOW_STARTS:
-        notice(f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while")
+    planned = PlannedRun(
+        config=config,
+        description=description,
+        machine=machine,
+        lora=lora,
+        targets=targets,
+        teaching=teaching(config, description, teacher, machine, found),
+        reward_models=reward_setups(config, description, machine),
+    )
+    steps, forecast = _foreseen(planned, found)
+    for line in _told(planned, forecast, steps.total, reasons):
+        notice(line)
     data = None
     if isinstance(steps, PackedSteps) and isinstance(tokenizer, Tokenizer) and isinstance(found, Rows):
         steps.micro_batch_tokens = forecast.micro_batch_tokens
@@ -195,22 +195,23 @@ def _loaded_rows(
     return found
 
 
-def _foreseen(
-    config: RunConfig,
-    rows: Rows | SupposedRows,
-    description: Description,
-    machine: Machine,
-    lora: LoraSpec,
-    targets: tuple[str, ...] | None,
-    beside: Teaching | None,
-    scoring: tuple[Setup, ...],
-) -> tuple[SupposedSteps | PackedSteps, Forecast]:
+def _told(run: PlannedRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
+    """What is said of a run before it starts: why its open choices were made so, and what it takes."""
+    limit, lora = run.config.train.time_limit, run.lora
+    if forecast.refusal is None:
+        yield from reasons
+        if limit is not None:
+            said = f"how many of the {steps:,} steps fit is measured once the model is loaded"
+            yield f"train.time_limit {limit:g} s: {said}"
+        yield from forecast.lines()
+    if run.targets is not None and lora.init in SLOW_STARTS:
+        yield f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while"
+
+
+def _foreseen(run: PlannedRun, rows: Rows | SupposedRows) -> tuple[SupposedSteps | PackedSteps, Forecast]:
     """The steps of a run and what they take. Answers that are sampled stand with all others to their prompt, or in
     the largest pieces that fit."""
-
-    def foreseen(steps: SupposedSteps | PackedSteps) -> Forecast:
-        return make_forecast(config, description, machine, steps, lora, targets, beside, scoring)
-
+    config, description = run.config, run.description
     if config.objective is ObjectiveName.GRPO:
         settings = config.grpo
         sampled = Sampled(
@@ -221,7 +222,7 @@ def _foreseen(
         packing = packing_of(config, description)
         for piece in sampled.pieces():
             steps = PromptSteps(rows, config.train, packing, sampled, piece)
-            forecast = foreseen(steps)
+            forecast = make_forecast(run, steps)
             if forecast.refusal is None:
                 break
         return steps, forecast
@@ -230,7 +231,7 @@ def _foreseen(
         if isinstance(rows, SupposedRows)
         else PackedSteps(rows, config.train, packing_of(config, description))
     )
-    return supposed_or_packed, foreseen(supposed_or_packed)
+    return supposed_or_packed, make_forecast(run, supposed_or_packed)
 
 
 def plan(
