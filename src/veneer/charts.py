@@ -34,7 +34,7 @@ MEANS = 25
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart: its points in order of x, and how it is drawn."""
+    """A line of a chart: its points in order of x, and how it is drawn."""
 
     name: str
     points: Sequence[tuple[float, float]]

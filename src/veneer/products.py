@@ -58,7 +58,7 @@ class Scores:
 
 
 PLAIN_SCORES = Scores()
-"""Those of most families."""
+"""The scores of most families: the products as they are."""
 
 
 class Frozen(Protocol):

@@ -65,7 +65,8 @@ CAPABILITIES = {
 
 
 def capabilities_of(backend: Backend) -> Capabilities:
-    """What can be done by who computed a run. A record that is older than the choice (AUTO) is of the own decoder."""
+    """What can be done by the backend that computed a run. AUTO stands in records that are older than the choice, which
+    the own decoder has computed."""
     return CAPABILITIES[Backend.VENEER if backend is Backend.AUTO else backend]
 
 

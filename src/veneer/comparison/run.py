@@ -157,7 +157,11 @@ def _carried_out(
     device: str,
     carry_out: Callable[[Sequence[Order]], list[str | None]],
 ) -> tuple[list[Order], dict[str, str]]:
-    """Carry out this process's share of all runs; the runs that were begun, and why others were not, by their names."""
+    """Carry out this process's share of all runs.
+
+    Returns:
+        The runs that were begun; and why others were not, by their names.
+    """
     orders: list[Order] = []
     problems: dict[str, str] = {}
     # What goes on with another run's adapter begins when all of those are done.

@@ -42,7 +42,7 @@ class TaskRows:
     """The evaluation rows of a comparison, and the metrics that their answers are measured by."""
 
     rows: list[AnsweredRow]
-    """Those that have an answer; the answer itself is empty."""
+    """The rows that have an answer; what a model answers is left empty."""
     places: list[int]
     """Where they stand among all rows."""
     count: int

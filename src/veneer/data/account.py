@@ -10,7 +10,7 @@ LISTED = 3
 
 
 def overlap_note(shared: int, evaluated: int, where: str, first: str) -> str:
-    """That evaluation rows are training rows too.
+    """A note that evaluation rows are training rows too.
 
     Args:
         shared: number of such rows.
@@ -24,7 +24,7 @@ def overlap_note(shared: int, evaluated: int, where: str, first: str) -> str:
 
 
 def repeats_note(repeats: int, where: str, first: str) -> str:
-    """That training rows repeat others.
+    """A note that training rows repeat others.
 
     Args:
         repeats: number of such rows.
@@ -34,7 +34,7 @@ def repeats_note(repeats: int, where: str, first: str) -> str:
 
 
 def one_label_note(rows: int, desirable: bool) -> str:
-    """That all training rows have one label.
+    """A note that all training rows have one label.
 
     Args:
         rows: number of training rows.

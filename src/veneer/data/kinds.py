@@ -43,11 +43,11 @@ class KindRow:
     """A row of any kind."""
 
     records: tuple[Record, ...]
-    """One for each of its answers; the first is the one that is to be learned, if any is."""
+    """A record for each answer of the row; the first answer is the one to be learned, if any is."""
     desirable: bool = True
     """Whether the answer is desirable, where rows have labels."""
     margin: float | None = None
-    """By how much the first answer is better, where rows of pairs say it."""
+    """How much better the first answer is, where rows of pairs say it."""
     prompt: PromptRow | None = None
     """The prompt with its columns, where rows have no answers."""
 

@@ -49,7 +49,7 @@ class Pair:
     chosen: Record
     rejected: Record
     margin: float | None = None
-    """By how much the first is better, where the row says it."""
+    """How much better the chosen answer is, where the row says it."""
 
     @property
     def records(self) -> tuple[Record, Record]:
@@ -296,7 +296,7 @@ def _begins_by(turns: list[Any], first: Any) -> bool:
 
 
 def _said(turn: Any) -> Any:
-    """Who says what; a value that is no turn as it is."""
+    """The role and the content of a turn; a value that is no turn is returned as it is."""
     if not isinstance(turn, dict):
         return turn
     return turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))

@@ -76,11 +76,11 @@ class EncodedPrompts:
     """What came of prompts."""
 
     prompts: list[PromptRow]
-    """Those that can be asked."""
+    """The prompts that can be asked."""
     examples: list[Example]
     """Their tokens, none of which trains: the sampled answer follows."""
     problems: list[RowProblem]
-    """Those that the chat template refuses."""
+    """The prompts that the chat template refuses."""
     overlong: list[str]
     """Where those stand that are longer than allowed."""
 

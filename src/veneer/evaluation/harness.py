@@ -99,7 +99,7 @@ class HarnessSuite:
 
     @property
     def shares(self) -> bool:
-        """Whether that measure is a share of rows: not known before it is computed."""
+        """Whether the primary measure is a share of rows: false, since it is not known before it is computed."""
         return False
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:

@@ -84,7 +84,7 @@ class ModelScores:
 
     rows: list[RowScore]
     measures: list[Measure]
-    """Those of the rows' scores, and then those of the metrics."""
+    """The measures of the rows' scores, and after them those of the metrics."""
     details: dict[str, Any] = field(default_factory=dict)
 
 

@@ -283,7 +283,7 @@ def floor_of(live: ReaderOutput, expected: ReaderOutput, rounded: ReaderOutput) 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """One pair of distributions."""
+    """How far two readers' distributions of one next token are apart."""
 
     prompt: int
     step: int
@@ -296,7 +296,7 @@ class Deviation:
 
 
 def deviations(live: ReaderOutput, one: ReaderOutput, other: ReaderOutput) -> list[Deviation]:
-    """Every pair of distributions of two readers behind the same tokens: those of the live adapter's answers."""
+    """How far two readers are apart after each token of the live adapter's answers, while the second follows them."""
     found = []
     for prompt, (led, ours, theirs) in enumerate(zip(live.answers, one.answers, other.answers, strict=True)):
         for number, (left, right) in enumerate(zip(ours.steps, theirs.steps, strict=False)):
@@ -388,7 +388,7 @@ def _vocabulary(ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None
 
 
 def _endings(live: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) -> list[str]:
-    """Where a reader goes on behind a token that ends the live adapter's answer."""
+    """Answers that a reader goes on with after the token that ends them with the live adapter."""
     found = []
     for label, ours, theirs in zip(labels, live.answers, reader.answers, strict=True):
         length = len(ours.tokens)

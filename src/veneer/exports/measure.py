@@ -33,7 +33,7 @@ class Loss:
     loss: float
     """Nats per supervised token."""
     difference: float
-    """To the live adapter's; above 0 is worse."""
+    """The difference to the live adapter's loss; above 0 is worse."""
     low: float
     high: float
     """Ends of the 95 % interval of the difference, over rows (paired bootstrap)."""

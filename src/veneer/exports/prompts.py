@@ -55,7 +55,7 @@ class Prompt:
     tokens: tuple[int, ...]
     """The prompt as the reference encodes it; every reader continues these tokens."""
     messages: tuple[Message, ...] | None
-    """None for plain text, which no template writes."""
+    """The conversation that the template writes; None for plain text, which no template writes."""
     tools: Sequence[Mapping[str, Any]] | None = None
 
 

@@ -31,7 +31,7 @@ TRANSFORMERS, PEFT = "transformers", "peft"
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One program that reads an export."""
+    """A program that reads an export."""
 
     name: str
     read: Callable[[ReaderInput], ReaderOutput]

@@ -31,7 +31,7 @@ class StoredDtype(Enum):
     """What the weights are written in."""
 
     AUTO = "auto"
-    """As the base is stored, by its configuration; bfloat16 where that does not say."""
+    """The dtype that the base is stored in, by its configuration; bfloat16 where that does not say."""
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"

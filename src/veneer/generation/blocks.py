@@ -109,7 +109,7 @@ class BlockPool:
             self._key_of[block], self._by_key[group, key] = key, block
 
     def release(self, group: int, number: int) -> None:
-        """One user less. Nobody's block stays idle if it may be shared, else its memory is free."""
+        """Take one user from a block. A block without users stays idle if it may be shared; else its memory is free."""
         block = (group, number)
         self._users[block] -= 1
         if self._users[block]:

@@ -120,7 +120,7 @@ class PagedRunner:
         return {_number(item): own if len(own) else None for item, own in zip(inputs, found, strict=True)}
 
     def _addresses(self, inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[_Table]]:
-        """By group and row: where the blocks of the row's sequence begin."""
+        """Where the blocks of each row's sequence begin, by group and row."""
         found = []
         for group in range(len(self._groups)):
             tables = {}
@@ -159,7 +159,7 @@ def _asked(item: StepInput) -> _Part:
 
 
 def _wanted(inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[int]]:
-    """By input: the rows whose logits are wanted, in the order of the tokens."""
+    """The rows of each input whose logits are wanted, in the order of the tokens."""
     rows: dict[int, list[int]] = {_number(item): [] for item in inputs}
     first = sum(part.count for part in parts)
     for part in reversed(parts):  # an input's prompt comes before its answer

@@ -92,7 +92,7 @@ class PromptScored:
     """Log-probabilities of the prompt's tokens. It comes before the first new token."""
 
     logprobs: tuple[TokenLogprob | None, ...]
-    """One for each token of the prompt; None for the first, which nothing comes before."""
+    """A value for each token of the prompt; None for the first token, which nothing comes before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class GenerationResult:
     tokens: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...]
-    """One for each token, where the request wanted them."""
+    """A value for each token, where the request wanted them."""
     prompt_logprobs: tuple[TokenLogprob | None, ...]
     finished: Finished
 

@@ -71,7 +71,7 @@ class Scheduler:
         self.prompt_tokens = limits.prompt_tokens
         """Tokens of prompts that the next step computes: at most those of the limits."""
         self.running: list[Sequence] = []
-        """In the order of admission."""
+        """The admitted sequences, in the order of their admission."""
         self._waiting: dict[str, deque[Sequence]] = {}
         self._counters: dict[str, float] = {}
         self._floor = 0.0

@@ -41,7 +41,7 @@ class Sequence:
     keys: list[bytes] = field(default_factory=list)
     """Keys of the whole blocks that have been registered or shared."""
     tables: list[list[int]] = field(default_factory=list)
-    """By group: numbers of the blocks, in order."""
+    """The numbers of the sequence's blocks in each group, in order."""
     charged: int = 0
     """Tokens that its adapter's counter has been charged for."""
     preemptions: int = 0
@@ -71,7 +71,7 @@ class Work:
 
     @property
     def stop(self) -> int:
-        """Behind the last token."""
+        """The place after the last token."""
         return self.start + self.count
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 ON_CARD = 4
 """Inputs of layers that are on the card at once, at most."""
 LEAVING = 2
-"""Those of them that are on their way to the main memory."""
+"""Inputs among them that are on their way to the main memory, at most."""
 
 
 class Copier(Protocol):

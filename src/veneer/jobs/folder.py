@@ -20,7 +20,7 @@ PROCESS_FILE, PID_FILE = ".job-process", ".job-pid"
 GATE_FILE = "gate.yaml"
 EXPORT = "export"
 STUDIO = ".studio"
-"""The folder below the runs' with all that is of no run: the store, locks, uploaded files."""
+"""The folder beside the runs' folders for what belongs to no run: the store, locks, uploaded files."""
 
 
 @dataclass(frozen=True, slots=True)

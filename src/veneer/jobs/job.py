@@ -38,7 +38,7 @@ class JobKind(StrEnum):
 
 
 class JobWish(StrEnum):
-    """What the user wants to become of a job that a worker has."""
+    """What the user wants to happen to a job that a worker has."""
 
     RUN = "run"
     PAUSE = "pause"

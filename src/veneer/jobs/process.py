@@ -79,7 +79,7 @@ class FoundProcess:
         self._folder, self._job = folder, job
 
     def code(self) -> int | None:
-        """None while it is running, and 0 afterwards: how it ended, nobody knows but the folder."""
+        """The exit code: None while the process runs, then 0. Only the job's folder tells how it really ended."""
         return None if is_locked(self._folder.process_file) else 0
 
     def send(self, number: signal.Signals) -> None:

@@ -54,7 +54,7 @@ class Body(Protocol):
         ...
 
     def angles(self, positions: Tensor, attention: TextLengths) -> list[Angles | None]:
-        """By what each layer turns its queries and keys."""
+        """The angles by which each layer turns its queries and keys; None for a layer without any."""
         ...
 
 
@@ -228,7 +228,7 @@ class _Layout:
         self._gated = program.slot(spec.intermediate_size)
 
     def layer(self, layer: nn.Module, path: str) -> None:
-        """All of one layer, which stands at a path. Raises _Unknown."""
+        """Lay down all operations of a layer, which stands at a path. Raises _Unknown."""
         x, normed, scale = self._x, self.normed, self._spec.residual_scale
         if type(layer) is DecoderLayer:
             self.norm(layer.input_layernorm, x, normed)

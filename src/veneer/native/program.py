@@ -278,7 +278,7 @@ class Program:
         )  # fmt: skip
 
     def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:
-        """Raise ValueError for numbers that do not fit the program: the library reads and writes memory by them."""
+        """Raise ValueError for numbers that do not fit the program: the library finds its memory by them."""
         rooms = [[len(table) * blocks.block_tokens for table in group] for group in blocks.addresses]
         keys: list[int] = seen.tolist()
         fits = 0 < rows <= self.rows and len(keys) == rows and all(len(group) == rows for group in rooms)

@@ -190,10 +190,10 @@ def answered(work: QuestionPart) -> tuple[list[str], tuple[str, ...], list[Event
 
 
 def _all(nodes: Cluster, function: Any, work: Sequence[Any], doing: str, emit: Subscriber) -> list[Any]:
-    """What a function returns for each part, in order.
+    """Call a function for each part on the cluster, and return the results in the order of the parts.
 
     Raises:
-        VeneerError: the first part that has failed did.
+        VeneerError: the error of the first part that failed.
     """
     found: list[Any] = [None] * len(work)
     names = [f"part {number} of {len(work)}" for number in range(1, len(work) + 1)]

@@ -37,7 +37,7 @@ class Reproduction:
     same: bool
     """Whether the weights are the same bytes."""
     environment: list[str]
-    """What computes otherwise here than it did there."""
+    """What differs between this machine and its libraries and those of the first run."""
     tensors: int
     different: list[TensorDifference]
     """Tensors that differ, the largest difference first."""

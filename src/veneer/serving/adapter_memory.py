@@ -32,7 +32,7 @@ class Version:
         """Whether it is the one that its name stands for."""
         self.users = 0
         self.waiting: list[Callable[[], None]] = []
-        """Who is told when it is in memory."""
+        """Functions that are called when the adapter is in memory."""
 
 
 class AdapterMemory:

@@ -33,7 +33,7 @@ class CompletionRequest:
 
     model: str
     requests: list[GenerationRequest]
-    """Those of each prompt together."""
+    """The requests for all answers; those to one prompt stand together."""
     n: int
     """Answers to each prompt."""
     echo: bool

@@ -182,7 +182,7 @@ async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict
 
 
 def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any]:
-    """One answer of all its pieces."""
+    """The whole answer, joined from its pieces."""
     last = pieces[-1]
     if not asked.chat:
         return {**last, "response": "".join(piece["response"] for piece in pieces)}

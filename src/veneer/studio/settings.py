@@ -19,12 +19,12 @@ EXTENSION_FIELDS = ("method", "objective", "settings", "priority")
 OBJECTIVES = {"supervised": ObjectiveName.SFT, "dpo": ObjectiveName.DPO, "reinforcement": ObjectiveName.GRPO}
 """OpenAI's kinds of training (`method.type`) that a job can be of. Other objectives stand under `EXTENSION`."""
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
-"""Those that every kind has."""
+"""Hyperparameters that every kind of training has."""
 OWN_HYPERPARAMETERS = {
     ObjectiveName.DPO: ("beta",),
     ObjectiveName.GRPO: ("compute_multiplier", "eval_interval", "eval_samples", "reasoning_effort"),
 }
-"""Those that an objective has besides."""
+"""Further hyperparameters of an objective."""
 PATHS = frozenset({"model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir"})
 """Settings that name files: a client names what it has uploaded, and models by their names."""
 MODELS = frozenset({"distillation.teacher"})

@@ -20,7 +20,7 @@ LONGEST_NAME = 80
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination."""
+    """One combination of the varied settings, and its run."""
 
     name: str
     """The name of its folder."""

@@ -21,7 +21,7 @@ RECENT = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOutcome:
-    """One point."""
+    """What became of one point of the grid."""
 
     name: str
     settings: Mapping[str, Any]
@@ -29,7 +29,7 @@ class SweepOutcome:
     """`complete`, `diverged`, `interrupted`, or `waiting` where nothing was trained."""
     steps: int = 0
     seconds: float = 0.0
-    """Seconds that its steps took. Of a pass that several runs share, its part is counted."""
+    """Seconds that its steps took. Where several runs share a pass, each counts its part of the time."""
     train_loss: float | None = None
     """The mean loss over the last tenth of its steps, in nats per supervised token."""
     final_loss: float | None = None

@@ -22,7 +22,7 @@ class TrackedRun:
     """A run as a tracker knows it."""
 
     id: str
-    """One name for a run and its resumptions."""
+    """An id that the run keeps when it is resumed."""
     name: str
     """The name of its folder."""
     folder: str
@@ -43,7 +43,7 @@ class TrackedOutcome:
     documents: Mapping[str, Any] = field(default_factory=dict)
     """Plain values by the names of files: the plan, `run.lock`."""
     tables: Mapping[str, Table] = field(default_factory=dict)
-    """The evaluation."""
+    """Tables by their names: that of the evaluation."""
 
 
 class Board(Protocol):

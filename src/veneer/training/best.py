@@ -37,7 +37,7 @@ class BestBy:
     """What evaluations are compared by."""
 
     metric: str = LOSS
-    """As `train.best_metric` names it."""
+    """The name of the metric, as `train.best_metric` has it."""
     measure: str = LOSS
     """The name of its number: `loss`, or one of an evaluation's metrics."""
     higher: bool = False
@@ -69,7 +69,7 @@ class BestBy:
         return progress.best_loss if self.measure == LOSS else progress.best_value
 
     def stale(self, progress: Progress) -> str:
-        """That evaluations get no better, as a sentence says it."""
+        """A sentence that says that evaluations get no better."""
         reached = self.reached(progress)
         if reached is None:
             return f"{self._name} has not been a number in {progress.stale_evaluations} evaluations"

@@ -132,7 +132,7 @@ def joint_bytes(runs: Sequence[JointRun]) -> int:
 
 @dataclass(slots=True)
 class JointMember:
-    """One of the runs."""
+    """One of the runs that are trained together."""
 
     name: str
     session: Session

@@ -61,7 +61,7 @@ class InputDigests:
         self._base = BackgroundDigests({file.name: file for file in base})
 
     def base_in_time(self) -> dict[str, str] | None:
-        """As `base`; None where a signal came, and large files are not hashed yet."""
+        """The digests of `base`; None where a signal came before large files were hashed."""
         return self.base() if self._data.in_time(stop_signalled) and self._base.in_time(stop_signalled) else None
 
     def base(self) -> dict[str, str]:

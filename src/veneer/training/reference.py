@@ -62,7 +62,7 @@ class Reference:
     table: ReferenceTable
     """The log-probabilities of the answers that are trained and evaluated."""
     partners: dict[Partner, float] = field(default_factory=dict)
-    """Those of answers to other prompts, for KTO's reference point."""
+    """The log-probabilities of answers to other prompts, for KTO's reference point."""
 
     @classmethod
     def unknown(cls, inputs: RunInputs) -> Reference:
@@ -189,7 +189,7 @@ class _Labelled:
     stage: Stage
 
     def step(self, step: _LaidStep) -> None:
-        """Those of a step that are not known yet."""
+        """Compute the log-probabilities of a step that are not known yet."""
         pairs = self.partners.of(step.numbers)
         fresh = self.found.table.missing(step.batches)
         whole = len(fresh) == len(step.batches)

@@ -43,7 +43,7 @@ class SampledObjective:
     model: LanguageModel
     objective: Grpo
     as_reference: AsReference | None
-    """None where nothing is compared with a reference."""
+    """Puts the reference in the policy's place; None where nothing is compared with a reference."""
     group: Group
     """The processes of the run, each of which computes a part of these log-probabilities."""
 
@@ -77,7 +77,7 @@ class SampledObjective:
 
     @torch.no_grad()
     def _log_probabilities(self, batches: Sequence[MicroBatch]) -> list[Floats]:
-        """Those of each answer's tokens, by the place of the answer; every process computes every so manieth batch."""
+        """The log-probabilities of each answer's tokens, by the answer's place. Processes share the micro-batches."""
         ranks, shaping = self.group.ranks, self.objective.scaled(self.model.spec.scores)
         own = [np.zeros(0)]
         with evaluation_mode(self.model):

@@ -107,7 +107,7 @@ class PromptSampler:
     _expected: float | None = field(init=False, default=None)
     """Seconds that all answers are expected to take; None before the first ones."""
     _full: bool = field(init=False, default=False)
-    """Whether the memory had no room for samples."""
+    """Whether there was no memory for samples."""
 
     def after_step(self, progress: Progress, elapsed: float) -> None:
         """Make the samples that are due, if there is time for them.

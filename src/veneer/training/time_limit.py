@@ -50,15 +50,15 @@ class StepTimes:
     """Seconds that the parts of a run take on this machine."""
 
     before: float
-    """From the beginning of the run to its first step: reading rows, loading, measuring and the rehearsal."""
+    """Seconds before the first step: reading rows, loading, measuring and the rehearsal."""
     token: float
-    """Forward and backward of a token of a document, on average."""
+    """Seconds of forward and backward for a token of a document, on average."""
     update: float
-    """The optimiser's part of a step."""
+    """Seconds of the optimiser's part of a step."""
     evaluation: float
-    """One evaluation, its answers as long as they may become; 0 where there are no rows for it."""
+    """Seconds of an evaluation whose answers are as long as they may become; 0 where there are no rows for it."""
     checkpoint: float
-    """One checkpoint, and the result at the end."""
+    """Seconds of a checkpoint, and of the result at the end."""
 
 
 def run_seconds(times: StepTimes, train: TrainSection, tokens: float, steps: int) -> float:

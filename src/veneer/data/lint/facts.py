@@ -185,7 +185,7 @@ class Noted:
     bands: Hashes
     """[rows, BANDS]"""
     shingles: Hashes
-    """Those of all rows, one after the other."""
+    """The shingles of all rows, one row after the other."""
     counts: NDArray[np.int64]
     """[rows]; the number of shingles of each."""
     answers: tuple[str | None, ...]

@@ -88,7 +88,7 @@ RowPass = Callable[[Subscriber], Iterable[tuple[int, Finding]]]
 """Finds something in training rows, by their numbers in the file; told of, it says how far it is."""
 
 _job: list[_Job] = []
-"""In a process of a pool: its job, set once when it starts."""
+"""The job of a process of the pool, set once when the process starts; empty elsewhere."""
 
 
 def _begin(job: _Job) -> None:

@@ -46,7 +46,7 @@ class ChosenMetrics:
     """The metrics of an evaluation."""
 
     answers: tuple[TaskMetric, ...]
-    """Those of answers, in order."""
+    """The metrics of answers, in the order in which they were named."""
     choice: bool
     """Whether choices are compared by their likelihood."""
     primary: str | None

@@ -26,7 +26,7 @@ TOP = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckQuestion:
-    """One request."""
+    """A request that the check sends."""
 
     number: int
     prompt: tuple[int, ...]

@@ -27,7 +27,7 @@ class _History:
     """Versions of an adapter by digest, in the order in which they were put under its name."""
 
     begun: list[str] = field(default_factory=list)
-    """Those whose files stand, or stood, under the name."""
+    """The versions whose files stand, or stood, under the name."""
     loaded: int = 0
     """How many of them the server says that it has loaded; it serves the last of these, or a later one."""
 
@@ -52,7 +52,7 @@ class AdapterVersions:
         self._lock = threading.Lock()
         self._histories: dict[str, _History] = {}
         self.folders: dict[str, Path] = {}
-        """By digest: where the files of a version are."""
+        """The folder of each version's files, by the version's digest."""
         for name in names:
             own = (source / name).resolve()
             (self.folder / name).symlink_to(own)

@@ -61,19 +61,19 @@ class ManagedPages:
             )
 
     def zeros(self, like: nn.Parameter, dtype: torch.dtype) -> Tensor:
-        """Managed memory under a tensor that torch takes for one of the host's."""
+        """A tensor of zeros in managed memory, which torch takes for one of the host's."""
         functional = _bitsandbytes()
         found: Tensor = functional.get_paged(*like.shape, dtype=dtype, device=like.device)
         functional.fill(found, 0)
         return found
 
     def fetch(self, tensor: Tensor) -> None:
-        """Prefetch it; one that is on the card is left."""
+        """Begin to bring a tensor to the card; one that is there already is left."""
         if tensor.device.type == "cpu":
             _bitsandbytes().prefetch_tensor(tensor)
 
     def settle(self) -> None:
-        """Synchronise."""
+        """Wait for all that the card has been asked for."""
         torch.cuda.synchronize()
 
 

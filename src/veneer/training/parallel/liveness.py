@@ -212,7 +212,8 @@ class Peers:
         return RankLost(gone)
 
     def _gone(self, seconds: float, since: float) -> str | None:
-        """Who has failed, or has been silent for so many seconds, by a look that began after `since`."""
+        """A sentence about the rank that has failed, or has been silent for so many seconds, by a look that began after
+        `since`; None where there is none."""
         sight = self.sight
         for rank, words in sight.failed.items():
             return f"{self.name(rank)} has ended: {words}"

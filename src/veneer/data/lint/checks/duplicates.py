@@ -36,7 +36,7 @@ Places = NDArray[np.int64]
 _LABEL_LENGTH = 80
 """Characters of the longest answer that may be a label."""
 _SHORT_LABEL, _ELSEWHERE = 40, 2
-"""In other files, too, answers are labels if they are so short, and each is the answer to so many other questions."""
+"""Answers of other files are labels too, if they have at most so many characters and each answers so many questions."""
 _LABEL_REPEATS = 4
 """Labels are few: on average each is the answer of at least so many rows."""
 
