@@ -72,7 +72,7 @@ class Assistant:
     """Content of the base's generation_config.json."""
 
     request: AssistantRequest | None = None
-    """What it was loaded by, if it was."""
+    """The request that loaded it; None where it was put together from loaded parts."""
     share: Share = WHOLE
     """What this process computes of rows and prompts; all of them, where it is alone."""
 

@@ -131,7 +131,7 @@ class _Commands(click.Group):
 
 
 def _of_rank(error: VeneerError) -> str:
-    """What this process says of an error: which of several it is, and nothing where rank 0 says it for all."""
+    """The message of an error, with the rank of this process; empty where rank 0 says it for all."""
     try:
         ranks = launched()
     except ConfigError:

@@ -109,7 +109,7 @@ def out_of_memory_while(doing: str) -> Iterator[None]:
 
 
 def message_of(doing: str, said: str) -> str:
-    """What was done, what was needed, as the error says it, and what there was."""
+    """A message that says what was done, how much memory was asked for, and how much there was."""
     asked = ASKED.search(said)
     amount = "" if asked is None else f" ({_spoken(asked[1])} more were asked for)"
     card = CARD.search(said)

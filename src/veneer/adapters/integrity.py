@@ -11,9 +11,9 @@ from veneer.errors import AdapterError
 from veneer.io.digests import file_digest
 
 LOCK_FILE = "run.lock"
-"""What the bytes of a finished run follow from, and the digests of its result."""
+"""The file of a finished run with all that its bytes follow from, and the digests of its result."""
 MANIFEST_FILE = "manifest.json"
-"""The digests of the files of a checkpoint."""
+"""The file of a checkpoint with the digests of its other files."""
 
 
 def check_unchanged(directory: Path, name: str, digest: Callable[[Path], str] = file_digest) -> None:

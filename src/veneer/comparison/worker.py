@@ -89,7 +89,7 @@ def _train(order: Order) -> RunOutcome:
 
 
 def _assistant(order: Order) -> Assistant:
-    """What is scored: read back from the disk, as whoever uses it will have it."""
+    """The model that is scored: read back from the disk, as its users will have it."""
     # However the base was multiplied in training: this is how the result is used elsewhere.
     compute = order.config.compute.model_copy(update={"products": Products.EXACT})
     if order.method == BASE:

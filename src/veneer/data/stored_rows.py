@@ -269,7 +269,7 @@ def _repeated(contents: Hashes) -> tuple[int, int]:
 
 
 def _first_with(store: TokenStore, entries: Marks | None, value: np.uint64) -> str:
-    """Where the first row of a side stands that says something."""
+    """The place of a side's first row that has a value."""
     found = ((start, places[own == value]) for start, own, places in _rows(store, entries))
     return next(store.where(start + int(places[0])) for start, places in found if len(places))
 

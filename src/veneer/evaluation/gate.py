@@ -175,7 +175,7 @@ def announced(gate: ReleaseGate, rows: Mapping[str, int], primary: tuple[str, in
 
 
 def _too_few_for(gate: ReleaseGate, name: str, count: int) -> list[str]:
-    """What is to be said of the primary measure: how many rows tell an adapter that is better by twice the margin."""
+    """A warning where the primary measure has fewer rows than show an adapter that is better by twice the margin."""
     margin, found = gate.better_by or 0.0, []
     gain = max(2 * margin, 0.0)
     if margin and gain <= 1:

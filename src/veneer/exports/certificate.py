@@ -413,7 +413,7 @@ def _parting(ours: str | None, theirs: str | None) -> str:
 
 
 def parted(ours: Sequence[object], theirs: Sequence[object]) -> int:
-    """Where two sequences are no longer the same."""
+    """The first place at which two sequences differ."""
     pairs = zip(ours, theirs, strict=False)
     return next((at for at, pair in enumerate(pairs) if pair[0] != pair[1]), min(len(ours), len(theirs)))
 

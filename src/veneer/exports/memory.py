@@ -40,9 +40,9 @@ class ExportMemory:
     """Bytes that an export takes at most, its process included."""
 
     whole: int
-    """Where the answers of the export are compared too."""
+    """Bytes where the answers of the export are compared too."""
     tensors: int
-    """Where its tensors alone are compared, as where the model does not fit in float32."""
+    """Bytes where only tensors are compared, because the model does not fit in float32."""
 
 
 def float32_bytes(checkpoint: Checkpoint) -> int:

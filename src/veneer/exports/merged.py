@@ -193,7 +193,7 @@ def _candidates(inputs: ExportInputs, *, measured: bool) -> tuple[list[MergeBase
 
 
 def packing(inputs: ExportInputs) -> QuantSection:
-    """How 4 bits are written: as the base was trained beside, where that was in 4 bits."""
+    """The settings of a 4-bit export: those of the base in training if it was in 4 bits, else the default."""
     trained = inputs.trained
     return trained.quant if trained.quantized and trained.quant.scheme is not Scheme.INT8 else QuantSection()
 

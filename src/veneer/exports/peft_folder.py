@@ -56,7 +56,7 @@ def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
 
 
 def _base(inputs: ExportInputs) -> MergeBase:
-    """What the adapter is compared on. It does not depend on it: an adapter's export leaves the base out."""
+    """The base that the adapter is compared on. The exported files are the same on either, since they hold no base."""
     return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
 
 

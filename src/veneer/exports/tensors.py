@@ -20,7 +20,7 @@ class Tensors(Protocol):
     """Tensors by name, read one at a time."""
 
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all tensors."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ class ModelTensors:
     checkpoint: Checkpoint
 
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all tensors."""
         return self.checkpoint.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ class MemoryTensors:
     tensors: Mapping[str, Tensor]
 
     def names(self) -> list[str]:
-        """All of them."""
+        """The names of all tensors."""
         return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:

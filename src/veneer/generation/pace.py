@@ -27,7 +27,7 @@ class Pace:
         self._made: dict[int, int] = {}
         self._tokens = 0
         self.answers = 0
-        """How many have ended."""
+        """The number of answers that have ended."""
 
     def made(self, row: int) -> None:
         """Take note of a token of an answer."""

@@ -38,7 +38,7 @@ class _Part:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of the tokens."""
         return self.stop - self.start
 
 

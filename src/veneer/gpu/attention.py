@@ -56,7 +56,7 @@ class Pack:
     queries: Tensor
     """Where documents begin and end among the queries, int32 `[documents + 1]`."""
     keys: Tensor
-    """Where they begin and end among the keys, int32 `[documents + 1]`."""
+    """Where documents begin and end among the keys, int32 `[documents + 1]`."""
     longest: tuple[int, int]
     """Tokens of the longest document, among the queries and among the keys."""
     beginning: Beginning | None

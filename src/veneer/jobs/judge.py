@@ -1,4 +1,4 @@
-"""What becomes of a job whose process has ended, by what its folder says."""
+"""The next state of a job whose process has ended, by what its folder says."""
 
 from __future__ import annotations
 

@@ -240,11 +240,11 @@ def _saving(setup: Setup) -> int:
 
 
 def _gathered(setup: Setup) -> int:
-    """What a process gathers of weights in parts, and the gradients that it makes of them.
+    """Bytes that a process gathers of weights in parts, with the gradients that it makes of them.
 
-    Outside of the layers it is all weights and their gradients. Of layers it is two, since the next one is gathered
-    while one is computed, the buffer that a layer comes in, its gradients, and the buffer that these go in. That buffer
-    is as long as the weights outside of the layers where these are more.
+    Outside of the layers these are all weights and their gradients. Two layers are gathered at a time, since the next
+    one is on its way while one is computed. Beside them stand the buffer that a layer comes in, its gradients, and the
+    buffer that these go in, which is as long as the weights outside of the layers where these are more.
     """
     if not setup.spread.in_parts:
         return 0

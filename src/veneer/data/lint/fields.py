@@ -96,7 +96,7 @@ def _find(text: str, wanted: str, start: int, end: int) -> tuple[int, int] | Non
 
 
 def _forms(wanted: str) -> Iterator[str]:
-    """What a template may make of a string without losing any of it, the likeliest first."""
+    """The forms in which a template may write a string without losing any of it, the likeliest first."""
     yield wanted
     stripped = wanted.strip()
     yield stripped

@@ -22,7 +22,7 @@ class JudgedPair:
     straight: Choice | None
     """What the judge said of the pair in its order; None where it gave no verdict."""
     swapped: Choice | None
-    """What it said with the other answer first."""
+    """What the judge said with the other answer first; None where it gave no verdict."""
 
     @property
     def score(self) -> float | None:

@@ -66,7 +66,7 @@ class _Kind:
     most: int
     """The value that nearly all have."""
     usual: float
-    """How many have it, in percent."""
+    """The percentage of rows that have `most`."""
 
 
 def _rare(values: NDArray[Any]) -> Iterator[tuple[_Kind, NDArray[np.int64]]]:
