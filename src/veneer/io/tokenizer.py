@@ -102,11 +102,6 @@ class Tokenizer:
             raise ModelError(f"The tokenizer has {len(self.special_tokens)} control tokens, at most {MAX_ALIASES} fit.")
         return {token: chr(ALIAS_BASE + index) for index, token in enumerate(self.special_tokens)}
 
-    def spells_alias(self, text: str) -> bool:
-        """Whether `text` holds an alias character; such text must be refused before it is put into a template."""
-        last = ALIAS_BASE + len(self.special_tokens)
-        return any(ALIAS_BASE <= ord(character) < last for character in text)
-
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`, in which control tokens that are spelled out count as such.
 

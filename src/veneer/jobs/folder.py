@@ -15,7 +15,6 @@ from veneer.strict_json import to_text
 JOB_FILE = "job.json"
 SETTINGS_FILE = "job-settings.json"
 """What `veneer train --config` reads; JSON is YAML."""
-OUTPUT_FILE = "job-output.txt"
 PROCESS_FILE, PID_FILE = ".job-process", ".job-pid"
 GATE_FILE = "gate.yaml"
 EXPORT = "export"
