@@ -75,7 +75,8 @@ def kind_name(kind: Any) -> str:
         item = typing.get_args(kind)[0]
         if isinstance(item, type) and issubclass(item, BaseModel):
             return f"list of {{{', '.join(item.model_fields)}}}"
-        return f"list of {kind_name(item)}s"
+        name = kind_name(item)
+        return f"list of {name}" if name.endswith("`") else f"list of {name}s"
     if origin is dict:
         return f"{kind_name(typing.get_args(kind)[1])} by name"
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -87,12 +88,20 @@ def default(info: FieldInfo) -> str:
     """What stands there if nothing is given."""
     if info.is_required():
         return "required"
-    value = info.default.value if isinstance(info.default, Enum) else info.default
-    if value is None:
+    if info.default is None:
         return "none"
-    if value in ((), {}):
+    if info.default in ((), {}):
         return "nothing"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return f"`{as_yaml(info.default)}`"
+
+
+def as_yaml(value: Any) -> str:
+    """A value as a YAML file has it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, Enum):
+        return str(value.value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class Series:
 
 
 def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> str:
-    """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses. Of more
-    than MOST_POINTS steps, as many as are needed are drawn as one point, their mean.
+    """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses. Where
+    there are more than MOST_POINTS steps, several are drawn as one point, their mean.
 
     The axis is logarithmic where the losses span more than a decade.
 

@@ -44,7 +44,7 @@ class MethodSummary:
 class Difference:
     """One measure of a method against the reference on the same rows, seed by seed.
 
-    Of several seeds its interval is of seeds and rows; of one, of the rows.
+    The interval is over seeds and rows where there are several seeds, and over rows where there is one.
     """
 
     method: str

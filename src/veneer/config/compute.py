@@ -40,8 +40,8 @@ class ComputeSection(Section):
     gathers a layer when it computes it (FSDP2). The result is then the same to rounding, and not to the byte."""
     memory_limit_mb: Count | None = None
     """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the main memory, or nine tenths
-    of a GPU's. Of a GPU it is never more than what is free when the run begins; of the main memory it does not count
-    what is free."""
+    of a GPU's. On a GPU it is never more than what is free when the run begins; on a CPU what is free does not
+    count."""
     micro_batch_tokens: Count | Literal["auto"] = "auto"
     """The number of tokens in a micro-batch. It decides memory and speed; the result does not depend on it beyond
     rounding. `auto` takes the smallest number that is about as fast as a larger one, within the memory limit."""

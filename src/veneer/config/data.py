@@ -44,8 +44,8 @@ class DataSection(Section):
 
     sources: tuple[SourceSection, ...] = ()
     """Several sources of training rows in place of `file`, each with a weight: `[{file: a.jsonl, weight: 2}, {file:
-    b.jsonl}]`. Of n rows with weight w an epoch holds round(w · n): those beyond whole passes change from epoch to
-    epoch."""
+    b.jsonl}]`. An epoch holds round(w · n) rows of a source with n rows and weight w: those beyond whole passes change
+    from epoch to epoch."""
     file: Name | None = Field(default=None, validate_default=True)
     """The file of training rows, which a run without `sources` needs: JSONL, JSON, CSV or Parquet; a pattern for
     several of them (`corpus/*.jsonl`); or a dataset of the hub (`hub:owner/name[split]`)."""

@@ -81,8 +81,8 @@ class TrainSection(Section):
     sample_prompts: tuple[Name, ...] = ()
     """The prompts of the samples; by default those of the first evaluation rows, or else of the first training rows."""
     best_metric: Name = "loss"
-    """What the best evaluation is told by: the lowest `loss`, or a metric. Of preferences it is one that the objective
-    reports, such as `rewards/accuracies`. Under `grpo` it is `reward`, or `rewards/NAME/mean` for one of the rewards.
+    """What the best evaluation is told by: the lowest `loss`, or a metric. For preferences it is a metric of the
+    objective, such as `rewards/accuracies`. Under `grpo` it is `reward`, or `rewards/NAME/mean` for one of the rewards.
     Under `sft` and `distillation` it is one of `exact`, `json`, `classification`, `number`, `rouge-l`, `bleu` and
     `chrf`: at every evaluation the first 128 rows are answered. Under `distillation` it may also be `divergence`,
     `cross_entropy` or `agreement`. A sweep compares its points by it."""

@@ -1,6 +1,6 @@
 """Weighted sources: how often the rows of each stand in an epoch.
 
-Of a source of n rows with weight w, an epoch holds round(w · n) rows: each ⌊w⌋ times, and some once more. Those that
+An epoch holds round(w · n) rows of a source of n rows with weight w: each ⌊w⌋ times, and some once more. Those that
 come once more follow a random order of the source, round and round: the next epoch goes on where this one stopped, so
 that all rows have come once before any comes a second time. Everything follows from the seed and the epoch's number.
 """

@@ -85,8 +85,8 @@ def held_out(records: Records, data: DataSection) -> NDArray[np.bool_]:
 
 
 def evaluation_records(data: DataSection) -> list[Record]:
-    """The rows that a run is evaluated on: those of `data.eval_file`, or those that are held out. Of the others none is
-    kept in memory.
+    """The rows that a run is evaluated on: those of `data.eval_file`, or those that are held out. No others are kept
+    in memory.
 
     Raises:
         DataError: files or rows cannot be used.

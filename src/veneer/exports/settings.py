@@ -33,8 +33,8 @@ _ABSENT = object()
 def differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
     """Every place where two trees of plain values differ, as "key: is X, should be Y".
 
-    Numbers with a fraction are compared as float32 holds them: GGUF files have no other. Of a list the first difference
-    is named alone.
+    Numbers with a fraction are compared as float32 holds them: GGUF files have no other. In a list only the first
+    difference is named.
     """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys((*expected, *found)):

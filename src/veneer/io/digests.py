@@ -36,7 +36,7 @@ def kept_file() -> Path:
 
 
 def file_digest(file: Path) -> str:
-    """The hexadecimal SHA-256 of a file. Of several callers at a time the first one reads it, the others wait.
+    """The hexadecimal SHA-256 of a file. If several callers ask at a time, the first one reads it and the others wait.
 
     Raises:
         OSError: it cannot be read.

@@ -47,7 +47,7 @@ class _Stage:
 def _stages(setup: Setup, tokens: int, keys: int, *, experts: bool, joined: bool = False) -> list[_Stage]:
     """The stages of a layer. For models with other norms than Llama's the sums are upper bounds.
 
-    Of a mixture what stands behind the norm in front of the experts is left out (`kept_by_experts`).
+    In a mixture, what stands behind the norm in front of the experts is left out (`kept_by_experts`).
     The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing, unless there are
     several blocks whose outputs are `joined`. `keys` is the number of keys that it reads (`attended_keys`).
     """

@@ -169,8 +169,8 @@ def answer_all(
     *,
     on: str | None = None,
 ) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Every question with its answer and what makes that doubtful, decoded together. Of several processes each answers
-    a share, and rank 0 yields all; on a cluster, whose address `on` is, tasks do."""
+    """Every question with its answer and what makes that doubtful, decoded together. Several processes answer
+    a share each, and rank 0 yields all; on a cluster, whose address `on` is, tasks do."""
     if on:
         yield from _answers_on_cluster(on, request, conversations, sampling)
         return

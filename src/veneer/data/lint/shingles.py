@@ -67,7 +67,7 @@ def shingles_of(record: Record | None) -> Hashes:
 def bands(hashes: Hashes) -> Hashes:
     """The sixteen numbers by which a set of hashes is found, uint32 [BANDS].
 
-    Of a million rows some hundred pairs that are nothing alike share one by chance; they are compared in vain.
+    Among a million rows some hundred pairs that are nothing alike share one by chance; they are compared in vain.
     """
     ordered = hashes.astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS
     smallest = (ordered >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS)

@@ -59,8 +59,8 @@ PUBLISHED: dict[tuple[str, ...], tuple[str, ...]] = {
     (_cased(r"\p{N}", ""),): ("tekken",),
     (_cased(r"\p{N}{1,3}", rf"{_CASELESS}?"),): ("gpt-4o",),
 }
-"""The cascades of expressions in published tokenizers, and the names that mean them in llama.cpp. Of two names, the one
-is taken that has the tokenizer's rule for whole words."""
+"""The cascades of expressions in published tokenizers, and the names that mean them in llama.cpp. Where there are two
+names, the one is taken that has the tokenizer's rule for whole words."""
 
 _PROBES = (
     "Hello, world! It's 3 o'clock; they'LL pay 1234567.89 for 12 units.",

@@ -1,7 +1,7 @@
 """Mixtures of experts: Mixtral, Qwen3-MoE and gpt-oss.
 
-Of what their configurations say of training, the noise on a router's input (`router_jitter_noise`) and the auxiliary
-loss (`output_router_logits`, `router_aux_loss_coef`) are left out: an adapter is trained on the language-modelling
+Two settings of training in their configurations are left out, the noise on a router's input (`router_jitter_noise`) and
+the auxiliary loss (`output_router_logits`, `router_aux_loss_coef`): an adapter is trained on the language-modelling
 loss, beside routers that stand still unless they are named.
 """
 
