@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,67 +15,12 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError
 from veneer.evaluation import harness
-from veneer.evaluation.harness import check_tasks, measures_of_samples
+from veneer.evaluation.harness import check_tasks
 from veneer.evaluation.run import evaluate
 from veneer.events import Event, Note, StageBegun
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
-
-
-def named(name: str) -> Any:
-    def aggregation(values: Any) -> float:
-        return 0.0
-
-    aggregation.__name__ = name
-    return aggregation
-
-
-class FakeTask:
-    def __init__(self, name: str, aggregations: dict[str, str], lower: tuple[str, ...] = ()) -> None:
-        self.task_name, self._aggregations, self._lower = name, aggregations, lower
-
-    def aggregation(self) -> dict[str, Any]:
-        return {metric: named(form) for metric, form in self._aggregations.items()}
-
-    def higher_is_better(self) -> dict[str, bool]:
-        return {metric: metric not in self._lower for metric in self._aggregations}
-
-
-def sample(number: int, filter_name: str = "none", **values: Any) -> dict[str, Any]:
-    return {"doc_id": number, "filter": filter_name, "metrics": list(values), **values}
-
-
-def test_measures_are_those_of_the_harness_over_the_rows_of_all_tasks() -> None:
-    first = FakeTask("a", {"acc": "mean", "bits_per_byte": "bits_per_byte", "word_perplexity": "weighted_perplexity"})
-    forms = {"acc": "mean", "bleu": "bleu", "ter": "mean", "perplexity": "perplexity", "middle": "median",
-             "brier_score": "brier_score"}  # fmt: skip
-    second = FakeTask("b", forms, ("ter", "brier_score"))
-    samples = {
-        "a": [
-            sample(0, acc=1.0, bits_per_byte=(-3.0, 10), word_perplexity=(-3.0, 2)),
-            sample(1, acc=0.0, bits_per_byte=(-1.0, 5), word_perplexity=(-1.0, 1)),
-        ],
-        "b": [
-            sample(0, acc=1, bleu=(["x", "z"], "y"), ter=3.0, perplexity=-2.0, middle=1.0, brier_score=(1, [0.2, 0.8])),
-            sample(0, "strict", acc=0.0),
-        ],
-    }
-    results = {"b": {"ter,none": 3.25, "bleu,none": 0.5}}
-    measures, left_out = measures_of_samples([first, second], samples, results)
-    found = {one.name: one for one in measures}
-    assert list(found) == ["acc", "bits_per_byte", "word_perplexity", "perplexity", "brier_score", "acc,strict"]
-    assert found["brier_score"].total == pytest.approx(0.08)
-    assert found["acc"].total == pytest.approx(2 / 3)
-    assert found["acc"].binary
-    assert found["bits_per_byte"].total == pytest.approx(4.0 / 15 / math.log(2))
-    assert found["word_perplexity"].total == pytest.approx(math.exp(4.0 / 3))
-    assert found["perplexity"].total == pytest.approx(math.exp(2.0))
-    assert found["acc,strict"].counts.shape == (3, 2)
-    assert left_out == [
-        "ter: 3.25 (less is better of it, and veneer does not know its kind)",
-        "middle: no number (aggregated by median)", "bleu: 0.5 (aggregated by bleu)",
-    ]  # fmt: skip
 
 
 def test_bars_of_the_harness_are_kept_from_standard_error_and_its_sentences_are_not(

@@ -2,32 +2,28 @@
 
 `lm-eval:NAME` is a task or group by its name, or a YAML file that describes one; `lm-eval-chat:NAME` asks through the
 chat template, examples as turns. The harness scores each row, and its own aggregation says what a measure's rows sum up
-to: a mean, or a perplexity or bits per byte. Rows of all tasks of a group are taken together. Of the measures that the
-harness computes of all rows at once, BLEU, chrF, F1 and Matthews' correlation follow from sums over rows
-(`veneer.evaluation.corpus_measures`). Others (a median, TER) are told as the harness computes them, without an
-interval.
+to (`veneer.evaluation.harness_measures`): a mean, or a perplexity or bits per byte. Rows of all tasks of a group are
+taken together. Among the measures that the harness computes of all rows at once, BLEU, chrF, F1 and Matthews'
+correlation follow from sums over rows (`veneer.evaluation.corpus_measures`). Others (a median, TER) are told as the
+harness computes them, without an interval.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError, DataError, listing, nearest
-from veneer.evaluation.corpus_measures import CORPUS
-from veneer.evaluation.metrics.base import expanded
-from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, Measure, exp_quotient, quotient
+from veneer.evaluation.harness_measures import measures_of_samples
+from veneer.evaluation.statistics.measures import Measure
 from veneer.events import Event, Level, Note, Subscriber
 
 HARNESS = "lm-eval:"
@@ -173,112 +169,3 @@ def without_bars() -> Iterator[None]:
         for line in re.split(r"[\r\n]+", told.getvalue()):
             if line.strip() and not BAR.search(line):
                 print(line, file=sys.stderr)
-
-
-def measures_of_samples(
-    tasks: Sequence[Any],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
-    results: Mapping[str, Mapping[str, Any]],
-) -> tuple[list[Measure], list[str]]:
-    """The measures of what the harness has scored, in the order in which the tasks name them.
-
-    Args:
-        tasks: of the harness.
-        samples: what `simple_evaluate` gives, by task.
-        results: what it has computed of all rows, by task.
-
-    Returns:
-        The measures, each with one row for each row of the tasks; and of those that have none, what the harness has
-        computed.
-    """
-    places: dict[tuple[str, int], int] = {}
-    values: dict[str, dict[int, tuple[float, float]]] = {}
-    forms: dict[str, str] = {}
-    items: dict[str, dict[int, Any]] = {}
-    left_out: dict[str, str] = {}
-    for task in tasks:
-        aggregations, upward = task.aggregation(), task.higher_is_better()
-        for sample in samples[task.task_name]:
-            place = places.setdefault((task.task_name, sample["doc_id"]), len(places))
-            for metric in sample["metrics"]:
-                name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
-                form = aggregations[metric].__name__
-                read = READERS.get(form)
-                if form in CORPUS:
-                    items.setdefault(name, {})[place] = sample[metric]
-                    forms[name] = form
-                elif read is None or not _readable(sample[metric], form):
-                    left_out.setdefault(name, f"{name}: {_computed(results, tasks, name)} (aggregated by {form})")
-                elif upward.get(metric) is False and metric not in LOWER_IS_BETTER:
-                    why = "less is better of it, and veneer does not know its kind"
-                    left_out.setdefault(name, f"{name}: {_computed(results, tasks, name)} ({why})")
-                else:
-                    values.setdefault(name, {})[place] = read(sample[metric])
-                    forms[name] = form
-    measures = []
-    for name, form in forms.items():
-        if name in left_out:
-            continue
-        if name in values:
-            measures.append(_measure(name, form, values[name], len(places)))
-        elif (found := CORPUS[form](list(items[name].values()))) is not None:
-            measures.append(replace(expanded(found, list(items[name]), len(places)), name=name))
-        else:
-            left_out[name] = f"{name}: {_computed(results, tasks, name)} (aggregated by {form})"
-    return measures, list(left_out.values())
-
-
-def _computed(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[Any], name: str) -> str:
-    """What the harness has computed of all rows of each task."""
-    key = name if "," in name else f"{name},none"
-    values = [results.get(task.task_name, {}).get(key) for task in tasks]
-    return ", ".join(f"{value:.4g}" for value in values if isinstance(value, int | float | np.number)) or "no number"
-
-
-def _mean(value: Any) -> tuple[float, float]:
-    return float(value), 1.0
-
-
-def _weighted(value: Any) -> tuple[float, float]:
-    return -float(value[0]), float(value[1])
-
-
-def _bits(value: Any) -> tuple[float, float]:
-    return -float(value[0]) / math.log(2), float(value[1])
-
-
-def _no_nan(value: Any) -> tuple[float, float]:
-    return (0.0, 0.0) if math.isnan(value) else (float(value), 1.0)
-
-
-def _brier(value: Any) -> tuple[float, float]:
-    right, shares = value
-    return float(((np.asarray(shares) - (np.arange(len(shares)) == right)) ** 2).sum()), 1.0
-
-
-READERS: dict[str, Callable[[Any], tuple[float, float]]] = {
-    "mean": _mean,
-    "nanmean": _no_nan,
-    "brier_score": _brier,
-    "perplexity": lambda value: (-float(value), 1.0),
-    "weighted_perplexity": _weighted,
-    "bits_per_byte": _bits,
-}
-"""What a row adds to a measure (a sum and its weight), by the name of the harness's aggregation."""
-EXPONENTIALS = ("perplexity", "weighted_perplexity")
-
-
-def _readable(value: Any, form: str) -> bool:
-    if form in ("weighted_perplexity", "bits_per_byte", "brier_score"):
-        return isinstance(value, tuple | list) and len(value) == 2
-    return isinstance(value, int | float | np.number)
-
-
-def _measure(name: str, form: str, rows: Mapping[int, tuple[float, float]], count: int) -> Measure:
-    counts = np.zeros((count, 2))
-    for place, sums in rows.items():
-        counts[place] = sums
-    value = exp_quotient if form in EXPONENTIALS else quotient
-    numbers = counts[counts[:, 1] > 0, 0]
-    bounded = form == "mean" and bool(((numbers >= 0) & (numbers <= 1)).all())
-    return Measure(name, counts, value, bounded)

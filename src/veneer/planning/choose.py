@@ -7,7 +7,7 @@ fits without. The choice follows from the setup, the rows and the machine's size
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -203,7 +203,7 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, 
         f"micro-batches of {cheapest.batch.tokens:,} tokens, "
         f"{'layers recomputed' if cheapest.recompute else 'activations kept'}, longest row {cheapest.batch.longest:,}"
     )
-    ways = _ways_out(setup, compute, cheapest.batch, limit, start)
+    ways = _WaysOut(setup=setup, compute=compute, batch=cheapest.batch, limit=limit, start=start).search()
     remedy = (
         f"It fits with any of these:\n{listing(ways)}"
         if ways
@@ -218,58 +218,111 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, 
     )
 
 
-def _ways_out(setup: Setup, compute: ComputeSection, batch: BatchShape, limit: Limit, start: int | None) -> list[str]:
-    """Single changes that make the run fit, with its memory then; several together where no single change does."""
-    share = batch.supervised / batch.tokens
+@dataclass(kw_only=True, slots=True)
+class _WaysOut:
+    """A search for changes of settings that make a run fit."""
 
-    def short(length: int) -> BatchShapeFor:
-        most = length * batch.together
-        return lambda tokens: BatchShape.of_rows(length, max(tokens, most), 1, share, together=batch.together)
+    setup: Setup
+    compute: ComputeSection
+    batch: BatchShape
+    """The cheapest micro-batch, which does not fit."""
+    limit: Limit
+    start: int | None
+    found: list[str] = field(default_factory=list)
+    """The changes that were found, each with the memory that the run takes then."""
 
-    auto = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
-    one_row = short(batch.longest)
-    found = []
+    def search(self) -> list[str]:
+        """Single changes that make the run fit; several together where no single change does."""
+        self._try_memory_settings()
+        self._try_single_changes()
+        if not self.found:
+            self._try_several_changes()
+        return self.found
 
-    def attempt(label: str, other: Setup, settings: ComputeSection, length: int, batch_for: BatchShapeFor) -> bool:
-        fits = _fitting(other, settings, length * batch.together, batch_for, limit, start)
+    def _try_memory_settings(self) -> None:
+        """Try settings that change no number of the result beyond rounding."""
+        compute, row = self.compute, self.batch.longest * self.batch.together
+        if compute.recompute is Recompute.NEVER:
+            layers = compute.model_copy(update={"recompute": Recompute.LAYERS})
+            self._try("compute.recompute=layers", self.setup, layers, batch_for=lambda tokens: self.batch)
+        if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > row:
+            one_row = compute.model_copy(update={"micro_batch_tokens": row})
+            self._try(f"compute.micro_batch_tokens={row}", self.setup, one_row)
+        if not self.found and (compute.micro_batch_tokens != "auto" or compute.recompute is Recompute.NEVER):
+            self._try("compute.recompute=auto compute.micro_batch_tokens=auto", self.setup)
+
+    def _try_single_changes(self) -> None:
+        """Try parts, lighter methods, smaller ranks and shorter rows, each by itself."""
+        setup = self.setup
+        if _may_be_in_parts(setup):
+            self._try("compute.sharding=full", replace(setup, spread=replace(setup.spread, sharded=True)))
+        for label, other in self._lighter():
+            self._try(label, other)
+        for rank in _halves(setup.lora.rank) if not setup.full else []:
+            if self._try(f"lora.rank={rank}", setup.with_rank(rank)):
+                break
+        for length in _halves(self.batch.longest, least=16):
+            if self._try(f"data.max_length={length}", setup, length=length):
+                break
+
+    def _try_several_changes(self) -> None:
+        """Try these together, up to the first that fits."""
+        own = self.setup.lora.rank
+        for label, other in (("", self.setup), *self._lighter()):
+            for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
+                for length in _halves(self.batch.longest, least=16):
+                    words = [label, f"lora.rank={rank}" if rank != own else "", f"data.max_length={length}"]
+                    if self._try(" ".join(filter(None, words)), other.with_rank(rank), length=length):
+                        return
+
+    def _lighter(self) -> list[tuple[str, Setup]]:
+        """The run under methods that take less memory."""
+        setup = self.setup
+        return [
+            (f"method={method.value}", replace(setup, method=method))
+            for method in (Method.LORA, Method.QLORA)
+            if setup.full or (not setup.quantized and method is Method.QLORA)
+        ]
+
+    def _try(
+        self,
+        label: str,
+        setup: Setup,
+        compute: ComputeSection | None = None,
+        *,
+        length: int | None = None,
+        batch_for: BatchShapeFor | None = None,
+    ) -> bool:
+        """Note a change if the run fits with it.
+
+        Args:
+            label: the change, as settings.
+            setup: the run with it.
+            compute: its section `compute`; None leaves micro-batch and recomputation to the plan.
+            length: tokens of the longest row; None for those of the run.
+            batch_for: the micro-batches; None for those of one row.
+
+        Returns:
+            Whether it fits.
+        """
+        length = self.batch.longest if length is None else length
+        fits = _fitting(
+            setup,
+            compute or self.compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO}),
+            length * self.batch.together,
+            batch_for or self._one_row(length),
+            self.limit,
+            self.start,
+        )
         if fits is not None:
-            found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
+            self.found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
         return fits is not None
 
-    if compute.recompute is Recompute.NEVER:
-        attempt("compute.recompute=layers", setup, compute.model_copy(update={"recompute": Recompute.LAYERS}),
-                batch.longest, lambda tokens: batch)  # fmt: skip
-    row = batch.longest * batch.together
-    if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > row:
-        attempt(f"compute.micro_batch_tokens={row}", setup,
-                compute.model_copy(update={"micro_batch_tokens": row}), batch.longest, one_row)  # fmt: skip
-    if not found and (compute.micro_batch_tokens != "auto" or compute.recompute is Recompute.NEVER):
-        attempt("compute.recompute=auto compute.micro_batch_tokens=auto", setup, auto, batch.longest, one_row)
-    lighter = [
-        (f"method={method.value}", replace(setup, method=method))
-        for method in (Method.LORA, Method.QLORA)
-        if setup.full or (not setup.quantized and method is Method.QLORA)
-    ]
-    if _may_be_in_parts(setup):
-        parts = replace(setup, spread=replace(setup.spread, sharded=True))
-        attempt("compute.sharding=full", parts, auto, batch.longest, one_row)
-    for label, other in lighter:
-        attempt(label, other, auto, batch.longest, one_row)
-    for rank in _halves(setup.lora.rank) if not setup.full else []:
-        if attempt(f"lora.rank={rank}", setup.with_rank(rank), auto, batch.longest, one_row):
-            break
-    for length in _halves(batch.longest, least=16):
-        if attempt(f"data.max_length={length}", setup, auto, length, short(length)):
-            break
-    if found:
-        return found
-    for label, other in (("", setup), *lighter):
-        for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
-            for length in _halves(batch.longest, least=16):
-                words = [label, f"lora.rank={rank}" if rank != setup.lora.rank else "", f"data.max_length={length}"]
-                if attempt(" ".join(filter(None, words)), other.with_rank(rank), auto, length, short(length)):
-                    return found
-    return found
+    def _one_row(self, length: int) -> BatchShapeFor:
+        """Micro-batches of one row of so many tokens, or filled with more."""
+        together, share = self.batch.together, self.batch.supervised / self.batch.tokens
+        most = length * together
+        return lambda tokens: BatchShape.of_rows(length, max(tokens, most), 1, share, together=together)
 
 
 def _may_be_in_parts(setup: Setup) -> bool:
