@@ -15,7 +15,7 @@ from veneer.config import RunConfig
 from veneer.enums import Backend
 from veneer.io.checkpoint import read_model_config
 from veneer.planning.estimate import Estimate
-from veneer.planning.forecast import PlannedRun, StepSizes, linears_under, make_forecast
+from veneer.planning.forecast import ForeseenRun, StepSizes, linears_under, make_forecast
 from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan
 from veneer.planning.setup import BatchShape
@@ -40,8 +40,8 @@ def steps(longest: int = 50) -> StepSizes:
     return SimpleNamespace(total=7, longest=longest, batch_shape=shape)
 
 
-def planned(config: RunConfig, description: Description, machine: str, targets: Sequence[str]) -> PlannedRun:
-    return PlannedRun(
+def planned(config: RunConfig, description: Description, machine: str, targets: Sequence[str]) -> ForeseenRun:
+    return ForeseenRun(
         config=config,
         description=description,
         machine=named_machine(machine, config.compute),

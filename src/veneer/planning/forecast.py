@@ -57,7 +57,7 @@ def linears_under(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedRun:
+class ForeseenRun:
     """A run as a forecast sees it: all that decides what it takes, except its steps."""
 
     config: RunConfig
@@ -80,7 +80,7 @@ class PlannedRun:
         return self.description.stored is not None
 
 
-def make_forecast(run: PlannedRun, steps: StepSizes) -> Forecast:
+def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
     """Choose a micro-batch and recomputation, and say what comes of it.
 
     Raises:
@@ -117,7 +117,7 @@ def make_forecast(run: PlannedRun, steps: StepSizes) -> Forecast:
     )
 
 
-def _setup(run: PlannedRun, spec: DecoderSpec) -> Setup:
+def _setup(run: ForeseenRun, spec: DecoderSpec) -> Setup:
     config, machine = run.config, run.machine
     return Setup.of(
         config,

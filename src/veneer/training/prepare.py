@@ -25,7 +25,7 @@ from veneer.io.checkpoint import read_model_config
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
-from veneer.planning.forecast import Forecast, PlannedRun, linears_under, make_forecast
+from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
@@ -116,7 +116,7 @@ def prepare(
     config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
-    planned = PlannedRun(
+    planned = ForeseenRun(
         config=config,
         description=description,
         machine=machine,
@@ -195,7 +195,7 @@ def _loaded_rows(
     return found
 
 
-def _told(run: PlannedRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
+def _told(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[str]) -> Iterator[str]:
     """What is said of a run before it starts: why its open choices were made so, and what it takes."""
     limit, lora = run.config.train.time_limit, run.lora
     if forecast.refusal is None:
@@ -208,7 +208,7 @@ def _told(run: PlannedRun, forecast: Forecast, steps: int, reasons: Sequence[str
         yield f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while"
 
 
-def _foreseen(run: PlannedRun, rows: Rows | SupposedRows) -> tuple[SupposedSteps | PackedSteps, Forecast]:
+def _foreseen(run: ForeseenRun, rows: Rows | SupposedRows) -> tuple[SupposedSteps | PackedSteps, Forecast]:
     """The steps of a run and what they take. Answers that are sampled stand with all others to their prompt, or in
     the largest pieces that fit."""
     config, description = run.config, run.description
