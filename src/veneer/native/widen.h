@@ -33,14 +33,40 @@ INLINE float scale_at(const Matrix *m, int64_t place) {
 
 #define SCALES 2 /* of a chunk in 4 bits: those of its first and of its second 32 weights */
 
+#if defined(__AVX2__)
+#define AT_ONCE 8
+/* The nested scales of eight neighbouring blocks from `block` on, each twice. */
+INLINE void read_eight(const Matrix *m, int64_t block, float out[SCALES * AT_ONCE]) {
+    const int shift = __builtin_ctz((unsigned)m->nested);
+    const int64_t first = block >> shift, last = (block + AT_ONCE - 1) >> shift;
+    __m256 factors = _mm256_set1_ps(m->scale_factors[first]);
+    if (first != last) {
+        const __m256i from_first = _mm256_add_epi32(_mm256_set1_epi32((int)(block - (first << shift))),
+                                                    _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        factors = _mm256_i32gather_ps(m->scale_factors + first, _mm256_srl_epi32(from_first, _mm_cvtsi32_si128(shift)), 4);
+    }
+    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(m->scale_codes + block)));
+    __m256 scales = _mm256_mul_ps(_mm256_i32gather_ps(m->scale_values, codes, 4), factors);
+    __asm__("" : "+x"(scales)); /* as in rounded() */
+    scales = _mm256_add_ps(scales, _mm256_set1_ps(m->scale_offset));
+    _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(scales, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)));
+    _mm256_storeu_ps(out + AT_ONCE, _mm256_permutevar8x32_ps(scales, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7)));
+}
+#endif
+
 /* The scales of `chunks` chunks in 4 bits from `place` on, [chunks][SCALES]. They are read before the chunks are widened,
  * since looking one up branches, and nothing is ordered across a branch. */
 INLINE void read_scales(const Matrix *m, int64_t place, int64_t chunks, float *out) {
     const Matrix own = *m; /* what is written may not change it */
-    for (int64_t i = 0; i < chunks; i++, place += CHUNK) {
-        const float first = scale_at(&own, place);
+    int64_t i = 0;
+#if defined(__AVX2__)
+    if (own.scales == NULL && own.block == CHUNK)
+        for (; i + AT_ONCE <= chunks; i += AT_ONCE) read_eight(&own, place / CHUNK + i, out + SCALES * i);
+#endif
+    for (; i < chunks; i++) {
+        const float first = scale_at(&own, place + i * CHUNK);
         out[SCALES * i] = first;
-        out[SCALES * i + 1] = own.block < CHUNK ? scale_at(&own, place + CHUNK / SCALES) : first;
+        out[SCALES * i + 1] = own.block < CHUNK ? scale_at(&own, place + i * CHUNK + CHUNK / SCALES) : first;
     }
 }
 
