@@ -82,7 +82,7 @@ class _Commands(click.Group):
         if ranks.many and name not in SPREADING:
             raise ConfigError(
                 f"`veneer {name}` was started {ranks.world} times by a launcher (WORLD_SIZE), and each process would "
-                f"do all of it; start it once. Spread by a launcher are: {', '.join(sorted(SPREADING))}"
+                f"do all of it; start it once. A launcher spreads only: {', '.join(sorted(SPREADING))}"
             )
         return name, command, rest
 

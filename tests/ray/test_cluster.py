@@ -40,7 +40,7 @@ def test_a_node_without_the_folder_or_with_another_version_is_refused(tmp_path: 
 
 def test_a_cluster_and_processes_of_this_machine_are_not_given_together(tmp_path: Path) -> None:
     common = ["sweep", "--model", "m", "--data", "d", "--output", tmp_path, "--grid", "lora.rank=1,2", "--on", "ray"]
-    assert "--on has the nodes of a cluster compute" in refused(*common, "--devices", 2)
+    assert "--on computes on the nodes of a cluster" in refused(*common, "--devices", 2)
     assert "--together joins points on one machine" in refused(*common, "--together", 2)
     asked = ["generate", "--model", "m", "--prompt", "p", "--on", "ray"]
     assert "one question is answered by one process" in refused(*asked)

@@ -33,7 +33,7 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
     adapter = load_adapter(twin, folder)
     if twin.spec.vocab_size != model.spec.vocab_size:
         raise AdapterError(
-            f"{folder} has tokens of its own, which the base's tokenizer does not make; merge it, or serve it alone"
+            f"{folder} has tokens of its own, which the base's tokenizer does not know; merge it, or serve it alone"
         )
     twin.requires_grad_(False).eval()
     return twin, adapter

@@ -273,7 +273,7 @@ def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None 
     ranks = launched()
     if on is not None and (devices is not None or ranks.many):
         raise ConfigError(
-            "--on has the nodes of a cluster compute, and --devices or a launcher processes on this machine; give one"
+            "--on computes on the nodes of a cluster, --devices or a launcher in processes of this machine; give one"
         )
     if devices is not None and devices > 1 and not ranks.many:
         from veneer.training.parallel.launch import launch, this_command

@@ -60,9 +60,9 @@ def check_question(config: CompareConfig) -> None:
         raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
     if any(key == "objective" and not text.endswith("=sft") for key, text in zip(given, assignments, strict=True)):
         raise ConfigError(
-            "a comparison trains every method on one file of answers and judges them by it, which objective sft alone "
-            "takes; for pairs name an objective that goes on behind it (--preference dpo), or compare adapters that "
-            "`veneer train` has made by `veneer evaluate`"
+            "a comparison trains with objective sft, on rows with answers that it is judged by; for pairs name an "
+            "objective that goes on behind it (--preference dpo), or train adapters by `veneer train` and compare them "
+            "by `veneer evaluate`"
         )
     _check_preference(config)
     if (config.data is None) == (SOURCES not in given):

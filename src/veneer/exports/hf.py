@@ -129,7 +129,9 @@ def merged_files(source: HfSource) -> Iterator[tuple[str, Tensor, bool, bool]]:
     def parts() -> Iterator[tuple[str, Iterable[tuple[str, Tensor]]]]:
         for name, tensor in source.adapter.merged():
             if name not in known:
-                raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
+                raise AdapterError(
+                    f"the adapter adds {name}, for which the architecture has no place; use it beside its base"
+                )
             changed.add(name)
             yield name, [(files.file_name(name), files.turned(name, tensor))]
         yield from ((name, source.stored(name)) for name in known if name not in changed)

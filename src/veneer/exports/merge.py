@@ -115,7 +115,9 @@ def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
         if name == HEAD and source.adapter.keeps_tie:
             continue
         if name not in expected and name != HEAD:
-            raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
+            raise AdapterError(
+                f"the adapter adds {name}, for which the architecture has no place; use it beside its base"
+            )
         changed.add(name)
         yield name, tensor, True
     parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie

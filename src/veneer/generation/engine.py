@@ -196,7 +196,7 @@ class GenerationEngine:
         strange = [token for token in request.prompt if not 0 <= token < spec.vocab_size]
         if strange:
             raise ConfigError(
-                f"the prompt has tokens that the model has not ({spec.vocab_size:,} in all): {strange[:8]}"
+                f"the prompt has tokens that the model does not have ({spec.vocab_size:,} in all): {strange[:8]}"
             )
         if request.stop and self._decoder is None:
             raise ConfigError("stop strings need a tokenizer, and this engine has none; give stop_ids")

@@ -79,7 +79,7 @@ class Sampling:
         strange = [str(token) for token in self.logit_bias if token >= vocab_size]
         if strange:
             raise ConfigError(
-                f"logit_bias: the model has {vocab_size:,} tokens, and none of number:\n{listing(strange)}"
+                f"logit_bias: the model has {vocab_size:,} tokens, and these are not among them:\n{listing(strange)}"
             )
 
     def check_context(self, max_positions: int) -> None:

@@ -32,8 +32,8 @@ def call_body(base: Any, arguments: dict[str, Any]) -> Any:
     except AttributeError as error:
         raise ModelError(
             f"model_type {base.config.model_type!r} reads a layer's weight by itself, in `{_line(error)}` ({error}): "
-            "an update on it would be passed by, and codes taken for numbers. Leave the layer out: of the adapter by "
-            "lora.exclude_modules, of a quantised base by quant.skip_modules"
+            "an update on it would have no effect, and codes would be read as weights. Leave the "
+            "layer out of the adapter by lora.exclude_modules, or of a quantised base by quant.skip_modules"
         ) from error
 
 

@@ -245,7 +245,7 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
     if problems:
         raise CheckpointError(
             f"{folder} cannot be reproduced, since it was trained from something else:\n{listing(problems)}\n"
-            "Give the files of then; --model, --data and --eval-data say where they are now."
+            "Give the files that it was trained from; --model, --data and --eval-data say where they are now."
         )
 
 

@@ -50,7 +50,7 @@ class AdapterFolder:
             f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
         ]
         if unknown:
-            raise ConfigError(f"{folder}: has no such adapters, which are to be pinned:\n{listing(unknown)}")
+            raise ConfigError(f"{folder}: none of these adapters is there to be pinned:\n{listing(unknown)}")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-adapters")
         self._queue: deque[Version] = deque()
         """Versions that are to be read, in the order in which they were asked for."""
@@ -111,7 +111,7 @@ class AdapterFolder:
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
         if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
-            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
+            raise AdapterError(f"{name[:128]!r}: the server's folder has no adapter of that name")
         with self._lock:
             self._compare(name, expected_generation)
         version = self._version(name, 0)

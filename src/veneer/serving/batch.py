@@ -75,7 +75,7 @@ def adapters_of_rows(path: Path, count: int) -> list[str | None]:
             problems.append(f"{where}: {ADAPTER} must be a name, not {name!r:.40}")
         found.append(name or None)
     if problems:
-        raise DataError(f"{len(problems)} rows name no adapter that could be one:\n{listing(problems)}")
+        raise DataError(f"{len(problems)} rows name an adapter by what cannot be a name:\n{listing(problems)}")
     return found
 
 
