@@ -20,10 +20,11 @@ from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce
 from veneer.training.bad_steps import FEWEST, WINDOW, fault
 from veneer.training.checkpoint import Progress
-from veneer.training.engine import Engine, StepBatches
+from veneer.training.engine import Engine
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
 from veneer.training.run import train
+from veneer.training.step_source import StepBatches
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = ("train.steps=14", "train.save_every=1", "train.keep=99", "train.skip_bad_steps=true", "lora.dropout=0.1",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from torch import Tensor
 
@@ -34,55 +34,11 @@ from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_no
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
+from veneer.training.step_source import SourceStopped, StepBatches, StepSource
 from veneer.training.trainable import Trainable
 
 LANE_SEED = 1_000_000_007
 """What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
-
-
-class SourceStopped(Exception):
-    """A signal came while the rows of a step were made."""
-
-
-class StepSource(Protocol):
-    """The rows of every step: by its number alone, or sampled from the weights as they are before it."""
-
-    def lanes(self, step: int, most: int | None = None) -> Sequence[Sequence[MicroBatch]]:
-        """The 1-based step's rows, packed, by lane; `most` are the tokens of a micro-batch, where they are not the
-        run's.
-
-        Raises:
-            SourceStopped: a signal came.
-        """
-        ...
-
-    def epoch(self, step: int) -> float:
-        """Passes over the data that are done after the step."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class StepBatches:
-    """The rows of one step."""
-
-    number: int
-    """The step's number; the first is 1."""
-    lanes: Sequence[Sequence[MicroBatch]]
-    """The micro-batches of each lane; a lane may have none."""
-    weights: Mapping[str, float]
-    """What the sums of the objective are divided by."""
-    scale: int = 1
-    """The factor of the loss, by which gradients are divided afterwards (`veneer.training.loss_scale`)."""
-
-    def loss(self, sums: Sums) -> Tensor:
-        """What the backward pass of a micro-batch begins from."""
-        loss = sums.loss(self.weights)
-        return loss if self.scale == 1 else loss * self.scale
-
-    @property
-    def batches(self) -> list[MicroBatch]:
-        """The micro-batches of all lanes."""
-        return [batch for lane in self.lanes for batch in lane]
 
 
 @dataclass(kw_only=True, slots=True)

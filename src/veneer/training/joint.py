@@ -28,7 +28,6 @@ from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.best import best_by
 from veneer.training.build import adapter_on, base_model
-from veneer.training.engine import StepBatches
 from veneer.training.fitting import fitting
 from veneer.training.joint_passes import JOINED_TOKENS, Joint, OverJoint, PassFault
 from veneer.training.locked_folder import locked_folder
@@ -41,6 +40,7 @@ from veneer.training.parallel.ranks import Ranks
 from veneer.training.prepare import LoadRows
 from veneer.training.run_inputs import RunInputs, prepare_run
 from veneer.training.session import Learner, RunResult, Session, begin, threads_of
+from veneer.training.step_source import StepBatches
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining
 

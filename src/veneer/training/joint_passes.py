@@ -23,9 +23,9 @@ from veneer.gpu.transfer import sent
 from veneer.model.decoder import CausalLM
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
-from veneer.training.engine import StepBatches
 from veneer.training.objective import attention_of
 from veneer.training.objectives.base import Means, Objective, Sums
+from veneer.training.step_source import StepBatches
 
 JOINED_TOKENS = 1024
 """Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""

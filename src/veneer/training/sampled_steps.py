@@ -25,13 +25,13 @@ from veneer.errors import CheckpointError, DataError
 from veneer.events import AnswersJudged, Subscriber
 from veneer.io.files import write_tensors
 from veneer.rewards.judge import Judged
-from veneer.training.engine import SourceStopped
 from veneer.training.objectives.advantages import advantages
 from veneer.training.objectives.rollout import Floats, RolloutTable
 from veneer.training.parallel.ragged import from_first
 from veneer.training.prompt_steps import PromptSteps, answered
 from veneer.training.rollouts import SampledAnswer, SamplingStopped, sampling_of
 from veneer.training.sampler import Sampler
+from veneer.training.step_source import SourceStopped
 
 FILE = "rollout.safetensors"
 """The file of a checkpoint that keeps the answers whose steps are not all made."""
@@ -41,7 +41,7 @@ SHOWN = 2
 
 @dataclass(kw_only=True, slots=True)
 class SampledSteps:
-    """Samples the answers of a run's steps (`veneer.training.engine.StepSource`).
+    """Samples the answers of a run's steps (`veneer.training.step_source.StepSource`).
 
     Its answers are also put into `table`, where the objective reads them.
     """

@@ -69,7 +69,7 @@ def packing_of(config: RunConfig, description: Description) -> Packing:
 
 
 class PackedSteps:
-    """The steps of a run over its rows, packed into micro-batches (`veneer.training.engine.StepSource`).
+    """The steps of a run over its rows, packed into micro-batches (`veneer.training.step_source.StepSource`).
 
     Args:
         rows: of the run.

@@ -29,6 +29,7 @@ from veneer.training.out_of_memory import MemoryFault
 from veneer.training.parallel.group import Alone, Group
 from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.tree import Node, Tree, lanes_of, subtrees
+from veneer.training.step_source import StepBatches
 
 
 class Halt(IntEnum):
@@ -46,20 +47,6 @@ class Signalled:
 
 Outcome = MemoryFault | Signalled | None
 """What kept a rank from its part of a step; None for nothing."""
-
-
-class Step(Protocol):
-    """The micro-batches of a step by lane, and what its sums are divided by (`veneer.training.engine.StepBatches`)."""
-
-    @property
-    def lanes(self) -> Sequence[Sequence[MicroBatch]]:
-        """The micro-batches of each lane."""
-        ...
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """The weight of each term and metric."""
-        ...
 
 
 @dataclass(slots=True)
@@ -121,7 +108,7 @@ class Team:
             return number
         return float(self.group.gather(torch.tensor([number], dtype=torch.float64)).sum())
 
-    def sum(self, parameters: Sequence[nn.Parameter], step: Step) -> LaneSum:
+    def sum(self, parameters: Sequence[nn.Parameter], step: StepBatches) -> LaneSum:
         """What takes the gradients of this rank's lanes of a step."""
         if self.lanes == 1 and not self.many:
             return OneLane(step)
@@ -164,7 +151,7 @@ class LaneSum(Protocol):
 class OneLane:
     """A single lane of a process that is alone: the parameters hold the sum already (`LaneSum`)."""
 
-    step: Step
+    step: StepBatches
     means: Means | None = None
 
     def add(self, lane: int, means: Means) -> None:
@@ -184,7 +171,7 @@ class SummedInParts:
 
     team: Team
     shards: Shards
-    step: Step
+    step: StepBatches
     means: dict[int, Means] = field(default_factory=dict)
 
     def add(self, lane: int, means: Means) -> None:
@@ -207,7 +194,7 @@ class LaneTree:
         step: the step.
     """
 
-    def __init__(self, team: Team, parameters: Sequence[nn.Parameter], step: Step):
+    def __init__(self, team: Team, parameters: Sequence[nn.Parameter], step: StepBatches):
         self._team, self._step = team, step
         self._parameters = list(parameters)
         world = team.group.ranks.world
@@ -296,7 +283,7 @@ class LaneTree:
 
 
 def _told(
-    team: Team, step: Step, means: Mapping[int, Means], outcome: Outcome, *more: Tensor
+    team: Team, step: StepBatches, means: Mapping[int, Means], outcome: Outcome, *more: Tensor
 ) -> Tensor | MemoryFault | Signalled:
     """The means of every process's lanes, and more numbers: float64 `[world, numbers]`; or what kept any of them from
     its part."""
@@ -307,7 +294,7 @@ def _told(
     return every[:, STATUS:] if halted is None else halted
 
 
-def _mean_of_lanes(team: Team, step: Step, told: Tensor) -> Means:
+def _mean_of_lanes(team: Team, step: StepBatches, told: Tensor) -> Means:
     """The means of the whole step, from what `_told` gives."""
     world, width = team.group.ranks.world, 1 + 2 * len(step.weights)
     tree: Tree[Means] = Tree(Means.joined)

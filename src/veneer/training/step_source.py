@@ -1,0 +1,57 @@
+"""The rows of every step: what gives them, and those of one step as they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from veneer.data.batches import MicroBatch
+from veneer.training.objectives.base import Sums
+
+
+class SourceStopped(Exception):
+    """A signal came while the rows of a step were made."""
+
+
+class StepSource(Protocol):
+    """The rows of every step: by its number alone, or sampled from the weights as they are before it."""
+
+    def lanes(self, step: int, most: int | None = None) -> Sequence[Sequence[MicroBatch]]:
+        """The 1-based step's rows, packed, by lane; `most` are the tokens of a micro-batch, where they are not the
+        run's.
+
+        Raises:
+            SourceStopped: a signal came.
+        """
+        ...
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data that are done after the step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches:
+    """The rows of one step."""
+
+    number: int
+    """The step's number; the first is 1."""
+    lanes: Sequence[Sequence[MicroBatch]]
+    """The micro-batches of each lane; a lane may have none."""
+    weights: Mapping[str, float]
+    """What the sums of the objective are divided by."""
+    scale: int = 1
+    """The factor of the loss, by which gradients are divided afterwards (`veneer.training.loss_scale`)."""
+
+    def loss(self, sums: Sums) -> Tensor:
+        """What the backward pass of a micro-batch begins from."""
+        loss = sums.loss(self.weights)
+        return loss if self.scale == 1 else loss * self.scale
+
+    @property
+    def batches(self) -> list[MicroBatch]:
+        """The micro-batches of all lanes."""
+        return [batch for lane in self.lanes for batch in lane]
