@@ -131,11 +131,3 @@ def test_a_stop_ends_the_processes(tokenizer: Tokenizer, tmp_path: Path, monkeyp
     with pytest.raises(Interrupted):
         list(encode_in_processes(interrupted(), job(tokenizer), RowAudit(tokenizer, ()), 2))  # type: ignore[arg-type]
     assert [one.process.poll() is not None for one in workers] == [True, True]
-
-
-def test_groups_hold_so_many_rows_or_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding_pool, "GROUP_ROWS", 3)
-    monkeypatch.setattr(encoding_pool, "GROUP_CHARACTERS", 10)
-    records = [Record(f"f:{number}", text="x" * size) for number, size in enumerate([1, 1, 1, 2, 30, 4, 4])]
-    groups = [[len(one.text or "") for one in group] for group in encoding_pool._groups(records)]
-    assert groups == [[1, 1, 1], [2, 30], [4, 4]]

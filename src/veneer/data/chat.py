@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.json_values import half_character, unusable
+from veneer.data.record_groups import record_groups
 from veneer.data.records import Message, Record
 from veneer.data.turn_shape import Span
 from veneer.data.windows import WINDOW, Encode, in_windows
@@ -37,8 +38,7 @@ _NO_TEMPLATE = (
 
 
 GROUP_ROWS = 64
-GROUP_CHARACTERS = 1 << 18
-"""Conversations that are sent to the template's process together."""
+"""Conversations that are sent to the template's process together, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +130,7 @@ class Encoder:
         """
         ahead: deque[_PendingRows] = deque()
         try:
-            for group in _groups(records):
+            for group in record_groups(records, GROUP_ROWS):
                 ahead.append(self._send(group))
                 if len(ahead) > 1:
                     yield from self._receive(ahead[0])
@@ -401,20 +401,6 @@ def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | No
     if not answer and last.get("tool_calls"):
         return None
     return record.messages[: turns[-1]], answer
-
-
-def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """The records in groups of at most GROUP_ROWS rows and, but for the last of them, GROUP_CHARACTERS characters."""
-    group: list[Record] = []
-    size = 0
-    for record in records:
-        group.append(record)
-        size += sum(len(message["content"]) for message in record.messages)
-        if len(group) == GROUP_ROWS or size >= GROUP_CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _trace(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from veneer.data.encoding import EncodedRow
 from veneer.data.lint.audit import RowAudit, Told
+from veneer.data.record_groups import record_groups
 from veneer.data.records import Record
 from veneer.enums import Check, Overlong
 from veneer.errors import DataError, VeneerError
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 GROUP_ROWS = 256
 """Rows of a group at most, which are sent together."""
-GROUP_CHARACTERS = 1 << 18
-"""Characters of a group, but for its last row."""
 AHEAD = 3
 """Groups in work or waiting, for each process."""
 _PROGRAM = (
@@ -180,7 +179,7 @@ def encode_in_processes(
         for worker in workers:
             worker.begin(job)
             free.put(worker)
-        for group in _groups(records):
+        for group in record_groups(records, GROUP_ROWS):
             telling: _Telling = queue.SimpleQueue()
             waiting.append((threads.submit(encoded, group, telling), telling))
             if len(waiting) >= AHEAD * processes:
@@ -202,17 +201,3 @@ def _end(workers: Sequence[_Worker], threads: ThreadPoolExecutor) -> None:
     for worker in workers:
         worker.end()
     threads.shutdown(cancel_futures=True)
-
-
-def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """The records in groups, of GROUP_ROWS rows and about GROUP_CHARACTERS characters at most."""
-    group: list[Record] = []
-    size = 0
-    for record in records:
-        group.append(record)
-        size += len(record.text or "") + sum(len(message["content"]) for message in record.messages)
-        if len(group) == GROUP_ROWS or size >= GROUP_CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
