@@ -23,6 +23,7 @@ from veneer.charts import (
     log_ticks,
     loss_chart,
     points_chart,
+    scatter_chart,
     smooth,
     ticks,
 )
@@ -219,6 +220,20 @@ def test_smoothing_is_the_mean_of_the_last_values() -> None:
             assert x == points[index][0]
             assert y == pytest.approx(sum(recent) / len(recent))
     assert smooth([], 3) == []
+
+
+def test_a_scatter_has_a_dot_for_every_finite_point_and_the_diagonal() -> None:
+    points = [(100.0, 120.0), (250.0, 240.0), (math.nan, 3.0)]
+    root = ElementTree.fromstring(scatter_chart("T", "x", "y", [Series("a", points), Series("b", [(50.0, 50.0)])]))
+    dots = [element for element in root.iter() if element.tag.endswith("circle")]
+    assert len(dots) == 3
+    (diagonal,) = [element for element in root.iter() if element.get("stroke-dasharray")]
+    x = [float(diagonal.get(name, "nan")) for name in ("x1", "x2")]
+    y = [float(diagonal.get(name, "nan")) for name in ("y1", "y2")]
+    equal = dots[2]  # x = y lies on the line
+    share = (float(equal.get("cx", "nan")) - x[0]) / (x[1] - x[0])
+    assert float(equal.get("cy", "nan")) == pytest.approx(y[0] + share * (y[1] - y[0]), abs=0.02)
+    assert "<svg" in scatter_chart("empty", "x", "y", [])
 
 
 def test_points_stand_over_axes_of_their_own() -> None:

@@ -1,4 +1,4 @@
-"""Charts of lines and of points as SVG, without a plotting library."""
+"""Line and scatter charts as SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -99,6 +99,20 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series],
     frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], scale)
     lines = [_line(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
     return _document(title, _axes(frame, x_ticks, y_ticks, x_label, y_label), lines, drawn)
+
+
+def scatter_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
+    """An SVG document with a dot for every point, over axes that are alike and begin at 0, and the line y = x; points
+    that are not finite are left out."""
+    drawn = [_finite(one) for one in series]
+    both = ticks(0.0, max((value for s in drawn for point in s.points for value in point), default=1.0))
+    frame = _Frame(both[0], both[-1], both[0], both[-1])
+    diagonal = (
+        f'<line x1="{frame.x(both[0])}" y1="{frame.y(both[0])}" x2="{frame.x(both[-1])}" y2="{frame.y(both[-1])}" '
+        'stroke="#999" stroke-dasharray="4 4"/>'
+    )
+    dots = [_dots(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
+    return _document(title, [*_axes(frame, both, both, x_label, y_label), diagonal], dots, drawn)
 
 
 def points_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:

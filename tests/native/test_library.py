@@ -44,3 +44,18 @@ def test_a_library_that_does_not_load_is_not_used(
         (tmp_path / variant).write_text("no library")
     monkeypatch.setattr(library, "library_path", lambda variant: tmp_path / variant)
     assert kernels() is None
+
+
+@pytest.mark.skipif(not COMPILED, reason="no kernels were compiled")
+def test_a_narrower_variant_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_chosen", [])
+    try:
+        library.use_variant(COMPILED[-1])
+        assert library.choice().variant == COMPILED[-1]
+        assert library.kernels() is not None
+        with pytest.raises(ValueError, match="'vliw': this processor runs"):
+            library.use_variant("vliw")
+    finally:
+        library._chosen.clear()
+        library.choice.cache_clear()
+        library.kernels.cache_clear()

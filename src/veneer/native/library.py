@@ -29,12 +29,35 @@ class KernelChoice:
     reason: str
 
 
+_chosen: list[str] = []
+"""The variants that `use_variant` asked for, at most one."""
+
+
+def use_variant(variant: str) -> None:
+    """Use the kernels of this instruction set instead of the best that the processor runs: for benchmarks.
+
+    It must be called before anything is computed.
+
+    Raises:
+        ValueError: the processor does not run the variant, or it was not compiled.
+    """
+    if variant not in runnable_variants():
+        raise ValueError(f"kernels {variant!r}: this processor runs {', '.join(runnable_variants()) or 'none'}")
+    if not library_path(variant).is_file():
+        raise ValueError(f"kernels {variant!r} were not compiled")
+    _chosen[:] = [variant]
+    choice.cache_clear()
+    kernels.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def choice() -> KernelChoice:
     """Choose the best variant that this processor runs and that was compiled."""
     variants = VARIANTS.get(machine(), {})
     if not variants:
         return KernelChoice(None, f"no kernels are written for {platform.machine()}")
+    if _chosen:
+        return KernelChoice(_chosen[0], "asked for")
     runnable = runnable_variants()
     if not runnable:
         return KernelChoice(None, f"the processor has none of: {', '.join(variants)}")
