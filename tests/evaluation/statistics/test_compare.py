@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from veneer.errors import DataError
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import resampling
-from veneer.evaluation.statistics.compare import Comparison, Metric, adjusted, compare, contrast, describe, measures_of
-from veneer.evaluation.statistics.measures import numbered
+from veneer.evaluation.statistics.compare import (
+    Comparison,
+    Metric,
+    adjusted,
+    compare,
+    contrast,
+    contrast_seeds,
+    describe,
+    measures_of,
+)
+from veneer.evaluation.statistics.measures import mean_of, numbered
 from veneer.evaluation.statistics.resampling import RESAMPLES, draws, ends
 from veneer.evaluation.statistics.seeds import seeds_by_rows
 from veneer.evaluation.statistics.shares import mcnemar, tango, wilson
@@ -148,6 +157,15 @@ def test_several_adapters_are_one_mean_over_seeds_and_rows() -> None:
     assert found[3].ratio[0] == pytest.approx(
         math.exp(np.mean([math.log(mean("perplexity", one)) for one in seeds]) - math.log(mean("perplexity", base)))
     )
+
+
+def test_the_interval_of_few_seeds_ends_where_shares_do() -> None:
+    careless = [mean_of("exact", [0.0] * (20 - right) + [1.0] * right) for right in (0, 1, 18)]
+    careful = [mean_of("exact", [1.0] * 20)] * 3
+    (found,) = contrast_seeds([[one] for one in careless if one], [[one] for one in careful if one])
+    student = seeds_by_rows([one for one in careless if one], [one for one in careful if one])
+    assert student.high > 1.0
+    assert (found.low, found.high) == (max(student.low, -1.0), 1.0)
 
 
 def test_the_primary_measure_is_tested_alone_and_the_others_together() -> None:

@@ -221,9 +221,12 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
     found, base = seeds_by_rows(bases, adapters), bases[0]
     means = [float(np.mean([one.total for one in models])) for models in (bases, adapters)]
     low, high, interval = found.low, found.high, SEEDS
-    if low == high and all(one.bounded for one in (*bases, *adapters)):
-        low, high = _equal_rows(found.difference, _rows_of(base))
-        interval = "Tango"
+    if all(one.bounded for one in (*bases, *adapters)):
+        # No two shares are further apart than 1, which Student's interval of few seeds does not know.
+        low, high = max(low, -1.0), min(high, 1.0)
+        if low == high:
+            low, high = _equal_rows(found.difference, _rows_of(base))
+            interval = "Tango"
     result = Comparison(base.name, means[0], means[1], found.difference, low, high, interval, found.p)
     if base.value is exp_quotient:
         logs = seeds_by_rows(*([replace(one, value=quotient) for one in models] for models in (bases, adapters)))
