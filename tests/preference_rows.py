@@ -55,6 +55,11 @@ def trainable_model(path: Path, seed: int = 0) -> CausalLM:
     return load_model(open_checkpoint(path), form=WeightForm.TRAINABLE, dtype=torch.float32)
 
 
+def wide_model(path: Path) -> CausalLM:
+    """The model in float64, its weights and their gradients too."""
+    return load_model(open_checkpoint(path), form=WeightForm.TRAINABLE, dtype=torch.float64).double()
+
+
 def step_gradients(
     model: CausalLM, objective: Objective, batches: Sequence[MicroBatch]
 ) -> tuple[Means, dict[str, Tensor]]:
@@ -122,6 +127,27 @@ def assert_any_split_is_the_same_step(model: CausalLM, objective: Objective, ans
             assert largest_difference(found, expected) < 1e-6
             assert means.loss == pytest.approx(whole.loss, rel=1e-6)
             assert means.metrics == pytest.approx(whole.metrics, rel=1e-5, abs=1e-6)
+
+
+def assert_splits_differ_by_rounding_alone(
+    model: CausalLM, over: StepObjective, rows: list[Example], *, together: int = 1
+) -> None:
+    """In float64 every split of a step, in any order and packed or apart, has the gradients of the whole one: nothing
+    on the way is summed or kept in a narrower dtype, and nothing depends on the split."""
+    source, units = random.Random(len(rows)), len(rows) // together
+    whole, expected = gradients_over(model, over, pack(rows, 10**6, together=together))
+    assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-3
+    for most in (1, 150):
+        order = source.sample(range(units), units)
+        numbers = [unit * together + part for unit in order for part in range(together)]
+        share = source.random() < 0.5
+        batches = pack([rows[at] for at in numbers], most, share=share, together=together, numbers=numbers)
+        means, found = gradients_over(model, over, batches)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert float((found[name] - tensor).abs().max()) <= 1e-12 * float(tensor.abs().max()), (name, most, share)
+        assert means.loss == pytest.approx(whole.loss, rel=1e-12)
+        assert means.metrics == pytest.approx(whole.metrics, rel=1e-10, abs=1e-12)
 
 
 def assert_is_the_formula(

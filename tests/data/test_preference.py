@@ -178,6 +178,8 @@ WRONG = [
     ({"chosen": "same text", "rejected": "same text"}, "are the same"),
     ({"prompt": "Q", "chosen": "", "rejected": "b"}, "chosen: completion is empty"),
     ({"prompt": "Q", "chosen": "a", "rejected": 3}, "rejected: completion must be a list of turns|rejected: .*number"),
+    ({"prompt": 3, "chosen": "a", "rejected": "b"}, "the prompt must be a text or a list of turns, not a number"),
+    ({"instruction": True, "chosen": [assistant("a")], "rejected": [assistant("b")]}, "the prompt must be a text"),
     ({"chosen": "one", "rejected": "two"}, "no beginning in common that could be the prompt; give a prompt"),
     ({"question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"columns: \{prompt: question, chosen: chosen"),
     ({"system": "S", "question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"rejected: rejected, system: sys"),

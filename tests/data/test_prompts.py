@@ -54,6 +54,16 @@ def test_other_names_are_mapped_and_the_rest_stays() -> None:
     assert found.columns == {"answer": "4"}
 
 
+def test_a_column_with_the_name_that_another_is_mapped_to_is_not_asked() -> None:
+    """Whichever stands first in the row; it reaches rewards, where its name is free."""
+    names = {Column.PROMPT: "question", Column.COMPLETION: "answer"}
+    row = {"prompt": "task 7", "question": "2 + 2?", "answer": "4", "completion": "four"}
+    for given in (row, dict(reversed(row.items()))):
+        found = to_prompt(given, "f:1", names)
+        assert found.given == "2 + 2?"
+        assert found.columns == {"prompt": "task 7", "completion": "4"}
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

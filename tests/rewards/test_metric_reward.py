@@ -52,6 +52,17 @@ def test_the_reference_is_the_named_column_or_the_first_there_is() -> None:
         MetricReward("exact", "level").values([row])
 
 
+def test_a_reference_that_is_an_object_or_a_list_is_the_json_of_it() -> None:
+    text = '{"count": 3, "word": null, "late": true}'
+    row = answer(text, answer={"count": 3, "word": None, "late": True}, parts=[{"a": 1}, 2])
+    assert MetricReward("json").values([row]) == [1.0]
+    assert MetricReward("exact").values([row]) == [1.0]
+    assert MetricReward("contains", "parts").values([answer('it is [{"a": 1}, 2].', parts=[{"a": 1}, 2])]) == [1.0]
+    assert MetricReward("equal", "parts").values([answer('[{"a": 1}]', parts=[{"a": 1}])]) == [1.0]
+    with pytest.raises(RewardFailed, match="cannot be written as JSON"):
+        MetricReward("json", "parts").values([answer("1", parts=[float("nan")])])
+
+
 def test_a_metric_that_judges_no_single_answer_is_refused() -> None:
     with pytest.raises(ConfigError, match="metric 'classification' is unknown"):
         MetricReward("classification")

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from preference_rows import pairs
+from preference_rows import answer_logps, assert_splits_differ_by_rounding_alone, pair_rows, pairs, wide_model
 from tiny import examples, rows, run_config, write_model, write_rows
+from veneer.adapters.score import ScoreHead
+from veneer.config import (
+    CpoSection,
+    DpoSection,
+    GrpoSection,
+    KtoSection,
+    OrpoSection,
+    RewardSection,
+    SimpoSection,
+)
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
+from veneer.enums import GrpoLoss
 from veneer.events import Event, StepDone, from_json
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
+from veneer.model.decoder import CausalLM
 from veneer.products import Scores
 from veneer.run_folder import RunFolder
 from veneer.system import heap_kept
@@ -26,8 +39,18 @@ from veneer.training.build import build
 from veneer.training.joint import prepare_joint, train_together
 from veneer.training.locked_folder import locked_folder
 from veneer.training.objective import OverModel, mean_loss
-from veneer.training.objectives.base import Means, Objective, Sums
+from veneer.training.objectives.base import Means, Objective, StepObjective, Sums
+from veneer.training.objectives.cpo import Cpo
+from veneer.training.objectives.dpo import Dpo
+from veneer.training.objectives.grpo import Grpo
+from veneer.training.objectives.kto import Kto, Partners
+from veneer.training.objectives.orpo import Orpo
+from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.objectives.reward import Reward
+from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
+from veneer.training.objectives.simpo import Simpo
+from veneer.training.reference_point import WithReferencePoint
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
 from veneer.training.session import Learner, RunResult, begin, threads_of
@@ -169,6 +192,46 @@ def rows_for(objective: str) -> list[dict[str, Any]]:
 GRADIENT = ("train.optimizer=sgd", "train.beta1=0", "train.learning_rate=1", "train.weight_decay=0", "train.clip=0",
             "train.schedule=constant", "train.warmup=0", "train.steps=1", "train.examples_per_step=11")  # fmt: skip
 """A step that takes the gradient off the weights."""
+EXTREME: dict[str, Callable[[ReferenceTable, CausalLM], Objective]] = {
+    "dpo": lambda reference, _: Dpo(DpoSection(beta=2.0, nll=0.3), reference),
+    "orpo": lambda *_: Orpo(OrpoSection(beta=3.0)),
+    "cpo": lambda *_: Cpo(CpoSection(beta=2.0)),
+    "simpo": lambda *_: Simpo(SimpoSection(beta=20.0, nll=0.3)),
+    "reward": lambda _, model: Reward(RewardSection(centring=0.05), scoring(model), (0.5, 0.0, 9.0, -3.0)),
+    "grpo": lambda reference, _: Grpo(
+        GrpoSection(num_generations=2, max_completion_length=64, loss_type=GrpoLoss.GRPO),
+        RolloutTable(reference.values, np.arange(8) != 5),
+    ),
+    "kto": lambda reference, _: Kto(KtoSection(beta=2.0), reference, np.arange(8) % 2 == 0),
+}
+"""Settings and references under which losses are large, and the gradients of a step's rows cancel."""
+
+
+def scoring(model: CausalLM) -> ScoreHead:
+    """A head that gives scores of 10 and more, which counts among the model's parameters."""
+    draws = torch.Generator().manual_seed(3)
+    head = ScoreHead(torch.randn(1, model.spec.hidden_size, dtype=torch.float64, generator=draws) * 1.25)
+    model.add_module("score", head)
+    return head
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_splits_of_a_step_differ_by_the_rounding_of_its_dtype_alone(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    answers, model = pair_rows(tiny_model, write_rows(tmp_path / "pairs.jsonl", pairs(4))).train, wide_model(tiny_model)
+    with torch.no_grad():
+        policy = np.array([float(answer_logps(model, answer).sum()) for answer in answers])
+    reference = ReferenceTable(policy + np.random.default_rng(4).normal(scale=15.0, size=len(answers)))
+    over: StepObjective = OverModel(model, EXTREME[name](reference, model))
+    if name == "kto":
+        partners = Partners(answers, seed=0)
+        assert isinstance(over, OverModel)
+        over = WithReferencePoint(over, partners, dict.fromkeys(partners.of(range(8)), -90.0))
+    together = 1 if name in ("kto", "grpo") else 2
+    assert_splits_differ_by_rounding_alone(model, over, answers, together=together)
+
+
 EVERY = {
     "sft": (),
     "pretraining": (),

@@ -197,6 +197,8 @@ def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], mor
         if not isinstance(prompt, str) and not all(_begins_by(answer, _turns(prompt)) for answer in answers):
             raise BadRow("chosen and rejected are whole conversations, which do not begin with the turns of the prompt")
         return _implicit(answers, more, row.get("system"))
+    if not isinstance(prompt, str | list | dict):
+        raise BadRow(f"the prompt must be a text or a list of turns, not {kind(prompt)}")
     before = [*_system(row.get("system")), *_turns(prompt, "user")]
     chosen, rejected = ({"prompt": before, "completion": _turns(answer), **more} for answer in answers)
     return chosen, rejected

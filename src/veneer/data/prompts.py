@@ -51,7 +51,11 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     if not isinstance(row, dict):
         raise BadRow(f"a row must be an object, not {kind(row)}")
     theirs = {name: ours.value for ours, name in (columns or {}).items()}
-    row = {theirs.get(key, key): value for key, value in row.items() if value is not None}
+    row = {key: value for key, value in row.items() if value is not None}
+    mapped = {theirs[key] for key in row if key in theirs}
+    # A column with the name that another one is mapped to is not what that name says.
+    shadowed = {key: value for key, value in row.items() if key in mapped and key not in theirs}
+    row = {theirs.get(key, key): value for key, value in row.items() if key not in shadowed}
     tools = read_tools(row.pop(TOOLS, None))
     if isinstance(row.get(PROMPT), str):
         given: str | tuple[Message, ...] = row.pop(PROMPT)
@@ -68,7 +72,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
         given = messages
     if not messages or not any(message["content"] for message in messages):
         raise BadRow("the prompt is empty")
-    return PromptRow(Record(where, messages, tools), given, row)
+    return PromptRow(Record(where, messages, tools), given, shadowed | row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from veneer.errors import ConfigError, nearest
+from veneer.errors import ConfigError, OutputError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
 from veneer.evaluation.scoring import judge
 from veneer.rewards.base import AnswerToJudge, RewardFailed
+from veneer.strict_json import to_text
 
 EXACT = "exact"
 """The metric that is 1 for an answer that equals its reference, and 0 for others."""
@@ -66,8 +68,22 @@ class MetricReward:
     def _reference(self, answer: AnswerToJudge) -> str:
         names = REFERENCES if self._column is None else (self._column,)
         found = next((answer.columns[name] for name in names if answer.columns.get(name) is not None), None)
-        if isinstance(found, list) and found and isinstance(found[-1], dict):
+        if isinstance(found, list) and found and isinstance(found[-1], dict) and "role" in found[-1]:
             found = found[-1].get("content")  # the assistant's turn
         if found is None:
             raise RewardFailed(f"its row has no column {' or '.join(names)} that holds the reference")
+        if isinstance(found, dict | list):
+            return _written(found)
         return found if isinstance(found, str) else str(found)
+
+
+def _written(value: Any) -> str:
+    """An object or a list as the JSON that an answer is to be.
+
+    Raises:
+        RewardFailed: it holds what JSON has no form for.
+    """
+    try:
+        return to_text(value, ensure_ascii=False, default=str)
+    except OutputError as error:
+        raise RewardFailed(f"its row's reference cannot be written as JSON: {error}") from error

@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from preference_rows import full_logits, largest_difference, step_gradients, trainable_model
+from preference_rows import (
+    assert_splits_differ_by_rounding_alone,
+    full_logits,
+    largest_difference,
+    step_gradients,
+    trainable_model,
+    wide_model,
+)
 from tiny import examples, rows, run_config, write_model, write_rows
 from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
 from trl_runs import SETTINGS as SAME_RUN
@@ -22,6 +29,7 @@ from veneer.enums import Divergence
 from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.training.live_teacher import LiveTeacher
+from veneer.training.objective import OverModel
 from veneer.training.objectives.distillation import AGREEMENT, CROSS_ENTROPY, DISTILLATION, DIVERGENCE, Distillation
 from veneer.training.run import train
 
@@ -105,6 +113,15 @@ def test_any_split_packed_or_apart_gives_the_same_gradients(
             assert largest_difference(found, expected) < 1e-6
             assert means.loss == pytest.approx(whole.loss, rel=1e-6)
             assert means.metrics == pytest.approx(whole.metrics, rel=1e-5)
+
+
+def test_splits_of_a_step_differ_by_the_rounding_of_its_dtype_alone(
+    tiny_model: Path, documents: list[Example], tmp_path: Path
+) -> None:
+    teacher = wide_model(write_model(tmp_path / "teacher", seed=9, hidden=96)).requires_grad_(False)
+    student = wide_model(tiny_model)
+    over = OverModel(student, objective(teacher, DistillationSection(temperature=0.2, nll=0.5)))
+    assert_splits_differ_by_rounding_alone(student, over, documents[:5])
 
 
 def test_every_sum_is_divided_by_the_steps_supervised_tokens(teacher: CausalLM, documents: list[Example]) -> None:
