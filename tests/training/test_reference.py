@@ -19,7 +19,7 @@ from veneer.io.tokenizer import from_directory
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
 from veneer.sweeps.run import sweep
-from veneer.training.reference import DOING, VALUES
+from veneer.training.reference import DOING, NO_PARTNERS, VALUES
 from veneer.training.run import train
 
 SETTINGS = ("objective=dpo", "train.steps=5", "train.examples_per_step=6", "data.held_out=0.2", "train.save_every=2")
@@ -136,6 +136,19 @@ def test_a_sweep_trains_each_point_with_its_own_reference(tiny_model: Path, file
     outcomes = sweep(values, {"dpo.beta": [0.1, 0.5]}, tmp_path / "sweep")
     assert all(outcome.done for outcome in outcomes)
     assert len({outcome.best_loss for outcome in outcomes}) == 2
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_a_reference_point_that_is_0_throughout_is_told(prompts: int, tiny_model: Path, tmp_path: Path) -> None:
+    """Answers to one prompt have no partners: nothing would say that KTO misses its reference point."""
+    rows = [{"prompt": f"{n % prompts}?", "completion": f"answer {n}", "label": n < 2} for n in range(4)]
+    events: list[Event] = []
+    config = run_config(
+        tiny_model, write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run", "objective=kto", "train.steps=1"
+    )
+    train(config, subscribers=[events.append])
+    told = [event.message for event in events if isinstance(event, Note)]
+    assert (NO_PARTNERS in told) == (prompts == 1)
 
 
 def test_settings_of_another_objective_are_refused_with_the_reason(

@@ -155,6 +155,16 @@ def test_other_methods_learn_as_well_from_the_adapter_of_a_language_model(
     assert result.progress.best_loss < 0.7
 
 
+def test_no_other_objective_goes_on_from_a_reward_model(
+    finished: tuple[Path, list[Event]], tiny_model: Path, file: Path, tmp_path: Path
+) -> None:
+    config = run_config(
+        tiny_model, file, tmp_path / "dpo", "objective=dpo", f"train.from_adapter={finished[0]}", "lora={}"
+    )
+    with pytest.raises(AdapterError, match="only objective reward goes on from it, and this is objective dpo"):
+        train(config)
+
+
 def test_margins_of_rows_change_what_is_learned_and_are_said_to_be_passed_over_elsewhere(
     finished: tuple[Path, list[Event]], tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -14,13 +14,22 @@ from tiny import run_config, write_rows
 from training_runs import stopping_after, weights
 from veneer.config import RunConfig
 from veneer.errors import ConfigError, DataError, Interrupted
-from veneer.events import AnswersJudged, Evaluated, Event, StageProgress, StepDone
+from veneer.events import AnswersJudged, Evaluated, Event, RunFinished, StageProgress, StepDone
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
 
 FUNCTIONS = """
 def letters(completions):
     return [min(1.0, text.count("e") / 2) for text in completions]
+
+calls = 0
+
+def tired(completions):
+    global calls
+    calls += 1
+    if calls > 2:
+        raise RuntimeError("tired")
+    return letters(completions)
 
 def no_odd_rows(completions, row):
     if any(number % 2 for number in row):
@@ -169,6 +178,19 @@ def test_a_reward_that_fails_is_named_with_step_and_row_or_left_out(
     judged = [event for event in seen if isinstance(event, AnswersJudged)]
     assert sum(len(event.failed) for event in judged) == 10 * 2, "half of the rows are odd"
     assert [step.supervised for step in steps_of(seen)] == [event.tokens for event in judged]
+
+
+def test_a_reward_that_ends_a_run_costs_no_step_that_was_made(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    """The function is another process in the resumed run, and judges twice more."""
+    run = config(tiny_model, folder, tmp_path / "cut", "train.steps=4", reward="tired")
+    seen: list[Event] = []
+    with pytest.raises(DataError, match="step 3: the reward tired failed"):
+        train(run, subscribers=[seen.append])
+    assert [(event.step, event.reason) for event in seen if isinstance(event, RunFinished)] == [(2, "failed")]
+    again = events_of(run, resume=True)
+    assert [event.step for event in steps_of(again)] == [3, 4]
+    train(config(tiny_model, folder, tmp_path / "whole", "train.steps=4"))
+    assert weights(tmp_path / "cut", "lora") == weights(tmp_path / "whole", "lora")
 
 
 def test_the_events_of_a_run_are_read_back(tiny_model: Path, folder: Path, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
         raise BadRow(
             "two answers of which one is preferred are a row of objective dpo, not of sft; set objective: dpo, or "
-            "train the chosen answers alone with data.columns: {prompt: prompt, completion: chosen}"
+            "train the chosen answers alone with data.columns: {prompt: prompt, completion: chosen}; an evaluation of "
+            "answers takes rows of one, {prompt, completion}"
         )
     if "prompt" in row or "completion" in row:
         _both(row, "prompt", "completion")

@@ -17,7 +17,7 @@ from typing import NoReturn
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
-from veneer.errors import AdapterError, CheckpointError, Diverged, Interrupted, OutOfMemory, RankLost
+from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
 from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunFinished, StepDone, StepSkipped
 from veneer.model.language import LanguageModel
@@ -89,6 +89,7 @@ class Engine:
             Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
             OutOfMemory: not even smaller micro-batches fit; the last step is kept as a checkpoint.
             RankLost: another process of the run is gone; the last step is kept as a checkpoint.
+            DataError: a reward ends the run; the last step is kept as a checkpoint.
         """
         try:
             self.start(progress)
@@ -103,6 +104,11 @@ class Engine:
             self.drop_gradients()
             self._keep_alone(progress)
             self._finish(progress, "rank lost")
+            raise
+        except DataError:
+            self.drop_gradients()
+            self._keep_alone(progress)
+            self._finish(progress, "failed")
             raise
         self.finish(progress)
         return progress

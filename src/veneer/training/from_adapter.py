@@ -18,9 +18,9 @@ from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_any_config, read_config, read_tensors
+from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_any_config, read_tensors
 from veneer.config import RunConfig
-from veneer.enums import Init, ObjectiveName, OtherBase
+from veneer.enums import Init, ObjectiveName, OtherBase, Task
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
@@ -40,8 +40,13 @@ def with_adapter(config: RunConfig) -> RunConfig:
     if config.train.from_adapter is None:
         return config
     folder = Path(config.train.from_adapter)
-    reward = config.objective is ObjectiveName.REWARD
-    spec, _ = read_any_config(folder) if reward else read_config(folder)
+    spec, _ = read_any_config(folder)
+    if spec.task is Task.SEQ_CLS and config.objective is not ObjectiveName.REWARD:
+        raise AdapterError(
+            f"{folder} is the adapter of a reward model, which writes nothing: only objective reward goes on from it, "
+            f"and this is objective {config.objective.value}; give another adapter, or start one without "
+            "train.from_adapter"
+        )
     _refuse_kinds(spec, folder)
     own = _settings(spec)
     section = config.lora

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from veneer.data.batches import Beside, MicroBatch
 from veneer.enums import ObjectiveName, ReferencePolicy, Sharding
-from veneer.events import Stage, Subscriber
+from veneer.events import Level, Note, Stage, Subscriber
 from veneer.hardware import processor
 from veneer.io.files import sampled_digest
 from veneer.model.language import LanguageModel
@@ -52,6 +52,10 @@ from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
 DOING = "computing the reference's log-probabilities"
+NO_PARTNERS = (
+    "no step has two rows with different prompts and different answers, so that KTO's reference point is 0 throughout; "
+    "give rows with different prompts, or more rows a step"
+)
 VALUES, PARTNERS, PARTNER_VALUES = "values", "partners", "partner_values"
 
 
@@ -126,6 +130,8 @@ def reference_of(
     _read(file, key, found, emit)
     batches = found.table.missing([*data.steps.first_pass(), *data.steps.evaluation()])
     wanted = wanted_partners(data, partners) if partners is not None else []
+    if partners is not None and not wanted:
+        emit(Note(message=NO_PARTNERS, level=Level.WARNING))
     pairs = [pair for pair in wanted if pair not in found.partners]
     if not batches and not pairs:
         return found
