@@ -31,6 +31,11 @@ ROWS: dict[str, dict[str, Any]] = {
         "non_preferred_output": [BAD],
     },
     "Alpaca": {"instruction": "Q", "input": "more", "chosen": "good", "rejected": "bad"},
+    "distilabel": {"instruction": "Hi", "chosen": [*QUESTION, GOOD], "rejected": [*QUESTION, BAD]},
+    "an instruction that is null": {"instruction": None, "prompt": "Q", "chosen": "good", "rejected": "bad"},
+    "an instruction beside turns": {
+        "instruction": "Answer.", "conversations": QUESTION, "chosen": "good", "rejected": "bad",
+    },
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,11 @@ import torch
 from preference_rows import trainable_model
 from tiny import run_config, write_rows
 from veneer.data.kinds import load_kind
-from veneer.enums import RowKind
+from veneer.enums import OnRewardError, RowKind
 from veneer.errors import DataError
-from veneer.events import ignore
+from veneer.events import Event, Note, Subscriber, ignore
 from veneer.io.tokenizer import from_directory
-from veneer.rewards.base import AnswerToJudge
+from veneer.rewards.base import AnswerToJudge, RewardFailed
 from veneer.rewards.judge import Judge, WeighedReward
 from veneer.training.parallel.group import Alone
 from veneer.training.reward_evaluation import RewardEvaluation
@@ -23,12 +23,14 @@ from veneer.training.sampler import Sampler
 
 
 class Lengths:
-    """Judges odd rows by the length of the answer, and has no opinion of even ones."""
+    """Judges odd rows by the length of the answer, and has no opinion of even ones. It fails on some rows."""
 
-    def __init__(self, silent: bool) -> None:
-        self.silent = silent
+    def __init__(self, silent: bool, fails: Collection[int] = ()) -> None:
+        self.silent, self.fails = silent, fails
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        if any(one.columns["row"] in self.fails for one in answers):
+            raise RewardFailed("it does not like the row")
         return [None if self.silent or one.columns["row"] % 2 == 0 else float(len(one.tokens)) for one in answers]
 
     def close(self) -> None:
@@ -36,7 +38,13 @@ class Lengths:
 
 
 def evaluation(
-    model: Path, folder: Path, *, silent: bool = False, stop: Callable[[], bool] = lambda: False
+    model: Path,
+    folder: Path,
+    *,
+    silent: bool = False,
+    fails: Collection[int] = (),
+    stop: Callable[[], bool] = lambda: False,
+    emit: Subscriber = ignore,
 ) -> RewardEvaluation:
     file = write_rows(folder / "rows.jsonl", [{"prompt": f"{n}?", "row": n} for n in range(6)])
     config = run_config(model, file, folder / "run", "objective=grpo", "rewards=[{metric: exact}]")
@@ -46,7 +54,8 @@ def evaluation(
         language.embedding.weight[2] = 0.0  # the end is never the likeliest token
     sampler = Sampler(
         model=language, tokenizer=from_directory(model), stop_ids=frozenset({2}),
-        judge=Judge([WeighedReward("length", Lengths(silent))]), group=Alone(), emit=ignore, stop=stop,
+        judge=Judge([WeighedReward("length", Lengths(silent, fails), on_error=OnRewardError.SKIP_ROW)]), group=Alone(),
+        emit=emit, stop=stop,
     )  # fmt: skip
     return RewardEvaluation(sampler=sampler, prompts=rows.prompts, examples=list(rows.train), longest=5)
 
@@ -61,6 +70,18 @@ def test_the_loss_is_minus_the_mean_reward_of_answers_that_have_one(tiny_model: 
     again = measure()
     assert again is not None
     assert again.metrics == found.metrics, "greedy"
+
+
+def test_answers_that_a_reward_fails_on_are_told_and_named_where_none_is_left(tiny_model: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    found = evaluation(tiny_model, tmp_path, fails=(1, 4), emit=events.append)()
+    assert found is not None
+    assert found.loss == -5.0
+    (told,) = [event.message for event in events if isinstance(event, Note)]
+    assert "answers left out, since a reward failed: length: " in told
+    assert told.endswith("rows.jsonl:2, answer 1: it does not like the row, and 1 more")
+    with pytest.raises(DataError, match=r"no reward has an opinion.*:\n.*rows.jsonl:1, answer 1: it does not like"):
+        evaluation(tiny_model, tmp_path, fails=range(6))()
 
 
 def test_no_opinion_at_all_is_an_error_and_a_signal_is_none(tiny_model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veneer.data.json_values import BadRow
-from veneer.data.preference import Pair, to_pair
+from veneer.data.preference import Pair, of_alpaca, to_pair
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record
@@ -47,7 +47,7 @@ def chosen_row(pair: Pair, row: Mapping[str, Any]) -> dict[str, Any]:
         pair: what `row` says.
         row: as the file has it.
     """
-    if "instruction" in row:  # Alpaca's form is written in a way of its own where there is no chat template
+    if of_alpaca(row):
         given = {key: row[key] for key in ("instruction", "input", "system") if row.get(key) is not None}
         return {**given, "output": row["chosen"]}
     record = pair.chosen

@@ -99,6 +99,13 @@ def is_pair(row: Any, columns: Mapping[Column, str] | None = None) -> bool:
     return {chosen, rejected} <= row.keys() or {"preferred_output", "non_preferred_output"} <= row.keys()
 
 
+def of_alpaca(row: Mapping[str, Any]) -> bool:
+    """Whether the row of a pair is in Alpaca's form, which is written in a way of its own where there is no chat
+    template."""
+    texts = all(isinstance(row.get(key), str) for key in ("chosen", "rejected"))
+    return texts and row.get("instruction") is not None and row.get("conversations") is None
+
+
 def _record(row: dict[str, Any], which: str, where: str, remarks: Remarks) -> Record:
     try:
         return to_record(row, where, remarks)
@@ -127,7 +134,7 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         return _behind(row["conversations"], answers, more | system), (
             "conversations", "chosen", "rejected", "tools", "system",
         )  # fmt: skip
-    if "instruction" in row and all(isinstance(answer, str) for answer in answers):
+    if of_alpaca(row):
         given = {key: row[key] for key in ("instruction", "input", "system") if key in row}
         chosen, rejected = (given | {"output": answer} for answer in answers)
         return (chosen, rejected), ("instruction", "input", "system", "chosen", "rejected")

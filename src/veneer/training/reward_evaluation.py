@@ -9,7 +9,8 @@ import numpy as np
 
 from veneer.data.chat import Example
 from veneer.data.prompts import PromptRow
-from veneer.errors import DataError
+from veneer.errors import DataError, listing
+from veneer.events import Level, Note
 from veneer.generation.sampling import Sampling
 from veneer.training.objectives.base import Means
 from veneer.training.rollouts import SamplingStopped
@@ -42,8 +43,14 @@ class RewardEvaluation:
         except SamplingStopped:
             return None
         answers, judged = both.answers, both.judged
+        failed = [f"{one.reward}: {one.text}" for one in judged.failures]
         if bool(np.isnan(judged.totals).all()):
-            raise DataError("no reward has an opinion of any answer to an evaluation prompt")
+            why = f":\n{listing(failed)}" if failed else ""
+            raise DataError(f"no reward has an opinion of any answer to an evaluation prompt{why}")
+        if failed:
+            more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+            message = f"evaluation: answers left out, since a reward failed: {failed[0]}{more}"
+            self.sampler.emit(Note(message=message, level=Level.WARNING))
         found = {f"rewards/{name}/mean": values for name, values in zip(judged.names, judged.values.T, strict=True)}
         found |= {
             "reward": judged.totals,
