@@ -19,7 +19,7 @@ LAYERS = (
     {"adapters", "data", "load", "generation", "out_of_memory"},
     {"backends", "run_folder"},
     {"planning"},
-    {"evaluation", "assistant", "quantization", "bundled", "run_records", "trackers"},
+    {"evaluation", "assistant", "quantization", "combination", "bundled", "run_records", "trackers"},
     {"rewards"},
     {"training"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs", "reward_model"},

@@ -57,6 +57,25 @@ def test_every_line_is_on_disk_before_the_next_thing_happens(tmp_path: Path) -> 
     assert sizes == [1, 2]
 
 
+def test_lines_that_are_held_are_written_in_their_order_or_never(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    with EventLog(path) as log:
+        log.emit(step(1))
+    before = path.read_bytes()
+    seen: list[Event] = []
+    with EventLog(path, [seen.append], held=True) as log:
+        log.emit(step(2))
+        assert path.read_bytes() == before
+    assert (seen, path.read_bytes()) == ([step(2)], before)
+    path.write_bytes(before[:-5])  # torn by a kill
+    with EventLog(path, held=True) as log:
+        log.emit(step(3))
+        assert path.read_bytes() == before[:-5]
+        log.write_held()
+        log.emit(step(4))
+    assert [event["step"] for event in read_events(path)] == [3, 4]
+
+
 def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
     for number in (1, 2):
         with EventLog(tmp_path / "e.jsonl") as log:

@@ -67,7 +67,11 @@ def test_a_run_without_evaluation_rows_has_no_report(tiny_model: Path, tiny_data
 def test_full_fine_tuning_has_no_base_left_to_compare_with(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("method=full", "train.steps=2", "data.held_out=0.2")
     result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
-    page = values(result.output / "report.html")
+    file = result.output / "report.html"
+    written = file.stat().st_mtime_ns
+    assert train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), resume=True).complete_before
+    assert file.stat().st_mtime_ns == written
+    page = values(file)
     assert page["report"]["comparison"] == []
     assert [one["name"] for one in page["report"]["base"]] == ["loss", "perplexity", "bits_per_byte"]
     assert page["answered"] == 4

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from veneer.adapters.arithmetic import CombinationType as CombinationType
     from veneer.adapters.arithmetic import Majority as Majority
-    from veneer.adapters.combine import CombinationResult as CombinationResult
     from veneer.assistant import Answering as Answering
     from veneer.assistant import Assistant as Assistant
     from veneer.assistant import AssistantRequest as AssistantRequest
     from veneer.assistant import Conversation as Conversation
     from veneer.assistant import open_assistant as open_assistant
+    from veneer.combination import CombinationResult as CombinationResult
     from veneer.comparison.order import RunOutcome as RunOutcome
     from veneer.comparison.run import CompareResult as CompareResult
     from veneer.comparison.settings import CompareConfig as CompareConfig
@@ -207,7 +207,7 @@ _HOMES = {
     "CheckpointError": "veneer.errors",
     "CheckpointSaved": "veneer.events",
     "Column": "veneer.enums",
-    "CombinationResult": "veneer.adapters.combine",
+    "CombinationResult": "veneer.combination",
     "CombinationType": "veneer.adapters.arithmetic",
     "CompareConfig": "veneer.comparison.settings",
     "CompareResult": "veneer.comparison.run",

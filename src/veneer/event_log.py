@@ -21,6 +21,9 @@ class EventLog:
 
     path: Path
     subscribers: Sequence[Subscriber] = ()
+    held: bool = False
+    """Whether lines wait for `write_held`; those for which it never comes are not written."""
+    _waiting: list[bytes] = field(default_factory=list, init=False, repr=False)
     _file: BinaryIO | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> EventLog:
@@ -51,7 +54,17 @@ class EventLog:
         for subscriber in self.subscribers:
             subscriber(event)
 
+    def write_held(self) -> None:
+        """Write the lines that wait, and every later one at once. Raises as `emit`."""
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        for line in waiting:
+            self._write(line)
+
     def _write(self, line: bytes) -> None:
+        if self.held:
+            self._waiting.append(line)
+            return
         assert self._file is not None
         try:
             written = self._file.write(line)

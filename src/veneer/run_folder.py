@@ -151,6 +151,17 @@ class RunFolder:
         return iterate_events(self.events_file) if self.events_file.is_file() else iter(())
 
 
+def trained_rows_of(adapter: Path) -> Path:
+    """The file with the hashes of the rows that an adapter, or what it was combined of, was trained on. It is missing
+    where no run wrote them down, as in adapters of PEFT.
+
+    Args:
+        adapter: the folder of the adapter.
+    """
+    run = run_of(adapter)
+    return adapter / TRAINED_ROWS_FILE if run is None else run.trained_rows_file
+
+
 def run_of(adapter: Path) -> RunFolder | None:
     """The run that made an adapter, or None where the adapter has no record of one (PEFT's have none).
 

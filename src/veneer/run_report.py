@@ -62,7 +62,8 @@ def train(
     with tracked(config.track if ranks.first else (), config, broadcast(subscribers)) as trackers:
         told: list[Subscriber] = [*subscribers, *trackers]
         result = training.train(config, resume=resume, subscribers=told, stop=stop, ranks=ranks)
-        report = _report_if_room(result, broadcast(subscribers)) if ranks.first else None
+        written = result.complete_before and RunFolder(result.output).report_file.is_file()
+        report = _report_if_room(result, broadcast(subscribers)) if ranks.first and not written else None
         for tracker in trackers:
             tracker.conclude(_outcome(result, report))
     return result

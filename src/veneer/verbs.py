@@ -13,8 +13,9 @@ from typing import Any, overload
 
 from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
-from veneer.adapters.combine import Combination, CombinationResult, combine_folders
+from veneer.adapters.combine import Combination
 from veneer.assistant import Conversation, open_assistant, turns
+from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
 from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import METHODS, CompareConfig

@@ -92,6 +92,16 @@ def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path)
     said = json.loads(invoke(*argv, tmp_path / "further").stdout)["warnings"][0]
     assert f"2 of 2 rows were trained by the run of {tmp_path / 'further'}, or that of {run}, from which it" in said
     argv[4] = mixed
+    # What is combined of adapters knows the rows of all of them, and so does what is combined of that.
+    other = train(
+        run_config(tiny_model, write_rows(tmp_path / "eighth.jsonl", [every[8]]), tmp_path / "other", "train.steps=1")
+    ).output
+    for name, parts in (("sum", (run, other)), ("again", (tmp_path / "sum", run))):
+        given = [word for part in parts for word in ("--adapter", part)]
+        assert invoke("combine", *given, "--output", tmp_path / name).exit_code == 0
+        report = json.loads(invoke(*argv, tmp_path / name).stdout)
+        assert report["trained_rows"] == {str(tmp_path / name): [f"{mixed}:{row}" for row in (2, 3, 4)]}
+        assert f"by the runs whose adapters {tmp_path / name} was combined of" in report["warnings"][0]
     (run / "trained-rows.bin").unlink()  # a run of before
     report = json.loads(invoke(*argv, run).stdout)
     assert report["trained_rows"] == {}

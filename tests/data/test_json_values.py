@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, kind, parse_json, unusable_at
+from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, kind, parse_json, parse_row, unusable_at
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 VALUES = st.recursive(
@@ -20,7 +20,8 @@ BAD = st.sampled_from(["\0", "\ud800", "\udc80", "\udfff"])
 
 @given(VALUES, st.booleans())
 def test_a_good_value_comes_back_as_it_was(value: Any, ascii_only: bool) -> None:
-    assert parse_json(json.dumps(value, ensure_ascii=ascii_only)) == value
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text) == parse_row(text) == value
 
 
 @given(VALUES, BAD, st.sampled_from(["value", "key", "deep"]))

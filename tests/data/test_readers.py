@@ -151,6 +151,11 @@ BAD_LINES = [
     (b'{"text": "a\\ud83d"}', "a lone surrogate (U+D83D) at character 1 of text"),
     (b'{"messages": [{"role": "user", "content": "\\udfff"}]}', "U+DFFF) at character 0 of messages[0].content"),
     (b'{"te\\u0000xt": "a"}', "a NUL character at character 2 of a key"),
+    (b'{"text": "a", "n": 1, "te\\u0078t": "b"}', "the key 'text' stands twice in an object, with 'a' and 'b'"),
+    (
+        b'{"messages": [{"role": "user", "content": "q", "content": "q"}]}',
+        "the key 'content' stands twice in an object",
+    ),
 ]
 
 
@@ -170,6 +175,7 @@ BAD_CSV = [
     (b"text\na\x00b\n", "f.csv:2: a NUL character at character 1 of text"),
     (b"prompt,completion\na\n", "f.csv:2: 1 cells, but the header names 2 columns"),
     (b"messages\n[x]\n", "f.csv:2: column 'messages': invalid JSON"),
+    (b'messages\n"[{""role"": 1, ""role"": 2}]"\n', "f.csv:2: column 'messages': the key 'role' stands twice"),
     (b'messages\n"[{""role"":""user"",""content"":""\\u0000""}]"\n', "f.csv:2: column 'messages': a NUL character"),
     (b"text,text\na,b\n", "f.csv:1: a column name is repeated"),
     (b"question\na\n", "f.csv:2: no format is known for the keys 'question'"),
@@ -208,6 +214,7 @@ BAD_FILES = [
     ("f.json", b'[\n{"text": "\xff"}]', "f.json:2: invalid UTF-8 at byte 12 of the file"),
     ("f.json", b"[" * 100_000, "invalid JSON: nested more than 100 levels deep"),
     ("f.json", b'[{"text": "a", "b": ' + b"[" * 200 + b"]" * 200 + b"}]", "f.json:1: nested more than 100"),
+    ("f.json", b'[{"text": "a", "text": "b"}]', "f.json: the key 'text' stands twice in an object, with 'a' and 'b'"),
     ("f.jsonl", b'\xff\xfe{\x00"\x00', "is UTF-16; save it as UTF-8"),
     ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .parquet"),
 ]

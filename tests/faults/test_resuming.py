@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from tiny import examples, run_config, tree
 from training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
 from veneer.data.batches import MicroBatch
 from veneer.errors import Interrupted
-from veneer.events import Event, StepDone
+from veneer.events import Event, Note, StepDone
+from veneer.io.files import LOCK
 from veneer.training.run import train
 from veneer.training.session import RunResult
 from veneer.training.steps import PackedSteps
@@ -97,6 +100,37 @@ def documents_of(batch: MicroBatch) -> list[list[int]]:
     tokens = batch.tokens.tolist()
     ends = np.cumsum([batch.shared, *batch.lengths])
     return [tokens[: batch.shared] + tokens[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+@pytest.mark.scenario(number=2)
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_complete_run_that_is_resumed_is_left_as_it_is_to_the_byte(
+    method: str, finished: dict[str, RunResult], tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished[method].output, output)
+    files = {file: file.stat().st_mtime_ns for file in output.rglob("*") if file.is_file() and file.name != LOCK}
+    before = tree(output)
+    seen: list[Event] = []
+    config = run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG, "train.keep=9")
+    result = train(config, resume=True, subscribers=[seen.append])
+    assert (result.progress.step, result.complete_before) == (6, True)
+    assert Note(message="the run is complete: its folder is left as it is") in seen
+    assert tree(output) == before
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    assert all(torch.equal(one, other) for one, other in weights_of(result, finished[method]))
+    (output / "summary.json").unlink()
+    assert not train(config, resume=True).complete_before
+    assert (output / "summary.json").is_file()
+    longer = run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG, "train.keep=9", "train.epochs=4")
+    assert train(longer, resume=True).progress.step == 8
+    assert json.loads((output / "run.lock").read_text())["schedules"] == [
+        {"from_step": 0, "steps": 6}, {"from_step": 6, "steps": 8},
+    ]  # fmt: skip
+
+
+def weights_of(*results: RunResult) -> Iterator[tuple[torch.Tensor, ...]]:
+    return zip(*(result.trainable.named().values() for result in results), strict=True)
 
 
 @pytest.mark.scenario(number=2)

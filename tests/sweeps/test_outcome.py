@@ -27,7 +27,7 @@ def told(point: Point, evaluations: Sequence[dict[str, Any]]) -> None:
     folder = RunFolder(Path(point.config.output))
     folder.path.mkdir(parents=True)
     folder.events_file.write_text("".join(to_text(with_reasons(event)) + "\n" for event in events), encoding="utf-8")
-    folder.summary_file.write_text("{}", encoding="utf-8")
+    folder.lock_file.write_text("{}", encoding="utf-8")
 
 
 def test_points_are_compared_by_the_metric_against_a_plain_search(values: dict[str, Any], tmp_path: Path) -> None:

@@ -27,22 +27,17 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum
 from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
-from veneer.adapters.origin import base_differences, read_base
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import (
-    CONFIG_FILE,
     check_expressions,
-    config_warnings,
     read_config,
     read_tensors,
-    save_adapter,
 )
 from veneer.adapters.targets import EMBEDDING, layer_number
-from veneer.enums import Bias, Init, OtherBase, Scaling, Variant
-from veneer.errors import AdapterError, OutputError, listing
-from veneer.io.files import make_output_folder, staged_files
+from veneer.enums import Bias, Init, Scaling, Variant
+from veneer.errors import AdapterError, listing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,71 +191,6 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
     result = Adapter(_spec(adapters, {path: module.tensors() for path, module in modules}), modules, generator)
     check_updates(result.tensors(), result.spec.scale_of, "the combination")
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class CombinationResult:
-    """Summary of the adapter that `combine_folders` has written."""
-
-    updates: int
-    """Number of updated modules."""
-    rank: int
-    """Largest rank."""
-    bases: tuple[str, ...]
-    """Distinct names of the adapters' bases. Several names should mean one model."""
-    warnings: tuple[str, ...] = ()
-    """What the user should know: keys that are not known, or different bases where those are allowed."""
-
-
-def combine_folders(
-    folders: Mapping[Path, float],
-    how: Combination,
-    output: Path,
-    *,
-    other_base: OtherBase = OtherBase.REFUSE,
-) -> CombinationResult:
-    """Combine saved adapters, given with their weights, into the folder `output`, as PEFT and `veneer` load it.
-
-    Args:
-        folders: the adapters, each with its weight.
-        how: settings of the combination.
-        output: the folder of the result.
-        other_base: what happens where adapters were trained beside different base models.
-
-    Raises:
-        AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
-        OutputError: `output` holds an adapter already, or cannot be written.
-    """
-    if (output / CONFIG_FILE).exists():
-        raise OutputError(f"{output} holds an adapter already; give another output folder")
-    configs = [read_config(folder)[1] for folder in folders]
-    warnings = [warning for folder in folders for warning in config_warnings(folder)]
-    base_files, problem = _common_base({folder: read_base(folder) for folder in folders})
-    if problem is not None and other_base is OtherBase.REFUSE:
-        raise AdapterError(f"{problem}\nGive --allow-other-base to combine them all the same.")
-    warnings += [] if problem is None else [problem]
-    result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
-    make_output_folder(output)
-    bases = tuple(dict.fromkeys(str(config.get("base_model_name_or_path")) for config in configs))
-    with staged_files(output) as staged:
-        save_adapter(staged, result, base=bases[0], revision=configs[0].get("revision"), base_files=base_files)
-    rank = max(result.spec.rank, *result.spec.rank_pattern.values(), 0)
-    return CombinationResult(len(result.modules), rank, bases, tuple(warnings))
-
-
-def _common_base(bases: Mapping[Path, Mapping[str, str]]) -> tuple[Mapping[str, str], str | None]:
-    """The digests of the base that all adapters say they were trained beside, and a message where they differ.
-
-    There are none where an adapter does not say, or where they differ.
-    """
-    known = [(folder, files) for folder, files in bases.items() if files]
-    differing = [f"{folder}: {line}" for folder, files in known[1:] for line in base_differences(known[0][1], files)]
-    if differing:
-        return {}, (
-            f"these adapters were trained beside different base models. Beside {known[0][0]}, these files of the base "
-            f"differ (SHA-256):\n{listing(differing)}"
-        )
-    return (known[0][1] if known and len(known) == len(bases) else {}), None
 
 
 def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:

@@ -73,7 +73,8 @@ def combine(
     from dataclasses import asdict
 
     from veneer.adapters.arithmetic import CombinationType, Majority
-    from veneer.adapters.combine import Combination, combine_folders
+    from veneer.adapters.combine import Combination
+    from veneer.combination import combine_folders
     from veneer.screens.console import console, say
 
     folders: dict[Path, float] = {}

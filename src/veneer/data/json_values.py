@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from reprlib import repr as short
 from typing import Any
 
 MAX_DEPTH = 100
@@ -17,13 +19,38 @@ class BadRow(Exception):
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON that stands inside a row or is one.
+    """Parse JSON that stands inside a row.
 
     Raises:
         BadRow: it is not JSON, is nested too deeply, or holds a NUL or a lone surrogate.
     """
+    return _parse(text, json.loads)
+
+
+def parse_row(text: str) -> Any:
+    """Parse JSON that is a row. Raises BadRow as `parse_json`, and for a key that stands twice in an object: parsers
+    take the last of the two without a word."""
+    return _parse(text, decode_row)
+
+
+def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise BadRow(f"the key {key!r} stands twice in an object, with {short(seen[key])} and {short(value)}")
+            seen[key] = value
+    return found
+
+
+decode_row: Callable[[str], Any] = json.JSONDecoder(object_pairs_hook=_only_once).decode
+"""Decodes JSON as `json.loads`, and raises BadRow for a key that stands twice in an object."""
+
+
+def _parse(text: str, decode: Callable[[str], Any]) -> Any:
     try:
-        value = json.loads(text)
+        value = decode(text)
     except json.JSONDecodeError as error:
         # A raw NUL is what a file truncated by a crash looks like; JSON's own wording would not say so.
         nul = text.find("\x00")

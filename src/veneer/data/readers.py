@@ -14,7 +14,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, kind, parse_json, unusable, unusable_at
+from veneer.data.json_values import (
+    MAX_DEPTH,
+    BadRow,
+    check_value,
+    decode_row,
+    kind,
+    parse_row,
+    unusable,
+    unusable_at,
+)
 from veneer.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -92,7 +101,7 @@ def _parse_line(raw: bytes) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return parse_json(text)
+        return parse_row(text)
     except BadRow as problem:
         return problem
 
@@ -109,7 +118,7 @@ def _checked(row: Any) -> Any:
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     raw = _without_bom(path.read_bytes(), path)
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = decode_row(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -118,6 +127,8 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     except json.JSONDecodeError as error:
         hint = "; one object a line is JSON Lines: name the file .jsonl" if error.msg == "Extra data" else ""
         raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}{hint}") from error
+    except BadRow as problem:
+        raise DataError(f"{path}: {problem}") from problem
     except RecursionError as error:
         raise DataError(f"{path}: invalid JSON: nested more than {MAX_DEPTH} levels deep") from error
     except ValueError as error:

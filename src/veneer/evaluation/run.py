@@ -56,7 +56,7 @@ from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.generation.share import WHOLE, Share
-from veneer.run_folder import run_of
+from veneer.run_folder import trained_rows_of
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
 
@@ -263,15 +263,16 @@ def folders_of(request: EvaluationRequest) -> list[Path]:
 
 
 def _trained(adapter: Path, rows: RowSet) -> list[str]:
-    """Where the rows stand that the adapter's run has trained; none where the run did not write them down."""
-    run = run_of(adapter)
-    return [] if run is None else trained_among(run.trained_rows_file, rows.records)
+    """Where the rows stand that the adapter was trained on; none where no run wrote them down."""
+    return trained_among(trained_rows_of(adapter), rows.records)
 
 
 def _trainer(adapter: Path) -> str:
     """Who has trained an adapter, as a message says it."""
     run = recorded_run(adapter)
-    start = None if run is None else run.train.from_adapter
+    if run is None:
+        return f"the runs whose adapters {adapter} was combined of"
+    start = run.train.from_adapter
     return f"the run of {adapter}" + ("" if start is None else f", or that of {start}, from which it started")
 
 

@@ -86,8 +86,8 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
             state = "interrupted"
         elif event.get("event") == "RunFinished":
             state = str(event["reason"])
-    if state == "complete" and not folder.summary_file.is_file():
-        state = "interrupted"  # ended before its files were published
+    if state == "complete" and not folder.lock_file.is_file():
+        state = "interrupted"  # ended before its files were published, of which this is the last
     recent = list(losses.values())[-max(1, int(RECENT * len(losses))) :]
     best = _best_step(values, by)
     return SweepOutcome(

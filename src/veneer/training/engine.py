@@ -41,6 +41,11 @@ LANE_SEED = 1_000_000_007
 """What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
 
 
+def ended(progress: Progress, steps: int, patience: int | None) -> bool:
+    """Whether a run of so many steps has none left to make, or has come to the end of its patience."""
+    return progress.step >= steps or (patience is not None and progress.stale_evaluations >= patience)
+
+
 @dataclass(kw_only=True, slots=True)
 class Engine:
     """One run, from wherever its `Progress` stands to its last step."""
@@ -127,10 +132,7 @@ class Engine:
 
     def done(self, progress: Progress) -> bool:
         """Whether no step is left to make."""
-        return progress.step >= self.schedule.steps or self._out_of_patience(progress)
-
-    def _out_of_patience(self, progress: Progress) -> bool:
-        return self.patience is not None and progress.stale_evaluations >= self.patience
+        return ended(progress, self.schedule.steps, self.patience)
 
     def rehearse(self, progress: Progress, largest: Callable[[int | None], MicroBatch]) -> None:
         """Forward and backward of the run's largest micro-batch, to no effect: what does not fit fails before the first
@@ -304,7 +306,7 @@ class Engine:
         if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
             self._evaluate(progress, self.evaluate)
         due = progress.step % self.save_every == 0 or progress.best_step == progress.step
-        if last or due or self._out_of_patience(progress):
+        if due or self.done(progress):
             self._save(progress)
         if self.sample is not None:
             self.sample(progress, time.perf_counter() - self._started)

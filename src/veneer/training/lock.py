@@ -7,6 +7,7 @@ needs, by SHA-256 of whole files.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from veneer.backends.base import capabilities_of
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
 from veneer.data.sources import evaluation_files, training_files
-from veneer.enums import ObjectiveName
+from veneer.enums import ObjectiveName, Publish
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
@@ -167,6 +168,28 @@ def _sources(config: RunConfig, rows: Rows) -> dict[str, Any]:
     }
 
 
+def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
+    """Whether a folder holds the result of a run, whole, and its `run.lock`.
+
+    Args:
+        folder: of the run.
+        step: after which the run has ended.
+        publish: which weights become the result.
+    """
+    try:
+        lock = json.loads(folder.lock_file.read_text(encoding="utf-8"))
+        locked = lock["steps"], lock["config"]["train"]["publish"], lock["result"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return False
+    beside = folder.config_file, folder.curve_file, folder.summary_file
+    return all(file.is_file() for file in beside) and locked == (step, publish.value, _digests(folder))
+
+
+def _digests(folder: RunFolder) -> dict[str, str]:
+    """SHA-256 of every file of the result, by its name."""
+    return {name: sha256(file) for name, file in folder.results.items()}
+
+
 def write_lock(
     folder: RunFolder, config: RunConfig, inputs: InputDigests, rows: Rows, device: torch.device, progress: Progress
 ) -> None:
@@ -211,6 +234,6 @@ def write_lock(
         **({"loss_scales": progress.loss_scales} if progress.loss_scales else {}),
         **({"skipped": progress.skipped} if progress.skipped else {}),
         "config": config.model_dump(mode="json"),
-        "result": {name: sha256(file) for name, file in folder.results.items()},
+        "result": _digests(folder),
     }  # fmt: skip
     write_text(folder.lock_file, to_text(lock, indent=2, ensure_ascii=False) + "\n")

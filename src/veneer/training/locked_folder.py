@@ -45,7 +45,8 @@ def locked_folder(
     with exclusive(folder.path, mark()) as left:
         before = killed(left, folder.each_event())
         _refuse_overwriting(folder, resume)
-        with EventLog(folder.events_file, subscribers) as log:
+        # Of a run that has ended nothing is written before it is known whether there is more to do.
+        with EventLog(folder.events_file, subscribers, held=folder.lock_file.is_file()) as log:
             if before is not None:
                 log.emit(Note(message=before.message(), level=Level.WARNING))
             yield LockedFolder(log, before)

@@ -120,8 +120,9 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
             if forecast.choice.memory.parked:
                 model.park_inputs(CardCopier(model.device))
         with keeping_decoded(model, room, call.group, log.emit):
-            with Stage(log.emit, "trying the largest micro-batch"):
-                session.engine.rehearse(session.progress, session.data.steps.largest)
+            if not session.complete:
+                with Stage(log.emit, "trying the largest micro-batch"):
+                    session.engine.rehearse(session.progress, session.data.steps.largest)
             with deferred():
                 session.engine.run(session.progress)
             return session.end()

@@ -22,14 +22,14 @@ from veneer.notebook import html_facts
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.forecast import Forecast
 from veneer.planning.plan import Plan
-from veneer.run_folder import RunFolder, run_of
+from veneer.run_folder import RunFolder, trained_rows_of
 from veneer.strict_json import to_text
 from veneer.training.asking import evaluation_of, sampler_of
 from veneer.training.best import best_by
 from veneer.training.checkpoint import CheckpointStore, Progress
-from veneer.training.engine import Engine
+from veneer.training.engine import Engine, ended
 from veneer.training.identity import identity_of, identity_of_defaults, shared_identity
-from veneer.training.lock import InputDigests, write_lock
+from veneer.training.lock import InputDigests, holds_result, write_lock
 from veneer.training.loss_scale import first_changes
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective
@@ -66,6 +66,8 @@ class RunResult:
     """Peak memory of the process during the run (`training.memory.restart_peak_memory`)."""
     plan: Plan | None = field(repr=False)
     """The plan that was made before the run. None where transformers computes the model: there is an estimate then."""
+    complete_before: bool = False
+    """Whether the folder held all of this before, and was left as it was."""
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
@@ -104,6 +106,8 @@ class Session:
     engine: Engine
     progress: Progress
     log: EventLog
+    complete: bool
+    """Whether the folder holds the result already, so that nothing is trained and nothing is written."""
 
     @property
     def team(self) -> Team:
@@ -128,9 +132,10 @@ class Session:
                     f"{folder.checkpoint(progress.step)})"
                 )
             published = self._choose_weights()
-            with out_of_memory_while("writing the result"):
-                publish(folder, lambda staged: self._write(staged, published, base), progress, published)
-            write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
+            if not self.complete:
+                with out_of_memory_while("writing the result"):
+                    publish(folder, lambda staged: self._write(staged, published, base), progress, published)
+                write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
         return RunResult(
             output=folder.path,
             progress=progress,
@@ -139,6 +144,7 @@ class Session:
             trainable=self.trainable,
             peak_memory_mb=peak_memory_mb(device),
             plan=self.forecast if isinstance(self.forecast, Plan) else None,
+            complete_before=self.complete,
         )
 
     def _write(self, directory: Path, step: int, base: Mapping[str, str]) -> None:
@@ -218,12 +224,17 @@ def begin(
     if learner.sampled is not None:
         learner.sampled.source.share(progress.step)
     team.group.require_equal("what the run is made of", to_text(shared_identity(store.identity), sort_keys=True))
-    if team.first:
-        _write_settings(inputs, config)
+    complete = _complete(inputs, progress, team.group)
+    if complete:
+        log.emit(Note(message="the run is complete: its folder is left as it is"))
+    else:
+        log.write_held()
+        if team.first:
+            _write_settings(inputs, config)
     log.emit(_started(inputs, config, trainable, progress.step))
     engine = _engine(inputs, config, learner, optimizer, store, log, stop, team)
     forecast = inputs.prepared.forecast
-    return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+    return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log, complete)
 
 
 def _engine(
@@ -263,6 +274,19 @@ def _engine(
         team=team,
         sample=sampler_of(config, data, inputs.origin, model, log.emit) if team.first else None,
     )
+
+
+def _complete(inputs: RunInputs, progress: Progress, group: Group) -> bool:
+    """Whether the run has no step left and its folder holds its result; rank 0 looks, and the others are told."""
+    train, steps = inputs.config.train, inputs.data.steps.total
+    seen = (
+        inputs.resume
+        and ended(progress, steps, train.patience)
+        and holds_result(inputs.folder, progress.step, train.publish)
+    )
+    told = torch.tensor([float(seen)])
+    group.broadcast(told)
+    return bool(told)
 
 
 def _told_before(config: RunConfig, optimizer: Optimizer, device: torch.device) -> Iterator[str]:
@@ -311,9 +335,8 @@ def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
 def _hashes(inputs: RunInputs) -> Iterable[bytes]:
     """The hashes of the rows that the run trains, and of those that were trained in the adapter that it starts from."""
     start = inputs.config.train.from_adapter
-    before = None if start is None else run_of(Path(start))
     own = inputs.data.rows.hashes
-    return own if before is None else JoinedHashes((own, FileHashes(before.trained_rows_file)))
+    return own if start is None else JoinedHashes((own, FileHashes(trained_rows_of(Path(start)))))
 
 
 def _checkpoint_store(inputs: RunInputs, config: RunConfig, digests: InputDigests, learner: Learner) -> CheckpointStore:

@@ -1,0 +1,32 @@
+"""What is known of several adapters is known of the folder that they are combined into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from combined import their_adapters
+from tiny import rows, write_rows
+from veneer.adapters.combine import Combination
+from veneer.combination import combine_folders
+from veneer.data.records import read_records
+from veneer.data.trained_rows import row_hashes, trained_among, write_hashes
+from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
+
+
+def test_rows_that_any_part_was_trained_on_are_rows_of_the_whole(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 3)
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    records = read_records(write_rows(tmp_path / "rows.jsonl", rows(6)))
+    for folder, trained in ((first, records[:2]), (second, records[1:4])):
+        write_hashes(folder / TRAINED_ROWS_FILE, [row_hashes(trained)])
+
+    def known(*folders: Path) -> list[str]:
+        output = tmp_path / "+".join(["sum", *(folder.name for folder in folders)])
+        combine_folders(dict.fromkeys(folders, 0.5), Combination(), output)
+        return trained_among(trained_rows_of(output), records)
+
+    assert known(first, second) == [record.where for record in records[:4]]
+    assert known(third, second) == [record.where for record in records[1:4]]
+    assert known(tmp_path / "sum+first+second", third) == [record.where for record in records[:4]]
+    assert known(third) == []
+    assert not (tmp_path / "sum+third" / TRAINED_ROWS_FILE).exists()
