@@ -147,6 +147,22 @@ def test_every_code_and_every_exponent_of_mxfp4() -> None:
 
 
 @pytest.mark.parametrize(
+    ("scales", "problem"),
+    [
+        (torch.full((2, 5, 1), 255, dtype=torch.uint8), r"320 of the 320 values of experts\.w are NaN or infinite"),
+        (torch.full((2, 5, 1), 127.0), r"experts\.w cannot be decoded: the scales of MXFP4 are float32"),
+        (torch.full((2, 5, 1), 127, dtype=torch.int64), r"experts\.w cannot be decoded: .*int64; they must be uint8"),
+        (torch.full((2, 4, 1), 127, dtype=torch.uint8), r"experts\.w cannot be decoded: .* do not fit each other"),
+    ],
+)
+def test_scales_of_mxfp4_that_cannot_be_are_refused_by_the_weight(tmp_path: Path, scales: Tensor, problem: str) -> None:
+    blocks = torch.randint(0, 256, (2, 5, 1, 16), dtype=torch.uint8, generator=rng(8))
+    tensors = {"experts.w_blocks": blocks, "experts.w_scales": scales}
+    with pytest.raises(ModelError, match=problem):
+        written(tmp_path, tensors, {"quant_method": "mxfp4"}).read("experts.w", torch.float32)
+
+
+@pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"quant_method": "gptq", "bits": 4}, "gptq"),

@@ -102,8 +102,12 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Decode MXFP4: codes uint8 `[…, groups, 16]` times scales `[…, groups]` to `[…, 32 · groups]` in `dtype`.
 
     Raises:
-        ModelError: the shapes do not fit each other.
+        ModelError: the shapes do not fit each other, or the scales are no bytes.
     """
+    if scales.dtype not in (torch.uint8, torch.float8_e8m0fnu):
+        raise ModelError(
+            f"the scales of MXFP4 are {str(scales.dtype).removeprefix('torch.')}; they must be uint8, e8m0"
+        )
     if blocks.shape[-1] * 2 != GROUP or blocks.shape[:-1] != scales.shape:
         raise ModelError(f"MXFP4 blocks {list(blocks.shape)} and scales {list(scales.shape)} do not fit each other")
     values = torch.tensor(E2M1)
