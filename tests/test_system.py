@@ -72,6 +72,17 @@ def test_limits_of_the_process_group(
     [
         ("0::/job\n", {"sys/fs/cgroup/job/memory.events": "low 0\noom 4\noom_kill 3\noom_group_kill 0\n"}, 3),
         (V1, {"sys/fs/cgroup/memory/job/7/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"}, 2),
+        # Version 1 counts a kill for the victim's group alone, and those above it have more for other reasons.
+        (
+            V1,
+            {
+                "sys/fs/cgroup/memory/memory.oom_control": "oom_kill 9\n",
+                "sys/fs/cgroup/memory/job/7/memory.oom_control": "oom_kill 2\n",
+            },
+            2,
+        ),
+        # In a container the path may be the host's, of which only the upper end is there.
+        (V1, {"sys/fs/cgroup/memory/memory.oom_control": "oom_kill 9\n"}, 9),
         ("0::/\n", {"proc/vmstat": "pgfault 12\noom_kill 5\n"}, 5),
         ("0::/\n", {}, None),
     ],
@@ -80,7 +91,9 @@ def test_the_kernels_count_of_kills_for_want_of_memory(
     groups: str, files: dict[str, str], kills: int | None, tmp_path: Path
 ) -> None:
     written(tmp_path, {"proc/self/cgroup": groups, **files})
-    assert system.memory_kills(tmp_path) == kills
+    found = system.memory_kills(tmp_path)
+    assert (None if found is None else found.count) == kills
+    assert found is None or found.where in {str(tmp_path / name) for name in files}
 
 
 def test_the_address_space_and_its_limit(tmp_path: Path) -> None:

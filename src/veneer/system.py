@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def memory(root: Path = ROOT) -> tuple[int | None, int | None]:
 
 def memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that the process group (a container, a job of a cluster) may take at most."""
-    texts = _group_files(root, "memory", "memory.max", "memory.limit_in_bytes")
+    files = _group_files(root, "memory", "memory.max", "memory.limit_in_bytes")
+    texts = [_text(file).strip() for file in files]
     return min((int(text) for text in texts if text.isdecimal() and int(text) < NO_LIMIT), default=None)
 
 
@@ -99,26 +101,39 @@ def spare_address_space(root: Path = ROOT) -> None:
         ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
 
 
-def memory_kills(root: Path = ROOT) -> int | None:
-    """How many processes the kernel has killed so far because the memory was full: of this process's group, or where
-    groups are not counted, of the whole machine."""
-    texts = [*_group_files(root, "memory", "memory.events", "memory.oom_control")] or [_text(root / "proc/vmstat")]
-    counts = [line.split()[1] for text in texts for line in text.splitlines() if line.startswith("oom_kill ")]
-    return max((int(count) for count in counts if count.isdecimal()), default=None)
+@dataclass(frozen=True, slots=True)
+class MemoryKills:
+    """How many processes the kernel has killed so far because the memory was full."""
+
+    where: str
+    """The file that counts them: that of the process's own group, or where groups are not counted, of the machine."""
+    count: int
+
+
+def memory_kills(root: Path = ROOT) -> MemoryKills | None:
+    """The kernel's count of kills among which one of this process would be."""
+    # A kill is counted for the victim's own group, by version 2 also for those above it: the last is the nearest.
+    files = [*_group_files(root, "memory", "memory.events", "memory.oom_control")]
+    for file in (*reversed(files), root / "proc/vmstat"):
+        for line in _text(file).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.isdecimal():
+                return MemoryKills(str(file), int(count))
+    return None
 
 
 def core_limit(root: Path = ROOT) -> float | None:
     """Cores' worth of time that the process group may take."""
     limits = []
-    for text in _group_files(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
-        quota, _, period = text.partition(" ")
+    for file in _group_files(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
+        quota, _, period = _text(file).strip().partition(" ")
         if quota.isdecimal() and int(quota) > 0:
             limits.append(int(quota) / (int(period) if period.isdecimal() else QUOTA_PERIOD))
     return min(limits, default=None)
 
 
-def _group_files(root: Path, controller: str, new: str, old: str) -> Iterator[str]:
-    """Contents of a limit's file for the process's group and each group above it, in cgroups of version 2 or 1.
+def _group_files(root: Path, controller: str, new: str, old: str) -> Iterator[Path]:
+    """The files of a name for the process's group and each group above it, in cgroups of version 2 or 1, from above.
 
     In a container the kernel may tell the host's path, of which only the upper end is there: so all are tried.
     """
@@ -133,9 +148,9 @@ def _group_files(root: Path, controller: str, new: str, old: str) -> Iterator[st
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for count in range(len(parts) + 1):
-            text = _text(base.joinpath(*parts[:count], name)).strip()
-            if text:
-                yield text
+            file = base.joinpath(*parts[:count], name)
+            if file.is_file():
+                yield file
 
 
 def _text(path: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 from tiny import CommandLine, run_config
 from veneer.config import to_yaml
 from veneer.events import Event, Level, Note
+from veneer.system import MemoryKills
 from veneer.training import killed
 from veneer.training.killed import Killed
 from veneer.training.run import train
@@ -23,12 +24,19 @@ def step(number: int, memory: float) -> dict[str, object]:
     return {"event": "StepDone", "step": number, "memory_mb": memory}
 
 
+def counted(kills: int, where: str = "group") -> str:
+    return json.dumps({"memory_kills": {"where": where, "count": kills}, "pid": 1})
+
+
 @pytest.mark.parametrize(
     ("left", "now", "events", "expected"),
     [
         ("", 9, [STARTED, step(1, 5.0)], None),
-        ('{"memory_kills": 3}', 4, [STARTED, step(1, 5.0), STARTED, step(2, 6.0)], Killed(2, 6.0, by_kernel=True)),
-        ('{"memory_kills": 3}', 3, [STARTED, step(1, 5.0), STARTED], Killed(0, None, by_kernel=False)),
+        (counted(3), 4, [STARTED, step(1, 5.0), STARTED, step(2, 6.0)], Killed(2, 6.0, by_kernel=True)),
+        (counted(3), 3, [STARTED, step(1, 5.0), STARTED], Killed(0, None, by_kernel=False)),
+        (counted(3, "another"), 4, [STARTED, step(1, 5.0)], Killed(1, 5.0, by_kernel=False)),
+        (counted(3), None, [STARTED, step(1, 5.0)], Killed(1, 5.0, by_kernel=False)),
+        ('{"memory_kills": 3}', 4, [STARTED, step(1, 5.0)], Killed(1, 5.0, by_kernel=False)),  # of a version before
         ('{"memory_kills": null}', None, [], Killed(0, None, by_kernel=False)),
         ("torn", 3, [STARTED, step(7, 8.0)], Killed(7, 8.0, by_kernel=False)),
         ("[1]", 3, [STARTED, step(7, 8.0)], Killed(7, 8.0, by_kernel=False)),
@@ -38,7 +46,7 @@ def test_what_became_of_the_process_before(
     left: str, now: int | None, events: list[dict[str, object]], expected: Killed | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(killed, "memory_kills", lambda: now)
+    monkeypatch.setattr(killed, "memory_kills", lambda: None if now is None else MemoryKills("group", now))
     assert killed.killed(left, events) == expected
     if expected is not None and expected.by_kernel:
         assert "the kernel killed this run after step 2, when it had 6 MB" in expected.message()

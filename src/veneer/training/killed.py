@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from veneer.strict_json import to_text
 from veneer.system import memory_kills, memory_limit
@@ -42,7 +42,8 @@ class Killed:
 
 def mark() -> str:
     """The mark of a run that begins now."""
-    return to_text({"memory_kills": memory_kills(), "pid": os.getpid()}) + "\n"
+    kills = memory_kills()
+    return to_text({"memory_kills": None if kills is None else asdict(kills), "pid": os.getpid()}) + "\n"
 
 
 def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
@@ -58,7 +59,6 @@ def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
         before = json.loads(left).get("memory_kills")
     except (ValueError, AttributeError):
         before = None
-    now = memory_kills()
     begun, last = False, None
     for one in events:
         if one.get("event") == "RunStarted":
@@ -68,5 +68,15 @@ def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
     return Killed(
         step=0 if last is None else int(str(last["step"])),
         memory_mb=None if last is None else float(str(last["memory_mb"])),
-        by_kernel=isinstance(before, int) and now is not None and now > before,
+        by_kernel=_killed_since(before),
     )
+
+
+def _killed_since(before: object) -> bool:
+    """Whether the kernel has killed a process for want of memory since it stood at a count. The count of another group,
+    of another container say, tells nothing."""
+    now = memory_kills()
+    if now is None or not isinstance(before, dict) or before.get("where") != now.where:
+        return False
+    count = before.get("count")
+    return isinstance(count, int) and now.count > count
