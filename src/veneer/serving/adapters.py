@@ -111,7 +111,7 @@ class AdapterFolder:
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
         if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
-            raise AdapterError(f"{name[:128]!r}: the server's folder has no adapter of that name")
+            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
         with self._lock:
             self._compare(name, expected_generation)
         version = self._version(name, 0)
