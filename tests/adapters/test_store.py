@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +206,18 @@ def test_expressions_that_cannot_be_used_are_refused(
     (folder / CONFIG_FILE).write_text(json.dumps(config | settings))
     with pytest.raises(AdapterError, match=message):
         check_expressions(read_config(folder)[0], model.linear_paths(), folder)
+
+
+def test_an_adapter_that_is_read_often_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    names = [f"layer.{number}.lora_A.weight" for number in range(5)]
+    save_file({f"base_model.model.{name}": torch.zeros(300, 400) for name in names}, tmp_path / WEIGHTS_FILE)
+    assert read_tensors(tmp_path).keys() == set(names)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            read_tensors(tmp_path)
+        gc.collect()
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 100 * 5 * 28  # two integers that stay for each tensor are twice as much
