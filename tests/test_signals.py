@@ -282,3 +282,19 @@ def test_every_verb_ends_at_random_instants_of_its_whole_life(verb: str, tiny_mo
                 if same.is_file():
                     assert file.read_bytes() == same.read_bytes()
     assert tree(adapter) == before
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_stream_that_was_closed_from_the_start_changes_no_code_and_gets_no_file(closed: int, tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from veneer.cli import _fill_standard_streams\n"
+        "from veneer.signals import leave\n"
+        "_fill_standard_streams()\n"
+        f"assert os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY) > 2\n"
+        f"assert (sys.stdout, sys.stderr)[{closed - 1}] is None\n"
+        "leave(143)\n"
+    )
+    shell = f'exec "$0" -c "$1" {closed}>&-'
+    ended = subprocess.run(["sh", "-c", shell, sys.executable, program], check=False)
+    assert ended.returncode == 143

@@ -175,8 +175,19 @@ for command in (
 
 def run_main() -> None:
     """Run the command line on the arguments of the process, and exit."""
+    _fill_standard_streams()
     with nullcontext() if sys.stdout is not None else redirect_stdout(_no_output()):
         _run_main()
+
+
+def _fill_standard_streams() -> None:
+    """Open the null device in place of standard streams that were closed from the start (`2>&-`).
+
+    Otherwise the next file or socket gets their number, and a message of a signal or a library is written into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def _no_output() -> TextIO:

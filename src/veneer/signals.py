@@ -175,6 +175,8 @@ def _importing(frame: FrameType | None) -> bool:
 def leave(code: int) -> NoReturn:
     """End the process with what it has printed, and without Python's own way out."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:  # it was closed from the start
+            continue
         with suppress(OSError, ValueError):
             stream.flush()
     _leave(code)
