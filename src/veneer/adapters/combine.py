@@ -30,11 +30,7 @@ from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import (
-    check_expressions,
-    read_config,
-    read_tensors,
-)
+from veneer.adapters.store import check_expressions, read_config, read_tensors
 from veneer.adapters.targets import EMBEDDING, layer_number
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing

@@ -14,16 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from veneer.data.json_values import (
-    MAX_DEPTH,
-    BadRow,
-    check_value,
-    decode_row,
-    kind,
-    parse_row,
-    unusable,
-    unusable_at,
-)
+from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
 from veneer.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
