@@ -48,7 +48,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples docs benchmarks scripts hatch_build.py
 	$(BIN)/ruff format --check src tests examples docs benchmarks scripts hatch_build.py
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_imports.py
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/make_configuration.py > docs/configuration.md

@@ -300,6 +300,7 @@ SUITES = {
     "test_api.py": "the package's public names",
     "test_architecture.py": "layers and rules of all modules",
     "test_docs.py": "README and docs",
+    "test_imports.py": "names that are used outside of the package",
     "test_prose.py": "words of all modules",
     "adapters/test_features.py": "every kind of adapter that PEFT makes, both ways",
     "data/test_families.py": "the chat format of every family, from its mask to its prompt",
