@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --rounds 5
     OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --rounds 5 --prompt 144 --objectives kto,kto-apart
     OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --allocated --objectives sft,dpo,kto,orpo,simpo
+    OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --allocated --micro-batch 1024
 
 Every round trains a random model several times, in processes of their own: fine-tuning on all answers, DPO on the pairs
 of them, KTO on all answers with labels. A step has the same answers each time, and the reference is there before the
@@ -11,8 +12,9 @@ them. `kto-apart` has as many tokens as `kto`, and no two answers to one prompt.
 other programs move less than a clock's. Ratios are those of one round, and their medians are printed.
 
 The memory of a process moves by some percent from run to run, and micro-batches of as many tokens at most hold
-different numbers of them. With `--allocated` a step is one micro-batch, in which the objectives other than `sft` lay
-common prompts once, and memory is the peak of what torch has allocated, to the byte; its times are those of a profiler.
+different numbers of them. With `--allocated` memory is the peak of what torch has allocated, to the byte, and times
+are those of a profiler. A step is one micro-batch then, unless `--micro-batch` says otherwise, in which the objectives
+other than `sft` lay common prompts once.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def write_rows(folder: Path, length: int) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
 
 
-def run(name: str, folder: Path, *, allocated: bool) -> dict[str, float]:
+def run(name: str, folder: Path, micro_batch: int, *, allocated: bool) -> dict[str, float]:
     """Train in this process: the median processor seconds of a step, without the first one, and the peak memory in MB,
     of the process or as `allocated` by torch."""
     from torch.profiler import profile
@@ -83,7 +85,7 @@ def run(name: str, folder: Path, *, allocated: bool) -> dict[str, float]:
             "train": {"steps": STEPS, "examples_per_step": IN_STEP if objective in OF_PAIRS else 2 * IN_STEP},
             "compute": {
                 "device": "cpu", "dtype": CASE.dtype, "recompute": CASE.recompute,
-                "micro_batch_tokens": 10**5 if allocated else CASE.micro_batch, "memory_limit_mb": 10**6,
+                "micro_batch_tokens": micro_batch, "memory_limit_mb": 10**6,
             },
         }  # fmt: skip
         with profile(profile_memory=True) if allocated else nullcontext() as profiler:
@@ -110,6 +112,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--allocated", action="store_true", help="memory as torch allocates it, a step at a time")
+    parser.add_argument("--micro-batch", type=int, help=f"tokens at most; {CASE.micro_batch}, or a step as allocated")
     parser.add_argument("--prompt", type=int, default=LENGTH // 10, help=f"tokens of a prompt, of {LENGTH} of a row")
     parser.add_argument(
         "--objectives",
@@ -118,8 +121,9 @@ def main() -> None:
         help="with commas; ratios are to the first",
     )
     options = parser.parse_args()
+    micro_batch = options.micro_batch or (10**5 if options.allocated else CASE.micro_batch)
     if options.run:
-        print(json.dumps(run(options.run, options.folder, allocated=options.allocated)))
+        print(json.dumps(run(options.run, options.folder, micro_batch, allocated=options.allocated)))
         return
     rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -130,7 +134,7 @@ def main() -> None:
             rounds.append({})
             for name in options.objectives:
                 arguments = [sys.executable, __file__, "--run", name, "--folder", temporary]
-                arguments += ["--allocated"] if options.allocated else []
+                arguments += ["--micro-batch", str(micro_batch), *(["--allocated"] if options.allocated else [])]
                 done = subprocess.run(arguments, env=dict(os.environ), capture_output=True, text=True, check=True)
                 rounds[-1][name] = json.loads(done.stdout.splitlines()[-1])
             print(json.dumps(rounds[-1]), flush=True)

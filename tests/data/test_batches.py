@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veneer.data import batches
-from veneer.data.batches import Block, MicroBatch, Steps, common_beginning, deal, pack
+from veneer.data.batches import Block, MicroBatch, Steps, deal, pack
 from veneer.data.chat import Example
 from veneer.data.orders import order
 from veneer.errors import DataError
@@ -126,21 +126,6 @@ def test_what_all_documents_begin_with_is_laid_once() -> None:
     assert batch.document_tokens == 11
     (apart,) = pack(rows, 100, share=False)
     assert (apart.shared, apart.lengths, apart.document_tokens) == (0, (4, 3, 4), 11)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "expected"),
-    [
-        ([[1, 2, 3]], 0),
-        ([[1, 2, 3], [1, 2, 3]], 2),  # a document keeps at least one token of its own
-        ([[1, 2], [1, 2, 3, 4]], 1),
-        ([[1], [1, 2]], 0),
-        ([[5, 6, 7], [6, 6, 7]], 0),
-        ([[1, 2, 9, 4], [1, 2, 8, 4], [1, 2, 9, 4]], 2),
-    ],
-)
-def test_the_common_beginning(tokens: list[list[int]], expected: int) -> None:
-    assert common_beginning([example(row) for row in tokens]) == expected
 
 
 @settings(max_examples=80, deadline=None)

@@ -5,11 +5,20 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 
 from veneer.data.batches import Steps, pack
 from veneer.data.chat import Example
 from veneer.data.orders import order
-from veneer.data.prompt_groups import by_prompt, laid_tokens, pieces, prompt_numbers, rows_together, side_by_side
+from veneer.data.prompt_groups import (
+    by_prompt,
+    common_beginning,
+    laid_tokens,
+    pieces,
+    prompt_numbers,
+    rows_together,
+    side_by_side,
+)
 
 
 def answered(prompt: list[int], answer: list[int]) -> Example:
@@ -28,6 +37,21 @@ def test_rows_with_one_prompt_are_found() -> None:
     assert prompt_numbers(rows).tolist() == [0, 1, 0, 2], "a longer prompt is another one, whatever follows it"
     assert by_prompt(rows) == [[0, 2], [1], [3]]
     assert laid_tokens([rows[0], rows[2]]) == 2 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([[1, 2, 3]], 0),
+        ([[1, 2, 3], [1, 2, 3]], 2),  # a document keeps at least one token of its own
+        ([[1, 2], [1, 2, 3, 4]], 1),
+        ([[1], [1, 2]], 0),
+        ([[5, 6, 7], [6, 6, 7]], 0),
+        ([[1, 2, 9, 4], [1, 2, 8, 4], [1, 2, 9, 4]], 2),
+    ],
+)
+def test_the_common_beginning(tokens: list[list[int]], expected: int) -> None:
+    assert common_beginning([answered(row[:1], row[1:]) for row in tokens]) == expected
 
 
 def test_rows_follow_the_first_with_their_prompt() -> None:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.data.chat import Example
+from veneer.data.filling import fill, fill_prompts
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import AT_ONCE, Indices, order
-from veneer.data.prompt_groups import by_prompt, laid_tokens, pieces, rows_together, side_by_side
+from veneer.data.prompt_groups import common_beginning, rows_together, side_by_side
 from veneer.errors import DataError
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 
@@ -328,35 +329,6 @@ def block_of(documents: Sequence[Example]) -> Block:
     return Block(shared, tuple(len(document.tokens) - shared for document in documents))
 
 
-def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Choose the examples of each micro-batch (see `pack`): for each, their indices in `lengths`, ascending."""
-    room: list[int] = []
-    bins: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        length = lengths[index]
-        place = next((number for number, left in enumerate(room) if left >= length), None)
-        if place is None:
-            room.append(max_tokens - length)
-            bins.append([index])
-        else:
-            room[place] -= length
-            bins[place].append(index)
-    return [sorted(indices) for indices in bins]
-
-
-def fill_prompts(examples: Sequence[Example], max_tokens: int) -> list[list[list[int]]]:
-    """Choose the examples of each micro-batch, those with one prompt together as far as they fit: for each, their
-    indices in `examples`, by prompt."""
-    groups = pieces(examples, max_tokens)
-    filled = fill([laid_tokens([examples[place] for place in group]) for group in groups], max_tokens)
-    batches = [[place for group in chosen for place in groups[group]] for chosen in filled]
-    # Two pieces of what was cut may have come together again.
-    return [
-        [[places[at] for at in group] for group in by_prompt([examples[place] for place in places])]
-        for places in batches
-    ]
-
-
 def deal(lengths: Sequence[int], lanes: int) -> list[list[int]]:
     """Deal examples out to lanes of about equal numbers of tokens: the longest first, each to the lane with the fewest
     so far (Graham, 1969: at most 4/3 of the best division's largest lane).
@@ -377,16 +349,6 @@ def deal(lengths: Sequence[int], lanes: int) -> list[list[int]]:
         dealt[lane].append(index)
         tokens[lane] += lengths[index]
     return [sorted(indices) for indices in dealt]
-
-
-def common_beginning(documents: Sequence[Example]) -> int:
-    """Number of tokens that all documents begin with, at least one of each left over; 0 for a single document."""
-    if len(documents) < 2:
-        return 0
-    shortest = min(len(document.tokens) for document in documents) - 1
-    first = documents[0].tokens[:shortest]
-    same = np.logical_and.reduce([document.tokens[:shortest] == first for document in documents[1:]])
-    return shortest if bool(same.all()) else int(np.argmin(same))
 
 
 def lay(

@@ -63,6 +63,16 @@ def laid_tokens(examples: Sequence[Example]) -> int:
     return prompt + sum(len(example.tokens) - prompt for example in examples)
 
 
+def common_beginning(documents: Sequence[Example]) -> int:
+    """Number of tokens that all documents begin with, at least one of each left over; 0 for a single document."""
+    if len(documents) < 2:
+        return 0
+    shortest = min(len(document.tokens) for document in documents) - 1
+    first = documents[0].tokens[:shortest]
+    same = np.logical_and.reduce([document.tokens[:shortest] == first for document in documents[1:]])
+    return shortest if bool(same.all()) else int(np.argmin(same))
+
+
 def side_by_side(ordered: Indices, prompts: NDArray[np.int64], most: int) -> Indices:
     """An epoch's order in which rows with one prompt follow the first of them, so that they meet in a step.
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import Block, MicroBatch, Steps, common_beginning, deal, fill, fill_prompts, layout, pack
+from veneer.data.batches import Block, MicroBatch, Steps, deal, layout, pack
+from veneer.data.filling import fill, fill_prompts
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import Indices
-from veneer.data.prompt_groups import by_prompt, laid_tokens, prompt_numbers
+from veneer.data.prompt_groups import by_prompt, common_beginning, laid_tokens, prompt_numbers
 from veneer.data.rows import Rows
 from veneer.enums import Method, ObjectiveName
 from veneer.errors import ConfigError

@@ -1,0 +1,85 @@
+"""Which examples of a step make up each micro-batch: first-fit decreasing, by their tokens or by their prompts.
+
+Where examples share prompts, a micro-batch takes more of them, and is filled better than one of examples that are
+counted one by one: by as much more memory. So prompts are joined only as far as the fullest of the latter would be
+filled, and an objective on such rows takes no more memory than fine-tuning on them. The answers to a single prompt may
+take as much as is allowed: cutting them would compute their prompt twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from veneer.data.chat import Example
+from veneer.data.prompt_groups import by_prompt, common_beginning, laid_tokens, pieces
+
+
+def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Choose the examples of each micro-batch (see `pack`): for each, their indices in `lengths`, ascending."""
+    room: list[int] = []
+    bins: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        length = lengths[index]
+        place = next((number for number, left in enumerate(room) if left >= length), None)
+        if place is None:
+            room.append(max_tokens - length)
+            bins.append([index])
+        else:
+            room[place] -= length
+            bins[place].append(index)
+    return [sorted(indices) for indices in bins]
+
+
+def fill_prompts(examples: Sequence[Example], max_tokens: int) -> list[list[list[int]]]:
+    """Choose the examples of each micro-batch, those with one prompt together as far as they fit: for each, their
+    indices in `examples`, by prompt.
+
+    No micro-batch of several prompts lays more tokens than the fullest one of `fill`. The choice of `fill` is taken
+    where no two examples have one prompt, and where it lays fewer tokens in all.
+    """
+    plain = _by_prompt(examples, fill([len(example.tokens) for example in examples], max_tokens))
+    groups = pieces(examples, max_tokens)
+    if len(groups) == len(examples):
+        return plain
+    fullest = max(_behind_one([examples[place] for group in one for place in group]) for one in plain)
+    together = _by_prompt(examples, _fill_groups(examples, groups, min(max_tokens, fullest)))
+    return min(together, plain, key=lambda filled: sum(_laid(examples, groups) for groups in filled))
+
+
+def _fill_groups(examples: Sequence[Example], groups: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """`fill` for groups of examples with one prompt, which stand behind their prompts or all behind what every example
+    begins with, whichever lays fewer tokens."""
+    shared = common_beginning(examples)
+    alone = [laid_tokens([examples[place] for place in group]) for group in groups]
+    behind = [sum(len(examples[place].tokens) - shared for place in group) for group in groups]
+    bins: list[list[int]] = []
+    laid: list[tuple[int, int]] = []
+    for index in sorted(range(len(groups)), key=lambda index: (-alone[index], index)):
+        sums = [(one + alone[index], other + behind[index]) for one, other in laid]
+        place = next((number for number, (one, other) in enumerate(sums) if min(one, shared + other) <= most), None)
+        if place is None:
+            bins.append([index])
+            laid.append((alone[index], behind[index]))
+        else:
+            bins[place].append(index)
+            laid[place] = sums[place]
+    return [[place for index in sorted(indices) for place in groups[index]] for indices in bins]
+
+
+def _by_prompt(examples: Sequence[Example], filled: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """The examples of each micro-batch by prompt."""
+    return [
+        [[places[at] for at in group] for group in by_prompt([examples[place] for place in places])]
+        for places in filled
+    ]
+
+
+def _behind_one(documents: Sequence[Example]) -> int:
+    """Tokens of documents behind the beginning that all of them have."""
+    return sum(len(one.tokens) for one in documents) - common_beginning(documents) * (len(documents) - 1)
+
+
+def _laid(examples: Sequence[Example], groups: Sequence[Sequence[int]]) -> int:
+    """Tokens of a micro-batch, whose groups stand behind their prompts or all behind one beginning."""
+    alone = sum(laid_tokens([examples[place] for place in group]) for group in groups)
+    return min(alone, _behind_one([examples[place] for group in groups for place in group]))
