@@ -140,18 +140,21 @@ INLINE lanes halves(words w) {
 INLINE void paired_lane(const Matrix *m, const Table *table, const uint32_t *turned, int64_t apart, const float *scales,
                         int wide, int lane, float *out) {
 #if VL == 16
+    /* Vector v has eight bytes of a column, two words: code l / 2 of the first in an even lane l, of the second in an odd
+     * one. */
     const __m512 all = _mm512_loadu_ps(m->values);
-    const __m512i low = _mm512_set1_epi32(8 * (lane % 4)), high = _mm512_set1_epi32(8 * (lane % 4) + 4);
+    const __m512i right = _mm512_set1_epi32(lane / 4 * 8 + (lane / 2 % 2 ? 0 : 4));
     (void)table;
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        const __m512i w = words_at(turned + (4 * half + lane / 4) * apart);
-        const __m512i first = _mm512_srlv_epi32(w, high), second = _mm512_srlv_epi32(w, low);
-        const lanes scale = (lanes) * (const vec *)(scales + half * wide);
+    vec w[VECTORS]; /* all are made before the first is stored, which might change what is loaded */
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+        const __m512i codes = _mm512_srlv_epi32(words_at(turned + (2 * v + lane % 2) * apart), right);
+        const lanes scale = (lanes) * (const vec *)(scales + v / HALF * wide);
         /* A permutation reads four bits of an index and no more. */
-        *(vec *)(out + 2 * half * wide) = (vec)((lanes)_mm512_permutexvar_ps(first, all) * scale);
-        *(vec *)(out + (2 * half + 1) * wide) = (vec)((lanes)_mm512_permutexvar_ps(second, all) * scale);
+        w[v] = (vec)((lanes)_mm512_permutexvar_ps(codes, all) * scale);
     }
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) *(vec *)(out + v * wide) = w[v];
 #else
     /* Lane l has the bytes 16 (l / 4) + l % 4 + 4 d of a chunk, d = 0 … 3: upper codes at step d, lower ones at 4 + d. */
     const __m256i bytes = words_at(turned + (4 * (lane / 4) + lane % 4) * apart), mask = _mm256_set1_epi8(15);

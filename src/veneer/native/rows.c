@@ -14,16 +14,18 @@
 
 #if VL == 8 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
 #define FEW 4 /* rows that are multiplied while weights are in registers */
-#define MORE_CASES(format)
+#define MORE_CASES(format, halves)
 #define SHARED 1 /* columns that are widened together, so that they share what is loaded of x */
 #else
 #define FEW 8
-#define MORE_CASES(format) FEW_CASE(format, 5) FEW_CASE(format, 6) FEW_CASE(format, 7) FEW_CASE(format, 8)
-#define SHARED 2
+#define MORE_CASES(format, halves) \
+    FEW_CASE(format, halves, 5) FEW_CASE(format, halves, 6) FEW_CASE(format, halves, 7) FEW_CASE(format, halves, 8)
+#define SHARED 4
 #endif
 #define MOST_SUMS 16 /* of few rows by some columns */
 #define MOST_COLUMNS 4
-#define AHEAD 4096   /* bytes by which stored weights are fetched before their turn */
+#define AHEAD 8192   /* bytes by which stored weights are fetched before their turn, */
+#define NEAR 4096    /* and those of 4 bits */
 #define STRETCH 2048 /* weights of a column whose scales are read at a time */
 
 /* A row of x and y for each of `rows`. */
@@ -51,16 +53,23 @@ INLINE void hand_over(const Rows *r, const lanes *sums, int row, int rows, int c
             for (int c = 0; c < columns; c++) y[i * r->stride + c] = found[i * columns + c];
 }
 
-/* The lines of memory that a chunk's turn comes to AHEAD bytes later. Columns that are read side by side are streams too
- * short for what a processor fetches by itself. */
+/* The lines of memory that a chunk's turn comes to some thousand bytes later. Columns that are read side by side are streams
+ * too short for what a processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one
+ * waits for too few lines at once. Those of 4 bits are widened more slowly than they come. */
 INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
-    const char *from = (const char *)m->codes + stored_bytes(format, place) + AHEAD;
-    for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64) __builtin_prefetch(from + byte);
+    const char *from = (const char *)m->codes + stored_bytes(format, place);
+    for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64)
+        if (format == WEIGHT_4BIT || format == WEIGHT_Q4_0 || format == WEIGHT_Q4_1)
+            __builtin_prefetch(from + NEAR + byte);
+        else
+            __builtin_prefetch(from + AHEAD + byte, 0, 2);
 }
 
-/* `columns` columns from `column` on, of `rows` rows, both known when this is compiled. It is one loop nest, because what is
- * made a function of its own goes through memory, at a tenth of the speed or more. */
-INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows *r, int rows, int columns, int column) {
+/* `columns` columns from `column` on, of `rows` rows, both known when this is compiled, as is `halves`: whether the halves
+ * of a chunk in 4 bits have scales of their own. It is one loop nest, because what is made a function of its own goes
+ * through memory, at a tenth of the speed or more. */
+INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table, const Rows *r, int rows, int columns,
+                     int column) {
     lanes sums[MOST_SUMS];
     for (int i = 0; i < rows * columns; i++) sums[i] = (lanes){0};
     for (int64_t from = 0; from < m->depth; from += STRETCH) {
@@ -76,12 +85,12 @@ INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows
                 for (int half = 0; half < 2; half++) {
                     vec w[SHARED][HALF];
                     const int shared = columns - c < SHARED ? columns - c : SHARED;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                     for (int j = 0; j < shared; j++) {
                         const int64_t place = (int64_t)(column + c + j) * m->depth + k;
                         const float *of_chunk = scales[c + j] + (k - from) / CHUNK * SCALES;
                         if (!half) fetch_ahead(m, format, place);
-                        widen_half(m, format, table, of_chunk, place, column + c + j, half, w[j]);
+                        widen_half(m, format, table, of_chunk, halves, place, column + c + j, half, w[j]);
                     }
 #pragma GCC unroll 8
                     for (int v = 0; v < HALF; v++)
@@ -89,7 +98,7 @@ INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows
                         for (int i = 0; i < rows; i++) {
                             const int64_t at = k + (half * HALF + v) * VL;
                             const lanes x = once((lanes) * (const vec *)(r->x + i * r->depth + at));
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                             for (int j = 0; j < shared; j++)
                                 sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
                         }
@@ -101,30 +110,32 @@ INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows
 /* Columns at a time: their sums, and those of all rows, stay in registers. */
 #define FEW_COLUMNS(rows) ((rows) <= (VL == 8 ? 2 : 4) ? 4 : 2)
 
-#define FEW_CASE(format, count_of_rows)                                                                      \
-    case count_of_rows:                                                                                      \
-        for (; column + FEW_COLUMNS(count_of_rows) <= first + count; column += FEW_COLUMNS(count_of_rows))   \
-            few_rows(m, format, &table, r, count_of_rows, FEW_COLUMNS(count_of_rows), column);               \
-        for (; column < first + count; column++) few_rows(m, format, &table, r, count_of_rows, 1, column);   \
+#define FEW_CASE(format, halves, count_of_rows)                                                                    \
+    case count_of_rows:                                                                                            \
+        for (; column + FEW_COLUMNS(count_of_rows) <= first + count; column += FEW_COLUMNS(count_of_rows))         \
+            few_rows(m, format, halves, &table, r, count_of_rows, FEW_COLUMNS(count_of_rows), column);             \
+        for (; column < first + count; column++) few_rows(m, format, halves, &table, r, count_of_rows, 1, column); \
         break;
 
-#define DEFINE_FEW(name, format)                                             \
+#define DEFINE_FEW_OF(name, format, halves)                                  \
     static void name(const Matrix *m, const Rows *r, int first, int count) { \
         const Table table = TABLE_OF(m);                                     \
         int column = first;                                                  \
         switch (r->rows) {                                                   \
-            FEW_CASE(format, 1)                                              \
-            FEW_CASE(format, 2)                                              \
-            FEW_CASE(format, 3)                                              \
-            FEW_CASE(format, 4)                                              \
-            MORE_CASES(format)                                               \
+            FEW_CASE(format, halves, 1)                                      \
+            FEW_CASE(format, halves, 2)                                      \
+            FEW_CASE(format, halves, 3)                                      \
+            FEW_CASE(format, halves, 4)                                      \
+            MORE_CASES(format, halves)                                       \
         }                                                                    \
     }
+#define DEFINE_FEW(name, format) DEFINE_FEW_OF(name, format, 0)
 DEFINE_FEW(few_float32, WEIGHT_FLOAT32)
 DEFINE_FEW(few_bfloat16, WEIGHT_BFLOAT16)
 DEFINE_FEW(few_float16, WEIGHT_FLOAT16)
 DEFINE_FEW(few_int8, WEIGHT_INT8)
 DEFINE_FEW(few_4bit, WEIGHT_4BIT)
+DEFINE_FEW_OF(few_4bit_halves, WEIGHT_4BIT, 1)
 DEFINE_FEW(few_q4_0, WEIGHT_Q4_0)
 DEFINE_FEW(few_q4_1, WEIGHT_Q4_1)
 DEFINE_FEW(few_q8_0, WEIGHT_Q8_0)
@@ -173,13 +184,11 @@ int veneer_rows_order(const Matrix *m) {
     return HAS_PAIRED && m->format == WEIGHT_4BIT && m->depth % CHUNK == 0 ? PAIRED : NATURAL;
 }
 
-/* 32 numbers, the even ones first: half of a chunk, as codes of 4 bits fall apart with sixteen lanes. */
+/* Sixteen numbers as codes of 4 bits fall apart with sixteen lanes. */
 INLINE void prepare_paired(const float *x, float *out) {
 #if VL == 16
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
-    _mm512_storeu_ps(out, _mm512_permutex2var_ps(low, even, high));
-    _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high));
+    const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    _mm512_storeu_ps(out, _mm512_permutexvar_ps(order, _mm512_loadu_ps(x)));
 #else
     (void)x, (void)out;
 #endif
@@ -187,7 +196,7 @@ INLINE void prepare_paired(const float *x, float *out) {
 
 void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
     if (order == PAIRED && VL == 16) {
-        for (int64_t k = 0; k < depth; k += CHUNK / 2) prepare_paired(x + k, out + k);
+        for (int64_t k = 0; k < depth; k += VL) prepare_paired(x + k, out + k);
         return;
     }
     if (order == PAIRED) {
@@ -221,10 +230,11 @@ void veneer_rows_few(const Matrix *m, const float *x, int rows, int first, int c
                      int64_t stride) {
     static void (*const few[])(const Matrix *, const Rows *, int, int) = {
         few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
+    const int halves = m->format == WEIGHT_4BIT && m->block < CHUNK;
     for (int row = 0; row < rows; row += FEW) {
         const int rest = rows - row;
         const Rows r = {x + row * m->depth, y + row * stride, m->depth, stride, rest < FEW ? rest : FEW, add, scale};
-        few[m->format](m, &r, first, count);
+        (halves ? few_4bit_halves : few[m->format])(m, &r, first, count);
     }
 }
 

@@ -45,8 +45,10 @@ INLINE void read_eight(const Matrix *m, int64_t block, float out[SCALES * AT_ONC
                                                     _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
         factors = _mm256_i32gather_ps(m->scale_factors + first, _mm256_srl_epi32(from_first, _mm_cvtsi32_si128(shift)), 4);
     }
-    const __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(m->scale_codes + block)));
-    __m256 scales = _mm256_mul_ps(_mm256_i32gather_ps(m->scale_values, codes, 4), factors);
+    const uint8_t *c = m->scale_codes + block;
+    const float *v = m->scale_values; /* looked up one by one: Zen 4 takes twice as long to gather them */
+    __m256 scales = _mm256_setr_ps(v[c[0]], v[c[1]], v[c[2]], v[c[3]], v[c[4]], v[c[5]], v[c[6]], v[c[7]]);
+    scales = _mm256_mul_ps(scales, factors);
     __asm__("" : "+x"(scales)); /* as in rounded() */
     scales = _mm256_add_ps(scales, _mm256_set1_ps(m->scale_offset));
     _mm256_storeu_ps(out, _mm256_permutevar8x32_ps(scales, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)));
@@ -99,16 +101,23 @@ INLINE int64_t stored_bytes(int format, int64_t count) {
 
 #if VL == 16
 #define HAS_PAIRED 1
-/* Sixteen bytes at a time: their upper halves, then their lower ones. The sixteen values, times the scale, are one
- * register, and a permutation looks all up; it reads four bits of an index and no more. */
-static inline int paired_place(int p) { return p / 32 * 32 + p % 16 * 2 + p / 16 % 2; }
+/* Eight bytes at a time, by a load that repeats them: an even lane takes a code of the first four bytes, an odd lane one of
+ * the last four, each by a shift of its own. The sixteen values, times the scale, are one register, and a permutation looks
+ * all up; it reads four bits of an index and no more. (A conversion, which gives each byte a lane, shares its unit with the
+ * permutations.) */
+static inline int paired_place(int p) { return p / 16 * 16 + p % 2 * 8 + p % 16 / 2; }
 
-INLINE void widen_4bit(const Matrix *m, const float *scales, int64_t place, int half, vec w[HALF]) {
-    const __m512 table = _mm512_mul_ps(_mm512_loadu_ps(m->values), _mm512_set1_ps(scales[half]));
+INLINE vec widen_sixteen(const uint8_t *codes, __m512 table) {
+    const __m512i right = _mm512_setr_epi32(4, 4, 0, 0, 12, 12, 8, 8, 20, 20, 16, 16, 28, 28, 24, 24);
+    int64_t bytes;
+    memcpy(&bytes, codes, sizeof bytes);
+    return (vec)_mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(bytes), right), table);
+}
+
+INLINE void widen_4bit(const Matrix *m, float scale, int64_t place, int half, vec w[HALF]) {
+    const __m512 table = _mm512_mul_ps(_mm512_loadu_ps(m->values), _mm512_set1_ps(scale));
     const uint8_t *codes = (const uint8_t *)m->codes + place / 2 + 16 * half;
-    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
-    w[0] = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
-    w[1] = (vec)_mm512_permutexvar_ps(bytes, table);
+    for (int v = 0; v < HALF; v++) w[v] = widen_sixteen(codes + 8 * v, table);
 }
 #elif VL == 8
 #define HAS_PAIRED 1
@@ -159,14 +168,16 @@ INLINE void widen_paired(const Matrix *m, const Planes *planes, const float *sca
 #if VL == 8
 typedef Planes Table;
 #define TABLE_OF(m) ((m)->format == WEIGHT_4BIT ? planes_of((m)->values) : (Planes){0})
-#define WIDEN_4BIT(m, table, scales, place, half, w) widen_paired(m, table, scales, place, half, w)
+#define WIDEN_4BIT(m, table, scales, halves, place, half, w) widen_paired(m, table, scales, place, half, w)
 #else
 typedef int Table;
 #define TABLE_OF(m) ((void)(m), 0)
 #if HAS_PAIRED
-#define WIDEN_4BIT(m, table, scales, place, half, w) ((void)(table), widen_4bit(m, scales, place, half, w))
+/* One scale of both halves is also one product with the table. */
+#define WIDEN_4BIT(m, table, scales, halves, place, half, w) \
+    ((void)(table), widen_4bit(m, (scales)[(halves) ? (half) : 0], place, half, w))
 #else
-#define WIDEN_4BIT(m, table, scales, place, half, w) \
+#define WIDEN_4BIT(m, table, scales, halves, place, half, w) \
     ((void)(table), (void)(scales), widen_each(m, (place) + CHUNK / 2 * (half), w))
 static inline int paired_place(int p) { return p; }
 INLINE void widen_each(const Matrix *m, int64_t place, vec w[HALF]) {
@@ -178,11 +189,11 @@ INLINE void widen_each(const Matrix *m, int64_t place, vec w[HALF]) {
 #endif
 
 /* The first or the second half of a chunk's vectors, as they stand after widening. The chunk begins at `place` in the
- * flattened tensor; `scales`: of 4 bits, those of the chunk. */
-INLINE void widen_half(const Matrix *m, int format, const Table *table, const float *scales, int64_t place, int column,
-                       int half, vec w[HALF]) {
+ * flattened tensor; `scales`: of 4 bits, those of the chunk, and `halves`, whether they may differ. */
+INLINE void widen_half(const Matrix *m, int format, const Table *table, const float *scales, int halves, int64_t place,
+                       int column, int half, vec w[HALF]) {
     if (format == WEIGHT_4BIT) {
-        WIDEN_4BIT(m, table, scales, place, half, w);
+        WIDEN_4BIT(m, table, scales, halves, place, half, w);
         return;
     }
     if (is_blocks(format)) {
@@ -207,7 +218,7 @@ INLINE void widen_half(const Matrix *m, int format, const Table *table, const fl
 INLINE void widen_chunk(const Matrix *m, int format, const Table *table, int64_t place, int column, vec w[VECTORS]) {
     float scales[SCALES];
     if (format == WEIGHT_4BIT) read_scales(m, place, 1, scales);
-    for (int half = 0; half < 2; half++) widen_half(m, format, table, scales, place, column, half, w + half * HALF);
+    for (int half = 0; half < 2; half++) widen_half(m, format, table, scales, 1, place, column, half, w + half * HALF);
 }
 
 #endif
