@@ -60,6 +60,7 @@ from veneer.training.objectives.simpo import Simpo
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.passes import Passes
 from veneer.training.reference_point import WithReferencePoint
 from veneer.training.trainable import AdapterTraining
 
@@ -224,13 +225,10 @@ def engine(folder: Path, quantized: bool) -> tuple[Engine, list[Event]]:
     folder.mkdir(parents=True)
     made = Engine(
         model=model,
-        trainable=trainable,
-        objective=OverModel(model),
-        source=Steps(),
+        passes=Passes(trainable=trainable, objective=OverModel(model), source=Steps(), seed=3),
         optimizer=RuleOptimizer(trainable.named(), AdamW((0.9, 0.999)), weight_decay=0.0),
         schedule=RateSchedule(peak=0.01, steps=100, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
         clip=0.5,
-        seed=3,
         evaluate=None,
         eval_every=1000,
         save_every=1000,

@@ -1,4 +1,4 @@
-"""The loop: a step is its rows whatever the cut, and every way of ending leaves a good checkpoint."""
+"""The loop: a step is made of its gradients, and every way of ending leaves a good checkpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import nn
-from transformers import LlamaForCausalLM
 
+from cut_steps import CUTS, Cut, SmallMemory, adapted
 from tiny import examples
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -37,7 +35,8 @@ from veneer.training.objectives.sft import CROSS_ENTROPY
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
-from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
+from veneer.training.passes import Passes
+from veneer.training.trainable import AdapterTraining, Trainable
 
 
 class RecordingAdamW(RuleOptimizer):
@@ -50,36 +49,6 @@ class RecordingAdamW(RuleOptimizer):
     def step(self, learning_rate: float) -> None:
         self.seen.append({n: p.grad.clone() for n, p in self.parameters.items() if p.grad is not None})
         super().step(learning_rate)
-
-
-@dataclass
-class Cut:
-    """The same rows at every step, in the given groups."""
-
-    groups: Sequence[Sequence[Example]]
-    max_tokens: int = 10**6
-
-    def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
-        return [[batch for group in self.groups for batch in pack(group, most or self.max_tokens)]]
-
-    def epoch(self, step: int) -> float:
-        return float(step)
-
-
-def adapted(model_path: Path, *, dropout: float = 0.0) -> tuple[CausalLM, AdapterTraining]:
-    origin = open_checkpoint(model_path)
-    model = load_model(origin, dtype=torch.float32)
-    adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
-    generator = torch.Generator().manual_seed(2)
-    for layer in adapter.layers.values():  # B = 0 would hide the gradient of A
-        layer.lora_B.data.copy_(0.05 * torch.randn(layer.lora_B.shape, generator=generator))
-    return model, AdapterTraining(adapter, str(model_path))
-
-
-def full(model_path: Path) -> tuple[CausalLM, FullTraining]:
-    origin = open_checkpoint(model_path)
-    model = load_model(origin, form=WeightForm.TRAINABLE, dtype=torch.float32)
-    return model, FullTraining(model, origin)
 
 
 @dataclass
@@ -123,13 +92,10 @@ def bench(
     folder.mkdir(parents=True, exist_ok=True)
     engine = Engine(
         model=model,
-        trainable=trainable,
-        objective=objective or OverModel(model),
-        source=source,
+        passes=Passes(trainable=trainable, objective=objective or OverModel(model), source=source, seed=3),
         optimizer=optimizer,
         schedule=RateSchedule(peak=0.01, steps=steps, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
         clip=clip,
-        seed=3,
         evaluate=None if evaluate is None else lambda: of_loss(evaluate()),
         eval_every=eval_every,
         save_every=save_every,
@@ -147,89 +113,6 @@ def eight(tiny_model: Path, tiny_data: Path) -> list[Example]:
     return found
 
 
-CUTS: dict[str, Callable[[list[Example]], Cut]] = {
-    "1x8": lambda rows: Cut([rows]),
-    "2x4": lambda rows: Cut([rows[:4], rows[4:]]),
-    "8x1": lambda rows: Cut([[row] for row in rows]),
-    "3+5": lambda rows: Cut([rows[:3], rows[3:]]),
-    "packed into 128 tokens": lambda rows: Cut([rows], 128),
-    "longer than the budget": lambda rows: Cut([rows], 1),
-    "backwards": lambda rows: Cut([rows[::-1]]),
-}
-
-
-# ------------------------------------------------------------------------------------------------------ the invariance
-
-
-def by_transformers(model: nn.Module, rows: list[Example]) -> float:
-    """A step's loss by its definition, a row at a time; gradients are left on the parameters."""
-    total = sum(int(row.loss_mask.sum()) for row in rows)
-    loss = 0.0
-    for row in rows:
-        tokens = torch.tensor(row.tokens, dtype=torch.int64)[None]
-        logits = model(input_ids=tokens).logits[0, :-1].double()
-        taken = torch.tensor(row.loss_mask[1:])
-        losses = nn.functional.cross_entropy(logits[taken], tokens[0, 1:][taken], reduction="sum") / total
-        losses.backward()
-        loss += float(losses.detach())
-    return loss
-
-
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    scale = max(float(tensor.abs().max()) for tensor in expected.values())
-    assert scale > 1e-3
-    for name, tensor in expected.items():
-        assert float((found[name] - tensor).abs().max()) <= 1e-5 * max(1.0, scale), name
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_step_of_the_whole_model_is_transformers_step_whatever_the_cut(
-    cut: str, eight: list[Example], tiny_model: Path, tmp_path: Path
-) -> None:
-    model, trainable = full(tiny_model)
-    found = bench(tmp_path, model, trainable, CUTS[cut](eight))
-    found.run()
-    reference = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    loss = by_transformers(reference, eight)
-    assert found.steps()[0].loss == pytest.approx(loss, abs=1e-5)
-    expected = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    assert_close(found.optimizer.seen[0], expected)
-    norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in expected.values()))
-    assert found.steps()[0].grad_norm == pytest.approx(norm, rel=1e-5)
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_step_of_an_adapter_is_pefts_step_whatever_the_cut(
-    cut: str, eight: list[Example], tiny_model: Path, tmp_path: Path
-) -> None:
-    model, trainable = adapted(tiny_model)
-    (tmp_path / "adapter").mkdir()
-    trainable.save(tmp_path / "adapter", {})
-    found = bench(tmp_path, model, trainable, CUTS[cut](eight))
-    found.run()
-    base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    reference = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True)
-    loss = by_transformers(reference, eight)
-    assert found.steps()[0].loss == pytest.approx(loss, abs=1e-5)
-    expected = {
-        name.removeprefix("base_model.model.").replace(".default", ""): p.grad
-        for name, p in reference.named_parameters()
-        if p.grad is not None
-    }
-    assert_close(found.optimizer.seen[0], expected)
-
-
-def test_a_mean_of_means_would_be_caught(eight: list[Example], tiny_model: Path) -> None:
-    # The rows must tell the right weighting from the wrong one, or the tests above prove nothing.
-    model, _ = adapted(tiny_model)
-    batches = [pack([row], 10**6)[0] for row in eight]
-    means = sum(float(OverModel(model).sums(batch).total.detach()) / batch.supervised for batch in batches) / len(
-        batches
-    )
-    assert abs(means - mean_loss(model, batches)) > 1e-4
-
-
 def test_the_step_reports_its_tokens_and_targets(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
     model, trainable = adapted(tiny_model)
     found = bench(tmp_path, model, trainable, Cut([eight]), steps=2)
@@ -238,6 +121,22 @@ def test_the_step_reports_its_tokens_and_targets(eight: list[Example], tiny_mode
     assert [step.tokens for step in found.steps()] == [tokens, tokens]
     assert found.steps()[0].supervised == sum(row.supervised for row in eight)
     assert (progress.step, progress.tokens) == (2, 2 * tokens)
+
+
+def test_what_is_applied_are_the_gradients_of_the_step_and_their_norm_is_reported(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    found = bench(tmp_path, *adapted(tiny_model), CUTS["3+5"](eight))
+    found.run()
+    alone = bench(tmp_path / "alone", *adapted(tiny_model), CUTS["3+5"](eight)).engine.passes
+    parameters = alone.trainable.named()
+    alone.gradients(alone.prepare(1, None, 1), list(parameters.values()), lambda: False)
+    (applied,) = found.optimizer.seen
+    expected = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    assert applied.keys() == expected.keys()
+    assert all(torch.equal(applied[name], gradient) for name, gradient in expected.items())
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in expected.values()))
+    assert found.steps()[0].grad_norm == pytest.approx(norm, rel=1e-6)
 
 
 def test_clipping_limits_what_is_applied_and_reports_what_was(
@@ -413,42 +312,6 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
 
 
-@dataclass(frozen=True)
-class SmallMemory:
-    """An objective for whose micro-batches of more than so many tokens there is no memory."""
-
-    over: OverModel
-    tokens: int
-    late: bool = False
-    """Whether the memory is full in backward, when the graph stands."""
-
-    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        return batches
-
-    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
-        return self.over.weights(batches)
-
-    def sums(self, batch: MicroBatch) -> Sums:
-        if len(batch.tokens) <= self.tokens:
-            return self.over.sums(batch)
-        if self.late:
-            found = self.over.sums(batch)
-            full = {name: _Full.apply(term) for name, term in found.terms.items()}  # type: ignore[no-untyped-call]
-            return replace(found, terms=full)
-        torch.empty(1 << 58)
-        raise AssertionError("that was possible")
-
-
-class _Full(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return torch.empty(1 << 58)
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_a_step_that_does_not_fit_is_made_in_smaller_micro_batches(
     late: bool, eight: list[Example], tiny_model: Path, tmp_path: Path
@@ -497,11 +360,13 @@ def test_decoded_weights_are_given_back_before_micro_batches_are_halved(
     for fits, halvings in ((largest, []), (largest // 3, [1, 1])):
         model, trainable = quantised(tiny_model)
         found = bench(tmp_path / f"run-{fits}", model, trainable, Cut([eight]), steps=1)
-        found.engine.objective = MemoryOfKept(OverModel(model), fits)
+        found.engine.passes.objective = MemoryOfKept(OverModel(model), fits)
         progress = Progress()
         with decoded_weights(model.modules(), model.dtype, 10**9), found.engine.log:
             if tried_first:
-                found.engine.rehearse(progress, lambda most, source=found.engine.source: source.lanes(1, most)[0][0])
+                found.engine.rehearse(
+                    progress, lambda most, source=found.engine.passes.source: source.lanes(1, most)[0][0]
+                )
                 assert [type(event) for event in found.events] == [Note, *[MicroBatchHalved] * len(halvings)]
             found.engine.run(progress)
         assert [type(event) for event in found.events].count(Note) == 1
@@ -533,7 +398,7 @@ def test_a_row_that_does_not_fit_ends_the_run_with_its_last_step(
         step = found.engine.prepare(progress)
         found.engine.start(progress)
         found.engine.complete(progress, step, found.engine._gradients(progress, step), 0.0)
-        found.engine.objective = SmallMemory(OverModel(model), 0)
+        found.engine.passes.objective = SmallMemory(OverModel(model), 0)
         with pytest.raises(OutOfMemory, match=r"computing step 2 .*one row of \d+ tokens, which cannot be cut"):
             found.engine.run(progress)
     assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
@@ -591,7 +456,7 @@ def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one
     whole = bench(tmp_path / "whole", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3)
     whole.run()
     found = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, save_every=9)
-    batches = len(found.engine.source.lanes(1)[0])
+    batches = len(found.engine.passes.source.lanes(1)[0])
     assert batches > 2
     asked = iter(range(10**6))
     found.engine.signalled = lambda: next(asked) == batches + 2  # in the middle of the second step
@@ -692,7 +557,7 @@ def test_every_step_of_every_seed_has_draws_of_its_own(
     def seeds_of(name: str, seed: int, done: int = 0) -> list[int]:
         seeds.clear()
         found = bench(tmp_path / name, *adapted(tiny_model), Cut([eight[:1]]), steps=5)
-        found.engine.seed = seed
+        found.engine.passes.seed = seed
         found.run(Progress(step=done))
         return list(seeds)
 

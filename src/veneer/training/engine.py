@@ -1,27 +1,24 @@
-"""The training loop: steps of micro-batches, evaluation, checkpoints, and a clean end whatever happens.
+"""The training loop: steps, evaluations, checkpoints, and a clean end whatever happens.
 
-A step's loss is the sum over its supervised tokens divided by their number in the whole step, known before the first
-micro-batch runs; the cut into micro-batches is a detail of memory. Everything that a step depends on follows from its
-number (rows, order, learning rate, dropout seed), the weights and the optimiser's state, so that a resumed run is the
-run that was never interrupted.
+Everything that a step depends on follows from its number (rows, order, learning rate, dropout seed), the weights and
+the optimiser's state, so that a resumed run is the run that was never interrupted. How a step's gradients are computed
+is in `veneer.training.passes`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
-
-from torch import Tensor
 
 from veneer.data.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
 from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunFinished, StepDone, StepSkipped
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
+from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.best import BestBy
@@ -29,16 +26,13 @@ from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.kept_weights import give_back_decoded
 from veneer.training.loss_scale import lowered, overflowed
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objectives.base import Means, StepObjective, Sums
+from veneer.training.objectives.base import Means
 from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_norm, unscale
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
-from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
-from veneer.training.step_source import SourceStopped, StepBatches, StepSource
-from veneer.training.trainable import Trainable
-
-LANE_SEED = 1_000_000_007
-"""What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
+from veneer.training.parallel.lanes import Signalled, Team
+from veneer.training.passes import Passes
+from veneer.training.step_source import SourceStopped, StepBatches
 
 
 def ended(progress: Progress, steps: int, patience: int | None) -> bool:
@@ -51,13 +45,10 @@ class Engine:
     """One run, from wherever its `Progress` stands to its last step."""
 
     model: LanguageModel
-    trainable: Trainable
-    objective: StepObjective
-    source: StepSource
+    passes: Passes
     optimizer: Optimizer
     schedule: RateSchedule
     clip: float
-    seed: int
     evaluate: Callable[[], Means | None] | None
     """The evaluation loss and metrics of the model as it is; None where a signal ended the evaluation."""
     eval_every: int
@@ -77,13 +68,16 @@ class Engine:
     prompts (`veneer.training.samples`)."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
-    team: Team = field(default_factory=Team)
-    """The processes of the run, of which the first writes, and the lanes that are dealt out to them."""
     _started: float = field(init=False, default=0.0)
     _stepping: bool = field(init=False, default=False)
     """Whether the optimiser is at work, or has failed at it: the weights are those of no step then."""
     _stopping: bool = field(init=False, default=False)
     """Whether `stop` was true and the other processes do not know it yet."""
+
+    @property
+    def team(self) -> Team:
+        """The processes of the run."""
+        return self.passes.team
 
     def run(self, progress: Progress) -> Progress:
         """Train to the last step, or until patience is at its end.
@@ -148,13 +142,9 @@ class Engine:
         self.model.train()
         halvings = 0
         while True:
-            self.trainable.seed_step(self.seed)
-            batch = largest(progress.micro_batch_tokens(progress.step + 1))
-            with self.team.passing():
-                tried = self._attempt(batch, lambda sums: sums.total)
-            fault = self.team.agree(tried if isinstance(tried, MemoryFault) else None, [batch])
+            fault = self.passes.rehearse(largest(progress.micro_batch_tokens(progress.step + 1)))
             self.drop_gradients()
-            if not isinstance(fault, MemoryFault):
+            if fault is None:
                 return
             try:
                 halvings = self.make_room(progress, fault, halvings)
@@ -166,21 +156,9 @@ class Engine:
         """The next step's rows, with its random draws seeded."""
         number = progress.step + 1
         try:
-            lanes = self._prepared(self.source.lanes(number, progress.micro_batch_tokens(number)))
+            return self.passes.prepare(number, progress.micro_batch_tokens(number), progress.loss_scale(number))
         except SourceStopped:
             self.give_up(progress)
-        self._seed(number, 0)
-        weights = self.objective.weights([batch for lane in lanes for batch in lane])
-        return StepBatches(number, lanes, weights, progress.loss_scale(number))
-
-    def _prepared(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[list[MicroBatch]]:
-        """The micro-batches of all lanes with what depends on all of them."""
-        batches = iter(self.objective.prepared([batch for lane in lanes for batch in lane]))
-        return [[next(batches) for _ in lane] for lane in lanes]
-
-    def _seed(self, step: int, lane: int) -> None:
-        """Start the random draws of a lane, which are its own wherever it is computed."""
-        self.trainable.seed_step(self.seed * 1_000_003 + step + lane * LANE_SEED)
 
     def _computed(self, progress: Progress) -> tuple[StepBatches, Means]:
         """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
@@ -191,46 +169,14 @@ class Engine:
         return step, found
 
     def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
-        lane_sum = self.team.sum(list(self.optimizer.parameters.values()), step)
-        with self.team.passing():
-            outcome = self._own_lanes(step, lane_sum)
-        found = lane_sum.total(outcome)
+        found = self.passes.gradients(step, list(self.optimizer.parameters.values()), self._halted)
         if isinstance(found, Signalled):
             self.give_up(progress)
         return found
 
-    def _own_lanes(self, step: StepBatches, lane_sum: LaneSum) -> Outcome:
-        """Forward and backward of this process's lanes; what kept it from that, if anything did."""
-        for lane in self.team.own:
-            means = Means(step.weights)
-            if lane > 0:
-                self._seed(step.number, lane)
-            for batch in step.lanes[lane]:
-                if self.team.apart and (self._stopping or self.signalled()):
-                    return Signalled()
-                found = self._attempt(batch, step.loss)
-                if isinstance(found, MemoryFault):
-                    return found
-                means.add(found)
-            lane_sum.add(lane, means)
-        for batch in self.team.idle(step.lanes):
-            self._attempt(batch, lambda sums: 0.0 * sums.loss(step.weights))
-        # A process whose lanes are empty is signalled as well.
-        return Signalled() if self.team.many and (self._stopping or self.signalled()) else None
-
-    def _attempt(self, batch: MicroBatch, loss: Callable[[Sums], Tensor]) -> Sums | MemoryFault:
-        """Forward and backward of a micro-batch, or the fault: it is returned, so that nothing holds its tensors."""
-        try:
-            sums = self.objective.sums(batch)
-            loss(sums).backward()  # type: ignore[no-untyped-call]
-        except KINDS as error:
-            if not is_out_of_memory(error):
-                raise
-            fault = MemoryFault(batch, str(error))
-            if not self.team.apart:
-                raise fault.alone("computing a step") from None
-            return fault
-        return sums
+    def _halted(self) -> bool:
+        """Whether the step under way is given up."""
+        return self._stopping or self.signalled()
 
     def make_room(self, progress: Progress, fault: MemoryFault, halvings: int) -> int:
         """Give back decoded weights that are kept, or else halve micro-batches; see `halve`.
@@ -364,7 +310,7 @@ class Engine:
         self._stepping = True
         with out_of_memory_while(f"changing the weights in step {step.number}"):
             self.optimizer.step(rate)
-            self.trainable.changed()
+            self.passes.trainable.changed()
         self._stepping = False
         tokens = sum(batch.document_tokens for batch in step.batches)
         seconds = spent + time.perf_counter() - begun
@@ -373,7 +319,7 @@ class Engine:
         self.log.emit(
             StepDone(
                 step=step.number,
-                epoch=self.source.epoch(step.number),
+                epoch=self.passes.source.epoch(step.number),
                 loss=means.loss,
                 grad_norm=norm,
                 learning_rate=rate,
@@ -477,11 +423,11 @@ class Engine:
 
     def _save(self, progress: Progress) -> None:
         if not self.team.first:
-            self.checkpoints.follow(self.trainable, self.optimizer)
+            self.checkpoints.follow(self.passes.trainable, self.optimizer)
             return
         begun = time.perf_counter()
         with out_of_memory_while(f"writing the checkpoint of step {progress.step}"):
-            path = self.checkpoints.save(progress, self.trainable, self.optimizer)
+            path = self.checkpoints.save(progress, self.passes.trainable, self.optimizer)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.perf_counter() - begun
         self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=seconds))

@@ -256,7 +256,7 @@ class Lockstep:
         largest = {}
         for member in self.members:
             engine, progress = member.session.engine, member.session.progress
-            engine.trainable.seed_step(engine.seed)
+            engine.passes.seed_rehearsal()
             most = progress.micro_batch_tokens(progress.step + 1)
             largest[member.name] = [member.session.data.steps.largest(most)]
         found = (

@@ -41,6 +41,7 @@ from veneer.training.parallel.group import Alone, Group
 from veneer.training.parallel.lanes import Team
 from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.start import share, shared_progress
+from veneer.training.passes import Passes
 from veneer.training.prepare import TrainingData
 from veneer.training.result import publish
 from veneer.training.run_inputs import RunInputs
@@ -255,14 +256,17 @@ def _engine(
         evaluate = evaluation_of(config, data, inputs.origin, model, learner.objective, log.emit, team)
     return Engine(
         model=model,
-        trainable=learner.trainable,
-        objective=learner.objective,
-        source=data.steps if sampled is None else sampled.source,
+        passes=Passes(
+            trainable=learner.trainable,
+            objective=learner.objective,
+            source=data.steps if sampled is None else sampled.source,
+            seed=train.seed,
+            team=team,
+        ),
         optimizer=optimizer,
         schedule=_rate_schedule(train, data.steps.total),
         clip=train.clip,
         skip_bad_steps=train.skip_bad_steps,
-        seed=train.seed,
         evaluate=evaluate,
         eval_every=train.eval_every or data.steps.total,
         save_every=train.save_every or data.steps.total,
@@ -271,7 +275,6 @@ def _engine(
         stop=stop,
         best_by=best_by(config),
         patience=train.patience,
-        team=team,
         sample=sampler_of(config, data, inputs.origin, model, log.emit) if team.first else None,
     )
 

@@ -1,0 +1,136 @@
+"""The passes of a step: forward and backward of its micro-batches, lane by lane, which leave its gradients behind.
+
+A step's loss is the sum over its supervised tokens divided by their number in the whole step, known before the first
+micro-batch runs; the cut into micro-batches is a detail of memory. Rows and random draws follow from the number of the
+step. Nothing here changes a weight: what is made of the gradients is up to `veneer.training.engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from veneer.data.batches import MicroBatch
+from veneer.out_of_memory import KINDS, is_out_of_memory
+from veneer.training.objectives.base import Means, StepObjective, Sums
+from veneer.training.out_of_memory import MemoryFault
+from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
+from veneer.training.step_source import StepBatches, StepSource
+from veneer.training.trainable import Trainable
+
+LANE_SEED = 1_000_000_007
+"""What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Passes:
+    """Forward and backward passes of a run's steps, over the lanes of this process."""
+
+    trainable: Trainable
+    objective: StepObjective
+    source: StepSource
+    seed: int
+    team: Team = field(default_factory=Team)
+    """The processes of the run, of which the first writes, and the lanes that are dealt out to them."""
+
+    def prepare(self, number: int, most: int | None, scale: int) -> StepBatches:
+        """The rows of a step, with its random draws seeded.
+
+        Args:
+            number: the step's number; the first is 1.
+            most: tokens of a micro-batch at most; None for as many as the run's have.
+            scale: the factor of the step's loss (`veneer.training.loss_scale`).
+
+        Raises:
+            SourceStopped: a signal came while the rows were made.
+        """
+        lanes = self._prepared(self.source.lanes(number, most))
+        self._seed(number, 0)
+        weights = self.objective.weights([batch for lane in lanes for batch in lane])
+        return StepBatches(number, lanes, weights, scale)
+
+    def gradients(
+        self, step: StepBatches, parameters: Sequence[nn.Parameter], halted: Callable[[], bool]
+    ) -> Means | MemoryFault | Signalled:
+        """Forward and backward of a whole step.
+
+        Args:
+            step: what `prepare` has given last.
+            parameters: what is trained; they hold the gradients of the step's loss afterwards.
+            halted: a function that is asked before every micro-batch; true gives up the step.
+
+        Returns:
+            The loss and the metrics of the step. Or what kept a process from its part: gradients that are there then
+            are those of a part, and are to be dropped.
+
+        Raises:
+            OutOfMemory: there was no memory, and processes compute together, so that none can halve its part.
+            RankLost: another process is gone.
+        """
+        lane_sum = self.team.sum(parameters, step)
+        with self.team.passing():
+            outcome = self._own_lanes(step, lane_sum, halted)
+        return lane_sum.total(outcome)
+
+    def seed_rehearsal(self) -> None:
+        """Start the random draws of a pass that belongs to no step."""
+        self.trainable.seed_step(self.seed)
+
+    def rehearse(self, batch: MicroBatch) -> MemoryFault | None:
+        """Forward and backward of a micro-batch by itself; gradients that are there then are to be dropped.
+
+        Returns:
+            The fault, where a process had no memory for it.
+
+        Raises:
+            OutOfMemory, RankLost: see `gradients`.
+        """
+        self.seed_rehearsal()
+        with self.team.passing():
+            tried = self._attempt(batch, lambda sums: sums.total)
+        fault = self.team.agree(tried if isinstance(tried, MemoryFault) else None, [batch])
+        return fault if isinstance(fault, MemoryFault) else None
+
+    def _prepared(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[list[MicroBatch]]:
+        """The micro-batches of all lanes with what depends on all of them."""
+        batches = iter(self.objective.prepared([batch for lane in lanes for batch in lane]))
+        return [[next(batches) for _ in lane] for lane in lanes]
+
+    def _seed(self, step: int, lane: int) -> None:
+        """Start the random draws of a lane, which are its own wherever it is computed."""
+        self.trainable.seed_step(self.seed * 1_000_003 + step + lane * LANE_SEED)
+
+    def _own_lanes(self, step: StepBatches, lane_sum: LaneSum, halted: Callable[[], bool]) -> Outcome:
+        """Forward and backward of this process's lanes; what kept it from that, if anything did."""
+        for lane in self.team.own:
+            means = Means(step.weights)
+            if lane > 0:
+                self._seed(step.number, lane)
+            for batch in step.lanes[lane]:
+                if self.team.apart and halted():
+                    return Signalled()
+                found = self._attempt(batch, step.loss)
+                if isinstance(found, MemoryFault):
+                    return found
+                means.add(found)
+            lane_sum.add(lane, means)
+        for batch in self.team.idle(step.lanes):
+            self._attempt(batch, lambda sums: 0.0 * sums.loss(step.weights))
+        # A process whose lanes are empty is signalled as well.
+        return Signalled() if self.team.many and halted() else None
+
+    def _attempt(self, batch: MicroBatch, loss: Callable[[Sums], Tensor]) -> Sums | MemoryFault:
+        """Forward and backward of a micro-batch, or the fault: it is returned, so that nothing holds its tensors."""
+        try:
+            sums = self.objective.sums(batch)
+            loss(sums).backward()  # type: ignore[no-untyped-call]
+        except KINDS as error:
+            if not is_out_of_memory(error):
+                raise
+            fault = MemoryFault(batch, str(error))
+            if not self.team.apart:
+                raise fault.alone("computing a step") from None
+            return fault
+        return sums
