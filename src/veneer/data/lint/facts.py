@@ -24,6 +24,7 @@ from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles_of, without
 from veneer.data.lint.spill import Spill
 
 TRAINING, EVALUATION = 0, 1
+DESIRABLE, UNDESIRABLE = 1, 2
 GROUPS = (
     *("group", "group_id", "conversation_id", "document_id", "doc_id", "session_id", "thread_id"),
     *("user_id", "customer_id", "patient_id", "speaker_id", "author_id"),
@@ -68,7 +69,9 @@ class FileFacts:
     rejected_length: NDArray[np.int32]
     """Characters of the rejected answer."""
     label: NDArray[np.uint8]
-    """1 for a row that is labelled as desirable, 2 for one that is not, 0 for others."""
+    """DESIRABLE or UNDESIRABLE for a row that is labelled so, 0 for others."""
+    exact: Hash
+    """Prompt and answer of a labelled row as they are written, white space at their ends aside; 0 for others."""
     bands: Hashes
     """[rows, BANDS]; by which near-duplicates are found (`shingles`)."""
     shingles: Spill
@@ -102,6 +105,7 @@ class RowFacts(NamedTuple):
     rejected: int = 0
     shape: int = 0
     group: int = 0
+    exact: int = 0
 
 
 TABLE = np.dtype(
@@ -109,11 +113,11 @@ TABLE = np.dtype(
         ("line", np.int64), ("side", np.uint8), ("usable", np.bool_), ("language", np.uint8), ("label", np.uint8),
         ("answer_length", np.int32), ("length", np.int32), ("targets", np.int32), ("rejected_length", np.int32),
         ("content", np.uint64), ("prompt", np.uint64), ("answer", np.uint64), ("rejected", np.uint64),
-        ("shape", np.uint64), ("group", np.uint64),
+        ("shape", np.uint64), ("group", np.uint64), ("exact", np.uint64),
     ],
     align=True,
 )  # fmt: skip
-"""How `RowFacts` are laid in memory, 80 bytes a row."""
+"""How `RowFacts` are laid in memory, 88 bytes a row."""
 
 
 def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
@@ -122,14 +126,14 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
     if row.record is None:
         return RowFacts(line, side, usable=False)
     prompt, answer = normal(row.prompt), normal(row.answer)
-    value = _group(row.raw, group)
+    value, label = _group(row.raw, group), _label(row.raw if row.renamed is None else row.renamed)
     length = len(row.prompt) + len(row.answer) if row.trace is None else len(row.trace.example.tokens)
     return RowFacts(
         line,
         side,
         usable=True,
         language=language_of(row.answer),
-        label=_label(row.raw if row.renamed is None else row.renamed),
+        label=label,
         answer_length=len(row.answer),
         length=length,
         targets=0 if row.trace is None else row.trace.example.supervised,
@@ -140,14 +144,15 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
         rejected=digest(normal(row.rejected_answer)) if row.rejected_answer else 0,
         shape=digest(shape_of(row.raw)),
         group=0 if value is None else digest(str(value)),
+        exact=digest(f"{row.prompt.strip()}\0{row.answer.strip()}") if label else 0,
     )
 
 
 def _label(raw: Any) -> int:
-    """1 or 2 for a row that is labelled true or false (`veneer.data.labels`), 0 for others."""
+    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.labels`), 0 for others."""
     given = [raw[name] for name in LABEL_NAMES if raw.get(name) is not None] if isinstance(raw, dict) else []
     desirable = read_label(given[0]) if len(given) == 1 else None
-    return 0 if desirable is None else 1 if desirable else 2
+    return 0 if desirable is None else DESIRABLE if desirable else UNDESIRABLE
 
 
 def _group(raw: Any, column: str | None) -> Any:
@@ -238,6 +243,7 @@ class Gathered:
             rejected=table["rejected"],
             rejected_length=table["rejected_length"],
             label=table["label"],
+            exact=table["exact"],
             bands=np.frombuffer(self._bands, dtype=np.uint32).reshape(-1, BANDS),
             shingles=spill,
             labels=labels,

@@ -49,6 +49,26 @@ def test_a_few_contradicting_labels_are_found_in_any_file(tmp_path: Path) -> Non
     assert found["conflicting-labels"] == ["rows.jsonl:10", "rows.jsonl:16"]
 
 
+def test_an_undesirable_answer_contradicts_none(tmp_path: Path) -> None:
+    """Labelled rows name the right answer and a wrong one; two right ones that differ are told as ever."""
+    answers = ("yes", "no", "perhaps")
+    rows = [
+        {"prompt": sentence(i // 2), "completion": answers[(i // 2 + i % 2) % 3], "label": i % 2 == 0}
+        for i in range(30)
+    ]
+    assert found_in(lint(write(tmp_path / "rows.jsonl", rows))) == {}
+    rows[3]["label"] = True
+    found = found_in(lint(write(tmp_path / "rows.jsonl", rows)))
+    assert found == {"conflicting-labels": ["rows.jsonl:3", "rows.jsonl:4"]}
+
+
+def test_a_column_of_numbers_beside_the_names_of_labels_hides_no_contradiction(tmp_path: Path) -> None:
+    rows = [{"prompt": sentence(i), "completion": ("ham", "spam")[i % 2], "label": i % 2} for i in range(30)]
+    rows.append({"prompt": sentence(4), "completion": "spam", "label": 1})
+    found = found_in(lint(write(tmp_path / "rows.jsonl", rows)))
+    assert found == {"conflicting-labels": ["rows.jsonl:5", "rows.jsonl:31"]}
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_groups_are_the_places_of_what_is_there_more_than_once(values: list[int]) -> None:
     slow = [[at for at, other in enumerate(values) if other == value] for value in sorted(set(values))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,50 @@ def test_labels_that_are_all_alike_are_found(label: object, tmp_path: Path) -> N
     rows[3]["good"] = not read_label(label)
     assert "one-label" not in found(tmp_path, rows, columns=columns)
     assert "one-label" not in found(tmp_path, rows)
+
+
+def labelled(number: int, answer: str, label: object) -> dict[str, Any]:
+    return {"prompt": f"Question {number} of many?", "completion": answer, "label": label}
+
+
+def test_an_answer_that_is_labelled_both_ways_is_found_with_its_counts(tmp_path: Path) -> None:
+    rows = [labelled(0, "Two kilos.", True), labelled(0, "No idea.", False), labelled(0, " Two kilos.\n", "0"),
+            labelled(1, "Two kilos.", False), labelled(0, "Two kilos.", 1)]  # fmt: skip
+    made = report(tmp_path, rows).to_json()["findings"]
+    (both,) = [one for one in made if one["rule"] == "both-labels"]
+    assert [row["where"].rpartition(":")[2] for row in both["rows"]] == ["1", "3", "5"]
+    file = tmp_path / "rows.jsonl"
+    (detail,) = {row["detail"] for row in both["rows"]}
+    assert detail == f"label true on 2: {file}:1, {file}:5; label false on 1: {file}:3"
+    assert both["severity"] == "error"
+    assert found(tmp_path, rows) == {"both-labels": [1, 3, 5], "duplicate": [5]}, "and nothing contradicts more"
+
+
+def test_labels_may_tell_case_layout_tools_and_earlier_turns_from_each_other(tmp_path: Path) -> None:
+    rows = [labelled(0, "Two kilos.", True), labelled(0, "two  kilos.", False)]
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    rows += [{"messages": turns, "label": True},
+             {"messages": [{"role": "system", "content": "Be rude."}, *turns], "label": False}]  # fmt: skip
+    assert found(tmp_path, rows).keys() == {"many-near-duplicates"}
+    assert found(tmp_path, [*rows, {"messages": turns, "kto_tag": "false"}])["both-labels"] == [3, 5]
+
+
+def test_answers_labelled_both_ways_are_those_that_a_comparison_of_all_rows_finds(tmp_path: Path) -> None:
+    source = random.Random(3)
+    rows = [labelled(source.randrange(9), f"Answer {source.randrange(5)}", source.random() < 0.7) for _ in range(150)]
+    slow = [at + 1 for at, row in enumerate(rows) if any({**row, "label": not row["label"]} == other for other in rows)]
+    made = report(tmp_path, rows).to_json()["findings"]
+    (both,) = [one for one in made if one["rule"] == "both-labels"]
+    assert [int(row["where"].rpartition(":")[2]) for row in both["rows"]] == slow
+    assert any(" more" in row["detail"] for row in both["rows"])
+    assert all(len(row["detail"].split(",")) <= 10 for row in both["rows"]), "five rows of each label are named"
+
+
+def test_mapped_columns_and_pairs(tmp_path: Path) -> None:
+    rows = [{"question": "How heavy?", "reply": "Two kilos.", "good": label} for label in (True, False)]
+    columns = {Column.PROMPT: "question", Column.COMPLETION: "reply", Column.LABEL: "good"}
+    assert found(tmp_path, rows, columns=columns) == {"both-labels": [1, 2]}
+    assert "both-labels" not in found(tmp_path, [pair(0, "One", "Two") | {"label": n} for n in (0, 1)])
 
 
 def test_repeated_pairs_are_those_with_both_answers_alike(tmp_path: Path) -> None:

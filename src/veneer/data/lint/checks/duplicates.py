@@ -1,4 +1,8 @@
-"""Rows that say what an earlier row says, and equal questions with different answers."""
+"""Rows that say what an earlier row says, and equal questions with different answers.
+
+A row that says the same under the other label of KTO repeats nothing, and an answer that is labelled as undesirable
+contradicts no other answer (`veneer.data.lint.checks.preferences` looks at such labels).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import TRAINING, FileFacts
+from veneer.data.lint.facts import TRAINING, UNDESIRABLE, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
 DUPLICATE = LintRule(
@@ -49,12 +53,15 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
 
 def _repeats(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
     for same in groups(facts.content[rows]):
-        first, *others = rows[same].tolist()
-        yield others, DUPLICATE.found(f"as {facts.where(first)}")
+        members = rows[same]
+        for label in np.unique(facts.label[members]):
+            first, *others = members[facts.label[members] == label].tolist()
+            if others:
+                yield others, DUPLICATE.found(f"as {facts.where(first)}")
 
 
 def _conflicts(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
-    asked = rows[facts.prompt[rows] != 0]
+    asked = _meant(facts, rows[facts.prompt[rows] != 0])
     labels = has_labels(facts, asked)
     values, counts = np.unique(facts.answer[asked], return_counts=True)
     for same in groups(facts.prompt[asked]):
@@ -67,6 +74,17 @@ def _conflicts(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], 
             rule = CONFLICTING_LABELS if certain else CONFLICTING_ANSWERS
             others = ", ".join(facts.where(row) for row in members[np.sort(first)][:5].tolist())
             yield members.tolist(), rule.found(f"{len(answers)} different answers: {others}")
+
+
+def _meant(facts: FileFacts, asked: Places) -> Places:
+    """The rows whose answers are meant to be given: without those that are labelled as undesirable, unless that only
+    says once more which of a few labels the answer is, as a column of numbers beside their names does."""
+    answers, labels = facts.answer[asked], facts.label[asked]
+    rejected = labels == UNDESIRABLE
+    if has_labels(facts, asked) and not np.isin(answers[rejected], answers[~rejected]).any():
+        return asked
+    kept: Places = asked[~rejected]
+    return kept
 
 
 def has_labels(facts: FileFacts, rows: Places) -> bool:

@@ -1,7 +1,8 @@
 """Rows of preferences that contradict each other, or teach something else than what is preferred.
 
-Two answers that are equal are found where rows are read (`unusable-row`). Cohen's d of the lengths is the difference of
-their means over their common standard deviation; 0.8 is large by Cohen's own words (1988).
+Two answers of a pair that are equal are found where rows are read (`unusable-row`). An answer is labelled both ways
+only where it is written alike: labels may tell case and layout from each other. Cohen's d of the lengths is the
+difference of their means over their common standard deviation; 0.8 is large by Cohen's own words (1988).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import TRAINING, FileFacts
+from veneer.data.lint.checks.duplicates import groups
+from veneer.data.lint.facts import DESIRABLE, TRAINING, UNDESIRABLE, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
 SWAPPED = LintRule(
@@ -42,6 +44,15 @@ ONE_LABEL = LintRule(
     "have the label that all rows have: nothing tells a desirable answer from another",
     "add rows of the other label, or fine-tune on the desirable answers (objective sft)",
 )
+BOTH_LABELS = LintRule(
+    "both-labels",
+    Severity.ERROR,
+    Cost.FILE,
+    "have an answer that another row with the same prompt labels the other way: one of the two labels is wrong",
+    "decide whether the answer is desirable, and remove the rows with the other label",
+)
+_NAMED = 5
+"""Rows that a finding names."""
 _LARGE = 0.8
 _NOTABLE = 0.1
 """Share of the mean length below which a difference is none, however alike the lengths are."""
@@ -55,8 +66,9 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     pairs = np.flatnonzero(training & (facts.rejected != 0))
     yield from _swapped(facts, pairs)
     yield from _longer(facts, pairs)
-    labelled = np.flatnonzero(training & (facts.label != 0))
-    for label, name in ((1, "true"), (2, "false")):
+    labelled = np.flatnonzero(training & (facts.label != 0) & (facts.rejected == 0))
+    yield from _both_ways(facts, labelled)
+    for label, name in ((DESIRABLE, "true"), (UNDESIRABLE, "false")):
         rare = labelled[facts.label[labelled] == label]
         if 1 < len(rare) == len(labelled):
             yield rare.tolist(), ONE_LABEL.found(f"label {name}: all of {len(labelled):,} rows")
@@ -74,6 +86,22 @@ def _swapped(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Seque
         seen.setdefault((prompt, chosen, rejected), row)
 
 
+def _both_ways(facts: FileFacts, labelled: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
+    for same in groups(facts.exact[labelled]):
+        rows = labelled[same]
+        good = facts.label[rows] == DESIRABLE
+        if good.any() and not good.all():
+            sides = (_named(facts, rows, good, "true"), _named(facts, rows, ~good, "false"))
+            yield rows.tolist(), BOTH_LABELS.found("; ".join(sides))
+
+
+def _named(facts: FileFacts, rows: NDArray[np.int64], having: NDArray[np.bool_], label: str) -> str:
+    """How many rows have a label, and the first of them."""
+    found = rows[having].tolist()
+    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+    return f"label {label} on {len(found):,}: {', '.join(map(facts.where, found[:_NAMED]))}{more}"
+
+
 def _longer(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
     if len(pairs) < _FEWEST:
         return
@@ -87,4 +115,4 @@ def _longer(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequen
         yield which.tolist(), LENGTH_BIAS.found(f"{means} on average, Cohen's d {effect:.2f}")
 
 
-CHECK = FileCheck((SWAPPED, LENGTH_BIAS, RARE_LABEL, ONE_LABEL), _run)
+CHECK = FileCheck((SWAPPED, BOTH_LABELS, LENGTH_BIAS, RARE_LABEL, ONE_LABEL), _run)
