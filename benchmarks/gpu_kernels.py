@@ -11,7 +11,7 @@ from torch import Tensor
 from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.gpu.dispatch import choice, triton_kernels
 from veneer.gpu.few_rows import packed_choice
-from veneer.losses import losses_and_grads_reference
+from veneer.losses.scores import losses_and_grads_reference
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
 from veneer.model.shape import AttentionSpec

@@ -24,7 +24,8 @@ from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import WeightForm, load_model
-from veneer.losses import linear_cross_entropy, scored_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
+from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import CausalLM
 
 ROOT = Path(__file__).parents[2]

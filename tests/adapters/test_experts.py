@@ -24,7 +24,7 @@ from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import WeightForm, load_model
-from veneer.losses import linear_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
 from veneer.quant.packed import PackedLinear

@@ -29,7 +29,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Method, Scaling, Variant
-from veneer.losses import linear_cross_entropy, scored_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
+from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import CausalLM
 from veneer.planning.setup import Setup
 

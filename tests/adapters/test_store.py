@@ -22,7 +22,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, check_expressions, read_config, read_tensors, save_adapter
 from veneer.errors import AdapterError
-from veneer.losses import linear_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 
 TEXTS = documents([21, 8, 1], seed=8)

@@ -1,4 +1,4 @@
-"""Cross-entropy in Triton against the reference of `veneer.losses` in float64, and that one against autograd."""
+"""Cross-entropy in Triton against the reference of `veneer.losses.scores` in float64, and that one against autograd."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from tiny_models import (
 )
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
-from veneer.losses import linear_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -47,7 +47,7 @@ from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, expected_tensors, load_model
-from veneer.losses import linear_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model import shape
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache

@@ -16,7 +16,7 @@ from veneer.errors import ModelError
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
-from veneer.losses import scored_cross_entropy
+from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import plain_weight
 from veneer.model.hf import HfModel
 from veneer.model.recompute import Recomputation

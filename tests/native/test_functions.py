@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compiled_variants import COMPILED
-from veneer.losses import losses_and_grads_reference
+from veneer.losses.scores import losses_and_grads_reference
 from veneer.native.attention import Documents
 from veneer.native.build import library_path
 from veneer.native.functions import INTERFACE, Kernels

@@ -24,7 +24,7 @@ from veneer.generation.batch import generate
 from veneer.generation.cohort import Router
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
-from veneer.losses import token_losses
+from veneer.losses.module_head import token_losses
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 

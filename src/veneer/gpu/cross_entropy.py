@@ -3,7 +3,7 @@
 One program a row, in blocks of the vocabulary, so that its size is free: a first pass finds the largest score and the
 sum of exponentials together, a second writes the gradient. All arithmetic is float32, whatever the scores are.
 
-As in `veneer.losses`, the exponentials of all but the target are summed apart. The target's gradient is then
+As in `veneer.losses.scores`, the exponentials of all but the target are summed apart. The target's gradient is then
 −others / total and the loss log1p(others / target), both exact where the target leads by so much that its probability
 rounds to 1.
 """

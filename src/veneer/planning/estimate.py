@@ -15,7 +15,7 @@ import torch
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Recompute
-from veneer.losses import chunk_rows
+from veneer.losses.scores import chunk_rows
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.choose import ROUNDING, BatchShapeFor, Limit
 from veneer.planning.memory import GPU_START, MB, resident

@@ -15,7 +15,7 @@ from pathlib import Path
 from veneer.adapters.targets import EMBEDDING, HEAD, is_router
 from veneer.enums import Method, Products, Variant
 from veneer.gpu.parked import ON_CARD
-from veneer.losses import chunk_rows
+from veneer.losses.scores import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.planning.activations import blocks_are_joined, kept_activations, kept_outside, largest_layer

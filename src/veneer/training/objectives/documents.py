@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
 from veneer.gpu.transfer import sent
-from veneer.losses import row_losses, scored_row_losses
+from veneer.losses.linear_head import row_losses
+from veneer.losses.module_head import scored_row_losses
 from veneer.model.decoder import plain_weight
 from veneer.products import Scores
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
 from veneer.gpu.transfer import sent
-from veneer.losses import linear_cross_entropy, scored_cross_entropy
+from veneer.losses.linear_head import linear_cross_entropy
+from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import plain_weight
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
