@@ -69,4 +69,6 @@ def test_a_target_that_answers_have_in_common_is_scored_once(tiny_model: Path, t
         patch.setattr("veneer.training.objectives.documents.row_losses", note)
         together = head_gradient(share=True)
     assert scored == [len(distinct)]
-    assert torch.allclose(together, head_gradient(share=False), rtol=1e-4, atol=1e-6)
+    apart = head_gradient(share=False)
+    # Terms of an element cancel in some places, where rounding is large beside the element and not beside the terms.
+    assert float((together - apart).abs().max()) < 1e-6 * float(apart.abs().max())
