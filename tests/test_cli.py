@@ -37,8 +37,9 @@ OPTIONS = {
     ],
     "doctor": ["--json", "--measure", "--serve"],
     "evaluate": [
-        "--adapter", "--cluster", "--data", "--device", "--devices", "--dtype", "--gate", "--html", "--json", "--judge",
-        "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--on", "--suite", "--suite-items",
+        "--adapter", "--cluster", "--columns", "--data", "--device", "--devices", "--dtype", "--gate", "--html",
+        "--json", "--judge", "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--on", "--suite",
+        "--suite-items",
     ],
     "export": [
         "--adapter", "--allow-other-base", "--data", "--device", "--dtype", "--gap", "--json", "--limit", "--method",

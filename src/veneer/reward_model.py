@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, DataSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.kinds import read_pairs
-from veneer.enums import Backend, Method, Task
+from veneer.enums import Backend, Column, Method, Task
 from veneer.errors import DataError
 from veneer.evaluation.statistics.shares import wilson
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
@@ -100,7 +100,12 @@ class PairAccuracy:
 
 
 def pair_accuracy(
-    model: RewardModel, data: RowSource, *, limit: int | None = None, subscribers: Sequence[Subscriber] = ()
+    model: RewardModel,
+    data: RowSource,
+    *,
+    limit: int | None = None,
+    columns: Mapping[Column, str] | None = None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> PairAccuracy:
     """How often a reward model gives the chosen answer of a pair the higher score.
 
@@ -108,6 +113,7 @@ def pair_accuracy(
         model: scores both answers.
         data: the pairs: a file, or dictionaries.
         limit: the number of pairs, from the start; None takes all.
+        columns: veneer's name of a column to the rows', where they differ.
         subscribers: called with every event, and with the result.
 
     Raises:
@@ -115,7 +121,8 @@ def pair_accuracy(
     """
     emit = broadcast(subscribers)
     with TemporaryDirectory() as folder:
-        pairs = read_pairs(DataSection(file=str(rows_file(data, Path(folder) / "pairs.jsonl"))), emit)[:limit]
+        file = str(rows_file(data, Path(folder) / "pairs.jsonl"))
+        pairs = read_pairs(DataSection(file=file, columns=dict(columns or {})), emit)[:limit]
     if not pairs:
         raise DataError("there are no pairs to score")
     scores = model.scores_of([record for pair in pairs for record in pair.records], emit)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from veneer.commands.options import COUNT, FEW, Count, examples
+from veneer.commands.options import COUNT, FEW, Count, columns_of, columns_option, examples
 from veneer.strict_json import to_text
-
-if TYPE_CHECKING:
-    from veneer.enums import Column
 
 _MENDING = frozenset({"file", "fix", "as_json"})
 """The parameters that mean something where a file is mended."""
@@ -24,9 +19,7 @@ _MENDING = frozenset({"file", "fix", "as_json"})
 @click.option("--model", help="The model whose tokenizer and chat template the rows are checked with. [default: none]")
 @click.option("--eval-data", help="The evaluation rows. They are checked too, and for what training has seen of them.")
 @click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
-@click.option(
-    "--columns", metavar="NAMES", help="The file's names of columns, e.g. '{prompt: text, completion: category}'."
-)
+@columns_option
 @click.option("--group", metavar="COLUMN", help="A column whose values must not be on both sides of the split.")
 @click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
 @click.option("--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with what trains marked.")
@@ -71,7 +64,7 @@ def data(
             model=model,
             eval_file=eval_data,
             max_length=max_length,
-            columns=_columns(columns),
+            columns=columns_of(columns),
             group=group,
             ignore=frozenset(ignore),
             processes=processes,
@@ -98,13 +91,3 @@ def _refuse_checks(context: click.Context) -> None:
     ]
     if given:
         raise click.UsageError(f"--fix mends rows and does not check them, so that {', '.join(given)} would do nothing")
-
-
-def _columns(text: str | None) -> Mapping[Column, str]:
-    """The setting `data.columns` as it is written on the command line."""
-    from veneer.config import parse
-    from veneer.config.values import override
-
-    given = [] if text is None else [f"data.columns={text}"]
-    values = override({"model": "-", "output": "-", "data": {"file": "-"}}, given)
-    return parse(values, where="the command line").data.columns

@@ -12,6 +12,8 @@ from veneer.commands.options import (
     MANY,
     assistant_of,
     base_option,
+    columns_of,
+    columns_option,
     device_option,
     devices_option,
     dtype_option,
@@ -39,6 +41,7 @@ from veneer.errors import ConfigError
     help="The folder of an adapter that is put on the model. It may be given again for each seed of one training.",
 )
 @click.option("--data", required=True, help="The rows to score: a file of JSONL, JSON, CSV or Parquet.")
+@columns_option
 @base_option
 @click.option("--limit", type=COUNT, help="The number of rows to score, from the start of the file. [default: all]")
 @click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
@@ -84,6 +87,7 @@ def evaluate(
     model: str,
     adapters: tuple[Path, ...],
     data: str,
+    columns: str | None,
     method: str | None,
     limit: int | None,
     max_new_tokens: int | None,
@@ -121,7 +125,7 @@ def evaluate(
                 "--suite-items": suite_items, "--devices": devices,
             }
         )  # fmt: skip
-        evaluate_pairs_visibly(assistant, data, limit, as_json=as_json)
+        evaluate_pairs_visibly(assistant, data, limit, columns_of(columns), as_json=as_json)
         return
     request = EvaluationRequest(
         assistant=assistant,
@@ -136,6 +140,7 @@ def evaluate(
         gate=gate,
         judge=judge,
         html=html,
+        columns=columns_of(columns),
     )
     report = evaluate_visibly(request, as_json=as_json, on=on)
     if report is not None and report.gate is not None:

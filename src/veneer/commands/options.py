@@ -16,6 +16,7 @@ from veneer.errors import ConfigError, listing
 if TYPE_CHECKING:
     from veneer.assistant import AssistantRequest
     from veneer.config import ComputeSection, RunConfig
+    from veneer.enums import Column
     from veneer.generation.sampling import Sampling
     from veneer.training.parallel.ranks import Ranks
 
@@ -128,6 +129,9 @@ base_option = click.option(
 rows_option = click.option(
     "--data", help="The rows that the export is compared on. By default the evaluation rows of the adapter's run."
 )
+columns_option = click.option(
+    "--columns", metavar="NAMES", help="The file's names of columns, e.g. '{prompt: text, completion: category}'."
+)
 limit_option = click.option(
     "--limit", type=COUNT, help="The number of rows to take from the start of the file. By default 20 are compared."
 )
@@ -191,6 +195,16 @@ OPTIONS = {
     "compute.device": "--device", "compute.memory_limit_mb": "--memory-limit-mb",
 }  # fmt: skip
 """The options that are shortcuts of settings, by the setting's key."""
+
+
+def columns_of(text: str | None) -> Mapping[Column, str]:
+    """The setting `data.columns` as it is written on the command line."""
+    from veneer.config import parse
+    from veneer.config.values import override
+
+    given = [] if text is None else [f"data.columns={text}"]
+    values = override({"model": "-", "output": "-", "data": {"file": "-"}}, given)
+    return parse(values, where="the command line").data.columns
 
 
 def run_config(

@@ -193,14 +193,14 @@ def read_records(path: Path | str) -> list[Record]:
     return read_file(path).records
 
 
-def read_rows(path: Path | str) -> list[tuple[Record, Any]]:
-    """Every row of a file as a record, and as the file has it.
+def read_rows(path: Path | str, columns: Mapping[Column, str] | None = None) -> list[tuple[Record, Any]]:
+    """Every row of a file as a record, and as the file has it; `columns` as for `read_file`.
 
     Raises:
         DataError: as `read_file`.
     """
     raw = dict(iterate_rows(path))
-    return [(record, raw[record.where]) for record in collect(raw.items(), str(path)).records]
+    return [(record, raw[record.where]) for record in collect(raw.items(), str(path), columns=columns).records]
 
 
 def _notes(source: str, remarks: Remarks, split_by: str | None) -> list[str]:

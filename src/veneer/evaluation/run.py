@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,9 +23,10 @@ from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
 from veneer.data.trained_rows import trained_among
-from veneer.enums import Method
+from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, listing
 from veneer.evaluation.base_and_adapter import put_together, score_both
+from veneer.evaluation.columns import record_columns, undesirable
 from veneer.evaluation.forgetting import (
     KL,
     OpenSuite,
@@ -89,6 +90,8 @@ class EvaluationRequest:
     """A file that names a judge, which compares the answers of base and adapter; None asks none."""
     html: Path | None = None
     """A page to write, with everything that was found."""
+    columns: Mapping[Column, str] = field(default_factory=dict)
+    """veneer's name of a column to the file's; none takes those of the first adapter's run, where the file has them."""
 
 
 def evaluate(
@@ -107,6 +110,7 @@ def evaluate(
     gate: str | Path | None = None,
     judge: str | Path | None = None,
     html: str | Path | None = None,
+    columns: Mapping[Column, str] | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
     """Score a model, and an adapter beside it, on the rows of a file.
@@ -128,6 +132,8 @@ def evaluate(
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
         judge: a YAML file that names a judge (docs/evaluation.md), which compares the answers in both orders.
         html: a self-contained page to write, with everything that was found.
+        columns: veneer's name of a column to the rows', where they differ; by default as the first adapter's run
+            mapped them (`data.columns`), where the rows have those.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
@@ -150,6 +156,7 @@ def evaluate(
             gate=None if gate is None else Path(gate),
             judge=None if judge is None else Path(judge),
             html=None if html is None else Path(html),
+            columns=columns or {},
         )
         return run_evaluation(request, subscribers=subscribers)
 
@@ -185,10 +192,11 @@ def _silent(suite: OpenSuite) -> OpenSuite:
 
 
 def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate | None, tuple[str, ...]]:
-    """The request with what its gate asks for, the gate, and the names of all suites.
+    """The request with the columns of its file and what its gate asks for, the gate, and the names of all suites.
 
     Raises:
         ConfigError: they cannot be used, or there is no adapter to use them on.
+        DataError: the file cannot be read.
     """
     gate = None if request.gate is None else read_gate(request.gate)
     if gate is not None and gate.metric is not None:
@@ -199,14 +207,15 @@ def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate
         raise ConfigError(
             "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
         )
-    return request, gate, suites
+    columns = record_columns(request.data, request.columns, recorded_run(request.assistant.adapter))
+    return replace(request, columns=columns), gate, suites
 
 
 def _loaded(
     request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share
 ) -> tuple[Assistant, RowSet, ChosenMetrics]:
     """The model, the rows as they are scored, and the metrics that they are scored by."""
-    named, pairs = named_metrics(request.metrics), read_rows(request.data)[: request.limit]
+    named, pairs = named_metrics(request.metrics), read_rows(request.data, request.columns)[: request.limit]
     loaded = replace(load_assistant(request.assistant, subscribers=subscribers), share=share)
     rows = prepare(
         loaded,
@@ -246,7 +255,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
         f"good, by an amount that nobody knows. Evaluate on rows that were not:\n{listing(where)}"
         for folder, where in trained.items()
     ]
-    report = replace(report, trained_rows=trained, warnings=[*said, *report.warnings])
+    report = replace(report, trained_rows=trained, warnings=[*said, *_of_labels(request, rows), *report.warnings])
     for warning in report.warnings:
         emit(Note(message=warning, level=Level.WARNING))
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
@@ -265,6 +274,19 @@ def folders_of(request: EvaluationRequest) -> list[Path]:
 def _trained(adapter: Path, rows: RowSet) -> list[str]:
     """Where the rows stand that the adapter was trained on; none where no run wrote them down."""
     return trained_among(trained_rows_of(adapter), rows.records)
+
+
+def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
+    """What is to be said where a run of labelled rows is evaluated on answers that are not to be given."""
+    run = recorded_run(request.assistant.adapter)
+    if run is None or run.objective is not ObjectiveName.KTO:
+        return []
+    count = undesirable(rows.raw, request.columns)
+    said = (
+        f"{count} of {len(rows.records)} rows are labelled as undesirable, and yet their answers are the references "
+        "here; evaluate on rows with desirable answers alone"
+    )
+    return [said] if count else []
 
 
 def _trainer(adapter: Path) -> str:

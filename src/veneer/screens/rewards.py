@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.table import Table
 
-from veneer.assistant import AssistantRequest
+from veneer.assistant import AssistantRequest, recorded_run
+from veneer.enums import Column
+from veneer.evaluation.columns import pair_columns
 from veneer.reward_model import PairAccuracy, load_reward_model, pair_accuracy
 from veneer.screens.console import new_table, show_table
 from veneer.screens.subscribers import subscribers_of
 
 
-def evaluate_pairs_visibly(request: AssistantRequest, data: str, limit: int | None, *, as_json: bool) -> PairAccuracy:
+def evaluate_pairs_visibly(
+    request: AssistantRequest, data: str, limit: int | None, columns: Mapping[Column, str], *, as_json: bool
+) -> PairAccuracy:
     """Score the pairs of a file under a bar, and print a table, or the result as JSON."""
+    columns = pair_columns(data, columns, recorded_run(request.adapter))
     with subscribers_of(as_json=as_json) as subscribers:
         model = load_reward_model(request, subscribers)
-        found = pair_accuracy(model, data, limit=limit, subscribers=subscribers)
+        found = pair_accuracy(model, data, limit=limit, columns=columns, subscribers=subscribers)
     if not as_json:
         show_table(Console(), accuracy_table(data, found))
     return found

@@ -15,6 +15,7 @@ from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import read_rows
 from veneer.enums import Backend, Method
+from veneer.evaluation.columns import record_columns
 from veneer.evaluation.memory import evaluation_bytes, row_lengths
 from veneer.exports.memory import export_memory
 from veneer.exports.request import Target
@@ -81,7 +82,8 @@ def _evaluation(
     """Bytes that an evaluation takes."""
     adapter = Path(settings["adapter"])
     tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
-    records = [record for record, _ in read_rows(settings["data"])[: settings.get("limit")]]
+    columns = record_columns(settings["data"], {}, run)
+    records = [record for record, _ in read_rows(settings["data"], columns)[: settings.get("limit")]]
     lengths = row_lengths(records, Encoder(tokenizer, template_of(tokenizer)))
     return evaluation_bytes(_setup(adapter, run, description, machine, tokenizer.vocab_size), lengths)
 

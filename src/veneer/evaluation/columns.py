@@ -1,0 +1,58 @@
+"""The names of columns in a file that is evaluated: those that were given, or those that the adapter's run mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from veneer.config import RunConfig
+from veneer.data.formats import to_record
+from veneer.data.json_values import BadRow
+from veneer.data.labels import NAMES, read_label
+from veneer.data.preference import to_pair
+from veneer.data.readers import iterate_rows
+from veneer.enums import Column
+
+Columns = Mapping[Column, str]
+"""veneer's name of a column or key to the file's, where they differ."""
+
+
+def record_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
+    """The columns by which the rows of a file are records.
+
+    Args:
+        file: the rows.
+        given: what the user has named; it decides where there is any.
+        run: the one that made the adapter, whose `data.columns` are taken where the file has them too. Where they say
+            nothing of the first row that can be read, its own names do.
+    """
+    return given or _of_run(file, run, lambda row, where, columns: to_record(row, where, columns=columns))
+
+
+def pair_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
+    """The columns by which the rows of a file are pairs; arguments as `record_columns`."""
+    return given or _of_run(file, run, lambda row, where, columns: to_pair(row, where, columns=columns))
+
+
+def undesirable(rows: Sequence[Any], columns: Columns) -> int:
+    """How many rows are labelled as undesirable (`veneer.data.labels`)."""
+    names = (columns[Column.LABEL],) if Column.LABEL in columns else NAMES
+    labels = [[read_label(row[name]) for name in names if name in row] for row in rows if isinstance(row, dict)]
+    return sum(found == [False] for found in labels)
+
+
+def _of_run(file: str, run: RunConfig | None, read: Callable[[Any, str, Columns], object]) -> Columns:
+    mapped = {} if run is None else run.data.columns
+    for where, row in iterate_rows(file) if mapped else ():
+        for columns in (mapped, {}):
+            if not isinstance(row, BadRow) and _readable(row, where, columns, read):
+                return columns
+    return mapped
+
+
+def _readable(row: Any, where: str, columns: Columns, read: Callable[[Any, str, Columns], object]) -> bool:
+    try:
+        read(row, where, columns)
+    except BadRow:
+        return False
+    return True
