@@ -84,6 +84,16 @@ def test_rows_are_those_that_are_given_else_those_of_the_run(tmp_path: Path) -> 
     assert (len(found.records), found.source) == (3, str(other))
 
 
+def test_columns_have_the_names_that_the_run_mapped(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"question": "How?", "reply": "So."}])
+    run = run_config(tmp_path, file, tmp_path / "out", "data.columns={prompt: question, completion: reply}")
+    found, _ = evaluation_rows(run, str(file))
+    assert found is not None
+    assert [record.completion for record in found.records] == ["So."]
+    with pytest.raises(DataError, match="no format is known"):
+        evaluation_rows(None, str(file))
+
+
 def test_why_there_are_no_rows_is_said(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", rows(5))
     assert evaluation_rows(None, None) == (None, "the adapter has no record of a run")

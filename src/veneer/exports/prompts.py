@@ -9,10 +9,11 @@ from typing import Any
 from veneer.assistant import Assistant
 from veneer.config import RunConfig
 from veneer.data.kinds import evaluation_answers
-from veneer.data.records import Message, Record, read_records
+from veneer.data.records import Message, Record, read_file
 from veneer.data.sources import evaluation_files, training_files
 from veneer.enums import RowKind
 from veneer.errors import DataError, listing
+from veneer.evaluation.columns import record_columns
 
 LIMIT = 20
 """Prompts of a certificate, unless more are asked for."""
@@ -88,11 +89,14 @@ class EvaluationRows:
 def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[EvaluationRows | None, str]:
     """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
 
+    Columns have the names that the run mapped, where the file has those.
+
     Raises:
         DataError: the file that was given cannot be used, or one that the run names.
     """
     if data is not None:
-        return EvaluationRows(tuple(read_records(data)), data), ""
+        found = read_file(data, columns=record_columns(data, {}, run)).records
+        return EvaluationRows(tuple(found), data), ""
     if run is None:
         return None, "the adapter has no record of a run"
     if run.data.eval_file is None and not run.data.held_out:
