@@ -100,6 +100,16 @@ def test_labels_may_tell_case_layout_tools_and_earlier_turns_from_each_other(tmp
     assert found(tmp_path, [*rows, {"messages": turns, "kto_tag": "false"}])["both-labels"] == [3, 5]
 
 
+def test_rows_without_a_label_among_labelled_ones_are_found(tmp_path: Path) -> None:
+    rows = [labelled(n, f"Answer {n}.", n % 2 == 0) for n in range(40)]
+    rows[3]["label"], rows[7]["label"] = None, "maybe"
+    del rows[11]["label"]
+    rows[13] |= {"kto_tag": True}
+    assert found(tmp_path, rows)["unlabelled"] == [4, 8, 12, 14], "what a run refuses: none, another word, two names"
+    assert "unlabelled" not in found(tmp_path, [{**row, "label": n % 3} for n, row in enumerate(rows)])
+    assert "unlabelled" not in found(tmp_path, [{k: v for k, v in row.items() if k == "prompt"} for row in rows])
+
+
 def test_answers_labelled_both_ways_are_those_that_a_comparison_of_all_rows_finds(tmp_path: Path) -> None:
     source = random.Random(3)
     rows = [labelled(source.randrange(9), f"Answer {source.randrange(5)}", source.random() < 0.7) for _ in range(150)]

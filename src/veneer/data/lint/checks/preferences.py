@@ -51,6 +51,15 @@ BOTH_LABELS = LintRule(
     "have an answer that another row with the same prompt labels the other way: one of the two labels is wrong",
     "decide whether the answer is desirable, and remove the rows with the other label",
 )
+UNLABELLED = LintRule(
+    "unlabelled",
+    Severity.WARNING,
+    Cost.FILE,
+    "have no label, true or false, where nearly all others have one: objective kto refuses them",
+    "label them by true or false (1 or 0), or remove them",
+)
+_NEARLY_ALL = 0.9
+"""Share of the rows whose labels say that the others should have one."""
 _NAMED = 5
 """Rows that a finding names."""
 _LARGE = 0.8
@@ -68,6 +77,7 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     yield from _longer(facts, pairs)
     labelled = np.flatnonzero(training & (facts.label != 0) & (facts.rejected == 0))
     yield from _both_ways(facts, labelled)
+    yield from _unlabelled(facts, np.flatnonzero(training & (facts.rejected == 0)), len(labelled))
     for label, name in ((DESIRABLE, "true"), (UNDESIRABLE, "false")):
         rare = labelled[facts.label[labelled] == label]
         if 1 < len(rare) == len(labelled):
@@ -95,6 +105,12 @@ def _both_ways(facts: FileFacts, labelled: NDArray[np.int64]) -> Iterator[tuple[
             yield rows.tolist(), BOTH_LABELS.found("; ".join(sides))
 
 
+def _unlabelled(facts: FileFacts, rows: NDArray[np.int64], labelled: int) -> Iterator[tuple[Sequence[int], Finding]]:
+    others = rows[facts.label[rows] == 0]
+    if len(others) and labelled >= _NEARLY_ALL * len(rows):
+        yield others.tolist(), UNLABELLED.found(f"{labelled:,} of {len(rows):,} rows have a label")
+
+
 def _named(facts: FileFacts, rows: NDArray[np.int64], having: NDArray[np.bool_], label: str) -> str:
     """How many rows have a label, and the first of them."""
     found = rows[having].tolist()
@@ -115,4 +131,4 @@ def _longer(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequen
         yield which.tolist(), LENGTH_BIAS.found(f"{means} on average, Cohen's d {effect:.2f}")
 
 
-CHECK = FileCheck((SWAPPED, BOTH_LABELS, LENGTH_BIAS, RARE_LABEL, ONE_LABEL), _run)
+CHECK = FileCheck((SWAPPED, BOTH_LABELS, UNLABELLED, LENGTH_BIAS, RARE_LABEL, ONE_LABEL), _run)
