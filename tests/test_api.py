@@ -22,8 +22,8 @@ OTHER_NAMES = {"data": "lint", "studio": "open_studio"}
 INTERNAL = (
     "adapters.",
     "data.",
-    "diagnosis.Gpu",
-    "diagnosis.Measured",
+    "diagnosis.facts.Gpu",
+    "diagnosis.probe.Measured",
     "io.",
     "model.",
     "native.",

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from veneer.config import TrainSection as TrainSection
     from veneer.data.in_memory import RowSource as RowSource
     from veneer.data.lint.report import LintReport as LintReport
-    from veneer.diagnosis import Facts as Facts
-    from veneer.diagnosis import doctor as doctor
+    from veneer.diagnosis.facts import Facts as Facts
+    from veneer.diagnosis.facts import doctor as doctor
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
     from veneer.enums import Baseline as Baseline
@@ -233,7 +233,7 @@ _HOMES = {
     "ExportRecord": "veneer.exports.record",
     "ExportRequest": "veneer.exports.request",
     "Factors": "veneer.enums",
-    "Facts": "veneer.diagnosis",
+    "Facts": "veneer.diagnosis.facts",
     "Figure": "veneer.comparison.summary",
     "GateResult": "veneer.evaluation.gate",
     "GrpoLoss": "veneer.enums",
@@ -344,7 +344,7 @@ _HOMES = {
     "chat": "veneer.verbs",
     "combine": "veneer.verbs",
     "compare": "veneer.verbs",
-    "doctor": "veneer.diagnosis",
+    "doctor": "veneer.diagnosis.facts",
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "generate": "veneer.verbs",

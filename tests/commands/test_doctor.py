@@ -6,7 +6,7 @@ from dataclasses import fields
 from click.testing import CliRunner
 
 from veneer.cli import main
-from veneer.diagnosis import Facts
+from veneer.diagnosis.facts import Facts
 
 
 def test_the_command_prints_a_report_or_json() -> None:

@@ -34,10 +34,11 @@ def doctor(measure: bool, serve: Path | None, as_json: bool) -> None:
 
         sys.exit(screen.show_findings(serve, as_json=as_json))
 
-    from veneer import diagnosis
+    from veneer.diagnosis.facts import doctor as look
+    from veneer.diagnosis.report import advice, report
 
-    facts = diagnosis.doctor(measure=measure)
+    facts = look(measure=measure)
     if as_json:
-        click.echo(to_text({**asdict(facts), "advice": diagnosis.advice(facts)}, indent=2))
+        click.echo(to_text({**asdict(facts), "advice": advice(facts)}, indent=2))
     else:
-        click.echo(diagnosis.report(facts))
+        click.echo(report(facts))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
-from veneer import diagnosis
-from veneer.diagnosis import GIB, Facts, Gpu, Measured, advice, doctor, probe, report
-from veneer.gpu.dispatch import GpuChoice
+from veneer.diagnosis.facts import Facts, Gpu
+from veneer.diagnosis.probe import Measured
+from veneer.diagnosis.report import GIB, advice, report
 
 GOOD = Facts(
     veneer="1.0",
@@ -55,27 +53,6 @@ NO_KERNELS = {
     "kernels_reason": "not compiled at install: install a C compiler, then install veneer again",
 }
 CARD = Gpu("A card", 80 * GIB, "9.0")
-
-
-@pytest.mark.parametrize(
-    ("packed", "dtype", "said"),
-    [
-        (GpuChoice(True, "Triton 3"), torch.bfloat16, "Triton 3; answers are computed from packed weights"),
-        (
-            GpuChoice(False, "a reason"),
-            torch.float16,
-            "Triton 3; answers decode packed weights for each token: a reason",
-        ),
-        (GpuChoice(True, "Triton 3"), torch.float32, "Triton 3"),
-    ],
-)
-def test_it_is_told_what_a_card_computes_answers_from(
-    packed: GpuChoice, dtype: torch.dtype, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(diagnosis, "packed_choice", lambda device, dtype: packed)
-    assert diagnosis._gpu_reason(GpuChoice(True, "Triton 3"), torch.device("cuda"), dtype) == said
-    none = GpuChoice(False, "torch sees no CUDA device")
-    assert diagnosis._gpu_reason(none, torch.device("cpu"), dtype) == none.reason
 
 
 def test_a_machine_that_lacks_nothing_is_told_so() -> None:
@@ -173,39 +150,3 @@ def test_the_report_shows_cards_limits_and_what_was_measured() -> None:
     assert "attention 131 GFLOP/s (26 % of the processor's 500): 5.5 ms, torch's own 20.0 ms" in text
     assert "products 420 GFLOP/s in bfloat16; in 8" in report(replace(facts, measured=replace(measured, peak=None)))
     assert "in 8 bits" not in report(replace(facts, measured=replace(measured, int8_products=None)))
-
-
-# -------------------------------------------------------------------------------------------------------- this machine
-
-
-def test_the_facts_of_this_machine_are_gathered() -> None:
-    facts = doctor()
-    assert facts.measured is None
-    assert facts.torch == torch.__version__
-    assert facts.threads == torch.get_num_threads()
-    assert facts.cores >= 1
-    assert facts.disk > 0
-    assert facts.device == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert facts.dtype in ("bfloat16", "float32")
-    assert all((facts.kernels_reason, facts.device_reason, facts.dtype_reason, facts.int8_reason, facts.processor))
-    assert json.loads(json.dumps(asdict(facts)))["torch"] == torch.__version__
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_probe_measures_in_a_moment(dtype: torch.dtype) -> None:
-    measured = probe(torch.device("cpu"), dtype)
-    assert min(measured.products, measured.attention, measured.torch_attention) > 0
-    assert measured.int8_products is None or measured.int8_products > 0
-    assert measured.peak is None or measured.peak > 0
-
-
-def test_no_kernel_is_told_to_need_more_than_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veneer.diagnosis.compiled", lambda: False)  # as on AVX2
-    monkeypatch.setattr("veneer.diagnosis.kernels", lambda: object())
-    facts = doctor()
-    assert facts.products.startswith("veneer's kernels in float32")
-    assert facts.attention.startswith("veneer's kernel in float32 products")
-    assert facts.decoding.startswith("veneer's compiled step")
-    monkeypatch.setattr("veneer.diagnosis.kernels", lambda: None)
-    facts = doctor()
-    assert all(path.startswith("torch's") for path in (facts.products, facts.attention, facts.decoding))

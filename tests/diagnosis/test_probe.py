@@ -1,0 +1,16 @@
+"""The probe gives rates, in a moment."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from veneer.diagnosis.probe import probe
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_probe_measures_in_a_moment(dtype: torch.dtype) -> None:
+    measured = probe(torch.device("cpu"), dtype)
+    assert min(measured.products, measured.attention, measured.torch_attention) > 0
+    assert measured.int8_products is None or measured.int8_products > 0
+    assert measured.peak is None or measured.peak > 0
