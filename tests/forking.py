@@ -15,7 +15,7 @@ from typing import Any
 UNSYNCED = "import os\nos.fsync = lambda descriptor: None\n"
 """The first lines of a program whose files reach the disk in the system's own time, as those of `conftest.unsynced`."""
 _PROGRAM = """
-import gc, json, resource, sys
+import gc, json, resource, sys, time
 gc.disable()  # while modules are imported, when nothing is garbage
 import torch
 import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
@@ -32,6 +32,12 @@ PROGRAMS = {
     "veneer": veneer.cli.main,
     "veneer.comparison.worker": lambda argv: sys.exit(veneer.comparison.worker.main(argv)),
 }
+def stay(path, text):  # until the kill that comes once a file has a text; going on might end the command before it
+    latest = time.monotonic() + 60
+    while os.path.isfile(path) and os.path.getsize(path) and text in open(path, errors="replace").read():
+        if time.monotonic() > latest:
+            break
+        time.sleep(0.002)
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:
@@ -41,6 +47,8 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         os.environ.update(order["environment"])
+        if order["until"]:
+            os.fsync = lambda descriptor, until=order["until"]: stay(*until)
         for name, value in order["limits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         for number, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
@@ -92,11 +100,14 @@ class ForkServer:
         program: str = "veneer",
         environment: Mapping[str, str] = MappingProxyType({}),
         limits: Mapping[str, int] = MappingProxyType({}),
+        until: tuple[Path, str] | None = None,
     ) -> int:
         """Fork a command, which writes to the files `out` and `err`, and give its number. `environment` is laid over
-        its own; `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes."""
+        its own; `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes. A command that is to be killed goes
+        on `until` a file has a text, and waits where it next has a file written to the disk."""
         order = {"program": program, "argv": list(argv), "out": str(out), "err": str(err)}
-        return self._ask({**order, "environment": dict(environment), "limits": dict(limits)})
+        place = None if until is None else [str(until[0]), until[1]]
+        return self._ask({**order, "environment": dict(environment), "limits": dict(limits), "until": place})
 
     def wait(self, pid: int) -> int:
         """Wait for a process to end; its exit status, or minus the number of the signal that ended it."""

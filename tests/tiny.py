@@ -143,11 +143,13 @@ class CommandLine:
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Ended:
         """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` has the text `holds`
-        (any by default). What it writes goes to the terminal `screen` where that is named; `limits` and `environment`
-        are as in `ForkServer.start`."""
+        (any by default). A command that has files written to the disk waits there for a kill of the second kind. What
+        it prints goes to the terminal `screen` where that is named; `limits` and `environment` are as in
+        `ForkServer.start`."""
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{kind}" for kind in ("out", "err"))
-        pid = self._forks.start(argv, screen or out, screen or err, environment=environment, limits=limits)
+        until = (when, holds) if when is not None and sent == signal.SIGKILL else None
+        pid = self._forks.start(argv, screen or out, screen or err, environment=environment, limits=limits, until=until)
         if when is not None:
             end = time.monotonic() + 30
             while time.monotonic() < end and not (
