@@ -135,25 +135,25 @@ class Divergence(Enum):
 
 
 class GrpoLoss(Enum):
-    """What the losses of sampled answers' tokens are divided by (docs/objectives.md)."""
+    """What the losses of tokens in sampled answers are divided by (docs/objectives.md)."""
 
     GRPO = "grpo"
-    """Each answer's by its tokens, and their sum by the answers."""
+    """Those of an answer by its number of tokens, and the sum over answers by their number."""
     DAPO = "dapo"
-    """All by the tokens of the step."""
+    """All by the number of tokens in the step."""
     DR_GRPO = "dr_grpo"
-    """All by the answers times the longest length that an answer may have."""
+    """All by the number of answers times the longest length that an answer may have."""
 
 
 class ImportanceLevel(Enum):
-    """What a ratio of probabilities, under the policy and under the one that sampled, is of."""
+    """The unit that has a ratio: its probability under the policy, divided by that under the one that sampled it."""
 
     TOKEN = "token"
-    """A token (GRPO)."""
+    """Each token (GRPO)."""
     SEQUENCE = "sequence"
-    """An answer, as the geometric mean over its tokens (GSPO)."""
+    """Each answer, by the geometric mean over its tokens (GSPO)."""
     PRODUCT = "product"
-    """An answer, as the product over its tokens (RLOO)."""
+    """Each answer, by the product over its tokens (RLOO)."""
 
 
 class ScaleRewards(Enum):
@@ -256,7 +256,7 @@ class TokenCache(Enum):
     """Whether the tokens of a run's rows are kept on the disk instead of in memory."""
 
     AUTO = "auto"
-    """From so many bytes of rows on that memory would be spent on them."""
+    """On the disk where the files of rows have 100 MB together, or more."""
     ALWAYS = "always"
     NEVER = "never"
 
