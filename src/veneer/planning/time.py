@@ -1,7 +1,7 @@
 """Estimates of a run's time (operations over a rate) and of its files' sizes.
 
-The rate of this machine's processor is measured by a short probe. The rate of a GPU that is named is its published
-peak. Either is multiplied by the share that a training step reaches.
+The rate of this machine's processor is measured by a short probe, of the product that the run itself would make. The
+rate of a GPU that is named is its published peak. Either is multiplied by the share that a training step reaches.
 """
 
 from __future__ import annotations
@@ -9,19 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, nearest
 from veneer.hardware import timed
+from veneer.model.leaves import DenseLinear
 from veneer.out_of_memory import refuse_full_address_space
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
+from veneer.products import reads_stored
 
-PROBE_SECONDS, PROBE_TOKENS = 0.05, 512
+PROBE_SECONDS, PROBE_AT_MOST = 0.15, 0.5
+"""Seconds that the probe takes, and takes at most where other programs make its times differ."""
+PROBE_TOKENS = 512
+PROBE_AGREE = 3
+"""Number of times, the best one and others within a tenth of it, by which the probe's result counts as certain."""
 CPU_EFFICIENCY = 0.8
 """Share of the rate of matrix products that a whole LoRA step reaches (docs/benchmarks.md)."""
 GPU_EFFICIENCY = 0.4
@@ -94,8 +101,8 @@ def published(found: Card) -> Callable[[Setup], Rate]:
 
 
 def probe(setup: Setup, device: torch.device) -> Rate:
-    """Measure a product of the feed-forward block's shape on a device of this machine, in about a twentieth of a
-    second. A process measures each shape once.
+    """Measure a product of the feed-forward block's shape on a device of this machine, in about a seventh of a
+    second; where other programs disturb it, in up to half a second. A process measures each shape once.
 
     Raises:
         OutOfMemory: the address space is limited, and leaves no room to compute.
@@ -104,20 +111,35 @@ def probe(setup: Setup, device: torch.device) -> Rate:
     refuse_full_address_space(threads)
     width, columns = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096)
     efficiency = CPU_EFFICIENCY if device.type == "cpu" else GPU_EFFICIENCY
-    return Rate(_product_rate(width, columns, setup.dtype, device, threads), efficiency, measured=True)
+    flops = _product_rate(width, columns, setup.dtype, device, threads, frozen=not setup.full)
+    return Rate(flops, efficiency, measured=True)
 
 
 @cache
-def _product_rate(width: int, columns: int, dtype: torch.dtype, device: torch.device, threads: int) -> float:
-    """Operations a second of a product of `PROBE_TOKENS` rows, with torch's threads, of which there are `threads`."""
+def _product_rate(
+    width: int, columns: int, dtype: torch.dtype, device: torch.device, threads: int, *, frozen: bool
+) -> float:
+    """Operations a second of a product of `PROBE_TOKENS` rows, with torch's threads, of which there are `threads`.
+
+    A frozen weight's product is that of a layer, which veneer's kernels make where they can. Torch's may be several
+    times as fast (by AMX), or as slow.
+    """
     x = torch.ones(PROBE_TOKENS, width, dtype=dtype, device=device)
-    weight = torch.ones(columns, width, dtype=dtype, device=device)
-    functional.linear(x, weight)
-    best, started = float("inf"), time.perf_counter()
-    while time.perf_counter() - started <= PROBE_SECONDS:
-        # The best time counts: other programs can only make it slower.
-        best = min(best, timed(lambda: functional.linear(x, weight), device))
-    return 2 * PROBE_TOKENS * width * columns / best
+    held = torch.bfloat16 if frozen and reads_stored(dtype, device.type) else dtype
+    weight = nn.Parameter(torch.ones(columns, width, dtype=held, device=device), requires_grad=False)
+    layer = DenseLinear(weight)
+    product = partial(layer.product, x) if frozen else partial(functional.linear, x, weight)
+    product()
+    times: list[float] = []
+    started = time.perf_counter()
+    while (passed := time.perf_counter() - started) <= PROBE_AT_MOST and (passed <= PROBE_SECONDS or not _agree(times)):
+        times.append(timed(product, device))
+    return 2 * PROBE_TOKENS * width * columns / min(times)  # other programs can only make it slower
+
+
+def _agree(times: list[float]) -> bool:
+    """Whether the best time was not a single one's."""
+    return len(times) >= PROBE_AGREE and sorted(times)[PROBE_AGREE - 1] <= 1.1 * min(times)
 
 
 def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
