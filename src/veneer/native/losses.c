@@ -120,7 +120,7 @@ static void write_gradient(int dtype, void *scores, int64_t place, int64_t vocab
 }
 
 /* scores [rows, vocab] of `dtype`, targets [rows]; losses float32 [rows] = log Σ exp(s) − s[target]. With `gradient`
- * the scores become d(sum of losses)/d(scores), the target's as −others/total: see losses.py. */
+ * the scores become d(sum of losses)/d(scores), the target's as −others/total: see losses/scores.py. */
 void veneer_cross_entropy(int dtype, void *scores, const int64_t *targets, int64_t rows, int64_t vocab, int gradient,
                           float *losses, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
