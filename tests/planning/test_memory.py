@@ -121,7 +121,7 @@ MEASURED = {
     "lora": "runs.grid()[24]",
     "full": "runs.grid()[28]",
     "qlora": "runs.grid()[29]",
-    "dora": "next(one for one in runs.others() if one.shape == 'm30')",
+    "dora": "next(one for one in runs.others() if one.shape == 'm30' and 'dora' in str(one.more))",
     "pairs": "runs.pairs()[0]",
     "mixture with windows": "next(one for one in runs.others() if one.model_type == 'gpt_oss')",
 }

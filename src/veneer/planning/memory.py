@@ -50,8 +50,9 @@ HEAP_SHARE = {2: 0.36, 4: 0.42}
 """Holes in the heap as a share of what a step allocates and frees, by the bytes of an activation. They are the largest
 shares that benchmarks/plan_grid.py measured."""
 HEAP_SHARE_ROW_LOSSES = 0.2
-"""Share of further holes where losses of single rows go into a formula under a frozen head: gradients are formed in
-forward then, between what is freed (measured on pairs: up to 12 MB more of 600, another amount each time)."""
+"""Share of further holes where losses of single rows go into a formula under a frozen head, on processors with AMX:
+gradients are formed in forward then, between what is freed (measured on pairs, on Sapphire Rapids: up to 12 MB more of
+600, another amount each time). Zen 4 has none of them."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
 HEAP_SHARE_FULL = 0.30
@@ -421,11 +422,12 @@ def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> i
     """
     if setup.device != "cpu":
         return int(moving * GPU_HEAP_SHARE)
+    tiles = AMX_FLAG in cpu_flags()
     if setup.full:
         if not recompute:
             return int(moving * HEAP_SHARE_FULL)
         share = HEAP_SHARE_FULL_SUMMED if batch.micro_batches > 1 else HEAP_SHARE_FULL_RECOMPUTED
-        copies = setup.dtype.itemsize == 2 and AMX_FLAG in cpu_flags()
+        copies = setup.dtype.itemsize == 2 and tiles
         return int(moving * share * (AMX_RECOMPUTED if copies else 1.0))
     if setup.spec.mixture is not None:
         share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE
@@ -433,7 +435,7 @@ def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> i
         share = HEAP_SHARE_RECOMPUTED
     else:
         share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
-    if setup.row_losses and not (setup.trained_head or setup.scored):
+    if tiles and setup.row_losses and not (setup.trained_head or setup.scored):
         share += HEAP_SHARE_ROW_LOSSES
     factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
     return int(moving * share + factors * FACTORS_SHARE)
