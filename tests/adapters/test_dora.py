@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tiny_models import largest_difference, ours, tiny_llama
 from veneer.adapters.dora import DoraLinear, scaled
+from veneer.adapters.dropout import Dropout
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import Dropout, LoraLinear
+from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Variant
 from veneer.generation.batch import generate

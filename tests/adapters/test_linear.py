@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
+from veneer.adapters.dropout import Dropout
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import Dropout, LoraLinear
+from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.load import WeightForm
 from veneer.model.decoder import BaseLinear, DenseLinear
@@ -51,7 +52,7 @@ def written_out(layer: LoraLinear, x: Tensor, a: Tensor, b: Tensor, mask: Tensor
 
 def mask_of(shape: torch.Size, dropout: float, seed: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.empty(shape, dtype=dtype).bernoulli_(1 - dropout, generator=generator).double() / (1 - dropout)
+    return Dropout(probability=dropout, generator=generator)(torch.ones(shape, dtype=dtype)).double()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

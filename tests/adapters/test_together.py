@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters import linear
-from veneer.adapters.linear import Dropout, LoraLinear
+from veneer.adapters.dropout import Dropout
+from veneer.adapters.linear import LoraLinear
 from veneer.adapters.rounded import RoundedFactors
 from veneer.model.leaves import DenseLinear, outputs_of
 from veneer.quant.linear import QuantLinear

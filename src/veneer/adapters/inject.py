@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.dora import DoraLinear
+from veneer.adapters.dropout import Dropout
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
 from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, on_experts, target_paths
 from veneer.adapters.init import INITS, TargetLayer, embedding, undrawn
-from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
+from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.score import ScoreHead

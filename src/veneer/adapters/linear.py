@@ -15,12 +15,13 @@ quantised. The saved pair [A; A₀], [B, −B₀] is a plain adapter of twice th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from veneer.adapters.dropout import Dropout
 from veneer.adapters.module import copy_tensors
 from veneer.adapters.rounded import Rounded
 from veneer.adapters.together import Updated, together
@@ -75,23 +76,6 @@ def _narrow(a: Tensor, b: Tensor, rounded: Rounded | None, dtype: torch.dtype) -
     if rounded is not None and rounded.stands_for(a, b, dtype):
         return rounded.a, rounded.b
     return a.to(dtype), b.to(dtype)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dropout:
-    """Dropout of the update's inputs in training."""
-
-    probability: float = 0.0
-    generator: torch.Generator | None = None
-    """Generator of the masks, needed where `probability` is above 0."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Drop elements of x and scale up the rest; x itself where nothing is dropped."""
-        if self.probability == 0.0:
-            return x
-        keep = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        keep.bernoulli_(1.0 - self.probability, generator=self.generator).div_(1.0 - self.probability)
-        return x * keep
 
 
 class LoraLinear(nn.Module, StoredLayer, SharesInput):
