@@ -20,7 +20,7 @@
 #define FEW 8
 #define MORE_CASES(format, halves) \
     FEW_CASE(format, halves, 5) FEW_CASE(format, halves, 6) FEW_CASE(format, halves, 7) FEW_CASE(format, halves, 8)
-#define SHARED 4
+#define SHARED (VL == 16 ? 4 : 2)
 #endif
 #define MOST_SUMS 16 /* of few rows by some columns */
 #define MOST_COLUMNS 4
