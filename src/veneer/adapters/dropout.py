@@ -1,8 +1,8 @@
 """Dropout of an update's inputs (Srivastava et al., 2014; PEFT's `lora_dropout`).
 
-On a CPU a mask is made of random bits, sixteen for each element, which are compared with the probability: torch's own
-`bernoulli_` draws a number of 53 bits for each and takes three to five times as long, which is most of what dropout
-costs a step. A probability is thereby one of 65,536, and what is kept is scaled by that one, so that means stay.
+On a CPU a mask is made of random bits, sixteen for each element, which are compared with the probability. Torch's own
+`bernoulli_` draws a number of 53 bits for each and takes three to five times as long (docs/benchmarks.md). So a
+probability is one of 65,536, and what is kept is scaled by that one, so that means stay.
 """
 
 from __future__ import annotations
