@@ -41,7 +41,7 @@ def bundled_data() -> Path:
 
 
 def configuration(method: Method, model: str, output: Path, device: str, time_limit: float | None = None) -> RunConfig:
-    """The settings of the quickstart, chosen by the sweep in docs/benchmarks.md. `time_limit` is in seconds."""
+    """The settings of the quickstart, chosen by the sweep in docs/benchmarks-tried.md. `time_limit` is in seconds."""
     rates = {Method.LORA: 3e-3, Method.QLORA: 3e-3, Method.FULL: 2e-4}
     steps = {Method.LORA: 190, Method.QLORA: 190, Method.FULL: 110}
     return RunConfig(

@@ -2,7 +2,7 @@
 
 A processor remembers where some thousand pages are. A head of 56 MB has more pages of 4 KB than that, so that each
 decoding step looks all of them up again; in a virtual machine one look-up takes two dozen reads of memory. What is
-measured of it stands in docs/benchmarks.md.
+measured of it stands in docs/benchmarks-tried.md.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The library behind torch's products (oneDNN) compiles and keeps a kernel for each shape that it meets, at about 3 ms and
 0.6 MB each. With every number of tokens its own, that is a tenth of a training step, and hundreds of MB over a run
-(docs/benchmarks.md). veneer's own product compiles nothing; there rows are still rounded a little, so that the heap's
-holes fit the next step's tensors.
+(docs/benchmarks-tried.md). veneer's own product compiles nothing; there rows are still rounded a little, so that the
+heap's holes fit the next step's tensors.
 """
 
 from __future__ import annotations

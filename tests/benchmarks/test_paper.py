@@ -180,6 +180,6 @@ def test_the_docs_are_written_between_their_marks(tmp_path):
         paper.write_docs(page, "new", {})
 
 
-def test_the_page_of_benchmarks_has_the_marks():
-    page = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+def test_the_page_of_quality_has_the_marks():
+    page = (BENCHMARKS.parent / "docs" / "benchmarks-quality.md").read_text(encoding="utf-8")
     assert page.count(paper.BEGIN) == page.count(paper.END) == 1

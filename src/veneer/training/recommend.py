@@ -25,7 +25,7 @@ is like what they know."""
 RANKS = (16, 32, 64, 128, 256)
 """From the default, which is cheap beside any base, to where the article's largest runs stand."""
 ENOUGH_STEPS = 100
-"""Steps below which smaller ones are taken: at the same number of rows they learned more (docs/benchmarks.md)."""
+"""Steps below which smaller ones are taken: at the same number of rows they learned more (docs/benchmarks-tried.md)."""
 FEWEST_EXAMPLES = 2
 SHORT_RUN = 100
 """Steps of the runs, at the most, that get twice the rate of long ones."""
@@ -67,7 +67,7 @@ def recommended_rate(
     """A peak learning rate.
 
     LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights, and
-    up to twice that for short runs (it found half as much again; docs/benchmarks.md has what was measured here). Below
+    up to twice that for short runs (it found half as much again; docs/benchmarks-tried.md has what was measured). Below
     the default number of rows a step the rate falls with their square root, as the noise of Adam's steps asks for
     (Malladi et al., 2022, arXiv:2205.10287). Full fine-tuning: a tenth of the fit. 8-bit AdamW replaces AdamW at the
     same settings (arXiv:2110.02861), and Adafactor's updates are clipped to a root mean square of 1, about AdamW's.
