@@ -8,6 +8,8 @@ import pytest
 
 import veneer
 from veneer.config import RunConfig
+from veneer.enums import ObjectiveName
+from veneer.errors import ConfigError
 from veneer.verbs import settings
 
 FLOAT32 = veneer.ComputeSection(device="cpu", dtype="float32")
@@ -88,3 +90,15 @@ def test_rows_are_checked_wherever_they_are(tiny_data: Path, tiny_model: Path) -
         assert by_file[key] == in_memory[key]
     leaked = veneer.lint(content, eval_data=content[:2]).to_json()
     assert {one["rule"] for one in leaked["findings"]} >= {"leaked-row"}
+
+
+def test_rows_are_checked_for_an_objective_by_its_name_or_as_it_is() -> None:
+    asked = [{"prompt": "2 + 2?", "reference": "4"}]
+    for objective in ("grpo", ObjectiveName.GRPO):
+        report = veneer.lint(asked, objective=objective)
+        assert (report.objective, report.found) == (ObjectiveName.GRPO, ())
+    assert veneer.lint(asked, objective="sft").failed
+    with pytest.raises(ConfigError, match=r"objective: 'gpro' is unknown.*did you mean 'grpo'"):
+        veneer.lint(asked, objective="gpro")
+    with pytest.raises(ConfigError, match="label_errors judges answers"):
+        veneer.lint(asked, objective="grpo", model="none", label_errors=True)

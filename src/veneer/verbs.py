@@ -26,9 +26,9 @@ from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
-from veneer.enums import Column, Method, ObjectiveName, OtherBase, choice
+from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choice
 from veneer.errors import ConfigError, DataError, listing
-from veneer.evaluation.label_errors import model_pass
+from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
@@ -117,6 +117,7 @@ def lint(
     eval_data: RowSource | None = None,
     max_length: int | None = None,
     columns: Mapping[Column, str] | None = None,
+    objective: ObjectiveName | str | None = None,
     group: str | None = None,
     ignore: Sequence[str] = (),
     label_errors: bool = False,
@@ -133,6 +134,8 @@ def lint(
         eval_data: the evaluation rows; they are checked too, and for what training has seen of them.
         max_length: the tokens that a row may have; None sets no limit.
         columns: veneer's name of a column or key to the data's, where they differ (`data.columns`).
+        objective: what the rows are to train: they are read as a run of that objective reads them, and what it would
+            refuse or leave out is an error. None reads each row as what its keys say, a pair or an answer.
         group: the column whose equal values must not be on both sides of training and evaluation.
         ignore: names of the rules that are not reported.
         label_errors: let the model itself read the training rows, for likely label errors.
@@ -142,27 +145,35 @@ def lint(
 
     Raises:
         DataError: the rows cannot be read at all, or there are none.
-        ConfigError: a rule that is to be ignored is not known, or what `label_errors` or `names` needs is not there.
+        ConfigError: a rule that is to be ignored or the objective is not known, or what `label_errors` or `names` needs
+            is not there.
         ModelError: the model has no usable tokenizer.
 
     >>> report = veneer.lint(data, model=model)
     >>> report.failed
     False
+    >>> veneer.lint([{"prompt": "1 + 1?", "reference": "2"}], objective="grpo").failed
+    False
     """
     if label_errors and model is None:
         raise ConfigError("label_errors needs a model that reads the rows; name one by model")
+    trained = None if objective is None else choice(ObjectiveName, objective, "objective")
+    kind = RowKind.ANSWERS if trained is None else trained.rows
+    if label_errors:
+        refuse_prompts(kind, "label_errors")
     tokenizer = None if model is None else open_checkpoint(model).tokenizer()
     with TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         file = rows_file(data, folder.data_file)
-        passes = [model_pass(model, file, columns or {})] if label_errors and model is not None else []
-        passes += [] if names is None else [person_pass(names, file, columns or {})]
+        passes = [model_pass(model, file, columns or {}, kind)] if label_errors and model is not None else []
+        passes += [] if names is None else [person_pass(names, file, columns or {}, kind)]
         return linting.lint(
             file,
             tokenizer=tokenizer,
             eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file),
             max_length=max_length,
             columns=columns,
+            objective=trained,
             options=LintOptions(ignore=frozenset(ignore), group=group, processes=processes),
             passes=passes,
             subscribers=subscribers,

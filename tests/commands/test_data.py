@@ -62,3 +62,48 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     assert "no such rule" in refused("data", file, "--ignore", "duplcate")
     assert "did you mean 'duplicate'" in refused("data", file, "--ignore", "duplcate")
     assert "absent.jsonl" in refused("data", tmp_path / "absent.jsonl")
+
+
+def test_prompts_are_checked_for_the_objective_that_takes_them(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"question": f"{i} + 2?", "answer": f"{i + 2}"} for i in range(9)])
+    names = ("--columns", "{prompt: question}")
+    plain = CliRunner().invoke(main, ["data", str(file), "--columns", "{prompt: question}", "--json"])
+    assert plain.exit_code == 1
+    found = json.loads(plain.stdout)
+    assert found["objective"] is None
+    assert "--objective grpo" in found["findings"][0]["remedy"]
+    asked = json.loads(invoke("data", file, "--objective", "grpo", *names, "--json").stdout)
+    assert (asked["objective"], asked["findings"], asked["rows"]) == ("grpo", [], 9)
+    unmapped = CliRunner().invoke(main, ["data", str(file), "--objective", "grpo", "--json"])
+    assert unmapped.exit_code == 1
+    (finding,) = json.loads(unmapped.stdout)["findings"]
+    assert "there is no prompt under prompt | messages" in finding["rows"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "said"),
+    [
+        ("dpo", {"prompt": "a", "chosen": "b"}, "there is chosen but no rejected"),
+        ("reward", LABELLED[0], "no pair of answers is known"),
+        ("kto", LABELLED[0], "there must be one label, true or false"),
+        ("pretraining", LABELLED[0], "this is no plain text"),
+        ("sft", {"prompt": "a", "chosen": "b", "rejected": "c"}, "are a row of objective dpo, not of sft"),
+        ("distillation", {"prompt": "a"}, "there is a prompt but no completion"),
+        ("grpo", {"text": "a"}, "there is no prompt"),
+    ],
+)
+def test_what_a_run_would_refuse_is_an_error_in_its_words(
+    objective: str, row: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [row])
+    result = CliRunner().invoke(main, ["data", str(file), "--objective", objective, "--json"])
+    assert result.exit_code == 1
+    assert said in json.loads(result.stdout)["findings"][0]["rows"][0]["detail"]
+
+
+def test_objectives_that_are_none_and_judges_of_answers_to_prompts_are_refused(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    assert "'gpro' is not one of" in refused("data", file, "--objective", "gpro")
+    said = refused("data", file, "--objective", "grpo", "--model", "none", "--label-errors")
+    assert "rows of objective grpo are prompts without one" in said
+    assert "--objective would do nothing" in refused("data", file, "--fix", tmp_path / "new", "--objective", "grpo")

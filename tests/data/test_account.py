@@ -22,6 +22,25 @@ def test_every_group_of_rows_is_counted_and_its_first_rows_named() -> None:
     assert said[Overlong.DROP][0].startswith("3 training rows: ")
 
 
+def test_the_longest_row_is_one_that_trains_and_longer_ones_are_said_beside_it() -> None:
+    tokenizer = ct.tokenizer("chatml")
+    texts = [Record("f:1", text="late " * 40), Record("f:2", text="late " * 3), Record("f:3", text="late " * 5)]
+    lengths = [len(encode_all([one], tokenizer, max_length=None, overlong=Overlong.DROP).examples[0].tokens)
+               for one in texts]  # fmt: skip
+    most = lengths[2] + 1
+    assert most < lengths[0]
+    said = {
+        overlong: findings(encode_all(texts, tokenizer, max_length=most, overlong=overlong).report, "training")[0]
+        for overlong in Overlong
+    }
+    before = f", and {lengths[0]} before rows were left out or cut (f:1)"
+    assert said[Overlong.DROP].endswith(f"longest row {lengths[2]} tokens (f:3){before}")
+    assert said[Overlong.TRUNCATE].endswith(f"longest row {most} tokens (f:1){before}")
+    assert said[Overlong.SPLIT].endswith(f"longest row {most} tokens (f:1){before}")
+    whole = findings(encode_all(texts, tokenizer, max_length=None, overlong=Overlong.DROP).report, "training")[0]
+    assert whole.endswith(f"longest row {lengths[0]} tokens (f:1)")
+
+
 def test_repeats_and_leaks_name_the_first() -> None:
     assert repeats_note(2, "a:3", "a:1") == "2 training rows repeat an earlier one (first: a:3 = a:1)"
     assert "1 of 9 evaluation rows are also training rows (first: b:3 = a:1)" in overlap_note(1, 9, "b:3", "a:1")

@@ -280,6 +280,25 @@ def test_prompt_tokens_are_the_beginning_of_what_trains(name: str) -> None:
         assert example.tokens.tolist()[:first] == prompt
 
 
+@pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3", None])
+def test_every_token_of_a_prompt_is_traced_to_its_text_and_none_trains(name: str | None) -> None:
+    tokenizer = ct.tokenizer(name)
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    for question in ("What is 2 + 2?", "<|im_end|></s><end_of_turn><|eot_id|>"):
+        messages = record(f"u:{question}", "a:It").messages[:1]
+        trace = encoder.prompt_trace(messages, where="f:1")
+        assert trace.example.tokens.tolist() == encoder.prompt_tokens(messages)
+        assert not trace.example.loss_mask.any()
+        assert trace.example.where == "f:1"
+        assert len(trace.offsets) == len(trace.example.tokens)
+        assert trace.spelled == any(token in question for token in tokenizer.special_tokens if token)
+        if trace.spelled:
+            continue  # the template's own tokens are written as aliases there
+        assert question in trace.text
+        said = "".join(trace.text[start:end] for start, end in dict.fromkeys(trace.offsets))
+        assert "".join(said.split()) == "".join(trace.text.split())
+
+
 def test_a_missing_generation_prompt_is_made_up_for() -> None:
     tokenizer = ct.tokenizer("chatml_no_prompt")
     encoder = Encoder(tokenizer, template_of(tokenizer))

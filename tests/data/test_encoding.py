@@ -47,12 +47,17 @@ def test_the_report_names_every_row() -> None:
     dropped = encode_all(rows(), tokenizer, max_length=60, overlong=Overlong.DROP)
     assert [example.where for example in dropped.examples] == ["f:1", "f:4"]
     assert (dropped.report.dropped, dropped.report.rows, dropped.report.examples) == (("f:2", "f:3"), 4, 2)
-    assert dropped.report.longest == whole.report.longest
+    # The longest row is one that trains; how long rows were before is told beside it.
+    assert dropped.report.longest == max(len(example.tokens) for example in dropped.examples) < 60
+    assert dropped.report.longest_where in ("f:1", "f:4")
+    assert (dropped.report.given, dropped.report.given_where) == (whole.report.longest, whole.report.longest_where)
+    assert (whole.report.given, whole.report.given_where) == (whole.report.longest, whole.report.longest_where)
 
     cut = encode_all(rows(), tokenizer, max_length=60, overlong=Overlong.TRUNCATE)
     assert [example.where for example in cut.examples] == ["f:1", "f:3", "f:4"]
     assert (cut.report.untrained, cut.report.truncated) == (("f:2",), ("f:3",))
     assert len(cut.examples[1].tokens) == 60
+    assert (cut.report.longest, cut.report.longest_where) == (60, "f:3")
 
 
 def test_nothing_left_is_an_error() -> None:
@@ -110,9 +115,10 @@ def test_a_huge_row_is_cut_as_if_all_of_it_were_tokenised(name: str | None, monk
             assert one.loss_mask.tolist() == other.loss_mask.tolist()
         assert (cut.report.truncated, cut.report.untrained) == (whole.report.truncated, whole.report.untrained)
         assert left.report.dropped == dropped.report.dropped == ("f:1",)
-        assert left.report.longest_is_bound
-        assert not dropped.report.longest_is_bound
-        assert max_length < left.report.longest < dropped.report.longest
+        assert left.report.given_is_bound
+        assert not dropped.report.given_is_bound
+        assert max_length < left.report.given < dropped.report.given
+        assert left.report.longest == dropped.report.longest == len(left.examples[0].tokens)
 
 
 def test_how_far_a_huge_row_is_is_told_while_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:

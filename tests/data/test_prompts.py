@@ -39,6 +39,7 @@ def test_every_form_is_a_prompt_with_the_other_columns(
 ) -> None:
     found = to_prompt(row, "f:1")
     assert found.given == given
+    assert found.under == ("prompt" if "prompt" in row else "messages")
     assert found.record.messages == messages
     assert found.columns == columns
 
@@ -111,6 +112,8 @@ def test_long_prompts_are_dropped_and_counted_and_columns_are_in_the_digest(tiny
 
 
 def test_prompts_that_are_all_too_long_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "a.jsonl", [{"prompt": "many words " * 20}] * 3)
-    with pytest.raises(DataError, match="no row is left to train on: of 3 rows, 3 are longer than 8 tokens"):
-        loaded(tiny_model, file, "data.max_length=8")
+    rows = [{"prompt": "many words " * number} for number in (20, 30, 25)]
+    longest = len(encoder_of(from_directory(tiny_model)).prompt_tokens(to_prompt(rows[1], "f:2").record.messages))
+    said = rf"no row is left to train on: of 3 rows, 3 are longer than 8 tokens \(the longest has {longest}\)"
+    with pytest.raises(DataError, match=said):
+        loaded(tiny_model, write_rows(tmp_path / "a.jsonl", rows), "data.max_length=8")

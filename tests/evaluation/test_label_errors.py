@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from invoking import invoke, refused
 from tiny import write_rows
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.enums import RowKind
 from veneer.evaluation import label_errors
 from veneer.evaluation.label_errors import (
     are_labels,
@@ -68,6 +69,14 @@ def test_an_answer_that_is_noise_is_unlikely(assistant: Assistant, tmp_path: Pat
     found = model_findings(assistant, file, {})
     assert 12 in {number for number, _ in found}
     assert {finding.rule for _, finding in found} == {"unlikely-answer"}
+
+
+def test_of_pairs_the_chosen_answers_are_judged(assistant: Assistant, tmp_path: Path) -> None:
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "none"} for row in labelled()]
+    alone = model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()), {})
+    file = write_rows(tmp_path / "pairs.jsonl", pairs)
+    assert model_findings(assistant, file, {}, kind=RowKind.PAIRS) == alone
+    assert model_findings(assistant, file, {}) == []
 
 
 def test_few_rows_say_nothing(assistant: Assistant, tmp_path: Path) -> None:

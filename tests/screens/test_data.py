@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import chat_templates as ct
 from consoles import recorded
@@ -9,13 +12,13 @@ from lint_rows import read_row
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import tokens_of
-from veneer.enums import Column
-from veneer.screens.data import show_report, show_row
+from veneer.enums import Column, ObjectiveName
+from veneer.screens.data import DataRequest, lint_visibly, show_report, show_row
 
 LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -63,3 +66,39 @@ def test_the_fields_of_renamed_columns_have_the_names_that_are_read() -> None:
     raw = {"chat": [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "Paris"}]}
     fields = [token.field for token in tokens_of(read_row("f:1", raw, setting), setting) if token.trained]
     assert set(fields) == {"messages[1].content", "end of turn"}
+
+
+def test_prompts_and_both_answers_of_pairs_are_shown_as_their_run_reads_them(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {
+        ObjectiveName.GRPO: {"prompt": "2 + 2?", "reference": "4"},
+        ObjectiveName.DPO: {"prompt": "2 + 2?", "chosen": "4", "rejected": "five"},
+        ObjectiveName.KTO: {"prompt": "2 + 2?", "completion": "five", "label": False},
+    }
+    said = {}
+    for objective, row in shown.items():
+        file = write(tmp_path / f"{objective.value}.jsonl", [row])
+        lint_visibly(
+            DataRequest(
+                file=str(file),
+                model=str(tiny_model),
+                eval_file=None,
+                max_length=100,
+                columns={},
+                group=None,
+                ignore=frozenset(),
+                processes=1,
+                objective=objective,
+                show=1,
+            ),
+            as_json=False,
+        )
+        said[objective] = capsys.readouterr().out
+        assert f"1 rows checked as objective {objective.value} reads them" in said[objective]
+    assert "grpo.jsonl:1: " in said[ObjectiveName.GRPO]
+    assert "tokens, a prompt, behind which answers are sampled" in said[ObjectiveName.GRPO]
+    assert "{+" not in said[ObjectiveName.GRPO]
+    assert "dpo.jsonl:1, chosen: " in said[ObjectiveName.DPO]
+    assert "dpo.jsonl:1, rejected: " in said[ObjectiveName.DPO]
+    assert "kto.jsonl:1, undesirable: " in said[ObjectiveName.KTO]

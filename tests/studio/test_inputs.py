@@ -70,6 +70,10 @@ def test_rows_that_ask_can_be_handed_in_and_are_shown_as_prompts(opened: Opened,
     assert shown[1]["answer"] == "prompt"
     assert "1: parcel?" in "".join(token["text"] for token in shown[1]["tokens"])
     assert set(shown[1]["labels"]) == {-100}
+    # The page of the file is checked as a run of reinforcement reads it: nothing of it is called unusable.
+    page = opened.http.get("/studio/lint", params={"file": asked, "model": "model"}).json()
+    assert (page["objective"], page["rules"], page["checked"]) == ("grpo", [], len(ASKED))
+    assert all(row["targets"] == 0 and row["ids"] for row in page["rows"])
 
 
 def test_graders_and_hyperparameters_become_settings_of_the_run(opened: Opened, asked: str) -> None:

@@ -346,7 +346,7 @@ def test_rows_of_another_kind_than_the_objectives_are_said_before_and_fail_the_j
     assert "rows.jsonl" in str(done.error.message)
     body = {"model": "model", "training_file": file, "method": {"type": "dpo"}, "veneer": {"settings": CPU}}
     shown = opened.http.post("/v1/fine_tuning/jobs/preview", json=body).json()["rows"]
-    assert all("the objective takes pairs" in row["problem"] for row in shown)
+    assert all("no pair of answers is known for the keys" in row["problem"] for row in shown)
 
 
 def test_the_preview_of_a_pair_has_both_answers_as_they_train(opened: Opened, tiny_model: Path, tmp_path: Path) -> None:

@@ -8,15 +8,28 @@ import click
 from click.core import ParameterSource
 
 from veneer.commands.options import COUNT, FEW, Count, columns_of, columns_option, examples
+from veneer.enums import ObjectiveName
 from veneer.strict_json import to_text
 
 _MENDING = frozenset({"file", "fix", "as_json"})
 """The parameters that mean something where a file is mended."""
 
 
-@click.command(epilog=examples("data rows.jsonl", "data rows.jsonl --model MODEL --html page.html --show 3"))
+@click.command(
+    epilog=examples(
+        "data rows.jsonl",
+        "data rows.jsonl --model MODEL --html page.html --show 3",
+        "data prompts.jsonl --objective grpo --model MODEL",
+    )
+)
 @click.argument("file")
 @click.option("--model", help="The model whose tokenizer and chat template the rows are checked with. [default: none]")
+@click.option(
+    "--objective",
+    type=click.Choice([objective.value for objective in ObjectiveName]),
+    help="What the rows are to train: they are read as a run of that objective reads them. By default each row is "
+    "read as what its keys say, a pair or an answer.",
+)
 @click.option("--eval-data", help="The evaluation rows. They are checked too, and for what training has seen of them.")
 @click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
 @columns_option
@@ -34,6 +47,7 @@ _MENDING = frozenset({"file", "fix", "as_json"})
 def data(
     file: str,
     model: str | None,
+    objective: str | None,
     eval_data: str | None,
     max_length: int,
     columns: str | None,
@@ -49,7 +63,8 @@ def data(
 ) -> None:
     """Check every row of a data file.
 
-    The exit code is 1 where an error is found, and 0 with warnings alone. With --fix the file is not checked, but
+    The exit code is 1 where an error is found, and 0 with warnings alone. With --objective what a run of it would
+    refuse or leave out is an error. With --fix the file is not checked, but
     mended: encoding, white space, names of roles and exact duplicates.
     """
     from veneer.screens.data import DataRequest, fix_visibly, lint_visibly
@@ -68,6 +83,7 @@ def data(
             group=group,
             ignore=frozenset(ignore),
             processes=processes,
+            objective=None if objective is None else ObjectiveName(objective),
             show=show or 0,
             html=html,
             label_errors=label_errors,

@@ -51,10 +51,9 @@ def findings(report: EncodeReport, what: str) -> list[str]:
         report: as `encode_all` made it.
         what: which rows they are, as the sentences say it: "training" or "evaluation".
     """
-    more_than = "more than " if report.longest_is_bound else ""
     lines = [
         f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
-        f"longest row {more_than}{report.longest:,} tokens ({report.longest_where})"
+        f"longest row {report.longest:,} tokens ({report.longest_where}){_as_given(report)}"
     ]
     groups = {
         f"longer than data.max_length={report.max_length} and left out": report.dropped,
@@ -72,3 +71,11 @@ def findings(report: EncodeReport, what: str) -> list[str]:
             f"{len(report.skipped)} {what} rows cannot be encoded and are left out:\n{grouped(report.skipped)}"
         )
     return lines + list(report.notes)
+
+
+def _as_given(report: EncodeReport) -> str:
+    """How long the longest row was before it was left out or cut, as the end of a sentence; empty where none was."""
+    if report.given <= report.longest:
+        return ""
+    more_than = "more than " if report.given_is_bound else ""
+    return f", and {more_than}{report.given:,} before rows were left out or cut ({report.given_where})"

@@ -143,7 +143,14 @@ class Encoder:
                 self._template.forget(group.ticket for group in ahead if group.ticket is not None)
 
     def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """Ids of a conversation that ends where the assistant is to go on.
+        """Ids of a conversation that ends where the assistant is to go on; see `prompt_trace`."""
+        ids: list[int] = self.prompt_trace(messages, tools).example.tokens.tolist()
+        return ids
+
+    def prompt_trace(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, where: str = "a prompt"
+    ) -> Trace:
+        """Tokenise a conversation that ends where the assistant is to go on. None of its tokens trains.
 
         Without a chat template, the contents of the turns joined by blank lines. Where a template ignores
         `add_generation_prompt`, the assistant's header is put behind what it made, since training takes it as given.
@@ -156,12 +163,13 @@ class Encoder:
             if any(message["role"] not in ("system", "user") for message in messages):
                 raise DataError(_NO_TEMPLATE)
             text = "\n\n".join(message["content"] for message in messages)
-            return [*self._bos(), *self._plain(text)[0]]
+            (ids, offsets, spelled), bos = self._plain(text), self._bos()
+            return _untrained([*bos, *ids], where, text, [*((0, 0) for _ in bos), *offsets], spelled)
         chat = self._specials.guard(messages, tools)
         text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
         text += self._template.shape.unprompted
-        ids: list[int] = self._tokenise(text, chat.changed, (), "a prompt")[0].tolist()
-        return ids
+        found, places, _, text = self._tokenise(text, chat.changed, (), where)
+        return _untrained(found, where, text, places, chat.changed)
 
     @property
     def beginning(self) -> list[int]:
@@ -414,6 +422,12 @@ def _trace(
 ) -> Trace:
     mask[:1] = False
     return Trace(Example(np.asarray(ids, dtype=np.int32), mask, where), text, offsets, spans, spelled)
+
+
+def _untrained(
+    ids: Sequence[int] | NDArray[np.int32], where: str, text: str, offsets: Sequence[Span], spelled: bool
+) -> Trace:
+    return _trace(ids, np.zeros(len(ids), dtype=np.bool_), where, text, offsets, (), spelled)
 
 
 def _supervised(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:

@@ -74,11 +74,15 @@ class EncodeReport:
     supervised: int
     """Number of targets of all examples."""
     longest: int
-    """Number of tokens of the longest row as given, before anything was cut."""
+    """Number of tokens of the longest example."""
     longest_where: str
-    """Place of the longest row: file and line."""
-    longest_is_bound: bool
-    """Whether the longest row is longer than `longest` says: a huge row is tokenised only as far as is needed."""
+    """Place of the row that it is of: file and line."""
+    given: int
+    """Number of tokens of the longest row as given, before anything was left out or cut."""
+    given_where: str
+    """Place of that row."""
+    given_is_bound: bool
+    """Whether that row is longer than `given` says: a huge row is tokenised only as far as is needed."""
     max_length: int | None
     dropped: Sequence[str]
     """Places of the rows that were left out because they were longer than `max_length`."""
@@ -144,7 +148,7 @@ def encode_all(
     refuse_problems(tally.problems, tally.rows, bad_rows, checked=audit is not None)
     report = tally.report(encoder.notes())
     if not tally.examples:
-        raise nothing_left(report.rows, max_length, len(report.dropped), report.longest, len(report.untrained))
+        raise nothing_left(report.rows, max_length, len(report.dropped), report.given, len(report.untrained))
     return EncodedFile(tally.examples, report)
 
 
@@ -318,7 +322,8 @@ class _Tally:
         self.problems: list[RowProblem] = []
         self.rows = 0
         self._max_length, self._parts = max_length, parts
-        self._longest = (0, "", False)
+        self._longest = (0, "")
+        self._given = (0, "", False)
         self._places: dict[Fate, list[str]] = {fate: [] for fate in Fate}
         self._spelled: list[str] = []
 
@@ -328,8 +333,11 @@ class _Tally:
             self.problems.append(RowProblem(where, encoded.reason))
             return
         self.rows += 1
-        if encoded.length > self._longest[0]:
-            self._longest = (encoded.length, where, encoded.length_is_bound)
+        if encoded.length > self._given[0]:
+            self._given = (encoded.length, where, encoded.length_is_bound)
+        longest = max((len(example.tokens) for example in encoded.examples), default=0)
+        if longest > self._longest[0]:
+            self._longest = (longest, where)
         if encoded.spelled:
             self._spelled.append(where)
         if encoded.fate is not Fate.KEPT:
@@ -344,7 +352,9 @@ class _Tally:
             supervised=sum(example.supervised for example in self.examples),
             longest=self._longest[0],
             longest_where=self._longest[1],
-            longest_is_bound=self._longest[2],
+            given=self._given[0],
+            given_where=self._given[1],
+            given_is_bound=self._given[2],
             max_length=self._max_length,
             dropped=tuple(self._places[Fate.DROPPED]),
             truncated=tuple(self._places[Fate.TRUNCATED]),

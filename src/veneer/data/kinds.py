@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
 from veneer.config import DataSection
 from veneer.data.account import LISTED, one_label_note, overlap_note, repeats_note
@@ -13,70 +11,19 @@ from veneer.data.chat import Example, start_template
 from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
 from veneer.data.formats import Remarks, to_record
 from veneer.data.json_values import BadRow
-from veneer.data.labels import to_labelled
-from veneer.data.preference import to_pair
+from veneer.data.kind_rows import NO_TEXT, PARTS, KindRow, to_kind
 from veneer.data.problems import RowProblem, grouped
-from veneer.data.prompts import EncodedPrompts, PromptRow, encode_prompts, to_prompt
+from veneer.data.prompts import EncodedPrompts, encode_prompts
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, encode_told, load_rows, weighted
 from veneer.data.sources import RowFile, evaluation_files, training_files
 from veneer.data.splits import evaluation_records, split_records
 from veneer.data.trained_rows import row_hashes
-from veneer.enums import Column, RowKind
+from veneer.enums import RowKind
 from veneer.errors import DataError
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
-
-PARTS = {
-    RowKind.ANSWERS: ("",),
-    RowKind.PAIRS: ("chosen", "rejected"),
-    RowKind.LABELLED: ("",),
-    RowKind.TEXTS: ("",),
-    RowKind.PROMPTS: ("",),
-}
-"""What the answers of a row are called, by its kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class KindRow:
-    """A row of any kind."""
-
-    records: tuple[Record, ...]
-    """A record for each answer of the row; the first answer is the one to be learned, if any is."""
-    desirable: bool = True
-    """Whether the answer is desirable, where rows have labels."""
-    margin: float | None = None
-    """How much better the first answer is, where rows of pairs say it."""
-    prompt: PromptRow | None = None
-    """The prompt with its columns, where rows have no answers."""
-
-    @property
-    def where(self) -> str:
-        """File and line."""
-        return self.records[0].where
-
-    @property
-    def whole(self) -> Record:
-        """All that the row says in one record, by which repeated rows are found."""
-        if len(self.records) == 1:
-            return self.records[0]
-        return replace(self.records[0], messages=tuple(turn for record in self.records for turn in record.messages))
-
-
-def _made(row: Any, where: str, remarks: Remarks, columns: Mapping[Column, str] | None, kind: RowKind) -> KindRow:
-    match kind:
-        case RowKind.ANSWERS | RowKind.TEXTS:
-            return KindRow((to_record(row, where, remarks, columns),))
-        case RowKind.PAIRS:
-            pair = to_pair(row, where, remarks, columns)
-            return KindRow(pair.records, margin=pair.margin)
-        case RowKind.LABELLED:
-            found = to_labelled(row, where, remarks, columns)
-            return KindRow((found.record,), found.desirable)
-        case RowKind.PROMPTS:
-            prompt = to_prompt(row, where, columns)
-            return KindRow((prompt.record,), prompt=prompt)
 
 
 def load_kind(
@@ -144,7 +91,7 @@ def _prompts(
     train = _encode_prompts(rows, tokenizer, data, "training", skipped, emit)
     held_out = _encode_prompts(evaluated, tokenizer, data, "evaluation", skipped, emit)
     if not train.prompts:
-        raise nothing_left(len(rows), data.max_length, len(train.overlong), data.max_length + 1, 0)
+        raise nothing_left(len(rows), data.max_length, len(train.overlong), max(train.overlong.values(), default=0), 0)
     return Rows(
         train=train.examples,
         eval=held_out.examples,
@@ -169,7 +116,7 @@ def _encode_prompts(
             Note(message=f"{len(tokens):,} {what} prompts: {sum(tokens):,} tokens; longest {max(tokens, default=0):,}")
         )
     if found.overlong:
-        named = ", ".join(found.overlong[:LISTED]) + (" and more" if len(found.overlong) > LISTED else "")
+        named = ", ".join(list(found.overlong)[:LISTED]) + (" and more" if len(found.overlong) > LISTED else "")
         message = f"{len(found.overlong)} {what} prompts longer than data.max_length={data.max_length} and left out"
         emit(Note(message=f"{message}: {named}"))
     return found
@@ -186,8 +133,7 @@ def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:
         for where, row in iterate_rows(file.path):
             try:
                 if not isinstance(row, BadRow) and to_record(row, where, columns=data.columns).text is None:
-                    reason = "this is no plain text, all of which trains; give rows with text, or take objective sft"
-                    problems.append(RowProblem(where, reason))
+                    problems.append(RowProblem(where, NO_TEXT))
             except BadRow:
                 continue  # what cannot be used at all is refused, or skipped, where it is read
     if problems:
@@ -240,7 +186,7 @@ def _read(
             try:
                 if isinstance(row, BadRow):
                     raise row
-                found.append(_made(row, where, remarks, data.columns, kind))
+                found.append(to_kind(row, where, kind, remarks, data.columns))
             except BadRow as problem:
                 problems.append(RowProblem(where, str(problem)))
         said += account(str(file.path), len(found), problems, remarks, data.bad_rows, data.split.column)

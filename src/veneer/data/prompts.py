@@ -35,6 +35,8 @@ class PromptRow:
     """The prompt as the row has it: a text, or turns."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the row has."""
+    under: str = PROMPT
+    """The key that the prompt stands under: PROMPT or MESSAGES."""
 
 
 def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None) -> PromptRow:
@@ -57,11 +59,11 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     shadowed = {key: value for key, value in row.items() if key in mapped and key not in theirs}
     row = {theirs.get(key, key): value for key, value in row.items() if key not in shadowed}
     tools = read_tools(row.pop(TOOLS, None))
+    key = PROMPT if PROMPT in row else MESSAGES
     if isinstance(row.get(PROMPT), str):
         given: str | tuple[Message, ...] = row.pop(PROMPT)
         messages: tuple[Message, ...] = ({"role": "user", "content": given},)
     else:
-        key = PROMPT if PROMPT in row else MESSAGES
         if key not in row:
             keys = ", ".join(repr(str(one)) for one in row) or "none"
             raise BadRow(f"there is no prompt under {KEYS}; the row has {keys}; other names are mapped by data.columns")
@@ -72,7 +74,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
         given = messages
     if not messages or not any(message["content"] for message in messages):
         raise BadRow("the prompt is empty")
-    return PromptRow(Record(where, messages, tools), given, shadowed | row)
+    return PromptRow(Record(where, messages, tools), given, shadowed | row, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ class EncodedPrompts:
     """Their tokens, none of which trains: the sampled answer follows."""
     problems: list[RowProblem]
     """The prompts that the chat template refuses."""
-    overlong: list[str]
-    """Where those stand that are longer than allowed."""
+    overlong: dict[str, int]
+    """Where those stand that are longer than allowed, and their tokens."""
 
 
 def encode_prompts(prompts: Sequence[PromptRow], encoder: Encoder, max_length: int) -> EncodedPrompts:
@@ -97,7 +99,7 @@ def encode_prompts(prompts: Sequence[PromptRow], encoder: Encoder, max_length: i
         encoder: of the run's tokenizer and template.
         max_length: tokens that a prompt may have; longer ones are left out, never cut.
     """
-    found = EncodedPrompts([], [], [], [])
+    found = EncodedPrompts([], [], [], {})
     for one in prompts:
         try:
             tokens = encoder.prompt_tokens(one.record.messages, one.record.tools)
@@ -105,7 +107,7 @@ def encode_prompts(prompts: Sequence[PromptRow], encoder: Encoder, max_length: i
             found.problems.append(RowProblem(one.record.where, str(error)))
             continue
         if len(tokens) > max_length:
-            found.overlong.append(one.record.where)
+            found.overlong[one.record.where] = len(tokens)
             continue
         found.prompts.append(one)
         ids = np.asarray(tokens, dtype=np.int32)

@@ -92,7 +92,7 @@ def stored_rows(
         for line in findings(report, what):
             emit(Note(message=line))
         if not report.examples:
-            left_out = len(report.dropped), report.longest, len(report.untrained)
+            left_out = len(report.dropped), report.given, len(report.untrained)
             raise nothing_left(report.rows, data.max_length, *left_out)
     _, _, own = sides[0]
     train = StoredExamples(store, own)
@@ -154,17 +154,21 @@ def _account(store: TokenStore, entries: Marks | None, max_length: int) -> Encod
         return places(lambda block: block["fate"] == fate.value)
 
     problems = {problem.where: problem for problem in store.problems()}
-    rows = examples = tokens = supervised = longest = 0
-    at, bound = -1, False
+    rows = examples = tokens = supervised = longest = most = 0
+    at = first = -1
+    bound = False
     for start, block, taken in _side(store, entries):
         rows += int((taken & (block["flags"] & CONTINUES == 0)).sum())
         examples += int((taken & (block["length"] > 0)).sum())
         tokens += int(block["length"][taken].sum(dtype=np.int64))
         supervised += int(block["targets"][taken].sum(dtype=np.int64))
-        given = np.where(taken, block["given"], 0)
+        lengths, given = (np.where(taken, block[name], 0) for name in ("length", "given"))
+        place = int(lengths.argmax())
+        if lengths[place] > longest:
+            longest, at = int(lengths[place]), start + place
         place = int(given.argmax())
-        if given[place] > longest:
-            longest, at, bound = int(given[place]), start + place, bool(block["flags"][place] & BOUND)
+        if given[place] > most:
+            most, first, bound = int(given[place]), start + place, bool(block["flags"][place] & BOUND)
     return EncodeReport(
         rows=rows,
         examples=examples,
@@ -172,7 +176,9 @@ def _account(store: TokenStore, entries: Marks | None, max_length: int) -> Encod
         supervised=supervised,
         longest=longest,
         longest_where="" if at < 0 else store.where(at),
-        longest_is_bound=bound,
+        given=most,
+        given_where="" if first < 0 else store.where(first),
+        given_is_bound=bound,
         max_length=max_length,
         dropped=of(Fate.DROPPED),
         truncated=of(Fate.TRUNCATED),

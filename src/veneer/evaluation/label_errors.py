@@ -23,8 +23,9 @@ from torch import Tensor
 
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.data.chat import Trace, split_for_evaluation
-from veneer.data.formats import Record, to_record
+from veneer.data.formats import Record
 from veneer.data.json_values import BadRow
+from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
 from veneer.data.lint.rules import Finding
@@ -32,8 +33,8 @@ from veneer.data.lint.run import RowPass
 from veneer.data.orders import order
 from veneer.data.readers import iterate_rows
 from veneer.data.sources import files_named
-from veneer.enums import Column
-from veneer.errors import DataError
+from veneer.enums import Column, RowKind
+from veneer.errors import ConfigError, DataError
 from veneer.evaluation.scoring import row_losses
 from veneer.events import Stage, Subscriber, ignore
 from veneer.model.language import LanguageModel
@@ -62,23 +63,41 @@ class _Row:
     answer: str
 
 
-def model_pass(model: str, file: Path | str, columns: Mapping[Column, str]) -> RowPass:
+def refuse_prompts(kind: RowKind | None, name: str) -> None:
+    """Refuse a pass over rows without answers.
+
+    Args:
+        kind: what the rows are read as.
+        name: what the setting is called that asks for the pass.
+
+    Raises:
+        ConfigError: the rows are prompts.
+    """
+    if kind is RowKind.PROMPTS:
+        raise ConfigError(f"{name} judges answers, and rows of objective grpo are prompts without one; leave it out")
+
+
+def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS) -> RowPass:
     """What `veneer.data.lint.run.lint` calls for `model_findings`: the model is loaded then.
 
     Args:
         model: a directory, GGUF file or hub id.
-        file, columns: as `model_findings`.
+        file, columns, kind: as `model_findings`.
     """
 
     def run(emit: Subscriber) -> list[tuple[int, Finding]]:
         assistant = load_assistant(AssistantRequest(model=model), subscribers=[emit])
-        return model_findings(assistant, file, columns, emit)
+        return model_findings(assistant, file, columns, emit, kind)
 
     return run
 
 
 def model_findings(
-    assistant: Assistant, file: Path | str, columns: Mapping[Column, str], emit: Subscriber = ignore
+    assistant: Assistant,
+    file: Path | str,
+    columns: Mapping[Column, str],
+    emit: Subscriber = ignore,
+    kind: RowKind = RowKind.ANSWERS,
 ) -> list[tuple[int, Finding]]:
     """What a model's pass over the rows of a file finds, with the number of each row in it.
 
@@ -87,11 +106,12 @@ def model_findings(
         file: the rows.
         columns: veneer's name of a column or key to the file's, where they differ.
         emit: told how far it is.
+        kind: what the rows are read as; of a pair the chosen answer is judged.
 
     Raises:
         DataError: the file cannot be read.
     """
-    rows = list(_answered(file, columns))
+    rows = list(_answered(file, columns, kind))
     if len(rows) < FEWEST:
         return []
     answers = [row.answer for row in rows]
@@ -100,13 +120,13 @@ def model_findings(
     return _by_loss(assistant, rows, emit)
 
 
-def _answered(file: Path | str, columns: Mapping[Column, str]) -> Iterator[_Row]:
+def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[_Row]:
     rows = chain.from_iterable(map(iterate_rows, files_named(str(file))))
     for number, (where, raw) in enumerate(rows):
         try:
             if isinstance(raw, BadRow):
                 raise raw
-            record = to_record(raw, where, columns=columns)
+            record = to_kind(raw, where, kind, columns=columns).records[0]
         except BadRow:
             continue  # `unusable-row` says so
         split = split_for_evaluation(record)

@@ -18,9 +18,9 @@ from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import LintOptions, RowPass, lint
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
 from veneer.data.page.write import write_page
-from veneer.enums import Column
+from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError
-from veneer.evaluation.label_errors import model_pass
+from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Stage
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -32,6 +32,8 @@ from veneer.system import available_cores
 
 SHOWN = 3
 """Rows of a rule that are shown with what was found in them."""
+LABELS: Mapping[bool | None, str] = {True: "desirable", False: "undesirable"}
+"""What labelled answers are called."""
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
@@ -48,6 +50,8 @@ class DataRequest:
     ignore: frozenset[str]
     processes: int | None
     """Processes that check rows; None takes one for each core."""
+    objective: ObjectiveName | None = None
+    """What the rows are to train; None reads each as what its keys say."""
     show: int = 0
     """The number of rows that are printed as tokens."""
     html: Path | None = None
@@ -62,14 +66,18 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     """Check a file under a progress bar; prints what was found unless the caller wants JSON.
 
     Raises:
-        ConfigError: rows are to be shown as tokens, and no model is named.
+        ConfigError: rows are to be shown as tokens, or read by the model, and no model is named; or the model is to
+            judge answers, and the rows are prompts.
     """
     if request.show and request.model is None:
         raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
     if request.label_errors and request.model is None:
         raise ConfigError("--label-errors needs a model that reads the rows; name one by --model")
+    kind = None if request.objective is None else request.objective.rows
+    if request.label_errors:
+        refuse_prompts(kind, "--label-errors")
     tokenizer: Tokenizer | None = None if request.model is None else open_checkpoint(request.model).tokenizer()
-    setting = LintSetting(tokenizer, request.max_length, request.columns)
+    setting = LintSetting(tokenizer, request.max_length, request.columns, kind)
     with EventScreen(console()) as screen:
         report = lint(
             request.file,
@@ -77,12 +85,13 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
             eval_file=request.eval_file,
             max_length=request.max_length,
             columns=request.columns,
+            objective=request.objective,
             options=LintOptions(
                 ignore=request.ignore,
                 group=request.group,
                 processes=request.processes or available_cores(),
             ),
-            passes=_passes(request),
+            passes=_passes(request, kind or RowKind.ANSWERS),
             subscribers=[screen],
         )
         if request.html is not None:
@@ -91,18 +100,20 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     if not as_json:
         output = Console()
         for _, row in rows_again(report, range(request.show), setting):
-            show_row(output, row, setting)
+            for one in (row, row.other if kind is RowKind.PAIRS else None):
+                if one is not None:
+                    show_row(output, one, setting)
         show_report(output, report)
     return report
 
 
-def _passes(request: DataRequest) -> list[RowPass]:
+def _passes(request: DataRequest, kind: RowKind) -> list[RowPass]:
     """What is to be found by a model's pass over the rows."""
     found: list[RowPass] = []
     if request.label_errors and request.model is not None:
-        found.append(model_pass(request.model, request.file, request.columns))
+        found.append(model_pass(request.model, request.file, request.columns, kind))
     if request.names is not None:
-        found.append(person_pass(request.names, request.file, request.columns))
+        found.append(person_pass(request.names, request.file, request.columns, kind))
     return found
 
 
@@ -121,13 +132,15 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
 def show_row(output: Console, row: Row, setting: LintSetting) -> None:
     """Print a row as tokens: what trains is green and between {+ and +}, and `|` stands between two tokens."""
     tokens = tokens_of(row, setting)
-    text = Text(f"{row.where}: ", style="bold")
+    name = row.part if setting.rows is RowKind.PAIRS else LABELS.get(row.desirable, "")
+    text = Text(f"{row.where}{', ' if name else ''}{name}: ", style="bold")
     if not tokens:
         text.append(f"{row.problem}\n", style="red")
         output.print(text, soft_wrap=True)
         return
     trained = sum(token.trained for token in tokens)
-    text.append(f"{len(tokens)} tokens, {trained} of them trained\n")
+    what = "a prompt, behind which answers are sampled" if row.asked is not None else f"{trained} of them trained"
+    text.append(f"{len(tokens)} tokens, {what}\n")
     for span in spans_of(tokens):
         pieces = [token.text.replace("\n", "\\n") for token in tokens[span.start : span.end]]
         style = "green" if span.trained else "not bold dim"
@@ -190,7 +203,8 @@ def _listed(rows: Sequence[int], report: LintReport) -> str:
 def summary(report: LintReport) -> list[str]:
     """How many rows of which severity, how long they are, and what was not checked."""
     counts = ", ".join(f"{severity.value}s in {report.rows_with(severity):,}" for severity in list(Severity)[:2])
-    lines = [f"{report.rows:,} rows checked in {duration(report.seconds)}: {counts}"]
+    objective = "" if report.objective is None else f" as objective {report.objective.value} reads them,"
+    lines = [f"{report.rows:,} rows checked{objective} in {duration(report.seconds)}: {counts}"]
     lengths = report.statistics()["lengths"]
     if lengths is not None:
         targets = f", {lengths['targets']:,} of {lengths['total']:,} trained" if lengths["targets"] else ""

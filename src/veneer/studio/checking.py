@@ -6,19 +6,16 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from veneer.config import parse
-from veneer.data.json_values import BadRow
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 from veneer.data.page.content import content
-from veneer.data.prompts import to_prompt
-from veneer.data.records import iterate_rows
+from veneer.enums import ObjectiveName
 from veneer.errors import OutputError, VeneerError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import write_text
@@ -75,18 +72,21 @@ class Checking:
         rows = self._files.content(file)
         try:
             report = lint(rows)
+            prompts = int(report.facts.unanswered.sum())
+            asks = prompts > 0 and not report.facts.usable.any()
+            if asks:
+                report = lint(rows, objective=ObjectiveName.GRPO)
         except VeneerError as error:
             said = str(error).replace(str(rows), file.filename)
             self._persistently(lambda: self._files.put(replace(file, status=FileStatus.ERROR, status_details=said)))
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
         said = f"{report.rows:,} rows: {errors:,} with errors, {warnings:,} with warnings"
-        status, asks = FileStatus.PROCESSED, False
-        if report.failed and errors == report.rows:
-            prompts = _prompts(rows)
-            status, asks = FileStatus.PROCESSED if prompts else FileStatus.ERROR, prompts > 0
-            if asks:
-                said = f"{report.rows:,} rows: {prompts:,} ask without an answer, which is for reinforcement alone"
+        status = FileStatus.PROCESSED
+        if asks:
+            said = f"{report.rows:,} rows: {prompts:,} ask without an answer, which is for reinforcement alone"
+        elif report.failed and errors == report.rows:
+            status = FileStatus.ERROR
         found = replace(file, status=status, status_details=said, rows=report.rows, asks=asks)
 
         def keep() -> None:
@@ -152,33 +152,24 @@ def _checked(job: Job, root: Path) -> _Checked:
     return _Checked(refusal=plan.forecast.refusal, peak=peak, settings=settings)
 
 
-def _prompts(path: Path) -> int:
-    """The rows of a file that ask, and have no answer that could be trained."""
-    count = 0
-    for where, row in iterate_rows(str(path)):
-        with suppress(BadRow):
-            to_prompt(row, where)
-            count += 1
-    return count
-
-
 def lint_json(values: dict[str, Any]) -> str:
     """A report of the lint as a document."""
     return to_text(with_reasons(values), ensure_ascii=False)
 
 
-def lint_page(path: Path, model: str | None, max_length: int | None) -> dict[str, Any]:
+def lint_page(path: Path, model: str | None, objective: ObjectiveName | None) -> dict[str, Any]:
     """All that the page on a file shows: findings, rows with their tokens and mask, histograms.
 
     Args:
         path: the file.
         model: whose tokenizer and template the rows are encoded with; None shows them as texts.
-        max_length: tokens that a row may have.
+        objective: what the rows are to train; None reads each as what its keys say.
 
     Raises:
         DataError: the file cannot be read.
         ModelError: the model has no usable tokenizer.
     """
-    setting = LintSetting(None if model is None else open_checkpoint(model).tokenizer(), max_length, {})
-    report = lint(path, tokenizer=setting.tokenizer, max_length=max_length)
+    tokenizer = None if model is None else open_checkpoint(model).tokenizer()
+    report = lint(path, tokenizer=tokenizer, objective=objective)
+    setting = LintSetting(tokenizer, rows=None if objective is None else objective.rows)
     return content(report, setting)

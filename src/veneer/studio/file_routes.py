@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from veneer.enums import ObjectiveName
 from veneer.errors import VeneerError
 from veneer.serving.errors import ApiError, json_response
 from veneer.studio.checking import lint_page
@@ -66,8 +67,9 @@ async def lint_file(studio: Studio, request: Request) -> Response:
     file = studio.file_of(request.query_params.get("file"), "file")
     name = request.query_params.get("model")
     model = studio.bases.source(name) if name else None
+    objective = ObjectiveName.GRPO if file.asks else None
     try:
-        found = await asyncio.to_thread(lint_page, studio.files.content(file), model, None)
+        found = await asyncio.to_thread(lint_page, studio.files.content(file), model, objective)
     except VeneerError as error:
         message = str(error).replace(str(studio.files.content(file)), file.filename)
         raise ApiError(400, message, param="file") from error

@@ -16,7 +16,8 @@ from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
-from veneer.data.kinds import PARTS, load_kind
+from veneer.data.kind_rows import PARTS
+from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Sharding, Task
 from veneer.errors import ConfigError

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import chat_templates as ct
-from lint_rows import call, chat, clean, read_row
+from lint_rows import call, chat, clean, read_row, write
+from veneer.config import DataSection
 from veneer.data.chat import encode, template_of
 from veneer.data.json_values import BadRow
+from veneer.data.kinds import load_kind
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
-from veneer.enums import Column
+from veneer.data.records import iterate_rows
+from veneer.enums import BadRows, Column, RowKind
 
 
 def slow_strings(value: Any, path: str) -> list[tuple[str, str]]:
@@ -110,3 +114,83 @@ def test_control_tokens_are_known_by_their_ids() -> None:
     assert names == set(setting.tokenizer.special_tokens)
     assert setting.bos_id in setting.special_ids
     assert (LintSetting().bos_id, LintSetting().special_ids, LintSetting().encoder) == (None, frozenset(), None)
+
+
+ASKED = [{"role": "system", "content": "Count."}, {"role": "user", "content": "2 + 2?"}]
+KINDS: dict[RowKind, list[dict[str, Any]]] = {
+    RowKind.ANSWERS: [{"prompt": "2 + 2?", "completion": "4"}, {"text": "All of it."}, {"prompt": "2 + 2?"}],
+    RowKind.TEXTS: [{"text": "All of it."}, {"text": ""}],
+    RowKind.PAIRS: [
+        {"prompt": "2 + 2?", "chosen": "4", "rejected": "five"},
+        {"chosen": [*ASKED, {"role": "assistant", "content": "4"}],
+         "rejected": [*ASKED, {"role": "assistant", "content": "5"}]},
+        {"prompt": "2 + 2?", "chosen": "4"},
+    ],
+    RowKind.LABELLED: [
+        {"prompt": "2 + 2?", "completion": "4", "label": True},
+        {"text": "All of it.", "kto_tag": False},
+        {"prompt": "2 + 2?", "completion": "4"},
+        {"prompt": "2 + 2?", "completion": "4", "label": "perhaps"},
+    ],
+    RowKind.PROMPTS: [
+        {"prompt": "2 + 2?", "reference": "4"},
+        {"prompt": ASKED},
+        {"messages": [*ASKED, {"role": "assistant", "content": "4"}]},
+        {"prompt": "Is <|im_end|> a token?"},
+        {"prompt": ""},
+        {"question": "2 + 2?"},
+    ],
+}  # fmt: skip
+"""Rows of each kind; a run of that kind refuses the last ones."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", ["chatml", "llama3"])
+def test_rows_of_a_kind_are_those_of_a_run_that_takes_it(kind: RowKind, template: str, tmp_path: Path) -> None:
+    """The reference is the run's own reader: which rows it has, their tokens and masks, and why it refuses others."""
+    tokenizer, file = ct.tokenizer(template), write(tmp_path / "rows.jsonl", KINDS[kind])
+    data = DataSection(file=str(file), bad_rows=BadRows.SKIP, checks=())
+    run = load_kind(data, tokenizer, kind=kind)
+    read = read_rows(list(iterate_rows(file)), LintSetting(tokenizer, rows=kind))
+    traces = [trace for row in read for trace in (row.trace, row.rejected_trace) if trace is not None]
+    for mine, theirs in zip((trace.example for trace in traces), run.train, strict=True):
+        assert mine.where == theirs.where
+        assert mine.tokens.tolist() == theirs.tokens.tolist()
+        assert mine.loss_mask.tolist() == theirs.loss_mask.tolist()
+    assert [(row.where, row.problem) for row in read if row.problem] == [(one.where, one.reason) for one in run.skipped]
+    assert run.skipped
+    labels = [row.desirable for row in read if row.trace is not None]
+    assert labels == ([*run.labels] if kind is RowKind.LABELLED else [None] * len(labels))
+    assert [row.asked for row in read if row.trace is not None] == (
+        [*run.prompts] if kind is RowKind.PROMPTS else [None] * len(labels)
+    )
+
+
+def test_a_prompt_is_all_that_its_turns_say_and_has_no_answer() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}, *ASKED[1:]]
+    row = read_row(
+        "f:1", {"prompt": turns, "instruction": "x"}, LintSetting(ct.tokenizer("chatml"), rows=RowKind.PROMPTS)
+    )
+    assert (row.prompt, row.answer) == ("user: Hi\nassistant: Yo\nuser: 2 + 2?", "")
+    places = [(one.source.path, one.source.text, one.found) for one in row.fields]
+    assert places == [(f"prompt[{place}].content", turn["content"], True) for place, turn in enumerate(turns)]
+    assert not row.unanswered
+
+
+def test_a_pair_has_its_other_answer_as_a_row() -> None:
+    setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PAIRS)
+    row = read_row("f:1", {"instruction": "2 + 2?", "chosen": "4", "rejected": "five"}, setting)
+    other = row.other
+    assert other is not None
+    assert (row.part, other.part, other.answer, other.other) == ("chosen", "rejected", "five", None)
+    assert other.trace is row.rejected_trace
+    assert [one.source.path for one in row.fields][-1] == "chosen[0].content"
+    assert [one.source.path for one in other.fields][-1] == "rejected[0].content"
+    assert all(one.found for one in (*row.fields, *other.fields))
+    assert read_row("f:1", {"text": "a"}, setting).other is None
+
+
+def test_a_row_without_an_answer_is_told_from_one_that_is_broken() -> None:
+    for raw, asks in (({"prompt": "a"}, True), ({"messages": ASKED}, True), ({"prompt": ""}, False), ({"a": 1}, False)):
+        assert read_row("f:1", raw, LintSetting()).unanswered is asks
+        assert not read_row("f:1", raw, LintSetting(rows=RowKind.ANSWERS)).unanswered

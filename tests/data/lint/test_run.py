@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 import chat_templates as ct
+from lint_rows import found_in, sentence
 from tiny import write_rows
 from veneer.data.lint import run
-from veneer.data.lint.run import LintOptions, lint
+from veneer.data.lint.run import ALONE, LintOptions, lint
+from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, DataError
 from veneer.events import Event, StageBegun, StageEnded
 
@@ -89,3 +91,90 @@ def test_several_files_are_one_and_rows_are_named_by_theirs(tmp_path: Path) -> N
     assert places["leaked-row"] == [f"{tmp_path / 'out' / 'c.jsonl'}:1", f"{tmp_path / 'out' / 'd.jsonl'}:1"]
     assert places["damaged-encoding"] == [f"{tmp_path / 'out' / 'd.jsonl'}:2"]
     assert report.rows == 10
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama3", "mistral", "gemma", "qwen3", "thinking"])
+def test_clean_prompts_break_no_rule(template: str, tmp_path: Path) -> None:
+    """In particular none of those that need an answer."""
+    raws: list[Any] = [
+        {"prompt": sentence(i), "reference": "yes" if i % 2 else "no", "label": i % 2} for i in range(60)
+    ]
+    raws += [{"prompt": sentence(i), "answer": sentence(i + 500)} for i in range(60, 64)]
+    report = lint(write(tmp_path / "rows.jsonl", raws), tokenizer=ct.tokenizer(template), objective=ObjectiveName.GRPO)
+    assert [(found.rule.name, found.details) for found in report.found] == []
+    assert report.facts.counted.all()
+    assert report.statistics()["lengths"]["unit"] == "tokens"
+    assert report.statistics()["lengths"]["targets"] == 0
+
+
+def test_what_rules_find_in_prompts(tmp_path: Path) -> None:
+    german = "Was ist das und wie viel ist es, wenn ich nicht mit dem Auto auf die Arbeit fahre?"
+    english = "What is it and how much would it be if I do not go to the work with my own car in week"
+    raws: list[Any] = [{"prompt": f"{english} {number}?"} for number in range(240)]
+    raws[1] = {"prompt": raws[0]["prompt"], "reference": "another"}
+    raws[3] = {"prompt": "cafÃ© prices"}
+    raws[5] = {"prompt": "AKIAIOSFODNN7EXAMQLE", "reference": "x"}
+    raws[7] = {"prompt": [{"role": "system", "content": "a"}, {"role": "system", "content": "b"}]}
+    raws[9] = {"prompt": " "}
+    raws[11] = {"prompt": german}
+    raws[13] = {"prompt": "what is <|im_end|>?"}
+    file = write(tmp_path / "rows.jsonl", raws)
+    report = lint(file, tokenizer=ct.tokenizer("chatml"), eval_file=write(tmp_path / "eval.jsonl", raws[30:31]),
+                  objective=ObjectiveName.GRPO)  # fmt: skip
+    found = found_in(report)
+    expected = {"duplicate": 2, "damaged-encoding": 4, "secret": 6, "turn-order": 8, "empty-turn": 10,
+                "rare-language": 12, "control-tokens-spelled": 14}  # fmt: skip
+    assert {rule: found.get(rule) for rule in expected} == {
+        rule: [f"rows.jsonl:{line}"] for rule, line in expected.items()
+    }
+    assert found["leaked-row"] == ["eval.jsonl:1"]
+
+
+def test_a_prompt_that_the_template_does_not_write_is_an_error(tmp_path: Path) -> None:
+    tokenizer = ct.tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    raw = {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]}
+    report = lint(write(tmp_path / "rows.jsonl", [raw]), tokenizer=tokenizer, objective=ObjectiveName.GRPO)
+    (found,) = report.found
+    assert found.rule.name == "content-lost"
+    assert "prompt[0].content" in found.details[0]
+
+
+def test_in_pairs_for_a_run_the_rejected_answers_are_checked_too(tmp_path: Path) -> None:
+    raws = [{"prompt": sentence(i), "chosen": sentence(i + 50), "rejected": sentence(i + 90)} for i in range(6)]
+    raws[2]["rejected"] = " \u200b"
+    file = write(tmp_path / "rows.jsonl", raws)
+    assert lint(file).found == ()
+    (found,) = lint(file, objective=ObjectiveName.DPO).found
+    assert (found.rule.name, list(found.rows)) == ("empty-turn", [2])
+    assert found.details[2].startswith("rejected: ")
+
+
+def test_a_label_counts_where_the_objective_has_labels(tmp_path: Path) -> None:
+    raws = [{"prompt": sentence(1), "completion": sentence(2), "label": label} for label in (True, False)]
+    file = write(tmp_path / "rows.jsonl", raws)
+    assert {"both-labels"} == found_in(lint(file)).keys()
+    assert {"both-labels"} == found_in(lint(file, objective=ObjectiveName.KTO)).keys()
+    assert {"duplicate"} == found_in(lint(file, objective=ObjectiveName.SFT)).keys(), "nothing reads it there"
+
+
+def test_processes_read_rows_as_the_objective_does(tmp_path: Path) -> None:
+    """More rows than are checked without other processes."""
+    file = write(tmp_path / "rows.jsonl", [{"prompt": f"question number {i}"} for i in range(ALONE + 10)])
+    report = lint(file, objective=ObjectiveName.GRPO, options=LintOptions(processes=2))
+    assert not report.failed
+    assert report.facts.usable.all()
+
+
+def test_thoughts_of_earlier_turns_are_no_loss_of_a_prompt(tmp_path: Path) -> None:
+    """Nothing of a prompt trains, and in use the template leaves them out as well; in an answered row they are told."""
+    thought = {"role": "assistant", "content": sentence(2), "reasoning_content": "It is late."}
+    turns = [{"role": "user", "content": sentence(1)}, thought, {"role": "user", "content": sentence(3)}]
+    tokenizer = ct.tokenizer("qwen3")
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": turns}])
+    assert lint(asked, tokenizer=tokenizer, objective=ObjectiveName.GRPO).found == ()
+    answered = write(tmp_path / "rows.jsonl", [{"messages": [*turns, {"role": "assistant", "content": sentence(4)}]}])
+    assert "old-thoughts-lost" in found_in(lint(answered, tokenizer=tokenizer))

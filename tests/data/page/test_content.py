@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from lint_rows import hostile_report
+import chat_templates as ct
+from lint_rows import hostile_report, write
 from veneer.data.lint.row import LintSetting
+from veneer.data.lint.run import lint
 from veneer.data.lint.view import rows_again, tokens_of
 from veneer.data.page import content as page_content
 from veneer.data.page.content import content
+from veneer.enums import ObjectiveName, RowKind
 
 
 def test_every_row_has_its_own_tokens_and_targets(tmp_path: Path) -> None:
@@ -63,3 +66,16 @@ def test_a_large_file_makes_a_page_of_bounded_size(tmp_path: Path, monkeypatch: 
     # Every row with a finding is listed, and those with errors come first where there is not room for all.
     assert {row["where"].rpartition(":")[2] for row in values["rows"] if row["findings"]} == {"4", "6", "8"}
     assert "ids" in next(row for row in values["rows"] if row["where"].endswith(":4"))
+
+
+def test_prompts_are_written_with_their_tokens_and_nothing_that_trains(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number} + 2?"} for number in range(5)])
+    setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PROMPTS)
+    values = content(lint(file, tokenizer=setting.tokenizer, objective=ObjectiveName.GRPO), setting)
+    assert (values["objective"], values["clean"]) == ("grpo", 5)
+    assert values["lengths"]["unit"] == "tokens"
+    assert [one["name"] for one in values["histograms"]] == ["tokens a row"]
+    for number, row in enumerate(values["rows"]):
+        assert f"{number} + 2?" in "".join(values["texts"][index] for index in row["ids"])
+        assert row["targets"] == 0
+        assert "prompt" in [values["fields"][field] for _, _, field in row["spans"]]

@@ -22,6 +22,7 @@ from veneer.data.lint.languages import language_of
 from veneer.data.lint.row import Row, raw_turns
 from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles_of, without
 from veneer.data.lint.spill import Spill
+from veneer.enums import RowKind
 
 TRAINING, EVALUATION = 0, 1
 DESIRABLE, UNDESIRABLE = 1, 2
@@ -56,6 +57,8 @@ class FileFacts:
     """Characters of the answer."""
     length: NDArray[np.int32]
     """Tokens of the row; characters where no model is named, or the row cannot be encoded."""
+    counted: NDArray[np.bool_]
+    """Whether the length is in tokens."""
     targets: NDArray[np.int32]
     """Tokens that train; 0 where no model is named."""
     shape: Hash
@@ -63,13 +66,15 @@ class FileFacts:
     group: Hash
     """The value of the column by which rows belong together; 0 where there is none."""
     language: NDArray[np.uint8]
-    """The language of the answer (`languages.LANGUAGES`)."""
+    """The language of the answer, or of a prompt without one (`languages.LANGUAGES`)."""
     rejected: Hash
     """The rejected answer of a pair; 0 where the row is none."""
     rejected_length: NDArray[np.int32]
     """Characters of the rejected answer."""
     label: NDArray[np.uint8]
     """DESIRABLE or UNDESIRABLE for a row that is labelled so, 0 for others."""
+    unanswered: NDArray[np.bool_]
+    """Whether the row cannot be used, and is a prompt for an objective that takes such."""
     exact: Hash
     """Prompt and answer of a labelled row as they are written, white space at their ends aside; 0 for others."""
     bands: Hashes
@@ -95,6 +100,8 @@ class RowFacts(NamedTuple):
     usable: bool
     language: int = 0
     label: int = 0
+    counted: bool = False
+    unanswered: bool = False
     answer_length: int = 0
     length: int = 0
     targets: int = 0
@@ -111,6 +118,7 @@ class RowFacts(NamedTuple):
 TABLE = np.dtype(
     [
         ("line", np.int64), ("side", np.uint8), ("usable", np.bool_), ("language", np.uint8), ("label", np.uint8),
+        ("counted", np.bool_), ("unanswered", np.bool_),
         ("answer_length", np.int32), ("length", np.int32), ("targets", np.int32), ("rejected_length", np.int32),
         ("content", np.uint64), ("prompt", np.uint64), ("answer", np.uint64), ("rejected", np.uint64),
         ("shape", np.uint64), ("group", np.uint64), ("exact", np.uint64),
@@ -120,20 +128,22 @@ TABLE = np.dtype(
 """How `RowFacts` are laid in memory, 88 bytes a row."""
 
 
-def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
-    """What is kept of a row."""
+def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None) -> RowFacts:
+    """What is kept of a row of one side, with the column by which rows belong together; `kind` is what it is read as
+    (`LintSetting.rows`)."""
     line = int(row.where.rpartition(":")[2])
     if row.record is None:
-        return RowFacts(line, side, usable=False)
+        return RowFacts(line, side, usable=False, unanswered=row.unanswered)
     prompt, answer = normal(row.prompt), normal(row.answer)
-    value, label = _group(row.raw, group), _label(row.raw if row.renamed is None else row.renamed)
+    value, label = _group(row.raw, group), _label(row, kind)
     length = len(row.prompt) + len(row.answer) if row.trace is None else len(row.trace.example.tokens)
     return RowFacts(
         line,
         side,
         usable=True,
-        language=language_of(row.answer),
+        language=language_of(row.answer if row.asked is None else row.prompt),
         label=label,
+        counted=row.trace is not None,
         answer_length=len(row.answer),
         length=length,
         targets=0 if row.trace is None else row.trace.example.supervised,
@@ -148,8 +158,12 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
     )
 
 
-def _label(raw: Any) -> int:
-    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.labels`), 0 for others."""
+def _label(row: Row, kind: RowKind | None) -> int:
+    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.labels`), 0 for others. A column
+    of that name is no label where rows are read as those of an objective without labels."""
+    if kind is not None:
+        return 0 if row.desirable is None else DESIRABLE if row.desirable else UNDESIRABLE
+    raw = row.raw if row.renamed is None else row.renamed
     given = [raw[name] for name in LABEL_NAMES if raw.get(name) is not None] if isinstance(raw, dict) else []
     desirable = read_label(given[0]) if len(given) == 1 else None
     return 0 if desirable is None else DESIRABLE if desirable else UNDESIRABLE
@@ -197,12 +211,12 @@ class Noted:
     """Short answers as they are written; None for others."""
 
 
-def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes) -> Noted:
-    """What is kept of some rows of one side."""
+def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes, kind: RowKind | None = None) -> Noted:
+    """What is kept of some rows of one side; see `facts_of`."""
     sets = [without(shingles_of(row.record), boilerplate) for row in rows]
     signatures = [bands(hashes) if len(hashes) else np.zeros(BANDS, dtype=np.uint32) for hashes in sets]
     return Noted(
-        table=np.array([tuple(facts_of(row, side, group)) for row in rows], dtype=TABLE),
+        table=np.array([tuple(facts_of(row, side, group, kind)) for row in rows], dtype=TABLE),
         bands=np.stack(signatures),
         shingles=np.concatenate(sets),
         counts=np.array([len(hashes) for hashes in sets], dtype=np.int64),
@@ -236,6 +250,7 @@ class Gathered:
             answer=table["answer"],
             answer_length=table["answer_length"],
             length=table["length"],
+            counted=table["counted"],
             targets=table["targets"],
             shape=table["shape"],
             group=table["group"],
@@ -243,6 +258,7 @@ class Gathered:
             rejected=table["rejected"],
             rejected_length=table["rejected_length"],
             label=table["label"],
+            unanswered=table["unanswered"],
             exact=table["exact"],
             bands=np.frombuffer(self._bands, dtype=np.uint32).reshape(-1, BANDS),
             shingles=spill,

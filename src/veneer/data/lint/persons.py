@@ -11,14 +11,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from veneer.data.formats import Record, to_record
+from veneer.data.formats import Record
 from veneer.data.json_values import BadRow
+from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import PERSON_NAME
 from veneer.data.lint.rules import Finding
 from veneer.data.lint.run import RowPass
 from veneer.data.readers import iterate_rows
 from veneer.data.sources import files_named
-from veneer.enums import Column
+from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Stage, Subscriber
 
@@ -30,13 +31,16 @@ LONGEST = 100_000
 """Characters of a row that are looked at; a pipeline takes about a gigabyte of memory for each million."""
 
 
-def person_pass(pipeline: str, file: Path | str, columns: Mapping[Column, str]) -> RowPass:
+def person_pass(
+    pipeline: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS
+) -> RowPass:
     """What `veneer.data.lint.run.lint` calls to look for names of persons.
 
     Args:
         pipeline: the name of an installed pipeline of spaCy, or a folder with one.
         file: the rows: a file, a pattern or a dataset.
         columns: veneer's name of a column or key to the file's, where they differ.
+        kind: what the rows are read as.
 
     Raises:
         ConfigError: spaCy is not installed, there is no such pipeline, or it does not know persons.
@@ -45,7 +49,7 @@ def person_pass(pipeline: str, file: Path | str, columns: Mapping[Column, str]) 
 
     def run(emit: Subscriber) -> Iterator[tuple[int, Finding]]:
         with Stage(emit, "looking for names of persons", unit="rows") as stage:
-            texts = ((text, number) for number, text in _texts(file, columns))
+            texts = ((text, number) for number, text in _texts(file, columns, kind))
             for document, number in known.pipe(texts, as_tuples=True, batch_size=64):
                 names = list(dict.fromkeys(str(entity) for entity in document.ents if entity.label_ in PERSON))
                 if names:
@@ -71,14 +75,14 @@ def _open(pipeline: str) -> Any:
     return known
 
 
-def _texts(file: Path | str, columns: Mapping[Column, str]) -> Iterator[tuple[int, str]]:
+def _texts(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[tuple[int, str]]:
     """The number of each row that can be used, and what it says."""
     rows: Iterable[tuple[str, Any]] = chain.from_iterable(map(iterate_rows, files_named(str(file))))
     for number, (where, raw) in enumerate(rows):
         try:
             if isinstance(raw, BadRow):
                 raise raw
-            yield number, _said(to_record(raw, where, columns=columns))[:LONGEST]
+            yield number, _said(to_kind(raw, where, kind, columns=columns).whole)[:LONGEST]
         except BadRow:
             continue  # `unusable-row` says so
 

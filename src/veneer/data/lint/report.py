@@ -12,6 +12,7 @@ import numpy as np
 from veneer.data.lint.facts import FileFacts
 from veneer.data.lint.registry import RULES
 from veneer.data.lint.rules import Finding, LintRule, Severity
+from veneer.enums import ObjectiveName
 
 DETAILS = 50_000
 """Rows of a rule of which the detail is kept; of others only that they are found."""
@@ -63,6 +64,8 @@ class LintReport:
     skipped: tuple[str, ...]
     """Rules that were not checked, because they need a model's tokenizer and none was named."""
     seconds: float
+    objective: ObjectiveName | None = None
+    """The objective for whose runs the rows were checked; None where each was read as what its keys say."""
 
     @property
     def rows(self) -> int:
@@ -86,6 +89,7 @@ class LintReport:
         """Everything as plain values."""
         return {
             "files": list(self.files),
+            "objective": None if self.objective is None else self.objective.value,
             "rows": self.rows,
             "seconds": round(self.seconds, 3),
             "rows_with": {severity.value: self.rows_with(severity) for severity in Severity},
@@ -112,7 +116,7 @@ class LintReport:
         at = np.quantile(usable, [0.0, 0.5, 0.9, 0.99, 1.0], method="nearest").tolist()
         return {
             "lengths": {
-                "unit": "tokens" if int(self.facts.targets.sum()) else "characters",
+                "unit": "tokens" if self.facts.counted.any() else "characters",
                 **dict(zip(("shortest", "median", "p90", "p99", "longest"), at, strict=True)),
                 "total": int(usable.sum()),
                 "targets": int(self.facts.targets.sum()),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
 from veneer.data.chat import Encoder, Trace, template_of
-from veneer.data.formats import Record, to_record
+from veneer.data.formats import Record
 from veneer.data.json_values import BadRow
+from veneer.data.kind_rows import PARTS, to_kind
 from veneer.data.lint.fields import Placed, place
-from veneer.data.preference import is_pair, to_pair
-from veneer.enums import Column
+from veneer.data.preference import is_pair
+from veneer.data.prompts import PromptRow, to_prompt
+from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -33,6 +36,9 @@ class LintSetting:
     """Tokens that a row may have in training."""
     columns: Mapping[Column, str] = field(default_factory=dict)
     """veneer's name of a column or key to the file's, where they differ."""
+    rows: RowKind | None = None
+    """The rows that a run's objective takes, which the rows are read as; None reads each as what its keys say, a pair
+    or an answer."""
 
     @cached_property
     def encoder(self) -> Encoder | None:
@@ -73,6 +79,14 @@ class Row:
     """The rejected answer of a pair, whose chosen one is `record`; None for other rows."""
     rejected_trace: Trace | None = None
     """The tokens of the rejected answer and its prompt."""
+    part: str = ""
+    """What the answer in `record` is called in its pair, chosen or rejected; empty for other rows."""
+    asked: PromptRow | None = None
+    """The prompt, where rows are prompts; `record` then has its turns alone, and nothing trains."""
+    desirable: bool | None = None
+    """Whether the answer is desirable, where rows are labelled answers."""
+    unanswered: bool = False
+    """Whether the row cannot be used, and is a prompt for an objective that takes such."""
 
     @cached_property
     def texts(self) -> list[tuple[str, str]]:
@@ -89,29 +103,43 @@ class Row:
         """The fields of the row, and where each stands in the text that was tokenised."""
         if self.trace is None or self.record is None:
             return []
-        if self.rejected is not None:
-            return _of_chosen(self.record, self.trace)
+        if self.part:
+            return _of_pair(self.record, self.trace, self.part)
+        if self.asked is not None:
+            given = self.asked.given
+            return place({self.asked.under: given if isinstance(given, str) else [*given]}, self.record, self.trace)
         return place(self.raw if self.renamed is None else self.renamed, self.record, self.trace)
 
     @cached_property
     def prompt(self) -> str:
-        """What comes before the last assistant turn, as text; empty for a plain text."""
+        """What comes before the last assistant turn, as text; empty for a plain text. A prompt is all that it says."""
         if self.record is None or not self.record.messages:
             return ""
-        last = max(i for i, message in enumerate(self.record.messages) if message["role"] == "assistant")
-        turns = self.record.messages[:last]
+        turns = self.record.messages
+        if self.asked is None:
+            turns = turns[: max(i for i, message in enumerate(turns) if message["role"] == "assistant")]
         pieces = [f"{turn['role']}: {turn.get('content') or ''}{_calls(turn)}" for turn in turns]
         return "\n".join(pieces if self.record.tools is None else [json.dumps(self.record.tools), *pieces])
 
     @cached_property
     def answer(self) -> str:
-        """The last assistant turn, or the whole of a plain text; of a pair the chosen one."""
-        return "" if self.record is None else _answer(self.record)
+        """The last assistant turn, or the whole of a plain text; of a pair the chosen one, and of a prompt none."""
+        return "" if self.record is None or self.asked is not None else _answer(self.record)
 
     @cached_property
     def rejected_answer(self) -> str:
         """The last turn of a pair's rejected answer; empty for other rows."""
         return "" if self.rejected is None else _answer(self.rejected)
+
+    @property
+    def other(self) -> Row | None:
+        """The rejected answer of a pair and its prompt, as a row; None for other rows."""
+        if self.rejected is None:
+            return None
+        other = PARTS[RowKind.PAIRS][1]
+        return replace(
+            self, record=self.rejected, trace=self.rejected_trace, rejected=None, rejected_trace=None, part=other
+        )
 
 
 def _answer(record: Record) -> str:
@@ -121,12 +149,12 @@ def _answer(record: Record) -> str:
     return f"{last.get('content') or ''}{_calls(last)}"
 
 
-def _of_chosen(record: Record, trace: Trace) -> list[Placed]:
-    """The fields of a pair's chosen answer and its prompt, whatever form the file has."""
+def _of_pair(record: Record, trace: Trace, part: str) -> list[Placed]:
+    """The fields of one answer of a pair and its prompt, whatever form the file has."""
     start = record.trained_turns[0] if record.trained_turns else len(record.messages)
     raw = {"prompt": list(record.messages[:start]), "completion": list(record.messages[start:])}
     return [
-        replace(one, source=replace(one.source, path=one.source.path.replace("completion", "chosen", 1)))
+        replace(one, source=replace(one.source, path=one.source.path.replace("completion", part, 1)))
         for one in place(raw, record, trace)
     ]
 
@@ -145,6 +173,8 @@ def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row
     made = [_record_of(where, raw, setting) for where, raw in rows]
     if setting.encoder is None:
         return made
+    if setting.rows is RowKind.PROMPTS:
+        return [_with_prompt(row, setting.encoder) for row in made]
     records = [record for row in made for record in (row.record, row.rejected) if record is not None]
     traces = setting.encoder.traces(records)
     return [row if row.record is None else _with_traces(row, traces) for row in made]
@@ -160,16 +190,45 @@ def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
 def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
     if isinstance(raw, BadRow):
         return Row(where, raw, None, str(raw), None)
-    rejected = None
+    kind = setting.rows
+    if kind is None:
+        kind = RowKind.PAIRS if is_pair(raw, setting.columns) else RowKind.ANSWERS
     try:
-        if is_pair(raw, setting.columns):
-            record, rejected = to_pair(raw, where, columns=setting.columns).records
-        else:
-            record = to_record(raw, where, columns=setting.columns)
+        made = to_kind(raw, where, kind, columns=setting.columns)
     except BadRow as problem:
-        return Row(where, raw, None, str(problem), None)
+        return Row(where, raw, None, str(problem), None, unanswered=setting.rows is None and _asks(raw, where, setting))
     renamed = {name.value: raw[theirs] for name, theirs in setting.columns.items() if theirs in raw} or None
-    return Row(where, raw, record, None, None, renamed, rejected)
+    record, *others = made.records
+    return Row(
+        where,
+        raw,
+        record,
+        None,
+        None,
+        renamed,
+        rejected=others[0] if others else None,
+        part=PARTS[kind][0],
+        asked=made.prompt,
+        desirable=made.desirable if kind is RowKind.LABELLED else None,
+    )
+
+
+def _asks(raw: Any, where: str, setting: LintSetting) -> bool:
+    """Whether a row is a prompt."""
+    with suppress(BadRow):
+        to_prompt(raw, where, setting.columns)
+        return True
+    return False
+
+
+def _with_prompt(row: Row, encoder: Encoder) -> Row:
+    """The row of a prompt with its trace."""
+    if row.record is None:
+        return row
+    try:
+        return replace(row, trace=encoder.prompt_trace(row.record.messages, row.record.tools, row.where))
+    except DataError as error:
+        return replace(row, problem=str(error))
 
 
 def _with_traces(row: Row, traces: Iterator[Trace | DataError]) -> Row:

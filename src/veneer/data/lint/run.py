@@ -12,23 +12,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from veneer.data.lint.checks.unusable import UNANSWERED
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Gathered, Noted, note
 from veneer.data.lint.labels import Labels
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
-from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, read_rows
+from veneer.data.lint.row import CHUNK, LintSetting, Row, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.readers import count_lines
 from veneer.data.records import iterate_rows
 from veneer.data.sources import files_named
-from veneer.enums import Column
+from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.io.tokenizer import Tokenizer
@@ -75,13 +76,24 @@ class _Job:
     def check(self, side: int, rows: Sequence[tuple[str, Any]]) -> Chunk:
         """Check some rows of one side."""
         read = read_rows(rows, self.setting)
-        findings = [
-            (place, finding)
-            for place, row in enumerate(read)
-            for check in ROW_CHECKS
-            for finding in check.run(row, self.setting)
-        ]
-        return Chunk(findings, note(read, side, self.group, self.boilerplate))
+        findings = [(place, finding) for place, row in enumerate(read) for finding in _found(row, self.setting)]
+        return Chunk(findings, note(read, side, self.group, self.boilerplate, self.setting.rows))
+
+
+def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
+    """What the checks of single rows find in a row. A run of pairs checks the rejected answers as well; what both
+    answers have, as by their prompt, is said once."""
+    known: set[str] = set()
+    for check in ROW_CHECKS:
+        for finding in check.run(row, setting):
+            known.add(finding.rule)
+            yield finding
+    other = row.other if setting.rows is RowKind.PAIRS else None
+    if other is not None and other.problem is None:
+        for check in ROW_CHECKS:
+            for finding in check.run(other, setting):
+                if finding.rule not in known:
+                    yield replace(finding, detail=f"{other.part}: {finding.detail}")
 
 
 RowPass = Callable[[Subscriber], Iterable[tuple[int, Finding]]]
@@ -107,6 +119,7 @@ def lint(
     eval_file: Path | str | None = None,
     max_length: int | None = None,
     columns: Mapping[Column, str] | None = None,
+    objective: ObjectiveName | None = None,
     options: LintOptions | None = None,
     passes: Sequence[RowPass] = (),
     subscribers: Sequence[Subscriber] = (),
@@ -119,6 +132,8 @@ def lint(
         eval_file: rows to evaluate on, likewise; they are checked too, and for what training has seen of them.
         max_length: tokens that a row may have; None sets no limit.
         columns: veneer's name of a column or key to the file's, where they differ (`data.columns`).
+        objective: what a run on the rows minimises: they are read as such a run reads them. None reads each as what its
+            keys say, a pair or an answer.
         options: which rules, and how.
         passes: find what needs a model's pass over the training rows.
         subscribers: told of each stage and how far it is.
@@ -138,7 +153,7 @@ def lint(
     if eval_file is not None:
         sides.append([str(path) for path in files_named(str(eval_file), emit)])
     files = tuple(chain.from_iterable(sides))
-    setting = LintSetting(tokenizer, max_length, columns or {})
+    setting = LintSetting(tokenizer, max_length, columns or {}, None if objective is None else objective.rows)
     tally = Tally()
     with Spill() as spill:
         with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
@@ -151,15 +166,19 @@ def lint(
                     tally.add(rows, finding)
                 stage.advance()
     for one in passes:
-        for row, found in one(emit):
-            tally.add([row], found)
+        for row, finding in one(emit):
+            tally.add([row], finding)
     skipped = () if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS)
+    found = tally.ordered(options.ignore)
+    if facts.unanswered.all():
+        found = tuple(replace(one, rule=UNANSWERED) if one.rule.name == UNANSWERED.name else one for one in found)
     return LintReport(
         files=files,
         facts=facts,
-        found=tally.ordered(options.ignore),
+        found=found,
         skipped=skipped,
         seconds=time.perf_counter() - began,
+        objective=objective,
     )
 
 
@@ -173,7 +192,7 @@ def _facts(
     starts: list[int] = []
     rows = _numbered(files[TRAINING], starts, 0)
     sample = list(islice(rows, SAMPLE))
-    plain = LintSetting(columns=setting.columns)
+    plain = LintSetting(columns=setting.columns, rows=setting.rows)
     boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
     chunks = _chunks(files, chain(sample, rows), starts)
     job = _Job(setting, options.group, boilerplate)

@@ -42,6 +42,7 @@ def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
     frequent = [[index, count] for index, count in counts.most_common(_FREQUENT)]
     return {
         "files": list(report.files),
+        "objective": None if report.objective is None else report.objective.value,
         "checked": report.rows,
         "clean": report.rows - len(findings),
         "rules": [

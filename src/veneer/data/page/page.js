@@ -5,9 +5,10 @@
 
   function summarise() {
     const lengths = data.lengths;
-    const parts = [`${number(data.checked)} rows of ${data.files.join(" and ")}; nothing was found in ${number(data.clean)}.`];
+    const read = data.objective ? `, checked as objective ${data.objective} reads them` : "";
+    const parts = [`${number(data.checked)} rows of ${data.files.join(" and ")}${read}; nothing was found in ${number(data.clean)}.`];
     if (lengths) {
-      parts.push(`${number(lengths.total)} ${lengths.unit}, of which ${number(lengths.targets)} train; median ${number(lengths.median)} a row, 99 % up to ${number(lengths.p99)}, longest ${number(lengths.longest)}.`);
+      parts.push(`${number(lengths.total)} ${lengths.unit}${lengths.targets ? `, of which ${number(lengths.targets)} train` : ""}; median ${number(lengths.median)} a row, 99 % up to ${number(lengths.p99)}, longest ${number(lengths.longest)}.`);
     }
     const left = data.rows.filter((row) => !row.ids && !row.strings).length;
     if (left) parts.push(`${number(left)} rows with findings are listed without their tokens, to keep this page small.`);

@@ -35,6 +35,8 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     last_question = questions[-1] if questions else -1
     lost = [placed for placed in lost if not _all_lines_found(placed, row.trace.text)]
     old = [one for one in lost if one.source.kind is FieldKind.THOUGHT and (one.source.turn or 0) < last_question]
+    if row.asked is not None:
+        lost, old = [one for one in lost if one not in old], []  # nothing of a prompt trains, so that none is lost
     for rule, these in ((OLD_THOUGHTS, old), (CONTENT_LOST, [one for one in lost if one not in old])):
         if these:
             yield rule.found("; ".join(_shown(one) for one in these[:3]))

@@ -11,7 +11,7 @@ CONTROL_TOKENS = LintRule(
     "control-tokens-spelled",
     Severity.WARNING,
     Cost.TOKENS,
-    "spell a control token of the model, which is trained as ordinary text",
+    "spell a control token of the model, which counts as ordinary text",
     "give conversations as messages instead of as rendered text; where the text is about such tokens, all is well",
 )
 

@@ -31,7 +31,7 @@ LANGUAGE = LintRule(
     "rare-language",
     Severity.INFO,
     Cost.FILE,
-    "answer in another language than nearly all others",
+    "are in another language than nearly all others, by their answer or, where rows are prompts, by their prompt",
     "look at them, if the file is meant to be in one language",
 )
 _FEWEST = 50
@@ -92,7 +92,7 @@ def _lengths(facts: FileFacts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequen
         # So many are no outliers: the lengths are of several kinds.
         return
     for place in far.tolist():
-        unit = "tokens" if facts.targets[rows].any() else "characters"
+        unit = "tokens" if facts.counted[rows].any() else "characters"
         text = f"{facts.length[rows[place]]:,} {unit}, where the median is {np.exp(middle):,.0f}"
         yield [int(rows[place])], LENGTH.found(text)
 

@@ -1,9 +1,14 @@
-"""Rows that the length limit drops or cuts; what is cut is above all the end of the answer."""
+"""Rows that the length limit drops or cuts; what is cut is above all the end of the answer.
+
+Where an objective is given that compares answers or samples them, its runs leave such rows out, whatever else they are
+told.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from veneer.data.kind_rows import CUT
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
@@ -14,6 +19,13 @@ OVERLONG = LintRule(
     "are longer than data.max_length, and are left out of training, or cut (data.overlong)",
     "raise data.max_length, or shorten the rows; a row that is cut does not teach the model to stop",
 )
+LEFT_OUT = LintRule(
+    "left-out",
+    Severity.ERROR,
+    Cost.TOKENS,
+    "are longer than data.max_length, and are left out by an objective whose rows are never cut",
+    "raise data.max_length (--max-length here), or shorten the rows",
+)
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
@@ -21,7 +33,11 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
         return
     masks = [trace.example.loss_mask for trace in (row.trace, row.rejected_trace) if trace is not None]
     mask = max(masks, key=len)
-    if len(mask) > setting.max_length:
+    if len(mask) <= setting.max_length:
+        return
+    if setting.rows is not None and setting.rows not in CUT:
+        yield LEFT_OUT.found(f"{len(mask)} tokens, {len(mask) - setting.max_length} beyond {setting.max_length}")
+    else:
         lost = int(mask[setting.max_length :].sum())
         yield OVERLONG.found(
             f"{len(mask)} tokens, {len(mask) - setting.max_length} beyond {setting.max_length}; "
@@ -29,4 +45,4 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
         )
 
 
-CHECK = RowCheck((OVERLONG,), _run)
+CHECK = RowCheck((OVERLONG, LEFT_OUT), _run)

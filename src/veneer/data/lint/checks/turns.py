@@ -63,7 +63,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
             yield EMPTY_TURN.found(f"messages[{index}] ({message['role']}): {content!r}")
         elif silent and message["role"] == "assistant" and not message.get("tool_calls"):
             yield EMPTY_TURN.found(f"the completion has no visible character: {content!r}")
-    problem = _order([message["role"] for message in record.messages], record.messages)
+    problem = _order([message["role"] for message in record.messages], record.messages, asks=row.asked is not None)
     if problem is not None:
         yield TURN_ORDER.found(problem)
     unknown = sorted({key for _, turn in raw_turns(row.raw) for key in turn if key not in _KEYS})
@@ -71,7 +71,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
         yield UNKNOWN_KEYS.found(", ".join(repr(key) for key in unknown[:5]))
 
 
-def _order(roles: list[str], messages: tuple[dict[str, Any], ...]) -> str | None:
+def _order(roles: list[str], messages: tuple[dict[str, Any], ...], *, asks: bool) -> str | None:
     if "system" in roles[1:]:
         return f"turn {roles.index('system', 1) + 1} is the system's, which belongs first"
     if roles[0] == "system":
@@ -86,7 +86,7 @@ def _order(roles: list[str], messages: tuple[dict[str, Any], ...]) -> str | None
             return f"a tool answers a {before} turn, where no call was made"
         if role == "tool" and before == "assistant" and not messages[index - 1].get("tool_calls"):
             return "a tool answers a turn that calls no tool"
-    if roles and roles[-1] != "assistant":
+    if roles and roles[-1] != "assistant" and not asks:
         return f"the conversation ends with the {roles[-1]}'s turn, which is never trained"
     return None
 

@@ -17,7 +17,7 @@ NOTHING_TRAINED = LintRule(
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
-    if row.trace is not None and not row.trace.example.loss_mask.any():
+    if row.asked is None and row.trace is not None and not row.trace.example.loss_mask.any():
         yield NOTHING_TRAINED.found(f"0 of {len(row.trace.example.tokens)} tokens train")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
@@ -14,6 +15,12 @@ UNUSABLE = LintRule(
     "cannot be used: they are damaged, of no known format, or break their format",
     "mend or remove them, or map their columns by --columns (data.columns in a run); docs/data-files.md has formats",
 )
+UNANSWERED = replace(
+    UNUSABLE,
+    remedy="every row asks without an answer: where answers are to be sampled, check them by --objective grpo; else "
+    "give them answers, or map their columns by --columns (data.columns in a run); docs/data-files.md has formats",
+)
+"""UNUSABLE for a file of prompts alone that is checked for no objective."""
 REFUSED = LintRule(
     "refused-by-template",
     Severity.ERROR,

@@ -1,0 +1,64 @@
+"""Rows by the kind that an objective takes: each is read by the reader of its kind, and others are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from veneer.data.formats import Remarks, to_record
+from veneer.data.json_values import BadRow
+from veneer.data.kind_rows import NO_TEXT, PARTS, to_kind
+from veneer.data.labels import to_labelled
+from veneer.data.preference import to_pair
+from veneer.data.prompts import to_prompt
+from veneer.enums import Column, RowKind
+
+ANSWER = {"prompt": "2 + 2?", "completion": "4"}
+PAIR = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "margin": 2}
+TEXT = {"text": "Two and two are four."}
+ASKED = {"prompt": "2 + 2?", "reference": "4"}
+
+
+def test_each_kind_is_read_as_its_own_reader_reads_it() -> None:
+    labelled = ANSWER | {"label": False}
+    assert to_kind(ANSWER, "f:1", RowKind.ANSWERS).records == (to_record(ANSWER, "f:1"),)
+    assert to_kind(TEXT, "f:1", RowKind.TEXTS).records == (to_record(TEXT, "f:1"),)
+    pair = to_kind(PAIR, "f:1", RowKind.PAIRS)
+    assert (pair.records, pair.margin) == (to_pair(PAIR, "f:1").records, 2.0)
+    found = to_kind(labelled, "f:1", RowKind.LABELLED)
+    assert (found.records, found.desirable) == ((to_labelled(labelled, "f:1").record,), False)
+    asked = to_kind(ASKED, "f:1", RowKind.PROMPTS)
+    assert (asked.records, asked.prompt) == ((to_prompt(ASKED, "f:1").record,), to_prompt(ASKED, "f:1"))
+    for kind, row in zip(RowKind, (ANSWER, PAIR, labelled, TEXT, ASKED), strict=True):
+        assert len(to_kind(row, "f:1", kind).records) == len(PARTS[kind])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "said"),
+    [
+        (ASKED, RowKind.ANSWERS, "there is a prompt but no completion"),
+        (PAIR, RowKind.ANSWERS, "a row of objective dpo, not of sft"),
+        (ANSWER, RowKind.TEXTS, NO_TEXT),
+        (ANSWER, RowKind.PAIRS, "no pair of answers is known"),
+        (ANSWER, RowKind.LABELLED, "there must be one label"),
+        (TEXT, RowKind.PROMPTS, "there is no prompt under"),
+    ],
+)
+def test_a_row_of_another_kind_is_refused(row: dict[str, Any], kind: RowKind, said: str) -> None:
+    with pytest.raises(BadRow) as error:
+        to_kind(row, "f:1", kind)
+    assert said in str(error.value)
+
+
+def test_columns_are_mapped_and_remarks_kept_for_every_kind() -> None:
+    remarks = Remarks()
+    row = {"q": "2 + 2?", "a": "4", "b": "5", "id": 1}
+    names = {Column.PROMPT: "q", Column.CHOSEN: "a", Column.REJECTED: "b"}
+    assert to_kind(row, "f:1", RowKind.PAIRS, remarks, names).whole.messages[-1]["content"] == "5"
+    assert remarks.unused == {"id": 1}
+
+
+def test_the_whole_of_a_pair_has_both_answers() -> None:
+    said = [turn["content"] for turn in to_kind(PAIR, "f:1", RowKind.PAIRS).whole.messages]
+    assert said == ["2 + 2?", "4", "2 + 2?", "5"]
