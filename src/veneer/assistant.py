@@ -145,7 +145,7 @@ class Assistant:
         emit: Subscriber,
         *,
         on_token: OnToken = lambda row, token: None,
-        on_progress: OnProgress = lambda ended, under_way: None,
+        on_progress: OnProgress = lambda ended, under_way, made: None,
     ) -> list[list[int]]:
         """The tokens that continue each prompt, at most to the end of the model's context. `streams` are the numbers of
         the prompts among all, the first of which is 0."""

@@ -58,7 +58,7 @@ class StageProgress:
     seconds_left: float | None
     """Seconds until the stage ends, at that rate; None where the total is not known, or nothing is done yet."""
     item: str = ""
-    """What is worked on now: the name of a tensor."""
+    """What is worked on now, or made so far: the name of a tensor, "3,120 tokens"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -401,13 +401,14 @@ class Stage:
         if now - self._told >= INTERVAL or (count and self._done == self._total):
             self._tell(now, item)
 
-    def advance_side_by_side(self, count: int, under_way: float) -> None:
-        """Say that `count` more units are done, and how many units' worth of those that have begun.
+    def advance_side_by_side(self, count: int, under_way: float, item: str = "") -> None:
+        """Say that `count` more units are done, how many units' worth of those that have begun, and what is made of
+        them (`item`).
 
         Rate and time left count these: of things that are made side by side, much is done before the first is whole.
         """
         self._under_way = under_way
-        self.advance(count)
+        self.advance(count, item)
 
     def _tell(self, now: float, item: str) -> None:
         self._told = now

@@ -94,17 +94,24 @@ def test_rows_that_end_are_reported_once_and_streamed_in_order(model: CausalLM) 
     stop = frozenset(range(0, SHAPES["vocab_size"], 9))
     streamed: list[list[int]] = [[] for _ in prompts]
     done: list[int] = []
+    said: list[str] = []
+
+    def progress(ended: int, under_way: float, made: str) -> None:
+        done.append(ended)
+        said.append(made)
+
     results = generate(
         model,
         prompts,
         sampling=Sampling(max_new_tokens=30),
         stop_ids=stop,
         on_token=lambda row, token: streamed[row].append(token),
-        on_progress=lambda ended, under_way: done.append(ended),
+        on_progress=progress,
         batch_rows=4,
     )
     assert streamed == results
     assert sum(done) == len(prompts)
+    assert said[-1] == f"{sum(map(len, results))} tokens"
     assert not any(token in stop for tokens in results for token in tokens)
 
 

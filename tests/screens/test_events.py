@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from consoles import recorded
@@ -168,6 +170,20 @@ def test_a_log_hears_of_a_stage_that_takes_long_and_not_of_a_short_one() -> None
         "loading m: 120 of 272 tensors, 30/s, 5.1 s left",
         "loading m: 140 of 272 tensors, 30/s, 5.1 s left",
         "loading m: done in 18 s",
+    ]
+
+
+def test_while_nothing_is_whole_a_log_hears_what_has_been_made_so_far() -> None:
+    begun = StageBegun(stage="answering", total=150, unit="rows")
+    none = StageProgress(
+        stage="answering", done=0, total=150, unit="rows", rate=0.0, seconds_left=None, item="3,120 tokens"
+    )
+    some = replace(none, done=24, rate=2.8, seconds_left=20.0, item="9,400 tokens")
+    lines = staged((0, begun), (5, none), (11, some), (5, StageEnded(stage="answering", seconds=21.0)))
+    assert lines == [
+        "answering: 0 of 150 rows, 3,120 tokens",
+        "answering: 24 of 150 rows, 2.8/s, 20 s left",
+        "answering: done in 21 s",
     ]
 
 

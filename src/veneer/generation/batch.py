@@ -31,8 +31,9 @@ from veneer.model.mode import evaluation_mode
 OnToken = Callable[[int, int], None]
 """Called with the index of a prompt and its next token, as it comes."""
 
-OnProgress = Callable[[int, float], None]
-"""Called after every step with how many rows have ended in it, and how many rows' worth is done of those under way."""
+OnProgress = Callable[[int, float, str], None]
+"""Called after every step with how many rows have ended in it, how many rows' worth is done of those under way, and the
+tokens that were made so far, in words."""
 
 BATCH_ROWS = 192
 """Most rows that are decoded together."""
@@ -47,7 +48,7 @@ def generate(
     sampling: Sampling,
     stop_ids: frozenset[int],
     on_token: OnToken = lambda row, token: None,
-    on_progress: OnProgress = lambda ended, under_way: None,
+    on_progress: OnProgress = lambda ended, under_way, made: None,
     batch_rows: int | None = None,
     context: int | None = None,
     router: Router | None = None,
@@ -106,7 +107,7 @@ def answer_all(
     *,
     decoder: TokenDecoder | None = None,
     on_token: OnToken = lambda row, token: None,
-    on_progress: OnProgress = lambda ended, under_way: None,
+    on_progress: OnProgress = lambda ended, under_way, made: None,
     stop: Callable[[], bool] = lambda: False,
     batch_rows: int | None = None,
     router: Router | None = None,
@@ -132,7 +133,7 @@ def whole_answers(
     model: LanguageModel,
     requests: Sequence[GenerationRequest],
     *,
-    on_progress: OnProgress = lambda ended, under_way: None,
+    on_progress: OnProgress = lambda ended, under_way, made: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[GenerationResult]:
     """Carry out requests as `answer_all` does, and tell all that is known of each answer: its log-probabilities where
@@ -178,6 +179,6 @@ def _carry_out(
         going, ended = True, 0
         while going:
             going = engine.step()
-            on_progress(pace.answers - ended, pace.under_way())
+            on_progress(pace.answers - ended, pace.under_way(), f"{pace.tokens:,} tokens")
             ended = pace.answers
             going = going and not stop()

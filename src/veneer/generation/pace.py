@@ -25,14 +25,15 @@ class Pace:
         self._prompts = [PROMPT_SHARE * len(request.prompt) for request in requests]
         self._most = [request.sampling.max_new_tokens for request in requests]
         self._made: dict[int, int] = {}
-        self._tokens = 0
+        self.tokens = 0
+        """The number of tokens of all answers."""
         self.answers = 0
         """The number of answers that have ended."""
 
     def made(self, row: int) -> None:
         """Take note of a token of an answer."""
         self._made[row] = self._made.get(row, 0) + 1
-        self._tokens += 1
+        self.tokens += 1
 
     def ended(self, row: int) -> None:
         """Take note that an answer is complete."""
@@ -48,7 +49,7 @@ class Pace:
         """
         if not self.answers:
             return 0.0
-        mean = self._tokens / self.answers
+        mean = self.tokens / self.answers
         return sum(self._share(row, made, mean) for row, made in self._made.items())
 
     def _share(self, row: int, made: int, mean: float) -> float:

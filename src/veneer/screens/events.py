@@ -284,11 +284,13 @@ def _budget(event: StepBudget) -> str:
 
 
 def _facts(event: StageProgress) -> str:
-    """How far a stage is: "120 of 272 tensors, 30 tensors/s, 5.1 s left"."""
+    """How far a stage is: "120 of 272 tensors, 30/s, 5.1 s left"; until one is whole, "0 of 150 rows, 3,120 tokens"."""
     of = "" if event.total is None else f" of {event.total:,}"
     facts = [f"{event.done:,}{of} {event.unit}".rstrip()]
     if event.rate > 0:
         facts.append(f"{rate(event.rate)}/s")
+    elif event.item:
+        facts.append(event.item)
     if event.seconds_left is not None:
         facts.append(f"{duration(event.seconds_left)} left")
     return ", ".join(facts)
