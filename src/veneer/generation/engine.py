@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import queue
 import threading
 import time
@@ -20,15 +19,13 @@ from torch import Tensor
 from veneer.errors import ConfigError
 from veneer.generation.blocks import BlockPool
 from veneer.generation.completion import Completion
+from veneer.generation.prompt_budget import PromptBudget
 from veneer.generation.request import FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
 from veneer.generation.runner import AdapterLease, AdapterSource, LoadedAdapter, Runner, StepInput, Wanted
 from veneer.generation.scheduler import Limits, Scheduler
 from veneer.generation.sequence import Sequence, Work
 from veneer.generation.text import TokenDecoder
 from veneer.model.language import LanguageModel
-
-LEAST_PROMPT_TOKENS = 16
-"""Tokens of prompts that a step takes however long they take, and of a step that tells how long a token takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +88,7 @@ class GenerationEngine:
         self._runner, self._spec = runner, model.spec
         self._decoder, self._stop_ids, self._adapters = decoder, stop_ids, adapters
         self._scheduler = Scheduler(BlockPool(runner.groups, cache_bytes), limits, prompts_apart=runner.prompts_apart)
+        self._budget = PromptBudget(limits)
         self._lock = threading.Lock()
         self._arrived: queue.SimpleQueue[_Active] = queue.SimpleQueue()
         self._loading: dict[int, _Active] = {}
@@ -260,7 +258,9 @@ class GenerationEngine:
         for one, logits in zip(work, outputs, strict=True):
             if logits is not None:
                 self._advance(self._active[one.sequence.number], one, logits)
-        self._fit_prompts(sum(one.count for one in work), time.perf_counter() - started)
+        prompts = sum(one.count for one in work if one.count > 1)
+        self._budget.computed(prompts, sum(one.count == 1 for one in work), time.perf_counter() - started)
+        self._scheduler.prompt_tokens = self._budget.tokens
 
     def _input(self, work: Work) -> StepInput:
         active = self._active[work.sequence.number]
@@ -283,14 +283,6 @@ class GenerationEngine:
         elif active.sequence.computed in self._runner.outgrown:
             # With one more token, all of the text is rotated by other angles.
             self._scheduler.restart(active.sequence)
-
-    def _fit_prompts(self, tokens: int, seconds: float) -> None:
-        """Let the next step take as many tokens of prompts as there is time for, judged by one large enough to tell."""
-        scheduler, most = self._scheduler, self._scheduler.limits.prompt_tokens
-        if scheduler.limits.prompt_seconds is None or tokens < LEAST_PROMPT_TOKENS:
-            return
-        affordable = math.floor(tokens * scheduler.limits.prompt_seconds / max(seconds, 1e-6))
-        scheduler.prompt_tokens = min(most, max(LEAST_PROMPT_TOKENS, affordable))
 
     @staticmethod
     def _adapter_of(active: _Active) -> LoadedAdapter | None:
