@@ -8,11 +8,14 @@ fight for the cores.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -37,6 +40,8 @@ SOURCES = (
     "step.c",
     "step_attention.c",
 )
+MOST_COMPILERS = 8
+"""Compilers that run at once, on as many cores; each takes up to some hundred megabytes."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
@@ -79,20 +84,36 @@ def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = No
     cc = compiler() if cc is None else shutil.which(cc)
     if cc is None or sys.platform == "win32":
         return []
-    made = []
-    for variant, flags in VARIANTS.get(target or machine(), {}).items():
-        with tempfile.TemporaryDirectory() as scratch:
-            objects = [str(Path(scratch) / f"{Path(source).stem}.o") for source in SOURCES]
-            steps = [
-                [cc, *FLAGS, *flags, "-c", str(HERE / source), "-o", out]
-                for source, out in zip(SOURCES, objects, strict=True)
-            ]
-            undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-            steps.append([cc, "-shared", *undefined, *objects, "-lm", "-o", str(Path(scratch) / "out.so")])
-            if all(subprocess.run(step, capture_output=True, check=False).returncode == 0 for step in steps):
-                shutil.move(Path(scratch) / "out.so", library_path(variant, folder))
+    variants = VARIANTS.get(target or machine(), {})
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS)) as pool:
+        compiling = {
+            variant: [pool.submit(_compiled, cc, source, flags, Path(scratch) / variant) for source in SOURCES]
+            for variant, flags in variants.items()
+        }
+        made = []
+        for variant, sources in compiling.items():
+            objects = [source.result() for source in sources]
+            linked = Path(scratch) / variant / "out.so"
+            if None not in objects and _linked(cc, objects, linked):
+                shutil.move(linked, library_path(variant, folder))
                 made.append(library_path(variant, folder))
     return made
+
+
+def _compiled(cc: str, source: str, flags: Sequence[str], folder: Path) -> Path | None:
+    """Compile a source into `folder`; None if the compiler cannot."""
+    folder.mkdir(exist_ok=True)
+    out = folder / f"{Path(source).stem}.o"
+    return out if _ran(cc, *FLAGS, *flags, "-c", str(HERE / source), "-o", str(out)) else None
+
+
+def _linked(cc: str, objects: Sequence[Path | None], out: Path) -> bool:
+    undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+    return _ran(cc, "-shared", *undefined, *map(str, objects), "-lm", "-o", str(out))
+
+
+def _ran(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":
