@@ -8,7 +8,9 @@ GGUF file in Q4_1 is read by both too. Formats are compared with themselves, NF4
 run with as many threads, each in a process of its own, by turns; the median of the rounds counts. The clock is the
 wall's, from the first prompt to the last token; tokens per second of the processor's time stand beside, for machines on
 which others compute. Below the table stand the instructions that llama.cpp uses, and the share of the processor's
-float32 peak that veneer's answers take, where a token takes two operations a weight.
+float32 peak that veneer's answers take, where a token takes two operations a weight that it meets: tokens of prompts
+meet the layers, the last one of a prompt and those of answers the head too. The next tokens stand there apart, since
+prompts may be multiplied in bfloat16.
 
 `--variant` chooses the kernels of a narrower instruction set for veneer. llama.cpp then still uses all that its build
 and the processor have.
@@ -32,6 +34,10 @@ from pathlib import Path
 from veneer.bundled import bundled_model
 
 COUNTS = (1, 8, 32)
+MOST = max(COUNTS)
+FIRST = f"{MOST} first"
+"""The case that ends with the first token of each answer: what prompts take."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 PREFILL = 400
 """Tokens of the long prompt."""
 PEAK_ROUNDS = 50_000_000
@@ -79,7 +85,7 @@ def llama_answers(model: str, threads: int) -> Answers:
     """llama.cpp's."""
     x = importlib.import_module("xllamacpp")
     settings = x.CommonParams()
-    settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, 16384, max(COUNTS), 0
+    settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, 16384, MOST, 0
     settings.warmup = True
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     server = x.Server(settings)
@@ -97,15 +103,23 @@ def llama_answers(model: str, threads: int) -> Answers:
     return answers
 
 
+def stories(count: int) -> list[str]:
+    """The prompts of the short cases."""
+    return [f"Write a long story about a river and a mountain, number {number}." for number in range(count)]
+
+
 def measure(answers: Answers, tokens: int) -> dict[str, list[float]]:
     """Tokens per second, by the wall and by the processor's time, of each number of answers and of the long prompt."""
     answers(["Once upon a time"], 4)
     found = {}
     for count in COUNTS:
-        prompts = [f"Write a long story about a river and a mountain, number {number}." for number in range(count)]
+        prompts = stories(count)
         start = time.perf_counter(), time.process_time()
         made = answers(prompts, tokens)
         found[f"{count} at once"] = [made / (time.perf_counter() - start[0]), made / (time.process_time() - start[1])]
+    start = time.perf_counter(), time.process_time()
+    made = answers(stories(MOST), 1)
+    found[FIRST] = [made / (time.perf_counter() - start[0]), made / (time.process_time() - start[1])]
     start = time.perf_counter(), time.process_time()
     answers(["word " * PREFILL], 1)
     found["prompt"] = [PREFILL / (time.perf_counter() - start[0]), PREFILL / (time.process_time() - start[1])]
@@ -168,7 +182,7 @@ def pairs(medians: dict[str, dict[str, list[float]]]) -> list[tuple[str, str]]:
 
 def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
     """Medians, and veneer's against llama.cpp's of the same bits."""
-    cases = list(next(iter(results.values()))[0])
+    cases = [case for case in next(iter(results.values()))[0] if case != FIRST]
     medians = {
         name: {case: [statistics.median(run[case][clock] for run in runs) for clock in (0, 1)] for case in cases}
         for name, runs in results.items()
@@ -194,25 +208,43 @@ def share_of_peak(results: dict[str, list[dict[str, list[float]]]], args: argpar
     native = library.kernels()
     if native is None:
         return
-    checkpoint = open_checkpoint(args.model)
-    names = set(checkpoint.names())
-    if "lm_head.weight" in names:  # the embedding is looked up, not multiplied with
-        names.discard("model.embed_tokens.weight")
-    weights = sum(math.prod(shape) for name in names if len(shape := checkpoint.shape(name)) == 2)
     times = []
     for _ in range(5):
         start = time.perf_counter()
         operations = native.peak(torch.float32, PEAK_ROUNDS, 1)
         times.append(time.perf_counter() - start)
     peak = args.threads * operations / min(times)
-    most = peak / (2 * weights)
+    layers, head = matrix_weights(args.model)
+    tokenizer = open_checkpoint(args.model).tokenizer()
+    prompts = sum(len(tokenizer.encode(prompt)) for prompt in stories(MOST)) / MOST
+    # Operations of an answer: its last token is never computed with, and its first one comes of the prompt.
+    following = 2 * (args.tokens - 1) * (layers + head)
+    answer = following + 2 * (prompts * layers + head)
+    most, most_following = args.tokens * peak / answer, (args.tokens - 1) * peak / following
     print(
-        f"float32 peak of {args.threads} threads: {peak / 1e9:.0f} GFLOP/s, of which 60 % are {0.6 * most:.0f} tokens/s"
+        f"float32 peak of {args.threads} threads: {peak / 1e9:.0f} GFLOP/s, which would make {most:.0f} tokens/s of "
+        f"{MOST} answers with their prompts, and {most_following:.0f} without; 60 % are {0.6 * most:.0f} and "
+        f"{0.6 * most_following:.0f}"
     )
     for name, runs in results.items():
         if name.startswith("veneer"):
-            rate = statistics.median(run[f"{COUNTS[-1]} at once"][0] for run in runs)
-            print(f"{name}: {COUNTS[-1]} at once take {100 * rate / most:.0f} % of it, their prompts included")
+            rate, first = (statistics.median(run[case][0] for run in runs) for case in (f"{MOST} at once", FIRST))
+            alone = (args.tokens - 1) / (args.tokens / rate - 1 / first)
+            print(
+                f"{name}: {MOST} at once take {100 * rate / most:.0f} % of it with their prompts, and without them "
+                f"{100 * alone / most_following:.0f} % ({alone:.0f} tokens/s)"
+            )
+
+
+def matrix_weights(model: str) -> tuple[int, int]:
+    """Weights of all layers' matrices, and of the head."""
+    from veneer.io.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model)
+    names = set(checkpoint.names())
+    layers = sum(math.prod(shape) for name in names - {EMBEDDING, HEAD} if len(shape := checkpoint.shape(name)) == 2)
+    # A tied head is the embedding.
+    return layers, math.prod(checkpoint.shape(HEAD if HEAD in names else EMBEDDING))
 
 
 def main() -> None:

@@ -17,10 +17,49 @@ from serving_load import Server
 RANK, WEIGHTS = 16, 8
 """The rank of the adapters, and how many of them have weights of their own on the disk; see `make_adapters`."""
 DEVIATION = 0.01
+LARGE = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "max_position_embeddings": 8192, "torch_dtype": "bfloat16",
+}  # fmt: skip
+"""Llama 3.2 1B, but for the vocabulary."""
 
 
-def make_adapters(model: str, folder: Path, count: int) -> None:
-    """Random adapters of rank 16 on all linear layers, as PEFT writes them, and the first ones as GGUF files.
+def make_large(model: str, folder: Path) -> str:
+    """Random weights in Llama 3.2 1B's shape, with the tokenizer and the vocabulary of `model`; returns the folder.
+
+    What is answered means nothing. What a token takes depends on the shape alone.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from veneer.io.checkpoint import open_checkpoint
+    from veneer.load import linear_shapes, norm_shapes
+    from veneer.model.spec import spec_from_hf
+
+    checkpoint = open_checkpoint(model)
+    tokenizer = checkpoint.tokenizer()
+    vocabulary = int(checkpoint.config["vocab_size"])
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    config = {**LARGE, **ends, "vocab_size": vocabulary}
+    spec = spec_from_hf(config)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, spec.hidden_size)}
+    shapes |= {f"{path}.weight": (outputs, inputs) for path, (inputs, outputs, _) in linear_shapes(spec).items()}
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.empty(shape, dtype=torch.bfloat16).normal_(0, shape[-1] ** -0.5, generator=generator)
+        for name, shape in shapes.items()
+    }
+    tensors |= {name: torch.ones(shape, dtype=torch.bfloat16) for name, shape in norm_shapes(spec).items()}
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer.save(folder)
+    return str(folder)
+
+
+def make_adapters(model: str, folder: Path, count: int, *, gguf: bool) -> None:
+    """Random adapters of rank 16 on all linear layers, as PEFT writes them; the first ones also as GGUF files (`gguf`).
 
     `WEIGHTS` of them have files of weights of their own; the others link to these, under another `lora_alpha`, so that
     a thousand need no 20 GB. Each has another content, is read from its own folder and takes its own memory.
@@ -45,7 +84,8 @@ def make_adapters(model: str, folder: Path, count: int) -> None:
         own = folder / "adapters" / name_of(number)
         own.mkdir(parents=True)
         save_adapter(own, adapter, base="owner/base")
-        write_gguf_adapter(folder / f"{name_of(number)}.gguf", adapter, checkpoint.config)
+        if gguf:
+            write_gguf_adapter(folder / f"{name_of(number)}.gguf", adapter, checkpoint.config)
         remove(loaded, adapter)
     for number in range(WEIGHTS, count):
         source, own = (folder / "adapters" / name_of(index) for index in (number % WEIGHTS, number))
