@@ -217,10 +217,7 @@ def share_of_peak(results: dict[str, list[dict[str, list[float]]]], args: argpar
     layers, head = matrix_weights(args.model)
     tokenizer = open_checkpoint(args.model).tokenizer()
     prompts = sum(len(tokenizer.encode(prompt)) for prompt in stories(MOST)) / MOST
-    # Operations of an answer: its last token is never computed with, and its first one comes of the prompt.
-    following = 2 * (args.tokens - 1) * (layers + head)
-    answer = following + 2 * (prompts * layers + head)
-    most, most_following = args.tokens * peak / answer, (args.tokens - 1) * peak / following
+    most, most_following = most_tokens(peak, args.tokens, prompts, layers, head)
     print(
         f"float32 peak of {args.threads} threads: {peak / 1e9:.0f} GFLOP/s, which would make {most:.0f} tokens/s of "
         f"{MOST} answers with their prompts, and {most_following:.0f} without; 60 % are {0.6 * most:.0f} and "
@@ -234,6 +231,21 @@ def share_of_peak(results: dict[str, list[dict[str, list[float]]]], args: argpar
                 f"{name}: {MOST} at once take {100 * rate / most:.0f} % of it with their prompts, and without them "
                 f"{100 * alone / most_following:.0f} % ({alone:.0f} tokens/s)"
             )
+
+
+def most_tokens(peak: float, tokens: int, prompt: float, layers: int, head: int) -> tuple[float, float]:
+    """Tokens a second that a peak in operations a second allows, of answers with their prompts, and of what follows the
+    first tokens.
+
+    Args:
+        peak: operations a second.
+        tokens: of an answer. The last one is never computed with, and the first one comes of the prompt.
+        prompt: tokens of a prompt.
+        layers, head: weights of all layers, and of the head.
+    """
+    following = 2 * (tokens - 1) * (layers + head)
+    whole = following + 2 * (prompt * layers + head)
+    return tokens * peak / whole, (tokens - 1) * peak / following
 
 
 def matrix_weights(model: str) -> tuple[int, int]:

@@ -26,8 +26,8 @@ def test_tokens_of_all_answers_are_counted():
 
     found = decode.measure(answers, 6)
 
-    assert asked[1:] == [(1, 6), (8, 6), (32, 6), (1, 1)]
-    assert set(found) == {"1 at once", "8 at once", "32 at once", "prompt"}
+    assert asked[1:] == [(1, 6), (8, 6), (32, 6), (32, 1), (1, 1)]
+    assert set(found) == {"1 at once", "8 at once", "32 at once", "32 first", "prompt"}
     for count in decode.COUNTS:
         assert 0 < found[f"{count} at once"][0] <= count * 6 / 0.01
     assert json.loads(json.dumps(found)) == found
@@ -54,6 +54,19 @@ def test_medians_and_ratios_are_of_the_same_bits(capsys):
         "veneer Q4_0 / llama.cpp Q4_0: 1 at once 2.00x (2.00x)",
         "veneer int8 / llama.cpp Q8_0: 1 at once 0.50x (0.50x)",
     ]
+
+
+def test_the_first_tokens_of_answers_are_no_column(capsys):
+    decode.report({"veneer NF4": [{"32 at once": [9.0, 9.0], decode.FIRST: [5.0, 5.0]}]})
+    assert "first" not in capsys.readouterr().out
+
+
+def test_what_a_peak_allows_counts_prompts_and_meets_the_head_once_a_token():
+    # Three tokens after a prompt of four: the layers meet six tokens, the head three.
+    whole, following = decode.most_tokens(1000.0, 3, 4.0, layers=100, head=10)
+    assert whole == pytest.approx(3 * 1000 / (2 * (6 * 100 + 3 * 10)))
+    # Without the prompt and the first token both meet two tokens each.
+    assert following == pytest.approx(2 * 1000 / (2 * (2 * 110)))
 
 
 def test_a_system_that_fails_is_named(monkeypatch, tmp_path):
