@@ -83,8 +83,8 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
     show_table(output, sample_table("Three of the new records", samples, tuned=tuned))
     output.print(
         f"trained in {duration(summary['train_seconds'])} ({summary['tokens_per_second']:,.0f} tokens/s), "
-        f"peak memory {summary['peak_memory_mb']:,} MB; evaluated in "
-        f"{duration(sum(report.seconds for report in reports.values()))}",
+        f"peak memory {summary['peak_memory_mb']:,} MB\n"
+        f"evaluated in {duration(sum(report.seconds for report in reports.values()))}",
         highlight=False,
     )
     folder, data = config.output, bundled_data() / SETS["new phrasings"]
