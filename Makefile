@@ -64,7 +64,8 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format src tests examples docs benchmarks scripts hatch_build.py
 
 # veneer beside TRL + PEFT and Unsloth, which get environments of their own. For times that mean something, leave the machine idle.
-# DATA=rows.jsonl names other rows, BENCH=... further options of benchmarks/compare.py (BENCH=--help lists them).
+# DATA=rows.jsonl names other rows, BENCH=... further options of benchmarks/compare.py: BENCH="--variant avx2" holds all to
+# these instructions, BENCH=--help lists them.
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/compare.py $(if $(DATA),--data "$(DATA)") $(BENCH)
 

@@ -2,11 +2,16 @@
 
 Usage: make bench [DATA=rows.jsonl], or python benchmarks/compare.py --help
 
-LoRA (bfloat16 base) and QLoRA (NF4 with double quantisation), rank 16, alpha 32, all linear layers, 8 rows a step, at
-most 512 tokens a row, the answer alone supervised, bfloat16, learning rate 2e-4, two threads. Every run is a process of
-its own; systems take turns, so that what else the machine does hits all alike. A step counts from the end of the one
-before it; the first is not counted. Tokens are real ones, without padding. TRL keeps its activations; Unsloth runs
-twice, as it comes (it recomputes them) and with all of them kept, which is faster and takes three times the memory.
+LoRA and QLoRA (NF4 with double quantisation), rank 16, alpha 32, all linear layers, 8 rows a step, at most 512 tokens a
+row, the answer alone supervised, learning rate 2e-4, two threads. All compute in bfloat16 where the instructions have
+products of it, and in float32 elsewhere, where torch's products of bfloat16 are slower; `--dtype` takes the other one.
+`--variant avx2` holds all systems to narrower instructions than the processor's: veneer by its kernels, torch and its
+libraries by their own settings (bitsandbytes has none).
+
+Every run is a process of its own; systems take turns, so that what else the machine does hits all alike. A step counts
+from the end of the one before it; the first is not counted. Tokens are real ones, without padding. TRL keeps its
+activations; Unsloth runs twice, as it comes (it recomputes them) and with all of them kept, which is faster and takes
+three times the memory.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from typing import Any
 
 from peers.launch import (
     BUILD,
+    HELD,
     OWN,
     TRL,
     UNSLOTH,
@@ -219,6 +225,8 @@ def compare(args: argparse.Namespace, systems: Sequence[System], screen: Console
                         quantized=quantized,
                         checkpointing=system.checkpointing,
                         floor=system is VENEER and not quantized,
+                        dtype=args.dtype,
+                        variant=args.variant,
                     )
                 except Unavailable as problem:
                     entry.problems.append(f"round {number}: {problem}")
@@ -248,7 +256,9 @@ def show(results: Results, args: argparse.Namespace, screen: Console) -> None:
 
     for name, used in versions(results).items():
         say(f"{name}: {', '.join(f'{package} {number}' for package, number in used.items())}")
+    held = "the processor's own" if args.variant is None else args.variant
     say(f"{args.rounds} rounds of {args.steps} counted steps of {args.rows_per_step} rows, {args.threads} threads")
+    say(f"computed in {args.dtype}, instructions: {held}")
     for method, entries in results.items():
         for name, entry in entries.items():
             for problem in entry.problems:
@@ -282,7 +292,8 @@ def plain(results: Results, args: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "settings": {"rounds": args.rounds, "steps": args.steps, "rows_per_step": args.rows_per_step}
-        | {"threads": args.threads, "data": None if args.data is None else str(args.data)},
+        | {"threads": args.threads, "data": None if args.data is None else str(args.data)}
+        | {"dtype": args.dtype, "variant": args.variant},
         "versions": versions(results),
         "results": [
             {
@@ -303,6 +314,14 @@ def plain(results: Results, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def suitable_dtype(variant: str | None) -> str:
+    """bfloat16 where the instructions, by default the best of this processor, have products of it; else float32."""
+    from veneer.native.library import runnable_variants
+
+    best = variant or next(iter(runnable_variants()), None)
+    return "bfloat16" if best == "avx512bf16" else "float32"
+
+
 def main() -> None:
     """Run, show and write."""
     names = [system.name for system in PEERS]
@@ -313,10 +332,13 @@ def main() -> None:
     parser.add_argument("--rows-per-step", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="*", choices=names, default=names, help="compare with these alone")
+    parser.add_argument("--variant", choices=HELD, help="hold all systems to these instructions")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="by default what suits the instructions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     args = parser.parse_args()
     if min(args.rounds, args.steps, args.rows_per_step, args.threads) < 1:
         parser.error("rounds, steps, rows a step and threads must be at least 1")
+    args.dtype = args.dtype or suitable_dtype(args.variant)
     screen = Console(width=None if sys.stdout.isatty() else 120)
     try:
         results = compare(args, [VENEER, *(system for system in PEERS if system.name in args.peers)], screen)

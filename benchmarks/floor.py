@@ -8,8 +8,8 @@ Counted are, for every micro-batch of T tokens of which S are supervised:
 - the head's scores over S tokens and their gradient.
 
 Attention, norms, activations, the optimiser and every copy count as nothing. Each product is timed as a `torch.mm` of
-its own shape and layout in bfloat16, weights and results warm in the cache. veneer's own product adds LoRA's update in
-the same pass and is somewhat faster than that, so the floor is a yardstick and no strict bound.
+its own shape and layout in the run's dtype, weights and results warm in the cache. veneer's own product adds LoRA's
+update in the same pass and is somewhat faster than that, so the floor is a yardstick and no strict bound.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def products(config: Mapping[str, Any], rank: int, tokens: int, supervised: int)
     return found
 
 
-def seconds(product: Product, rounds: int) -> float:
+def seconds(product: Product, rounds: int, dtype: torch.dtype = torch.bfloat16) -> float:
     """Median time of one product, after one that warms up."""
     first, second = (product.rows, product.inner), (product.inner, product.columns)
-    a = _matrix(first, product.layout is Layout.FIRST)
-    b = _matrix(second, product.layout is Layout.SECOND)
-    out = torch.empty(product.rows, product.columns, dtype=torch.bfloat16)
+    a = _matrix(first, product.layout is Layout.FIRST, dtype)
+    b = _matrix(second, product.layout is Layout.SECOND, dtype)
+    out = torch.empty(product.rows, product.columns, dtype=dtype)
     torch.mm(a, b, out=out)
     times = []
     for _ in range(rounds):
@@ -96,10 +96,10 @@ def seconds(product: Product, rounds: int) -> float:
     return statistics.median(times)
 
 
-def _matrix(shape: tuple[int, int], transposed: bool) -> Tensor:
+def _matrix(shape: tuple[int, int], transposed: bool, dtype: torch.dtype) -> Tensor:
     if transposed:
-        return torch.randn(shape[::-1]).to(torch.bfloat16).T
-    return torch.randn(shape).to(torch.bfloat16)
+        return torch.randn(shape[::-1]).to(dtype).T
+    return torch.randn(shape).to(dtype)
 
 
 def floor_seconds(

@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,17 @@ PEERS = Path(__file__).parent
 SHARED_DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 """GSM8K, where somebody has laid it beside the checkout."""
 BUNDLED_DATA = ROOT / "examples" / "claims" / "train.jsonl"
+HELD = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx512": {
+        "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    },
+    "avx512bf16": {
+        "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    },
+}  # fmt: skip
+"""The environment that holds torch and its libraries to the instruction set of one of veneer's kernels. bitsandbytes'
+own kernels choose for themselves."""
 TIME_LIMIT = 900
 """Seconds for one run of one system."""
 
@@ -121,12 +132,13 @@ def run(environment: Environment, script: str, name: str, **task: Any) -> Run:
     words = arguments(Task(**task, result=result))
     others = Others()
     others.start()
-    seconds = _call([environment.python, str(PEERS / script), *words], BUILD / f"{name}.log", task["threads"])
+    command = [environment.python, str(PEERS / script), *words]
+    seconds = _call(command, BUILD / f"{name}.log", task["threads"], HELD.get(task.get("variant") or "", {}))
     foreign = others.seconds()
     return Run(read_record(result), None if foreign is None else foreign / seconds)
 
 
-def _call(command: Sequence[str], log: Path, threads: int = 1) -> float:
+def _call(command: Sequence[str], log: Path, threads: int = 1, held: Mapping[str, str] | None = None) -> float:
     """Run a command with its output in `log`; returns its seconds."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -136,6 +148,7 @@ def _call(command: Sequence[str], log: Path, threads: int = 1) -> float:
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(BUILD / "huggingface"),
         "TOKENIZERS_PARALLELISM": "false",
+        **(held or {}),
     }
     with tempfile.TemporaryDirectory(dir=log.parent) as scratch, log.open("wb") as output:
         start = os.times().elapsed

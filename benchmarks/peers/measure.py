@@ -40,7 +40,7 @@ class Task:
     rows_per_step: int
     threads: int
     quantized: bool
-    """NF4 with double quantisation beneath the adapter; else bfloat16."""
+    """NF4 with double quantisation beneath the adapter; else the dtype."""
     result: Path
     """Where the record is written."""
     checkpointing: bool = False
@@ -51,6 +51,10 @@ class Task:
     """Measure the floor after the steps (veneer)."""
     objective: str = "sft"
     """What is minimised: sft, dpo, kto or grpo (see preference_peers.py)."""
+    dtype: str = "bfloat16"
+    """The dtype that is computed in, bfloat16 or float32."""
+    variant: str | None = None
+    """The instruction set of veneer's kernels; by default the best that the processor has (`launch.HELD`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,8 @@ def parse_task(doc: str | None, words: Sequence[str] | None = None) -> Task:
     parser.add_argument("--adapter", type=Path, help="start from this adapter (TRL and the reference)")
     parser.add_argument("--floor", action="store_true", help="measure the floor afterwards (veneer)")
     parser.add_argument("--objective", default="sft", help="what is minimised, by the name that veneer has for it")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--variant", help="the instruction set of veneer's kernels")
     return Task(**vars(parser.parse_args(words)))
 
 

@@ -32,11 +32,11 @@ def run(task: Task, scratch: str) -> Record:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=getattr(torch, task.dtype),
     )
     model = AutoModelForCausalLM.from_pretrained(
         task.model,
-        dtype=torch.bfloat16,
+        dtype=getattr(torch, task.dtype),
         attn_implementation="sdpa",
         quantization_config=quantization if task.quantized else None,
     )
@@ -52,7 +52,8 @@ def run(task: Task, scratch: str) -> Record:
             completion_only_loss=True,
             train_sampling_strategy="sequential",
             use_cpu=True,
-            bf16=True,  # TRL's default, and faster here: without it PEFT's products run in the adapter's float32
+            # TRL's default is bfloat16; without it PEFT's products run in the adapter's float32.
+            bf16=task.dtype == "bfloat16",
             gradient_checkpointing=task.checkpointing,
         ),
         train_dataset=Dataset.from_list(read_rows(task.rows)),

@@ -36,7 +36,7 @@ def run(task: Task, scratch: str) -> Record:
         str(task.model.resolve()),
         max_seq_length=MAX_LENGTH,
         load_in_4bit=task.quantized,
-        dtype=torch.bfloat16,
+        dtype=getattr(torch, task.dtype),
         use_gradient_checkpointing=checkpointing,
     )
     model = FastLanguageModel.get_peft_model(
@@ -54,6 +54,7 @@ def run(task: Task, scratch: str) -> Record:
         args=SFTConfig(
             **common_arguments(task, scratch),
             max_length=MAX_LENGTH,
+            bf16=task.dtype == "bfloat16",
             completion_only_loss=True,
             train_sampling_strategy="sequential",
             # By default SFTConfig switches it on, whatever the model was prepared with.

@@ -29,10 +29,11 @@ from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.data.orders import order
 from veneer.events import Event, RunStarted, StepDone
+from veneer.native import library
 from veneer.training.run_inputs import prepare_run
 
 sys.path.append(str(Path(__file__).parents[1]))
-from floor import floor_seconds
+from floor import floor_seconds, seconds
 
 SEED = 0
 
@@ -56,7 +57,7 @@ def common_settings(task: Task, folder: Path) -> dict[str, Any]:
             # One checkpoint, at the end: so short a run would write one after every step, and the peers write none.
             "save_every": task.steps,
         },
-        "compute": {"device": "cpu", "dtype": "bfloat16", "threads": task.threads},
+        "compute": {"device": "cpu", "dtype": task.dtype, "threads": task.threads},
     }
 
 
@@ -78,6 +79,8 @@ def in_veneers_order(task: Task, path: Path) -> Path:
 
 def run(task: Task, folder: Path) -> Record:
     """Train and measure."""
+    if task.variant is not None:
+        library.use_variant(task.variant)
     config = configuration(task, folder)
     clock = Clock()
     done: list[StepDone] = []
@@ -106,7 +109,16 @@ def floors(task: Task, config: veneer.RunConfig) -> list[float]:
     torch.set_num_threads(task.threads)
     inputs = prepare_run(config, lambda event: None)
     steps = [inputs.data.steps.micro_batches(step) for step in range(2, task.steps + 1)]
-    return [floor_seconds(inputs.origin.config, RANK, [(len(b.tokens), b.supervised) for b in step]) for step in steps]
+    dtype = getattr(torch, task.dtype)
+    return [
+        floor_seconds(
+            inputs.origin.config,
+            RANK,
+            [(len(b.tokens), b.supervised) for b in step],
+            lambda product: seconds(product, rounds=5, dtype=dtype),
+        )
+        for step in steps
+    ]
 
 
 def main() -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from veneer.native import library
+from veneer.native.build import VARIANTS
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Scripts, not a package.
 sys.path.insert(0, str(BENCHMARKS))
@@ -78,8 +81,10 @@ def test_a_peer_that_failed_is_named():
     assert compare.ratios(made).startswith("ratios: LoRA Unsloth not run, 5.0x TRL+PEFT; QLoRA 3.0x Unsloth")
     assert "peak RSS" not in compare.ratios(made)
     screen = compare.Console(width=120, file=io.StringIO())
-    compare.show(made, argparse.Namespace(rounds=1, steps=2, rows_per_step=8, threads=2), screen)
+    args = argparse.Namespace(rounds=1, steps=2, rows_per_step=8, threads=2, dtype="bfloat16", variant=None)
+    compare.show(made, args, screen)
     assert "Unsloth, LoRA, not run: cannot be installed: no wheel" in screen.file.getvalue()
+    assert "computed in bfloat16, instructions: the processor's own" in screen.file.getvalue()
 
 
 def test_without_veneers_run_the_line_says_nothing_of_it():
@@ -102,12 +107,13 @@ def test_systems_that_count_other_tokens_are_reported():
 
 
 def test_everything_can_be_written_as_json():
-    args = argparse.Namespace(rounds=3, steps=2, rows_per_step=8, threads=2, data=None)
+    args = argparse.Namespace(rounds=3, steps=2, rows_per_step=8, threads=2, data=None, dtype="float32", variant="avx2")
 
     values = json.loads(json.dumps(compare.plain(results(), args)))
 
     assert [one["system"] for one in values["results"]] == ["veneer", "TRL+PEFT", "Unsloth"] * 2
     assert values["ratios"] == compare.ratios(results())
+    assert (values["settings"]["dtype"], values["settings"]["variant"]) == ("float32", "avx2")
 
 
 def test_the_floor_counts_every_product():
@@ -172,6 +178,8 @@ def test_a_task_survives_the_command_line(tmp_path):
         quantized=True,
         result=tmp_path / "result.json",
         adapter=Path("adapter"),
+        dtype="float32",
+        variant="avx2",
     )
 
     assert measure.parse_task(None, measure.arguments(task)) == task
@@ -184,6 +192,24 @@ def test_a_record_survives_its_file(tmp_path):
 
     assert measure.read_record(tmp_path / "record.json") == record
     assert measure.peak_rss_mb() > 1
+
+
+def test_every_variant_of_the_kernels_can_be_held_by_all():
+    assert set(launch.HELD) == set(VARIANTS["x86_64"])
+
+
+def test_the_dtype_suits_the_instructions(monkeypatch):
+    assert [compare.suitable_dtype(one) for one in launch.HELD] == ["float32", "float32", "bfloat16"]
+    monkeypatch.setattr(library, "runnable_variants", lambda: ("avx2",))
+    assert compare.suitable_dtype(None) == "float32"
+    monkeypatch.setattr(library, "runnable_variants", lambda: ())
+    assert compare.suitable_dtype(None) == "float32"
+
+
+def test_a_process_is_held_to_the_instructions(tmp_path):
+    code = "import os; print(os.environ['ATEN_CPU_CAPABILITY'], os.environ['ONEDNN_MAX_CPU_ISA'])"
+    launch._call([sys.executable, "-c", code], tmp_path / "log", held=launch.HELD["avx2"])
+    assert (tmp_path / "log").read_text() == "avx2 AVX2\n"
 
 
 def test_the_reason_is_the_line_that_names_an_error():
