@@ -33,7 +33,7 @@ OPTIONS = {
     ],
     "data": [
         "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",
-        "--max-length", "--model", "--names", "--processes", "--show", "file",
+        "--max-length", "--model", "--names", "--objective", "--processes", "--show", "file",
     ],
     "doctor": ["--json", "--measure", "--serve"],
     "evaluate": [
