@@ -30,8 +30,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from veneer.bundled import bundled_model
+
+if TYPE_CHECKING:
+    from veneer.io.checkpoint import Checkpoint
 
 COUNTS = (1, 8, 32)
 MOST = max(COUNTS)
@@ -214,8 +218,9 @@ def share_of_peak(results: dict[str, list[dict[str, list[float]]]], args: argpar
         operations = native.peak(torch.float32, PEAK_ROUNDS, 1)
         times.append(time.perf_counter() - start)
     peak = args.threads * operations / min(times)
-    layers, head = matrix_weights(args.model)
-    tokenizer = open_checkpoint(args.model).tokenizer()
+    checkpoint = open_checkpoint(args.model)
+    layers, head = matrix_weights(checkpoint)
+    tokenizer = checkpoint.tokenizer()
     prompts = sum(len(tokenizer.encode(prompt)) for prompt in stories(MOST)) / MOST
     most, most_following = most_tokens(peak, args.tokens, prompts, layers, head)
     print(
@@ -248,11 +253,8 @@ def most_tokens(peak: float, tokens: int, prompt: float, layers: int, head: int)
     return tokens * peak / whole, (tokens - 1) * peak / following
 
 
-def matrix_weights(model: str) -> tuple[int, int]:
+def matrix_weights(checkpoint: Checkpoint) -> tuple[int, int]:
     """Weights of all layers' matrices, and of the head."""
-    from veneer.io.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(model)
     names = set(checkpoint.names())
     layers = sum(math.prod(shape) for name in names - {EMBEDDING, HEAD} if len(shape := checkpoint.shape(name)) == 2)
     # A tied head is the embedding.

@@ -17,12 +17,6 @@ from serving_load import Server
 RANK, WEIGHTS = 16, 8
 """The rank of the adapters, and how many of them have weights of their own on the disk; see `make_adapters`."""
 DEVIATION = 0.01
-LARGE = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
-    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True,
-    "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "max_position_embeddings": 8192, "torch_dtype": "bfloat16",
-}  # fmt: skip
-"""Llama 3.2 1B, but for the vocabulary."""
 
 
 def make_large(model: str, folder: Path) -> str:
@@ -31,6 +25,7 @@ def make_large(model: str, folder: Path) -> str:
     What is answered means nothing. What a token takes depends on the shape alone.
     """
     import torch
+    from gpu_shapes import SIZES, random_tensor
     from safetensors.torch import save_file
 
     from veneer.io.checkpoint import open_checkpoint
@@ -41,16 +36,12 @@ def make_large(model: str, folder: Path) -> str:
     tokenizer = checkpoint.tokenizer()
     vocabulary = int(checkpoint.config["vocab_size"])
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    config = {**LARGE, **ends, "vocab_size": vocabulary}
+    config = {**SIZES["1b"], **ends, "vocab_size": vocabulary}
     spec = spec_from_hf(config)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, spec.hidden_size)}
     shapes |= {f"{path}.weight": (outputs, inputs) for path, (inputs, outputs, _) in linear_shapes(spec).items()}
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.empty(shape, dtype=torch.bfloat16).normal_(0, shape[-1] ** -0.5, generator=generator)
-        for name, shape in shapes.items()
-    }
-    tensors |= {name: torch.ones(shape, dtype=torch.bfloat16) for name, shape in norm_shapes(spec).items()}
+    torch.manual_seed(0)
+    tensors = {name: random_tensor(shape, torch.device("cpu")) for name, shape in (shapes | norm_shapes(spec)).items()}
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))

@@ -63,9 +63,9 @@ def data(
 ) -> None:
     """Check every row of a data file.
 
-    The exit code is 1 where an error is found, and 0 with warnings alone. With --objective what a run of it would
-    refuse or leave out is an error. With --fix the file is not checked, but
-    mended: encoding, white space, names of roles and exact duplicates.
+    The exit code is 1 where an error is found, and 0 with warnings alone. With --objective, rows that a run of it
+    would refuse or leave out are errors. With --fix the file is not checked, but mended: encoding, white space, names
+    of roles and exact duplicates.
     """
     from veneer.screens.data import DataRequest, fix_visibly, lint_visibly
 

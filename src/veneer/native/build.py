@@ -87,23 +87,23 @@ def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = No
     variants = VARIANTS.get(target or machine(), {})
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_COMPILERS)) as pool:
         compiling = {
-            variant: [pool.submit(_compiled, cc, source, flags, Path(scratch) / variant) for source in SOURCES]
+            variant: [
+                pool.submit(_compiled, cc, source, flags, Path(scratch, f"{variant}-{source}.o")) for source in SOURCES
+            ]
             for variant, flags in variants.items()
         }
         made = []
         for variant, sources in compiling.items():
             objects = [source.result() for source in sources]
-            linked = Path(scratch) / variant / "out.so"
+            linked = Path(scratch, f"{variant}.so")
             if None not in objects and _linked(cc, objects, linked):
                 shutil.move(linked, library_path(variant, folder))
                 made.append(library_path(variant, folder))
     return made
 
 
-def _compiled(cc: str, source: str, flags: Sequence[str], folder: Path) -> Path | None:
-    """Compile a source into `folder`; None if the compiler cannot."""
-    folder.mkdir(exist_ok=True)
-    out = folder / f"{Path(source).stem}.o"
+def _compiled(cc: str, source: str, flags: Sequence[str], out: Path) -> Path | None:
+    """Compile a source into `out`; None if the compiler cannot."""
     return out if _ran(cc, *FLAGS, *flags, "-c", str(HERE / source), "-o", str(out)) else None
 
 

@@ -32,8 +32,6 @@ from veneer.system import available_cores
 
 SHOWN = 3
 """Rows of a rule that are shown with what was found in them."""
-LABELS: Mapping[bool | None, str] = {True: "desirable", False: "undesirable"}
-"""What labelled answers are called."""
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
@@ -132,7 +130,7 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
 def show_row(output: Console, row: Row, setting: LintSetting) -> None:
     """Print a row as tokens: what trains is green and between {+ and +}, and `|` stands between two tokens."""
     tokens = tokens_of(row, setting)
-    name = row.part if setting.rows is RowKind.PAIRS else LABELS.get(row.desirable, "")
+    name = row.part if setting.rows is RowKind.PAIRS else row.label
     text = Text(f"{row.where}{', ' if name else ''}{name}: ", style="bold")
     if not tokens:
         text.append(f"{row.problem}\n", style="red")

@@ -41,8 +41,8 @@ def _answers(row: Row) -> Iterator[tuple[str | None, Row]]:
         yield None, row
     elif row.asked is not None:
         yield "prompt", row
-    elif row.desirable is not None:
-        yield "desirable" if row.desirable else "undesirable", row
+    elif row.label:
+        yield row.label, row
     else:
         yield row.part or None, row
         if row.other is not None:

@@ -132,6 +132,13 @@ class Row:
         return "" if self.rejected is None else _answer(self.rejected)
 
     @property
+    def label(self) -> str:
+        """What the answer is labelled as, desirable or undesirable; empty for rows without labels."""
+        if self.desirable is None:
+            return ""
+        return "desirable" if self.desirable else "undesirable"
+
+    @property
     def other(self) -> Row | None:
         """The rejected answer of a pair and its prompt, as a row; None for other rows."""
         if self.rejected is None:

@@ -83,13 +83,11 @@ class _Job:
 def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
     """What the checks of single rows find in a row. A run of pairs checks the rejected answers as well; what both
     answers have, as by their prompt, is said once."""
-    known: set[str] = set()
-    for check in ROW_CHECKS:
-        for finding in check.run(row, setting):
-            known.add(finding.rule)
-            yield finding
+    own = [finding for check in ROW_CHECKS for finding in check.run(row, setting)]
+    yield from own
     other = row.other if setting.rows is RowKind.PAIRS else None
     if other is not None and other.problem is None:
+        known = {finding.rule for finding in own}
         for check in ROW_CHECKS:
             for finding in check.run(other, setting):
                 if finding.rule not in known:
