@@ -18,10 +18,11 @@ quickstart: $(VENV)/.installed
 # Processes with one thread each take both of two cores. Each goes through neighbouring tests, which share fixtures, and
 # takes half of what another has left when it has done its own, so that none waits for a long file at the end. Many fast
 # tests wait for programs that they start, so three processes keep two cores busy; the slow ones compute, and two do.
-# WORKERS=6 on a larger machine; WORKERS=0 runs everything in one process, for a debugger.
+# WORKERS=6 on a larger machine; WORKERS=0 runs everything in one process, for a debugger. Bytecode is kept also where the
+# shell says not to, as in many containers: each process would compile the tests again, and each program the package.
 FAST_WORKERS := $(or $(WORKERS),3)
 SLOW_WORKERS := $(or $(WORKERS),2)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --numprocesses
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist worksteal --numprocesses
 
 test: $(VENV)/.installed-test
 	$(PYTEST) $(FAST_WORKERS)
