@@ -385,7 +385,8 @@ def test_every_test_file_has_its_module() -> None:
         path = file.relative_to(tests).as_posix()
         own = (file.parent / file.name.removeprefix("test_")).relative_to(tests).as_posix()
         package = own.removesuffix(".py")
-        if path in SUITES or path.startswith(OUTSIDE) or (SOURCE / own).is_file() or (SOURCE / package).is_dir():
+        sources = (SOURCE / own, SOURCE / f"{package}.c")
+        if path in SUITES or path.startswith(OUTSIDE) or any(map(Path.is_file, sources)) or (SOURCE / package).is_dir():
             continue
         found.add(path)
     assert found == set()

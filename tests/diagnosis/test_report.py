@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.diagnosis.facts import Facts, Gpu
-from veneer.diagnosis.probe import Measured
+from veneer.diagnosis.probe import Measured, ProbedRate
 from veneer.diagnosis.report import GIB, advice, report
 
 GOOD = Facts(
@@ -137,7 +137,13 @@ def test_everything_at_once_is_told_with_the_most_effective_first() -> None:
 
 
 def test_the_report_shows_cards_limits_and_what_was_measured() -> None:
-    measured = Measured(products=420.4, peak=500.0, int8_products=800.0, attention=5.52, torch_attention=20.0)
+    measured = Measured(
+        products=ProbedRate(420.4, 500.0),
+        next_tokens=ProbedRate(180.0, 504.0),
+        int8_products=800.0,
+        attention=5.52,
+        torch_attention=20.0,
+    )
     facts = replace(
         GOOD, device="cuda", gpus=(CARD, CARD), core_limit=1.5, memory_limit=8 * GIB, features=(), measured=measured
     )
@@ -148,5 +154,8 @@ def test_the_report_shows_cards_limits_and_what_was_measured() -> None:
     assert "features unknown" in text
     assert "products 420 GFLOP/s in bfloat16 (84 % of the processor's 500); in 8 bits 800\n" in text
     assert "attention 131 GFLOP/s (26 % of the processor's 500): 5.5 ms, torch's own 20.0 ms" in text
-    assert "products 420 GFLOP/s in bfloat16; in 8" in report(replace(facts, measured=replace(measured, peak=None)))
+    assert "next tokens of 8 answers 180 GFLOP/s (36 % of the processor's 504), by weights in NF4" in text
+    no_peak = replace(measured, products=ProbedRate(420.4, None), next_tokens=None)
+    assert "products 420 GFLOP/s in bfloat16; in 8" in report(replace(facts, measured=no_peak))
+    assert "next tokens" not in report(replace(facts, measured=no_peak))
     assert "in 8 bits" not in report(replace(facts, measured=replace(measured, int8_products=None)))

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "rows.h"
-int veneer_rows_product(const Matrix *m, const float *x, int rows, const float *bias, float *y, int threads);
+int veneer_rows_product(const Matrix *m, int products, const float *x, int rows, const float *bias, float *y, int threads);
 static uint64_t state = 88172645463325252ull;
 static uint32_t next(void) { state ^= state << 13; state ^= state >> 7; state ^= state << 17; return (uint32_t)(state >> 32); }
 static float normal(void) { float s = 0; for (int i = 0; i < 6; i++) s += (float)(next() & 0xffff) / 65536.0f - 0.5f; return s; }
@@ -46,9 +46,9 @@ int main(void) {
                     unequal += alone != w[i * d + k]; /* zeros of either sign are equal */
                 }
             }
-            veneer_rows_product(&m, x, 40, NULL, y, 1);
+            veneer_rows_product(&m, PRODUCTS_FLOATS, x, 40, NULL, y, 1);
             for (int r = 0; r < 40; r++) {
-                veneer_rows_product(&m, x + r * d, 1, NULL, one, 1);
+                veneer_rows_product(&m, PRODUCTS_FLOATS, x + r * d, 1, NULL, one, 1);
                 differing += memcmp(one, y + r * c, 4 * (size_t)c) != 0;
                 for (int i = 0; i < c; i++) {
                     double sum = 0, terms = 0;

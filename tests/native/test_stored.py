@@ -5,69 +5,20 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType as Kind
-from gguf.quants import quantize
 from torch import Tensor
 
+from stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import FLAGS, HERE, VARIANTS
-from veneer.native.functions import Kernels, PromptProducts
-from veneer.native.program import CacheBlocks, Program, PromptRows
-from veneer.native.stored import Format, StoredLayer, stored_dense
-from veneer.quant.blocks import BLOCK, LAYOUTS, BlockLinear
-from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantLinear
-from veneer.quant.rowwise import RowwiseLinear
-
-DENSE = (torch.float32, torch.bfloat16, torch.float16)
-SHAPES = [(1, 1), (1, 64), (7, 3), (33, 96), (48, 128), (100, 576), (65, 200), (16, 31), (19, 1088), (5, 4224)]
-"""Columns and depth: whole and partial units of columns, and chunks of depth; blocks that go on in the next row."""
-ROWS = [*range(1, 10), 16, 33]
-
-
-def dense(dtype: torch.dtype) -> Callable[[Tensor], StoredLayer]:
-    return lambda weight: DenseLinear(torch.nn.Parameter(weight.to(dtype), requires_grad=False))
-
-
-def four_bit(codebook: CodeBook, block: int, *, double: bool) -> Callable[[Tensor], StoredLayer]:
-    return lambda weight: QuantLinear.from_weight(weight, block=block, double_quant=double, codebook=codebook)
-
-
-def blocks(kind: Format) -> Callable[[Tensor], StoredLayer]:
-    """GGUF's format, by the gguf package."""
-    return lambda weight: BlockLinear(
-        torch.from_numpy(quantize(weight.numpy(), Kind[kind.name])), kind, weight.shape[1]
-    )
-
-
-LAYERS: dict[str, Callable[[Tensor], StoredLayer]] = {
-    **{str(dtype): dense(dtype) for dtype in DENSE},
-    "int8": RowwiseLinear.from_weight,
-    "nf4": four_bit(CodeBook.NF4, 64, double=False),
-    "nf4, double": four_bit(CodeBook.NF4, 64, double=True),
-    "nf4 in blocks of 32": four_bit(CodeBook.NF4, 32, double=True),
-    "fp4 in blocks of 256": four_bit(CodeBook.FP4, 256, double=False),
-    **{kind.name: blocks(kind) for kind in LAYOUTS},
-}
-every_layer = pytest.mark.parametrize("kind", LAYERS)
-
-
-def fits(kind: str, depth: int) -> bool:
-    """Whether rows of this length can be stored so."""
-    return kind not in Format.__members__ or depth % BLOCK == 0
-
-
-def layer_of(kind: str, columns: int, depth: int) -> tuple[StoredLayer, Tensor]:
-    """A layer, and its weight in float32."""
-    layer = LAYERS[kind](0.3 * torch.randn(columns, depth))
-    return layer, layer.dequantize(torch.float32)  # type: ignore[attr-defined]
+from veneer.native.functions import Kernels, StepProducts
+from veneer.native.program import CacheBlocks, Program
+from veneer.native.stored import stored_dense
 
 
 @pytest.mark.parametrize(
@@ -96,13 +47,6 @@ def test_weights_are_widened_without_another_rounding(kind: str, native: Kernels
     unit = torch.eye(576)
     for few in (*unit.split(4), unit[:128]):
         assert torch.equal(native.rows_product(few, stored.weight), few @ weight.T)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @every_layer
@@ -243,16 +187,16 @@ def test_a_row_of_training_does_not_depend_on_the_others_nor_on_the_threads(
             assert torch.equal(product(first, last), whole[first:last])
 
 
-@pytest.mark.parametrize("products", [PromptProducts.PAIRS, PromptProducts.TILES])
+@pytest.mark.parametrize("products", [StepProducts.PAIRS, StepProducts.TILES])
 @pytest.mark.parametrize(
     ("kind", "columns", "depth"),
     [(kind, *shape) for kind in LAYERS for shape in [(5, 64), (130, 192), (97, 91), (33, 96)] if fits(kind, shape[1])],
 )
 def test_prompts_are_multiplied_in_bfloat16(
-    kind: str, columns: int, depth: int, products: PromptProducts, native: Kernels
+    kind: str, columns: int, depth: int, products: StepProducts, native: Kernels
 ) -> None:
     """Factors are rounded, sums are float32, and a row's bits do not depend on the number of rows."""
-    if native.prompt_products < products:
+    if native.bfloat16_products < products:
         pytest.skip(f"there are no products of {products.name.lower()} here")
     layer, weight = layer_of(kind, columns, depth)
     stored, rows, bias = layer.stored(), 83, torch.randn(columns)
@@ -268,7 +212,7 @@ def test_prompts_are_multiplied_in_bfloat16(
         program.view(source, count).copy_(given)
         blocks = CacheBlocks(dtype=torch.bfloat16, block_tokens=1, addresses=no_blocks)
         seen = torch.ones(count, dtype=torch.int64)
-        program.run(native, count, blocks, seen, [], prompts=PromptRows(first_prompt, products))
+        program.run(native, count, blocks, seen, [], products=products, first_prompt=first_prompt)
         return program.view(to, count).clone()
 
     found = run(x, 3)
@@ -288,7 +232,7 @@ def test_products_on_arm_are_exact_and_alone_as_in_a_batch(tmp_path: Path) -> No
         pytest.skip("no cross compiler, or no emulator, for 64-bit Arm (aarch64-linux-gnu-gcc, qemu-aarch64)")
     sources = [
         str(Path(__file__).with_name("rows_check.c")),
-        *(str(HERE / name) for name in ("decode.c", "panels.c", "rows.c")),
+        *(str(HERE / name) for name in ("decode.c", "next.c", "panels.c", "rows.c")),
     ]
     program = tmp_path / "check"
     flags = [*FLAGS, *VARIANTS["aarch64"]["neon"], f"-I{HERE}", "-static", "-o", str(program)]

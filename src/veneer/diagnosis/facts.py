@@ -165,7 +165,9 @@ def _attention_kernel() -> str:
 def _decoding_kernel() -> str:
     if kernels() is None:
         return "torch's, over decoded weights: veneer's kernels do not run here"
-    return "veneer's compiled step in float32, over the weights as they are stored (float32, 16 bits, NF4, FP4, int8)"
+    how = "bfloat16 (AVX-512 BF16) or float32, as the model's dtype is" if compiled() else "float32"
+    stored = "float32, 16 bits, NF4, FP4, int8, GGUF's Q4_0, Q4_1 and Q8_0"
+    return f"veneer's compiled step in {how}, over the weights as they are stored ({stored})"
 
 
 def _gpus() -> tuple[Gpu, ...]:

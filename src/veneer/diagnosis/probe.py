@@ -16,28 +16,51 @@ from veneer.enums import Products
 from veneer.errors import ConfigError
 from veneer.hardware import check_products, timed
 from veneer.model.attention import PackedAttention
+from veneer.model.compiled_step import CACHE_DTYPES
 from veneer.model.leaves import DenseLinear
+from veneer.native.functions import StepProducts
 from veneer.native.library import kernels
 from veneer.products import compiled
+from veneer.quant.codes import CodeBook
 from veneer.quant.int8 import Int8Matrix
+from veneer.quant.linear import QuantLinear
 
+MATRIX = (1536, 576)
+"""Outputs and inputs of the matrix that is multiplied."""
 DOCUMENTS, LENGTH, QUERY_HEADS, HEAD_DIM = 8, 150, 9, 64
 """The attention that is timed."""
+ANSWERS = 8
+"""Answers at once, each with its next token, by a matrix in NF4."""
 PEAK_ROUNDS = 100_000
 """Rounds of the loop over registers: less than a millisecond."""
 ROUNDS = 15
 """Calls of a timed operation, of which the best counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProbedRate:
+    """10⁹ operations a second, and those that the processor can do in the same instructions, from registers alone."""
+
+    reached: float
+    peak: float | None
+    """None where veneer's kernels do not compute."""
+
+    @property
+    def share(self) -> str:
+        """The share of the peak, in words; nothing where there is no peak."""
+        if self.peak is None:
+            return ""
+        return f" ({100 * self.reached / self.peak:.0f} % of the processor's {self.peak:,.0f})"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
     """A short probe on the device that a run would use."""
 
-    products: float
-    """10⁹ operations a second in the compute dtype, 1,152 tokens by a frozen 576 × 1,536 matrix."""
-    peak: float | None
-    """10⁹ operations a second that the processor can do in the kernels' instructions, from registers alone; None where
-    veneer's kernels do not compute."""
+    products: ProbedRate
+    """In the compute dtype, 1,152 tokens by a frozen 576 × 1,536 matrix."""
+    next_tokens: ProbedRate | None
+    """Eight rows by such a matrix as NF4 stores it; None where no kernel of veneer's computes answers."""
     int8_products: float | None
     """The rate in 8 bits, with rounding and scaling; None where they cannot be made."""
     attention: float
@@ -46,18 +69,14 @@ class Measured:
     """Milliseconds of the attention by torch's own attention over a batch."""
 
     @property
-    def attention_rate(self) -> float:
-        """10⁹ operations a second of the attention: two products forward and five backward under the causal mask."""
-        return 7 * DOCUMENTS * LENGTH**2 * QUERY_HEADS * HEAD_DIM / 1e6 / self.attention
-
-    def of_peak(self, rate: float) -> str:
-        """A rate as a share of the peak, in words; nothing where there is no peak."""
-        return "" if self.peak is None else f" ({100 * rate / self.peak:.0f} % of the processor's {self.peak:,.0f})"
+    def attention_rate(self) -> ProbedRate:
+        """That of the attention: two products forward and five backward under the causal mask."""
+        return ProbedRate(7 * DOCUMENTS * LENGTH**2 * QUERY_HEADS * HEAD_DIM / 1e6 / self.attention, self.products.peak)
 
 
 def probe(device: torch.device, dtype: torch.dtype) -> Measured:
     """Time a product and attention of the sizes that a small model has."""
-    tokens, width, columns = 1152, 576, 1536
+    tokens, (columns, width) = 1152, MATRIX
     x = torch.randn(tokens, width, device=device).to(dtype)
     weight = torch.randn(columns, width, device=device)
     layer = DenseLinear(nn.Parameter(weight.to(dtype), requires_grad=False))
@@ -68,12 +87,25 @@ def probe(device: torch.device, dtype: torch.dtype) -> Measured:
         int8 = billions / _seconds(lambda: matrix.multiply(x), device)
     ours, torchs = _attention(device, dtype)
     return Measured(
-        products=billions / _seconds(lambda: layer.product(x), device),
-        peak=_peak(device, dtype),
+        products=ProbedRate(billions / _seconds(lambda: layer.product(x), device), _peak(device, dtype)),
+        next_tokens=_next_tokens(device, dtype),
         int8_products=int8,
         attention=1000 * _seconds(ours, device),
         torch_attention=1000 * _seconds(torchs, device),
     )
+
+
+def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
+    native = kernels()
+    if native is None or device.type != "cpu" or dtype not in CACHE_DTYPES:
+        return None
+    layer = QuantLinear.from_weight(torch.randn(MATRIX), block=64, double_quant=True, codebook=CodeBook.NF4)
+    weight, x = layer.weight_as_stored(), torch.randn(ANSWERS, MATRIX[1])
+    products = native.bfloat16_products if dtype == torch.bfloat16 else StepProducts.FLOATS
+    seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)
+    in_pairs = products is StepProducts.PAIRS
+    peak = _peak(device, torch.bfloat16 if in_pairs else torch.float32)
+    return ProbedRate(2 * ANSWERS * weight.columns * weight.depth / 1e9 / seconds, peak)
 
 
 def int8_reason(device: torch.device) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from veneer.diagnosis.facts import Facts
+from veneer.diagnosis.probe import ANSWERS, ProbedRate
 
 GIB = 2**30
 LITTLE_MEMORY = 2 * GIB
@@ -117,20 +118,22 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
     ]
     if facts.measured is not None:
         measured = facts.measured
-        share = measured.of_peak(measured.products)
         int8 = "" if measured.int8_products is None else f"; in 8 bits {measured.int8_products:,.0f}"
         lines += [
-            (
-                "measured",
-                f"products {measured.products:,.0f} GFLOP/s in {facts.dtype}{share}{int8}",
-            ),
+            ("measured", f"products {_rate(measured.products, f' in {facts.dtype}')}{int8}"),
             (
                 "",
-                f"attention {measured.attention_rate:,.0f} GFLOP/s{measured.of_peak(measured.attention_rate)}: "
-                f"{measured.attention:.1f} ms, torch's own {measured.torch_attention:.1f} ms",
+                f"attention {_rate(measured.attention_rate)}: {measured.attention:.1f} ms, "
+                f"torch's own {measured.torch_attention:.1f} ms",
             ),
         ]
+        if measured.next_tokens is not None:
+            lines.append(("", f"next tokens of {ANSWERS} answers {_rate(measured.next_tokens)}, by weights in NF4"))
     return lines
+
+
+def _rate(rate: ProbedRate, how: str = "") -> str:
+    return f"{rate.reached:,.0f} GFLOP/s{how}{rate.share}"
 
 
 def size(count: int) -> str:

@@ -22,7 +22,7 @@ from veneer.generation.cohort import CohortRunner
 from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
 from veneer.generation.sequence import Placement
 from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
-from veneer.native.functions import PromptProducts
+from veneer.native.functions import StepProducts
 from veneer.native.program import CacheBlocks, Segment
 
 _Table = ctypes.Array[ctypes.c_void_p]
@@ -69,7 +69,7 @@ class PagedRunner:
     @property
     def prompts_apart(self) -> bool:
         """See `Runner.prompts_apart`."""
-        return self._step.prompt_products is not PromptProducts.ROWS
+        return self._step.products is not StepProducts.FLOATS
 
     @property
     def outgrown(self) -> frozenset[int]:

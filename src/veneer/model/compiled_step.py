@@ -31,9 +31,9 @@ from veneer.model.layers import (
 from veneer.model.leaves import RmsNorm, WideNorm
 from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
-from veneer.native.functions import Kernels, PromptProducts
+from veneer.native.functions import Kernels, StepProducts
 from veneer.native.library import kernels
-from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, PromptRows, Segment, Slot
+from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLayer, StoredLinear
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -132,9 +132,9 @@ class CompiledStep:
         self._angles: list[tuple[Tensor, Tensor]] = []
 
     @property
-    def prompt_products(self) -> PromptProducts:
-        """What multiplies the rows of prompts; unless it is `ROWS`, a token has other bits there than as a next one."""
-        return self._native.prompt_products if self.dtype == torch.bfloat16 else PromptProducts.ROWS
+    def products(self) -> StepProducts:
+        """What multiplies the rows. Unless it is `FLOATS`, a token has other bits in a prompt than as a next one."""
+        return self._native.bfloat16_products if self.dtype == torch.bfloat16 else StepProducts.FLOATS
 
     @property
     def sites(self) -> frozenset[str]:
@@ -147,10 +147,12 @@ class CompiledStep:
         rows = len(step.tokens)
         self._program.view(self._x, rows).copy_(self._body.embedded(step.tokens, self.dtype))
         angles = self._angles_of(step.positions, step.lengths)
-        prompts = PromptRows(step.first_prompt, self.prompt_products)
-        self._program.run(self._native, rows, step.blocks, step.positions + 1, angles, step.segments, prompts)
+        self._program.run(
+            self._native, rows, step.blocks, step.positions + 1, angles, step.segments,
+            products=self.products, first_prompt=step.first_prompt,
+        )  # fmt: skip
         hidden = self._program.view(self._normed, rows)[step.wanted]
-        return self._finish(self._native.rows_product(hidden, self._head.weight, self._head.bias))
+        return self._finish(self._native.rows_product(hidden, self._head.weight, self._head.bias, self.products))
 
     def _angles_of(self, positions: Tensor, lengths: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Cosines and sines by number, float32 `[rows, turned / 2]`."""

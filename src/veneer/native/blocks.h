@@ -65,20 +65,26 @@ INLINE lanes high_codes(const uint8_t *in) {
 #endif
 }
 
+#if VL == 16
+/* What the sixteen codes of a block mean: one register, in which a permutation that reads four bits of an index looks up. */
+INLINE lanes block_table(int format, const uint8_t *block) {
+    const lanes in_order = (lanes)_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const lanes centred = (lanes)_mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const lanes scale = half_lanes(block);
+    return format == WEIGHT_Q4_1 ? fused(half_lanes(block + 2), in_order, scale) : centred * scale;
+}
+#endif
+
 /* The 32 weights of a block of 4-bit codes. */
 INLINE void widen_4bit_block(int format, const uint8_t *block, vec *w) {
     const uint8_t *codes = block + block_head(format);
-    const lanes scale = half_lanes(block);
 #if VL == 16
-    /* The sixteen values are one register; a permutation reads four bits of an index and no more. */
-    const lanes in_order = (lanes)_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const lanes centred = (lanes)_mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    const __m512 table = (__m512)(format == WEIGHT_Q4_1 ? fused(half_lanes(block + 2), in_order, scale) : centred * scale);
+    const __m512 table = (__m512)block_table(format, block);
     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
     w[0] = (vec)_mm512_permutexvar_ps(bytes, table);
     w[1] = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
 #else
-    const lanes low = format == WEIGHT_Q4_1 ? half_lanes(block + 2) : scale * -8.0f;
+    const lanes scale = half_lanes(block), low = format == WEIGHT_Q4_1 ? half_lanes(block + 2) : scale * -8.0f;
     for (int v = 0; v < 16 / VL; v++) {
         w[v] = (vec)fused(low, low_codes(codes + v * VL), scale);
         w[16 / VL + v] = (vec)fused(low, high_codes(codes + v * VL), scale);

@@ -22,7 +22,7 @@ from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
-INTERFACE = 5
+INTERFACE = 6
 """The version of the functions' arguments; interface.c has the same number."""
 
 
@@ -37,15 +37,15 @@ class CodedMoment:
     thresholds: Tensor
 
 
-class PromptProducts(IntEnum):
-    """What multiplies the rows of prompts; prompts.h has the same numbers."""
+class StepProducts(IntEnum):
+    """What multiplies the rows of a step, all with float32 sums; rows.h has the same numbers."""
 
-    ROWS = 0
-    """The kernel of next tokens, in float32."""
+    FLOATS = 0
+    """Numbers in float32, for next tokens and prompts alike."""
     PAIRS = 1
-    """Pairs of bfloat16 with float32 sums (AVX-512 BF16)."""
+    """Pairs of bfloat16 (AVX-512 BF16) for both. Prompts have a kernel of their own, which adds up in another order."""
     TILES = 2
-    """Tiles of bfloat16 with float32 sums (AMX)."""
+    """Tiles of bfloat16 (AMX) for prompts. Next tokens would leave most of a tile empty: they have floats."""
 
 
 class Kernels:
@@ -230,20 +230,25 @@ class Kernels:
         )
         return y
 
-    def rows_product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+    def rows_product(
+        self, x: Tensor, weight: Stored, bias: Tensor | None = None, products: StepProducts = StepProducts.FLOATS
+    ) -> Tensor:
         """Return x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, by the stored weight.
 
-        Sums are float32, and a row's bits do not depend on the number of rows; see rows.c.
+        `products` says what multiplies. Sums are float32, and a row's bits do not depend on the number of rows: see
+        rows.c and row_pairs.c.
         """
         y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
         matrix = matrix_struct(weight)
-        self._call("rows_product", ctypes.byref(matrix), pointer(x), x.shape[0], pointer(bias), pointer(y))
+        self._call(
+            "rows_product", ctypes.byref(matrix), int(products), pointer(x), x.shape[0], pointer(bias), pointer(y)
+        )
         return y
 
     @cached_property
-    def prompt_products(self) -> PromptProducts:
-        """Return what multiplies the rows of prompts of a model in bfloat16."""
-        return PromptProducts(self._library.veneer_prompt_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
+    def bfloat16_products(self) -> StepProducts:
+        """Return what multiplies the rows of a model in bfloat16."""
+        return StepProducts(self._library.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
 
     def frozen_product(
         self,
@@ -281,7 +286,7 @@ class Kernels:
         space: Tensor,
         rows: int,
         first_prompt: int,
-        products: PromptProducts,
+        products: StepProducts,
         cache_dtype: torch.dtype,
         block_tokens: int,
         blocks: ctypes.Array[ctypes.c_void_p],

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from veneer.native.factors import SegmentStruct, Site, StepFactors
-from veneer.native.functions import Kernels, PromptProducts
-from veneer.native.stored import MatrixStruct, Stored, StoredLinear, matrix_struct
+from veneer.native.functions import Kernels, StepProducts
+from veneer.native.stored import CodeOrder, MatrixStruct, Stored, StoredLinear, matrix_struct
 
 
 class _Kind(IntEnum):
@@ -114,14 +114,6 @@ class Segment:
     factors: StepFactors
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRows:
-    """The rows that are tokens of prompts: all from `first` on."""
-
-    first: int
-    products: PromptProducts
-
-
 @dataclass(slots=True)
 class Program:
     """Operations for at most `rows` rows, in the order in which they are added.
@@ -179,9 +171,9 @@ class Program:
 
     def linear(self, source: Slot, layers: Sequence[tuple[StoredLinear, Slot]]) -> None:
         """Add the products of layers that read the same input."""
-        groups: dict[bool, list[tuple[StoredLinear, Slot]]] = {}
+        groups: dict[CodeOrder, list[tuple[StoredLinear, Slot]]] = {}
         for layer, to in layers:
-            groups.setdefault(layer.weight.codes_paired, []).append((layer, to))
+            groups.setdefault(layer.weight.order, []).append((layer, to))
         for group in groups.values():
             self._products(source, [self._linear(layer.weight, to, layer.bias) for layer, to in group])
         updates = [(layer.update, to) for layer, to in layers if layer.update is not None]
@@ -247,7 +239,9 @@ class Program:
         seen: Tensor,
         angles: Sequence[tuple[Tensor, Tensor]],
         segments: Sequence[Segment] = (),
-        prompts: PromptRows | None = None,
+        *,
+        products: StepProducts = StepProducts.FLOATS,
+        first_prompt: int | None = None,
     ) -> None:
         """Carry the operations out for the first `rows` rows.
 
@@ -258,12 +252,13 @@ class Program:
             seen: int64 `[rows]`, how many keys each row would see without a window, its own included.
             angles: pairs of cosine and sine, each float32 `[rows, turned / 2]`; `rotate` names them by number.
             segments: the rows under adapters, in order.
-            prompts: the last rows, if they are prompts' and multiplied by other kernels.
+            products: what multiplies the rows.
+            first_prompt: the rows from there on are tokens of prompts; None if there are none.
         """
         self._check(rows, blocks, seen, segments)
-        prompts = prompts or PromptRows(rows, PromptProducts.ROWS)
-        if not 0 <= prompts.first <= rows:
-            raise ValueError(f"prompts from row {prompts.first} of {rows}")
+        first_prompt = rows if first_prompt is None else first_prompt
+        if not 0 <= first_prompt <= rows:
+            raise ValueError(f"prompts from row {first_prompt} of {rows}")
         if self._array is None:
             self._array = (_OpStruct * len(self._ops))(*self._ops)
         tables = (ctypes.c_void_p * (len(blocks.addresses) * rows))(
@@ -273,8 +268,8 @@ class Program:
             *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.table(self.sites)) for one in segments)
         )
         kernels.step(
-            self._array, self._memory(), rows, prompts.first, prompts.products, blocks.dtype, blocks.block_tokens,
-            tables, seen, angles, structs,
+            self._array, self._memory(), rows, first_prompt, products, blocks.dtype, blocks.block_tokens, tables, seen,
+            angles, structs,
         )  # fmt: skip
 
     def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:

@@ -230,12 +230,12 @@ void veneer_prompt_unit(const Matrix *m, int products, const uint32_t *panels, i
     Meeting t = {scratch, panels, apart(m->depth), prompt_pairs(m->depth), (float *)(scratch + PROMPT_UNIT * apart(m->depth))};
     narrow_columns(m, first, count, scratch);
 #if AMX
-    if (products == PROMPT_TILES) begin_tiles();
+    if (products == PRODUCTS_TILES) begin_tiles();
 #endif
     for (int row = 0; row < rows; row += BLOCK, t.panels += BLOCK * t.pairs) {
         const int left = rows - row < BLOCK ? rows - row : BLOCK, strips = (left + PROMPT_PANEL - 1) / PROMPT_PANEL;
 #if AMX
-        if (products == PROMPT_TILES)
+        if (products == PRODUCTS_TILES)
             meet_in_tiles(&t, count, strips);
         else
 #endif
@@ -243,7 +243,7 @@ void veneer_prompt_unit(const Matrix *m, int products, const uint32_t *panels, i
         hand_over(t.found, count, left, add, scale, y + row * stride + first, stride);
     }
 #if AMX
-    if (products == PROMPT_TILES) end_tiles();
+    if (products == PRODUCTS_TILES) end_tiles();
 #endif
     (void)products;
 }
@@ -251,11 +251,11 @@ void veneer_prompt_unit(const Matrix *m, int products, const uint32_t *panels, i
 
 /* What products of prompts' rows this library and processor have. Tiles need the system's leave for the process (Linux:
  * arch_prctl with ARCH_REQ_XCOMP_PERM). Processors that have tiles multiply pairs more slowly than floats. */
-int veneer_prompt_products(int has_tiles, int threads) {
+int veneer_bf16_products(int has_tiles, int threads) {
     (void)threads;
-    if (!has_tiles) return BF16_PRODUCTS ? PROMPT_PAIRS : PROMPT_ROWS;
+    if (!has_tiles) return BF16_PRODUCTS ? PRODUCTS_PAIRS : PRODUCTS_FLOATS;
 #if AMX
-    if (syscall(SYS_arch_prctl, 0x1023, 18) == 0) return PROMPT_TILES;
+    if (syscall(SYS_arch_prctl, 0x1023, 18) == 0) return PRODUCTS_TILES;
 #endif
-    return PROMPT_ROWS;
+    return PRODUCTS_FLOATS;
 }

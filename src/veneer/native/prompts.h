@@ -4,13 +4,6 @@
 
 #include "rows.h"
 
-/* What computes the products of prompts' rows. What functions.py calls PromptProducts. */
-enum {
-    PROMPT_ROWS,  /* rows.c, as those of next tokens */
-    PROMPT_PAIRS, /* pairs of bfloat16 (AVX-512 BF16) */
-    PROMPT_TILES, /* tiles of bfloat16 (AMX) */
-};
-
 #define PROMPT_PANEL 16 /* rows of x that stand together */
 #define PROMPT_UNIT 96  /* columns that a thread takes at a time: whole tiles of 6 and of 32 */
 

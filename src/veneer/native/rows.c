@@ -6,10 +6,8 @@
  * in registers, more of them as panels.c says. Both take every sum in the same order, so that a row's bits do not depend
  * on the rows beside it.
  */
-#include <stdlib.h>
-
 #include "panels.h"
-#include "team.h"
+#include "sums.h"
 #include "widen.h"
 
 #if VL == 8 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
@@ -24,8 +22,6 @@
 #endif
 #define MOST_SUMS 16 /* of few rows by some columns */
 #define MOST_COLUMNS 4
-#define AHEAD 8192   /* bytes by which stored weights are fetched before their turn, */
-#define NEAR 4096    /* and those of 4 bits */
 #define STRETCH 2048 /* weights of a column whose scales are read at a time */
 
 /* A row of x and y for each of `rows`. */
@@ -36,34 +32,6 @@ typedef struct {
     int rows, add;
     float scale;
 } Rows;
-
-/* The totals of `rows` by `columns` sums into y, from `row` and `column` on; both are known when this is compiled. */
-INLINE void hand_over(const Rows *r, const lanes *sums, int row, int rows, int column, int columns) {
-    const int count = rows * columns;
-    float found[32];
-#pragma GCC unroll 2
-    for (int at = 0; at < count; at += 16) totals(sums + at, count - at < 16 ? count - at : 16, found + at);
-    float *y = r->y + row * r->stride + column;
-    if (r->add)
-        for (int i = 0; i < rows; i++)
-            for (int c = 0; c < columns; c++)
-                y[i * r->stride + c] = __builtin_fmaf(r->scale, found[i * columns + c], y[i * r->stride + c]);
-    else
-        for (int i = 0; i < rows; i++)
-            for (int c = 0; c < columns; c++) y[i * r->stride + c] = found[i * columns + c];
-}
-
-/* The lines of memory that a chunk's turn comes to some thousand bytes later. Columns that are read side by side are streams
- * too short for what a processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one
- * waits for too few lines at once. Those of 4 bits are widened more slowly than they come. */
-INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
-    const char *from = (const char *)m->codes + stored_bytes(format, place);
-    for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64)
-        if (format == WEIGHT_4BIT || format == WEIGHT_Q4_0 || format == WEIGHT_Q4_1)
-            __builtin_prefetch(from + NEAR + byte);
-        else
-            __builtin_prefetch(from + AHEAD + byte, 0, 2);
-}
 
 /* `columns` columns from `column` on, of `rows` rows, both known when this is compiled, as is `halves`: whether the halves
  * of a chunk in 4 bits have scales of their own. It is one loop nest, because what is made a function of its own goes
@@ -104,7 +72,7 @@ INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table
                         }
                 }
     }
-    hand_over(r, sums, 0, rows, column, columns);
+    hand_over(sums, rows, columns, r->add, r->scale, r->y + column, r->stride);
 }
 
 /* Columns at a time: their sums, and those of all rows, stay in registers. */
@@ -244,31 +212,4 @@ void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int 
         veneer_rows_few(m, x, rows, first, count, add, scale, y, stride);
     else
         veneer_panel_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
-}
-
-/* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
- * out. */
-int veneer_rows_product(const Matrix *m, const float *x, int rows, const float *bias, float *y, int threads) {
-    const int64_t stride = m->columns, each = whole_lines(panel_scratch(m->depth));
-    const int order = veneer_rows_order(m), pieces = veneer_rows_pieces(order, m->depth, rows);
-    const int units = (m->columns + UNIT - 1) / UNIT;
-    float *prepared = aligned_alloc(64, (size_t)veneer_rows_room(order, m->depth, rows) * 4 + 64);
-    float *work = aligned_alloc(64, (size_t)(threads * each) * 4);
-    Team *team = new_team(threads);
-    const int failed = prepared == NULL || work == NULL || team == NULL;
-#pragma omp parallel num_threads(threads) if (!failed)
-    if (!failed) {
-        const Member me = member_of(team, work, each);
-        for (int piece = share_start(&me, pieces); piece < share_stop(&me, pieces); piece++)
-            veneer_rows_prepare_piece(order, m->depth, x, m->depth, rows, piece, prepared);
-        gather(&me);
-        for (int unit; (unit = take(&me, units)) < units;) {
-            const int first = unit * UNIT, count = m->columns - first < UNIT ? m->columns - first : UNIT;
-            veneer_rows_unit(m, prepared, rows, first, count, 0, 1.0f, y, stride, me.work);
-            for (int row = 0; bias && row < rows; row++)
-                for (int c = first; c < first + count; c++) y[row * stride + c] += bias[c];
-        }
-    }
-    free(team), free(work), free(prepared);
-    return failed;
 }

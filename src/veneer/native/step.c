@@ -2,14 +2,15 @@
  * sequences, next ones and prompts; what a row sees stands in the blocks of its sequence.
  *
  * Called one by one from Python, the two dozen operations of a layer of a small model take longer than what they compute.
- * Activations are float32 throughout, and a row meets the same operations in the same order whatever rows are beside it.
+ * Activations are float32; products may round them to bfloat16 (rows.h). A row meets the same operations in the same order
+ * whatever rows are beside it.
  */
 #include <math.h>
 #include <stdlib.h>
 
 #include "lanes.h"
 #include "pairs.h"
-#include "panels.h"
+#include "next.h"
 #include "prompts.h"
 #include "step.h"
 
@@ -72,17 +73,17 @@ static void add_bias(const Linear *one, int rows, int first, int count, float *y
 /* The first `rows` rows with all weights of one input; their columns are shared out among the threads in units. */
 static void next_products(const Step *s, const Op *op, int rows, const Member *me) {
     const Matrix *first = &op->products->weight;
-    const int order = veneer_rows_order(first), units = units_of(op, UNIT);
-    const int pieces = veneer_rows_pieces(order, first->depth, rows);
+    const int pieces = veneer_next_pieces(first, s->products, rows), units = units_of(op, UNIT);
     for (int piece = share_start(me, pieces); piece < share_stop(me, pieces); piece++)
-        veneer_rows_prepare_piece(order, first->depth, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared);
+        veneer_next_prepare(first, s->products, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared);
     gather(me);
     for (int unit; (unit = take(me, units)) < units;) {
         int own = unit;
         const Linear *one = product_of(op, UNIT, &own);
         const int column = own * UNIT, rest = one->weight.columns - column, count = rest < UNIT ? rest : UNIT;
         float *y = at(s, one->to, 0);
-        veneer_rows_unit(&one->weight, s->prepared, rows, column, count, one->add, one->scale, y, one->to.stride, me->work);
+        veneer_next_unit(&one->weight, s->products, s->prepared, rows, column, count, one->add, one->scale, y, one->to.stride,
+                         me->work);
         add_bias(one, rows, column, count, y);
     }
     gather(me);
@@ -117,7 +118,7 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
 #endif
 
 static void linear(const Step *s, const Op *op, const Member *me) {
-    const int start = s->products == PROMPT_ROWS ? s->rows : s->first_prompt;
+    const int start = s->products == PRODUCTS_FLOATS ? s->rows : s->first_prompt;
     if (start > 0) next_products(s, op, start, me);
 #if BF16_PRODUCTS
     if (start < s->rows) prompt_products(s, op, start, me);
@@ -254,10 +255,10 @@ static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
     if (op->kind == OP_ADAPT) return veneer_adapt_scratch(op->products->weight.depth, ADAPTED_ROWS);
-    const int64_t rows = panel_scratch(op->products->weight.depth);
+    const int64_t rows = veneer_next_scratch(op->products->weight.depth);
 #if BF16_PRODUCTS
     const int64_t prompts = veneer_prompt_scratch(op->products->weight.depth);
-    if (s->products != PROMPT_ROWS && prompts > rows) return prompts;
+    if (s->products != PRODUCTS_FLOATS && prompts > rows) return prompts;
 #endif
     return rows;
 }
@@ -269,10 +270,10 @@ static int64_t prepared_work(const Step *s, const Op *op) {
     const int64_t depth = first->depth, alone = s->rows * whole_chunks(depth);
     int64_t rows = alone;
     for (int few = 0; few < 2; few++) { /* all rows, and those that are not prompts' */
-        const int64_t room = veneer_rows_room(veneer_rows_order(first), depth, few ? s->first_prompt : s->rows);
+        const int64_t room = veneer_next_room(first, s->products, few ? s->first_prompt : s->rows);
         rows = room > rows ? room : rows;
     }
-    const int64_t panels = s->products == PROMPT_ROWS ? 0 : prompt_panels(s->rows, depth);
+    const int64_t panels = s->products == PRODUCTS_FLOATS ? 0 : prompt_panels(s->rows, depth);
     return panels > rows ? panels : rows;
 }
 

@@ -46,8 +46,8 @@ typedef struct {
     const float *const *cosine, *const *sine; /* by number of the angles, [rows][turned / 2] */
     const Segment *segments;
     int segment_count;
-    int first_prompt;                   /* the rows from there on are prompts', and are multiplied by `products` */
-    int products;                       /* of prompts.h */
+    int first_prompt;                   /* the rows from there on are prompts' */
+    int products;                       /* of rows.h */
     int64_t span, ranks;                /* most keys that a row sees; most ranks of an operation's factors, added up */
     float *prepared;                    /* [rows][widest] */
     float *down;                        /* [rows][ranks] */

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ class Format(IntEnum):
     """GGUF's own formats, block after block as its files hold them (blocks.h)."""
     Q4_1 = 6
     Q8_0 = 7
+
+
+class CodeOrder(Enum):
+    """In which order weights of a row come out of their codes."""
+
+    NATURAL = "natural"
+    CODES = "codes"
+    """That of two codes in a byte, which fall apart together."""
+    BLOCKS = "blocks"
+    """That of GGUF's 4-bit blocks."""
 
 
 CHUNK = 64
@@ -66,9 +76,11 @@ class Stored:
     """How many weights a block has."""
 
     @property
-    def codes_paired(self) -> bool:
-        """Return whether the kernels may read the codes of this weight in an order other than that of its columns."""
-        return self.format is Format.FOUR_BIT and self.depth % CHUNK == 0
+    def order(self) -> CodeOrder:
+        """Return the order in which the kernels may read this weight; inputs are laid out in the same one."""
+        if self.format is Format.FOUR_BIT and self.depth % CHUNK == 0:
+            return CodeOrder.CODES
+        return CodeOrder.BLOCKS if self.format in (Format.Q4_0, Format.Q4_1) else CodeOrder.NATURAL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
