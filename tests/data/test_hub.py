@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
 from tiny import rows, run_config, write_rows
 from veneer.data import hub
 from veneer.data.hub import HubName, hub_file, read_name
@@ -15,12 +16,14 @@ from veneer.errors import CheckpointError, DataError
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
 
-datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+pytestmark = needs("datasets", "datasets is not installed")
 
 
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two splits; what is read of it is kept below the test's folder."""
+    import datasets
+
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
     write_rows(folder / "data" / "train.jsonl", rows(20))

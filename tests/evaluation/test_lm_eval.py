@@ -13,6 +13,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from support import needs
 from tiny import chat_tokenizer, run_config, write_model, write_rows
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
@@ -20,7 +21,7 @@ from veneer.enums import Dtype
 from veneer.errors import ConfigError, DataError
 from veneer.training.run import train
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'veneer[lm-eval]')")
+pytestmark = needs("lm_eval", "lm-eval is not installed (pip install 'veneer[lm-eval]')")
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 WORDS = ["parcel", "crate", "late", "blue", "the", "of", "number", "What"]

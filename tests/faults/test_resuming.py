@@ -25,7 +25,9 @@ from veneer.training.steps import PackedSteps
 
 
 @pytest.mark.scenario(number=4)
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=pytest.mark.slow if method != "lora" else ()) for method in SETTINGS]
+)
 def test_losses_are_equal_to_the_last_bit_over_100_steps(
     method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

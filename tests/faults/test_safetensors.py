@@ -30,27 +30,32 @@ def entries(count: int, **changes: Any) -> dict[str, Any]:
     return {f"t{n}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * n, 4 * n + 4]} | changes for n in range(count)}
 
 
-LIES = {
-    "header of 2^63 bytes": file({"a": ENTRY}, 16, length=1 << 63),
-    "header of 2^64 - 1 bytes": file({"a": ENTRY}, 16, length=(1 << 64) - 1),
-    "header beyond the file": file({"a": ENTRY}, 16, length=90_000_000),
-    "header of another encoding": file(b'{"\xff": {}}', 16),
-    "no object": file(b"[" * 50_000 + b"]" * 50_000, 16),
-    "overlap": file({"a": ENTRY, "b": {**ENTRY, "data_offsets": [8, 24]}}, 24),
-    "hole": file({"a": ENTRY, "b": {**ENTRY, "data_offsets": [24, 40]}}, 40),
-    "bytes behind the last tensor": file({"a": ENTRY}, 32),
-    "tensor beyond the file": file({"a": {**ENTRY, "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}, 16),
-    "shape that overflows": file({"a": {**ENTRY, "shape": [1 << 62, 1 << 62, 4]}}, 16),
-    "another dtype than the bytes": file({"a": {**ENTRY, "dtype": "F64"}}, 16),
-    "no such dtype": file({"a": {**ENTRY, "dtype": "F128"}}, 16),
-    "offsets that go back": file({"a": {**ENTRY, "data_offsets": [16, 0]}}, 16),
-    "negative offsets": file({"a": {**ENTRY, "data_offsets": [-16, 0]}}, 16),
-    "name twice": file(json.dumps({"a": ENTRY})[:-1].encode() + b"," + json.dumps({"a": ENTRY})[1:].encode(), 16),
-    "100,000 entries of one place": file(entries(100_000, data_offsets=[0, 4]), 4),
-    "100,000 names twice": file(
+LIES: dict[str, Callable[[], bytes]] = {
+    "header of 2^63 bytes": lambda: file({"a": ENTRY}, 16, length=1 << 63),
+    "header of 2^64 - 1 bytes": lambda: file({"a": ENTRY}, 16, length=(1 << 64) - 1),
+    "header beyond the file": lambda: file({"a": ENTRY}, 16, length=90_000_000),
+    "header of another encoding": lambda: file(b'{"\xff": {}}', 16),
+    "no object": lambda: file(b"[" * 50_000 + b"]" * 50_000, 16),
+    "overlap": lambda: file({"a": ENTRY, "b": {**ENTRY, "data_offsets": [8, 24]}}, 24),
+    "hole": lambda: file({"a": ENTRY, "b": {**ENTRY, "data_offsets": [24, 40]}}, 40),
+    "bytes behind the last tensor": lambda: file({"a": ENTRY}, 32),
+    "tensor beyond the file": lambda: file(
+        {"a": {**ENTRY, "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}, 16
+    ),
+    "shape that overflows": lambda: file({"a": {**ENTRY, "shape": [1 << 62, 1 << 62, 4]}}, 16),
+    "another dtype than the bytes": lambda: file({"a": {**ENTRY, "dtype": "F64"}}, 16),
+    "no such dtype": lambda: file({"a": {**ENTRY, "dtype": "F128"}}, 16),
+    "offsets that go back": lambda: file({"a": {**ENTRY, "data_offsets": [16, 0]}}, 16),
+    "negative offsets": lambda: file({"a": {**ENTRY, "data_offsets": [-16, 0]}}, 16),
+    "name twice": lambda: file(
+        json.dumps({"a": ENTRY})[:-1].encode() + b"," + json.dumps({"a": ENTRY})[1:].encode(), 16
+    ),
+    "100,000 entries of one place": lambda: file(entries(100_000, data_offsets=[0, 4]), 4),
+    "100,000 names twice": lambda: file(
         json.dumps(entries(50_000))[:-1].encode() + b"," + json.dumps(entries(50_000))[1:].encode(), 200_000
     ),
 }
+"""Files, each made where it is tested: some have a hundred thousand entries."""
 
 
 def model(folder: Path, content: bytes) -> Callable[[], object]:
@@ -78,7 +83,7 @@ def test_a_header_that_lies_is_refused_soon_and_in_little_memory(
 ) -> None:
     save_file({"a": torch.ones(2, 2)}, tmp_path / "sound.safetensors")
     prepare(tmp_path, (tmp_path / "sound.safetensors").read_bytes())()
-    read = prepare(tmp_path, LIES[lie])
+    read = prepare(tmp_path, LIES[lie]())
     begun = time.process_time()
     with pytest.raises(refusal), at_most(200):
         read()

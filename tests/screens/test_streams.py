@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tiny import run_config
-from veneer.config import to_yaml
+from forking import ForkServer
+from training_runs import options
+from veneer.event_log import read_events
 from veneer.screens.streams import LossyStream
 
 
@@ -53,11 +54,14 @@ def onto_full(argv: list[str], out: str, err: str | None) -> tuple[int, str]:
     return done.returncode, done.stderr or ""
 
 
-def test_a_run_whose_streams_are_full_ends_well(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text(to_yaml(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2")))
-    assert onto_full(["train", "--config", str(file)], "/dev/full", "/dev/full") == (0, "")
+def test_a_run_whose_streams_are_full_ends_well(
+    forks: ForkServer, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    argv = options(tiny_model, tiny_data, tmp_path / "run", "train.steps=2")
+    assert forks.wait(forks.start(argv, "/dev/full", "/dev/full")) == 0
     assert (tmp_path / "run" / "adapter_model.safetensors").is_file()
+    last = read_events(tmp_path / "run" / "events.jsonl")[-1]
+    assert (last["event"], last["reason"], last["step"]) == ("RunFinished", "complete", 2)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["doctor"]])
@@ -66,7 +70,7 @@ def test_output_that_is_lost_is_an_error(argv: list[str]) -> None:
     assert (code, err) == (2, "error: what was to be printed cannot be written: No space left on device\n")
 
 
-@pytest.mark.parametrize("argv", ["--help", "plan --help", "doctor"])
+@pytest.mark.parametrize("argv", ["--help", "plan --help", pytest.param("doctor", marks=pytest.mark.slow)])
 def test_output_that_was_closed_from_the_start_is_an_error(argv: str) -> None:
     command = f"{sys.executable} -m veneer {argv} >&-"
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)

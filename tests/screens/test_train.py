@@ -28,16 +28,10 @@ def test_a_subscriber_that_cannot_write_is_not_called_again() -> None:
     assert [event for event in seen if isinstance(event, Note)] == [Note(message="0"), Note(message="1")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
-    "streams",
-    [
-        "2>/dev/full",
-        *(
-            pytest.param(streams, marks=pytest.mark.slow)
-            for streams in ("2> >(head -n 1 >/dev/null)", "--json | head -n 1", "--json >/dev/full")
-        ),
-    ],
+    "streams", ["2>/dev/full", "2> >(head -n 1 >/dev/null)", "--json | head -n 1", "--json >/dev/full"]
 )
 def test_a_run_ends_although_nobody_can_be_told_of_it(
     streams: str, tiny_model: Path, tiny_data: Path, tmp_path: Path

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from run_logs import finished, started, step_done
+from support import needs
 from tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
 from veneer.enums import TrackerName
 
-pytest.importorskip("mlflow", reason="pip install 'veneer[mlflow]'")
+pytestmark = needs("mlflow", "pip install 'veneer[mlflow]'")
 
 
 def only_run(folder: Path) -> Path:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
 from tiny import run_config, tree
 from veneer.enums import TrackerName
 from veneer.event_log import read_events
 from veneer.run_report import train
 
-pytest.importorskip("tensorboardX", reason="pip install 'veneer[track]'")
+pytestmark = needs("tensorboardX", "pip install 'veneer[track]'")
 
 
 def read_back(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, list[str]]]:

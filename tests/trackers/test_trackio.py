@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from run_logs import finished, started, step_done
+from support import needs
 from tracked_runs import LOCK, MEASURES, SAMPLES, nothing_leaves, tell
 from veneer.enums import TrackerName
 
-pytest.importorskip("trackio", reason="pip install 'veneer[trackio]'")
+pytestmark = needs("trackio", "pip install 'veneer[trackio]'")
 
 
 def rows(values: dict[str, Any]) -> list[dict[str, Any]]:

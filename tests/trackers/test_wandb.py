@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from run_logs import finished, started, step_done
+from support import needs
 from tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
 from veneer.enums import TrackerName
 
-pytest.importorskip("wandb", reason="pip install 'veneer[wandb]'")
+pytestmark = needs("wandb", "pip install 'veneer[wandb]'")
 
 
 def records(file: Path) -> list[Any]:

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from invoking import invoke, refused
+from support import needs
 from tiny import write_rows
 from veneer.data.lint.persons import person_pass
 from veneer.enums import RowKind
 from veneer.errors import ConfigError
 from veneer.events import ignore
 
-spacy = pytest.importorskip("spacy", reason="spaCy is not installed")
+pytestmark = needs("spacy", "spaCy is not installed")
 
 
 def pipeline(folder: Path, *labels: str) -> str:
+    import spacy
+
     made = spacy.blank("en")
     ruler = made.add_pipe("entity_ruler")
     names = ("Ada Lovelace", "Alan Turing", "Grace Hopper", "Edsger Dijkstra")
