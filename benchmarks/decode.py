@@ -64,7 +64,7 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
     from veneer.generation.batch import generate
     from veneer.generation.sampling import Sampling
     from veneer.io.checkpoint import open_checkpoint
-    from veneer.load import WeightForm, load_model
+    from veneer.load import TableForm, WeightForm, load_model
     from veneer.native import library
 
     torch.set_num_threads(threads)
@@ -73,9 +73,10 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
     checkpoint = open_checkpoint(model)
     tokenizer = checkpoint.tokenizer()
     if scheme.startswith("q"):
-        loaded = load_model(checkpoint, form=WeightForm.FROZEN)
+        loaded = load_model(checkpoint, tables=TableForm.STORED)
     else:
-        loaded = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=QuantSection(scheme=Scheme(scheme)))
+        quant = QuantSection(scheme=Scheme(scheme))
+        loaded = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=quant, tables=TableForm.STORED)
 
     def answers(prompts: list[str], tokens: int) -> int:
         ids = [tokenizer.encode(prompt) for prompt in prompts]

@@ -78,6 +78,8 @@ def write_model(path: Path, model: LlamaForCausalLM, kind: Kind = Kind.F32, **ex
     expected = {}
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
         value = tensor.numpy()
         module, _, suffix = name.rpartition(".")
         prefix = ""

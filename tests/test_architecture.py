@@ -14,7 +14,7 @@ LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
     | {"posix", "bounds", "signals", "expressions", "strict_json", "step_values"},
     {"native", "large_pages"},
-    {"gpu", "products"},
+    {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
     {"adapters", "data", "load", "generation", "out_of_memory"},
     {"backends", "run_folder"},

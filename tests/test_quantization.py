@@ -29,7 +29,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model, stored_quantisation
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
-from veneer.planning.memory import base_bytes
+from veneer.planning.base import base_bytes
 from veneer.planning.plan import Plan
 from veneer.planning.setup import Setup
 from veneer.quant.packed import PackedLinear

@@ -28,7 +28,7 @@ from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import WeightForm, check_vocabulary
+from veneer.load import TableForm, WeightForm, check_vocabulary
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.planning.weights import Held
@@ -350,6 +350,7 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
             dtype=resolve_dtype(compute.dtype, device),
             device=device,
             products=compute.products,
+            tables=TableForm.STORED,
             quant=run.quant if run else None,
             progress=lambda name: stage.advance(item=name),
         )

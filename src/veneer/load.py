@@ -26,6 +26,7 @@ from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
 from veneer.large_pages import copied
 from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.leaves import DenseTables
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.native.stored import Format
 from veneer.products import reads_blocks, reads_stored
@@ -36,8 +37,10 @@ from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import pack, skipped
+from veneer.quant.tables import BlockEmbedding, BlockHead, BlockTable
+from veneer.tables import TokenLookup
 
-TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+TABLE_NAMES = ("model.embed_tokens.weight", "lm_head.weight")
 """Names of the weights of embedding and head."""
 
 
@@ -53,6 +56,15 @@ class WeightForm(Enum):
     other weight is quantised."""
     TRAINABLE = "trainable"
     """Weights in float32, with gradients: full fine-tuning."""
+
+
+class TableForm(Enum):
+    """The form of embedding and head in memory."""
+
+    DENSE = "dense"
+    """Tensors, as `WeightForm` says: what can be trained and written."""
+    STORED = "stored"
+    """In the blocks of a GGUF file where kernels read these, else as DENSE: for models that only answer."""
 
 
 @dataclass
@@ -128,6 +140,31 @@ class StreamedWeights:
         return packed_layer(name, self.checkpoint.read_stored(name)).to(self.device)
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedTables:
+    """Reads embedding and head as the decoder asks for them (`veneer.model.leaves.Tables`): in the blocks of a GGUF
+    file where it holds them so."""
+
+    weights: StreamedWeights
+
+    def embedding(self, path: str, shape: tuple[int, int]) -> TokenLookup:
+        """See `Tables`."""
+        table = self._blocks(path, shape)
+        return DenseTables(self.weights).embedding(path, shape) if table is None else BlockEmbedding(table)
+
+    def head(self, path: str, shape: tuple[int, int]) -> nn.Module:
+        """See `Tables`."""
+        table = self._blocks(path, shape)
+        return DenseTables(self.weights).head(path, shape) if table is None else BlockHead(table)
+
+    def _blocks(self, path: str, shape: tuple[int, int]) -> BlockTable | None:
+        held = self.weights.checkpoint.blocks.get(path)
+        if held is None:
+            return None
+        self.weights.progress(path)
+        return BlockTable(held.read(), held.format, shape[1], self.weights.dtype)
+
+
 def in_experts(path: str) -> bool:
     """Whether the linear layer at `path` belongs to one expert of a mixture."""
     return ".experts." in path
@@ -151,6 +188,11 @@ def keeps_blocks(trained: bool, products: Products, device: str) -> bool:
         device: kind of device, `cpu` or `cuda`.
     """
     return not trained and products is Products.EXACT and reads_blocks(device)
+
+
+def keeps_table_blocks(form: TableForm, trained: bool, device: str) -> bool:
+    """Whether embedding and head stay in the blocks of a GGUF file; see `keeps_blocks`."""
+    return form is TableForm.STORED and not trained and reads_blocks(device)
 
 
 def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
@@ -241,6 +283,11 @@ def block_formats(blocks: Mapping[str, BlockTensor], paths: Sequence[str]) -> di
     return {path: blocks[name].format for path, name in names.items() if name in blocks}
 
 
+def table_formats(blocks: Mapping[str, BlockTensor]) -> dict[str, Format]:
+    """The formats of embedding and head, by path, where a GGUF file holds them in blocks."""
+    return {name.removesuffix(".weight"): blocks[name].format for name in TABLE_NAMES if name in blocks}
+
+
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     """Compare the tensors that `spec` needs with the names and shapes in the files, before any tensor is read.
 
@@ -313,7 +360,7 @@ class _Recorder:
     @property
     def norms(self) -> dict[str, tuple[int, ...]]:
         """Tensors outside of linear layers, embedding and head."""
-        of_linears = {f"{path}.{name}" for path in self.linears for name in ("weight", "bias")} | {*TABLES}
+        of_linears = {f"{path}.{name}" for path in self.linears for name in ("weight", "bias")} | {*TABLE_NAMES}
         return {name: shape for name, shape in self.shapes.items() if name not in of_linears}
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
@@ -347,6 +394,7 @@ def load_model(
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
     quant: QuantSection | None = None,
+    tables: TableForm = TableForm.DENSE,
     progress: Callable[[str], None] = lambda name: None,
 ) -> CausalLM:
     """Build the model of `checkpoint`.
@@ -359,6 +407,7 @@ def load_model(
         products: products of the linear layers. INT8 replaces the weights (decoded, where they are quantised) by 8-bit
             copies. It is not possible with TRAINABLE.
         quant: settings for `WeightForm.QUANTIZED`. They have no effect on files that are quantised already.
+        tables: form of embedding and head.
         progress: function that is called with the name of every tensor that is read.
 
     Raises:
@@ -390,4 +439,5 @@ def load_model(
         keeps_blocks=keeps_blocks(form is WeightForm.TRAINABLE, products, device.type),
         narrow=form is not WeightForm.TRAINABLE and reads_stored(dtype, device.type),
     )
-    return CausalLM(spec, weights, dtype)
+    stays = keeps_table_blocks(tables, form is WeightForm.TRAINABLE, device.type)
+    return CausalLM(spec, weights, dtype, StreamedTables(weights) if stays else None)

@@ -20,7 +20,7 @@ from veneer.evaluation.statistics.shares import wilson
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm
+from veneer.load import TableForm, WeightForm
 from veneer.training.reward_model import RewardModel, with_reward_adapter
 
 
@@ -71,6 +71,7 @@ def load_reward_model(request: AssistantRequest, subscribers: Sequence[Subscribe
             dtype=resolve_dtype(request.compute.dtype, device),
             device=device,
             products=request.compute.products,
+            tables=TableForm.STORED,
             progress=lambda name: stage.advance(item=name),
         )
     problem = BaseCheck(request.adapter, model, checkpoint.files()).problem()

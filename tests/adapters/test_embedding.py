@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from tiny_models import largest_difference
 from veneer.adapters.embedding import TOKEN_ROWS, LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
 from veneer.model.leaves import DenseLinear, Embedding
+from veneer.tables import DenseTable
 
 VOCAB, DIM, RANK = 50, 12, 3
 TOKENS = torch.tensor([4, 0, 49, 4, 17])
@@ -92,7 +93,7 @@ def test_tensors_are_read_back_as_they_were_saved() -> None:
 
 def test_only_the_rows_of_some_tokens_are_trained() -> None:
     base = embedding()
-    one = TokenEmbedding(base, TokenRows(base.weight, IDS))
+    one = TokenEmbedding(base, TokenRows(base.table, IDS))
     assert torch.equal(one(TOKENS, torch.float32), base.weight[TOKENS])
     one.rows.values.data += randn(3, DIM, seed=5)
     weight = base.weight.clone()
@@ -110,7 +111,7 @@ def test_only_the_rows_of_some_tokens_are_trained() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_head_scores_trained_rows_and_a_tied_one_leaves_them_to_the_embedding(tied: bool) -> None:
     weight = nn.Parameter(randn(VOCAB, DIM), requires_grad=False)
-    rows = TokenRows(weight, IDS)
+    rows = TokenRows(DenseTable(weight), IDS)
     rows.values.data += randn(3, DIM, seed=5)
     head = TokenHead(DenseLinear(weight), rows, tied=tied)
     changed = weight.clone()

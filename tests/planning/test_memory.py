@@ -20,7 +20,8 @@ from veneer.config import QuantSection
 from veneer.enums import Method, Products
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import load_model
-from veneer.planning.memory import MB, base_bytes, memory, resident
+from veneer.planning.base import base_bytes
+from veneer.planning.memory import MB, memory, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.products import compiled
 from veneer.quant.packed import PackedLinear

@@ -21,7 +21,8 @@ from veneer.load import expected_tensors, load_model
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
-from veneer.planning.memory import base_bytes, memory
+from veneer.planning.base import base_bytes
+from veneer.planning.memory import memory
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations
 from veneer.quant.packed import PackedLinear

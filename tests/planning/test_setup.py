@@ -9,7 +9,7 @@ from plan_setups import setup
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Init, Method
 from veneer.errors import AdapterError
-from veneer.planning.memory import base_bytes
+from veneer.planning.base import base_bytes
 
 
 def test_what_cannot_be_adapted_is_refused_as_it_would_be_in_training() -> None:

@@ -17,9 +17,10 @@ from veneer.backends.load import load_language_model
 from veneer.config import QuantSection
 from veneer.enums import Backend, Method
 from veneer.io.checkpoint import open_checkpoint, read_model_config
-from veneer.load import WeightForm
+from veneer.load import TableForm, WeightForm
 from veneer.planning.weights import Held
 from veneer.quant.packed import PackedLinear
+from veneer.quant.tables import BlockEmbedding, BlockHead
 
 FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED}
 
@@ -59,8 +60,11 @@ def test_blocks_of_a_gguf_file_are_counted_as_they_are_held(
 ) -> None:
     file, quant = tmp_path / "m.gguf", QuantSection.model_validate(settings)
     write_gguf(file, tiny_gguf_model(), GGMLQuantizationType[kind])
-    loaded = load_language_model(open_checkpoint(file), form=FORMS[method], dtype=dtype, quant=quant)
+    stored = TableForm.STORED
+    loaded = load_language_model(open_checkpoint(file), form=FORMS[method], dtype=dtype, quant=quant, tables=stored)
     packed = sum(module.nbytes for module in loaded.modules() if isinstance(module, PackedLinear))
+    ends = (one for one in loaded.modules() if isinstance(one, BlockEmbedding | BlockHead))
+    packed += sum(one.table.blocks.nbytes for one in ends)
     description = describe_model(read_model_config(file), Backend.AUTO)
     said = Held(description=description, method=method, dtype=dtype, device="cpu", quant=quant).bytes
     assert said == sum(one.nbytes for one in loaded.parameters()) + packed

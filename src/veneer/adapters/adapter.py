@@ -20,8 +20,9 @@ from veneer.adapters.rounded import RoundedFactors
 from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
-from veneer.model.decoder import BaseLinear, Embedding, RmsNorm
+from veneer.model.decoder import BaseLinear, RmsNorm
 from veneer.model.language import Modules
+from veneer.tables import TokenLookup, copied_table
 
 
 @dataclass(slots=True)
@@ -151,7 +152,9 @@ class Adapter:
 
 def base_tensors(base: object) -> dict[str, Tensor]:
     """Weight and bias of a frozen module in float64; a quantised weight is decoded."""
-    if isinstance(base, Embedding | RmsNorm):
+    if isinstance(base, TokenLookup):
+        return {"weight": copied_table(base.table, torch.float64)}
+    if isinstance(base, RmsNorm):
         return {"weight": base.weight.detach().double()}
     linear = cast(BaseLinear, base)
     found = {"weight": linear.dequantize(torch.float32).detach().double()}

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from veneer.adapters.dora import MAGNITUDE, scaled
 from veneer.adapters.module import copy_tensors
-from veneer.model.decoder import DenseLinear, Embedding
+from veneer.model.decoder import BaseLinear
 from veneer.model.precomputed import Precomputes
+from veneer.tables import TokenLookup, TokenTable, parts
 
 NORM_ROWS = 4096
 """Number of embedding rows that are summed at a time."""
@@ -34,7 +35,7 @@ class LoraEmbedding(nn.Module, Precomputes):
         magnitudes: whether the magnitudes of the embedding's columns are trained (DoRA).
     """
 
-    def __init__(self, base: Embedding, a: Tensor, b: Tensor, *, scale: float, magnitudes: bool = False):
+    def __init__(self, base: TokenLookup, a: Tensor, b: Tensor, *, scale: float, magnitudes: bool = False):
         super().__init__()
         self.base = base
         self.lora_embedding_A = nn.Parameter(a)
@@ -63,10 +64,10 @@ class LoraEmbedding(nn.Module, Precomputes):
     @torch.no_grad()
     def _norm(self) -> Tensor:
         """Norms of the columns, `[dim]` float32. Rows are summed in parts, since the embedding is large."""
-        squares = torch.zeros(self.base.weight.shape[1], dtype=torch.float64, device=self.base.weight.device)
-        for rows, a in zip(
-            torch.split(self.base.weight, NORM_ROWS), torch.split(self.lora_embedding_A.t(), NORM_ROWS), strict=True
-        ):
+        table = self.base.table
+        squares = torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
+        for place, rows in parts(table, NORM_ROWS):
+            a = self.lora_embedding_A.t()[place]
             summed = rows.float() + (a @ self.lora_embedding_B.t()) * self.scale
             squares += summed.square().sum(0, dtype=torch.float64)
         return squares.sqrt().float()
@@ -110,20 +111,20 @@ class TokenRows(nn.Module):
     """Trained rows of an embedding or head.
 
     Args:
-        weight: the weight `[vocab, dim]`, which is not changed.
+        table: the weight `[vocab, dim]`, which is not changed.
         ids: ids of the tokens whose rows are trained.
     """
 
     ids: Tensor
     places: Tensor
 
-    def __init__(self, weight: Tensor, ids: tuple[int, ...]):
+    def __init__(self, table: TokenTable, ids: tuple[int, ...]):
         super().__init__()
-        self.register_buffer("ids", torch.tensor(ids, device=weight.device))
-        places = torch.full((len(weight),), -1, device=weight.device)
-        places[self.ids] = torch.arange(len(ids), device=weight.device)
+        self.register_buffer("ids", torch.tensor(ids, device=table.device))
+        places = torch.full((table.shape[0],), -1, device=table.device)
+        places[self.ids] = torch.arange(len(ids), device=table.device)
         self.register_buffer("places", places)
-        self.values = nn.Parameter(weight.detach()[self.ids].float())
+        self.values = nn.Parameter(table.rows(self.ids).detach().float())
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Replace the rows in the weight. See `AdapterModule.merge_into`."""
@@ -134,7 +135,7 @@ class TokenRows(nn.Module):
 class TokenEmbedding(nn.Module):
     """An embedding of which some rows are trained. The others are frozen."""
 
-    def __init__(self, base: Embedding, rows: TokenRows):
+    def __init__(self, base: TokenLookup, rows: TokenRows):
         super().__init__()
         self.base = base
         self.rows = rows
@@ -175,7 +176,7 @@ class TokenHead(nn.Module):
         tied: whether the rows belong to the embedding, which then saves them.
     """
 
-    def __init__(self, base: DenseLinear, rows: TokenRows, *, tied: bool):
+    def __init__(self, base: BaseLinear, rows: TokenRows, *, tied: bool):
         super().__init__()
         self.in_features, self.out_features = base.in_features, base.out_features
         self.base = base
@@ -185,7 +186,7 @@ class TokenHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, `[rows, dim]` to `[rows, vocab]`."""
-        scores = cast(Tensor, self.base(x))
+        scores = self.base(x)
         if not self.enabled:
             return scores
         return scores.index_copy(1, self.rows.ids, x @ self.rows.values.to(x.dtype).t())

@@ -24,10 +24,11 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
 from veneer.enums import Bias, Factors, Init, Task, Variant
 from veneer.errors import AdapterError
-from veneer.model.decoder import BaseLinear, DenseLinear, Embedding
+from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
 from veneer.model.leaves import WideNorm
+from veneer.tables import HoldsTable, TokenLookup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +143,8 @@ class _Maker:
         spec, device = self.spec, self.model.device
         rank, scale = spec.rank_of(path), spec.scale_of(path)
         base = self.model.get_submodule(path)
-        if isinstance(base, Embedding):
-            vocab, dim = base.weight.shape
+        if isinstance(base, TokenLookup):
+            vocab, dim = base.table.shape
             a, b = embedding(rank, vocab, dim, self.draws)
             return LoraEmbedding(base, a.to(device), b.to(device), scale=scale, magnitudes=spec.variant is Variant.DORA)
         linear = cast(BaseLinear, base)
@@ -240,15 +241,15 @@ class _Maker:
             return
         embedding_rows = None
         if EMBEDDING in chosen:
-            base = cast(Embedding, self.model.get_submodule(EMBEDDING))
-            embedding_rows = TokenRows(base.weight, chosen[EMBEDDING])
+            base = cast(TokenLookup, self.model.get_submodule(EMBEDDING))
+            embedding_rows = TokenRows(base.table, chosen[EMBEDDING])
             yield EMBEDDING, TokenEmbedding(base, embedding_rows)
         head = self.model.get_submodule(HEAD)
         if HEAD in chosen:
-            dense = cast(DenseLinear, head)
-            yield HEAD, TokenHead(dense, TokenRows(dense.weight, chosen[HEAD]), tied=False)
+            own_rows = TokenRows(cast(HoldsTable, head).table, chosen[HEAD])
+            yield HEAD, TokenHead(cast(BaseLinear, head), own_rows, tied=False)
         elif embedding_rows is not None and self.model.spec.tied_head:
-            yield HEAD, TokenHead(cast(DenseLinear, head), embedding_rows, tied=True)
+            yield HEAD, TokenHead(cast(BaseLinear, head), embedding_rows, tied=True)
 
 
 def module_paths(model: LanguageModel) -> list[str]:
@@ -257,7 +258,7 @@ def module_paths(model: LanguageModel) -> list[str]:
     return [
         path
         for path, module in model.named_modules()
-        if path in linears or next(module.parameters(recurse=False), None) is not None
+        if path in linears or isinstance(module, HoldsTable) or next(module.parameters(recurse=False), None) is not None
     ]
 
 
@@ -274,6 +275,6 @@ def _limit(model: LanguageModel, path: str) -> int:
 
 
 def _smaller_side(module: nn.Module) -> int:
-    if isinstance(module, Embedding):
-        return min(module.weight.shape)
+    if isinstance(module, TokenLookup):
+        return min(module.table.shape)
     return min(int(module.in_features), int(module.out_features))  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ from veneer.model.language import LanguageModel
 from veneer.quant.blocks import BlockLinear
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
+from veneer.tables import HoldsTable, TokenTable, parts
 
 _UPDATES = tuple(
     f".{name}"
@@ -257,7 +258,8 @@ def _without_copies(
     Raises:
         AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
     """
-    weights = {EMBEDDING: model.embedding.get_parameter("weight"), HEAD: model.head_weight}
+    held = {EMBEDDING: model.embedding, HEAD: model.lm_head}
+    weights = {path: module.table if isinstance(module, HoldsTable) else None for path, module in held.items()}
     copies: dict[str, str] = {}
     for path in weights:
         saved = path.endswith(spec.modules_to_save) or (
@@ -274,10 +276,9 @@ def _without_copies(
             continue
         if weight.shape[1] != tensors[name].shape[-1]:
             problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
-        elif len(weight) != len(tensors[name]):
+        elif weight.shape[0] != len(tensors[name]):
             resized[path] = tensors[name]
-        # Both may have been rounded to another dtype. The weights of another model differ by more than that.
-        elif not torch.allclose(weight.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
+        elif not _alike(weight, tensors[name]):
             problems.append(f"{name}: other values than the model's")
     if problems:
         raise AdapterError(
@@ -294,6 +295,11 @@ def _without_copies(
                 "again with save_embedding_layers=True and the other end in modules_to_save."
             )
     return own, resized
+
+
+def _alike(weight: TokenTable, copy: Tensor) -> bool:
+    # Both may have been rounded to another dtype. The weights of another model differ by more than that.
+    return all(torch.allclose(part.float().cpu(), copy[at], rtol=2**-6, atol=1e-4) for at, part in parts(weight))
 
 
 def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:

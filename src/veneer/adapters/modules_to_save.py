@@ -11,6 +11,7 @@ from veneer.adapters.module import copy_tensors
 from veneer.errors import AdapterError
 from veneer.model.language import Modules
 from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm
+from veneer.tables import HoldsTable, TokenLookup, copied_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,17 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
     Raises:
         AdapterError: the module holds no weights of its own.
     """
-    if isinstance(module, Embedding):
-        return Embedding(_parameter(module.weight))
+    if isinstance(module, TokenLookup):
+        return Embedding(nn.Parameter(copied_table(module.table, torch.float32)))
     if isinstance(module, RmsNorm):
         own = module.bias if isinstance(module, WideNorm) else None
         return module.of(_parameter(module.weight), None if own is None else _parameter(own))
     if not isinstance(module, nn.ModuleList) and path.rpartition(".")[2] in LINEAR_LEAVES:
-        bias = module.bias
+        bias = _parameter(module.bias) if isinstance(module.bias, Tensor) else None
+        if isinstance(module, HoldsTable):
+            return DenseLinear(nn.Parameter(copied_table(module.table, torch.float32)), bias)
         weight: Tensor = module.dequantize(torch.float32)  # type: ignore[operator]
-        return DenseLinear(_parameter(weight), _parameter(bias) if isinstance(bias, Tensor) else None)
+        return DenseLinear(_parameter(weight), bias)
     raise AdapterError(
         f"modules_to_save: {path} is a {type(module).__name__} and holds no weights of its own; name what is in it"
     )

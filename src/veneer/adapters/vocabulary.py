@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.model.decoder import DenseLinear, Embedding
 from veneer.model.language import LanguageModel
+from veneer.tables import HoldsTable, TokenTable, copied_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,14 @@ class EmbeddingSnapshot:
 def resize_embeddings(model: LanguageModel, rows: int) -> None:
     """Resize embedding and head to `rows` rows, if they have fewer. Each new row is the mean of the base's rows."""
     if rows > model.spec.vocab_size:
-        weights: dict[str, Tensor] = {EMBEDDING: _weight(model.embedding)}
+        tables = {EMBEDDING: _table(model.embedding)}
         if not model.spec.tied_head:
-            weights[HEAD] = _weight(model.lm_head)
-        set_embeddings(model, {path: _with_means(weight, rows) for path, weight in weights.items()})
+            tables[HEAD] = _table(model.lm_head)
+        set_embeddings(model, {path: _with_means(table, rows) for path, table in tables.items()})
 
 
 def set_embeddings(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
-    """Replace the weights of embedding and head. Where they are tied, either weight stands for both.
+    """Replace the weights of embedding and head by tensors. Where they are tied, either weight stands for both.
 
     Args:
         model: a model without an adapter.
@@ -52,7 +54,7 @@ def set_embeddings(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
     """
     if not weights:
         return
-    device, dtype, tied = model.device, _weight(model.embedding).dtype, model.spec.tied_head
+    device, dtype, tied = model.device, _table(model.embedding).dtype, model.spec.tied_head
     embedding, head, vocab = model.embedding, model.lm_head, model.spec.vocab_size
     for path, weight in weights.items():
         parameter = nn.Parameter(weight.to(device, dtype), requires_grad=False)
@@ -63,10 +65,11 @@ def set_embeddings(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
     model.set_embeddings(embedding, head, vocab)
 
 
-def _with_means(weight: Tensor, rows: int) -> Tensor:
-    mean = weight.detach().mean(0, dtype=torch.float32).to(weight.dtype)
-    return torch.cat((weight.detach(), mean.expand(rows - len(weight), -1)))
+def _with_means(table: TokenTable, rows: int) -> Tensor:
+    weight, own = copied_table(table, table.dtype, rows), table.shape[0]
+    weight[own:] = weight[:own].mean(0, dtype=torch.float32).to(weight.dtype)
+    return weight
 
 
-def _weight(table: nn.Module) -> Tensor:
-    return table.get_parameter("weight")
+def _table(module: nn.Module) -> TokenTable:
+    return cast(HoldsTable, module).table

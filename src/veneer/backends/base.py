@@ -87,6 +87,8 @@ class Description:
     """How the files hold the linear layers quantised, or None where they do not."""
     blocks: Mapping[str, Format]
     """The linear layers, by path, that a GGUF file holds in blocks which kernels read."""
+    tables: Mapping[str, Format]
+    """Embedding and head, by path, where a GGUF file holds them so."""
     dtype: torch.dtype | None
     """The dtype of the weights in the files, by their headers where they are there, else by config.json; None where
     neither says it."""

@@ -14,7 +14,7 @@ from veneer.io.checkpoint import ModelConfig, dtype_in_headers
 from veneer.io.model_files import decoded_when_read, dtype_of_files
 from veneer.io.prequantised import described_quantisation
 from veneer.io.protocol import Checkpoint
-from veneer.load import block_formats, linear_paths, stored_layers, stored_quantisation
+from veneer.load import block_formats, linear_paths, stored_layers, stored_quantisation, table_formats
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
 from veneer.model.spec import spec_from_hf
 
@@ -47,6 +47,7 @@ def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Descript
             else stored_quantisation(model, spec)
         ),
         blocks=block_formats(model.blocks, paths),
+        tables=table_formats(model.blocks),
         dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
     )
@@ -74,6 +75,7 @@ def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Descri
         linears=tuple(line.path for line in spec.adaptable),
         stored=stored,
         blocks={},
+        tables={},
         dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
         notes=(said(model.config, wanted), *_layers_without_adapter(spec)),

@@ -14,7 +14,7 @@ from veneer.config import QuantSection
 from veneer.enums import Backend, Products
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import StreamedWeights, WeightForm, load_model, stored_layers
+from veneer.load import StreamedWeights, TableForm, WeightForm, load_model, stored_layers
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
@@ -31,6 +31,7 @@ def load_language_model(
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
     quant: QuantSection | None = None,
+    tables: TableForm = TableForm.DENSE,
     progress: Callable[[str], None] = lambda name: None,
 ) -> LanguageModel:
     """Build the model of `checkpoint`; arguments and errors as `veneer.load.load_model`, and who computes it.
@@ -46,6 +47,7 @@ def load_language_model(
             device=device,
             products=products,
             quant=quant,
+            tables=tables,
             progress=progress,
         )
     elif products is not Products.EXACT:

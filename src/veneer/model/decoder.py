@@ -4,8 +4,8 @@ Tokens are one flat list `[tokens]`. An `Attention` decides which of them see ea
 are Hugging Face's. Projections are fused or separate as in the files, so that checkpoint keys and PEFT's
 `target_modules` fit as they are.
 
-The constructor asks a `Weights` for every tensor by its path, in checkpoint order. The decoder does not know how a
-weight is stored.
+The constructor asks a `Weights` for every tensor by its path, and a `Tables` for embedding and head, in checkpoint
+order. The decoder does not know how a weight is stored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,22 @@ from veneer.model.cache import KVCache
 from veneer.model.compiled_step import CompiledStep, compile_step
 from veneer.model.decoding import CachedDecoding
 from veneer.model.layers import LAYERS, DecoderLayer, Mlp, SelfAttention
-from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, HostEmbedding, RmsNorm, Weights, make_norm
+from veneer.model.leaves import (
+    BaseLinear,
+    DenseLinear,
+    DenseTables,
+    Embedding,
+    HostEmbedding,
+    RmsNorm,
+    Tables,
+    Weights,
+    make_norm,
+)
 from veneer.model.recompute import Recomputation
 from veneer.model.rope import Angles, Rotary
 from veneer.model.shape import DecoderSpec
 from veneer.products import Scores
+from veneer.tables import TokenLookup
 
 __all__ = [
     "BaseLinear",
@@ -49,11 +60,9 @@ __all__ = [
 class Decoder(nn.Module):
     """Embedding, layers and final norm (`model.` in the checkpoint)."""
 
-    def __init__(self, spec: DecoderSpec, weights: Weights):
+    def __init__(self, spec: DecoderSpec, weights: Weights, tables: Tables):
         super().__init__()
-        self.embed_tokens = Embedding(
-            weights.parameter("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
-        )
+        self.embed_tokens = tables.embedding("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
         self.layers = nn.ModuleList(
             LAYERS[spec.norm_placement](spec, layer, weights) for layer in range(spec.num_layers)
         )
@@ -123,19 +132,21 @@ class CausalLM(nn.Module):
         spec: sizes and switches of the decoder.
         weights: makes the modules that hold weights.
         dtype: dtype of activations and products; that of the weights may be another.
+        tables: makes embedding and head; None makes them of tensors from `weights`.
     """
 
-    def __init__(self, spec: DecoderSpec, weights: Weights, dtype: torch.dtype):
+    def __init__(self, spec: DecoderSpec, weights: Weights, dtype: torch.dtype, tables: Tables | None = None):
         super().__init__()
         self.spec = spec
         self.dtype = dtype
         recording = _RecordingWeights(weights)
-        self.model = Decoder(spec, recording)
+        tables = tables or DenseTables(weights)
+        self.model = Decoder(spec, recording, tables)
         self._linears = recording.linears
         if spec.tied_head:
-            self.lm_head: nn.Module = DenseLinear(self.model.embed_tokens.weight)
+            self.lm_head: nn.Module = self.model.embed_tokens.tied_head()
         else:
-            self.lm_head = DenseLinear(weights.parameter("lm_head.weight", (spec.vocab_size, spec.hidden_size)))
+            self.lm_head = tables.head("lm_head.weight", (spec.vocab_size, spec.hidden_size))
 
     @property
     def device(self) -> torch.device:
@@ -212,7 +223,7 @@ class CausalLM(nn.Module):
             cast(Rotary, rotary).place(device)
         if self.spec.tied_head:
             # Each of the two was given memory by itself.
-            self.lm_head.weight = self.model.embed_tokens.weight
+            self.lm_head = self.model.embed_tokens.tied_head()
 
     def park_inputs(self, copier: Copier) -> None:
         """Keep the inputs of recomputed layers in the main memory."""
@@ -227,11 +238,12 @@ class CausalLM(nn.Module):
         """
         if self.spec.tied_head:
             raise ValueError("the head is tied to the embedding, which cannot be moved without it")
-        self.model.embed_tokens = cast(Embedding, HostEmbedding(self.model.embed_tokens.weight, self.device))
+        weight = self.model.embed_tokens.get_parameter("weight")
+        self.model.embed_tokens = cast(TokenLookup, HostEmbedding(weight, self.device))
 
     def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
         """Replace the embedding and the head, and set the size of the vocabulary."""
-        self.model.embed_tokens, self.lm_head = cast(Embedding, embedding), head
+        self.model.embed_tokens, self.lm_head = cast(TokenLookup, embedding), head
         self.spec = replace(self.spec, vocab_size=vocab_size)
 
     def linear_paths(self) -> list[str]:

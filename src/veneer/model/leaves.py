@@ -1,13 +1,14 @@
-"""The modules of a decoder that hold weights: linear layers, norms and the embedding; and `Weights`, which makes them.
+"""The modules of a decoder that hold weights: linear layers, norms and the embedding; and what makes them.
 
-A decoder asks a `Weights` for every tensor by its path. That one argument decides the form of a weight (dense,
-quantised, trainable), and can stream it from disk.
+A decoder asks a `Weights` for every tensor by its path, and a `Tables` for embedding and head. These two arguments
+decide the form of a weight (dense, quantised, trainable), and can stream it from disk.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
@@ -19,6 +20,7 @@ from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
 from veneer.native.stored import StoredLayer, StoredLinear, stored_dense
 from veneer.products import Frozen, LowRank, layer_inputs, layer_outputs, through
+from veneer.tables import DenseTable, HoldsTable, TokenLookup
 
 
 class BaseLinear(Frozen, Protocol):
@@ -69,7 +71,19 @@ class Weights(Protocol):
         ...
 
 
-class DenseLinear(nn.Module, StoredLayer):
+class Tables(Protocol):
+    """Makes the two ends of a decoder, whose weights have a row for each token."""
+
+    def embedding(self, path: str, shape: tuple[int, int]) -> TokenLookup:
+        """The embedding with the weight of this name."""
+        ...
+
+    def head(self, path: str, shape: tuple[int, int]) -> nn.Module:
+        """A head of its own with the weight of this name; one that is tied to the embedding is made by that."""
+        ...
+
+
+class DenseLinear(nn.Module, StoredLayer, HoldsTable):
     """A float linear layer, frozen or trainable as its parameters are. It computes in the dtype of its input."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None):
@@ -77,6 +91,11 @@ class DenseLinear(nn.Module, StoredLayer):
         self.out_features, self.in_features = weight.shape
         self.weight = weight
         self.bias = bias
+
+    @property
+    def table(self) -> DenseTable:
+        """See `HoldsTable`."""
+        return DenseTable(self.weight)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight `[out_features, in_features]` in `dtype`, without a copy where it has that dtype."""
@@ -197,13 +216,37 @@ class HostEmbedding(nn.Module):
         return sent(functional.embedding(tokens.cpu(), self.weight).to(dtype), self._device)
 
 
-class Embedding(nn.Module):
-    """Token embedding. A tied head shares its weight."""
+class Embedding(TokenLookup):
+    """Token embedding whose weight is a tensor. A tied head shares it."""
 
     def __init__(self, weight: nn.Parameter):
         super().__init__()
         self.weight = weight
 
+    @property
+    def table(self) -> DenseTable:
+        """See `HoldsTable`."""
+        return DenseTable(self.weight)
+
+    def tied_head(self) -> DenseLinear:
+        """See `TokenLookup`."""
+        return DenseLinear(self.weight)
+
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Look up token ids `[tokens]`: their rows, `[tokens, dim]` in `dtype`."""
+        """See `TokenLookup`."""
         return functional.embedding(tokens, self.weight).to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseTables:
+    """Embedding and head whose weights are tensors (`Tables`)."""
+
+    weights: Weights
+
+    def embedding(self, path: str, shape: tuple[int, int]) -> Embedding:
+        """See `Tables`."""
+        return Embedding(self.weights.parameter(path, shape))
+
+    def head(self, path: str, shape: tuple[int, int]) -> DenseLinear:
+        """See `Tables`."""
+        return DenseLinear(self.weights.parameter(path, shape))

@@ -12,7 +12,7 @@ from itertools import chain
 from mmap import PAGESIZE
 from pathlib import Path
 
-from veneer.adapters.targets import EMBEDDING, HEAD, is_router
+from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Method, Products, Variant
 from veneer.gpu.parked import ON_CARD
 from veneer.losses.scores import chunk_rows
@@ -20,13 +20,14 @@ from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.planning.activations import blocks_are_joined, kept_activations, kept_outside, largest_layer
 from veneer.planning.attention_scratch import attention_scratch, scratch_by_document
+from veneer.planning.base import base_bytes
 from veneer.planning.compiled_products import compiled_by_document, compiled_bytes
 from veneer.planning.lanes import PART_FILE
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
 from veneer.planning.setup import BatchShape, Setup, Teaching
-from veneer.quant.schemes import decode_scratch, packed_bytes
+from veneer.quant.schemes import decode_scratch
 
 MB = 10**6
 COMPARED_ROWS, COPIES = 64, 8
@@ -160,24 +161,6 @@ def resident() -> int:
     except OSError:
         return TYPICAL_START
     return int(fields[1]) * PAGESIZE
-
-
-def base_bytes(setup: Setup) -> int:
-    """Bytes of all weights of the base, in the form of the method."""
-    size = 4 if setup.full else setup.dtype.itemsize
-    total = setup.other_weights * size
-    for linear in chain.from_iterable(layer.values() for layer in setup.linears):
-        if linear.experts:
-            continue
-        if setup.products is Products.INT8 and not is_router(linear.path):
-            total += 2 * linear.weights + 8 * (linear.inputs + linear.outputs)
-        elif (held := setup.block_bytes(linear)) is not None:
-            total += held
-        elif linear.path in setup.dense:
-            total += linear.weights * (size if is_router(linear.path) else setup.dense_bytes)
-        else:
-            total += packed_bytes(linear.outputs, linear.inputs, setup.quant)
-    return total
 
 
 def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | None = None) -> Memory:

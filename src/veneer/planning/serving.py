@@ -14,8 +14,9 @@ import torch
 
 from veneer.errors import ConfigError
 from veneer.generation.scheduler import Limits
+from veneer.planning.base import base_bytes
 from veneer.planning.choose import Limit
-from veneer.planning.memory import MB, base_bytes
+from veneer.planning.memory import MB
 from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, step_width, token_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.trained import by_adapter

@@ -122,6 +122,8 @@ class Setup:
     method."""
     blocks: Mapping[str, Format] = field(default_factory=dict)
     """The linear layers, by path, that the base's GGUF file holds in blocks which kernels read."""
+    tables: Mapping[str, Format] = field(default_factory=dict)
+    """Embedding and head, by path, where the file holds them so and the model only answers."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     objective: ObjectiveName = ObjectiveName.SFT
@@ -177,6 +179,7 @@ class Setup:
         *,
         stored: bool = False,
         blocks: Mapping[str, Format] | None = None,
+        tables: Mapping[str, Format] | None = None,
         files: torch.dtype | None = None,
         lora: LoraSpec | None = None,
         targets: tuple[str, ...] | None = None,
@@ -198,6 +201,7 @@ class Setup:
             quant=config.quant,
             stored=stored,
             blocks=blocks or {},
+            tables=tables or {},
             products=config.compute.products,
             optimizer=config.train.optimizer,
             objective=config.objective,

@@ -14,8 +14,9 @@ from veneer.backends.base import Description
 from veneer.config import QuantSection
 from veneer.enums import Method
 from veneer.model.hf_skeleton import HfSpec
+from veneer.planning.base import base_bytes
 from veneer.planning.estimate import hf_linears, linear_bytes
-from veneer.planning.memory import MB, base_bytes
+from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
 
 NO_ADAPTER = LoraSpec(rank=1, alpha=1.0)
@@ -57,6 +58,7 @@ class Held:
                 quant=quant,
                 stored=stored is not None,
                 blocks=self.description.blocks,
+                tables=self.description.tables,
                 file_bytes=4 if files is None else files.itemsize,
             )
         )

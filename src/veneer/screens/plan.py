@@ -86,6 +86,7 @@ def plan_server_visibly(
         machine.threads,
         stored=description.stored is not None,
         blocks=description.blocks,
+        tables=description.tables,
         files=description.dtype,
     )
     length = context or description.spec.max_positions

@@ -92,6 +92,7 @@ def _setup(adapter: Path, run: RunConfig | None, description: Description, machi
     """The base as an evaluation holds it, with the adapter on it."""
     spec, stored = description.spec, description.stored
     assert isinstance(spec, DecoderSpec), "what transformers computes is not planned"
+    grown = vocabulary > spec.vocab_size
     lora, _ = read_config(adapter)
     return Setup(
         spec=replace(spec, vocab_size=max(spec.vocab_size, vocabulary)),
@@ -103,5 +104,6 @@ def _setup(adapter: Path, run: RunConfig | None, description: Description, machi
         quant=stored or (QuantSection() if run is None else run.quant),
         stored=stored is not None,
         blocks=description.blocks,
+        tables={} if grown else description.tables,  # a table that grows is decoded
         file_bytes=4 if description.dtype is None else description.dtype.itemsize,
     )

@@ -139,8 +139,8 @@ class GgufCheckpoint:
         raw, heads = self._rows(entry), entry.piece.heads
         scales = raw.reshape(-1, GGML_QUANT_SIZES[entry.info.kind][1])[:, : HEADS[entry.info.kind]]
         check_finite(self.source, f"the scales of {name}", torch.from_numpy(scales.copy()).view(torch.float16).float())
-        out = torch.empty(raw.shape, dtype=torch.uint8)
-        out[row_order(len(raw), heads) if heads else slice(None)] = torch.from_numpy(raw.copy())
+        out = room_for(raw.shape, torch.uint8)
+        out.numpy()[row_order(len(raw), heads).numpy() if heads else slice(None)] = raw
         return out
 
     def _rows(self, entry: _Entry) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -1,0 +1,138 @@
+"""Embedding and head that are held in the blocks of a GGUF file, byte for byte, to answer with.
+
+The embedding decodes the rows that are asked for. The head's few rows are multiplied by the blocks themselves; with
+many rows the blocks are decoded in pieces that stay in the processor's cache, so that there is never a decoded copy of
+the whole. A tied head has the embedding's own blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from veneer.native.arguments import usable
+from veneer.native.functions import StepProducts
+from veneer.native.library import kernels
+from veneer.native.stored import Format, Stored, StoredLayer, StoredLinear
+from veneer.products import FEWEST_ROWS, LowRank, inputs, layer_inputs, layer_outputs, outputs, through
+from veneer.quant.blocks import decode_blocks, row_bytes
+from veneer.quant.packed import expect
+from veneer.tables import HoldsTable, TokenLookup, parts
+
+PIECE = 2048
+"""How many rows of the head are decoded for a product at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTable:
+    """A weight in blocks (`veneer.tables.TokenTable`). What it gives out is rounded once, to `dtype`."""
+
+    blocks: Tensor
+    """The blocks, uint8 `[vocab_size, row_bytes]`, on the CPU."""
+    kind: Format
+    columns: int
+    dtype: torch.dtype
+    """The compute dtype."""
+
+    def __post_init__(self) -> None:
+        """Raise ModelError if the blocks are not those of rows of `columns` weights."""
+        expect("blocks", self.blocks, torch.uint8, (self.blocks.shape[0], row_bytes(self.kind, self.columns)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `TokenTable`."""
+        return self.blocks.shape[0], self.columns
+
+    @property
+    def device(self) -> torch.device:
+        """See `TokenTable`."""
+        return self.blocks.device
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """See `TokenTable`: only these rows are decoded."""
+        return decode_blocks(self.blocks.index_select(0, tokens), self.kind, self.dtype)
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """See `TokenTable`."""
+        return decode_blocks(self.blocks[start:stop], self.kind, self.dtype)
+
+    def stored(self) -> Stored:
+        """The weight as it is stored, for kernels."""
+        return Stored(format=self.kind, columns=self.blocks.shape[0], depth=self.columns, codes=self.blocks)
+
+
+class BlockEmbedding(TokenLookup):
+    """A frozen token embedding in blocks."""
+
+    def __init__(self, table: BlockTable):
+        super().__init__()
+        self._table = table
+
+    @property
+    def table(self) -> BlockTable:
+        """See `HoldsTable`."""
+        return self._table
+
+    def tied_head(self) -> BlockHead:
+        """See `TokenLookup`."""
+        return BlockHead(self._table)
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `TokenLookup`; the rows are rounded to the compute dtype, as those of a decoded embedding."""
+        return self._table.rows(tokens).to(dtype)
+
+
+class BlockHead(nn.Module, StoredLayer, HoldsTable):
+    """A frozen head in blocks: a base linear (contract 1 in docs/design.md) without a bias."""
+
+    bias: Tensor | None = None
+
+    def __init__(self, table: BlockTable):
+        super().__init__()
+        self._table = table
+        self.out_features, self.in_features = table.shape
+
+    @property
+    def table(self) -> BlockTable:
+        """See `HoldsTable`."""
+        return self._table
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        return StoredLinear(weight=self._table.stored())
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight `[out_features, in_features]` in `dtype`, rounded to the compute dtype before."""
+        return self._table.part(0, self.out_features).to(dtype)
+
+    @torch.no_grad()
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ update), `[rows, in_features]` to `[rows, out_features]` in the dtype of x; no gradients."""
+        if x.dtype is torch.float32:
+            return layer_outputs(x, self, update)
+        native = kernels()
+        if native is not None and len(x) < FEWEST_ROWS and usable(x):
+            products = native.bfloat16_products if x.dtype is torch.bfloat16 else StepProducts.FLOATS
+            y = native.rows_product(x.float(), self._table.stored(), products=products).to(x.dtype)
+            return y if update is None else update.add_to_outputs(y)
+        y = x.new_empty((len(x), self.out_features))
+        for place, weight in parts(self._table, PIECE):
+            own = None if update is None else LowRank(update.left, update.right[place], update.scale)
+            y[:, place] = outputs(x, weight.to(x.dtype), None, own)
+        return y
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update), `[rows, out_features]` to `[rows, in_features]`."""
+        if grad.dtype is torch.float32:
+            return layer_inputs(grad, self, update)
+        return inputs(grad, self.dequantize(grad.dtype), update)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x Wᵀ."""
+        return through(self, x)
+
+    def extra_repr(self) -> str:
+        """The line that `print(module)` shows."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self._table.kind.name}"

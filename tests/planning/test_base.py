@@ -1,0 +1,56 @@
+"""Embedding and head of a GGUF file are counted as they are held: in blocks where the model only answers."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+
+from gguf_files import tiny_model, write_model
+from plan_setups import setup
+from veneer.backends.describe import describe_model
+from veneer.enums import Backend, Method
+from veneer.io.checkpoint import open_checkpoint, read_model_config
+from veneer.load import TableForm, WeightForm, load_model
+from veneer.native.library import kernels
+from veneer.native.stored import Format
+from veneer.planning.base import base_bytes
+from veneer.planning.setup import Setup
+from veneer.quant.packed import PackedLinear
+from veneer.quant.tables import BlockEmbedding, BlockHead
+from veneer.tables import HoldsTable
+
+FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED}
+VOCAB, DIM = 49152, 576
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "F16"])
+@pytest.mark.parametrize(("method", "form"), product(FORMS, TableForm))
+def test_the_base_takes_what_its_tensors_take(method: Method, form: TableForm, kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    write_model(file, tiny_model(), GGMLQuantizationType[kind])
+    model = load_model(open_checkpoint(file), form=FORMS[method], tables=form)
+    described = describe_model(read_model_config(file), Backend.AUTO)
+    packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
+    blocks = {id(one.table): one.table.blocks for one in model.modules() if isinstance(one, BlockEmbedding | BlockHead)}
+    kept = kernels() is not None and form is TableForm.STORED and kind != "F16"
+    assert len(blocks) == (2 if kept else 0)
+    assert all(isinstance(one, HoldsTable) for one in (model.embedding, model.lm_head))
+    parameters = sum(one.nbytes for one in model.parameters()) + sum(one.nbytes for one in blocks.values())
+    of = Setup(
+        spec=model.spec, method=method, dtype=torch.bfloat16, blocks=described.blocks,
+        tables=described.tables if form is TableForm.STORED else {}, file_bytes=2,
+    )  # fmt: skip
+    assert base_bytes(of) == parameters + packed
+
+
+@pytest.mark.skipif(kernels() is None, reason="without compiled kernels all is decoded at loading")
+def test_a_tied_head_is_counted_once_and_what_is_trained_or_on_a_gpu_is_not_in_blocks() -> None:
+    tables = {"model.embed_tokens": Format.Q8_0}
+    saved = VOCAB * DIM * 2 - VOCAB * DIM // 32 * 34
+    assert base_bytes(setup()) - base_bytes(setup(tables=tables)) == saved
+    for other in ({"device": "cuda"}, {"method": Method.FULL}):
+        assert base_bytes(setup(**other)) == base_bytes(setup(tables=tables, **other))
