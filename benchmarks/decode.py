@@ -8,9 +8,8 @@ GGUF file in Q4_1 is read by both too. Formats are compared with themselves, NF4
 run with as many threads, each in a process of its own, by turns; the median of the rounds counts. The clock is the
 wall's, from the first prompt to the last token; tokens per second of the processor's time stand beside, for machines on
 which others compute. Below the table stand the instructions that llama.cpp uses, and the share of the processor's
-float32 peak that veneer's answers take, where a token takes two operations a weight that it meets: tokens of prompts
-meet the layers, the last one of a prompt and those of answers the head too. The next tokens stand there apart, since
-prompts may be multiplied in bfloat16.
+float32 peak that veneer's answers take (float_peak.py). The next tokens stand there apart from prompts. Where the
+processor multiplies pairs of bfloat16 faster than floats, either may be more than that peak.
 
 `--variant` chooses the kernels of a narrower instruction set for veneer. llama.cpp then still uses all that its build
 and the processor have.
@@ -21,7 +20,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -30,22 +28,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from float_peak import SHARE, allowed, float_peak
 
 from veneer.bundled import bundled_model
-
-if TYPE_CHECKING:
-    from veneer.io.checkpoint import Checkpoint
 
 COUNTS = (1, 8, 32)
 MOST = max(COUNTS)
 FIRST = f"{MOST} first"
 """The case that ends with the first token of each answer: what prompts take."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 PREFILL = 400
 """Tokens of the long prompt."""
-PEAK_ROUNDS = 50_000_000
-"""Turns of the loop whose operations are the peak: about a tenth of a second."""
 SYSTEMS = {
     4: ("veneer NF4", "veneer Q4_0", "veneer Q4_1", "llama.cpp Q4_0", "llama.cpp Q4_1"),
     8: ("veneer int8", "veneer Q8_0", "llama.cpp Q8_0"),
@@ -203,63 +196,23 @@ def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
 
 def share_of_peak(results: dict[str, list[dict[str, list[float]]]], args: argparse.Namespace) -> None:
     """What 60 % of the float32 peak would make, and what veneer's 32 answers at once make of it."""
-    import torch
-
-    from veneer.io.checkpoint import open_checkpoint
-    from veneer.native import library
-
-    if args.variant is not None:
-        library.use_variant(args.variant)
-    native = library.kernels()
-    if native is None:
+    peak = float_peak(args.threads, args.variant)
+    if peak is None:
         return
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        operations = native.peak(torch.float32, PEAK_ROUNDS, 1)
-        times.append(time.perf_counter() - start)
-    peak = args.threads * operations / min(times)
-    checkpoint = open_checkpoint(args.model)
-    layers, head = matrix_weights(checkpoint)
-    tokenizer = checkpoint.tokenizer()
-    prompts = sum(len(tokenizer.encode(prompt)) for prompt in stories(MOST)) / MOST
-    most, most_following = most_tokens(peak, args.tokens, prompts, layers, head)
+    most = allowed(args.model, stories(MOST), args.tokens, peak)
     print(
-        f"float32 peak of {args.threads} threads: {peak / 1e9:.0f} GFLOP/s, which would make {most:.0f} tokens/s of "
-        f"{MOST} answers with their prompts, and {most_following:.0f} without; 60 % are {0.6 * most:.0f} and "
-        f"{0.6 * most_following:.0f}"
+        f"float32 peak of {args.threads} threads: {peak / 1e9:.0f} GFLOP/s, which would make {most.whole:.0f} tokens/s "
+        f"of {MOST} answers with their prompts, and {most.following:.0f} without; {100 * SHARE:.0f} % are "
+        f"{SHARE * most.whole:.0f} and {SHARE * most.following:.0f}"
     )
     for name, runs in results.items():
         if name.startswith("veneer"):
             rate, first = (statistics.median(run[case][0] for run in runs) for case in (f"{MOST} at once", FIRST))
             alone = (args.tokens - 1) / (args.tokens / rate - 1 / first)
             print(
-                f"{name}: {MOST} at once take {100 * rate / most:.0f} % of it with their prompts, and without them "
-                f"{100 * alone / most_following:.0f} % ({alone:.0f} tokens/s)"
+                f"{name}: {MOST} at once take {100 * rate / most.whole:.0f} % of it with their prompts, and without "
+                f"them {100 * alone / most.following:.0f} % ({alone:.0f} tokens/s)"
             )
-
-
-def most_tokens(peak: float, tokens: int, prompt: float, layers: int, head: int) -> tuple[float, float]:
-    """Tokens a second that a peak in operations a second allows, of answers with their prompts, and of what follows the
-    first tokens.
-
-    Args:
-        peak: operations a second.
-        tokens: of an answer. The last one is never computed with, and the first one comes of the prompt.
-        prompt: tokens of a prompt.
-        layers, head: weights of all layers, and of the head.
-    """
-    following = 2 * (tokens - 1) * (layers + head)
-    whole = following + 2 * (prompt * layers + head)
-    return tokens * peak / whole, (tokens - 1) * peak / following
-
-
-def matrix_weights(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Weights of all layers' matrices, and of the head."""
-    names = set(checkpoint.names())
-    layers = sum(math.prod(shape) for name in names - {EMBEDDING, HEAD} if len(shape := checkpoint.shape(name)) == 2)
-    # A tied head is the embedding.
-    return layers, math.prod(checkpoint.shape(HEAD if HEAD in names else EMBEDDING))
 
 
 def main() -> None:

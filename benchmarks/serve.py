@@ -11,14 +11,16 @@ stand beside those of the wall's clock, for machines on which others compute.
 Pieces: `alone` (no adapter), `eight` (8 clients with 8 adapters), `many` (32 clients; Punica's four workloads, and
 Zipf's law over 1 to 1,000 adapters), `peft` (its mixed batches), `disk` (an adapter that is read from its files),
 `fairness` (one adapter whose clients never rest) and `memory` (drift over many requests). The last table has the
-targets, and what was reached. `--large` takes random weights in the shape of Llama 3.2 1B, for veneer's server alone:
-its pieces are `many`, `disk`, `fairness` and `memory`.
+targets, and what was reached; for 32 clients it is three times llama-server's rate, or 60 % of what the processor's
+float32 peak allows if that is less. `--large` takes random weights in the shape of Llama 3.2 1B, for veneer's server
+alone: its pieces are `many`, `disk`, `fairness` and `memory`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -32,6 +34,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from float_peak import SHARE, allowed, float_peak
 from serving_load import Ask, Load, Seen, Server, ask, prompts, quantile, run, workload
 from serving_systems import hf_folder, llama_server, make_adapters, make_large, name_of, peft_rate, veneer_server
 
@@ -111,6 +114,19 @@ class Bench:
             flush=True,
         )
 
+    def enough(self) -> float:
+        """The rate of many clients that is enough whatever others make: a share of the float32 peak."""
+        peak = float_peak(self.args.threads)
+        if peak is None:
+            return math.inf
+        found = allowed(self.model, prompts(max(CLIENTS), WORDS, 0), self.tokens, peak)
+        print(
+            f"float32 peak of {self.args.threads} threads: {peak / 1e9:.0f} GFLOP/s, {found.whole:.0f} tok/s of "
+            f"answers with their prompts; {100 * SHARE:.0f} % are {SHARE * found.whole:.0f}",
+            flush=True,
+        )
+        return SHARE * found.whole
+
     def target(self, what: str, least: float, found: float, processor: float | None = None) -> None:
         """Add a ratio that must be at least so large to the last table."""
         beside = "" if processor is None else f" ({processor:.2f} by processor time)"
@@ -132,7 +148,8 @@ def alone(bench: Bench) -> None:
                 lambda number, clients=clients: bench.asks(clients, 100 * clients + number),
                 clients,
             )
-            _against(bench, f"no adapter, {clients} clients, llama-server", least, loads, own)
+            what = f"no adapter, {clients} clients, llama-server"
+            _against(bench, what, least, loads, own, bench.enough() if clients == max(CLIENTS) else math.inf)
 
 
 def eight(bench: Bench) -> None:
@@ -282,11 +299,14 @@ def _beside_llama(bench: Bench, adapters: Path | None, files: list[Path]) -> Ite
         yield found
 
 
-def _against(bench: Bench, what: str, least: float, loads: dict[str, Load], own: Server) -> None:
-    """Add the ratio to the faster of the peers."""
+def _against(
+    bench: Bench, what: str, least: float, loads: dict[str, Load], own: Server, enough: float = math.inf
+) -> None:
+    """Add the ratio to the faster of the peers, which need not be more than that of `enough` tokens a second."""
     peers = [load for name, load in loads.items() if name != own.name]
     fastest = max(load.rate for load in peers)
     leanest = max(load.processor_rate for load in peers)
+    least = min(least, round(enough / fastest, 2))
     bench.target(what, least, loads[own.name].rate / fastest, loads[own.name].processor_rate / leanest)
 
 

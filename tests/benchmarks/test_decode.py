@@ -61,14 +61,6 @@ def test_the_first_tokens_of_answers_are_no_column(capsys):
     assert "first" not in capsys.readouterr().out
 
 
-def test_what_a_peak_allows_counts_prompts_and_meets_the_head_once_a_token():
-    # Three tokens after a prompt of four: the layers meet six tokens, the head three.
-    whole, following = decode.most_tokens(1000.0, 3, 4.0, layers=100, head=10)
-    assert whole == pytest.approx(3 * 1000 / (2 * (6 * 100 + 3 * 10)))
-    # Without the prompt and the first token both meet two tokens each.
-    assert following == pytest.approx(2 * 1000 / (2 * (2 * 110)))
-
-
 def test_a_system_that_fails_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["decode.py"])
     args = type("Arguments", (), {"model": str(tmp_path / "none"), "threads": 1, "tokens": 1, "folder": str(tmp_path),
