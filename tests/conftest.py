@@ -15,6 +15,7 @@ from comparison_workers import ForkedWorkers
 from forking import ForkServer
 from tiny import CommandLine, rows, run_config, write_model, write_rows
 from training_runs import LONG, SETTINGS
+from veneer.planning import time
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
@@ -68,6 +69,16 @@ def unsynced() -> Iterator[None]:
     of some steps waits for the disk longer than it computes. That files are synced is seen in `io/test_files.py`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_probe() -> Iterator[None]:
+    """Measure the processor's products for a moment: every process does, for a seventh to half of a second, which is
+    longer than a run of some steps computes. What is foreseen of a run is less exact then, and nothing else differs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PROBE_SECONDS", "PROBE_AT_MOST"):
+            patch.setattr(time, name, 0.005)
         yield
 
 

@@ -24,8 +24,10 @@ import torch.distributed.checkpoint.hf_storage
 import torch.distributed.fsdp
 import veneer.cli, veneer.screens.train, veneer.training.run
 import veneer.comparison.worker
+import veneer.planning.time
 from veneer.signals import end_by_signals
 torch.set_num_threads(1)
+veneer.planning.time.PROBE_SECONDS = veneer.planning.time.PROBE_AT_MOST = 0.005  # as in conftest.hasty_probe
 gc.enable()
 gc.freeze()  # so that collections of the processes that are forked walk, and copy, nothing that is imported here
 PROGRAMS = {

@@ -11,8 +11,12 @@ import pytest
 from veneer import walkthrough
 from veneer.evaluation.report import Report
 from veneer.events import StageBegun
+from veneer.model.language import LanguageModel
 from veneer.training import time_limit
+from veneer.training.objectives.base import StepObjective
+from veneer.training.run_inputs import RunInputs
 from veneer.training.time_limit import StepTimes
+from veneer.training.trainable import Trainable
 from veneer.walkthrough import FEWEST_ROWS, QuickstartResult, Shortening, quickstart, rows_that_fit
 
 
@@ -31,15 +35,23 @@ def test_what_was_left_out_is_said_with_what_the_whole_would_take() -> None:
     )
 
 
-def run(model: Path, output: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[StepTimes], StepTimes]) -> tuple[
-    QuickstartResult, list[str]
-]:  # fmt: skip
-    """The quickstart of a tiny model, whose steps are said to take other times than measured."""
+def run(
+    model: Path, output: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[StepTimes], StepTimes],
+    rows: int = 24,
+) -> tuple[QuickstartResult, list[str]]:  # fmt: skip
+    """The quickstart of a tiny model, whose steps are said to take other times than measured, by as few as may be."""
     measured = time_limit._measured
-    monkeypatch.setattr(time_limit, "_measured", lambda *arguments: change(measured(*arguments)))
+
+    def changed(
+        inputs: RunInputs, model: LanguageModel, trainable: Trainable, objective: StepObjective, most: float,
+        begun: float,
+    ) -> StepTimes:  # fmt: skip
+        return change(measured(inputs, model, trainable, objective, 0.0, begun))
+
+    monkeypatch.setattr(time_limit, "_measured", changed)
     stages: list[str] = []
     result = quickstart(
-        "lora", model=str(model), output=output, rows=24,
+        "lora", model=str(model), output=output, rows=rows,
         subscribers=[lambda event: stages.append(event.stage) if isinstance(event, StageBegun) else None],
     )  # fmt: skip
     return result, stages
@@ -76,8 +88,8 @@ def test_where_the_whole_fits_nothing_is_left_out_or_tried(
         return config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
 
     monkeypatch.setattr(walkthrough, "configuration", short)
-    result, stages = run(tiny_model, tmp_path / "run", monkeypatch, lambda times: times)
+    result, stages = run(tiny_model, tmp_path / "run", monkeypatch, lambda times: times, rows=5)
     assert result.shortening is None
     assert result.run.progress.step == 2
-    assert [report.rows for report in result.reports.values()] == [24, 24]
+    assert [report.rows for report in result.reports.values()] == [5, 5]
     assert stages.count("answering with the base") == 2

@@ -133,7 +133,7 @@ def test_without_compiled_kernels(
             assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("tokens", [1, 200, 10**6], ids=["each by itself", "some", "all at once"])
+@pytest.mark.parametrize("tokens", [1, 200], ids=["each by itself", "some"])  # all at once: in bfloat16, above
 def test_how_many_stand_in_a_pass_changes_nothing(
     tokens: int, tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,8 +82,14 @@ def test_a_run_gone_on_with_ends_in_the_same_bytes(method: str, tmp_path: Path) 
         AutoModelForCausalLM.from_pretrained(tmp_path / "one")
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        pytest.param(kind, method, marks=pytest.mark.slow if method == "qlora" and kind != "mixtral" else ())
+        for kind in KINDS
+        for method in ("lora", "qlora")
+    ],
+)
 def test_runs_over_one_mixture_are_those_that_they_are_alone(kind: str, method: str, tmp_path: Path) -> None:
     base = write(tmp_path / "base", kind)
     data = write_rows(tmp_path / "rows.jsonl", rows(12))

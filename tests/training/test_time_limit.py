@@ -14,11 +14,15 @@ from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, Interrupted
 from veneer.event_log import read_events
 from veneer.events import Event, Note, StepBudget
+from veneer.model.language import LanguageModel
 from veneer.reproduction.run import reproduce
 from veneer.training import time_limit
 from veneer.training.answers import MeasuredAnswers
+from veneer.training.objectives.base import StepObjective
 from veneer.training.run import train
+from veneer.training.run_inputs import RunInputs
 from veneer.training.time_limit import FittingSteps, StepTimes, run_seconds, steps_that_fit
+from veneer.training.trainable import Trainable
 
 SETTINGS = ("lora.dropout=0.1", "data.held_out=0.2", "train.learning_rate=auto", "train.steps=150")
 WEIGHTS = "adapter_model.safetensors"
@@ -31,11 +35,14 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def steps_of_five(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Micro-batches are measured as they are, and then a step is said to take so long that five fit into 60 s."""
+    """As few micro-batches as may be are measured, and a step is said to take so long that five fit into 60 s."""
     measured = time_limit._measured
 
-    def slow(*arguments: object) -> StepTimes:
-        found = measured(*arguments)  # type: ignore[arg-type]
+    def slow(
+        inputs: RunInputs, model: LanguageModel, trainable: Trainable, objective: StepObjective, most: float,
+        begun: float,
+    ) -> StepTimes:  # fmt: skip
+        found = measured(inputs, model, trainable, objective, 0.0, begun)
         assert min(found.before, found.token, found.update, found.evaluation, found.checkpoint) > 0
         return replace(found, before=1.0, token=0.0, update=10.0, evaluation=0.01, checkpoint=0.01)
 
@@ -96,7 +103,7 @@ def test_a_run_that_fits_is_the_run_without_a_limit(
 def test_the_time_of_answers_is_set_aside_for_every_evaluation(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = (*SETTINGS, "train.best_metric=exact", "train.eval_every=2")
+    settings = (*SETTINGS, "train.best_metric=exact", "train.steps=20")
     monkeypatch.setattr(MeasuredAnswers, "longest_seconds", lambda self, most: 1_000.0)
     said: list[Event] = []
     config = run_config(
