@@ -46,7 +46,9 @@ def test_there_are_ninety_templates_that_pass_the_counts_or_try() -> None:
 
 
 @pytest.mark.scenario(number=33)
-@pytest.mark.parametrize("index", SAMPLES)
+@pytest.mark.parametrize(
+    "index", [pytest.param(index, marks=pytest.mark.slow if index in SAMPLES[1::2] else ()) for index in SAMPLES]
+)
 def test_a_template_that_takes_too_long_is_refused_for_good(index: int) -> None:
     one = template(hostile.UNCOUNTED[index])
     with pytest.raises(TemplateRefused, match=r"takes too long: more than 1\.5 seconds"):

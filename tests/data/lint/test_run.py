@@ -10,7 +10,7 @@ import chat_templates as ct
 from lint_rows import found_in, sentence
 from tiny import write_rows
 from veneer.data.lint import run
-from veneer.data.lint.run import ALONE, LintOptions, lint
+from veneer.data.lint.run import LintOptions, lint
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, DataError
 from veneer.events import Event, StageBegun, StageEnded
@@ -161,9 +161,10 @@ def test_a_label_counts_where_the_objective_has_labels(tmp_path: Path) -> None:
     assert {"duplicate"} == found_in(lint(file, objective=ObjectiveName.SFT)).keys(), "nothing reads it there"
 
 
-def test_processes_read_rows_as_the_objective_does(tmp_path: Path) -> None:
+def test_processes_read_rows_as_the_objective_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are checked without other processes."""
-    file = write(tmp_path / "rows.jsonl", [{"prompt": f"question number {i}"} for i in range(ALONE + 10)])
+    monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
+    file = write(tmp_path / "rows.jsonl", [{"prompt": f"question number {i}"} for i in range(run.ALONE + 10)])
     report = lint(file, objective=ObjectiveName.GRPO, options=LintOptions(processes=2))
     assert not report.failed
     assert report.facts.usable.all()
