@@ -49,3 +49,6 @@ def test_factors_are_those_of_low_rank_updates_alone(kind: str, tmp_path: Path) 
     narrow = step_factors(adapter, sites, torch.bfloat16)
     assert narrow is not None
     assert narrow.nbytes < factors.nbytes
+    tensors = [tensor for layer in narrow.layers.values() for tensor in (layer.down, layer.up)]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    assert all(tensor.data_ptr() % 64 == tensors[0].data_ptr() % 64 for tensor in tensors)

@@ -258,8 +258,7 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         source, whole = program.slot(depth), program.slot(sum(widths))
         slots = whole.part(0, widths[0]), whole.part(widths[0], widths[1])
         stored = [StoredLinear(weight=one) for weight in weights if (one := stored_dense(weight)) is not None]
-        program.linear(source, list(zip(stored, slots, strict=True)))
-        program.adapt(source, list(zip("ab", stored, slots, strict=True)))
+        program.adapted(source, list(zip("ab", stored, slots, strict=True)))
         program.view(source, len(given)).copy_(given)
         blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
         program.run(native, len(given), blocks, torch.ones(len(given), dtype=torch.int64), [], own)

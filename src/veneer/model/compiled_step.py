@@ -281,9 +281,7 @@ class _Layout:
 
     def _linear(self, source: Slot, layers: Sequence[tuple[str, nn.Module, Slot]]) -> None:
         """The outputs of layers that read the same input, with what adapters add to them. Raises _Unknown."""
-        stored = [(path, _stored(module), to) for path, module, to in layers]
-        self._program.linear(source, [(layer, to) for _, layer, to in stored])
-        self._program.adapt(source, stored)
+        self._program.adapted(source, [(path, _stored(module), to) for path, module, to in layers])
 
     def _attention(self, layer: DecoderLayer, source: Slot, path: str) -> None:
         module, spec, program = layer.self_attn, self._spec, self._program

@@ -10,18 +10,18 @@ int64_t veneer_adapt_scratch(int64_t depth, int rows) {
     return panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, rows) : 0);
 }
 
-void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int rows, float *down, int64_t stride,
-                       float *scratch) {
+void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
+                       int64_t stride, float *scratch) {
     const Matrix a = {.format = factor->format, .columns = factor->rank, .depth = depth, .codes = factor->down};
     float *panels = scratch + panel_scratch(depth);
     for (int panel = 0; depth % CHUNK && panel < panels_of(rows); panel++)
-        veneer_panel_lay_out(NATURAL, depth, x, whole_chunks(depth), rows, panel, panels);
+        veneer_panel_lay_out(NATURAL, depth, x, apart, rows, panel, panels);
     for (int first = 0; first < factor->rank; first += UNIT) {
         const int rest = factor->rank - first, count = rest < UNIT ? rest : UNIT;
         if (depth % CHUNK)
             veneer_panel_unit(&a, panels, rows, first, count, 0, 1.0f, down, stride, scratch);
         else
-            veneer_rows_few(&a, x, rows, first, count, 0, 1.0f, down, stride);
+            veneer_rows_few(&a, x, apart, rows, first, count, 0, 1.0f, down, stride);
     }
     for (int row = 0; row < rows; row++)
         for (int r = 0; r < factor->rank; r++) down[row * stride + r] *= factor->scale;

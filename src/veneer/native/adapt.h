@@ -22,10 +22,10 @@ typedef struct {
 /* Floats of a thread's working memory for at most `rows` rows. */
 int64_t veneer_adapt_scratch(int64_t depth, int rows);
 
-/* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x, prepared in natural order; a row of `down` every `stride`
- * floats. */
-void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int rows, float *down, int64_t stride,
-                       float *scratch);
+/* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x [depth], `apart` floats from one to the next; a row of `down` every
+ * `stride` floats. */
+void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
+                       int64_t stride, float *scratch);
 
 /* y[row][column] += down · Bᵀ + bias for `count` columns from `first` on; `width` is the number of all columns. */
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,

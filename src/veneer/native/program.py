@@ -22,7 +22,8 @@ class _Kind(IntEnum):
     ATTEND = 3
     GATE = 4
     ADD = 5
-    ADAPT = 6
+    ADAPT_DOWN = 6
+    ADAPT_UP = 7
 
 
 class NormKind(IntFlag):
@@ -183,10 +184,15 @@ class Program:
             for (update, to), down in zip(updates, downs, strict=True):
                 self._products(down, [self._linear(update.up, to, scale=update.scale, add=True)])
 
-    def adapt(self, source: Slot, layers: Sequence[tuple[str, StoredLinear, Slot]]) -> None:
-        """Add the updates, by the adapters of a step, of layers that read the same input; each comes with its path."""
+    def adapted(self, source: Slot, layers: Sequence[tuple[str, StoredLinear, Slot]]) -> None:
+        """Add the products of layers that read the same input, with the updates by the adapters of a step.
+
+        Each layer comes with its path.
+        """
         products = [self._linear(layer.weight, to) for _, layer, to in layers]
-        self._products(source, products, kind=_Kind.ADAPT).number = len(self.sites)
+        self._products(source, products, kind=_Kind.ADAPT_DOWN).number = len(self.sites)
+        self.linear(source, [(layer, to) for _, layer, to in layers])
+        self._products(source, products, kind=_Kind.ADAPT_UP).number = len(self.sites)
         self.sites += [
             Site(path=path, columns=layer.weight.columns, depth=layer.weight.depth) for path, layer, _ in layers
         ]

@@ -28,7 +28,7 @@
 typedef struct {
     const float *x;
     float *y;
-    int64_t depth, stride; /* from one row of x, and of y, to the next */
+    int64_t apart, stride; /* from one row of x, and of y, to the next */
     int rows, add;
     float scale;
 } Rows;
@@ -65,7 +65,7 @@ INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table
 #pragma GCC unroll 8
                         for (int i = 0; i < rows; i++) {
                             const int64_t at = k + (half * HALF + v) * VL;
-                            const lanes x = once((lanes) * (const vec *)(r->x + i * r->depth + at));
+                            const lanes x = once((lanes) * (const vec *)(r->x + i * r->apart + at));
 #pragma GCC unroll 4
                             for (int j = 0; j < shared; j++)
                                 sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
@@ -194,14 +194,14 @@ void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t
         veneer_panel_lay_out(order, depth, x, stride, rows, piece, out);
 }
 
-void veneer_rows_few(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
-                     int64_t stride) {
+void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
+                     float *y, int64_t stride) {
     static void (*const few[])(const Matrix *, const Rows *, int, int) = {
         few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
     const int halves = m->format == WEIGHT_4BIT && m->block < CHUNK;
     for (int row = 0; row < rows; row += FEW) {
         const int rest = rows - row;
-        const Rows r = {x + row * m->depth, y + row * stride, m->depth, stride, rest < FEW ? rest : FEW, add, scale};
+        const Rows r = {x + row * apart, y + row * stride, apart, stride, rest < FEW ? rest : FEW, add, scale};
         (halves ? few_4bit_halves : few[m->format])(m, &r, first, count);
     }
 }
@@ -209,7 +209,7 @@ void veneer_rows_few(const Matrix *m, const float *x, int rows, int first, int c
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch) {
     if (is_few(veneer_rows_order(m), m->depth, rows))
-        veneer_rows_few(m, x, rows, first, count, add, scale, y, stride);
+        veneer_rows_few(m, x, m->depth, rows, first, count, add, scale, y, stride);
     else
         veneer_panel_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
 }

@@ -64,8 +64,8 @@ void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch);
 
-/* The same for rows that are prepared one by one, however many there are, of whole chunks. */
-void veneer_rows_few(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
-                     int64_t stride);
+/* The same for rows of whole chunks, however many there are, that stand `apart` floats from one to the next. */
+void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
+                     float *y, int64_t stride);
 
 #endif

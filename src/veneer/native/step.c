@@ -168,26 +168,27 @@ static Update update_of(const Step *s, const Op *op, int number, int linear) {
                     s->down + segment->start * s->ranks + ranks_before(op, segment, linear)};
 }
 
-/* The updates of all adapters of layers that share their input. */
-static void adapt(const Step *s, const Op *op, const Member *me) {
-    if (s->segment_count == 0) return;
-    const int64_t depth = op->products->weight.depth, width = whole_chunks(depth);
-    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++)
-        veneer_rows_prepare(NATURAL, depth, at(s, op->from, row), s->prepared + row * width);
-    gather(me);
+/* What A of all adapters makes of the input that layers share. It needs nothing of the layers' own products, which follow
+ * and wait for all threads. */
+static void adapt_down(const Step *s, const Op *op, const Member *me) {
+    const int64_t depth = op->products->weight.depth;
     const int parts = parts_of(s->rows, ADAPTED_ROWS), updates = s->segment_count * op->linears;
     for (int task; (task = take(me, updates * parts)) < updates * parts;) {
         const Update u = update_of(s, op, task / parts / op->linears, task / parts % op->linears);
         const int first = task % parts * ADAPTED_ROWS, rest = u.segment->stop - u.segment->start - first;
         if (rest > 0 && u.factor->down)
-            veneer_adapt_down(u.factor, depth, s->prepared + (u.segment->start + first) * width,
+            veneer_adapt_down(u.factor, depth, at(s, op->from, u.segment->start + first), op->from.stride,
                               rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS, u.down + first * s->ranks, s->ranks, me->work);
     }
-    gather(me);
+}
+
+/* What B of all adapters adds to the layers' outputs. */
+static void adapt_up(const Step *s, const Op *op, const Member *me) {
+    if (s->segment_count == 0) return;
     int columns = 0;
     for (int i = 0; i < op->linears; i++)
         columns = op->products[i].weight.columns > columns ? op->products[i].weight.columns : columns;
-    const int units = parts_of(columns, ADAPTED_COLUMNS);
+    const int units = parts_of(columns, ADAPTED_COLUMNS), updates = s->segment_count * op->linears;
     for (int task; (task = take(me, updates * units)) < updates * units;) {
         const Update u = update_of(s, op, task / units / op->linears, task / units % op->linears);
         const int first = task % units * ADAPTED_COLUMNS, rest = u.layer->weight.columns - first;
@@ -237,7 +238,7 @@ static void gate(const Step *s, const Op *op, const Member *me) {
     gather(me);
 }
 
-/* One operation; all threads have done their parts of it at its end. */
+/* One operation; all threads have done their parts of it at its end, or of OP_ADAPT_DOWN at the next gathering. */
 static void run(const Step *s, const Op *op, const Member *me) {
     switch (op->kind) {
         case OP_NORM: norm(s, op, me); break;
@@ -245,7 +246,8 @@ static void run(const Step *s, const Op *op, const Member *me) {
         case OP_ROTATE: rotate(s, op, me); break;
         case OP_ATTEND: veneer_attend(s, op, me); break;
         case OP_GATE: gate(s, op, me); break;
-        case OP_ADAPT: adapt(s, op, me); break;
+        case OP_ADAPT_DOWN: adapt_down(s, op, me); break;
+        case OP_ADAPT_UP: adapt_up(s, op, me); break;
         default: add(s, op, me);
     }
 }
@@ -253,8 +255,8 @@ static void run(const Step *s, const Op *op, const Member *me) {
 /* Floats of working memory that an operation takes in each thread. */
 static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
-    if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
-    if (op->kind == OP_ADAPT) return veneer_adapt_scratch(op->products->weight.depth, ADAPTED_ROWS);
+    if (op->kind != OP_LINEAR && op->kind != OP_ADAPT_DOWN) return 0;
+    if (op->kind == OP_ADAPT_DOWN) return veneer_adapt_scratch(op->products->weight.depth, ADAPTED_ROWS);
     const int64_t rows = veneer_next_scratch(op->products->weight.depth);
 #if BF16_PRODUCTS
     const int64_t prompts = veneer_prompt_scratch(op->products->weight.depth);
@@ -265,22 +267,21 @@ static int64_t own_work(const Step *s, const Op *op) {
 
 /* Floats of all rows of an operation, prepared. */
 static int64_t prepared_work(const Step *s, const Op *op) {
-    if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
+    if (op->kind != OP_LINEAR) return 0;
     const Matrix *first = &op->products->weight;
-    const int64_t depth = first->depth, alone = s->rows * whole_chunks(depth);
-    int64_t rows = alone;
+    int64_t rows = 0;
     for (int few = 0; few < 2; few++) { /* all rows, and those that are not prompts' */
         const int64_t room = veneer_next_room(first, s->products, few ? s->first_prompt : s->rows);
         rows = room > rows ? room : rows;
     }
-    const int64_t panels = s->products == PRODUCTS_FLOATS ? 0 : prompt_panels(s->rows, depth);
+    const int64_t panels = s->products == PRODUCTS_FLOATS ? 0 : prompt_panels(s->rows, first->depth);
     return panels > rows ? panels : rows;
 }
 
 /* Ranks of the factors of one operation, added up, where they are most. */
 static int64_t most_ranks(const Op *op, const Segment *segments, int count) {
     int64_t most = 0;
-    for (int i = 0; op->kind == OP_ADAPT && i < count; i++) {
+    for (int i = 0; op->kind == OP_ADAPT_DOWN && i < count; i++) {
         const int64_t found = ranks_before(op, segments + i, op->linears);
         most = found > most ? found : most;
     }
