@@ -24,6 +24,7 @@ INTERNAL = (
     "data.",
     "diagnosis.facts.Gpu",
     "diagnosis.probe.Measured",
+    "diagnosis.probe.ProbedRate",
     "io.",
     "model.",
     "native.",

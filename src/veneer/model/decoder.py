@@ -222,8 +222,8 @@ class CausalLM(nn.Module):
         for rotary in self.model.ropes:
             cast(Rotary, rotary).place(device)
         if self.spec.tied_head:
-            # Each of the two was given memory by itself.
-            self.lm_head = self.model.embed_tokens.tied_head()
+            # Each of the two was given memory by itself. The head stays the module that it is: others know it already.
+            cast(DenseLinear, self.lm_head).weight = cast(Embedding, self.model.embed_tokens).weight
 
     def park_inputs(self, copier: Copier) -> None:
         """Keep the inputs of recomputed layers in the main memory."""
