@@ -15,7 +15,7 @@ from typing import Any
 UNSYNCED = "import os\nos.fsync = lambda descriptor: None\n"
 """The first lines of a program whose files reach the disk in the system's own time, as those of `conftest.unsynced`."""
 _PROGRAM = """
-import gc, json, resource, sys, time
+import gc, json, resource, sys, time, traceback
 gc.disable()  # while modules are imported, when nothing is garbage
 import torch
 import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
@@ -60,6 +60,8 @@ for line in sys.stdin:
             end_by_signals(lambda: PROGRAMS[order["program"]](order["argv"]))
         except SystemExit as end:
             code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
