@@ -121,8 +121,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         try:
+            partial.mkdir()  # within: a signal may come while the system makes the folder
             yield partial
             for file in sorted(partial.rglob("*")):
                 _sync(file)
@@ -142,8 +142,8 @@ def staged_files(folder: Path) -> Iterator[Path]:
     """
     staged = folder / f"{PARTIAL}{os.getpid()}-result"
     with reported(folder):
-        staged.mkdir()
         try:
+            staged.mkdir()
             yield staged
             for file in sorted(staged.iterdir()):
                 _sync(file)
