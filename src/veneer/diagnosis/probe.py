@@ -102,7 +102,7 @@ def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
         return None
     layer = QuantLinear.from_weight(torch.randn(MATRIX), block=64, double_quant=True, codebook=CodeBook.NF4)
     weight, x = layer.weight_as_stored(), torch.randn(ANSWERS, MATRIX[1])
-    products = native.bfloat16_products if dtype == torch.bfloat16 else StepProducts.FLOATS
+    products = native.step_products(dtype)
     seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)
     in_pairs = products is StepProducts.PAIRS
     peak = _peak(device, torch.bfloat16 if in_pairs else torch.float32)

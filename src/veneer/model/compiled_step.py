@@ -134,7 +134,7 @@ class CompiledStep:
     @property
     def products(self) -> StepProducts:
         """What multiplies the rows. Unless it is `FLOATS`, a token has other bits in a prompt than as a next one."""
-        return self._native.bfloat16_products if self.dtype == torch.bfloat16 else StepProducts.FLOATS
+        return self._native.step_products(self.dtype)
 
     @property
     def sites(self) -> frozenset[str]:

@@ -250,6 +250,10 @@ class Kernels:
         """Return what multiplies the rows of a model in bfloat16."""
         return StepProducts(self._library.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
 
+    def step_products(self, dtype: torch.dtype) -> StepProducts:
+        """Return what multiplies the rows of a model in `dtype`."""
+        return self.bfloat16_products if dtype == torch.bfloat16 else StepProducts.FLOATS
+
     def frozen_product(
         self,
         x: Tensor,

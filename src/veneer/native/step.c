@@ -9,8 +9,8 @@
 #include <stdlib.h>
 
 #include "lanes.h"
-#include "pairs.h"
 #include "next.h"
+#include "pairs.h"
 #include "prompts.h"
 #include "step.h"
 
@@ -171,6 +171,7 @@ static Update update_of(const Step *s, const Op *op, int number, int linear) {
 /* What A of all adapters makes of the input that layers share. It needs nothing of the layers' own products, which follow
  * and wait for all threads. */
 static void adapt_down(const Step *s, const Op *op, const Member *me) {
+    if (s->segment_count == 0) return;
     const int64_t depth = op->products->weight.depth;
     const int parts = parts_of(s->rows, ADAPTED_ROWS), updates = s->segment_count * op->linears;
     for (int task; (task = take(me, updates * parts)) < updates * parts;) {

@@ -17,7 +17,7 @@ def base_bytes(setup: Setup) -> int:
     size = 4 if setup.full else setup.dtype.itemsize
     tables = (EMBEDDING,) if setup.spec.tied_head else (EMBEDDING, HEAD)
     total = (setup.other_weights - len(tables) * setup.head_weights) * size
-    total += sum(_table_bytes(setup, path) for path in tables)
+    total += sum(_table_bytes(setup, path, size) for path in tables)
     for linear in chain.from_iterable(layer.values() for layer in setup.linears):
         if linear.experts:
             continue
@@ -32,9 +32,9 @@ def base_bytes(setup: Setup) -> int:
     return total
 
 
-def _table_bytes(setup: Setup, path: str) -> int:
-    """Bytes of the embedding or the head."""
+def _table_bytes(setup: Setup, path: str, size: int) -> int:
+    """Bytes of the embedding or the head, `size` bytes a weight where it is not held in blocks."""
     kind = setup.tables.get(path)
     if kind is None or not keeps_table_blocks(TableForm.STORED, setup.full, setup.device):
-        return setup.head_weights * (4 if setup.full else setup.dtype.itemsize)
+        return setup.head_weights * size
     return setup.spec.vocab_size * row_bytes(kind, setup.spec.hidden_size)

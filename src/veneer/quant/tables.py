@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from veneer.native.arguments import usable
-from veneer.native.functions import StepProducts
 from veneer.native.library import kernels
 from veneer.native.stored import Format, Stored, StoredLayer, StoredLinear
 from veneer.products import FEWEST_ROWS, LowRank, inputs, layer_inputs, layer_outputs, outputs, through
@@ -114,7 +113,7 @@ class BlockHead(nn.Module, StoredLayer, HoldsTable):
             return layer_outputs(x, self, update)
         native = kernels()
         if native is not None and len(x) < FEWEST_ROWS and usable(x):
-            products = native.bfloat16_products if x.dtype is torch.bfloat16 else StepProducts.FLOATS
+            products = native.step_products(x.dtype)
             y = native.rows_product(x.float(), self._table.stored(), products=products).to(x.dtype)
             return y if update is None else update.add_to_outputs(y)
         y = x.new_empty((len(x), self.out_features))
