@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from veneer.diagnosis import facts as looking
 from veneer.diagnosis.facts import doctor
 from veneer.gpu.dispatch import GpuChoice
+from veneer.native.functions import StepProducts
 
 
 def test_the_facts_of_this_machine_are_gathered() -> None:
@@ -28,11 +30,12 @@ def test_the_facts_of_this_machine_are_gathered() -> None:
 
 def test_no_kernel_is_told_to_need_more_than_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.diagnosis.facts.compiled", lambda: False)  # as on AVX2
-    monkeypatch.setattr("veneer.diagnosis.facts.kernels", lambda: object())
+    narrow = SimpleNamespace(step_products=lambda dtype: StepProducts.FLOATS)
+    monkeypatch.setattr("veneer.diagnosis.facts.kernels", lambda: narrow)
     facts = doctor()
     assert facts.products.startswith("veneer's kernels in float32")
     assert facts.attention.startswith("veneer's kernel in float32 products")
-    assert facts.decoding.startswith("veneer's compiled step")
+    assert facts.decoding.startswith("veneer's compiled step in float32")
     monkeypatch.setattr("veneer.diagnosis.facts.kernels", lambda: None)
     facts = doctor()
     assert all(path.startswith("torch's") for path in (facts.products, facts.attention, facts.decoding))

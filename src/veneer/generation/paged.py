@@ -69,7 +69,7 @@ class PagedRunner:
     @property
     def prompts_apart(self) -> bool:
         """See `Runner.prompts_apart`."""
-        return self._step.products is not StepProducts.FLOATS
+        return self._step.products is StepProducts.PAIRS
 
     @property
     def outgrown(self) -> frozenset[int]:

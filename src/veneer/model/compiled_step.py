@@ -1,9 +1,10 @@
 """A step of a decoder, laid out for the compiled library: which operations a layer is, read off its modules.
 
-A step computes tokens of any sequences, each a row: next ones, and those of prompts. Next tokens are float32
-throughout; those of prompts, which are many, are multiplied in the dtype of the model where the processor can do that.
-So what computes a row depends on whether its token is of a prompt, and on nothing else: it is computed by one order of
-operations, whatever rows and adapters are beside it, and its bits depend on its own sequence and adapter alone.
+A step computes tokens of any sequences, each a row: next ones, and those of prompts. They are multiplied in the dtype
+of the model where the processor is fast at that, else in float32. Where pairs of bfloat16 multiply them, prompts, which
+are many, have a kernel of their own. So what computes a row depends on whether its token is of a prompt, and on nothing
+else: it is computed by one order of operations, whatever rows and adapters are beside it, and its bits depend on its
+own sequence and adapter alone.
 
 What the library does not know (experts, DoRA, weights on another device) leaves a model without a program; its steps
 then go through the modules themselves.
@@ -133,7 +134,7 @@ class CompiledStep:
 
     @property
     def products(self) -> StepProducts:
-        """What multiplies the rows. Unless it is `FLOATS`, a token has other bits in a prompt than as a next one."""
+        """What multiplies the rows. If it is `PAIRS`, a token has other bits in a prompt than as a next one."""
         return self._native.step_products(self.dtype)
 
     @property

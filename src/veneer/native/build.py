@@ -28,6 +28,7 @@ SOURCES = (
     "frozen.c",
     "interface.c",
     "int8.c",
+    "lane_rows.c",
     "losses.c",
     "next.c",
     "optimizer.c",
@@ -41,6 +42,8 @@ SOURCES = (
     "rows.c",
     "step.c",
     "step_attention.c",
+    "tiles.c",
+    "words.c",
 )
 MOST_COMPILERS = 8
 """Compilers that run at once, on as many cores; each takes up to some hundred megabytes."""

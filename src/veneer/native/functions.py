@@ -45,7 +45,7 @@ class StepProducts(IntEnum):
     PAIRS = 1
     """Pairs of bfloat16 (AVX-512 BF16) for both. Prompts have a kernel of their own, which adds up in another order."""
     TILES = 2
-    """Tiles of bfloat16 (AMX) for prompts. Next tokens would leave most of a tile empty: they have floats."""
+    """Tiles of bfloat16 (AMX) for both, by one kernel."""
 
 
 class Kernels:
@@ -236,7 +236,7 @@ class Kernels:
         """Return x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, by the stored weight.
 
         `products` says what multiplies. Sums are float32, and a row's bits do not depend on the number of rows: see
-        rows.c and row_pairs.c.
+        rows.c, row_pairs.c and tiles.c.
         """
         y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
         matrix = matrix_struct(weight)

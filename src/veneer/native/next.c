@@ -1,4 +1,4 @@
-/* Products of next tokens' rows, by floats (rows.c) or by pairs of bfloat16 (row_pairs.c). */
+/* Products of a step's rows, by what multiplies them (next.h). */
 #include "next.h"
 
 #include <stdlib.h>
@@ -6,53 +6,99 @@
 #include "panels.h"
 #include "row_pairs.h"
 #include "team.h"
+#include "tiles.h"
 
-#if defined(__AVX512BF16__)
-#define BY_PAIRS(products) ((products) == PRODUCTS_PAIRS)
-#else
-#define BY_PAIRS(products) ((void)(products), 0)
+/* What this library and processor multiply bfloat16 with. Processors that have tiles multiply pairs more slowly than
+ * floats. */
+int veneer_bf16_products(int has_tiles, int threads) {
+    (void)threads;
+    if (!has_tiles) return BF16_PRODUCTS ? PRODUCTS_PAIRS : PRODUCTS_FLOATS;
+#if HAS_TILES
+    if (veneer_tiles_allowed()) return PRODUCTS_TILES;
 #endif
+    return PRODUCTS_FLOATS;
+}
+
+void veneer_next_begin(int products) {
+#if HAS_TILES
+    if (products == PRODUCTS_TILES) veneer_tiles_begin();
+#endif
+    (void)products;
+}
+
+void veneer_next_end(int products) {
+#if HAS_TILES
+    if (products == PRODUCTS_TILES) veneer_tiles_end();
+#endif
+    (void)products;
+}
 
 int veneer_next_pieces(const Matrix *m, int products, int rows) {
-    return BY_PAIRS(products) ? rows : veneer_rows_pieces(veneer_rows_order(m), m->depth, rows);
+    switch (products) {
+        case PRODUCTS_PAIRS: return rows;
+        case PRODUCTS_TILES: return (rows + LANE_ROWS - 1) / LANE_ROWS;
+        default: return veneer_rows_pieces(veneer_rows_order(m), m->depth, rows);
+    }
 }
 
 int64_t veneer_next_room(const Matrix *m, int products, int rows) {
-    return BY_PAIRS(products) ? rows * row_words(m->depth) : veneer_rows_room(veneer_rows_order(m), m->depth, rows);
-}
-
-int64_t veneer_next_scratch(int64_t depth) {
-    const int64_t panels = panel_scratch(depth), words = row_pairs_scratch(depth);
-    return words > panels ? words : panels;
-}
-
-void veneer_next_prepare(const Matrix *m, int products, const float *x, int64_t stride, int rows, int piece, float *out) {
-#if defined(__AVX512BF16__)
-    if (BY_PAIRS(products)) {
-        veneer_row_pairs_prepare(m, x + piece * stride, (uint32_t *)out + piece * row_words(m->depth));
-        return;
+    switch (products) {
+        case PRODUCTS_PAIRS: return rows * row_words(m->depth);
+        case PRODUCTS_TILES: return lane_words(rows, m->depth);
+        default: return veneer_rows_room(veneer_rows_order(m), m->depth, rows);
     }
+}
+
+int64_t veneer_next_scratch(int64_t depth, int products) {
+    switch (products) {
+        case PRODUCTS_PAIRS: return row_pairs_scratch(depth);
+#if HAS_TILES
+        case PRODUCTS_TILES: {
+            const int64_t unit = veneer_tiles_scratch(depth), rows = lane_words(LANE_ROWS, depth);
+            return unit > rows ? unit : rows;
+        }
 #endif
-    (void)products;
-    veneer_rows_prepare_piece(veneer_rows_order(m), m->depth, x, stride, rows, piece, out);
+        default: return panel_scratch(depth);
+    }
+}
+
+void veneer_next_prepare(const Matrix *m, int products, const float *x, int64_t stride, int rows, int piece, float *out,
+                         float *scratch) {
+    switch (products) {
+#if BF16_PRODUCTS
+        case PRODUCTS_PAIRS: veneer_words_prepare(m, x + piece * stride, (uint32_t *)out + piece * row_words(m->depth)); return;
+        case PRODUCTS_TILES: {
+            const int first = piece * LANE_ROWS, rest = rows - first;
+            veneer_lane_rows_lay_out(m, x + first * stride, stride, rest < LANE_ROWS ? rest : LANE_ROWS,
+                                     (uint32_t *)out + lane_words(first, m->depth), (uint32_t *)scratch);
+            return;
+        }
+#endif
+        default: (void)scratch; veneer_rows_prepare_piece(veneer_rows_order(m), m->depth, x, stride, rows, piece, out);
+    }
 }
 
 void veneer_next_unit(const Matrix *m, int products, const float *x, int rows, int first, int count, int add, float scale,
                       float *y, int64_t stride, float *scratch) {
-#if defined(__AVX512BF16__)
-    if (BY_PAIRS(products)) {
-        veneer_row_pairs_unit(m, (const uint32_t *)x, rows, first, count, add, scale, y, stride, (uint32_t *)scratch);
-        return;
-    }
+    switch (products) {
+#if BF16_PRODUCTS
+        case PRODUCTS_PAIRS:
+            veneer_row_pairs_unit(m, (const uint32_t *)x, rows, first, count, add, scale, y, stride, (uint32_t *)scratch);
+            return;
 #endif
-    (void)products;
-    veneer_rows_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
+#if HAS_TILES
+        case PRODUCTS_TILES:
+            veneer_tiles_unit(m, (const uint32_t *)x, rows, first, count, add, scale, y, stride, (uint32_t *)scratch);
+            return;
+#endif
+        default: veneer_rows_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
+    }
 }
 
 /* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
  * out. */
 int veneer_rows_product(const Matrix *m, int products, const float *x, int rows, const float *bias, float *y, int threads) {
-    const int64_t stride = m->columns, each = whole_lines(veneer_next_scratch(m->depth));
+    const int64_t stride = m->columns, each = whole_lines(veneer_next_scratch(m->depth, products));
     const int pieces = veneer_next_pieces(m, products, rows), units = (m->columns + UNIT - 1) / UNIT;
     float *prepared = aligned_alloc(64, (size_t)whole_lines(veneer_next_room(m, products, rows)) * 4 + 64);
     float *work = aligned_alloc(64, (size_t)(threads * each) * 4);
@@ -61,8 +107,9 @@ int veneer_rows_product(const Matrix *m, int products, const float *x, int rows,
 #pragma omp parallel num_threads(threads) if (!failed)
     if (!failed) {
         const Member me = member_of(team, work, each);
+        veneer_next_begin(products);
         for (int piece = share_start(&me, pieces); piece < share_stop(&me, pieces); piece++)
-            veneer_next_prepare(m, products, x, m->depth, rows, piece, prepared);
+            veneer_next_prepare(m, products, x, m->depth, rows, piece, prepared, me.work);
         gather(&me);
         for (int unit; (unit = take(&me, units)) < units;) {
             const int first = unit * UNIT, count = m->columns - first < UNIT ? m->columns - first : UNIT;
@@ -70,6 +117,7 @@ int veneer_rows_product(const Matrix *m, int products, const float *x, int rows,
             for (int row = 0; bias && row < rows; row++)
                 for (int c = first; c < first + count; c++) y[row * stride + c] += bias[c];
         }
+        veneer_next_end(products);
     }
     free(team), free(work), free(prepared);
     return failed;

@@ -2,19 +2,13 @@
 #ifndef VENEER_ROW_PAIRS_H
 #define VENEER_ROW_PAIRS_H
 
-#include "rows.h"
+#include "words.h"
 
 #define PAIR_ROWS 6    /* rows that meet */
 #define PAIR_COLUMNS 4 /* some columns in registers, where rows are many */
 
-/* Words (of 32 bits) of a row, or of a column: two numbers each, up to whole chunks. */
-static inline int64_t row_words(int64_t depth) { return whole_chunks(depth) / 2; }
-
 /* Words of a thread's working memory: the columns of a unit. */
-static inline int64_t row_pairs_scratch(int64_t depth) { return UNIT * row_words(depth); }
-
-/* A row of x [depth] as words, in the order of the weight's own; zeros up to whole chunks. */
-void veneer_row_pairs_prepare(const Matrix *m, const float *x, uint32_t *out);
+static inline int64_t row_pairs_scratch(int64_t depth) { return UNIT * row_words(depth) + words_scales(depth, UNIT); }
 
 /* As veneer_rows_unit, of x [rows][row_words(depth)] that is prepared. */
 void veneer_row_pairs_unit(const Matrix *m, const uint32_t *x, int rows, int first, int count, int add, float scale, float *y,

@@ -75,7 +75,8 @@ static void next_products(const Step *s, const Op *op, int rows, const Member *m
     const Matrix *first = &op->products->weight;
     const int pieces = veneer_next_pieces(first, s->products, rows), units = units_of(op, UNIT);
     for (int piece = share_start(me, pieces); piece < share_stop(me, pieces); piece++)
-        veneer_next_prepare(first, s->products, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared);
+        veneer_next_prepare(first, s->products, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared,
+                            me->work);
     gather(me);
     for (int unit; (unit = take(me, units)) < units;) {
         int own = unit;
@@ -90,17 +91,15 @@ static void next_products(const Step *s, const Op *op, int rows, const Member *m
 }
 
 #if BF16_PRODUCTS
-/* The rows from `start` on, which are prompts', with all weights of one input. */
+/* The rows from `start` on, which are prompts', with all weights of one input, in pairs. */
 static void prompt_products(const Step *s, const Op *op, int start, const Member *me) {
     const Matrix *first = &op->products->weight;
-    const int rows = s->rows - start, panels = parts_of(rows, PROMPT_PANEL), order = veneer_rows_order(first);
-    const int64_t words = PROMPT_PANEL * prompt_pairs(first->depth);
-    const int units = units_of(op, PROMPT_UNIT);
+    const int rows = s->rows - start, pieces = parts_of(rows, LANE_ROWS), units = units_of(op, PROMPT_UNIT);
     uint32_t *laid_out = (uint32_t *)s->prepared, *scratch = (uint32_t *)me->work;
-    for (int panel = share_start(me, panels); panel < share_stop(me, panels); panel++) {
-        const int rest = rows - panel * PROMPT_PANEL;
-        veneer_prompt_lay_out(order, first->depth, at(s, op->from, start + panel * PROMPT_PANEL), op->from.stride,
-                              rest < PROMPT_PANEL ? rest : PROMPT_PANEL, laid_out + panel * words, scratch);
+    for (int piece = share_start(me, pieces); piece < share_stop(me, pieces); piece++) {
+        const int row = piece * LANE_ROWS, rest = rows - row;
+        veneer_lane_rows_lay_out(first, at(s, op->from, start + row), op->from.stride, rest < LANE_ROWS ? rest : LANE_ROWS,
+                                 laid_out + lane_words(row, first->depth), scratch);
     }
     gather(me);
     for (int unit; (unit = take(me, units)) < units;) {
@@ -109,8 +108,7 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
         const int column = own * PROMPT_UNIT, rest = one->weight.columns - column;
         const int count = rest < PROMPT_UNIT ? rest : PROMPT_UNIT;
         float *y = at(s, one->to, start);
-        veneer_prompt_unit(&one->weight, s->products, laid_out, rows, column, count, one->add, one->scale, y,
-                           one->to.stride, scratch);
+        veneer_prompt_unit(&one->weight, laid_out, rows, column, count, one->add, one->scale, y, one->to.stride, scratch);
         add_bias(one, rows, column, count, y);
     }
     gather(me);
@@ -118,7 +116,7 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
 #endif
 
 static void linear(const Step *s, const Op *op, const Member *me) {
-    const int start = s->products == PRODUCTS_FLOATS ? s->rows : s->first_prompt;
+    const int start = s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows;
     if (start > 0) next_products(s, op, start, me);
 #if BF16_PRODUCTS
     if (start < s->rows) prompt_products(s, op, start, me);
@@ -258,10 +256,10 @@ static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT_DOWN) return 0;
     if (op->kind == OP_ADAPT_DOWN) return veneer_adapt_scratch(op->products->weight.depth, ADAPTED_ROWS);
-    const int64_t rows = veneer_next_scratch(op->products->weight.depth);
+    const int64_t rows = veneer_next_scratch(op->products->weight.depth, s->products);
 #if BF16_PRODUCTS
     const int64_t prompts = veneer_prompt_scratch(op->products->weight.depth);
-    if (s->products != PRODUCTS_FLOATS && prompts > rows) return prompts;
+    if (s->products == PRODUCTS_PAIRS && prompts > rows) return prompts;
 #endif
     return rows;
 }
@@ -275,8 +273,8 @@ static int64_t prepared_work(const Step *s, const Op *op) {
         const int64_t room = veneer_next_room(first, s->products, few ? s->first_prompt : s->rows);
         rows = room > rows ? room : rows;
     }
-    const int64_t panels = s->products == PRODUCTS_FLOATS ? 0 : prompt_panels(s->rows, first->depth);
-    return panels > rows ? panels : rows;
+    const int64_t prompts = s->products == PRODUCTS_PAIRS ? lane_words(s->rows, first->depth) : 0;
+    return prompts > rows ? prompts : rows;
 }
 
 /* Ranks of the factors of one operation, added up, where they are most. */
@@ -341,7 +339,9 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
 #pragma omp parallel num_threads(threads)
     {
         const Member me = member_of(team, work, each);
+        veneer_next_begin(products);
         for (int i = 0; i < count; i++) run(&s, ops + i, &me);
+        veneer_next_end(products);
     }
     free(team), free(work), free(starts);
     return 0;

@@ -1,8 +1,9 @@
-"""Products of next tokens in pairs of bfloat16, against float64 products of the rounded numbers."""
+"""Products of a step's rows in pairs and tiles of bfloat16, against float64 products of the rounded numbers."""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,15 +17,25 @@ from veneer.native.program import CacheBlocks, Program
 from veneer.native.stored import Stored, StoredLinear
 
 
-@pytest.fixture(scope="module")
-def pairs() -> Kernels:
+@dataclass(frozen=True)
+class Narrow:
+    """What multiplies bfloat16."""
+
+    kernels: Kernels
+    products: StepProducts
+
+    def product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+        return self.kernels.rows_product(x, weight, bias, self.products)
+
+
+@pytest.fixture(scope="module", params=[StepProducts.PAIRS, StepProducts.TILES], ids=lambda products: products.name)
+def narrow(request: pytest.FixtureRequest) -> Narrow:
     if "avx512bf16" not in COMPILED:
-        pytest.skip("there are no products of pairs of bfloat16 here")
-    return Kernels(library_path("avx512bf16"), fast_pairs=True)
-
-
-def product(kernels: Kernels, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
-    return kernels.rows_product(x, weight, bias, StepProducts.PAIRS)
+        pytest.skip("there are no products of bfloat16 here")
+    kernels = Kernels(library_path("avx512bf16"), fast_pairs=True)
+    if kernels.bfloat16_products < request.param:
+        pytest.skip("the processor has no tiles (AMX)")
+    return Narrow(kernels, request.param)
 
 
 def stored_of(kind: str, columns: int, depth: int) -> tuple[Stored, Tensor]:
@@ -36,7 +47,7 @@ def stored_of(kind: str, columns: int, depth: int) -> tuple[Stored, Tensor]:
 
 
 @every_layer
-def test_factors_are_rounded_and_sums_are_float32(kind: str, pairs: Kernels) -> None:
+def test_factors_are_rounded_and_sums_are_float32(kind: str, narrow: Narrow) -> None:
     """A weight is rounded once, from its code times its scale."""
     for columns, depth in (shape for shape in SHAPES if fits(kind, shape[1])):
         stored, weight = stored_of(kind, columns, depth)
@@ -46,56 +57,56 @@ def test_factors_are_rounded_and_sums_are_float32(kind: str, pairs: Kernels) -> 
             rounded = x.bfloat16().double()
             exact, terms = rounded @ factors.T + bias.double(), rounded.abs() @ factors.abs().T + bias.double().abs()
 
-            y = product(pairs, x, stored, bias)
+            y = narrow.product(x, stored, bias)
 
             assert ((y.double() - exact).abs() <= 2**-20 * terms + 1e-30).all()
 
 
 @every_layer
-def test_products_with_unit_vectors_are_the_rounded_weights(kind: str, pairs: Kernels) -> None:
+def test_products_with_unit_vectors_are_the_rounded_weights(kind: str, narrow: Narrow) -> None:
     """Scales of scales change within column 28."""
     stored, weight = stored_of(kind, 40, 576)
     unit = torch.eye(576)
     for few in (*unit.split(4), unit[:128]):
         expected = few @ weight.bfloat16().float().T
-        assert torch.equal(product(pairs, few, stored), expected)
+        assert torch.equal(narrow.product(few, stored), expected)
 
 
 @every_layer
 @pytest.mark.parametrize("depth", [96, 128, 1088])
 def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(
-    kind: str, depth: int, pairs: Kernels, threads: None
+    kind: str, depth: int, narrow: Narrow, threads: None
 ) -> None:
     stored, _ = stored_of(kind, 71, depth)
     x = torch.randn(37, depth)
     torch.set_num_threads(1)
-    whole = product(pairs, x, stored)
+    whole = narrow.product(x, stored)
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         for rows in (*ROWS, 37):
-            assert torch.equal(product(pairs, x[:rows], stored), whole[:rows])
-            assert torch.equal(product(pairs, x[37 - rows :], stored), whole[37 - rows :])
+            assert torch.equal(narrow.product(x[:rows], stored), whole[:rows])
+            assert torch.equal(narrow.product(x[37 - rows :], stored), whole[37 - rows :])
 
 
 @every_layer
-def test_no_rows(kind: str, pairs: Kernels) -> None:
+def test_no_rows(kind: str, narrow: Narrow) -> None:
     stored, _ = stored_of(kind, 20, 64)
-    assert product(pairs, torch.empty(0, 64), stored).shape == (0, 20)
+    assert narrow.product(torch.empty(0, 64), stored).shape == (0, 20)
 
 
-def test_an_infinite_or_missing_number_stays_in_its_row(pairs: Kernels) -> None:
+def test_an_infinite_or_missing_number_stays_in_its_row(narrow: Narrow) -> None:
     stored, _ = stored_of("nf4", 30, 96)
     x = torch.randn(9, 96)
-    expected = product(pairs, x, stored)
+    expected = narrow.product(x, stored)
     x[2, 3], x[5, 95] = torch.inf, torch.nan
-    y = product(pairs, x, stored)
+    y = narrow.product(x, stored)
     assert not y[[2, 5]].isfinite().any()
     others = [0, 1, 3, 4, 6, 7, 8]
     assert torch.equal(y[others], expected[others])
 
 
 @every_layer
-def test_layers_of_other_formats_share_an_input(kind: str, pairs: Kernels) -> None:
+def test_layers_of_other_formats_share_an_input(kind: str, narrow: Narrow) -> None:
     """Weights of each format have an order of their own, in which the input is laid out for them."""
     depth, weights = 128, [stored_of(other, 24, 128)[0] for other in ("nf4", "Q4_0", "Q8_0", kind)]
     x = torch.randn(5, depth)
@@ -104,6 +115,6 @@ def test_layers_of_other_formats_share_an_input(kind: str, pairs: Kernels) -> No
     program.linear(source, [(StoredLinear(weight=one), to) for one, to in zip(weights, slots, strict=True)])
     program.view(source, len(x)).copy_(x)
     blocks = CacheBlocks(dtype=torch.bfloat16, block_tokens=1, addresses=[[(ctypes.c_void_p * 1)()] * len(x)])
-    program.run(pairs, len(x), blocks, torch.ones(len(x), dtype=torch.int64), [], products=StepProducts.PAIRS)
+    program.run(narrow.kernels, len(x), blocks, torch.ones(len(x), dtype=torch.int64), [], products=narrow.products)
     for one, to in zip(weights, slots, strict=True):
-        assert torch.equal(program.view(to, len(x)), product(pairs, x, one))
+        assert torch.equal(program.view(to, len(x)), narrow.product(x, one))
