@@ -22,8 +22,8 @@ from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
-INTERFACE = 6
-"""The version of the functions' arguments; interface.c has the same number."""
+INTERFACE = 7
+"""The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
 
 
 @dataclass(frozen=True, slots=True)
