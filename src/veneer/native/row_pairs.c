@@ -14,6 +14,7 @@
 
 #if BF16_PRODUCTS
 
+#define STRETCH 2048   /* weights of a column whose scales are read at a time */
 #define MOST_FEW 8     /* rows that are multiplied while weights are in registers, */
 #define MOST_COLUMNS 4 /* and columns that are widened together for them */
 #define MOST_SUMS (PAIR_ROWS * PAIR_COLUMNS)

@@ -64,22 +64,22 @@ static void widen_part(const Meeting *t, int c, int count, int64_t chunk, uint32
 }
 
 /* A chunk of sixteen columns with sixteen rows, or with two sixteens. */
-#define MULTIPLY(w, x, second, two, sums, more)                                \
-    do {                                                                       \
-        _tile_loadd(6, w, CHUNK_BYTES);                                        \
-        _tile_loadd(7, x, LINE_BYTES);                                         \
-        _tile_dpbf16ps(sums, 6, 7);                                            \
-        if (two) {                                                             \
-            _tile_loadd(7, (x) + (second), LINE_BYTES);                        \
-            _tile_dpbf16ps(more, 6, 7);                                        \
-        }                                                                      \
-        _tile_loadd(6, (w) + LINE, CHUNK_BYTES);                               \
-        _tile_loadd(7, (x) + LINE * LANE_ROWS, LINE_BYTES);                    \
-        _tile_dpbf16ps(sums, 6, 7);                                            \
-        if (two) {                                                             \
-            _tile_loadd(7, (x) + (second) + LINE * LANE_ROWS, LINE_BYTES);     \
-            _tile_dpbf16ps(more, 6, 7);                                        \
-        }                                                                      \
+#define MULTIPLY(w, x, second, two, sums, more)                            \
+    do {                                                                   \
+        _tile_loadd(6, w, CHUNK_BYTES);                                    \
+        _tile_loadd(7, (x), LINE_BYTES);                                   \
+        _tile_dpbf16ps(sums, 6, 7);                                        \
+        if (two) {                                                         \
+            _tile_loadd(7, (x) + (second), LINE_BYTES);                    \
+            _tile_dpbf16ps(more, 6, 7);                                    \
+        }                                                                  \
+        _tile_loadd(6, (w) + LINE, CHUNK_BYTES);                           \
+        _tile_loadd(7, (x) + LINE * LANE_ROWS, LINE_BYTES);                \
+        _tile_dpbf16ps(sums, 6, 7);                                        \
+        if (two) {                                                         \
+            _tile_loadd(7, (x) + (second) + LINE * LANE_ROWS, LINE_BYTES); \
+            _tile_dpbf16ps(more, 6, 7);                                    \
+        }                                                                  \
     } while (0)
 
 /* All columns of a unit with sixteen rows of x, or with `two` sixteens, the other one `second` words after the first. The
@@ -95,12 +95,12 @@ IN_TILES INLINE void meet(const Meeting *t, const uint32_t *x, int64_t second, i
     for (int64_t k = 0; k < chunks + behind; k++) {
         uint32_t *next = t->widened + k % 2 * UNIT * CHUNK_WORDS;
         const uint32_t *w = t->widened + (before ? k : (k + 1) % 2) * UNIT * CHUNK_WORDS;
-        const uint32_t *own = x + (k - behind) * CHUNK_WORDS * LANE_ROWS;
-#define COLUMNS(c, sums, more)                                                                              \
-    if ((c) < t->count) {                                                                                   \
-        const int rest = t->count - (c);                                                                    \
-        if (!before && k < chunks) widen_part(t, c, rest < LANE_COLUMNS ? rest : LANE_COLUMNS, k, next);         \
-        if (k >= behind) MULTIPLY(w + (c) * CHUNK_WORDS, own, second, two, sums, more);                     \
+        const int64_t at = (k - behind) * CHUNK_WORDS * LANE_ROWS;
+#define COLUMNS(c, sums, more)                                                                           \
+    if ((c) < t->count) {                                                                                \
+        const int rest = t->count - (c);                                                                 \
+        if (!before && k < chunks) widen_part(t, c, rest < LANE_COLUMNS ? rest : LANE_COLUMNS, k, next); \
+        if (k >= behind) MULTIPLY(w + (c) * CHUNK_WORDS, x + at, second, two, sums, more);               \
     }
         COLUMNS(0, 0, 1)
         COLUMNS(LANE_COLUMNS, 2, 3)

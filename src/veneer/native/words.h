@@ -30,9 +30,8 @@ void veneer_words_chunk(const Matrix *m, const float *scales, int first, int cou
                         uint32_t *out);
 
 #if BF16_PRODUCTS
-#define WORDS 2      /* vectors of words in a chunk */
-#define STRETCH 2048 /* weights of a column whose scales are read at a time */
-#define HALVES 8     /* the place of 4 bits whose halves of a chunk have scales of their own */
+#define WORDS 2  /* vectors of words in a chunk */
+#define HALVES 8 /* the place of 4 bits whose halves of a chunk have scales of their own */
 
 /* The place of a weight among functions for each format. */
 static inline int kind_of(const Matrix *m) { return m->format == WEIGHT_4BIT && m->block < CHUNK ? HALVES : m->format; }
