@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
 from veneer.adapters.experts import ExpertsUpdate
+from veneer.adapters.finite import all_finite
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
@@ -91,7 +91,7 @@ class Adapter:
         for name in own.keys() & tensors.keys():
             if own[name].shape != tensors[name].shape:
                 problems.append(f"{name}: shape {list(tensors[name].shape)}, the model needs {list(own[name].shape)}")
-            elif not _finite(tensors[name]):
+            elif not all_finite(tensors[name]):
                 problems.append(f"{name}: holds NaN or infinite values")
         if problems:
             raise AdapterError(
@@ -149,14 +149,6 @@ class Adapter:
             for part in parts:
                 part.merge_into(tensors)
             yield from ((f"{path}.{name}", tensor) for name, tensor in tensors.items())
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite. Both ends, which a NaN takes, are found in a quarter of isfinite's time."""
-    if tensor.numel() == 0:
-        return True
-    low, high = torch.aminmax(tensor)
-    return -math.inf < float(low) and float(high) < math.inf
 
 
 def base_tensors(base: object) -> dict[str, Tensor]:

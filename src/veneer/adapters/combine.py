@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum
+from veneer.adapters.finite import all_finite
 from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.overflow import check_updates
@@ -275,7 +276,7 @@ def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: CombinationType
             problems.append(f"{path}: weights of {' and '.join(map(str, sorted(sizes)))}: adapters of different bases")
         elif kind.by_factors and len(ranks) > 1:
             problems.append(f"{path}: ranks {', '.join(map(str, ranks))}, which {kind.value} cannot add")
-        if not all(bool(torch.isfinite(update.a).all() and torch.isfinite(update.b).all()) for update in found):
+        if not all(all_finite(update.a) and all_finite(update.b) for update in found):
             problems.append(f"{path}: NaN or infinite values")
     if problems:
         raise AdapterError(

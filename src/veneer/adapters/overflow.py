@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.finite import all_finite
 from veneer.errors import AdapterError, listing
 
 LARGEST = torch.finfo(torch.float32).max
@@ -37,7 +38,7 @@ def check_updates(tensors: Mapping[str, Tensor], scale_of: Callable[[str], float
     for name, a, b, scale in _updates(tensors, scale_of):
         if ROUNDING * _bound(a, b, scale, torch.float32) <= LARGEST or _bound(a, b, scale) <= LARGEST:
             continue
-        if not all(bool(torch.isfinite(factor).all()) for factor in (a, b)):
+        if not (all_finite(a) and all_finite(b)):
             continue  # refused by its own name where the tensors are loaded
         largest = abs(scale) * float((b.double() @ a.double()).abs().max())
         if not largest <= LARGEST:

@@ -16,6 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.finite import all_finite
 from veneer.adapters.integrity import check_unchanged
 from veneer.adapters.origin import write_base
 from veneer.adapters.peft_config import adapter_config, parse_config, unknown_settings
@@ -61,7 +62,7 @@ def save_adapter(
         OutputError: a file cannot be written.
     """
     tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter.tensors().items()}
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    broken = [name for name, tensor in tensors.items() if not all_finite(tensor)]
     if broken:
         raise AdapterError(f"the adapter holds NaN or infinite values and was not saved:\n{listing(broken)}")
     write_tensors(directory / WEIGHTS_FILE, _unshared(tensors), {"format": "pt"})

@@ -105,11 +105,9 @@ def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
     products = native.step_products(dtype)
     seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)
     billions = 2 * ANSWERS * weight.columns * weight.depth / 1e9
-    if products is StepProducts.TILES:  # they are never what such products wait for
-        return ProbedRate(billions / seconds, None)
-    return ProbedRate(
-        billions / seconds, _peak(device, torch.bfloat16 if products is StepProducts.PAIRS else torch.float32)
-    )
+    # Tiles have none: they are never what such products wait for.
+    multiplied = {StepProducts.FLOATS: torch.float32, StepProducts.PAIRS: torch.bfloat16}.get(products)
+    return ProbedRate(billions / seconds, None if multiplied is None else _peak(device, multiplied))
 
 
 def int8_reason(device: torch.device) -> str | None:

@@ -22,6 +22,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.finite import all_finite
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
@@ -195,7 +196,7 @@ def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
             yield f"{path}: a bias in B"
         elif f"{path}.weight" not in places:
             yield f"{path}: GGUF files of this base have no such matrix (a tied head is the embedding there)"
-        elif not all(bool(torch.isfinite(factor).all()) for factor in part.pairs()):
+        elif not all(map(all_finite, part.pairs())):
             yield f"{path}: NaN or infinite values"
 
 

@@ -53,10 +53,7 @@ int64_t veneer_next_scratch(int64_t depth, int products) {
     switch (products) {
         case PRODUCTS_PAIRS: return row_pairs_scratch(depth);
 #if HAS_TILES
-        case PRODUCTS_TILES: {
-            const int64_t unit = veneer_tiles_scratch(depth), rows = lane_words(LANE_ROWS, depth);
-            return unit > rows ? unit : rows;
-        }
+        case PRODUCTS_TILES: return veneer_tiles_scratch(depth);
 #endif
         default: return panel_scratch(depth);
     }

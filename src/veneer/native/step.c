@@ -115,8 +115,11 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
 }
 #endif
 
+/* The rows that meet weights as next tokens do, prompts' too unless they have a kernel of their own. */
+static inline int next_rows(const Step *s) { return s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows; }
+
 static void linear(const Step *s, const Op *op, const Member *me) {
-    const int start = s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows;
+    const int start = next_rows(s);
     if (start > 0) next_products(s, op, start, me);
 #if BF16_PRODUCTS
     if (start < s->rows) prompt_products(s, op, start, me);
@@ -268,12 +271,8 @@ static int64_t own_work(const Step *s, const Op *op) {
 static int64_t prepared_work(const Step *s, const Op *op) {
     if (op->kind != OP_LINEAR) return 0;
     const Matrix *first = &op->products->weight;
-    int64_t rows = 0;
-    for (int few = 0; few < 2; few++) { /* all rows, and those that are not prompts' */
-        const int64_t room = veneer_next_room(first, s->products, few ? s->first_prompt : s->rows);
-        rows = room > rows ? room : rows;
-    }
-    const int64_t prompts = s->products == PRODUCTS_PAIRS ? lane_words(s->rows, first->depth) : 0;
+    const int64_t rows = veneer_next_room(first, s->products, next_rows(s));
+    const int64_t prompts = lane_words(s->rows - next_rows(s), first->depth);
     return prompts > rows ? prompts : rows;
 }
 

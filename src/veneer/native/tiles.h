@@ -17,7 +17,7 @@ int veneer_tiles_allowed(void);
 void veneer_tiles_begin(void);
 void veneer_tiles_end(void);
 
-/* Words (of 32 bits) of a thread's working memory. */
+/* Words (of 32 bits) of a thread's working memory; LANE_ROWS rows have room in it, while they are laid out. */
 int64_t veneer_tiles_scratch(int64_t depth);
 
 /* As veneer_rows_unit, of x that is laid out as lanes. */
