@@ -26,3 +26,8 @@ def test_the_largest_numbers_are_finite_and_so_is_nothing_at_all(dtype: torch.dt
     most = torch.finfo(dtype).max
     assert all_finite(torch.tensor([most, -most], dtype=dtype))
     assert all_finite(torch.empty(0, 3, dtype=dtype))
+
+
+def test_a_trained_parameter_is_looked_at_like_its_numbers() -> None:
+    assert all_finite(torch.nn.Parameter(torch.ones(2, 3)))
+    assert not all_finite(torch.nn.Parameter(torch.tensor([1.0, torch.inf])))

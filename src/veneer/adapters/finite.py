@@ -15,5 +15,5 @@ def all_finite(tensor: Tensor) -> bool:
     """
     if tensor.numel() == 0:
         return True
-    low, high = torch.aminmax(tensor)
+    low, high = torch.aminmax(tensor.detach())
     return -math.inf < float(low) and float(high) < math.inf
