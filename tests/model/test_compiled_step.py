@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,12 +67,12 @@ def steps_of(model: CausalLM, texts: list[list[int]], lengths: list[int]) -> Ten
         spans = [range(start, stop) for start, stop in parts]
         return step.run(
             StepRows(
-                tokens=torch.tensor([text[place] for text, span in zip(texts, spans, strict=True) for place in span]),
-                positions=torch.tensor([place for span in spans for place in span]),
-                lengths=torch.tensor([stop for span, (_, stop) in zip(spans, parts, strict=True) for _ in span]),
+                tokens=[int(text[place]) for text, span in zip(texts, spans, strict=True) for place in span],
+                positions=[place for span in spans for place in span],
+                lengths=[stop for span, (_, stop) in zip(spans, parts, strict=True) for _ in span],
                 blocks=CacheBlocks(dtype=model.dtype, block_tokens=BLOCK, addresses=tables),
                 segments=(),
-                wanted=torch.tensor([len(span) for span in spans]).cumsum(0) - 1,
+                wanted=[end - 1 for end in itertools.accumulate(map(len, spans))],
                 first_prompt=0 if parts == prompts else len(texts),
             )
         )

@@ -104,3 +104,15 @@ def test_the_operations_of_the_peak_are_counted_for_all_threads(native: Kernels,
     assert once % (1000 * 12 * 2 * 4) == 0  # twelve vectors of four floats or more
     assert native.peak(dtype, 3000, 1) == 3 * once
     assert native.peak(dtype, 1000, 2) == 2 * once
+
+
+@pytest.mark.parametrize("columns", [1, 7, 1024, 1025, 49_152])
+def test_the_likeliest_is_the_first_of_the_largest_as_numpy_has_it(native: Kernels, columns: int) -> None:
+    scores = torch.randn(6, columns).round(decimals=1)  # many are as large as the largest
+    scores[1] = -torch.inf
+    scores[2, -1] = torch.inf
+    scores[3, columns // 2] = scores[3, columns // 3] = torch.nan
+    scores[4] = 0.0
+    scores[4, ::2] = -0.0
+    rows = [5, 0, 4, 3, 3, 2, 1]
+    assert native.likeliest(scores, rows) == scores.numpy().argmax(axis=1)[rows].tolist()

@@ -44,7 +44,7 @@ def carried_out(
     assert library is not None
     program.view(source, rows).copy_(x[:rows])
     cache = [torch.zeros(ROWS, 1, CAPACITY, 4) if one is None else one for one in (keys, values)]
-    counts = torch.ones(rows, dtype=torch.int64) if seen is None else seen
+    counts = [1] * rows if seen is None else seen.tolist()
     # [rows, kv_heads, capacity, dim] twice, to [rows, blocks, layers, keys and values, kv_heads, tokens · dim]
     apart = [one.unflatten(2, (-1, BLOCK)).movedim(2, 1) for one in cache]
     across, along = apart[0].transpose(-1, -2).flatten(-2), apart[1].flatten(-2)
@@ -215,7 +215,27 @@ def test_numbers_that_would_write_elsewhere_do_not_reach_the_library(rows: int, 
     assert library is not None
     blocks = in_blocks(torch.zeros(rows, CAPACITY // BLOCK, 1, 2, 1, BLOCK, 4))
     with pytest.raises(ValueError, match=f"{rows} rows of {ROWS}"):
-        program.run(library, rows, blocks, torch.tensor(seen), [])
+        program.run(library, rows, blocks, seen, [])
+
+
+def test_angles_stand_where_the_rows_places_say() -> None:
+    x, angle = randn(ROWS, 16), randn(9, 4, seed=1)
+    table, places = (angle.cos(), angle.sin()), [7, 2, 7]
+
+    def turned(angles: tuple[Tensor, Tensor], places: list[int] | None) -> Tensor:
+        program, library = Program(ROWS), kernels()
+        assert library is not None
+        source = program.slot(16)
+        program.rotate(source, 8, 8, 0, Pairs.HALVES)
+        program.view(source, ROWS).copy_(x)
+        blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
+        program.run(library, ROWS, blocks, [1] * ROWS, [angles], places=places)
+        return program.view(source, ROWS).clone()
+
+    assert torch.equal(turned(table, places), turned((table[0][places], table[1][places]), None))
+    for wrong in ([0, 1], [0, 1, 9], [-1, 0, 1]):
+        with pytest.raises(ValueError, match="angles at"):
+            turned(table, wrong)
 
 
 @pytest.mark.parametrize("spans", [[(0, 2), (1, 3)], [(0, 4)], [(2, 1)], [(1, 3), (0, 1)]])
@@ -225,7 +245,7 @@ def test_segments_that_overlap_or_leave_the_rows_are_refused(spans: list[tuple[i
     blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
     segments = [Segment(start, stop, StepFactors(layers={})) for start, stop in spans]
     with pytest.raises(ValueError, match="segments"):
-        program.run(library, ROWS, blocks, torch.ones(ROWS, dtype=torch.int64), [], segments)
+        program.run(library, ROWS, blocks, [1] * ROWS, [], segments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -261,7 +281,7 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         program.adapted(source, list(zip("ab", stored, slots, strict=True)))
         program.view(source, len(given)).copy_(given)
         blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
-        program.run(native, len(given), blocks, torch.ones(len(given), dtype=torch.int64), [], own)
+        program.run(native, len(given), blocks, [1] * len(given), [], own)
         return program.view(whole, len(given)).clone()
 
     found = run(x, segments)
@@ -303,7 +323,7 @@ def test_neighbours_of_a_prompt_attend_as_each_alone(
             0, 0, queries, keys, values, to, dim, scale=dim**-0.5, window=window, softcap=None, sinks=None
         )  # fmt: skip
         blocks = CacheBlocks(dtype=dtype, block_tokens=block, addresses=[[table] * rows])
-        program.run(native, rows, blocks, torch.arange(first, stop) + 1, [])
+        program.run(native, rows, blocks, list(range(first + 1, stop + 1)), [])
         return program.view(to, rows).clone()
 
     run(0, before)

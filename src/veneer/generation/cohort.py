@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from veneer.generation.blocks import Block, BlockGroup
-from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
+from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
+from veneer.generation.sampling import likeliest
 from veneer.generation.sequence import Placement
 from veneer.gpu.transfer import sent
 from veneer.model.language import Decoding, LanguageModel
@@ -89,9 +90,9 @@ class CohortRunner:
         return Placement.COHORT
 
     @torch.no_grad()
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[Tensor | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[StepOutput | None]:
         """See `Runner.compute`."""
-        found: dict[int, Tensor] = {}
+        found: dict[int, StepOutput] = {}
         by_number = {item.work.sequence.number: item for item in inputs}
         fresh = {number for number, item in by_number.items() if item.work.start == 0}
         self._forget(by_number.keys() - fresh)
@@ -100,8 +101,7 @@ class CohortRunner:
             going = {row: by_number[row] for row in cohort.rows if row not in cohort.ended}
             tokens = [going[row].work.sequence.tokens[-1] if row in going else 0 for row in cohort.rows]
             logits = cohort.decoding.step(sent(torch.tensor(tokens), self._model.device))
-            places = ((place, row) for place, row in enumerate(cohort.rows) if row in going)
-            found |= {row: logits[place : place + 1].float() for place, row in places}
+            found |= {row: output for row, output in zip(cohort.rows, _outputs(logits), strict=True) if row in going}
         begun: dict[bytes | None, list[StepInput]] = {}
         for item in inputs:
             if item.work.start == 0:
@@ -135,8 +135,8 @@ class CohortRunner:
                 cohort.rows = [cohort.rows[place] for place in left]
         self._cohorts = [cohort for cohort in self._cohorts if cohort.rows]
 
-    def _begin(self, items: Sequence[StepInput]) -> dict[int, Tensor]:
-        """Prefill the prompts of sequences of one adapter; returns the logits of their last tokens."""
+    def _begin(self, items: Sequence[StepInput]) -> dict[int, StepOutput]:
+        """Prefill the prompts of sequences of one adapter; returns the outputs for their last tokens."""
         model = self._model_of(items[0].adapter)
         sequences = [item.work.sequence for item in items]
         if self._router is not None:
@@ -153,25 +153,31 @@ class CohortRunner:
         self._lay([sequence.number for sequence in sequences], lengths)
         logits = decoding.prefill(torch.tensor(tokens, device=model.device), lengths)
         self._cohorts.append(_Cohort(decoding, [sequence.number for sequence in sequences], contexts))
-        return {sequence.number: logits[row : row + 1].float() for row, sequence in enumerate(sequences)}
+        return dict(zip((sequence.number for sequence in sequences), _outputs(logits), strict=True))
 
     def _lay(self, numbers: Sequence[int], tokens: Sequence[int]) -> None:
         if self._router is not None:
             self._router.lay(numbers, tokens)
 
-    def _wanted(self, item: StepInput, last: Tensor) -> Tensor:
+    def _wanted(self, item: StepInput, last: StepOutput) -> StepOutput:
         if item.wanted is Wanted.LAST:
             return last
         model, tokens = self._model_of(item.adapter), item.work.sequence.tokens
         given = torch.tensor(tokens, device=model.device)
         hidden = model.documents(given, torch.arange(len(tokens), device=model.device), [len(tokens)])
-        return torch.cat((model.logits(hidden[:-1]).float(), last))
+        return StepOutput(torch.cat((model.logits(hidden[:-1]).float(), last.logits)), last.likeliest)
 
     def _model_of(self, adapter: LoadedAdapter | None) -> LanguageModel:
         if adapter is None:
             return self._model
         assert adapter.model is not None
         return adapter.model
+
+
+def _outputs(logits: Tensor) -> list[StepOutput]:
+    """The output of each row of logits `[rows, vocab]`."""
+    wide = logits.float()
+    return [StepOutput(wide[row : row + 1], token) for row, token in enumerate(likeliest(wide))]
 
 
 def _by_capacity(items: Sequence[StepInput]) -> list[list[StepInput]]:

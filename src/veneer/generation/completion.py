@@ -14,7 +14,8 @@ from veneer.generation.request import (
     TokenLogprob,
     TokenMade,
 )
-from veneer.generation.sampling import adjusted, choose, likeliest
+from veneer.generation.runner import StepOutput
+from veneer.generation.sampling import adjusted, choose
 from veneer.generation.sequence import Sequence
 from veneer.generation.text import StopScanner, TextStream, TokenDecoder
 
@@ -42,6 +43,7 @@ class Completion:
         self._scored = handle.request.prompt_logprobs is None
         self._stop: str | int | None = None
         self._made = 0
+        self._greedy = request.sampling.plain and request.constraint is None
 
     @property
     def scores_prompt(self) -> bool:
@@ -60,10 +62,10 @@ class Completion:
             scores = [self._prompt_scores[place] for place in range(1, self._sequence.prompt_tokens)]
             self.handle.emit(PromptScored((None, *scores)))
 
-    def next_token(self, logits: Tensor) -> FinishReason | None:
-        """Choose the next token from the logits `[vocab]` of the last one. Returns why the answer ends, or None."""
+    def next_token(self, output: StepOutput) -> FinishReason | None:
+        """Choose the next token from the output for the last one. Returns why the answer ends, or None."""
         request, sequence = self.handle.request, self._sequence
-        token = self._choose(logits)
+        token = self._choose(output)
         if request.constraint is not None:
             request.constraint.accept(token)
         if token in self._stop_ids:
@@ -72,7 +74,7 @@ class Completion:
         sequence.tokens.append(token)
         self._made += 1
         piece = "" if self._text is None else self._scanner.push(self._text.push(token))
-        logprob = None if request.logprobs is None else token_logprob(logits, token, request.logprobs)
+        logprob = None if request.logprobs is None else token_logprob(output.logits[-1], token, request.logprobs)
         self.handle.emit(TokenMade(token, piece, logprob))
         if self._scanner.found is not None:
             self._stop = self._scanner.found
@@ -101,12 +103,12 @@ class Completion:
             )
         )
 
-    def _choose(self, logits: Tensor) -> int:
+    def _choose(self, output: StepOutput) -> int:
         request, sampling = self.handle.request, self.handle.request.sampling
         held = self._made < sampling.min_new_tokens and bool(self._stop_ids)
-        if sampling.plain and request.constraint is None and not held:
-            return likeliest(logits)
-        scores = adjusted(logits, sampling, request.prompt, self._sequence.answer)
+        if self._greedy and not held:
+            return output.likeliest
+        scores = adjusted(output.logits[-1], sampling, request.prompt, self._sequence.answer)
         if held:
             scores[sorted(self._stop_ids)] = float("-inf")
         if request.constraint is not None:

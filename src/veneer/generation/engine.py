@@ -14,14 +14,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from veneer.errors import ConfigError
 from veneer.generation.blocks import BlockPool
 from veneer.generation.completion import Completion
 from veneer.generation.prompt_budget import PromptBudget
 from veneer.generation.request import FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
-from veneer.generation.runner import AdapterLease, AdapterSource, LoadedAdapter, Runner, StepInput, Wanted
+from veneer.generation.runner import AdapterLease, AdapterSource, LoadedAdapter, Runner, StepInput, StepOutput, Wanted
 from veneer.generation.scheduler import Limits, Scheduler
 from veneer.generation.sequence import Sequence, Work
 from veneer.generation.text import TokenDecoder
@@ -255,9 +253,9 @@ class GenerationEngine:
         for one in work:
             self._prompt_tokens += max(0, min(one.start + one.count, one.sequence.prompt_tokens) - one.start)
         self._scheduler.computed(work)
-        for one, logits in zip(work, outputs, strict=True):
-            if logits is not None:
-                self._advance(self._active[one.sequence.number], one, logits)
+        for one, output in zip(work, outputs, strict=True):
+            if output is not None:
+                self._advance(self._active[one.sequence.number], one, output)
         prompts = sum(one.count for one in work if one.count > 1)
         self._budget.computed(prompts, sum(one.count == 1 for one in work), time.perf_counter() - started)
         self._scheduler.prompt_tokens = self._budget.tokens
@@ -269,14 +267,14 @@ class GenerationEngine:
             wanted = Wanted.ALL
         return StepInput(work, self._adapter_of(active), wanted)
 
-    def _advance(self, active: _Active, work: Work, logits: Tensor) -> None:
-        """Take the logits of a sequence's tokens, and choose the next token where the last ones are among them."""
+    def _advance(self, active: _Active, work: Work, output: StepOutput) -> None:
+        """Take the output for a sequence's tokens, and choose the next token where the last one is among them."""
         if active.completion.scores_prompt:
-            active.completion.score_prompt(work.start, logits)
+            active.completion.score_prompt(work.start, output.logits)
         if not work.ends:
             return
         before = len(active.sequence.tokens)
-        reason = active.completion.next_token(logits[-1])
+        reason = active.completion.next_token(output)
         self._new_tokens += len(active.sequence.tokens) - before
         if reason is not None:
             self._end(active, reason)

@@ -10,6 +10,7 @@ Adapters that the library does not know are computed through modules, one batch 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from veneer.generation.blocks import DROPPED, Block, BlockGroup
 from veneer.generation.cohort import CohortRunner
-from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
+from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sequence import Placement
 from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
 from veneer.native.functions import StepProducts
@@ -60,6 +61,8 @@ class PagedRunner:
             for group, shape in zip(groups, self._shapes, strict=True)
         )
         self._blocks: dict[Block, Tensor] = {}
+        self._tables: dict[tuple[int, int], tuple[list[int], _Table]] = {}
+        """Of the last step, by group and sequence: the numbers of the blocks, and where they begin."""
 
     @property
     def groups(self) -> tuple[BlockGroup, ...]:
@@ -80,8 +83,10 @@ class PagedRunner:
         """See `Runner.placement`."""
         return Placement.BLOCKS if adapter is None or adapter.factors is not None else Placement.COHORT
 
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[Tensor | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[StepOutput | None]:
         """See `Runner.compute`."""
+        if dropped:
+            self._tables.clear()
         for block in dropped:
             self._blocks.pop(block, None)
         apart = [item for item in inputs if item.work.sequence.placement is Placement.COHORT]
@@ -96,40 +101,49 @@ class PagedRunner:
         """See `Runner.close`."""
         self._others.close()
         self._blocks.clear()
+        self._tables.clear()
 
-    def _compute_paged(self, inputs: Sequence[StepInput]) -> dict[int, Tensor | None]:
-        answers = [part for item in inputs if (part := _answered(item)).count]
-        prompts = [part for item in inputs if (part := _asked(item)).count]
+    def _compute_paged(self, inputs: Sequence[StepInput]) -> dict[int, StepOutput | None]:
+        answers, prompts = _parts(inputs)
         parts = [*answers, *prompts]
         rows = [(part.item.work.sequence, place) for part in parts for place in range(part.start, part.stop)]
         wanted = _wanted(inputs, parts)
         logits = self._step.run(
             StepRows(
-                tokens=torch.tensor([sequence.tokens[place] for sequence, place in rows]),
-                positions=torch.tensor([place for _, place in rows]),
-                lengths=torch.tensor([len(sequence.tokens) for sequence, _ in rows]),
+                tokens=[sequence.tokens[place] for sequence, place in rows],
+                positions=[place for _, place in rows],
+                lengths=[len(sequence.tokens) for sequence, _ in rows],
                 blocks=CacheBlocks(
                     dtype=self._step.dtype, block_tokens=self._block_tokens, addresses=self._addresses(inputs, parts)
                 ),
                 segments=_segments(parts),
-                wanted=torch.tensor([row for own in wanted for row in own], dtype=torch.int64),
+                wanted=[row for own in wanted for row in own],
                 first_prompt=sum(part.count for part in answers),
             )
         )
-        found = torch.split(logits, [len(own) for own in wanted])
-        return {_number(item): own if len(own) else None for item, own in zip(inputs, found, strict=True)}
+        ends = list(itertools.accumulate(map(len, wanted)))
+        outputs: dict[int, StepOutput | None] = dict.fromkeys(map(_number, inputs))
+        asked = [(item, end - len(own), end) for item, own, end in zip(inputs, wanted, ends, strict=True) if own]
+        tokens = self._step.likeliest(logits, [end - 1 for _, _, end in asked])
+        for (item, start, end), token in zip(asked, tokens, strict=True):
+            outputs[_number(item)] = StepOutput(logits[start:end], token)
+        return outputs
 
     def _addresses(self, inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[_Table]]:
         """Where the blocks of each row's sequence begin, by group and row."""
+        before, self._tables = self._tables, {}
         found = []
         for group in range(len(self._groups)):
-            tables = {}
             for item in inputs:
-                blocks = item.work.sequence.tables[group]
-                addresses = [0 if number == DROPPED else self._address((group, number)) for number in blocks]
-                tables[_number(item)] = (ctypes.c_void_p * len(blocks))(*addresses)
-            found.append([tables[_number(part.item)] for part in parts for _ in range(part.count)])
+                place, blocks = (group, _number(item)), item.work.sequence.tables[group]
+                known = before.get(place)
+                self._tables[place] = known if known and known[0] == blocks else (blocks[:], self._table(group, blocks))
+            found.append([self._tables[group, _number(part.item)][1] for part in parts for _ in range(part.count)])
         return found
+
+    def _table(self, group: int, blocks: Sequence[int]) -> _Table:
+        addresses = [0 if number == DROPPED else self._address((group, number)) for number in blocks]
+        return (ctypes.c_void_p * len(blocks))(*addresses)
 
     def _address(self, block: Block) -> int:
         """Where a block begins; its memory is made when it is first used."""
@@ -146,16 +160,17 @@ def _adapter_key(item: StepInput) -> tuple[bytes, int]:
     return b"" if item.adapter is None else item.adapter.key, _number(item)
 
 
-def _answered(item: StepInput) -> _Part:
-    """The tokens of an answer among those of an input: after a preemption there may be many."""
-    work = item.work
-    return _Part(item, min(max(work.start, work.sequence.prompt_tokens), work.stop), work.stop)
-
-
-def _asked(item: StepInput) -> _Part:
-    """The tokens of the prompt among those of an input."""
-    work = item.work
-    return _Part(item, work.start, max(work.start, min(work.stop, work.sequence.prompt_tokens)))
+def _parts(inputs: Sequence[StepInput]) -> tuple[list[_Part], list[_Part]]:
+    """The tokens of answers, of which there may be many after a preemption, and those of prompts."""
+    answers, prompts = [], []
+    for item in inputs:
+        start, stop = item.work.start, item.work.stop
+        first = min(max(start, item.work.sequence.prompt_tokens), stop)
+        if first < stop:
+            answers.append(_Part(item, first, stop))
+        if start < first:
+            prompts.append(_Part(item, start, first))
+    return answers, prompts
 
 
 def _wanted(inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[int]]:

@@ -85,6 +85,16 @@ class StepInput:
     wanted: Wanted
 
 
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a step makes of an input's wanted tokens."""
+
+    logits: Tensor
+    """float32 `[tokens, vocab_size]`; the next step may overwrite them."""
+    likeliest: int
+    """The first token with the largest logit after the last of the tokens: a greedy answer goes on with it."""
+
+
 class Runner(Protocol):
     """Computes steps of one model."""
 
@@ -107,7 +117,7 @@ class Runner(Protocol):
         """Who keeps the keys and values of sequences under an adapter."""
         ...
 
-    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block]) -> list[Tensor | None]:
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block]) -> list[StepOutput | None]:
         """Compute a step.
 
         Args:
@@ -115,7 +125,7 @@ class Runner(Protocol):
             dropped: blocks that have been given up since the last step.
 
         Returns:
-            For each input the wanted logits, float32 `[tokens, vocab_size]`, or None. The next step may overwrite them.
+            For each input its output, or None where none is wanted.
         """
         ...
 

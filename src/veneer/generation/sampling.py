@@ -152,15 +152,20 @@ def _likeliest(found: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return ordered, indices
 
 
-def likeliest(scores: Tensor) -> int:
-    """The first token with the largest score of one row `[vocab]`. NumPy finds it in a tenth of torch's time."""
-    return int(scores.detach().cpu().numpy().argmax())
+def likeliest(scores: Tensor) -> list[int]:
+    """The first token with the largest score of each row of `[rows, vocab]`.
+
+    On the CPU NumPy finds it in a tenth of torch's time.
+    """
+    if scores.device.type == "cpu":
+        return [int(token) for token in scores.detach().numpy().argmax(axis=-1)]
+    return [int(token) for token in scores.argmax(dim=-1)]
 
 
 def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """The next token from adjusted scores of one row `[vocab]`; takes one number of `generator` unless it is greedy."""
     if sampling.temperature == 0.0:
-        return likeliest(scores)
+        return likeliest(scores[None])[0]
     cumulated = probabilities(scores, sampling).cpu().cumsum(-1)
     drawn = torch.rand((), dtype=torch.float64, generator=generator) * cumulated[-1]
     # The first token whose cumulated probability is above the number drawn: one that has no probability never is.

@@ -83,19 +83,18 @@ def layer_groups(spec: DecoderSpec) -> tuple[LayerGroup, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRows:
-    """The tokens of a step, a row each."""
+    """The tokens of a step, a row each; what is said of rows has a number for each of them."""
 
-    tokens: Tensor
-    """int64 `[rows]`."""
-    positions: Tensor
-    """int64 `[rows]`; keys and values of all earlier positions are in the cache, or come with this step."""
-    lengths: Tensor
-    """int64 `[rows]`: length of the whole text of each row's sequence so far. LongRoPE needs it."""
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    """Keys and values of all earlier positions are in the cache, or come with this step."""
+    lengths: Sequence[int]
+    """The length of the whole text of each row's sequence so far. LongRoPE needs it."""
     blocks: CacheBlocks
     segments: Sequence[Segment]
     """The rows under adapters, in order."""
-    wanted: Tensor
-    """int64: the rows whose logits are wanted."""
+    wanted: Sequence[int]
+    """The rows whose logits are wanted."""
     first_prompt: int
     """The rows from there on are tokens of prompts, those before it next tokens."""
 
@@ -146,20 +145,30 @@ class CompiledStep:
     def run(self, step: StepRows) -> Tensor:
         """The logits of the wanted rows, float32 `[wanted, vocab_size]`; all rows' keys and values are cached."""
         rows = len(step.tokens)
-        self._program.view(self._x, rows).copy_(self._body.embedded(step.tokens, self.dtype))
-        angles = self._angles_of(step.positions, step.lengths)
+        self._program.view(self._x, rows).copy_(self._body.embedded(torch.tensor(step.tokens), self.dtype))
+        # Angles that depend on the text's length are made for each row, others stand in a table by their positions.
+        by_row = self.spec.by_length
+        angles = (
+            self._turned(torch.tensor(step.positions), torch.tensor(step.lengths))
+            if by_row
+            else self._table(max(step.positions))
+        )
         self._program.run(
-            self._native, rows, step.blocks, step.positions + 1, angles, step.segments,
-            products=self.products, first_prompt=step.first_prompt,
+            self._native, rows, step.blocks, [place + 1 for place in step.positions], angles, step.segments,
+            places=None if by_row else step.positions, products=self.products, first_prompt=step.first_prompt,
         )  # fmt: skip
-        hidden = self._program.view(self._normed, rows)[step.wanted]
+        hidden = self._program.view(self._normed, rows)
+        if list(step.wanted) != list(range(rows)):
+            hidden = hidden.index_select(0, torch.tensor(step.wanted, dtype=torch.int64))
         return self._finish(self._native.rows_product(hidden, self._head.weight, self._head.bias, self.products))
 
-    def _angles_of(self, positions: Tensor, lengths: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Cosines and sines by number, float32 `[rows, turned / 2]`."""
-        if self.spec.by_length:
-            return self._turned(positions, lengths)
-        known, most = (len(self._angles[0][0]) if self._angles else 0), int(positions.max())
+    def likeliest(self, logits: Tensor, rows: Sequence[int]) -> list[int]:
+        """The first token with the largest logit, of each of some rows of logits `[.., vocab_size]`."""
+        return self._native.likeliest(logits, rows)
+
+    def _table(self, most: int) -> list[tuple[Tensor, Tensor]]:
+        """Cosines and sines by number, float32 `[positions, turned / 2]`, of all positions up to `most`."""
+        known = len(self._angles[0][0]) if self._angles else 0
         while self._layer_of and known <= most:
             chunk = torch.arange(known, known + ANGLE_CHUNK)
             more = self._turned(chunk, chunk)
@@ -168,7 +177,7 @@ class CompiledStep:
                 more = [(torch.cat((old[0], new[0])), torch.cat((old[1], new[1]))) for old, new in pairs]
             self._angles = more
             known += ANGLE_CHUNK
-        return [(cosine[positions], sine[positions]) for cosine, sine in self._angles]
+        return self._angles
 
     def _turned(self, positions: Tensor, lengths: Tensor) -> list[tuple[Tensor, Tensor]]:
         turned = self._body.angles(positions, _Lengths(lengths))

@@ -29,6 +29,7 @@ SOURCES = (
     "interface.c",
     "int8.c",
     "lane_rows.c",
+    "likeliest.c",
     "losses.c",
     "next.c",
     "optimizer.c",

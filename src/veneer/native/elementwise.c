@@ -14,8 +14,8 @@
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
 /* y = round(x · rstd) · w, rstd[row] = 1/√(mean(x²) + eps); x, y [rows, dim] of `dtype`, weight float32 [dim]. */
-void veneer_rms_norm_forward(int dtype, const void *x, const float *weight, float eps, int64_t rows, int dim, void *y,
-                             float *rstd, int threads) {
+int veneer_rms_norm_forward(int dtype, const void *x, const float *weight, float eps, int64_t rows, int dim, void *y,
+                            float *rstd, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; row++) {
         float sum = 0.0f;
@@ -39,11 +39,12 @@ void veneer_rms_norm_forward(int dtype, const void *x, const float *weight, floa
             for (int i = 0; i < dim; i++) out[i] = in[i] * r * weight[i];
         }
     }
+    return 0;
 }
 
 /* With n = x·rstd and g = dy·w: dx = rstd · (g − n · mean(g·n)). */
-void veneer_rms_norm_backward(int dtype, const void *x, const float *weight, const float *rstd, const void *dy,
-                              int64_t rows, int dim, void *dx, int threads) {
+int veneer_rms_norm_backward(int dtype, const void *x, const float *weight, const float *rstd, const void *dy,
+                             int64_t rows, int dim, void *dx, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; row++) {
         const float r = rstd[row];
@@ -67,6 +68,7 @@ void veneer_rms_norm_backward(int dtype, const void *x, const float *weight, con
             for (int i = 0; i < dim; i++) out[i] = r * (grad[i] * weight[i] - in[i] * mean);
         }
     }
+    return 0;
 }
 
 /* silu(g) · u, and its gradients: d_u = silu(g) · d and d_g = d · u · σ(g) · (1 + g · (1 − σ(g))), of `count` elements. */
@@ -123,7 +125,7 @@ static void gated_gradient_vectors(const uint16_t *g, const uint16_t *u, const u
 #endif
 
 /* h = silu(gate) · up over n elements. */
-void veneer_swiglu_forward(int dtype, const void *gate, const void *up, int64_t n, void *h, int threads) {
+int veneer_swiglu_forward(int dtype, const void *gate, const void *up, int64_t n, void *h, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < n; start += CHUNK) {
         const int count = n - start < CHUNK ? (int)(n - start) : CHUNK;
@@ -136,11 +138,12 @@ void veneer_swiglu_forward(int dtype, const void *gate, const void *up, int64_t 
             for (int i = 0; i < count; i++) out[i] = g[i] * sigmoid(g[i]) * u[i];
         }
     }
+    return 0;
 }
 
 /* Its gradients: d_gate and d_up from dh. */
-void veneer_swiglu_backward(int dtype, const void *gate, const void *up, const void *dh, int64_t n, void *d_gate,
-                            void *d_up, int threads) {
+int veneer_swiglu_backward(int dtype, const void *gate, const void *up, const void *dh, int64_t n, void *d_gate,
+                           void *d_up, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < n; start += CHUNK) {
         const int count = n - start < CHUNK ? (int)(n - start) : CHUNK;
@@ -160,12 +163,13 @@ void veneer_swiglu_backward(int dtype, const void *gate, const void *up, const v
             }
         }
     }
+    return 0;
 }
 
 /* Turn the pairs (x[i], x[i + dim/2]) of every head by the token's angles; cosine, sine float32 [tokens, dim/2];
  * `sign` -1 turns back, which is the gradient. */
-void veneer_rotate(int dtype, const void *x, const float *cosine, const float *sine, float sign, int64_t tokens,
-                   int heads, int dim, void *y, int threads) {
+int veneer_rotate(int dtype, const void *x, const float *cosine, const float *sine, float sign, int64_t tokens,
+                  int heads, int dim, void *y, int threads) {
     const int half = dim / 2;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t t = 0; t < tokens; t++) {
@@ -193,4 +197,5 @@ void veneer_rotate(int dtype, const void *x, const float *cosine, const float *s
             }
         }
     }
+    return 0;
 }

@@ -22,7 +22,7 @@ from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
-INTERFACE = 7
+INTERFACE = 8
 """The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
 
 
@@ -245,6 +245,13 @@ class Kernels:
         )
         return y
 
+    def likeliest(self, scores: Tensor, rows: Sequence[int]) -> list[int]:
+        """Return for each of some rows of float32 scores `[.., columns]` where its first largest one stands."""
+        columns, count = ctypes.c_int64(scores.shape[1]), len(rows)
+        found = (ctypes.c_int64 * count)()
+        self._call("likeliest", pointer(scores), columns, (ctypes.c_int64 * count)(*rows), ctypes.c_int64(count), found)
+        return list(found)
+
     @cached_property
     def bfloat16_products(self) -> StepProducts:
         """Return what multiplies the rows of a model in bfloat16."""
@@ -294,8 +301,9 @@ class Kernels:
         cache_dtype: torch.dtype,
         block_tokens: int,
         blocks: ctypes.Array[ctypes.c_void_p],
-        seen: Tensor,
+        seen: ctypes.Array[ctypes.c_int64],
         angles: Sequence[tuple[Tensor, Tensor]],
+        places: ctypes.Array[ctypes.c_int64],
         segments: ctypes.Array[Any],
     ) -> None:
         """Carry out a step; see `veneer.native.program.Program.run`."""
@@ -310,9 +318,10 @@ class Kernels:
             DTYPES[cache_dtype],
             block_tokens,
             blocks,
-            pointer(seen),
+            seen,
             pointers([cosine for cosine, _ in angles]),
             pointers([sine for _, sine in angles]),
+            places,
             segments,
             len(segments),
         )

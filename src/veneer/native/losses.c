@@ -121,8 +121,8 @@ static void write_gradient(int dtype, void *scores, int64_t place, int64_t vocab
 
 /* scores [rows, vocab] of `dtype`, targets [rows]; losses float32 [rows] = log Σ exp(s) − s[target]. With `gradient`
  * the scores become d(sum of losses)/d(scores), the target's as −others/total: see losses/scores.py. */
-void veneer_cross_entropy(int dtype, void *scores, const int64_t *targets, int64_t rows, int64_t vocab, int gradient,
-                          float *losses, int threads) {
+int veneer_cross_entropy(int dtype, void *scores, const int64_t *targets, int64_t rows, int64_t vocab, int gradient,
+                         float *losses, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < rows; r++) {
         const int64_t place = r * vocab;
@@ -138,4 +138,5 @@ void veneer_cross_entropy(int dtype, void *scores, const int64_t *targets, int64
         const float at_target = (float)(-row.others / total);
         store_row(scores, dtype, place + targets[r], 1, &at_target);
     }
+    return 0;
 }

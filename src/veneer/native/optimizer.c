@@ -30,11 +30,11 @@ static inline void encode(const float *x, int count, float largest, const Map *m
 /* weights, grads [n]; codes [n] and absmax [ceil(n / BLOCK)] of mean and mean square. The step:
  * weights = shrink · weights - rate · mean / (√square · root + epsilon), rate and root with the bias corrections;
  * new is 1 - beta, which float32 cannot subtract: of 1 - 0.999f the fifth digit is wrong. */
-void veneer_adamw8bit(float *weights, const float *grads, uint8_t *mean_codes, float *mean_absmax,
-                      uint8_t *square_codes, float *square_absmax, const float *mean_values, const uint8_t *mean_below,
-                      const float *mean_thresholds, const float *square_values, const uint8_t *square_below,
-                      const float *square_thresholds, int64_t n, float beta1, float new1, float beta2, float new2,
-                      float shrink, float rate, float root, float epsilon, int threads) {
+int veneer_adamw8bit(float *weights, const float *grads, uint8_t *mean_codes, float *mean_absmax,
+                     uint8_t *square_codes, float *square_absmax, const float *mean_values, const uint8_t *mean_below,
+                     const float *mean_thresholds, const float *square_values, const uint8_t *square_below,
+                     const float *square_thresholds, int64_t n, float beta1, float new1, float beta2, float new2,
+                     float shrink, float rate, float root, float epsilon, int threads) {
     const Map means = {mean_values, mean_below, mean_thresholds};
     const Map squares = {square_values, square_below, square_thresholds};
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -63,4 +63,5 @@ void veneer_adamw8bit(float *weights, const float *grads, uint8_t *mean_codes, f
         encode(mean, count, largest_mean, &means, mean_codes + start);
         encode(square, count, largest_square, &squares, square_codes + start);
     }
+    return 0;
 }

@@ -129,6 +129,7 @@ class Program:
     _kept: list[object] = field(default_factory=list)
     _floats: int = 0
     _space: Tensor | None = None
+    _views: dict[tuple[Slot, int], Tensor] = field(default_factory=dict)
     _array: ctypes.Array[_OpStruct] | None = None
 
     def slot(self, width: int) -> Slot:
@@ -139,7 +140,10 @@ class Program:
 
     def view(self, slot: Slot, rows: int) -> Tensor:
         """Return what stands in a slot, float32 `[rows, width]`; the next run overwrites this memory."""
-        return self._memory().as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
+        place = slot, rows
+        if place not in self._views:
+            self._views[place] = self._memory().as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
+        return self._views[place]
 
     def norm(
         self,
@@ -242,10 +246,11 @@ class Program:
         kernels: Kernels,
         rows: int,
         blocks: CacheBlocks,
-        seen: Tensor,
+        seen: Sequence[int],
         angles: Sequence[tuple[Tensor, Tensor]],
         segments: Sequence[Segment] = (),
         *,
+        places: Sequence[int] | None = None,
         products: StepProducts = StepProducts.FLOATS,
         first_prompt: int | None = None,
     ) -> None:
@@ -255,13 +260,17 @@ class Program:
             kernels: the compiled library.
             rows: how many rows there are, at most as many as the program was made for.
             blocks: where the cache of each row stands.
-            seen: int64 `[rows]`, how many keys each row would see without a window, its own included.
-            angles: pairs of cosine and sine, each float32 `[rows, turned / 2]`; `rotate` names them by number.
+            seen: how many keys each row would see without a window, its own included.
+            angles: pairs of cosine and sine, each float32 `[places, turned / 2]`; `rotate` names them by number.
             segments: the rows under adapters, in order.
+            places: where the angles of each row stand; None if the angles have a place for each row.
             products: what multiplies the rows.
             first_prompt: the rows from there on are tokens of prompts; None if there are none.
         """
         self._check(rows, blocks, seen, segments)
+        places = range(rows) if places is None else places
+        if len(places) != rows or any(not 0 <= min(places) <= max(places) < len(cosine) for cosine, _ in angles):
+            raise ValueError(f"angles at {places} of {[len(cosine) for cosine, _ in angles]} for {rows} rows")
         first_prompt = rows if first_prompt is None else first_prompt
         if not 0 <= first_prompt <= rows:
             raise ValueError(f"prompts from row {first_prompt} of {rows}")
@@ -274,17 +283,16 @@ class Program:
             *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.table(self.sites)) for one in segments)
         )
         kernels.step(
-            self._array, self._memory(), rows, first_prompt, products, blocks.dtype, blocks.block_tokens, tables, seen,
-            angles, structs,
+            self._array, self._memory(), rows, first_prompt, products, blocks.dtype, blocks.block_tokens, tables,
+            (ctypes.c_int64 * rows)(*seen), angles, (ctypes.c_int64 * rows)(*places), structs,
         )  # fmt: skip
 
-    def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:
+    def _check(self, rows: int, blocks: CacheBlocks, seen: Sequence[int], segments: Sequence[Segment]) -> None:
         """Raise ValueError for numbers that do not fit the program: the library finds its memory by them."""
         rooms = [[len(table) * blocks.block_tokens for table in group] for group in blocks.addresses]
-        keys: list[int] = seen.tolist()
-        fits = 0 < rows <= self.rows and len(keys) == rows and all(len(group) == rows for group in rooms)
-        if not fits or any(not 0 < n <= room for group in rooms for n, room in zip(keys, group, strict=True)):
-            raise ValueError(f"{rows} rows of {self.rows}, {keys} keys of {rooms}")
+        fits = 0 < rows <= self.rows and len(seen) == rows and all(len(group) == rows for group in rooms)
+        if not fits or any(not 0 < n <= room for group in rooms for n, room in zip(seen, group, strict=True)):
+            raise ValueError(f"{rows} rows of {self.rows}, {seen} keys of {rooms}")
         ends = [0, *(end for one in segments for end in (one.start, one.stop)), rows]
         if ends != sorted(ends):
             raise ValueError(f"segments {[(one.start, one.stop) for one in segments]} of {rows} rows")

@@ -66,9 +66,9 @@ static void decode(int dtype, const uint8_t *codes, const float *values, float s
 /* codes: two to a byte, the first in the upper half; values float32 [16]; out [n] of `dtype`; one scale for `block`
  * weights of the flattened tensor, block even and a divisor of SPAN. Scales: `plain` float32, or, where it is NULL,
  * table[scale_codes] · factors[block / nested] + offset. */
-void veneer_dequantize_4bit(int dtype, const uint8_t *codes, const float *values, const float *plain,
-                            const uint8_t *scale_codes, const float *table, const float *factors, const float *offset,
-                            int nested, int64_t n, int block, void *out, int threads) {
+int veneer_dequantize_4bit(int dtype, const uint8_t *codes, const float *values, const float *plain,
+                           const uint8_t *scale_codes, const float *table, const float *factors, const float *offset,
+                           int nested, int64_t n, int block, void *out, int threads) {
     const Scales scales = {plain, scale_codes, table, factors, plain == NULL ? *offset : 0.0f, nested};
     const int width = dtype == BFLOAT16 ? 2 : 4;
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -79,4 +79,5 @@ void veneer_dequantize_4bit(int dtype, const uint8_t *codes, const float *values
             decode(dtype, codes + first / 2, values, scale_of(&scales, first / block), count, (char *)out + first * width);
         }
     }
+    return 0;
 }

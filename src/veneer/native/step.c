@@ -131,8 +131,8 @@ static void rotate(const Step *s, const Op *op, const Member *me) {
     const int apart = op->variant == ROTATE_HALVES ? half : 1, step = op->variant == ROTATE_HALVES ? 1 : 2;
     const int64_t width = op->from.stride ? op->kv_heads : 0; /* floats of a head */
     for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) {
-        const float *cosine = s->cosine[op->number] + (int64_t)row * half;
-        const float *sine = s->sine[op->number] + (int64_t)row * half;
+        const float *cosine = s->cosine[op->number] + s->places[row] * half;
+        const float *sine = s->sine[op->number] + s->places[row] * half;
         for (int head = 0; head < op->heads; head++) {
             float *x = at(s, op->from, row) + head * width;
             for (int i = 0; i < half; i++) {
@@ -307,9 +307,9 @@ static void find_runs(Step *s, int groups, int *starts) {
  * memory ran out. */
 int veneer_step(const Op *ops, int count, float *space, int rows, int first_prompt, int products, int cache_dtype,
                 int block, void *const *const *blocks, const int64_t *seen, const float *const *cosine,
-                const float *const *sine, const Segment *segments, int segment_count, int threads) {
+                const float *const *sine, const int64_t *places, const Segment *segments, int segment_count, int threads) {
     Step s = {.space = space, .rows = rows, .cache_dtype = cache_dtype, .block = block, .blocks = blocks, .seen = seen,
-              .cosine = cosine, .sine = sine, .segments = segments, .segment_count = segment_count,
+              .cosine = cosine, .sine = sine, .places = places, .segments = segments, .segment_count = segment_count,
               .first_prompt = first_prompt, .products = products};
     int groups = 0;
     for (int row = 0; row < rows; row++) s.span = seen[row] > s.span ? seen[row] : s.span;

@@ -43,7 +43,8 @@ typedef struct {
     int cache_dtype, block;             /* `block` tokens of a sequence stand in one block of the cache: */
     void *const *const *blocks;         /* [group][row], each [block number]: [layers][keys, values][kv_heads][block · dim] */
     const int64_t *seen;                /* by row: keys, its own included */
-    const float *const *cosine, *const *sine; /* by number of the angles, [rows][turned / 2] */
+    const float *const *cosine, *const *sine; /* by number of the angles, [places][turned / 2] */
+    const int64_t *places;              /* by row: where its angles stand */
     const Segment *segments;
     int segment_count;
     int first_prompt;                   /* the rows from there on are prompts' */
