@@ -84,12 +84,14 @@ INLINE void halves_at(const uint8_t *const *columns, int64_t offset, float *out)
 /* Two scales a chunk, of the first and the second 32 weights, and for Q4_1 two of what is added; `wide` floats apart. */
 INLINE void scales_across(const Matrix *m, int format, const uint8_t *const *columns, const int *numbers, int64_t k,
                           float *out, int wide) {
+    if (format == WEIGHT_4BIT)
+        for (int c = 0; c < VL; c++) {
+            const int64_t place = numbers[c] * m->depth + k;
+            out[c] = scale_at(m, place);
+            out[wide + c] = m->block < CHUNK ? scale_at(m, place + CHUNK / 2) : out[c];
+        }
     for (int half = 0; half < 2; half++, out += wide) {
         const int64_t block = (k / GGUF_BLOCK + half) * block_bytes(format);
-        if (format == WEIGHT_4BIT && half && m->block >= CHUNK)
-            *(vec *)out = *(const vec *)(out - wide);
-        else if (format == WEIGHT_4BIT)
-            for (int c = 0; c < VL; c++) out[c] = scale_at(m, numbers[c] * m->depth + k + 32 * half);
         if (format == WEIGHT_INT8)
             for (int c = 0; c < VL; c++) out[c] = m->scales[numbers[c]];
         if (is_blocks(format)) halves_at(columns, block, out);

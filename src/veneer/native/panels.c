@@ -29,9 +29,11 @@ typedef struct {
     float *sums;   /* [rows][PANEL_COLUMNS], `apart` floats from one level to the next: */
     int64_t apart; /* level n + 1 becomes what this lane comes to and the levels 0 … n together */
     int levels;
-    const char *ahead; /* what is read later on, `each` bytes at every step */
-    int64_t each;
+    const char *ahead; /* what is read later on, from `at` on, `each` at every step: both in 1 / PARTS bytes */
+    uint64_t at, each;
 } Meeting;
+
+#define PARTS 256 /* many rows have more steps than what they fetch has bytes */
 
 /* VECTORS steps of a panel from a chunk of its rows; a lane is `apart` floats after the last. */
 static void lay_out_chunk(float rows[PANEL_LINE][CHUNK], int64_t apart, float *out) {
@@ -134,7 +136,7 @@ static void widen_lane(const Matrix *m, const Columns *from, int lane, float *ou
 /* One lane of `rows` rows, a number known when this is compiled. */
 INLINE void meet(const Meeting *t, int rows) {
     const float *x = t->x, *w = t->w;
-    const char *ahead = t->ahead;
+    uint64_t at = t->at;
     lanes sums[PANEL_ROWS * PANEL_WIDE];
 #pragma GCC unroll 24
     for (int i = 0; i < rows * PANEL_WIDE; i++) sums[i] = (lanes){0};
@@ -143,9 +145,8 @@ INLINE void meet(const Meeting *t, int rows) {
         lanes right[PANEL_WIDE];
 #pragma GCC unroll 3
         for (int c = 0; c < PANEL_WIDE; c++) right[c] = (lanes) * (const vec *)(w + c * VL);
-        __builtin_prefetch(ahead, 0, 2);
-        __builtin_prefetch(ahead + t->each / 2, 0, 2);
-        ahead += t->each;
+        __builtin_prefetch(t->ahead + at / PARTS, 0, 2);
+        at += t->each;
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             const lanes left = spread(x[i]);
@@ -162,15 +163,15 @@ INLINE void meet(const Meeting *t, int rows) {
 }
 
 #define MEET(count) static void meet_##count(const Meeting *t) { meet(t, count); }
-MEET(1) MEET(2) MEET(3) MEET(4) MEET(5) MEET(6)
-#if PANEL_ROWS > 6
-MEET(7) MEET(8)
+MEET(1) MEET(2) MEET(3) MEET(4)
+#if PANEL_ROWS > 4
+MEET(5) MEET(6) MEET(7) MEET(8)
 #endif
 
 static void (*const meetings[])(const Meeting *) = {
-    NULL, meet_1, meet_2, meet_3, meet_4, meet_5, meet_6,
-#if PANEL_ROWS > 6
-    meet_7, meet_8,
+    NULL, meet_1, meet_2, meet_3, meet_4,
+#if PANEL_ROWS > 4
+    meet_5, meet_6, meet_7, meet_8,
 #endif
 };
 
@@ -208,12 +209,14 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
     Columns columns = {.words = (uint32_t *)scratch, .scales = scales};
     read_columns(m, first, count, &columns);
     /* The columns after these are fetched little by little. */
-    const int64_t bytes = stored_bytes(m->format, whole_chunks(PANEL_COLUMNS * m->depth)), each = bytes / (VL * (stop - start) * steps);
+    const int64_t bytes = stored_bytes(m->format, whole_chunks(PANEL_COLUMNS * m->depth));
+    const uint64_t each = (uint64_t)(bytes * PARTS) / (uint64_t)(VL * (stop - start) * steps);
     const char *ahead = (const char *)m->codes + stored_bytes(m->format, whole_chunks(first * m->depth)) + bytes;
+    uint64_t at = 0;
     for (int turn = 0; turn < VL; turn++) {
         const int lane = lane_of(turn);
         widen_lane(m, &columns, lane, widened);
-        for (int panel = start; panel < stop; panel++, ahead += each * steps) {
+        for (int panel = start; panel < stop; panel++, at += each * (uint64_t)steps) {
             const int row = panel_start(rows, panel);
             const Meeting t = {
                 .x = panels + (lane * all + panel) * steps * PANEL_LINE,
@@ -223,6 +226,7 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
                 .apart = height * PANEL_COLUMNS,
                 .levels = levels_of(turn),
                 .ahead = ahead,
+                .at = at,
                 .each = each,
             };
             meetings[panel_start(rows, panel + 1) - row](&t);

@@ -4,14 +4,14 @@
 
 #include "rows.h"
 
-#if VL == 8 /* sixteen registers hold the sums of 6 by 2, and what they are made of */
-#define PANEL_ROWS 6 /* most rows of a panel of x, */
-#define PANEL_WIDE 2 /* which meet so many vectors of columns in registers */
+#define PANEL_WIDE 3 /* vectors of columns that meet the rows of a panel of x in registers: */
+#if VL == 8
+#define PANEL_ROWS 4 /* as many as there are. Sixteen registers hold the sums of 4 by 3, and what they are made of; 6 by 2
+                      * take more loads for as many products */
 #else
 #define PANEL_ROWS 8
-#define PANEL_WIDE 3
 #endif
-#define PANEL_LINE 8 /* floats in which the rows of a panel stand side by side */
+#define PANEL_LINE PANEL_ROWS /* floats in which the rows of a panel stand side by side */
 #define PANEL_COLUMNS (PANEL_WIDE * VL) /* columns that are taken at a time, */
 #define PANEL_SHARES 8                  /* and the panels of x that they meet before they are taken again */
 #define PANEL_SCALES 4                  /* numbers that a chunk of a column has beside its weights */
