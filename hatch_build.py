@@ -25,9 +25,9 @@ class KernelBuildHook(BuildHookInterface):
             return
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        made = module.build()
+        made = module.build(on_failure=self._warn)
         if not made:
-            self.app.display_warning("veneer: no C compiler found; the CPU kernels are left out, torch's own are used")
+            self.app.display_warning("veneer: no CPU kernels could be compiled; torch's own operations are used")
             return
         # The libraries are loaded by path, so they fit every Python but one platform only.
         build_data["pure_python"] = False
@@ -36,3 +36,6 @@ class KernelBuildHook(BuildHookInterface):
         if version != "editable":
             for path in made:
                 build_data["force_include"][str(path)] = f"veneer/native/{path.name}"
+
+    def _warn(self, variant: str, why: str) -> None:
+        self.app.display_warning(f"veneer: the CPU kernels for {variant} could not be compiled:\n{why}")

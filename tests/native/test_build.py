@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from veneer.native import build as module
 from veneer.native import functions
 from veneer.native.build import SOURCES, VARIANTS, build, compiler, library_path, machine
 
@@ -58,9 +59,36 @@ def test_a_machine_without_any_compiler_builds_nothing(tmp_path: Path, monkeypat
     assert build(tmp_path) == []
 
 
-def test_a_compiler_that_cannot_compile_leaves_nothing_behind(tmp_path: Path) -> None:
-    assert build(tmp_path, cc="/bin/false") == []
+def test_a_compiler_that_cannot_compile_leaves_nothing_behind_and_is_told_of(tmp_path: Path) -> None:
+    told: dict[str, str] = {}
+    assert build(tmp_path, cc="/bin/false", on_failure=told.__setitem__) == []
     assert list(tmp_path.iterdir()) == []
+    assert list(told) == list(VARIANTS.get(machine(), {}))
+    assert all(re.match(r"/bin/false .*\nended with code 1:\nit said nothing$", why) for why in told.values())
+
+
+def test_the_variant_that_a_compiler_does_not_know_is_named_with_what_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler_of = tmp_path / "cc"
+    compiler_of.write_text('#!/bin/sh\ncase "$*" in *-munknown*) echo "no -munknown here" >&2; exit 3;; esac\n'
+                           'while [ "$1" != -o ]; do shift; done; : > "$2"\n')  # fmt: skip
+    compiler_of.chmod(0o755)
+    monkeypatch.setattr(module, "VARIANTS", {machine(): {"known": (), "strange": ("-munknown",)}})
+    monkeypatch.setattr(module, "compiler", lambda: str(compiler_of))
+    assert module.main(tmp_path) == 1
+    said = capsys.readouterr()
+    assert said.out == f"{library_path('known', tmp_path)}\n"
+    assert "kernels for strange could not be compiled" in said.err
+    assert "code 3:\nno -munknown here" in said.err
+
+
+def test_without_a_compiler_the_program_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert module.main(tmp_path) == 1
+    assert "no C compiler" in capsys.readouterr().err
 
 
 @pytest.mark.slow

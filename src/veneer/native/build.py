@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +47,10 @@ SOURCES = (
     "tiles.c",
     "words.c",
 )
+OnFailure = Callable[[str, str], None]
+"""Called with a variant that could not be made, and with what the compiler said."""
+MOST_SAID = 2000
+"""Characters of what a compiler says that are told."""
 MOST_COMPILERS = 8
 """Compilers that run at once, on as many cores; each takes up to some hundred megabytes."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
@@ -81,8 +86,20 @@ def compiler() -> str | None:
     return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
-def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = None) -> list[Path]:
+def build(
+    folder: Path = HERE,
+    *,
+    cc: str | None = None,
+    target: str | None = None,
+    on_failure: OnFailure = lambda variant, why: None,
+) -> list[Path]:
     """Compile every variant for `target` (this machine by default) into `folder`.
+
+    Args:
+        folder: where the libraries go.
+        cc: the compiler; by default one that is installed.
+        target: the kind of machine, as `VARIANTS` calls it.
+        on_failure: called for each variant that the compiler could not make.
 
     Returns:
         The libraries that were made; none if there is no compiler, or if it cannot compile them.
@@ -100,28 +117,53 @@ def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = No
         }
         made = []
         for variant, sources in compiling.items():
-            objects = [source.result() for source in sources]
             linked = Path(scratch, f"{variant}.so")
-            if None not in objects and _linked(cc, objects, linked):
-                shutil.move(linked, library_path(variant, folder))
-                made.append(library_path(variant, folder))
+            try:
+                _link(cc, [source.result() for source in sources], linked)
+            except _Failed as error:
+                on_failure(variant, str(error))
+                continue
+            shutil.move(linked, library_path(variant, folder))
+            made.append(library_path(variant, folder))
     return made
 
 
-def _compiled(cc: str, source: str, flags: Sequence[str], out: Path) -> Path | None:
-    """Compile a source into `out`; None if the compiler cannot."""
-    return out if _ran(cc, *FLAGS, *flags, "-c", str(HERE / source), "-o", str(out)) else None
+class _Failed(Exception):
+    """What a compiler said when it failed."""
 
 
-def _linked(cc: str, objects: Sequence[Path | None], out: Path) -> bool:
+def _compiled(cc: str, source: str, flags: Sequence[str], out: Path) -> Path:
+    """Compile a source into `out`. Raises _Failed."""
+    _run(cc, *FLAGS, *flags, "-c", str(HERE / source), "-o", str(out))
+    return out
+
+
+def _link(cc: str, objects: Sequence[Path], out: Path) -> None:
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-    return _ran(cc, "-shared", *undefined, *map(str, objects), "-lm", "-o", str(out))
+    _run(cc, "-shared", *undefined, *map(str, objects), "-lm", "-o", str(out))
 
 
-def _ran(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        said = done.stderr.strip() or done.stdout.strip() or "it said nothing"
+        raise _Failed(f"{shlex.join(command)}\nended with code {done.returncode}:\n{said[:MOST_SAID]}")
+
+
+def main(folder: Path = HERE) -> int:
+    """Compile everything, and print what was made. Returns the exit code: 1 where something could not be made."""
+    failed = []
+
+    def fail(variant: str, why: str) -> None:
+        failed.append(variant)
+        print(f"the kernels for {variant} could not be compiled:\n{why}", file=sys.stderr)
+
+    for path in build(folder, on_failure=fail):
+        print(path)
+    if not failed and compiler() is None:
+        print("no C compiler (cc, gcc or clang) was found; torch's operations are used instead", file=sys.stderr)
+    return 1 if failed or compiler() is None else 0
 
 
 if __name__ == "__main__":
-    for path in build():
-        print(path)
+    sys.exit(main())

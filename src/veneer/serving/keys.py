@@ -64,9 +64,9 @@ def read_lines(file: Path) -> list[str]:
     keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST]
     if not keys or short:
-        found = f"keys {', '.join(map(str, short))} of it are shorter" if keys else "it has none"
+        found = f"shorter ones in the file: number {', '.join(map(str, short))}" if keys else "the file has no key"
         raise ConfigError(
-            f"{file}: a key has at least {SHORTEST} characters, and {found}; make one with: "
+            f"{file}: a key must have at least {SHORTEST} characters; {found}; make one with: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return keys
