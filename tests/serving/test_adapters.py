@@ -252,6 +252,31 @@ def test_a_file_that_is_being_written_is_said_to_change_and_not_to_be_damaged(
     catalogue.close()
 
 
+def test_all_adapters_are_read_on_one_thread(assistant: Assistant, folder: Path) -> None:
+    # The allocator keeps what a thread has freed for that thread.
+    readers: set[int] = set()
+    load = adapter_loader(assistant.model)
+
+    def watched(own: Path) -> LoadedAdapter:
+        readers.add(threading.get_ident())
+        return load(own)
+
+    found = AdapterFolder(folder, watched, 10**9, pinned=["red"])
+    found.load_pinned()
+    ready = threading.Event()
+    lease = found.lease("green", ready.set)
+    with ThreadPoolExecutor(4) as callers:
+        versions = list(callers.map(lambda name: found.load(name, None), [*NAMES, *NAMES]))
+    assert ready.wait(WAIT)
+    lease.release()
+    assert sorted(version.generation for version in versions) == [2, 2, 2, 3, 3, 3]
+    assert len(readers) == 1
+    assert threading.get_ident() not in readers
+    found.close()
+    with pytest.raises(AdapterError, match="green: the server is ending"):
+        found.load("green", None)
+
+
 def test_an_unloaded_adapter_is_gone_and_comes_back_by_its_name_alone(catalogue: AdapterFolder) -> None:
     catalogue.unload("red")
     with pytest.raises(AdapterError, match="no adapter of that name"):

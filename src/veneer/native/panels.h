@@ -13,7 +13,7 @@
 #endif
 #define PANEL_LINE PANEL_ROWS /* floats in which the rows of a panel stand side by side */
 #define PANEL_COLUMNS (PANEL_WIDE * VL) /* columns that are taken at a time, */
-#define PANEL_SHARES 8                  /* and the panels of x that they meet before they are taken again */
+#define PANEL_SHARES (64 / PANEL_ROWS)  /* and the panels of x that they meet before they are taken again */
 #define PANEL_SCALES 4                  /* numbers that a chunk of a column has beside its weights */
 #define PANEL_LEVELS 5                  /* sums of a row and column that are kept: of 1, 2, 4, 8 and all 16 lanes */
 

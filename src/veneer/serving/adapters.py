@@ -14,7 +14,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
@@ -64,7 +64,7 @@ class AdapterFolder:
         """
         for name in sorted(self._pinned):
             version = self._current[name]
-            version.digest, adapter = self._read(version)
+            version.digest, adapter = self._read_elsewhere(version)
             self._memory.put(version, adapter)
             on_loaded()
 
@@ -115,7 +115,7 @@ class AdapterFolder:
         with self._lock:
             self._compare(name, expected_generation)
         version = self._version(name, 0)
-        version.digest, adapter = self._read(version)
+        version.digest, adapter = self._read_elsewhere(version)
         with self._lock:
             # Another caller may have been faster.
             self._compare(name, expected_generation)
@@ -230,6 +230,21 @@ class AdapterFolder:
         version.digest, adapter = found
         wanted = bool(version.users)
         return (not wanted and not version.current) or self._memory.put(version, adapter) or not wanted
+
+    def _read_elsewhere(self, version: Version) -> tuple[bytes, LoadedAdapter]:
+        """Digest and content of a version's files, read on the pool's thread. Raises AdapterError.
+
+        The system's allocator keeps what a thread has freed for that thread, some copies of an adapter for each one
+        that has ever read any.
+        """
+        with self._lock:
+            if self._closed:
+                raise AdapterError(f"{version.folder.name}: the server is ending, and loads nothing more")
+            reading = self._pool.submit(self._read, version)
+        try:
+            return reading.result()
+        except CancelledError as error:
+            raise AdapterError(f"{version.folder.name}: the server is ending, and loads nothing more") from error
 
     def _read(self, version: Version) -> tuple[bytes, LoadedAdapter]:
         """Digest and content of a version's files. Raises AdapterError."""
