@@ -21,7 +21,7 @@ void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int6
         if (depth % CHUNK)
             veneer_panel_unit(&a, panels, rows, first, count, 0, 1.0f, down, stride, scratch);
         else
-            veneer_rows_few(&a, x, apart, rows, first, count, 0, 1.0f, down, stride);
+            veneer_rows_few(&a, x, apart, rows, first, count, 0, 1.0f, down, stride, scratch);
     }
     for (int row = 0; row < rows; row++)
         for (int r = 0; r < factor->rank; r++) down[row * stride + r] *= factor->scale;

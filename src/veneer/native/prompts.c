@@ -17,7 +17,7 @@
 static inline int64_t apart(int64_t depth) { return row_words(depth) + LINE; }
 
 int64_t veneer_prompt_scratch(int64_t depth) {
-    return PROMPT_UNIT * (apart(depth) + BLOCK) + words_scales(depth, PROMPT_UNIT);
+    return PROMPT_UNIT * (apart(depth) + BLOCK) + scale_room(depth, PROMPT_UNIT);
 }
 
 /* Where a block of x, `strips` sixteens of rows, meets the widened columns of a unit: found[column][BLOCK]. */

@@ -8,7 +8,7 @@
 #define PAIR_COLUMNS 4 /* some columns in registers, where rows are many */
 
 /* Words of a thread's working memory: the columns of a unit. */
-static inline int64_t row_pairs_scratch(int64_t depth) { return UNIT * row_words(depth) + words_scales(depth, UNIT); }
+static inline int64_t row_pairs_scratch(int64_t depth) { return UNIT * row_words(depth) + scale_room(depth, UNIT); }
 
 /* As veneer_rows_unit, of x [rows][row_words(depth)] that is prepared. */
 void veneer_row_pairs_unit(const Matrix *m, const uint32_t *x, int rows, int first, int count, int add, float scale, float *y,

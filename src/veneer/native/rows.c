@@ -22,7 +22,6 @@
 #endif
 #define MOST_SUMS 16 /* of few rows by some columns */
 #define MOST_COLUMNS 4
-#define STRETCH 2048 /* weights of a column whose scales are read at a time */
 
 /* A row of x and y for each of `rows`. */
 typedef struct {
@@ -33,69 +32,68 @@ typedef struct {
     float scale;
 } Rows;
 
-/* `columns` columns from `column` on, of `rows` rows, both known when this is compiled, as is `halves`: whether the halves
- * of a chunk in 4 bits have scales of their own. It is one loop nest, because what is made a function of its own goes
- * through memory, at a tenth of the speed or more. */
-INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table, const Rows *r, int rows, int columns,
-                     int column) {
+/* `columns` columns from `column` on with their scales, of `rows` rows, both known when this is compiled, as is `halves`:
+ * whether the halves of a chunk in 4 bits have scales of their own. It is one loop nest, because what is made a function of
+ * its own goes through memory, at a tenth of the speed or more. */
+INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table, const float *scales, const Rows *r,
+                     int rows, int columns, int column) {
+    const int64_t each = scale_room(m->depth, 1);
     lanes sums[MOST_SUMS];
     for (int i = 0; i < rows * columns; i++) sums[i] = (lanes){0};
-    for (int64_t from = 0; from < m->depth; from += STRETCH) {
-        const int64_t stop = m->depth - from < STRETCH ? m->depth : from + STRETCH;
-        float scales[MOST_COLUMNS][STRETCH / CHUNK * SCALES];
-        if (format == WEIGHT_4BIT)
-            for (int c = 0; c < columns; c++)
-                read_scales(m, (int64_t)(column + c) * m->depth + from, (stop - from) / CHUNK, scales[c]);
-        for (int64_t k = from; k < stop; k += CHUNK)
+    for (int64_t k = 0; k < m->depth; k += CHUNK, scales += SCALES)
 #pragma GCC unroll 4 /* else the sums of all columns go through memory */
-            for (int c = 0; c < columns; c += SHARED)
+        for (int c = 0; c < columns; c += SHARED)
 #pragma GCC unroll 2
-                for (int half = 0; half < 2; half++) {
-                    vec w[SHARED][HALF];
-                    const int shared = columns - c < SHARED ? columns - c : SHARED;
+            for (int half = 0; half < 2; half++) {
+                vec w[SHARED][HALF];
+                const int shared = columns - c < SHARED ? columns - c : SHARED;
 #pragma GCC unroll 4
-                    for (int j = 0; j < shared; j++) {
-                        const int64_t place = (int64_t)(column + c + j) * m->depth + k;
-                        const float *of_chunk = scales[c + j] + (k - from) / CHUNK * SCALES;
-                        if (!half) fetch_ahead(m, format, place);
-                        widen_half(m, format, table, of_chunk, halves, place, column + c + j, half, w[j]);
-                    }
-#pragma GCC unroll 8
-                    for (int v = 0; v < HALF; v++)
-#pragma GCC unroll 8
-                        for (int i = 0; i < rows; i++) {
-                            const int64_t at = k + (half * HALF + v) * VL;
-                            const lanes x = once((lanes) * (const vec *)(r->x + i * r->apart + at));
-#pragma GCC unroll 4
-                            for (int j = 0; j < shared; j++)
-                                sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
-                        }
+                for (int j = 0; j < shared; j++) {
+                    const int64_t place = (int64_t)(column + c + j) * m->depth + k;
+                    if (!half) fetch_ahead(m, format, place);
+                    widen_half(m, format, table, scales + (c + j) * each, halves, place, column + c + j, half, w[j]);
                 }
-    }
+#pragma GCC unroll 8
+                for (int v = 0; v < HALF; v++)
+#pragma GCC unroll 8
+                    for (int i = 0; i < rows; i++) {
+                        const int64_t at = k + (half * HALF + v) * VL;
+                        const lanes x = once((lanes) * (const vec *)(r->x + i * r->apart + at));
+#pragma GCC unroll 4
+                        for (int j = 0; j < shared; j++)
+                            sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
+                    }
+            }
     hand_over(sums, rows, columns, r->add, r->scale, r->y + column, r->stride);
 }
 
 /* Columns at a time: their sums, and those of all rows, stay in registers. */
 #define FEW_COLUMNS(rows) ((rows) <= (VL == 8 ? 2 : 4) ? 4 : 2)
 
-#define FEW_CASE(format, halves, count_of_rows)                                                                    \
-    case count_of_rows:                                                                                            \
-        for (; column + FEW_COLUMNS(count_of_rows) <= first + count; column += FEW_COLUMNS(count_of_rows))         \
-            few_rows(m, format, halves, &table, r, count_of_rows, FEW_COLUMNS(count_of_rows), column);             \
-        for (; column < first + count; column++) few_rows(m, format, halves, &table, r, count_of_rows, 1, column); \
-        break;
+/* `count` columns from `first` on with their scales. */
+INLINE void few_columns(const Matrix *m, int format, int halves, const Table *table, const float *scales, const Rows *r,
+                        int rows, int first, int count) {
+    const int64_t each = scale_room(m->depth, 1);
+    const int columns = FEW_COLUMNS(rows);
+    int c = 0;
+    for (; c + columns <= count; c += columns)
+        few_rows(m, format, halves, table, scales + c * each, r, rows, columns, first + c);
+    for (; c < count; c++) few_rows(m, format, halves, table, scales + c * each, r, rows, 1, first + c);
+}
 
-#define DEFINE_FEW_OF(name, format, halves)                                  \
-    static void name(const Matrix *m, const Rows *r, int first, int count) { \
-        const Table table = TABLE_OF(m);                                     \
-        int column = first;                                                  \
-        switch (r->rows) {                                                   \
-            FEW_CASE(format, halves, 1)                                      \
-            FEW_CASE(format, halves, 2)                                      \
-            FEW_CASE(format, halves, 3)                                      \
-            FEW_CASE(format, halves, 4)                                      \
-            MORE_CASES(format, halves)                                       \
-        }                                                                    \
+#define FEW_CASE(format, halves, rows) \
+    case rows: few_columns(m, format, halves, &table, scales, r, rows, first, count); break;
+
+#define DEFINE_FEW_OF(name, format, halves)                                                       \
+    static void name(const Matrix *m, const float *scales, const Rows *r, int first, int count) { \
+        const Table table = TABLE_OF(m);                                                          \
+        switch (r->rows) {                                                                        \
+            FEW_CASE(format, halves, 1)                                                           \
+            FEW_CASE(format, halves, 2)                                                           \
+            FEW_CASE(format, halves, 3)                                                           \
+            FEW_CASE(format, halves, 4)                                                           \
+            MORE_CASES(format, halves)                                                            \
+        }                                                                                         \
     }
 #define DEFINE_FEW(name, format) DEFINE_FEW_OF(name, format, 0)
 DEFINE_FEW(few_float32, WEIGHT_FLOAT32)
@@ -195,21 +193,23 @@ void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t
 }
 
 void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
-                     float *y, int64_t stride) {
-    static void (*const few[])(const Matrix *, const Rows *, int, int) = {
+                     float *y, int64_t stride, float *scratch) {
+    static void (*const few[])(const Matrix *, const float *, const Rows *, int, int) = {
         few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
     const int halves = m->format == WEIGHT_4BIT && m->block < CHUNK;
+    /* Neighbouring columns have neighbouring scales, which are read much faster all at once than column by column. */
+    if (m->format == WEIGHT_4BIT) read_scales(m, first * m->depth, count * m->depth / CHUNK, scratch);
     for (int row = 0; row < rows; row += FEW) {
         const int rest = rows - row;
         const Rows r = {x + row * apart, y + row * stride, apart, stride, rest < FEW ? rest : FEW, add, scale};
-        (halves ? few_4bit_halves : few[m->format])(m, &r, first, count);
+        (halves ? few_4bit_halves : few[m->format])(m, scratch, &r, first, count);
     }
 }
 
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch) {
     if (is_few(veneer_rows_order(m), m->depth, rows))
-        veneer_rows_few(m, x, m->depth, rows, first, count, add, scale, y, stride);
+        veneer_rows_few(m, x, m->depth, rows, first, count, add, scale, y, stride, scratch);
     else
         veneer_panel_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
 }

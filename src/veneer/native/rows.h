@@ -64,8 +64,9 @@ void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch);
 
-/* The same for rows of whole chunks, however many there are, that stand `apart` floats from one to the next. */
+/* The same for rows of whole chunks, however many there are, that stand `apart` floats from one to the next. Weights in 4
+ * bits take scale_room of `scratch`. */
 void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
-                     float *y, int64_t stride);
+                     float *y, int64_t stride, float *scratch);
 
 #endif

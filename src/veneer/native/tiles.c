@@ -43,7 +43,7 @@ static int64_t widened_words(int64_t depth) {
     return (chunks < 2 ? 2 : chunks) * UNIT * CHUNK_WORDS;
 }
 
-int64_t veneer_tiles_scratch(int64_t depth) { return widened_words(depth) + UNIT * BLOCK + words_scales(depth, UNIT); }
+int64_t veneer_tiles_scratch(int64_t depth) { return widened_words(depth) + UNIT * BLOCK + scale_room(depth, UNIT); }
 
 /* The columns of a unit, which meet rows of x. */
 typedef struct {
@@ -59,7 +59,7 @@ typedef struct {
 /* A chunk of the columns [c, c + count) of a unit, into `out` for the whole unit's. */
 static void widen_part(const Meeting *t, int c, int count, int64_t chunk, uint32_t *out) {
     const char *ahead = t->ahead + (chunk * t->count + c) * t->bytes;
-    veneer_words_chunk(t->m, t->scales + words_scales(t->m->depth, c), t->first + c, count, chunk, ahead,
+    veneer_words_chunk(t->m, t->scales + scale_room(t->m->depth, c), t->first + c, count, chunk, ahead,
                        out + c * CHUNK_WORDS);
 }
 

@@ -72,6 +72,9 @@ INLINE void read_scales(const Matrix *m, int64_t place, int64_t chunks, float *o
     }
 }
 
+/* Floats of the scales of `count` columns, [count][chunks][SCALES]. */
+static inline int64_t scale_room(int64_t depth, int count) { return whole_chunks(depth) / CHUNK * SCALES * count; }
+
 /* One weight, by its place in the flattened tensor. */
 static inline float element(const Matrix *m, int64_t place, int column) {
     switch (m->format) {

@@ -61,7 +61,7 @@ INLINE void widen_columns(const Matrix *matrix, int format, int halves, const fl
 INLINE void widen_chunks(const Matrix *matrix, int format, int halves, const float *scales, int first, int count,
                          int64_t chunk, const char *ahead, uint32_t *out) {
     const Matrix own = *matrix, *m = &own;
-    const int64_t each = words_scales(m->depth, 1), bytes = stored_bytes(format, CHUNK);
+    const int64_t each = scale_room(m->depth, 1), bytes = stored_bytes(format, CHUNK);
     int64_t place = first * m->depth + chunk * CHUNK;
     scales += chunk * SCALES;
     for (int c = first; c < first + count; c++, place += m->depth, scales += each, ahead += bytes, out += CHUNK_WORDS) {

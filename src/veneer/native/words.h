@@ -17,8 +17,7 @@ static inline int64_t row_words(int64_t depth) { return whole_chunks(depth) / 2;
 /* A row of x [depth] as words, in the order of the weight's own; zeros up to whole chunks. */
 void veneer_words_prepare(const Matrix *m, const float *x, uint32_t *out);
 
-/* Floats that `count` columns take to be widened, and these: [count][chunks][SCALES], of weights in 4 bits alone. */
-static inline int64_t words_scales(int64_t depth, int count) { return whole_chunks(depth) / CHUNK * SCALES * count; }
+/* The scales of `count` columns (scale_room), of weights in 4 bits alone. */
 void veneer_words_scales(const Matrix *m, int first, int count, float *out);
 
 /* `count` columns from `first` on, with their scales, as words; zeros beyond the depth. A column every `apart` words. */
