@@ -10,16 +10,9 @@
 #include "sums.h"
 #include "widen.h"
 
-#if VL == 8 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
-#define FEW 4 /* rows that are multiplied while weights are in registers */
-#define MORE_CASES(format, halves)
-#define SHARED 1 /* columns that are widened together, so that they share what is loaded of x */
-#else
-#define FEW 8
-#define MORE_CASES(format, halves) \
-    FEW_CASE(format, halves, 5) FEW_CASE(format, halves, 6) FEW_CASE(format, halves, 7) FEW_CASE(format, halves, 8)
-#define SHARED (VL == 16 ? 4 : 2)
-#endif
+#define FEW 8 /* rows that are multiplied while weights are in registers */
+/* Columns that are widened together, so that they share what is loaded of x. Sixteen registers hold one column at a time. */
+#define SHARED (VL == 8 ? 1 : VL == 16 ? 4 : 2)
 #define MOST_SUMS 16 /* of few rows by some columns */
 #define MOST_COLUMNS 4
 
@@ -67,8 +60,8 @@ INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table
     hand_over(sums, rows, columns, r->add, r->scale, r->y + column, r->stride);
 }
 
-/* Columns at a time: their sums, and those of all rows, stay in registers. */
-#define FEW_COLUMNS(rows) ((rows) <= (VL == 8 ? 2 : 4) ? 4 : 2)
+/* Columns at a time: their sums, and those of all rows, stay in registers. There are sixteen with eight lanes. */
+#define FEW_COLUMNS(rows) (VL == 8 ? (rows) <= 2 ? 4 : (rows) <= 4 ? 2 : 1 : (rows) <= 4 ? 4 : 2)
 
 /* `count` columns from `first` on with their scales. */
 INLINE void few_columns(const Matrix *m, int format, int halves, const Table *table, const float *scales, const Rows *r,
@@ -92,7 +85,10 @@ INLINE void few_columns(const Matrix *m, int format, int halves, const Table *ta
             FEW_CASE(format, halves, 2)                                                           \
             FEW_CASE(format, halves, 3)                                                           \
             FEW_CASE(format, halves, 4)                                                           \
-            MORE_CASES(format, halves)                                                            \
+            FEW_CASE(format, halves, 5)                                                           \
+            FEW_CASE(format, halves, 6)                                                           \
+            FEW_CASE(format, halves, 7)                                                           \
+            FEW_CASE(format, halves, 8)                                                           \
         }                                                                                         \
     }
 #define DEFINE_FEW(name, format) DEFINE_FEW_OF(name, format, 0)
@@ -174,10 +170,13 @@ void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
     for (int64_t k = depth; k < whole_chunks(depth); k++) out[k] = 0.0f;
 }
 
-/* Rows up to which panels gain nothing. Paired codes take longest to widen, so with few registers they gain first. */
-#define MOST_FEW(order) (VL == 8 && (order) == PAIRED ? 4 : 8)
+#define BESIDE 8192 /* floats of x that stay in a first-level cache of 32 KB while weights go past */
 
-static int is_few(int order, int64_t depth, int rows) { return rows <= MOST_FEW(order) && depth % CHUNK == 0; }
+/* Whether panels gain nothing. Eight lanes read x once for each column, and paired codes are turned fast. */
+static int is_few(int order, int64_t depth, int rows) {
+    if (VL == 8 && order == PAIRED && rows > 4 && rows * depth > BESIDE) return 0;
+    return rows <= FEW && depth % CHUNK == 0;
+}
 
 int veneer_rows_pieces(int order, int64_t depth, int rows) { return is_few(order, depth, rows) ? rows : panels_of(rows); }
 
