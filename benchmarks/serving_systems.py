@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,21 @@ def name_of(number: int) -> str:
 
 @contextmanager
 def veneer_server(
-    model: str, adapters: Path | None, threads: int, *, adapter_mb: int = 1000, cache_mb: int = 1000
+    model: str,
+    adapters: Path | None,
+    threads: int,
+    *,
+    adapter_mb: int = 1000,
+    cache_mb: int = 1000,
+    options: Sequence[str] = (),
+    log: Path | None = None,
 ) -> Iterator[Server]:
-    """`veneer serve` with a base in NF4, and adapters in bfloat16."""
+    """`veneer serve` with a base in NF4, adapters in bfloat16, and more options; `log` gets what it says."""
     command = [sys.executable, "-m", "veneer", "serve", "--model", model, "--name", "base", "--method", "qlora"]
     command += ["--dtype", "bfloat16", "--port", "0", "--json", "--adapter-dtype", "bfloat16"]
     command += ["--adapter-memory", str(adapter_mb), "--cache-memory", str(cache_mb)]
     command += [] if adapters is None else ["--adapters", str(adapters)]
-    with _process(command, threads) as (process, first):
+    with _process([*command, *options], threads, log=log) as (process, first):
         port = int(first["url"].rpartition(":")[2])
         yield Server("veneer NF4", "127.0.0.1", port, process.pid, "base", lambda number: {"model": name_of(number)})
 
@@ -126,12 +133,15 @@ def _llama_fields(number: int) -> dict[str, Any]:
 
 @contextmanager
 def _process(
-    command: list[str], threads: int, order: str = ""
+    command: list[str], threads: int, order: str = "", *, log: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
+    with (
+        (log or Path(os.devnull)).open("w") as said,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
