@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,22 @@ def test_without_a_compiler_the_program_says_so(
 
 
 @pytest.mark.slow
-def test_the_kernels_compile_for_arm_without_a_warning(tmp_path: Path) -> None:
+def test_the_kernels_compile_for_arm(tmp_path: Path) -> None:
     cross = shutil.which("aarch64-linux-gnu-gcc")
     if cross is None:
         pytest.skip("no cross compiler for 64-bit Arm (aarch64-linux-gnu-gcc)")
     assert build(tmp_path, cc=cross, target="aarch64") == [library_path("neon", tmp_path)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "variant"), [(target, variant) for target, variants in VARIANTS.items() for variant in variants]
+)
+def test_gcc_has_nothing_to_warn_of(target: str, variant: str) -> None:
+    # Other compilers warn of other things.
+    gcc = shutil.which("gcc" if target == machine() else f"{target}-linux-gnu-gcc")
+    if gcc is None:
+        pytest.skip(f"no gcc for {target}")
+    command = [gcc, *module.FLAGS, *VARIANTS[target][variant], "-Werror", "-fsyntax-only", *SOURCES]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -62,7 +62,7 @@ class PagedRunner:
         )
         self._blocks: dict[Block, Tensor] = {}
         self._tables: dict[tuple[int, int], tuple[list[int], _Table]] = {}
-        """Of the last step, by group and sequence: the numbers of the blocks, and where they begin."""
+        """The blocks of the last step by group and sequence: their numbers, and where they begin."""
 
     @property
     def groups(self) -> tuple[BlockGroup, ...]:

@@ -210,6 +210,7 @@ INLINE void widen_each(const Matrix *m, int64_t place, vec w[HALF]) {
  * flattened tensor; `scales`: of 4 bits, those of the chunk, and `halves`, whether they may differ. */
 INLINE void widen_half(const Matrix *m, int format, const Table *table, const float *scales, int halves, int64_t place,
                        int column, int half, vec w[HALF]) {
+    (void)halves; /* eight lanes and fewer have the scales of each half at hand anyway */
     if (format == WEIGHT_4BIT) {
         WIDEN_4BIT(m, table, scales, halves, place, half, w);
         return;
