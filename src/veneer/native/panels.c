@@ -24,7 +24,7 @@ typedef struct {
 
 /* Where one lane of widened columns meets a panel of x. */
 typedef struct {
-    const float *x, *w; /* [steps][PANEL_LINE] and [PANEL_COLUMNS] */
+    const float *x, *w; /* [steps][PANEL_ROWS] and [PANEL_COLUMNS] */
     int64_t steps;
     float *sums;   /* [rows][PANEL_COLUMNS], `apart` floats from one level to the next: */
     int64_t apart; /* level n + 1 becomes what this lane comes to and the levels 0 … n together */
@@ -36,32 +36,32 @@ typedef struct {
 #define PARTS 256 /* many rows have more steps than what they fetch has bytes */
 
 /* VECTORS steps of a panel from a chunk of its rows; a lane is `apart` floats after the last. */
-static void lay_out_chunk(float rows[PANEL_LINE][CHUNK], int64_t apart, float *out) {
-    for (int v = 0; v < VECTORS; v++, out += PANEL_LINE) {
+static void lay_out_chunk(float rows[PANEL_ROWS][CHUNK], int64_t apart, float *out) {
+    for (int v = 0; v < VECTORS; v++, out += PANEL_ROWS) {
 #if VL == 16
         __m512i lines[16] = {0};
 #pragma GCC unroll 8
-        for (int i = 0; i < PANEL_LINE; i++) lines[i] = _mm512_loadu_si512(rows[i] + v * VL);
+        for (int i = 0; i < PANEL_ROWS; i++) lines[i] = _mm512_loadu_si512(rows[i] + v * VL);
         transpose_words(lines);
 #pragma GCC unroll 16
         for (int lane = 0; lane < VL; lane++)
             _mm256_storeu_si256((__m256i *)(out + lane * apart), _mm512_castsi512_si256(lines[lane]));
 #else
         for (int lane = 0; lane < VL; lane++)
-            for (int i = 0; i < PANEL_LINE; i++) out[lane * apart + i] = rows[i][v * VL + lane];
+            for (int i = 0; i < PANEL_ROWS; i++) out[lane * apart + i] = rows[i][v * VL + lane];
 #endif
     }
 }
 
 void veneer_panel_lay_out(int order, int64_t depth, const float *x, int64_t stride, int rows, int panel, float *out) {
-    const int64_t each = whole_chunks(depth) / VL * PANEL_LINE;
+    const int64_t each = whole_chunks(depth) / VL * PANEL_ROWS;
     const int first = panel_start(rows, panel), height = panel_start(rows, panel + 1) - first;
-    float chunk[PANEL_LINE][CHUNK];
+    float chunk[PANEL_ROWS][CHUNK];
     memset(chunk, 0, sizeof chunk);
     for (int64_t k = 0; k < depth; k += CHUNK) {
         for (int i = 0; i < height; i++)
             veneer_rows_prepare(order, depth - k < CHUNK ? depth - k : CHUNK, x + (first + i) * stride + k, chunk[i]);
-        lay_out_chunk(chunk, panels_of(rows) * each, out + panel * each + k / VL * PANEL_LINE);
+        lay_out_chunk(chunk, panels_of(rows) * each, out + panel * each + k / VL * PANEL_ROWS);
     }
 }
 
@@ -141,7 +141,7 @@ INLINE void meet(const Meeting *t, int rows) {
 #pragma GCC unroll 24
     for (int i = 0; i < rows * PANEL_WIDE; i++) sums[i] = (lanes){0};
 #pragma GCC unroll 4
-    for (int64_t step = 0; step < t->steps; step++, x += PANEL_LINE, w += PANEL_COLUMNS) {
+    for (int64_t step = 0; step < t->steps; step++, x += PANEL_ROWS, w += PANEL_COLUMNS) {
         lanes right[PANEL_WIDE];
 #pragma GCC unroll 3
         for (int c = 0; c < PANEL_WIDE; c++) right[c] = (lanes) * (const vec *)(w + c * VL);
@@ -219,7 +219,7 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
         for (int panel = start; panel < stop; panel++, at += each * (uint64_t)steps) {
             const int row = panel_start(rows, panel);
             const Meeting t = {
-                .x = panels + (lane * all + panel) * steps * PANEL_LINE,
+                .x = panels + (lane * all + panel) * steps * PANEL_ROWS,
                 .w = widened,
                 .steps = steps,
                 .sums = sums + (row - top) * PANEL_COLUMNS,

@@ -4,14 +4,12 @@
 
 #include "rows.h"
 
-#define PANEL_WIDE 3 /* vectors of columns that meet the rows of a panel of x in registers: */
-#if VL == 8
-#define PANEL_ROWS 4 /* as many as there are. Sixteen registers hold the sums of 4 by 3, and what they are made of; 6 by 2
-                      * take more loads for as many products */
+#if VL == 8 /* sixteen registers hold the sums of 4 by 3 vectors; 6 by 2 take more loads for as many products */
+#define PANEL_ROWS 4 /* most rows of a panel of x, which stand side by side, */
 #else
 #define PANEL_ROWS 8
 #endif
-#define PANEL_LINE PANEL_ROWS /* floats in which the rows of a panel stand side by side */
+#define PANEL_WIDE 3 /* and which meet so many vectors of columns in registers */
 #define PANEL_COLUMNS (PANEL_WIDE * VL) /* columns that are taken at a time, */
 #define PANEL_SHARES (64 / PANEL_ROWS)  /* and the panels of x that they meet before they are taken again */
 #define PANEL_SCALES 4                  /* numbers that a chunk of a column has beside its weights */
@@ -29,8 +27,8 @@ static inline int panels_of(int rows) { return (rows + PANEL_ROWS - 1) / PANEL_R
 /* The first row of a panel. */
 static inline int panel_start(int rows, int panel) { return (int)((int64_t)panel * rows / panels_of(rows)); }
 
-/* Floats of x in panels: [VL lanes][panels][whole_chunks(depth) / VL][PANEL_LINE]. */
-static inline int64_t panel_room(int64_t depth, int rows) { return panels_of(rows) * whole_chunks(depth) * PANEL_LINE; }
+/* Floats of x in panels: [VL lanes][panels][whole_chunks(depth) / VL][PANEL_ROWS]. */
+static inline int64_t panel_room(int64_t depth, int rows) { return panels_of(rows) * whole_chunks(depth) * PANEL_ROWS; }
 
 /* One of the panels that `rows` rows of x, each `stride` floats, fall into. */
 void veneer_panel_lay_out(int order, int64_t depth, const float *x, int64_t stride, int rows, int panel, float *out);

@@ -14,7 +14,6 @@
 /* Columns that are widened together, so that they share what is loaded of x. Sixteen registers hold one column at a time. */
 #define SHARED (VL == 8 ? 1 : VL == 16 ? 4 : 2)
 #define MOST_SUMS 16 /* of few rows by some columns */
-#define MOST_COLUMNS 4
 
 /* A row of x and y for each of `rows`. */
 typedef struct {
