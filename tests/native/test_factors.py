@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from veneer.native.factors import LayerFactors, Site, StepFactors
+from veneer.native.factors import LayerFactors, Site, StepFactors, rank_pairs
 
 
 def randn(*shape: int) -> Tensor:
@@ -25,8 +25,26 @@ def test_factors_of_another_size_are_refused() -> None:
         StepFactors(layers={"b": LayerFactors(**good)}).table(sites)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_a_word_holds_a_weight_of_an_even_rank_and_one_of_the_next(rank: int) -> None:
+    up = randn(rank, 3)
+    pairs = rank_pairs(up)
+    assert pairs.shape == (-(-rank // 2), 3, 2)
+    for r in range(rank):
+        assert torch.equal(pairs[r // 2, :, r % 2], up[r])
+    assert rank % 2 == 0 or torch.equal(pairs[-1, :, 1], torch.zeros(3))
+
+
+def test_factors_in_bfloat16_have_their_ranks_in_pairs() -> None:
+    sites, down = [Site(path="a", columns=6, depth=4)], randn(3, 4).bfloat16()
+    pairs = rank_pairs(randn(3, 6).bfloat16()).contiguous()
+    StepFactors(layers={"a": LayerFactors(down=down, up=pairs, scale=1.0)}).table(sites)
+    with pytest.raises(ValueError, match=r"layer \[6, 4\]"):
+        StepFactors(layers={"a": LayerFactors(down=down, up=randn(3, 6).bfloat16(), scale=1.0)}).table(sites)
+
+
 def test_bytes_are_those_of_every_tensor() -> None:
-    narrow = LayerFactors(down=torch.zeros(4, 64).bfloat16(), up=torch.zeros(4, 32).bfloat16(), scale=2.0)
+    narrow = LayerFactors(down=torch.zeros(4, 64).bfloat16(), up=torch.zeros(2, 32, 2).bfloat16(), scale=2.0)
     wide = LayerFactors(down=torch.zeros(8, 10), up=torch.zeros(8, 20), scale=1.0, bias=torch.zeros(20))
     assert StepFactors(layers={"a": narrow, "b": wide}).nbytes == 2 * 4 * 96 + 4 * (8 * 30 + 20)
     assert StepFactors(layers={}).nbytes == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tiny_models import largest_difference
-from veneer.native.factors import LayerFactors, StepFactors
+from veneer.native.factors import LayerFactors, StepFactors, rank_pairs
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
@@ -254,11 +254,18 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
     rows, depth, widths = 23, 70, (5, 300)
     x, weights = randn(rows, depth), [randn(width, depth, seed=width) for width in widths]
 
+    def stored(up: Tensor) -> Tensor:
+        return rank_pairs(up.bfloat16()).contiguous() if dtype == torch.bfloat16 else up
+
+    def natural(own: LayerFactors) -> Tensor:
+        ranks = own.up.transpose(1, 2).flatten(0, 1) if dtype == torch.bfloat16 else own.up
+        return ranks[: len(own.down)].double()
+
     def factors(rank: int, seed: int, *, biased: bool, both: bool = True) -> StepFactors:
         made = {
             name: LayerFactors(
                 down=randn(rank, depth, seed=seed).to(dtype),
-                up=randn(rank, width, seed=seed + 1).to(dtype),
+                up=stored(randn(rank, width, seed=seed + 1)),
                 scale=0.3 * rank,
                 bias=randn(width, seed=seed + 2) if biased else None,
             )
@@ -290,9 +297,8 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         for name, place in zip("ab", (slice(0, 5), slice(5, 305)), strict=True):
             if name in segment.factors.layers:
                 own, inputs = segment.factors.layers[name], x[segment.start : segment.stop].double()
-                expected[segment.start : segment.stop, place] += (
-                    own.scale * inputs @ own.down.double().t() @ own.up.double()
-                )
+                update = own.scale * inputs @ own.down.double().t() @ natural(own)
+                expected[segment.start : segment.stop, place] += update
                 if own.bias is not None:
                     expected[segment.start : segment.stop, place] += own.bias.double()
     assert largest_difference(found, expected) < 1e-3

@@ -10,7 +10,7 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.large_pages import room_for
-from veneer.native.factors import LayerFactors, StepFactors
+from veneer.native.factors import LayerFactors, StepFactors, rank_pairs
 
 LINE = 32
 """Numbers of a line of the processor's cache in two bytes each; every factor begins with a line."""
@@ -35,7 +35,7 @@ def step_factors(adapter: Adapter, sites: frozenset[str], dtype: torch.dtype) ->
         if type(module) is not LoraLinear or path not in sites:
             return None
         modules[path] = module
-    pairs = [(a.detach(), b.detach().t()) for a, b in (module.pairs() for module in modules.values())]
+    pairs = [(a.detach(), _up(b.detach(), dtype)) for a, b in (module.pairs() for module in modules.values())]
     placed = _side_by_side([factor for pair in pairs for factor in pair], dtype)
     return StepFactors(
         layers={
@@ -51,6 +51,11 @@ def _side_by_side(tensors: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]
     room = room_for([sum(sizes)], dtype)
     for tensor, piece in zip(tensors, torch.split(room, sizes), strict=True):
         yield piece[: tensor.numel()].view(tensor.shape).copy_(tensor)
+
+
+def _up(b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bᵀ as the step reads it in this dtype."""
+    return rank_pairs(b.t()) if dtype == torch.bfloat16 else b.t()
 
 
 def _bias(module: LoraLinear) -> Tensor | None:

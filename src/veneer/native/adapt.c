@@ -11,7 +11,7 @@ int64_t veneer_adapt_scratch(int64_t depth, int rows) {
 }
 
 void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
-                       int64_t stride, float *scratch) {
+                       int64_t stride, float *scratch, const void *next) {
     const Matrix a = {.format = factor->format, .columns = factor->rank, .depth = depth, .codes = factor->down};
     float *panels = scratch + panel_scratch(depth);
     for (int panel = 0; depth % CHUNK && panel < panels_of(rows); panel++)
@@ -21,7 +21,7 @@ void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int6
         if (depth % CHUNK)
             veneer_panel_unit(&a, panels, rows, first, count, 0, 1.0f, down, stride, scratch);
         else
-            veneer_rows_few(&a, x, apart, rows, first, count, 0, 1.0f, down, stride, scratch);
+            veneer_rows_few(&a, x, apart, rows, first, count, 0, 1.0f, down, stride, scratch, next);
     }
     for (int row = 0; row < rows; row++)
         for (int r = 0; r < factor->rank; r++) down[row * stride + r] *= factor->scale;
@@ -31,23 +31,40 @@ void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int6
 typedef struct {
     const float *down;
     float *y;
-    int64_t ranks, stride, width; /* width: all columns of the layer, a row of Bᵀ */
+    int64_t ranks, stride, width; /* width: all columns of the layer */
+    int first;  /* of the columns that are updated */
+    Piece next; /* what is read next */
 } Up;
 
 #define UP_SUMS (VL == 8 ? 8 : 16) /* vectors of sums that stay in registers */
 #define UP_ROWS 4                  /* rows that share what is loaded of Bᵀ, where there are as many */
-#define UP_AHEAD 8                 /* rows of Bᵀ by which it is fetched before its turn */
 
-INLINE lanes up_lanes(const Factor *f, int format, int64_t place) {
-    if (format == WEIGHT_BFLOAT16) return bf16_lanes((const uint16_t *)f->up + place);
-    return (lanes) * (const vec *)((const float *)f->up + place);
+/* The weights of VL columns at ranks r and r + 1. In bfloat16 a word holds both: two shifts widen them, where each by itself
+ * would first have to be moved into its lane. */
+INLINE void up_lanes(const Factor *f, int format, const Up *u, int r, int column, lanes found[2]) {
+    if (format == WEIGHT_BFLOAT16) {
+        word_vec pairs;
+        memcpy(&pairs, (const uint32_t *)f->up + r / 2 * u->width + column, sizeof pairs);
+        found[0] = (lanes)(pairs << 16);
+        found[1] = (lanes)(pairs & 0xffff0000u);
+    } else {
+        const float *at = (const float *)f->up + r * u->width + column;
+        found[0] = (lanes) * (const vec *)at;
+        found[1] = r + 1 < f->rank ? (lanes) * (const vec *)(at + u->width) : spread(0.0f);
+    }
 }
 
-/* The lines of `columns` columns of Bᵀ that are multiplied UP_AHEAD ranks later: of these columns, or of the next ones. */
-INLINE void fetch_up(const Factor *f, int format, int64_t width, int r, int column, int columns) {
-    const int later = r + UP_AHEAD, size = format == WEIGHT_BFLOAT16 ? 2 : 4;
-    const int64_t place = later < f->rank ? later * width + column : (later - f->rank) * width + column + columns;
-    for (int byte = 0; byte < columns * size; byte += 64) __builtin_prefetch((const char *)f->up + place * size + byte);
+INLINE float up_at(const Factor *f, int format, const Up *u, int r, int column) {
+    if (format == WEIGHT_BFLOAT16) return from_bf16(((const uint16_t *)f->up)[2 * (r / 2 * u->width + column) + r % 2]);
+    return ((const float *)f->up)[r * u->width + column];
+}
+
+/* What is read next in the place of `columns` columns at ranks r and r + 1. */
+INLINE void fetch_up(const Up *u, int format, int r, int column, int columns) {
+    const int lines = format == WEIGHT_BFLOAT16 ? 1 : 2; /* of memory, for two ranks */
+    const char *from = u->next.at + r * lines / 2 * u->next.stride + (column - u->first) * 4;
+    for (int i = 0; i < lines; i++)
+        for (int byte = 0; byte < columns * 4; byte += 64) __builtin_prefetch(from + i * u->next.stride + byte, 0, 2);
 }
 
 /* `rows` rows from `row` on by `vectors` vectors of columns, both known when this is compiled. */
@@ -56,15 +73,22 @@ INLINE void up_tile(const Factor *f, int format, const Up *u, int row, int rows,
     float *y = u->y + row * u->stride + column;
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vectors; v++) sums[i * vectors + v] = (lanes) * (const vec *)(y + i * u->stride + v * VL);
-    for (int r = 0; r < f->rank; r++) {
-        fetch_up(f, format, u->width, r, column, vectors * VL);
-        lanes left[UP_ROWS];
-        for (int i = 0; i < rows; i++) left[i] = spread(u->down[(row + i) * u->ranks + r]);
+    for (int r = 0; r < f->rank; r += 2) {
+        const int two = r + 1 < f->rank; /* else the weights of the second are zero, and so is what they meet */
+        if (row == 0 && u->next.at) fetch_up(u, format, r, column, vectors * VL);
+        lanes left[2][UP_ROWS];
+        for (int i = 0; i < rows; i++) {
+            const float *down = u->down + (row + i) * u->ranks + r;
+            left[0][i] = spread(down[0]);
+            left[1][i] = spread(two ? down[1] : 0.0f);
+        }
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; v++) {
-            const lanes up = up_lanes(f, format, r * u->width + column + v * VL);
+            lanes up[2];
+            up_lanes(f, format, u, r, column + v * VL, up);
 #pragma GCC unroll 4
-            for (int i = 0; i < rows; i++) sums[i * vectors + v] = fused(sums[i * vectors + v], left[i], up);
+            for (int i = 0; i < rows; i++)
+                sums[i * vectors + v] = fused(fused(sums[i * vectors + v], left[0][i], up[0]), left[1][i], up[1]);
         }
     }
     for (int v = 0; v < vectors; v++) {
@@ -90,12 +114,8 @@ INLINE void up_rest(const Factor *f, int format, const Up *u, int row, int rows,
     for (int i = row; i < row + rows; i++)
         for (int c = first; c < last; c++) {
             float sum = u->y[i * u->stride + c];
-            for (int r = 0; r < f->rank; r++) {
-                const int64_t place = r * u->width + c;
-                const float up = format == WEIGHT_BFLOAT16 ? from_bf16(((const uint16_t *)f->up)[place])
-                                                           : ((const float *)f->up)[place];
-                sum = __builtin_fmaf(u->down[i * u->ranks + r], up, sum);
-            }
+            for (int r = 0; r < f->rank; r++)
+                sum = __builtin_fmaf(u->down[i * u->ranks + r], up_at(f, format, u, r, c), sum);
             u->y[i * u->stride + c] = f->bias ? sum + f->bias[c] : sum;
         }
 }
@@ -112,8 +132,8 @@ DEFINE_UP(up_float32, WEIGHT_FLOAT32)
 DEFINE_UP(up_bfloat16, WEIGHT_BFLOAT16)
 
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
-                     int count, float *y, int64_t y_stride) {
-    const Up u = {down, y, stride, y_stride, width};
+                     int count, float *y, int64_t y_stride, Piece next) {
+    const Up u = {down, y, stride, y_stride, width, first, next};
     if (factor->format == WEIGHT_BFLOAT16)
         up_bfloat16(factor, &u, rows, first, first + count);
     else

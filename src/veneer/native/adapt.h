@@ -6,7 +6,8 @@
 
 /* The update of one layer by one adapter: scale · (x Aᵀ) Bᵀ + bias. What factors.py calls FactorStruct. */
 typedef struct {
-    const void *down, *up; /* A [rank][in], Bᵀ [rank][out]; NULL: the adapter leaves the layer as it is */
+    const void *down, *up; /* A [rank][in]; Bᵀ float32 [rank][out], bfloat16 [⌈rank / 2⌉][out][2], zeros behind an odd rank;
+                              NULL: the adapter leaves the layer as it is */
     const float *bias;     /* [out] or NULL */
     int32_t format;        /* WEIGHT_FLOAT32 or WEIGHT_BFLOAT16, of both */
     int32_t rank;
@@ -22,13 +23,20 @@ typedef struct {
 /* Floats of a thread's working memory for at most `rows` rows. */
 int64_t veneer_adapt_scratch(int64_t depth, int rows);
 
-/* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x [depth], `apart` floats from one to the next; a row of `down` every
- * `stride` floats. */
-void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
-                       int64_t stride, float *scratch);
+/* Part of a matrix: rows of memory that begin `stride` bytes from each other. */
+typedef struct {
+    const char *at;
+    int64_t stride;
+} Piece;
 
-/* y[row][column] += down · Bᵀ + bias for `count` columns from `first` on; `width` is the number of all columns. */
+/* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x [depth], `apart` floats from one to the next; a row of `down` every
+ * `stride` floats. Meanwhile `next` is fetched, the A that the thread reads next, or NULL. */
+void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
+                       int64_t stride, float *scratch, const void *next);
+
+/* y[row][column] += down · Bᵀ + bias for `count` columns from `first` on; `width` is the number of all columns. Meanwhile
+ * `next` is fetched, as many columns of the Bᵀ that the thread reads next; its address may be NULL. */
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
-                     int count, float *y, int64_t y_stride);
+                     int count, float *y, int64_t y_stride, Piece next);
 
 #endif

@@ -34,6 +34,16 @@ class SegmentStruct(ctypes.Structure):
     _fields_ = (("start", ctypes.c_int32), ("stop", ctypes.c_int32), ("factors", ctypes.POINTER(FactorStruct)))
 
 
+def rank_pairs(up: Tensor) -> Tensor:
+    """Bᵀ `[rank, out]` as `[⌈rank / 2⌉, out, 2]`: a word of memory holds a weight of an even rank and one of the next.
+
+    An odd rank's partner is zero. Two shifts widen a word, where each half by itself would have to be moved first.
+    """
+    if len(up) % 2:
+        up = torch.cat((up, up.new_zeros(1, up.shape[1])))
+    return up.reshape(-1, 2, up.shape[1]).transpose(1, 2)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerFactors:
     """The update of one linear layer: y += scale · (x Aᵀ) Bᵀ + bias."""
@@ -41,7 +51,7 @@ class LayerFactors:
     down: Tensor
     """A, `[rank, in]`, contiguous, float32 or bfloat16."""
     up: Tensor
-    """Bᵀ, `[rank, out]`, contiguous, with the dtype of A."""
+    """Bᵀ with the dtype of A, contiguous: float32 `[rank, out]`, bfloat16 in pairs of ranks (`rank_pairs`)."""
     scale: float
     bias: Tensor | None = None
     """The bias, float32 `[out]`, contiguous."""
@@ -54,7 +64,8 @@ class LayerFactors:
     def struct(self, columns: int, depth: int) -> FactorStruct:
         """Make the struct for a layer of these sizes. Raises ValueError if the factors have other sizes."""
         rank = len(self.down)
-        fits = self.down.shape == (rank, depth) and self.up.shape == (rank, columns)
+        up = (rank, columns) if self.down.dtype == torch.float32 else (-(-rank // 2), columns, 2)
+        fits = self.down.shape == (rank, depth) and self.up.shape == up
         fits = fits and (self.bias is None or (self.bias.shape == (columns,) and self.bias.dtype == torch.float32))
         readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in self.tensors)
         if not fits or not readable or self.down.dtype not in FACTOR_DTYPES or self.up.dtype != self.down.dtype:

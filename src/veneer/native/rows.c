@@ -19,6 +19,7 @@
 typedef struct {
     const float *x;
     float *y;
+    const void *ahead;     /* what is read next, if it does not stand behind the matrix */
     int64_t apart, stride; /* from one row of x, and of y, to the next */
     int rows, add;
     float scale;
@@ -30,6 +31,7 @@ typedef struct {
 INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table, const float *scales, const Rows *r,
                      int rows, int columns, int column) {
     const int64_t each = scale_room(m->depth, 1);
+    const char *ahead = r->ahead ? r->ahead : behind(m, format);
     lanes sums[MOST_SUMS];
     for (int i = 0; i < rows * columns; i++) sums[i] = (lanes){0};
     for (int64_t k = 0; k < m->depth; k += CHUNK, scales += SCALES)
@@ -42,7 +44,7 @@ INLINE void few_rows(const Matrix *m, int format, int halves, const Table *table
 #pragma GCC unroll 4
                 for (int j = 0; j < shared; j++) {
                     const int64_t place = (int64_t)(column + c + j) * m->depth + k;
-                    if (!half) fetch_ahead(m, format, place);
+                    if (!half) fetch_chunk(format, ahead, place);
                     widen_half(m, format, table, scales + (c + j) * each, halves, place, column + c + j, half, w[j]);
                 }
 #pragma GCC unroll 8
@@ -191,7 +193,7 @@ void veneer_rows_prepare_piece(int order, int64_t depth, const float *x, int64_t
 }
 
 void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
-                     float *y, int64_t stride, float *scratch) {
+                     float *y, int64_t stride, float *scratch, const void *ahead) {
     static void (*const few[])(const Matrix *, const float *, const Rows *, int, int) = {
         few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
     const int halves = m->format == WEIGHT_4BIT && m->block < CHUNK;
@@ -199,7 +201,7 @@ void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, i
     if (m->format == WEIGHT_4BIT) read_scales(m, first * m->depth, count * m->depth / CHUNK, scratch);
     for (int row = 0; row < rows; row += FEW) {
         const int rest = rows - row;
-        const Rows r = {x + row * apart, y + row * stride, apart, stride, rest < FEW ? rest : FEW, add, scale};
+        const Rows r = {x + row * apart, y + row * stride, ahead, apart, stride, rest < FEW ? rest : FEW, add, scale};
         (halves ? few_4bit_halves : few[m->format])(m, scratch, &r, first, count);
     }
 }
@@ -207,7 +209,7 @@ void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, i
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch) {
     if (is_few(veneer_rows_order(m), m->depth, rows))
-        veneer_rows_few(m, x, m->depth, rows, first, count, add, scale, y, stride, scratch);
+        veneer_rows_few(m, x, m->depth, rows, first, count, add, scale, y, stride, scratch, NULL);
     else
         veneer_panel_unit(m, x, rows, first, count, add, scale, y, stride, scratch);
 }

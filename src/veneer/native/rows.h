@@ -65,8 +65,9 @@ void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int 
                       int64_t stride, float *scratch);
 
 /* The same for rows of whole chunks, however many there are, that stand `apart` floats from one to the next. Weights in 4
- * bits take scale_room of `scratch`. */
+ * bits take scale_room of `scratch`. Meanwhile what stands at `ahead` is fetched, as many bytes as the columns have; NULL:
+ * what stands behind them. */
 void veneer_rows_few(const Matrix *m, const float *x, int64_t apart, int rows, int first, int count, int add, float scale,
-                     float *y, int64_t stride, float *scratch);
+                     float *y, int64_t stride, float *scratch, const void *ahead);
 
 #endif

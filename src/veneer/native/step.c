@@ -169,19 +169,55 @@ static Update update_of(const Step *s, const Op *op, int number, int linear) {
                     s->down + segment->start * s->ranks + ranks_before(op, segment, linear)};
 }
 
+/* Updates are shared out in `parts` each; part `task % parts` of update `task / parts`. */
+static Update part_of(const Step *s, const Op *op, int parts, int task) {
+    return update_of(s, op, task / parts / op->linears, task / parts % op->linears);
+}
+
+/* The rows that a task has, or 0. */
+static int down_rows(const Step *s, const Op *op, int parts, int task) {
+    const Update u = part_of(s, op, parts, task);
+    const int rest = u.segment->stop - u.segment->start - task % parts * ADAPTED_ROWS;
+    return u.factor->down == NULL || rest < 0 ? 0 : rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS;
+}
+
+/* The columns that a task has, or 0. */
+static int up_columns(const Step *s, const Op *op, int parts, int task) {
+    const Update u = part_of(s, op, parts, task);
+    const int rest = u.layer->weight.columns - task % parts * ADAPTED_COLUMNS;
+    return u.factor->down == NULL || rest < 0 ? 0 : rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS;
+}
+
+/* The next task of a thread's own share that has something to do, or -1. Factors come from memory, where they do not stand
+ * one behind the other, so that the processor cannot foresee them: each is fetched while the one before is multiplied. */
+static int task_after(const Step *s, const Op *op, const Member *me, int parts, int task,
+                      int (*size)(const Step *, const Op *, int, int)) {
+    const int stop = share_stop(me, s->segment_count * op->linears * parts);
+    for (task++; task < stop; task++)
+        if (size(s, op, parts, task)) return task;
+    return -1;
+}
+
 /* What A of all adapters makes of the input that layers share. It needs nothing of the layers' own products, which follow
  * and wait for all threads. */
 static void adapt_down(const Step *s, const Op *op, const Member *me) {
-    if (s->segment_count == 0) return;
     const int64_t depth = op->products->weight.depth;
-    const int parts = parts_of(s->rows, ADAPTED_ROWS), updates = s->segment_count * op->linears;
-    for (int task; (task = take(me, updates * parts)) < updates * parts;) {
-        const Update u = update_of(s, op, task / parts / op->linears, task / parts % op->linears);
-        const int first = task % parts * ADAPTED_ROWS, rest = u.segment->stop - u.segment->start - first;
-        if (rest > 0 && u.factor->down)
-            veneer_adapt_down(u.factor, depth, at(s, op->from, u.segment->start + first), op->from.stride,
-                              rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS, u.down + first * s->ranks, s->ranks, me->work);
+    const int parts = parts_of(s->rows, ADAPTED_ROWS), tasks = s->segment_count * op->linears * parts;
+    if (tasks == 0) return;
+    for (int task; (task = take(me, tasks)) < tasks;) {
+        const Update u = part_of(s, op, parts, task);
+        const int first = task % parts * ADAPTED_ROWS, rows = down_rows(s, op, parts, task);
+        if (rows == 0) continue;
+        const int next = task_after(s, op, me, parts, task, down_rows);
+        const void *later = next < 0 ? NULL : part_of(s, op, parts, next).factor->down;
+        veneer_adapt_down(u.factor, depth, at(s, op->from, u.segment->start + first), op->from.stride, rows,
+                          u.down + first * s->ranks, s->ranks, me->work, later);
     }
+}
+
+/* Columns of Bᵀ from `first` on. */
+static Piece up_piece(Update u, int first) {
+    return (Piece){(const char *)u.factor->up + first * 4, u.layer->weight.columns * 4}; /* a float, or two bfloat16 */
 }
 
 /* What B of all adapters adds to the layers' outputs. */
@@ -190,14 +226,15 @@ static void adapt_up(const Step *s, const Op *op, const Member *me) {
     int columns = 0;
     for (int i = 0; i < op->linears; i++)
         columns = op->products[i].weight.columns > columns ? op->products[i].weight.columns : columns;
-    const int units = parts_of(columns, ADAPTED_COLUMNS), updates = s->segment_count * op->linears;
-    for (int task; (task = take(me, updates * units)) < updates * units;) {
-        const Update u = update_of(s, op, task / units / op->linears, task / units % op->linears);
-        const int first = task % units * ADAPTED_COLUMNS, rest = u.layer->weight.columns - first;
-        if (rest > 0 && u.factor->down)
-            veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, first,
-                            rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS, at(s, u.layer->to, u.segment->start),
-                            u.layer->to.stride);
+    const int parts = parts_of(columns, ADAPTED_COLUMNS), tasks = s->segment_count * op->linears * parts;
+    for (int task; (task = take(me, tasks)) < tasks;) {
+        const Update u = part_of(s, op, parts, task);
+        const int first = task % parts * ADAPTED_COLUMNS, count = up_columns(s, op, parts, task);
+        if (count == 0) continue;
+        const int next = task_after(s, op, me, parts, task, up_columns);
+        veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, first,
+                        count, at(s, u.layer->to, u.segment->start), u.layer->to.stride,
+                        next < 0 ? (Piece){0} : up_piece(part_of(s, op, parts, next), next % parts * ADAPTED_COLUMNS));
     }
     gather(me);
 }

@@ -105,16 +105,22 @@ INLINE int64_t stored_bytes(int format, int64_t count) {
 #define AHEAD 8192 /* bytes by which stored weights are fetched before their turn, */
 #define NEAR 4096  /* and those of 4 bits */
 
-/* The lines of memory that a chunk's turn comes to some thousand bytes later. Columns that are read side by side are streams
- * too short for what a processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one
- * waits for too few lines at once. Those of 4 bits are widened more slowly than they come. */
-INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
-    const char *from = (const char *)m->codes + stored_bytes(format, place);
+/* What is fetched while the weights of a matrix are read: what stands some thousand bytes behind them. */
+INLINE const char *behind(const Matrix *m, int format) {
+    const int near = format == WEIGHT_4BIT || format == WEIGHT_Q4_0 || format == WEIGHT_Q4_1;
+    return (const char *)m->codes + (near ? NEAR : AHEAD);
+}
+
+/* The lines that a chunk at `place` has, from `from` on. Columns that are read side by side are streams too short for what a
+ * processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one waits for too few
+ * lines at once. Those of 4 bits are widened more slowly than they come. */
+INLINE void fetch_chunk(int format, const char *from, int64_t place) {
+    from += stored_bytes(format, place);
     for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64)
         if (format == WEIGHT_4BIT || format == WEIGHT_Q4_0 || format == WEIGHT_Q4_1)
-            __builtin_prefetch(from + NEAR + byte);
+            __builtin_prefetch(from + byte);
         else
-            __builtin_prefetch(from + AHEAD + byte, 0, 2);
+            __builtin_prefetch(from + byte, 0, 2);
 }
 
 #if VL == 16
