@@ -9,8 +9,9 @@ stream or of a request, adapters are unloaded and loaded anew, names are asked f
 hold a canary: a word that nobody else knows. Budgets are small, so that adapters and cached prompts come and go all the
 time.
 
-A line a minute says how many requests there were, how often a sequence gave its cache up, and the server's memory. The
-exit code is 1 where an answer differs, where a canary stands in another answer or in the log, or where a request fails.
+A line a minute says how many requests there were, how often a sequence gave its cache up, and the server's memory. What
+is wrong is said at once: an answer that differs, a canary that stands in another answer or in the log, a request that
+fails or that takes five minutes. The exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -87,14 +88,19 @@ class Soak:
         """A client."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=WAIT)
 
+    def fault(self, text: str) -> None:
+        """Take down what is wrong, and say it at once."""
+        self.wrong.append(text)
+        print(f"  wrong: {text}", flush=True)
+
     def compare(self, who: str, question: Question, found: str) -> None:
         """Take an answer down."""
         self.done[who] += 1
         if found != question.expected:
             asked = f"{question.model} {question.fields}"
-            self.wrong.append(f"{who}: {asked}: {found[:60]!r} in place of {question.expected[:60]!r}")
+            self.fault(f"{who}: {asked}: {found[:60]!r} in place of {question.expected[:60]!r}")
         if any(word in found for word in [*self.canaries]):
-            self.wrong.append(f"{who}: a canary in an answer to {question.model}")
+            self.fault(f"{who}: a canary in an answer to {question.model}")
 
 
 def questions_of(names: list[str], seed: int) -> list[Question]:
@@ -217,7 +223,7 @@ def manage(soak: Soak, what: str, name: str) -> None:
     line.close()
     soak.done[f"{what}ed"] += 1
     if status != 200:
-        soak.wrong.append(f"{what} {name}: status {status}")
+        soak.fault(f"{what} {name}: status {status}")
 
 
 def ask_nobody(soak: Soak) -> None:
@@ -225,7 +231,7 @@ def ask_nobody(soak: Soak) -> None:
     messages: Any = [{"role": "user", "content": "Hello"}]
     try:
         soak.openai().chat.completions.create(model="nobody", messages=messages)
-        soak.wrong.append("a model that does not exist answered")
+        soak.fault("a model that does not exist answered")
     except openai.NotFoundError:
         soak.done["not found"] += 1
     time.sleep(2)
@@ -239,7 +245,7 @@ def client_of(act: Callable[[Soak], None], soak: Soak) -> threading.Thread:
             try:
                 act(soak)
             except Exception as error:  # whatever it is, it is counted against the server
-                soak.wrong.append(f"{act.__name__}: {type(error).__name__}: {str(error)[:200]}")
+                soak.fault(f"{act.__name__}: {type(error).__name__}: {str(error)[:200]}")
                 time.sleep(1)
 
     return threading.Thread(target=run, daemon=True)
@@ -310,9 +316,14 @@ def main() -> None:
             soak = Soak(server, questions, names, spare, time.monotonic() + 60 * args.minutes)
             soak_for(soak, args.clients, server.resident())
         said = log.read_text()
-    soak.wrong += [f"{word} stands in the log" for word in soak.canaries if word in said]
-    soak.wrong += ["a prompt stands in the log" for question in questions if question.prompt in said]
-    print("\n".join(soak.wrong[:20]) or "every answer was the cold server's, and no canary left its own answer")
+    for word in soak.canaries:
+        if word in said:
+            soak.fault(f"{word} stands in the log")
+    for question in questions:
+        if question.prompt in said:
+            soak.fault(f"the prompt {question.prompt[:60]!r} stands in the log")
+    if not soak.wrong:
+        print("every answer was the cold server's, and no canary left its own answer")
     sys.exit(1 if soak.wrong else 0)
 
 
