@@ -52,3 +52,23 @@ def test_factors_are_those_of_low_rank_updates_alone(kind: str, tmp_path: Path) 
     tensors = [tensor for layer in narrow.layers.values() for tensor in (layer.down, layer.up)]
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
     assert all(tensor.data_ptr() % 64 == tensors[0].data_ptr() % 64 for tensor in tensors)
+
+
+def test_factors_are_for_tiles_where_they_have_whole_ones(tmp_path: Path) -> None:
+    """Rank 16 has them; rank 2 of the queries has not, nor have the 48 inputs of `down_proj`."""
+    model = base(tmp_path)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    adapter = write_adapter(folder, model, rank=16, rank_pattern={"q_proj": 2})
+    found = step_factors(adapter, frozenset(model.linear_paths()), torch.bfloat16, tiles=True)
+    assert found is not None
+    modules = dict(adapter.modules)
+    assert {path.rpartition(".")[2] for path, layer in found.layers.items() if not layer.in_tiles} == {
+        "q_proj",
+        "down_proj",
+    }
+    for path, layer in found.layers.items():
+        a, b = modules[path].pairs()
+        down = layer.down.transpose(1, 2).flatten(0, 1).t() if layer.in_tiles else layer.down
+        assert torch.equal(down, a.bfloat16())
+        assert torch.equal(layer.up.transpose(1, 2).flatten(0, 1)[: len(a)], b.t().bfloat16())

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compiled_variants import COMPILED
 from tiny_models import largest_difference
-from veneer.native.factors import LayerFactors, StepFactors, rank_pairs
-from veneer.native.functions import Kernels
+from veneer.native.build import library_path
+from veneer.native.factors import LayerFactors, StepFactors, in_pairs
+from veneer.native.functions import Kernels, StepProducts
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLinear, stored_dense
@@ -255,7 +257,7 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
     x, weights = randn(rows, depth), [randn(width, depth, seed=width) for width in widths]
 
     def stored(up: Tensor) -> Tensor:
-        return rank_pairs(up.bfloat16()).contiguous() if dtype == torch.bfloat16 else up
+        return in_pairs(up.bfloat16()).contiguous() if dtype == torch.bfloat16 else up
 
     def natural(own: LayerFactors) -> Tensor:
         ranks = own.up.transpose(1, 2).flatten(0, 1) if dtype == torch.bfloat16 else own.up
@@ -305,6 +307,70 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
     assert torch.equal(found[9:12], run(x[9:12], []))
     for row, own in ((1, first), (5, second), (22, third)):
         assert torch.equal(found[row], run(x[row : row + 1], [Segment(0, 1, own)])[0])
+
+
+def tiles() -> Kernels:
+    """The library whose products are in tiles, where the processor has them."""
+    if "avx512bf16" not in COMPILED:
+        pytest.skip("there are no products of bfloat16 here")
+    found = Kernels(library_path("avx512bf16"), fast_pairs=True)
+    if found.bfloat16_products is not StepProducts.TILES:
+        pytest.skip("the processor has no tiles (AMX)")
+    return found
+
+
+def in_tiles(rank: int, depth: int, columns: int, *, seed: int, biased: bool = False) -> LayerFactors:
+    return LayerFactors(
+        down=in_pairs(randn(rank, depth, seed=seed).bfloat16().t()).contiguous(),
+        up=in_pairs(randn(rank, columns, seed=seed + 1).bfloat16()).contiguous(),
+        scale=0.1,
+        bias=randn(columns, seed=seed + 2) if biased else None,
+    )
+
+
+@pytest.mark.parametrize("depth", [96, 576])
+def test_factors_in_tiles_round_x_alone(depth: int) -> None:
+    """What A makes of x is as exact as float32, to 2^-16 of the terms; a row's bits do not depend on the others."""
+    library, rows, columns = tiles(), 61, 304
+    weight = torch.zeros(columns, depth)
+    ranks = ((0, 1, 16), (1, 3, 48), (5, 22, 32), (24, 61, 16))
+    x = randn(rows, depth, seed=depth)
+    segments, expected, terms = [], torch.zeros(rows, columns).double(), torch.zeros(rows, columns).double()
+    for start, stop, rank in ranks:
+        own = in_tiles(rank, depth, columns, seed=10 * rank + start, biased=rank == 48)
+        segments.append(Segment(start, stop, StepFactors(layers={"a": own})))
+        a, b = own.down.transpose(1, 2).flatten(0, 1).double(), own.up.transpose(1, 2).flatten(0, 1).double()
+        inputs = x[start:stop].bfloat16().double()
+        bias = torch.zeros(columns) if own.bias is None else own.bias
+        expected[start:stop] = own.scale * inputs @ a @ b + bias.double()
+        terms[start:stop] = own.scale * (inputs.abs() @ a.abs()) @ b.abs() + bias.double().abs()
+
+    def run(given: Tensor, own: list[Segment]) -> Tensor:
+        program = Program(rows)
+        source, to = program.slot(depth), program.slot(columns)
+        stored = stored_dense(weight.bfloat16())
+        assert stored is not None
+        program.adapted(source, [("a", StoredLinear(weight=stored), to)])
+        program.view(source, len(given)).copy_(given)
+        blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
+        program.run(library, len(given), blocks, [1] * len(given), [], own, products=StepProducts.TILES)
+        return program.view(to, len(given)).clone()
+
+    found = run(x, segments)
+    assert ((found.double() - expected).abs() <= 2**-16 * terms).all()
+    for row in (0, 2, 5, 21, 40, 60):
+        own = [Segment(0, 1, one.factors) for one in segments if one.start <= row < one.stop]
+        assert torch.equal(found[row], run(x[row : row + 1], own)[0])
+    assert torch.equal(found[24:47], run(x[24:47], [Segment(0, 23, segments[-1].factors)]))
+
+
+def test_factors_for_tiles_are_refused_where_nothing_else_is_in_tiles() -> None:
+    program, library = Program(ROWS), kernels()
+    assert library is not None
+    blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
+    segments = [Segment(0, 2, StepFactors(layers={"a": in_tiles(16, 32, 16, seed=1)}))]
+    with pytest.raises(ValueError, match="factors for tiles, in a step that multiplies in FLOATS"):
+        program.run(library, ROWS, blocks, [1] * ROWS, [], segments)
 
 
 @pytest.mark.parametrize("window", [None, 7])

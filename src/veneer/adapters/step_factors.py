@@ -10,13 +10,15 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.large_pages import room_for
-from veneer.native.factors import LayerFactors, StepFactors, rank_pairs
+from veneer.native.factors import LayerFactors, StepFactors, fits_tiles, in_pairs
 
 LINE = 32
 """Numbers of a line of the processor's cache in two bytes each; every factor begins with a line."""
 
 
-def step_factors(adapter: Adapter, sites: frozenset[str], dtype: torch.dtype) -> StepFactors | None:
+def step_factors(
+    adapter: Adapter, sites: frozenset[str], dtype: torch.dtype, *, tiles: bool = False
+) -> StepFactors | None:
     """The factors of an adapter for the compiled step.
 
     All of them stand in one piece of memory, in the order of the adapter's modules. A step reads every factor once, so
@@ -26,6 +28,7 @@ def step_factors(adapter: Adapter, sites: frozenset[str], dtype: torch.dtype) ->
         adapter: on a view or a model.
         sites: paths of the layers that the step can update.
         dtype: float32 or bfloat16, which the factors are rounded to.
+        tiles: whether the step multiplies in AMX's tiles, as factors in bfloat16 then are where they have whole ones.
 
     Returns:
         None where the adapter is more than low-rank updates of such layers.
@@ -35,8 +38,8 @@ def step_factors(adapter: Adapter, sites: frozenset[str], dtype: torch.dtype) ->
         if type(module) is not LoraLinear or path not in sites:
             return None
         modules[path] = module
-    pairs = [(a.detach(), _up(b.detach(), dtype)) for a, b in (module.pairs() for module in modules.values())]
-    placed = _side_by_side([factor for pair in pairs for factor in pair], dtype)
+    layers = [_stored(*module.pairs(), dtype, tiles=tiles) for module in modules.values()]
+    placed = _side_by_side([factor for pair in layers for factor in pair], dtype)
     return StepFactors(
         layers={
             path: LayerFactors(down=next(placed), up=next(placed), scale=module.scale, bias=_bias(module))
@@ -45,17 +48,21 @@ def step_factors(adapter: Adapter, sites: frozenset[str], dtype: torch.dtype) ->
     )
 
 
+def _stored(a: Tensor, b: Tensor, dtype: torch.dtype, *, tiles: bool) -> tuple[Tensor, Tensor]:
+    """A `[rank, in]` and B `[out, rank]` in the order in which the step reads them in this dtype."""
+    down, up = a.detach(), b.detach().t()
+    if dtype != torch.bfloat16:
+        return down, up
+    whole = tiles and fits_tiles(len(down), up.shape[1], down.shape[1])
+    return in_pairs(down.t()) if whole else down, in_pairs(up)
+
+
 def _side_by_side(tensors: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
     """Copies in `dtype`, each contiguous, one behind the other in memory."""
     sizes = [-(-tensor.numel() // LINE) * LINE for tensor in tensors]
     room = room_for([sum(sizes)], dtype)
     for tensor, piece in zip(tensors, torch.split(room, sizes), strict=True):
         yield piece[: tensor.numel()].view(tensor.shape).copy_(tensor)
-
-
-def _up(b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bᵀ as the step reads it in this dtype."""
-    return rank_pairs(b.t()) if dtype == torch.bfloat16 else b.t()
 
 
 def _bias(module: LoraLinear) -> Tensor | None:

@@ -2,16 +2,24 @@
  * inputs have the lanes of rows.c, and those over the rank go up one by one, from what the base has made. The sums of many
  * columns stand in registers meanwhile, so that Bᵀ is read in long pieces and no sum waits for itself.
  */
-#include "adapt.h"
+#include "adapt_tiles.h"
 #include "lanes.h"
 #include "panels.h"
 
 int64_t veneer_adapt_scratch(int64_t depth, int rows) {
-    return panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, rows) : 0);
+    const int64_t floats = panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, rows) : 0), halves = rows * depth / 2;
+    return floats > halves ? floats : halves; /* tiles take rows in bfloat16 */
 }
 
 void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
-                       int64_t stride, float *scratch, const void *next) {
+                       int64_t stride, float *scratch, const void *next, Shapes *shapes) {
+#if HAS_TILES
+    if (factor->format == FACTOR_TILES) {
+        veneer_adapt_down_tiles(factor, depth, x, apart, rows, down, stride, (uint32_t *)scratch, next, shapes);
+        return;
+    }
+#endif
+    (void)shapes;
     const Matrix a = {.format = factor->format, .columns = factor->rank, .depth = depth, .codes = factor->down};
     float *panels = scratch + panel_scratch(depth);
     for (int panel = 0; depth % CHUNK && panel < panels_of(rows); panel++)
@@ -132,10 +140,24 @@ DEFINE_UP(up_float32, WEIGHT_FLOAT32)
 DEFINE_UP(up_bfloat16, WEIGHT_BFLOAT16)
 
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
-                     int count, float *y, int64_t y_stride, Piece next) {
+                     int count, float *y, int64_t y_stride, Piece next, Shapes *shapes) {
+#if HAS_TILES
+    if (factor->format == FACTOR_TILES) {
+        veneer_adapt_up_tiles(factor, width, down, stride, rows, first, count, y, y_stride, next, shapes);
+        return;
+    }
+#endif
+    (void)shapes;
     const Up u = {down, y, stride, y_stride, width, first, next};
     if (factor->format == WEIGHT_BFLOAT16)
         up_bfloat16(factor, &u, rows, first, first + count);
     else
         up_float32(factor, &u, rows, first, first + count);
+}
+
+void veneer_adapt_end(Shapes *shapes) {
+#if HAS_TILES
+    if (shapes->rows) veneer_tiles_begin();
+#endif
+    shapes->rows = 0;
 }

@@ -4,12 +4,16 @@
 
 #include "rows.h"
 
+/* A format of factors in bfloat16 beside WEIGHT_BFLOAT16: for tiles (adapt_tiles.c). A stands in pairs of inputs then, [in /
+ * 2][rank][2]. The rank and the columns are multiples of 16, the inputs of 32. */
+#define FACTOR_TILES 16
+
 /* The update of one layer by one adapter: scale · (x Aᵀ) Bᵀ + bias. What factors.py calls FactorStruct. */
 typedef struct {
     const void *down, *up; /* A [rank][in]; Bᵀ float32 [rank][out], bfloat16 [⌈rank / 2⌉][out][2], zeros behind an odd rank;
                               NULL: the adapter leaves the layer as it is */
     const float *bias;     /* [out] or NULL */
-    int32_t format;        /* WEIGHT_FLOAT32 or WEIGHT_BFLOAT16, of both */
+    int32_t format;        /* WEIGHT_FLOAT32, WEIGHT_BFLOAT16 or FACTOR_TILES, of both */
     int32_t rank;
     float scale;
 } Factor;
@@ -29,14 +33,22 @@ typedef struct {
     int64_t stride;
 } Piece;
 
+/* Rows of the tiles that a thread has while it multiplies factors; 0: it has those of the base. */
+typedef struct {
+    int rows;
+} Shapes;
+
 /* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x [depth], `apart` floats from one to the next; a row of `down` every
  * `stride` floats. Meanwhile `next` is fetched, the A that the thread reads next, or NULL. */
 void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
-                       int64_t stride, float *scratch, const void *next);
+                       int64_t stride, float *scratch, const void *next, Shapes *shapes);
 
 /* y[row][column] += down · Bᵀ + bias for `count` columns from `first` on; `width` is the number of all columns. Meanwhile
  * `next` is fetched, as many columns of the Bᵀ that the thread reads next; its address may be NULL. */
 void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
-                     int count, float *y, int64_t y_stride, Piece next);
+                     int count, float *y, int64_t y_stride, Piece next, Shapes *shapes);
+
+/* What a thread does after its last factor of an operation. */
+void veneer_adapt_end(Shapes *shapes);
 
 #endif

@@ -22,6 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = (
     "adapt.c",
+    "adapt_tiles.c",
     "attention.c",
     "attention_bf16.c",
     "decode.c",

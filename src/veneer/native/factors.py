@@ -14,6 +14,9 @@ from veneer.native.stored import FORMATS
 FACTOR_DTYPES = (torch.float32, torch.bfloat16)
 """The dtypes that factors may be stored in."""
 
+IN_TILES = 16
+"""The format of factors for tiles: FACTOR_TILES of adapt.h."""
+
 
 class FactorStruct(ctypes.Structure):
     """The struct `Factor` of adapt.h."""
@@ -34,14 +37,20 @@ class SegmentStruct(ctypes.Structure):
     _fields_ = (("start", ctypes.c_int32), ("stop", ctypes.c_int32), ("factors", ctypes.POINTER(FactorStruct)))
 
 
-def rank_pairs(up: Tensor) -> Tensor:
-    """Bᵀ `[rank, out]` as `[⌈rank / 2⌉, out, 2]`: a word of memory holds a weight of an even rank and one of the next.
+def in_pairs(factor: Tensor) -> Tensor:
+    """A factor `[n, m]` as `[⌈n / 2⌉, m, 2]`: a word of memory holds a weight of an even row and one of the next.
 
-    An odd rank's partner is zero. Two shifts widen a word, where each half by itself would have to be moved first.
+    An odd last row has zeros for a partner. Two shifts widen a word, where each half would first have to be moved; and
+    it is how AMX's tiles read pairs of bfloat16.
     """
-    if len(up) % 2:
-        up = torch.cat((up, up.new_zeros(1, up.shape[1])))
-    return up.reshape(-1, 2, up.shape[1]).transpose(1, 2)
+    if len(factor) % 2:
+        factor = torch.cat((factor, factor.new_zeros(1, factor.shape[1])))
+    return factor.reshape(-1, 2, factor.shape[1]).transpose(1, 2)
+
+
+def fits_tiles(rank: int, columns: int, depth: int) -> bool:
+    """Whether factors of these sizes are made of whole tiles."""
+    return rank % 16 == 0 and columns % 16 == 0 and depth % 32 == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +58,9 @@ class LayerFactors:
     """The update of one linear layer: y += scale · (x Aᵀ) Bᵀ + bias."""
 
     down: Tensor
-    """A, `[rank, in]`, contiguous, float32 or bfloat16."""
+    """A, contiguous, float32 or bfloat16 `[rank, in]`; or for tiles, Aᵀ in bfloat16 in pairs of inputs (`in_pairs`)."""
     up: Tensor
-    """Bᵀ with the dtype of A, contiguous: float32 `[rank, out]`, bfloat16 in pairs of ranks (`rank_pairs`)."""
+    """Bᵀ with the dtype of A, contiguous: float32 `[rank, out]`, bfloat16 in pairs of ranks (`in_pairs`)."""
     scale: float
     bias: Tensor | None = None
     """The bias, float32 `[out]`, contiguous."""
@@ -61,11 +70,19 @@ class LayerFactors:
         """Return A, Bᵀ and the bias if there is one."""
         return (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
 
+    @property
+    def in_tiles(self) -> bool:
+        """Return whether AMX's tiles multiply these factors, which a step in other products cannot read."""
+        return self.down.dim() == 3
+
     def struct(self, columns: int, depth: int) -> FactorStruct:
         """Make the struct for a layer of these sizes. Raises ValueError if the factors have other sizes."""
-        rank = len(self.down)
+        rank = self.down.shape[1 if self.in_tiles else 0]
+        down = (depth // 2, rank, 2) if self.in_tiles else (rank, depth)
         up = (rank, columns) if self.down.dtype == torch.float32 else (-(-rank // 2), columns, 2)
-        fits = self.down.shape == (rank, depth) and self.up.shape == up
+        fits = self.down.shape == down and self.up.shape == up
+        if self.in_tiles:
+            fits = fits and fits_tiles(rank, columns, depth) and self.down.dtype == torch.bfloat16
         fits = fits and (self.bias is None or (self.bias.shape == (columns,) and self.bias.dtype == torch.float32))
         readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in self.tensors)
         if not fits or not readable or self.down.dtype not in FACTOR_DTYPES or self.up.dtype != self.down.dtype:
@@ -76,7 +93,7 @@ class LayerFactors:
             down=self.down.data_ptr(),
             up=self.up.data_ptr(),
             bias=None if self.bias is None else self.bias.data_ptr(),
-            format=FORMATS[self.down.dtype],
+            format=IN_TILES if self.in_tiles else FORMATS[self.down.dtype],
             rank=rank,
             scale=self.scale,
         )
@@ -98,11 +115,19 @@ class StepFactors:
     layers: Mapping[str, LayerFactors]
     _table: ctypes.Array[FactorStruct] | None = field(default=None, repr=False)
     _sites: Sequence[Site] = field(default=(), repr=False)
+    _in_tiles: bool | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of all tensors."""
         return sum(tensor.nbytes for layer in self.layers.values() for tensor in layer.tensors)
+
+    @property
+    def in_tiles(self) -> bool:
+        """Return whether any of them is for tiles."""
+        if self._in_tiles is None:
+            self._in_tiles = any(layer.in_tiles for layer in self.layers.values())
+        return self._in_tiles
 
     def table(self, sites: Sequence[Site]) -> ctypes.Array[FactorStruct]:
         """Return a factor for every layer of a program; the table is made once.

@@ -268,6 +268,8 @@ class Program:
             first_prompt: the rows from there on are tokens of prompts; None if there are none.
         """
         self._check(rows, blocks, seen, segments)
+        if products is not StepProducts.TILES and any(one.factors.in_tiles for one in segments):
+            raise ValueError(f"factors for tiles, in a step that multiplies in {products.name}")
         places = range(rows) if places is None else places
         if len(places) != rows or any(not 0 <= min(places) <= max(places) < len(cosine) for cosine, _ in angles):
             raise ValueError(f"angles at {places} of {[len(cosine) for cosine, _ in angles]} for {rows} rows")

@@ -204,6 +204,7 @@ static void adapt_down(const Step *s, const Op *op, const Member *me) {
     const int64_t depth = op->products->weight.depth;
     const int parts = parts_of(s->rows, ADAPTED_ROWS), tasks = s->segment_count * op->linears * parts;
     if (tasks == 0) return;
+    Shapes shapes = {0};
     for (int task; (task = take(me, tasks)) < tasks;) {
         const Update u = part_of(s, op, parts, task);
         const int first = task % parts * ADAPTED_ROWS, rows = down_rows(s, op, parts, task);
@@ -211,8 +212,9 @@ static void adapt_down(const Step *s, const Op *op, const Member *me) {
         const int next = task_after(s, op, me, parts, task, down_rows);
         const void *later = next < 0 ? NULL : part_of(s, op, parts, next).factor->down;
         veneer_adapt_down(u.factor, depth, at(s, op->from, u.segment->start + first), op->from.stride, rows,
-                          u.down + first * s->ranks, s->ranks, me->work, later);
+                          u.down + first * s->ranks, s->ranks, me->work, later, &shapes);
     }
+    veneer_adapt_end(&shapes);
 }
 
 /* Columns of Bᵀ from `first` on. */
@@ -227,6 +229,7 @@ static void adapt_up(const Step *s, const Op *op, const Member *me) {
     for (int i = 0; i < op->linears; i++)
         columns = op->products[i].weight.columns > columns ? op->products[i].weight.columns : columns;
     const int parts = parts_of(columns, ADAPTED_COLUMNS), tasks = s->segment_count * op->linears * parts;
+    Shapes shapes = {0};
     for (int task; (task = take(me, tasks)) < tasks;) {
         const Update u = part_of(s, op, parts, task);
         const int first = task % parts * ADAPTED_COLUMNS, count = up_columns(s, op, parts, task);
@@ -234,8 +237,10 @@ static void adapt_up(const Step *s, const Op *op, const Member *me) {
         const int next = task_after(s, op, me, parts, task, up_columns);
         veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, first,
                         count, at(s, u.layer->to, u.segment->start), u.layer->to.stride,
-                        next < 0 ? (Piece){0} : up_piece(part_of(s, op, parts, next), next % parts * ADAPTED_COLUMNS));
+                        next < 0 ? (Piece){0} : up_piece(part_of(s, op, parts, next), next % parts * ADAPTED_COLUMNS),
+                        &shapes);
     }
+    veneer_adapt_end(&shapes);
     gather(me);
 }
 

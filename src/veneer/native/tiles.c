@@ -13,16 +13,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define IN_TILES __attribute__((target("amx-tile,amx-bf16")))
 #define BLOCK (2 * LANE_ROWS) /* most rows that meet the columns of a unit at a time */
 #define CHUNK_BYTES (CHUNK_WORDS * 4)
 #define LINE_BYTES (LINE * 4)
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} __attribute__((packed)) TileShapes;
 
 int veneer_tiles_allowed(void) {
     const int request = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */

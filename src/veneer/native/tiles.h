@@ -10,6 +10,16 @@
 #define HAS_TILES 0
 #endif
 
+#if HAS_TILES
+#define IN_TILES __attribute__((target("amx-tile,amx-bf16")))
+
+typedef struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} __attribute__((packed)) TileShapes;
+#endif
+
 /* Whether the system gives this process tiles (Linux: arch_prctl with ARCH_REQ_XCOMP_PERM). */
 int veneer_tiles_allowed(void);
 

@@ -25,6 +25,7 @@ from veneer.generation.runner import LoadedAdapter
 from veneer.io.digests import file_digest
 from veneer.io.files import sha256 as whole_digest
 from veneer.model.language import LanguageModel
+from veneer.native.functions import StepProducts
 
 Loader = Callable[[Path], LoadedAdapter]
 """Loads the adapter of a folder. Raises AdapterError."""
@@ -43,6 +44,7 @@ def adapter_loader(
     """
     step = model.compiled_step(1)
     sites = frozenset() if step is None else step.sites
+    tiles = step is not None and step.products is StepProducts.TILES
     base = BaseFiles(base_files)
 
     def load(folder: Path) -> LoadedAdapter:
@@ -60,7 +62,7 @@ def adapter_loader(
             except AdapterError as error:
                 message = str(error).replace(str(copied), str(folder))
                 raise AdapterError(message if str(folder) in message else f"{folder}: {message}") from error
-        factors = step_factors(adapter, sites, dtype)
+        factors = step_factors(adapter, sites, dtype, tiles=tiles)
         if factors is not None:
             return LoadedAdapter(key=key, nbytes=factors.nbytes, factors=factors)
         nbytes = sum(tensor.nbytes for tensor in adapter.tensors().values())
