@@ -1,6 +1,7 @@
-/* Low-rank updates of few rows. A row's sums have one order, whatever rows and adapters are beside it: those over the
- * inputs have the lanes of rows.c, and those over the rank go up one by one, from what the base has made. The sums of many
- * columns stand in registers meanwhile, so that Bᵀ is read in long pieces and no sum waits for itself.
+/* Low-rank updates of few rows, in floats (adapt_tiles.c has those in tiles). A row's sums have one order, whatever rows and
+ * adapters are beside it: those over the inputs have the lanes of rows.c, and those over the rank go up one by one, from what
+ * the base has made. The sums of many columns stand in registers meanwhile, so that Bᵀ is read in long pieces and no sum
+ * waits for itself.
  */
 #include "adapt_tiles.h"
 #include "lanes.h"

@@ -4,8 +4,8 @@
 
 #include "rows.h"
 
-/* A format of factors in bfloat16 beside WEIGHT_BFLOAT16: for tiles (adapt_tiles.c). A stands in pairs of inputs then, [in /
- * 2][rank][2]. The rank and the columns are multiples of 16, the inputs of 32. */
+/* A format of factors in bfloat16 beside WEIGHT_BFLOAT16: for tiles (adapt_tiles.c). A stands in pairs of inputs then,
+ * [in / 2][rank][2]. The rank and the columns are multiples of 16, the inputs of 32. */
 #define FACTOR_TILES 16
 
 /* The update of one layer by one adapter: scale · (x Aᵀ) Bᵀ + bias. What factors.py calls FactorStruct. */
@@ -39,7 +39,8 @@ typedef struct {
 } Shapes;
 
 /* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x [depth], `apart` floats from one to the next; a row of `down` every
- * `stride` floats. Meanwhile `next` is fetched, the A that the thread reads next, or NULL. */
+ * `stride` floats, which only `veneer_adapt_up` reads (in tiles it has two bfloat16 for each rank). Meanwhile `next` is
+ * fetched, the A that the thread reads next, or NULL. */
 void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
                        int64_t stride, float *scratch, const void *next, Shapes *shapes);
 

@@ -9,11 +9,10 @@
 #include "adapt_tiles.h"
 
 #if HAS_TILES
-#define ROWS 16              /* most rows of a tile */
-#define RANKS 16             /* ranks of a tile */
-#define COLUMNS 16           /* columns of a tile */
-#define PIECE 32             /* inputs that a tile of A has */
-#define BETWEEN (2 * RANKS)  /* bfloat16 that a row has for so many ranks */
+#define ROWS 16    /* most rows of a tile */
+#define RANKS 16   /* ranks of a tile */
+#define COLUMNS 16 /* columns of a tile */
+#define PIECE 32   /* inputs of a tile */
 
 /* 0, 1: sums, or a part of y. 2: x. 3: A. 4, 5: what A made. 6: Bᵀ. */
 IN_TILES static void shape(Shapes *shapes, int rows) {
