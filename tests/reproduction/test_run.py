@@ -16,6 +16,7 @@ from veneer.cli import main
 from veneer.errors import CheckpointError, Interrupted, OutputError
 from veneer.events import Event, Level, Note, Result, StepDone
 from veneer.reproduction.run import reproduce
+from veneer.training.checkpoint import CheckpointStore
 from veneer.training.lock import LOCK_FILE
 from veneer.training.run import train
 
@@ -83,6 +84,15 @@ def test_a_run_that_was_resumed_is_made_again_in_one_piece(tiny_model: Path, tin
     assert lock_of(tmp_path / "again")["resumed_at"] == []
     with pytest.raises(OutputError, match="exists already"):
         reproduce(tmp_path / "run", output=tmp_path / "again")
+
+
+def test_a_signal_after_the_last_step_ends_it_before_anything_is_compared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base's files are not hashed then, and no result is written."""
+    monkeypatch.setattr(CheckpointStore, "check_base", lambda store: None)
+    with pytest.raises(Interrupted, match="with every step done"):
+        reproduce(run, output=tmp_path / "again")
 
 
 def test_the_lock_holds_what_the_bytes_follow_from(run: Path, tiny_model: Path, tiny_data: Path) -> None:

@@ -155,7 +155,8 @@ def _train_again(
                 micro_batches=micro_batches,
             )
         except Interrupted:
-            if until.step != end:
+            # The last part is done when its result is written. A signal can come after its last step.
+            if until.step != end or number == len(ends) - 1:
                 raise
 
 
