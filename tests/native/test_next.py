@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compiled_variants import COMPILED
+from compiled_variants import bfloat16_kernels
 from stored_layers import ROWS, SHAPES, every_layer, fits, layer_of
-from veneer.native.build import library_path
 from veneer.native.functions import Kernels, StepProducts
 from veneer.native.program import CacheBlocks, Program
 from veneer.native.stored import Stored, StoredLinear
@@ -30,12 +29,7 @@ class Narrow:
 
 @pytest.fixture(scope="module", params=[StepProducts.PAIRS, StepProducts.TILES], ids=lambda products: products.name)
 def narrow(request: pytest.FixtureRequest) -> Narrow:
-    if "avx512bf16" not in COMPILED:
-        pytest.skip("there are no products of bfloat16 here")
-    kernels = Kernels(library_path("avx512bf16"), fast_pairs=True)
-    if kernels.bfloat16_products < request.param:
-        pytest.skip("the processor has no tiles (AMX)")
-    return Narrow(kernels, request.param)
+    return Narrow(bfloat16_kernels(request.param), request.param)
 
 
 def stored_of(kind: str, columns: int, depth: int) -> tuple[Stored, Tensor]:

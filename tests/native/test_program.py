@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compiled_variants import COMPILED
+from compiled_variants import bfloat16_kernels
 from tiny_models import largest_difference
-from veneer.native.build import library_path
 from veneer.native.factors import LayerFactors, StepFactors, in_pairs
 from veneer.native.functions import Kernels, StepProducts
 from veneer.native.library import kernels
@@ -309,16 +308,6 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         assert torch.equal(found[row], run(x[row : row + 1], [Segment(0, 1, own)])[0])
 
 
-def tiles() -> Kernels:
-    """The library whose products are in tiles, where the processor has them."""
-    if "avx512bf16" not in COMPILED:
-        pytest.skip("there are no products of bfloat16 here")
-    found = Kernels(library_path("avx512bf16"), fast_pairs=True)
-    if found.bfloat16_products is not StepProducts.TILES:
-        pytest.skip("the processor has no tiles (AMX)")
-    return found
-
-
 def in_tiles(rank: int, depth: int, columns: int, *, seed: int, biased: bool = False) -> LayerFactors:
     return LayerFactors(
         down=in_pairs(randn(rank, depth, seed=seed).bfloat16().t()).contiguous(),
@@ -331,7 +320,7 @@ def in_tiles(rank: int, depth: int, columns: int, *, seed: int, biased: bool = F
 @pytest.mark.parametrize("depth", [96, 576])
 def test_factors_in_tiles_round_x_alone(depth: int) -> None:
     """What A makes of x is as exact as float32, to 2^-16 of the terms; a row's bits do not depend on the others."""
-    library, rows, columns = tiles(), 61, 304
+    library, rows, columns = bfloat16_kernels(StepProducts.TILES), 61, 304
     weight = torch.zeros(columns, depth)
     ranks = ((0, 1, 16), (1, 3, 48), (5, 22, 32), (24, 61, 16))
     x = randn(rows, depth, seed=depth)

@@ -34,10 +34,9 @@ static void round_row(const float *x, int64_t depth, uint32_t *out) {
 /* Sixteen sums, times the scale, into what they are rounded to and what that leaves out. */
 static void split(const float *even, const float *odd, float scale, uint16_t *out) {
     const __m512 sum = _mm512_mul_ps(_mm512_add_ps(_mm512_loadu_ps(even), _mm512_loadu_ps(odd)), _mm512_set1_ps(scale));
-    const __m256i high = (__m256i)_mm512_cvtneps_pbh(sum);
-    const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-    _mm256_storeu_si256((__m256i *)out, high);
-    _mm256_storeu_si256((__m256i *)(out + RANKS), (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(sum, rounded)));
+    _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(sum));
+    const __m512 rest = _mm512_sub_ps(sum, (__m512)bf16_lanes(out));
+    _mm256_storeu_si256((__m256i *)(out + RANKS), (__m256i)_mm512_cvtneps_pbh(rest));
 }
 
 /* Sixteen ranks from `rank` on of up to sixteen rows. Even and odd pieces have sums of their own: a tile waits for the one
@@ -75,20 +74,15 @@ void veneer_adapt_down_tiles(const Factor *factor, int64_t depth, const float *x
     }
 }
 
-/* Two blocks of columns from `column` on, or one, gain what sixteen ranks add to them. */
-IN_TILES INLINE void up_blocks(const char *up, int64_t line, float *y, int64_t stride, int two) {
-    _tile_loadd(0, y, stride * 4);
-    _tile_loadd(6, up, line);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(0, 5, 6);
-    _tile_stored(0, y, stride * 4);
-    if (!two) return;
-    _tile_loadd(1, y + COLUMNS, stride * 4);
-    _tile_loadd(6, up + COLUMNS * 4, line);
-    _tile_dpbf16ps(1, 4, 6);
-    _tile_dpbf16ps(1, 5, 6);
-    _tile_stored(1, y + COLUMNS, stride * 4);
-}
+/* Sixteen columns of y gain what sixteen ranks add to them. */
+#define ADD_RANKS(tile, up, line, y, stride)  \
+    do {                                      \
+        _tile_loadd(tile, y, (stride) * 4);   \
+        _tile_loadd(6, up, line);             \
+        _tile_dpbf16ps(tile, 4, 6);           \
+        _tile_dpbf16ps(tile, 5, 6);           \
+        _tile_stored(tile, y, (stride) * 4);  \
+    } while (0)
 
 /* Sixteen ranks from `rank` on of as many rows as tiles have. */
 IN_TILES static void up_block(const Factor *f, int64_t width, const float *down, int64_t stride, int rank, int first, int count,
@@ -102,7 +96,8 @@ IN_TILES static void up_block(const Factor *f, int64_t width, const float *down,
             __builtin_prefetch(from, 0, 2);
             __builtin_prefetch(from + 64, 0, 2);
         }
-        up_blocks(up + c * 4, width * 4, y + c, y_stride, c + COLUMNS < count);
+        ADD_RANKS(0, up + c * 4, width * 4, y + c, y_stride);
+        if (c + COLUMNS < count) ADD_RANKS(1, up + (c + COLUMNS) * 4, width * 4, y + c + COLUMNS, y_stride);
     }
 }
 

@@ -115,19 +115,16 @@ class StepFactors:
     layers: Mapping[str, LayerFactors]
     _table: ctypes.Array[FactorStruct] | None = field(default=None, repr=False)
     _sites: Sequence[Site] = field(default=(), repr=False)
-    _in_tiles: bool | None = field(default=None, repr=False)
+    in_tiles: bool = field(init=False)
+    """Whether any of them is for tiles."""
+
+    def __post_init__(self) -> None:
+        self.in_tiles = any(layer.in_tiles for layer in self.layers.values())
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of all tensors."""
         return sum(tensor.nbytes for layer in self.layers.values() for tensor in layer.tensors)
-
-    @property
-    def in_tiles(self) -> bool:
-        """Return whether any of them is for tiles."""
-        if self._in_tiles is None:
-            self._in_tiles = any(layer.in_tiles for layer in self.layers.values())
-        return self._in_tiles
 
     def table(self, sites: Sequence[Site]) -> ctypes.Array[FactorStruct]:
         """Return a factor for every layer of a program; the table is made once.

@@ -174,18 +174,22 @@ static Update part_of(const Step *s, const Op *op, int parts, int task) {
     return update_of(s, op, task / parts / op->linears, task / parts % op->linears);
 }
 
-/* The rows that a task has, or 0. */
-static int down_rows(const Step *s, const Op *op, int parts, int task) {
-    const Update u = part_of(s, op, parts, task);
-    const int rest = u.segment->stop - u.segment->start - task % parts * ADAPTED_ROWS;
-    return u.factor->down == NULL || rest < 0 ? 0 : rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS;
+/* How much of `whole` stands in part number `part`, of parts of `most`; nothing where an adapter leaves the layer as it is. */
+static int part_size(const Update *u, int whole, int part, int most) {
+    const int rest = whole - part * most;
+    return u->factor->down == NULL || rest < 0 ? 0 : rest < most ? rest : most;
 }
 
-/* The columns that a task has, or 0. */
+/* The rows that a task has. */
+static int down_rows(const Step *s, const Op *op, int parts, int task) {
+    const Update u = part_of(s, op, parts, task);
+    return part_size(&u, u.segment->stop - u.segment->start, task % parts, ADAPTED_ROWS);
+}
+
+/* The columns that a task has. */
 static int up_columns(const Step *s, const Op *op, int parts, int task) {
     const Update u = part_of(s, op, parts, task);
-    const int rest = u.layer->weight.columns - task % parts * ADAPTED_COLUMNS;
-    return u.factor->down == NULL || rest < 0 ? 0 : rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS;
+    return part_size(&u, u.layer->weight.columns, task % parts, ADAPTED_COLUMNS);
 }
 
 /* The next task of a thread's own share that has something to do, or -1. Factors come from memory, where they do not stand
@@ -201,9 +205,9 @@ static int task_after(const Step *s, const Op *op, const Member *me, int parts, 
 /* What A of all adapters makes of the input that layers share. It needs nothing of the layers' own products, which follow
  * and wait for all threads. */
 static void adapt_down(const Step *s, const Op *op, const Member *me) {
+    if (s->segment_count == 0) return;
     const int64_t depth = op->products->weight.depth;
     const int parts = parts_of(s->rows, ADAPTED_ROWS), tasks = s->segment_count * op->linears * parts;
-    if (tasks == 0) return;
     Shapes shapes = {0};
     for (int task; (task = take(me, tasks)) < tasks;) {
         const Update u = part_of(s, op, parts, task);
