@@ -215,8 +215,9 @@ def test_two_backlogged_adapters_are_served_alike() -> None:
     assert min(scheduler.served("long"), scheduler.served("short")) > 2 * bound / 4
 
 
-def test_whoever_comes_back_from_idleness_has_saved_up_nothing() -> None:
-    scheduler, model = make({"sequences": 2, "prompt_tokens": 8, "block_tokens": 4})
+@pytest.mark.parametrize("head_start", [0, 50])
+def test_whoever_comes_back_from_idleness_has_saved_up_a_head_start_at_most(head_start: int) -> None:
+    scheduler, model = make({"sequences": 2, "prompt_tokens": 8, "block_tokens": 4, "head_start": head_start})
     scheduler.add(sequence_of(0, "late", [1] * 4, 2))
     there = {0: scheduler.running[0]} if scheduler.running else {}
     for number in range(1, 30):
@@ -227,7 +228,48 @@ def test_whoever_comes_back_from_idleness_has_saved_up_nothing() -> None:
                 scheduler.remove(one.sequence)
     assert not there
     scheduler.add(sequence_of(99, "late", [1] * 4, 2))
-    assert scheduler.served("late") == pytest.approx(scheduler.served("steady"), abs=1)
+    assert scheduler.served("late") == pytest.approx(scheduler.served("steady") - head_start, abs=1)
+
+
+def test_whoever_comes_back_soon_is_behind_by_what_it_missed_alone() -> None:
+    """A head start larger than what others were served meanwhile gives nothing beyond that."""
+    scheduler, model = make({"sequences": 2, "prompt_tokens": 8, "block_tokens": 4, "head_start": 1000})
+    there = {number: sequence_of(number, "steady", [number] * 12, 6) for number in range(20)}
+    there[50] = sequence_of(50, "late", [1] * 4, 2)
+    for one in there.values():
+        scheduler.add(one)
+    while 50 in there:
+        for one in model.step():
+            if len(one.sequence.tokens) == one.sequence.capacity:
+                scheduler.remove(there.pop(one.sequence.number))
+    before = scheduler.served("late")
+    model.step()
+    scheduler.add(sequence_of(51, "late", [1] * 4, 2))
+    assert scheduler.served("late") == before > 0
+
+
+@pytest.mark.parametrize(("head_start", "together"), [(0, False), (64, True)])
+def test_the_pieces_of_a_rare_question_come_one_after_another(head_start: int, together: bool) -> None:
+    """A prompt of four steps, beside an adapter that has as many new prompts as a step takes, at each step."""
+    limits = {"sequences": 40, "prompt_tokens": 16, "block_tokens": 4, "head_start": head_start}
+    scheduler, model = make(limits)
+    numbers = iter(range(1000))
+
+    def step() -> list[Work]:
+        for _ in range(2):
+            scheduler.add(sequence_of(next(numbers), "busy", [3] * 8, 3))
+        work = model.step()
+        for one in work:
+            if len(one.sequence.tokens) == one.sequence.capacity:
+                scheduler.remove(one.sequence)
+        return work
+
+    for _ in range(10):
+        step()
+    rare = sequence_of(1000, "rare", [5] * 64, 2)
+    scheduler.add(rare)
+    pieces = [sum(one.count for one in step() if one.sequence is rare) for _ in range(4)]
+    assert (pieces == [16] * 4) is together
 
 
 def test_preempted_sequences_go_on_where_they_were() -> None:

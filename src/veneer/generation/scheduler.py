@@ -3,7 +3,8 @@
 Every step computes the next token of all running sequences, and as many tokens of prompts as there is time for. A
 sequence runs once it is admitted, in turns of the adapters: each has a virtual counter of the tokens that it was served
 (Sheng et al., 2024, arXiv:2401.00588), and the one that was served least comes first. An adapter that comes back from
-idleness starts at the least counter of the others, so that it cannot have saved up.
+idleness is behind the others by no more than a head start of one long question. So whoever asks now and then need not
+wait for those that never rest, and cannot have saved up more.
 
 When the cache is full, the sequence that was admitted last gives up its blocks. It waits at the front of its adapter's
 queue with all tokens that it has made, and its keys and values are computed again. The sequence that was admitted first
@@ -37,6 +38,10 @@ class Limits:
     """Tokens of a block of the cache."""
     prompt_seconds: float | None = 0.25
     """A step computes no more tokens of prompts than take so long; None computes as many as there may be."""
+    head_start: int = 1024
+    """Tokens by which an adapter that comes back from idleness may be behind all that are busy. It is our addition: in
+    the paper such an adapter starts level, and then the pieces of its prompt take turns with the prompts of the others.
+    """
 
     def __post_init__(self) -> None:
         problems = []
@@ -46,6 +51,8 @@ class Limits:
             problems.append(f"prompt_tokens: {self.prompt_tokens}, must be at least 1")
         if self.block_tokens < 1:
             problems.append(f"block_tokens: {self.block_tokens}, must be at least 1")
+        if self.head_start < 0:
+            problems.append(f"head_start: {self.head_start}, must be at least 0")
         if self.prompt_seconds is not None and not self.prompt_seconds > 0:
             problems.append(f"prompt_seconds: {self.prompt_seconds}, must be above 0")
         if problems:
@@ -88,7 +95,7 @@ class Scheduler:
 
     def served(self, adapter: str) -> float:
         """The virtual counter of an adapter."""
-        return self._counters.get(adapter, self._floor)
+        return self._counters.get(adapter, self._start)
 
     def check(self, sequence: Sequence) -> None:
         """Raise ConfigError for a sequence that could never be in the cache as a whole.
@@ -328,17 +335,22 @@ class Scheduler:
         return -(-tokens // size)
 
     def _lift(self, adapter: str) -> None:
-        """Start an adapter that comes back from idleness at the least counter of those that are busy."""
+        """Start an adapter that comes back from idleness a little below the least counter of those that are busy."""
         busy = {*self._waiting, *self._busy()}
         if adapter in busy:
             return
         if busy:
             self._floor = max(self._floor, min(self.served(name) for name in busy))
-        self._counters[adapter] = max(self.served(adapter), self._floor)
-        # Whoever is idle and was served no more than the floor would start there too.
+        self._counters[adapter] = max(self.served(adapter), self._start)
+        # Whoever is idle and was served no more than that would start there too.
         self._counters = {
-            name: count for name, count in self._counters.items() if count > self._floor or name in busy | {adapter}
+            name: count for name, count in self._counters.items() if count > self._start or name in busy | {adapter}
         }
+
+    @property
+    def _start(self) -> float:
+        """The counter of an adapter that was served little or nothing so far."""
+        return max(0.0, self._floor - self.limits.head_start)
 
     def _busy(self) -> Iterator[str]:
         return (sequence.adapter for sequence in self.running)

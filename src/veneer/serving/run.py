@@ -13,6 +13,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method, choice
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Subscriber
+from veneer.serving.garbage import loaded_objects_left_out
 from veneer.serving.request import PORT, ServeRequest, Serving
 from veneer.signals import deferred, stop_signalled
 
@@ -107,7 +108,7 @@ def serve_request(
 
     server, models = open_server(request, subscribers)
     asked = threading.Event()
-    with deferred(asked.set, NOTICE):
+    with deferred(asked.set, NOTICE), loaded_objects_left_out():
         ended = _until(server, lambda: asked.is_set() or stop(), lambda: on_start(Serving(server.url, models)))
         if stop_signalled():
             rest = (
