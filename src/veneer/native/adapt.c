@@ -7,33 +7,54 @@
 #include "lanes.h"
 #include "panels.h"
 
-int64_t veneer_adapt_scratch(int64_t depth, int rows) {
-    const int64_t floats = panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, rows) : 0), halves = rows * depth / 2;
-    return floats > halves ? floats : halves; /* tiles take rows in bfloat16 */
+/* Floats that A in floats takes. */
+static int64_t float_scratch(int64_t depth, int rows) {
+    return panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, rows) : 0);
 }
 
-void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
-                       int64_t stride, float *scratch, const void *next, Shapes *shapes) {
-#if HAS_TILES
-    if (factor->format == FACTOR_TILES) {
-        veneer_adapt_down_tiles(factor, depth, x, apart, rows, down, stride, (uint32_t *)scratch, next, shapes);
-        return;
-    }
-#endif
-    (void)shapes;
-    const Matrix a = {.format = factor->format, .columns = factor->rank, .depth = depth, .codes = factor->down};
+int64_t veneer_adapt_scratch(int64_t depth, int rows) {
+    return float_scratch(depth, rows) + rows * depth / 2; /* tiles take rows in bfloat16 */
+}
+
+/* What A of one layer makes of rows, in floats. */
+static void down_floats(const Factor *f, int64_t depth, const float *x, int64_t apart, int rows, float *down, int64_t stride,
+                        float *scratch, const void *next) {
+    const Matrix a = {.format = f->format, .columns = f->rank, .depth = depth, .codes = f->down};
     float *panels = scratch + panel_scratch(depth);
     for (int panel = 0; depth % CHUNK && panel < panels_of(rows); panel++)
         veneer_panel_lay_out(NATURAL, depth, x, apart, rows, panel, panels);
-    for (int first = 0; first < factor->rank; first += UNIT) {
-        const int rest = factor->rank - first, count = rest < UNIT ? rest : UNIT;
+    for (int first = 0; first < f->rank; first += UNIT) {
+        const int rest = f->rank - first, count = rest < UNIT ? rest : UNIT;
         if (depth % CHUNK)
             veneer_panel_unit(&a, panels, rows, first, count, 0, 1.0f, down, stride, scratch);
         else
             veneer_rows_few(&a, x, apart, rows, first, count, 0, 1.0f, down, stride, scratch, next);
     }
     for (int row = 0; row < rows; row++)
-        for (int r = 0; r < factor->rank; r++) down[row * stride + r] *= factor->scale;
+        for (int r = 0; r < f->rank; r++) down[row * stride + r] *= f->scale;
+}
+
+void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const float *x, int64_t apart, int rows, float *down,
+                       int64_t stride, float *scratch, const void *next, Shapes *shapes) {
+#if HAS_TILES
+    uint32_t *const halves = (uint32_t *)(scratch + float_scratch(depth, rows));
+    int rounded = 0; /* whether the rows stand there, as all tiles read them */
+#else
+    (void)shapes;
+#endif
+    for (int i = 0; i < count; down += factors[i++].rank) {
+        const Factor *f = factors + i;
+        const void *later = i + 1 < count && factors[i + 1].down ? factors[i + 1].down : next;
+        if (f->down == NULL) continue;
+#if HAS_TILES
+        if (f->format == FACTOR_TILES) {
+            if (!rounded++) veneer_adapt_round(x, depth, apart, rows, halves);
+            veneer_adapt_down_tiles(f, depth, halves, rows, down, stride, later, shapes);
+            continue;
+        }
+#endif
+        down_floats(f, depth, x, apart, rows, down, stride, scratch, later);
+    }
 }
 
 /* y float32, a row every `stride` floats, and what is added to it: the rows of `down`, a row every `ranks` floats. */

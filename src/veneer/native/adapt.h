@@ -38,10 +38,11 @@ typedef struct {
     int rows;
 } Shapes;
 
-/* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x [depth], `apart` floats from one to the next; a row of `down` every
- * `stride` floats, which only `veneer_adapt_up` reads (in tiles it has two bfloat16 for each rank). Meanwhile `next` is
- * fetched, the A that the thread reads next, or NULL. */
-void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
+/* What A of `count` layers with one input makes of `rows` rows of x [depth], `apart` floats from one to the next:
+ * down[row][rank] = scale · x Aᵀ, the ranks of one layer behind those of another, a row of `down` every `stride` floats. Only
+ * `veneer_adapt_up` reads it (in tiles it has two bfloat16 for each rank). Meanwhile `next` is fetched, the A that the thread
+ * reads next, or NULL. */
+void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const float *x, int64_t apart, int rows, float *down,
                        int64_t stride, float *scratch, const void *next, Shapes *shapes);
 
 /* y[row][column] += down · Bᵀ + bias for `count` columns from `first` on; `width` is the number of all columns. Meanwhile

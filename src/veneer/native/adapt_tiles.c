@@ -63,14 +63,17 @@ IN_TILES static void down_block(const Factor *f, int64_t depth, const uint32_t *
         split(sums[0] + row * RANKS, sums[1] + row * RANKS, f->scale, (uint16_t *)(down + row * stride + rank));
 }
 
-void veneer_adapt_down_tiles(const Factor *factor, int64_t depth, const float *x, int64_t apart, int rows, float *down,
-                             int64_t stride, uint32_t *scratch, const void *next, Shapes *shapes) {
-    for (int row = 0; row < rows; row++) round_row(x + row * apart, depth, scratch + row * depth / 2);
+void veneer_adapt_round(const float *x, int64_t depth, int64_t apart, int rows, uint32_t *out) {
+    for (int row = 0; row < rows; row++) round_row(x + row * apart, depth, out + row * depth / 2);
+}
+
+void veneer_adapt_down_tiles(const Factor *factor, int64_t depth, const uint32_t *x, int rows, float *down, int64_t stride,
+                             const void *next, Shapes *shapes) {
     for (int row = 0; row < rows; row += ROWS) {
         const int count = rows - row < ROWS ? rows - row : ROWS;
         shape(shapes, count);
         for (int rank = 0; rank < factor->rank; rank += RANKS)
-            down_block(factor, depth, scratch + row * depth / 2, count, rank, row ? NULL : next, down + row * stride, stride);
+            down_block(factor, depth, x + row * depth / 2, count, rank, row ? NULL : next, down + row * stride, stride);
     }
 }
 

@@ -145,10 +145,43 @@ static void rotate(const Step *s, const Op *op, const Member *me) {
     gather(me);
 }
 
-#define ADAPTED_ROWS 32     /* rows of a segment that a thread takes at a time */
+#define ADAPTED_ROWS 16     /* rows of a segment that a thread takes at a time */
 #define ADAPTED_COLUMNS 256 /* columns of a layer that a thread takes at a time */
 
-/* Ranks of an operation's factors before layer `linear`, added up: where its columns of `down` begin. */
+/* Pieces that the rows of all segments fall into. */
+static int adapted_pieces(const Step *s) {
+    int found = 0;
+    for (int i = 0; i < s->segment_count; i++) found += parts_of(s->segments[i].stop - s->segments[i].start, ADAPTED_ROWS);
+    return found;
+}
+
+/* The segment that a piece belongs to; `piece` becomes its number within the segment. */
+static const Segment *segment_of(const Step *s, int *piece) {
+    const Segment *one = s->segments;
+    for (int count; *piece >= (count = parts_of(one->stop - one->start, ADAPTED_ROWS)); one++) *piece -= count;
+    return one;
+}
+
+/* What A of all adapters makes of the input that layers share: a thread takes all layers of some rows, which it has mostly
+ * made itself. It needs nothing of the layers' own products, which follow and wait for all threads. Factors come from memory,
+ * where they do not stand one behind the other, so that the processor cannot foresee them: each is fetched while the one
+ * before is multiplied. */
+static void adapt_down(const Step *s, const Op *op, const Member *me) {
+    const int pieces = adapted_pieces(s);
+    Shapes shapes = {0};
+    for (int piece; (piece = take(me, pieces)) < pieces;) {
+        int own = piece, after = piece + 1;
+        const Segment *segment = segment_of(s, &own);
+        const int first = segment->start + own * ADAPTED_ROWS, rest = segment->stop - first;
+        const void *later = after < share_stop(me, pieces) ? segment_of(s, &after)->factors[op->number].down : NULL;
+        veneer_adapt_down(segment->factors + op->number, op->linears, op->products->weight.depth, at(s, op->from, first),
+                          op->from.stride, rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS, s->down + first * s->ranks, s->ranks,
+                          me->work, later, &shapes);
+    }
+    veneer_adapt_end(&shapes);
+}
+
+/* Ranks of a segment's factors of an operation before those of layer `linear`, added up: where its columns of `down` begin. */
 static int64_t ranks_before(const Op *op, const Segment *segment, int linear) {
     int64_t found = 0;
     for (int i = 0; i < linear; i++) found += segment->factors[op->number + i].rank;
@@ -160,7 +193,7 @@ typedef struct {
     const Segment *segment;
     const Factor *factor;
     const Linear *layer;
-    float *down; /* [rows of the segment][ranks of all factors] */
+    const float *down; /* [rows of the segment][ranks of all factors] */
 } Update;
 
 static Update update_of(const Step *s, const Op *op, int number, int linear) {
@@ -169,56 +202,24 @@ static Update update_of(const Step *s, const Op *op, int number, int linear) {
                     s->down + segment->start * s->ranks + ranks_before(op, segment, linear)};
 }
 
-/* Updates are shared out in `parts` each; part `task % parts` of update `task / parts`. */
+/* Updates are shared out in `parts` of columns each; part `task % parts` of update `task / parts`. */
 static Update part_of(const Step *s, const Op *op, int parts, int task) {
     return update_of(s, op, task / parts / op->linears, task / parts % op->linears);
 }
 
-/* How much of `whole` stands in part number `part`, of parts of `most`; nothing where an adapter leaves the layer as it is. */
-static int part_size(const Update *u, int whole, int part, int most) {
-    const int rest = whole - part * most;
-    return u->factor->down == NULL || rest < 0 ? 0 : rest < most ? rest : most;
-}
-
-/* The rows that a task has. */
-static int down_rows(const Step *s, const Op *op, int parts, int task) {
-    const Update u = part_of(s, op, parts, task);
-    return part_size(&u, u.segment->stop - u.segment->start, task % parts, ADAPTED_ROWS);
-}
-
-/* The columns that a task has. */
+/* The columns that a task has: none where an adapter leaves the layer as it is. */
 static int up_columns(const Step *s, const Op *op, int parts, int task) {
     const Update u = part_of(s, op, parts, task);
-    return part_size(&u, u.layer->weight.columns, task % parts, ADAPTED_COLUMNS);
+    const int rest = u.layer->weight.columns - task % parts * ADAPTED_COLUMNS;
+    return u.factor->down == NULL || rest < 0 ? 0 : rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS;
 }
 
-/* The next task of a thread's own share that has something to do, or -1. Factors come from memory, where they do not stand
- * one behind the other, so that the processor cannot foresee them: each is fetched while the one before is multiplied. */
-static int task_after(const Step *s, const Op *op, const Member *me, int parts, int task,
-                      int (*size)(const Step *, const Op *, int, int)) {
+/* The next task of a thread's own share that has something to do, or -1. */
+static int task_after(const Step *s, const Op *op, const Member *me, int parts, int task) {
     const int stop = share_stop(me, s->segment_count * op->linears * parts);
     for (task++; task < stop; task++)
-        if (size(s, op, parts, task)) return task;
+        if (up_columns(s, op, parts, task)) return task;
     return -1;
-}
-
-/* What A of all adapters makes of the input that layers share. It needs nothing of the layers' own products, which follow
- * and wait for all threads. */
-static void adapt_down(const Step *s, const Op *op, const Member *me) {
-    if (s->segment_count == 0) return;
-    const int64_t depth = op->products->weight.depth;
-    const int parts = parts_of(s->rows, ADAPTED_ROWS), tasks = s->segment_count * op->linears * parts;
-    Shapes shapes = {0};
-    for (int task; (task = take(me, tasks)) < tasks;) {
-        const Update u = part_of(s, op, parts, task);
-        const int first = task % parts * ADAPTED_ROWS, rows = down_rows(s, op, parts, task);
-        if (rows == 0) continue;
-        const int next = task_after(s, op, me, parts, task, down_rows);
-        const void *later = next < 0 ? NULL : part_of(s, op, parts, next).factor->down;
-        veneer_adapt_down(u.factor, depth, at(s, op->from, u.segment->start + first), op->from.stride, rows,
-                          u.down + first * s->ranks, s->ranks, me->work, later, &shapes);
-    }
-    veneer_adapt_end(&shapes);
 }
 
 /* Columns of Bᵀ from `first` on. */
@@ -226,7 +227,7 @@ static Piece up_piece(Update u, int first) {
     return (Piece){(const char *)u.factor->up + first * 4, u.layer->weight.columns * 4}; /* a float, or two bfloat16 */
 }
 
-/* What B of all adapters adds to the layers' outputs. */
+/* What B of all adapters adds to the layers' outputs. What a thread reads next is fetched here too. */
 static void adapt_up(const Step *s, const Op *op, const Member *me) {
     if (s->segment_count == 0) return;
     int columns = 0;
@@ -238,7 +239,7 @@ static void adapt_up(const Step *s, const Op *op, const Member *me) {
         const Update u = part_of(s, op, parts, task);
         const int first = task % parts * ADAPTED_COLUMNS, count = up_columns(s, op, parts, task);
         if (count == 0) continue;
-        const int next = task_after(s, op, me, parts, task, up_columns);
+        const int next = task_after(s, op, me, parts, task);
         veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, first,
                         count, at(s, u.layer->to, u.segment->start), u.layer->to.stride,
                         next < 0 ? (Piece){0} : up_piece(part_of(s, op, parts, next), next % parts * ADAPTED_COLUMNS),
