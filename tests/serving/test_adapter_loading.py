@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from serving.test_isolation import write
-from tiny_models import ours, tiny_llama
+from family_variants import FAMILIES
+from peft_folders import randomise
+from serving.test_isolation import run, write
+from tiny_models import ours, tiny, tiny_llama
 from veneer.adapters.integrity import LOCK_FILE
 from veneer.adapters.origin import write_base
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.enums import Variant
 from veneer.errors import AdapterError
+from veneer.generation.build import build_engine
+from veneer.generation.request import GenerationRequest
+from veneer.generation.sampling import Sampling
 from veneer.io import digests
 from veneer.io.digests import file_digest
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
 from veneer.serving.adapter_loading import adapter_loader
+from veneer.serving.adapters import AdapterFolder
 
 
 @pytest.fixture
@@ -47,6 +55,33 @@ def test_low_rank_updates_become_factors_and_all_else_modules(folder: Path, mode
     dora = adapter_loader(model)(folder / "dora")
     assert dora.factors is None
     assert dora.model is not None
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3 cap", "qwen3", "mistral"])
+def test_answers_under_adapters_that_peft_wrote_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
+    model_type, changes = FAMILIES[variant]
+    theirs = tiny(model_type, seed=3, changes=changes)
+    model = ours(theirs, tmp_path / "base")
+    wrapped = peft.get_peft_model(theirs, peft.LoraConfig(r=8, lora_alpha=12, target_modules="all-linear"))
+    randomise([parameter for name, parameter in wrapped.named_parameters() if "lora_" in name], seed=5)
+    wrapped.eval().save_pretrained(tmp_path / "adapters" / "kite")
+    adapters = AdapterFolder(tmp_path / "adapters", adapter_loader(model), 10**8)
+    engine = build_engine(model, adapters=adapters)
+    prompt = tuple(range(5, 27))
+    sampling = Sampling(max_new_tokens=12, temperature=3.0, seed=1)
+    under, base = (
+        run(engine, engine.submit(GenerationRequest(prompt=prompt, sampling=sampling, adapter=name, logprobs=1)))[0]
+        for name in ("kite", None)
+    )
+    adapters.close()
+    assert under.logprobs[0] != base.logprobs[0]
+    assert len(set(under.tokens)) > 6
+    for found, without in ((under, nullcontext()), (base, wrapped.disable_adapter())):
+        with torch.no_grad(), without:
+            logits = wrapped(input_ids=torch.tensor([[*prompt, *found.tokens]])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)
+        for place, own in enumerate(found.logprobs):
+            assert own.logprob == pytest.approx(expected[place, own.token].item(), abs=1e-4)
 
 
 def test_broken_adapters_and_those_of_other_shapes_are_refused_by_their_own_path(

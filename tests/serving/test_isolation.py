@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from family_variants import FAMILIES
 from peft_folders import randomise
 from tiny import write_model
+from tiny_models import ours, tiny
 from veneer.adapters.adapter import remove
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -74,8 +76,13 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     write_model(folder / "base", seed=4, tied=False)
     model = load_model(open_checkpoint(folder / "base"), dtype=request.param)
     model.eval()
+    return world_of(model, folder, {**KINDS, **APART})
+
+
+def world_of(model: CausalLM, folder: Path, kinds: dict[str, dict[str, object]]) -> World:
+    """Save two versions of adapters of such kinds."""
     for version in (1, 2):
-        for number, (name, settings) in enumerate({**KINDS, **APART}.items()):
+        for number, (name, settings) in enumerate(kinds.items()):
             write(folder / str(version), model, name, seed=10 * version + number, **settings)
     return World(model, folder / "1", folder / "2")
 
@@ -194,6 +201,20 @@ def test_interleaved_answers_are_those_of_a_cold_engine(world: World, tmp_path: 
     stats = interleave(world, tmp_path / "adapters", 75, [None, *KINDS], seed=1).stats()
     assert stats.shared_tokens > 0
     assert stats.preemptions > 0
+
+
+@pytest.mark.scenario(40)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3", "mistral"])
+def test_layers_with_windows_and_capped_scores_keep_requests_apart(
+    variant: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Windows of 8 tokens slide over shared beginnings of up to 17."""
+    model_type, changes = FAMILIES[variant]
+    world = world_of(ours(tiny(model_type, seed=3, changes=changes), tmp_path / "base", dtype=dtype), tmp_path, KINDS)
+    shutil.copytree(world.first, tmp_path / "adapters")
+    stats = interleave(world, tmp_path / "adapters", 40, [None, *KINDS], seed=4).stats()
+    assert stats.shared_tokens > 0
 
 
 def test_adapters_that_are_computed_apart_answer_beside_the_others(world: World, tmp_path: Path) -> None:

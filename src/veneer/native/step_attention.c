@@ -266,8 +266,9 @@ static void attend_rows(const Step *s, const Op *op, int row, int rows, int kv, 
     int64_t oldest = INT64_MAX;
     for (int i = row; i < row + rows; i++) oldest = oldest_of_row(s, op, i) < oldest ? oldest_of_row(s, op, i) : oldest;
     const int64_t own = whole_lines((int64_t)queries * dim);
-    const Reading r = {s, op, row, rows, kv, queries, oldest / VL * VL, whole_lines(s->span + VL), work, work + 2 * own,
-                       work + own};
+    /* A whole vector of keys stands in one block. In blocks of some other length, keys before the oldest may be gone. */
+    const int64_t base = s->block % VL ? oldest : oldest / VL * VL;
+    const Reading r = {s, op, row, rows, kv, queries, base, whole_lines(s->span + VL), work, work + 2 * own, work + own};
     for (int q = 0; q < queries; q++) {
         const float *asked = at(s, op->from, row + q / heads) + (kv * heads + q % heads) * dim;
         for (int d = 0; d < dim; d++) r.asked[d * queries + q] = asked[d];
