@@ -341,10 +341,11 @@ class Scheduler:
             return
         if busy:
             self._floor = max(self._floor, min(self.served(name) for name in busy))
-        self._counters[adapter] = max(self.served(adapter), self._start)
+        start = self._start
+        self._counters[adapter] = max(self.served(adapter), start)
         # Whoever is idle and was served no more than that would start there too.
         self._counters = {
-            name: count for name, count in self._counters.items() if count > self._start or name in busy | {adapter}
+            name: count for name, count in self._counters.items() if count > start or name in busy | {adapter}
         }
 
     @property

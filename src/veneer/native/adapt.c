@@ -8,12 +8,12 @@
 #include "panels.h"
 
 /* Floats that A in floats takes. */
-static int64_t float_scratch(int64_t depth, int rows) {
-    return panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, rows) : 0);
+static int64_t float_scratch(int64_t depth) {
+    return panel_scratch(depth) + (depth % CHUNK ? panel_room(depth, ADAPTED_ROWS) : 0);
 }
 
-int64_t veneer_adapt_scratch(int64_t depth, int rows) {
-    return float_scratch(depth, rows) + rows * depth / 2; /* tiles take rows in bfloat16 */
+int64_t veneer_adapt_scratch(int64_t depth) {
+    return float_scratch(depth) + ADAPTED_ROWS * depth / 2; /* tiles take rows in bfloat16 */
 }
 
 /* What A of one layer makes of rows, in floats. */
@@ -37,7 +37,7 @@ static void down_floats(const Factor *f, int64_t depth, const float *x, int64_t 
 void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const float *x, int64_t apart, int rows, float *down,
                        int64_t stride, float *scratch, const void *next, Shapes *shapes) {
 #if HAS_TILES
-    uint32_t *const halves = (uint32_t *)(scratch + float_scratch(depth, rows));
+    uint32_t *const halves = (uint32_t *)(scratch + float_scratch(depth));
     int rounded = 0; /* whether the rows stand there, as all tiles read them */
 #else
     (void)shapes;
@@ -48,7 +48,8 @@ void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const fl
         if (f->down == NULL) continue;
 #if HAS_TILES
         if (f->format == FACTOR_TILES) {
-            if (!rounded++) veneer_adapt_round(x, depth, apart, rows, halves);
+            if (!rounded) veneer_adapt_round(x, depth, apart, rows, halves);
+            rounded = 1;
             veneer_adapt_down_tiles(f, depth, halves, rows, down, stride, later, shapes);
             continue;
         }

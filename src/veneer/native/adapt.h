@@ -24,8 +24,10 @@ typedef struct {
     const Factor *factors;
 } Segment;
 
-/* Floats of a thread's working memory for at most `rows` rows. */
-int64_t veneer_adapt_scratch(int64_t depth, int rows);
+#define ADAPTED_ROWS 16 /* most rows that meet A at a time: those of a tile */
+
+/* Floats of a thread's working memory. */
+int64_t veneer_adapt_scratch(int64_t depth);
 
 /* Part of a matrix: rows of memory that begin `stride` bytes from each other. */
 typedef struct {
@@ -38,8 +40,8 @@ typedef struct {
     int rows;
 } Shapes;
 
-/* What A of `count` layers with one input makes of `rows` rows of x [depth], `apart` floats from one to the next:
- * down[row][rank] = scale · x Aᵀ, the ranks of one layer behind those of another, a row of `down` every `stride` floats. Only
+/* What A of `count` layers with one input makes of `rows` rows of x [depth], at most ADAPTED_ROWS, `apart` floats from one
+ * to the next: down[row][rank] = scale · x Aᵀ, the ranks of one layer behind those of another, a row of `down` every `stride` floats. Only
  * `veneer_adapt_up` reads it (in tiles it has two bfloat16 for each rank). Meanwhile `next` is fetched, the A that the thread
  * reads next, or NULL. */
 void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const float *x, int64_t apart, int rows, float *down,

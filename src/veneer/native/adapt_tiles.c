@@ -9,10 +9,10 @@
 #include "adapt_tiles.h"
 
 #if HAS_TILES
-#define ROWS 16    /* most rows of a tile */
-#define RANKS 16   /* ranks of a tile */
-#define COLUMNS 16 /* columns of a tile */
-#define PIECE 32   /* inputs of a tile */
+#define ROWS ADAPTED_ROWS /* most rows of a tile */
+#define RANKS 16          /* ranks of a tile */
+#define COLUMNS 16        /* columns of a tile */
+#define PIECE 32          /* inputs of a tile */
 
 /* 0, 1: sums, or a part of y. 2: x. 3: A. 4, 5: what A made. 6: Bᵀ. */
 IN_TILES static void shape(Shapes *shapes, int rows) {
@@ -26,9 +26,11 @@ IN_TILES static void shape(Shapes *shapes, int rows) {
     shapes->rows = rows;
 }
 
-static void round_row(const float *x, int64_t depth, uint32_t *out) {
-    for (int64_t k = 0; k < depth; k += PIECE)
-        _mm512_storeu_si512(out + k / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + k + 16), _mm512_loadu_ps(x + k)));
+void veneer_adapt_round(const float *x, int64_t depth, int64_t apart, int rows, uint32_t *out) {
+    for (int row = 0; row < rows; row++, x += apart, out += depth / 2)
+        for (int64_t k = 0; k < depth; k += PIECE)
+            _mm512_storeu_si512(out + k / 2,
+                                (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + k + 16), _mm512_loadu_ps(x + k)));
 }
 
 /* Sixteen sums, times the scale, into what they are rounded to and what that leaves out. */
@@ -63,18 +65,11 @@ IN_TILES static void down_block(const Factor *f, int64_t depth, const uint32_t *
         split(sums[0] + row * RANKS, sums[1] + row * RANKS, f->scale, (uint16_t *)(down + row * stride + rank));
 }
 
-void veneer_adapt_round(const float *x, int64_t depth, int64_t apart, int rows, uint32_t *out) {
-    for (int row = 0; row < rows; row++) round_row(x + row * apart, depth, out + row * depth / 2);
-}
-
 void veneer_adapt_down_tiles(const Factor *factor, int64_t depth, const uint32_t *x, int rows, float *down, int64_t stride,
                              const void *next, Shapes *shapes) {
-    for (int row = 0; row < rows; row += ROWS) {
-        const int count = rows - row < ROWS ? rows - row : ROWS;
-        shape(shapes, count);
-        for (int rank = 0; rank < factor->rank; rank += RANKS)
-            down_block(factor, depth, x + row * depth / 2, count, rank, row ? NULL : next, down + row * stride, stride);
-    }
+    shape(shapes, rows);
+    for (int rank = 0; rank < factor->rank; rank += RANKS)
+        down_block(factor, depth, x, rows, rank, next, down, stride);
 }
 
 /* Sixteen columns of y gain what sixteen ranks add to them. */

@@ -22,7 +22,7 @@ from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
-INTERFACE = 11
+INTERFACE = 10
 """The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
 
 

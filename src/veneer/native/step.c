@@ -145,38 +145,21 @@ static void rotate(const Step *s, const Op *op, const Member *me) {
     gather(me);
 }
 
-#define ADAPTED_ROWS 16     /* rows of a segment that a thread takes at a time */
 #define ADAPTED_COLUMNS 256 /* columns of a layer that a thread takes at a time */
-
-/* Pieces that the rows of all segments fall into. */
-static int adapted_pieces(const Step *s) {
-    int found = 0;
-    for (int i = 0; i < s->segment_count; i++) found += parts_of(s->segments[i].stop - s->segments[i].start, ADAPTED_ROWS);
-    return found;
-}
-
-/* The segment that a piece belongs to; `piece` becomes its number within the segment. */
-static const Segment *segment_of(const Step *s, int *piece) {
-    const Segment *one = s->segments;
-    for (int count; *piece >= (count = parts_of(one->stop - one->start, ADAPTED_ROWS)); one++) *piece -= count;
-    return one;
-}
 
 /* What A of all adapters makes of the input that layers share: a thread takes all layers of some rows, which it has mostly
  * made itself. It needs nothing of the layers' own products, which follow and wait for all threads. Factors come from memory,
  * where they do not stand one behind the other, so that the processor cannot foresee them: each is fetched while the one
  * before is multiplied. */
 static void adapt_down(const Step *s, const Op *op, const Member *me) {
-    const int pieces = adapted_pieces(s);
+    if (s->piece_count == 0) return;
     Shapes shapes = {0};
-    for (int piece; (piece = take(me, pieces)) < pieces;) {
-        int own = piece, after = piece + 1;
-        const Segment *segment = segment_of(s, &own);
-        const int first = segment->start + own * ADAPTED_ROWS, rest = segment->stop - first;
-        const void *later = after < share_stop(me, pieces) ? segment_of(s, &after)->factors[op->number].down : NULL;
-        veneer_adapt_down(segment->factors + op->number, op->linears, op->products->weight.depth, at(s, op->from, first),
-                          op->from.stride, rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS, s->down + first * s->ranks, s->ranks,
-                          me->work, later, &shapes);
+    for (int piece; (piece = take(me, s->piece_count)) < s->piece_count;) {
+        const Segment *own = s->pieces + piece;
+        const void *later = piece + 1 < share_stop(me, s->piece_count) ? own[1].factors[op->number].down : NULL;
+        veneer_adapt_down(own->factors + op->number, op->linears, op->products->weight.depth, at(s, op->from, own->start),
+                          op->from.stride, own->stop - own->start, s->down + own->start * s->ranks, s->ranks, me->work, later,
+                          &shapes);
     }
     veneer_adapt_end(&shapes);
 }
@@ -305,7 +288,7 @@ static void run(const Step *s, const Op *op, const Member *me) {
 static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT_DOWN) return 0;
-    if (op->kind == OP_ADAPT_DOWN) return veneer_adapt_scratch(op->products->weight.depth, ADAPTED_ROWS);
+    if (op->kind == OP_ADAPT_DOWN) return veneer_adapt_scratch(op->products->weight.depth);
     const int64_t rows = veneer_next_scratch(op->products->weight.depth, s->products);
 #if BF16_PRODUCTS
     const int64_t prompts = veneer_prompt_scratch(op->products->weight.depth);
@@ -350,6 +333,17 @@ static void find_runs(Step *s, int groups, int *starts) {
         s->longest = starts[i + 1] - starts[i] > s->longest ? starts[i + 1] - starts[i] : s->longest;
 }
 
+/* The segments' rows, at most ADAPTED_ROWS at a time, into `pieces`, [rows]. */
+static void find_pieces(Step *s, Segment *pieces) {
+    s->pieces = pieces;
+    for (int i = 0; i < s->segment_count; i++)
+        for (int start = s->segments[i].start; start < s->segments[i].stop; start += ADAPTED_ROWS) {
+            const int rest = s->segments[i].stop - start;
+            pieces[s->piece_count++] =
+                (Segment){start, start + (rest < ADAPTED_ROWS ? rest : ADAPTED_ROWS), s->segments[i].factors};
+        }
+}
+
 /* Carry out `count` operations for `rows` rows, those from `first_prompt` on tokens of prompts. Returns 0, or 1 where
  * memory ran out. */
 int veneer_step(const Op *ops, int count, float *space, int rows, int first_prompt, int products, int cache_dtype,
@@ -363,8 +357,13 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
     for (int i = 0; i < count; i++)
         if (ops[i].kind == OP_ATTEND && ops[i].group >= groups) groups = ops[i].group + 1;
     int *starts = malloc((size_t)(rows + 1) * sizeof(int));
-    if (starts == NULL) return 1;
+    Segment *pieces = malloc((size_t)(rows + 1) * sizeof(Segment));
+    if (starts == NULL || pieces == NULL) {
+        free(pieces), free(starts);
+        return 1;
+    }
     find_runs(&s, groups, starts);
+    find_pieces(&s, pieces);
     int64_t own = 0, shared = 0;
     for (int i = 0; i < count; i++) {
         const int64_t work = own_work(&s, ops + i), prepared = prepared_work(&s, ops + i);
@@ -377,7 +376,7 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
     float *work = aligned_alloc(64, (size_t)(threads * each + whole_lines(shared) + whole_lines(rows * s.ranks)) * 4 + 64);
     Team *team = new_team(threads);
     if (work == NULL || team == NULL) {
-        free(team), free(work), free(starts);
+        free(team), free(work), free(pieces), free(starts);
         return 1;
     }
     s.prepared = work + threads * each;
@@ -389,6 +388,6 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
         for (int i = 0; i < count; i++) run(&s, ops + i, &me);
         veneer_next_end(products);
     }
-    free(team), free(work), free(starts);
+    free(team), free(work), free(pieces), free(starts);
     return 0;
 }

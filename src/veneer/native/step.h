@@ -46,7 +46,8 @@ typedef struct {
     const float *const *cosine, *const *sine; /* by number of the angles, [places][turned / 2] */
     const int64_t *places;              /* by row: where its angles stand */
     const Segment *segments;
-    int segment_count;
+    int segment_count, piece_count;
+    const Segment *pieces;              /* the segments, cut where they have many rows */
     int first_prompt;                   /* the rows from there on are prompts' */
     int products;                       /* of rows.h */
     int64_t span, ranks;                /* most keys that a row sees; most ranks of an operation's factors, added up */
