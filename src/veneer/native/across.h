@@ -78,18 +78,36 @@ INLINE void turn(const uint8_t *const *columns, int64_t offset, int paired, uint
 
 /* The float16 at `offset` of every column. */
 INLINE void halves_at(const uint8_t *const *columns, int64_t offset, float *out) {
-    for (int c = 0; c < VL; c++) out[c] = from_f16(half_at(columns[c] + offset));
+    uint16_t found[VL];
+    for (int c = 0; c < VL; c++) found[c] = half_at(columns[c] + offset);
+    *(vec *)out = (vec)f16_lanes(found);
+}
+
+/* The scales of 4-bit weights at depth k of every column, as scale_at has them. */
+INLINE lanes scales_at(const Matrix *m, const int *numbers, int64_t k) {
+    const Matrix own = *m; /* else it is read anew for each column */
+    const int shift = __builtin_ctz((unsigned)own.block), nested = own.scales ? 0 : __builtin_ctz((unsigned)own.nested);
+    float found[VL], factors[VL];
+    for (int c = 0; c < VL; c++) {
+        const int64_t block = (numbers[c] * own.depth + k) >> shift;
+        found[c] = own.scales ? own.scales[block] : own.scale_values[own.scale_codes[block]];
+        factors[c] = own.scales ? 1.0f : own.scale_factors[block >> nested];
+    }
+    lanes scales = (lanes) * (const vec *)found;
+    if (own.scales) return scales;
+    scales *= (lanes) * (const vec *)factors;
+    __asm__("" : "+x"(scales)); /* as in rounded(): not fused with the sum */
+    return scales + spread(own.scale_offset);
 }
 
 /* Two scales a chunk, of the first and the second 32 weights, and for Q4_1 two of what is added; `wide` floats apart. */
 INLINE void scales_across(const Matrix *m, int format, const uint8_t *const *columns, const int *numbers, int64_t k,
                           float *out, int wide) {
-    if (format == WEIGHT_4BIT)
-        for (int c = 0; c < VL; c++) {
-            const int64_t place = numbers[c] * m->depth + k;
-            out[c] = scale_at(m, place);
-            out[wide + c] = m->block < CHUNK ? scale_at(m, place + CHUNK / 2) : out[c];
-        }
+    if (format == WEIGHT_4BIT) {
+        const lanes first = scales_at(m, numbers, k);
+        *(vec *)out = (vec)first;
+        *(vec *)(out + wide) = (vec)(m->block < CHUNK ? scales_at(m, numbers, k + CHUNK / 2) : first);
+    }
     for (int half = 0; half < 2; half++, out += wide) {
         const int64_t block = (k / GGUF_BLOCK + half) * block_bytes(format);
         if (format == WEIGHT_INT8)

@@ -29,11 +29,12 @@ typedef struct {
     float *sums;   /* [rows][PANEL_COLUMNS], `apart` floats from one level to the next: */
     int64_t apart; /* level n + 1 becomes what this lane comes to and the levels 0 … n together */
     int levels;
-    const char *ahead; /* what is read later on, from `at` on, `each` at every step: both in 1 / PARTS bytes */
+    const char *ahead; /* what is fetched meanwhile, from `at` on, `each` at every step: both in 1 / PARTS bytes */
     uint64_t at, each;
 } Meeting;
 
 #define PARTS 256 /* many rows have more steps than what they fetch has bytes */
+#define SELDOM 8  /* steps a line that is fetched, from which on lines are fetched before the first step */
 
 /* VECTORS steps of a panel from a chunk of its rows; a lane is `apart` floats after the last. */
 static void lay_out_chunk(float rows[PANEL_ROWS][CHUNK], int64_t apart, float *out) {
@@ -46,6 +47,13 @@ static void lay_out_chunk(float rows[PANEL_ROWS][CHUNK], int64_t apart, float *o
 #pragma GCC unroll 16
         for (int lane = 0; lane < VL; lane++)
             _mm256_storeu_si256((__m256i *)(out + lane * apart), _mm512_castsi512_si256(lines[lane]));
+#elif VL == 8 && defined(__AVX2__)
+        for (int lane = 0; lane < VL; lane += 4) {
+            __m128 four[4];
+            for (int i = 0; i < 4; i++) four[i] = _mm_loadu_ps(rows[i] + v * VL + lane);
+            _MM_TRANSPOSE4_PS(four[0], four[1], four[2], four[3]);
+            for (int i = 0; i < 4; i++) _mm_storeu_ps(out + (lane + i) * apart, four[i]);
+        }
 #else
         for (int lane = 0; lane < VL; lane++)
             for (int i = 0; i < PANEL_ROWS; i++) out[lane * apart + i] = rows[i][v * VL + lane];
@@ -133,8 +141,8 @@ static void widen_lane(const Matrix *m, const Columns *from, int lane, float *ou
                PANEL_COLUMNS * sizeof(float));
 }
 
-/* One lane of `rows` rows, a number known when this is compiled. */
-INLINE void meet(const Meeting *t, int rows) {
+/* One lane of `rows` rows; their number, and whether steps fetch what is read later, are known when this is compiled. */
+INLINE void meet(const Meeting *t, int rows, int fetching) {
     const float *x = t->x, *w = t->w;
     uint64_t at = t->at;
     lanes sums[PANEL_ROWS * PANEL_WIDE];
@@ -145,7 +153,7 @@ INLINE void meet(const Meeting *t, int rows) {
         lanes right[PANEL_WIDE];
 #pragma GCC unroll 3
         for (int c = 0; c < PANEL_WIDE; c++) right[c] = (lanes) * (const vec *)(w + c * VL);
-        __builtin_prefetch(t->ahead + at / PARTS, 0, 2);
+        if (fetching) __builtin_prefetch(t->ahead + at / PARTS, 0, 2);
         at += t->each;
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
@@ -162,16 +170,22 @@ INLINE void meet(const Meeting *t, int rows) {
     for (int i = 0; i < rows * PANEL_WIDE; i++) *(vec *)(kept + i * VL) = (vec)sums[i];
 }
 
-#define MEET(count) static void meet_##count(const Meeting *t) { meet(t, count); }
+#define MEET(count)                                                    \
+    static void meet_##count(const Meeting *t) { meet(t, count, 0); }  \
+    static void fetch_##count(const Meeting *t) { meet(t, count, 1); }
 MEET(1) MEET(2) MEET(3) MEET(4)
 #if PANEL_ROWS > 4
 MEET(5) MEET(6) MEET(7) MEET(8)
 #endif
 
-static void (*const meetings[])(const Meeting *) = {
-    NULL, meet_1, meet_2, meet_3, meet_4,
+/* By whether steps fetch, and by rows. */
+static void (*const meetings[2][PANEL_ROWS + 1])(const Meeting *) = {
 #if PANEL_ROWS > 4
-    meet_5, meet_6, meet_7, meet_8,
+    {NULL, meet_1, meet_2, meet_3, meet_4, meet_5, meet_6, meet_7, meet_8},
+    {NULL, fetch_1, fetch_2, fetch_3, fetch_4, fetch_5, fetch_6, fetch_7, fetch_8},
+#else
+    {NULL, meet_1, meet_2, meet_3, meet_4},
+    {NULL, fetch_1, fetch_2, fetch_3, fetch_4},
 #endif
 };
 
@@ -187,6 +201,14 @@ static int levels_of(int turn) {
     int levels = 0;
     for (; turn & 1; turn /= 2) levels++;
     return levels;
+}
+
+/* Fetches the lines of y that totals will go to: another thread may have written them last. */
+static void fetch_places(const float *y, int64_t stride, int height, int count) {
+    for (int i = 0; i < height; i++, y += stride) {
+        __builtin_prefetch(y, 1);
+        __builtin_prefetch(y + count - 1, 1);
+    }
 }
 
 /* Totals [height][PANEL_COLUMNS] into y. */
@@ -208,15 +230,17 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
     float *sums = widened + steps * PANEL_COLUMNS; /* [PANEL_LEVELS][height][PANEL_COLUMNS] */
     Columns columns = {.words = (uint32_t *)scratch, .scales = scales};
     read_columns(m, first, count, &columns);
-    /* The columns after these are fetched little by little. */
+    /* The columns after these are fetched little by little: step by step, or, since that takes a multiplication's time now
+     * and then, before each panel where those are few lines. Many at a time would stop the multiplications. */
     const int64_t bytes = stored_bytes(m->format, whole_chunks(PANEL_COLUMNS * m->depth));
-    const uint64_t each = (uint64_t)(bytes * PARTS) / (uint64_t)(VL * (stop - start) * steps);
+    const int64_t each = bytes / (VL * (stop - start)), parts = each * PARTS / steps; /* a panel, and a step */
     const char *ahead = (const char *)m->codes + stored_bytes(m->format, whole_chunks(first * m->depth)) + bytes;
-    uint64_t at = 0;
+    const int fetching = each * SELDOM > steps * 64;
+    int64_t fetched = 0, due = 0;
     for (int turn = 0; turn < VL; turn++) {
         const int lane = lane_of(turn);
         widen_lane(m, &columns, lane, widened);
-        for (int panel = start; panel < stop; panel++, at += each * (uint64_t)steps) {
+        for (int panel = start; panel < stop; panel++, due += each) {
             const int row = panel_start(rows, panel);
             const Meeting t = {
                 .x = panels + (lane * all + panel) * steps * PANEL_ROWS,
@@ -226,10 +250,11 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
                 .apart = height * PANEL_COLUMNS,
                 .levels = levels_of(turn),
                 .ahead = ahead,
-                .at = at,
-                .each = each,
+                .at = (uint64_t)due * PARTS,
+                .each = (uint64_t)parts,
             };
-            meetings[panel_start(rows, panel + 1) - row](&t);
+            for (; !fetching && fetched <= due; fetched += 64) __builtin_prefetch(ahead + fetched, 0, 2);
+            meetings[fetching][panel_start(rows, panel + 1) - row](&t);
         }
     }
     return sums + levels_of(VL - 1) * height * PANEL_COLUMNS;
@@ -242,6 +267,7 @@ void veneer_panel_unit(const Matrix *m, const float *panels, int rows, int first
         for (int panel = 0; panel < all; panel += PANEL_SHARES) {
             const int rest = first + count - c, wide = rest < PANEL_COLUMNS ? rest : PANEL_COLUMNS;
             const int stop = panel + PANEL_SHARES < all ? panel + PANEL_SHARES : all, top = panel_start(rows, panel);
+            fetch_places(y + top * stride + c, stride, panel_start(rows, stop) - top, wide);
             const float *found = meet_all(m, panels, rows, panel, stop, c, wide, scratch);
             hand_over(found, panel_start(rows, stop) - top, wide, add, scale, y + top * stride + c, stride);
         }

@@ -147,24 +147,27 @@ int veneer_rows_order(const Matrix *m) {
     return HAS_PAIRED && m->format == WEIGHT_4BIT && m->depth % CHUNK == 0 ? PAIRED : NATURAL;
 }
 
-/* Sixteen numbers as codes of 4 bits fall apart with sixteen lanes. */
+/* A chunk of numbers in the order of paired_place. */
 INLINE void prepare_paired(const float *x, float *out) {
 #if VL == 16
     const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-    _mm512_storeu_ps(out, _mm512_permutexvar_ps(order, _mm512_loadu_ps(x)));
+    for (int p = 0; p < CHUNK; p += VL) _mm512_storeu_ps(out + p, _mm512_permutexvar_ps(order, _mm512_loadu_ps(x + p)));
+#elif VL == 8 && defined(__AVX2__)
+    /* Of eight neighbours four are in the upper halves of bytes, and four in the lower ones. */
+    for (int p = 0; p < CHUNK; p += 8) {
+        const __m128 left = _mm_loadu_ps(x + p), right = _mm_loadu_ps(x + p + 4);
+        float *to = out + p % 32 + p / 32 * 4;
+        _mm_storeu_ps(to, _mm_shuffle_ps(left, right, _MM_SHUFFLE(2, 0, 2, 0)));
+        _mm_storeu_ps(to + CHUNK / 2, _mm_shuffle_ps(left, right, _MM_SHUFFLE(3, 1, 3, 1)));
+    }
 #else
-    (void)x, (void)out;
+    for (int p = 0; p < CHUNK; p++) out[p] = x[paired_place(p)];
 #endif
 }
 
 void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
-    if (order == PAIRED && VL == 16) {
-        for (int64_t k = 0; k < depth; k += VL) prepare_paired(x + k, out + k);
-        return;
-    }
     if (order == PAIRED) {
-        for (int64_t k = 0; k < depth; k += CHUNK)
-            for (int p = 0; p < CHUNK; p++) out[k + p] = x[k + paired_place(p)];
+        for (int64_t k = 0; k < depth; k += CHUNK) prepare_paired(x + k, out + k);
         return;
     }
     memcpy(out, x, (size_t)depth * 4);

@@ -21,11 +21,17 @@
 #endif
 #define MIXED 6 /* most queries whose values are mixed at a time */
 
-/* The queries of one key head of neighbouring rows of a sequence. */
+/* One key head of neighbouring rows of a sequence; no rows: nothing. */
+typedef struct {
+    int row, rows, kv;
+} Part;
+
+/* The queries of a part. */
 typedef struct {
     const Step *s;
     const Op *op;
     int row, rows, kv;
+    Part next;       /* what is read after it */
     int queries;     /* rows · query heads of a key head */
     int64_t base;    /* the key that the first score belongs to */
     int64_t apart;   /* floats from one query's scores to the next */
@@ -64,6 +70,11 @@ static void put_row(const Step *s, const Op *op, int row) {
     }
 }
 
+/* Bytes from the keys of a head to its values, which take as many in a block. */
+static inline int64_t values_behind(const Reading *r, int dtype) {
+    return (line_of(r->s, r->op, 1, r->kv) - line_of(r->s, r->op, 0, r->kv)) * bytes_of(dtype);
+}
+
 INLINE lanes cached_lanes(int dtype, const char *in) {
     return dtype == BFLOAT16 ? bf16_lanes((const uint16_t *)in) : (lanes) * (const vec *)in;
 }
@@ -80,14 +91,19 @@ INLINE void score(const Reading *r, int dtype, int first, int queries, const cha
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) sums[q][v] = (lanes){0};
     const float *asked = r->asked + first;
+    const int64_t values = values_behind(r, dtype);
     for (int d = 0; d < r->op->dim; d++, asked += r->queries) {
-        lanes key[KEY_VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) key[v] = cached_lanes(dtype, keys[v] + d * step);
+        lanes left[LONG];
 #pragma GCC unroll 12
-        for (int q = 0; q < queries; q++)
+        for (int q = 0; q < queries; q++) left[q] = spread(asked[q]);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sums[q][v] = fused(sums[q][v], spread(asked[q]), key[v]);
+        for (int v = 0; v < vectors; v++) {
+            const char *at = keys[v] + d * step;
+            const lanes key = cached_lanes(dtype, at);
+            if (v * VL % 16 == 0) __builtin_prefetch(at + values, 0, 2); /* sixteen floats are a line of memory */
+#pragma GCC unroll 12
+            for (int q = 0; q < queries; q++) sums[q][v] = fused(sums[q][v], left[q], key);
+        }
     }
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
@@ -141,20 +157,27 @@ INLINE void scores_of(const Reading *r, int dtype, int64_t end) {
 }
 
 /* mixed += weight · value over `count` neighbouring values of a block, for `queries` queries from `first` on and
- * `strips` vectors of numbers from `d` on; queries and strips are known when this is compiled. */
-INLINE void mix(const Reading *r, int dtype, int first, int queries, const char *values, int d, int strips, int64_t place,
-                int count) {
+ * `strips` vectors of numbers from `d` on; queries and strips are known when this is compiled. What stands at `next` is
+ * fetched meanwhile. */
+INLINE void mix(const Reading *r, int dtype, int first, int queries, const char *values, const char *next, int d, int strips,
+                int64_t place, int count) {
     lanes sums[MIXED][STRIPS];
     const int dim = r->op->dim;
     float *mixed = r->mixed + first * dim + d;
     const float *weights = r->scores + first * r->apart + place;
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < strips; v++) sums[q][v] = *(const vec *)(mixed + q * dim + v * VL);
+    const int64_t line = dim * bytes_of(dtype);
     values += d * bytes_of(dtype);
-    for (int t = 0; t < count; t++, values += dim * bytes_of(dtype)) {
+    next += d * bytes_of(dtype);
+    for (int t = 0; t < count; t++, values += line, next += line) {
         lanes value[STRIPS];
 #pragma GCC unroll 4
-        for (int v = 0; v < strips; v++) value[v] = cached_lanes(dtype, values + v * VL * bytes_of(dtype));
+        for (int v = 0; v < strips; v++) {
+            const int64_t at = v * VL * bytes_of(dtype);
+            value[v] = cached_lanes(dtype, values + at);
+            if (at % 64 == 0) __builtin_prefetch(next + at, 0, 2);
+        }
 #pragma GCC unroll 6
         for (int q = 0; q < queries; q++)
 #pragma GCC unroll 4
@@ -166,12 +189,12 @@ INLINE void mix(const Reading *r, int dtype, int first, int queries, const char 
 }
 
 /* All numbers of `queries` queries. */
-INLINE void mix_numbers(const Reading *r, int dtype, int first, int queries, const char *values, int64_t place,
-                        int count) {
+INLINE void mix_numbers(const Reading *r, int dtype, int first, int queries, const char *values, const char *next,
+                        int64_t place, int count) {
     const int dim = r->op->dim;
     int d = 0;
-    for (; d + STRIPS * VL <= dim; d += STRIPS * VL) mix(r, dtype, first, queries, values, d, STRIPS, place, count);
-    for (; d + VL <= dim; d += VL) mix(r, dtype, first, queries, values, d, 1, place, count);
+    for (; d + STRIPS * VL <= dim; d += STRIPS * VL) mix(r, dtype, first, queries, values, next, d, STRIPS, place, count);
+    for (; d + VL <= dim; d += VL) mix(r, dtype, first, queries, values, next, d, 1, place, count);
     for (; d < dim; d++)
         for (int q = first; q < first + queries; q++) {
             float sum = r->mixed[q * dim + d];
@@ -182,6 +205,14 @@ INLINE void mix_numbers(const Reading *r, int dtype, int first, int queries, con
         }
 }
 
+/* Where the next part has the keys of a token, in the order in which they stand; `values` if it has none. */
+static inline const char *next_keys(const Reading *r, int dtype, int64_t token, const char *values) {
+    if (r->next.rows == 0 || token >= r->s->seen[r->next.row]) return values;
+    const char *block = block_of(r->s, r->op, r->next.row, token);
+    const int64_t number = line_of(r->s, r->op, 0, r->next.kv) + token % r->s->block * r->op->dim;
+    return block == NULL ? values : block + number * bytes_of(dtype);
+}
+
 /* The values of the keys [from, end) for the queries [first, last), added to what is there. */
 INLINE void mix_keys(const Reading *r, int dtype, int first, int last, int64_t from, int64_t end) {
     const Step *s = r->s;
@@ -190,14 +221,15 @@ INLINE void mix_keys(const Reading *r, int dtype, int first, int last, int64_t f
         const int64_t place = from % s->block, rest = s->block - place;
         const int count = (int)(rest < end - from ? rest : end - from);
         const char *values = block_of(s, r->op, r->row, from) + (line + place * r->op->dim) * bytes_of(dtype);
+        const char *next = next_keys(r, dtype, from, values);
         int q = first;
-        for (; q + MIXED <= last; q += MIXED) mix_numbers(r, dtype, q, MIXED, values, from - r->base, count);
+        for (; q + MIXED <= last; q += MIXED) mix_numbers(r, dtype, q, MIXED, values, next, from - r->base, count);
         switch (last - q) {
-            case 1: mix_numbers(r, dtype, q, 1, values, from - r->base, count); break;
-            case 2: mix_numbers(r, dtype, q, 2, values, from - r->base, count); break;
-            case 3: mix_numbers(r, dtype, q, 3, values, from - r->base, count); break;
-            case 4: mix_numbers(r, dtype, q, 4, values, from - r->base, count); break;
-            case 5: mix_numbers(r, dtype, q, 5, values, from - r->base, count); break;
+            case 1: mix_numbers(r, dtype, q, 1, values, next, from - r->base, count); break;
+            case 2: mix_numbers(r, dtype, q, 2, values, next, from - r->base, count); break;
+            case 3: mix_numbers(r, dtype, q, 3, values, next, from - r->base, count); break;
+            case 4: mix_numbers(r, dtype, q, 4, values, next, from - r->base, count); break;
+            case 5: mix_numbers(r, dtype, q, 5, values, next, from - r->base, count); break;
             default:;
         }
         from += count;
@@ -261,14 +293,16 @@ INLINE void read_keys(const Reading *r, int dtype) {
     }
 }
 
-static void attend_rows(const Step *s, const Op *op, int row, int rows, int kv, float *work) {
+static void attend_part(const Step *s, const Op *op, Part part, Part next, float *work) {
+    const int row = part.row, rows = part.rows, kv = part.kv;
     const int dim = op->dim, heads = op->heads / op->kv_heads, queries = rows * heads;
     int64_t oldest = INT64_MAX;
     for (int i = row; i < row + rows; i++) oldest = oldest_of_row(s, op, i) < oldest ? oldest_of_row(s, op, i) : oldest;
     const int64_t own = whole_lines((int64_t)queries * dim);
     /* A whole vector of keys stands in one block. In blocks of some other length, keys before the oldest may be gone. */
     const int64_t base = s->block % VL ? oldest : oldest / VL * VL;
-    const Reading r = {s, op, row, rows, kv, queries, base, whole_lines(s->span + VL), work, work + 2 * own, work + own};
+    const Reading r = {s,    op,   row, rows, kv, next, queries, base, whole_lines(s->span + VL),
+                       work, work + 2 * own, work + own};
     for (int q = 0; q < queries; q++) {
         const float *asked = at(s, op->from, row + q / heads) + (kv * heads + q % heads) * dim;
         for (int d = 0; d < dim; d++) r.asked[d * queries + q] = asked[d];
@@ -286,14 +320,22 @@ int64_t veneer_attend_work(const Step *s, const Op *op) {
     return 2 * whole_lines(queries * op->dim) + queries * whole_lines(s->span + VL);
 }
 
-/* All rows' keys are there before the first is read, since rows may be neighbours in one sequence. */
+static Part part_of(const Step *s, const Op *op, int number) {
+    const int *run = s->run_starts + number / op->kv_heads;
+    return (Part){run[0], run[1] - run[0], number % op->kv_heads};
+}
+
+/* Keys and values stand in many places, and a processor foresees little of that: while keys are read, their values are
+ * fetched, and while these are read, the keys of the part that the thread takes next.
+ *
+ * All rows' keys are there before the first is read, since rows may be neighbours in one sequence. */
 void veneer_attend(const Step *s, const Op *op, const Member *me) {
     for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) put_row(s, op, row);
     gather(me);
     const int tasks = s->runs * op->kv_heads;
     for (int task; (task = take(me, tasks)) < tasks;) {
-        const int *run = s->run_starts + task / op->kv_heads;
-        attend_rows(s, op, run[0], run[1] - run[0], task % op->kv_heads, me->work);
+        const int more = task + 1 < share_stop(me, tasks);
+        attend_part(s, op, part_of(s, op, task), more ? part_of(s, op, task + 1) : (Part){0}, me->work);
     }
     gather(me);
 }
