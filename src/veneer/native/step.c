@@ -145,7 +145,7 @@ static void rotate(const Step *s, const Op *op, const Member *me) {
     gather(me);
 }
 
-#define ADAPTED_COLUMNS 256 /* columns of a layer that a thread takes at a time */
+#define ADAPTED_COLUMNS 256 /* most columns of a layer that a thread takes at a time */
 
 /* What A of all adapters makes of the input that layers share: a thread takes all layers of some rows, which it has mostly
  * made itself. It needs nothing of the layers' own products, which follow and wait for all threads. Factors come from memory,
@@ -171,62 +171,47 @@ static int64_t ranks_before(const Op *op, const Segment *segment, int linear) {
     return found;
 }
 
-/* One adapter's update of one of the layers that share their input. */
+/* What B of one adapter adds to some columns of one of the layers that share their input. */
 typedef struct {
     const Segment *segment;
     const Factor *factor;
     const Linear *layer;
     const float *down; /* [rows of the segment][ranks of all factors] */
+    int first, count;  /* of the columns; none where the adapter leaves the layer as it is */
 } Update;
 
-static Update update_of(const Step *s, const Op *op, int number, int linear) {
-    const Segment *segment = s->segments + number;
-    return (Update){segment, segment->factors + op->number + linear, op->products + linear,
-                    s->down + segment->start * s->ranks + ranks_before(op, segment, linear)};
+/* Update number `task` where there are `each` for each adapter. The parts of a layer are of about one size: a short one would
+ * be over before what follows is fetched. */
+static Update update_of(const Step *s, const Op *op, int each, int task) {
+    const Segment *segment = s->segments + task / each;
+    int part = task % each, linear = 0, parts;
+    while (part >= (parts = parts_of(op->products[linear].weight.columns, ADAPTED_COLUMNS))) part -= parts, linear++;
+    const Linear *layer = op->products + linear;
+    const Factor *factor = segment->factors + op->number + linear;
+    const int line = 2 * VL, columns = layer->weight.columns; /* two vectors of columns stand side by side in tiles */
+    const int width = parts_of(columns, parts * line) * line, first = part * width, rest = columns - first;
+    return (Update){segment, factor, layer, s->down + segment->start * s->ranks + ranks_before(op, segment, linear), first,
+                    factor->down == NULL || rest < 0 ? 0 : rest < width ? rest : width};
 }
 
-/* Updates are shared out in `parts` of columns each; part `task % parts` of update `task / parts`. */
-static Update part_of(const Step *s, const Op *op, int parts, int task) {
-    return update_of(s, op, task / parts / op->linears, task / parts % op->linears);
+/* The columns of Bᵀ that an update reads. */
+static Piece piece_of(const Update *u) {
+    const int64_t bytes = 4; /* a float, or two bfloat16 */
+    return (Piece){(const char *)u->factor->up + u->first * bytes, u->layer->weight.columns * bytes};
 }
 
-/* The columns that a task has: none where an adapter leaves the layer as it is. */
-static int up_columns(const Step *s, const Op *op, int parts, int task) {
-    const Update u = part_of(s, op, parts, task);
-    const int rest = u.layer->weight.columns - task % parts * ADAPTED_COLUMNS;
-    return u.factor->down == NULL || rest < 0 ? 0 : rest < ADAPTED_COLUMNS ? rest : ADAPTED_COLUMNS;
-}
-
-/* The next task of a thread's own share that has something to do, or -1. */
-static int task_after(const Step *s, const Op *op, const Member *me, int parts, int task) {
-    const int stop = share_stop(me, s->segment_count * op->linears * parts);
-    for (task++; task < stop; task++)
-        if (up_columns(s, op, parts, task)) return task;
-    return -1;
-}
-
-/* Columns of Bᵀ from `first` on. */
-static Piece up_piece(Update u, int first) {
-    return (Piece){(const char *)u.factor->up + first * 4, u.layer->weight.columns * 4}; /* a float, or two bfloat16 */
-}
-
-/* What B of all adapters adds to the layers' outputs. What a thread reads next is fetched here too. */
+/* What B of all adapters adds to the layers' outputs. What a thread reads next is fetched meanwhile. */
 static void adapt_up(const Step *s, const Op *op, const Member *me) {
     if (s->segment_count == 0) return;
-    int columns = 0;
-    for (int i = 0; i < op->linears; i++)
-        columns = op->products[i].weight.columns > columns ? op->products[i].weight.columns : columns;
-    const int parts = parts_of(columns, ADAPTED_COLUMNS), tasks = s->segment_count * op->linears * parts;
+    const int each = units_of(op, ADAPTED_COLUMNS), tasks = s->segment_count * each;
     Shapes shapes = {0};
     for (int task; (task = take(me, tasks)) < tasks;) {
-        const Update u = part_of(s, op, parts, task);
-        const int first = task % parts * ADAPTED_COLUMNS, count = up_columns(s, op, parts, task);
-        if (count == 0) continue;
-        const int next = task_after(s, op, me, parts, task);
-        veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, first,
-                        count, at(s, u.layer->to, u.segment->start), u.layer->to.stride,
-                        next < 0 ? (Piece){0} : up_piece(part_of(s, op, parts, next), next % parts * ADAPTED_COLUMNS),
-                        &shapes);
+        const Update u = update_of(s, op, each, task);
+        if (u.count == 0) continue;
+        const Update next = task + 1 < share_stop(me, tasks) ? update_of(s, op, each, task + 1) : (Update){0};
+        veneer_adapt_up(u.factor, u.layer->weight.columns, u.down, s->ranks, u.segment->stop - u.segment->start, u.first,
+                        u.count, at(s, u.layer->to, u.segment->start), u.layer->to.stride,
+                        next.count ? piece_of(&next) : (Piece){0}, &shapes);
     }
     veneer_adapt_end(&shapes);
     gather(me);
