@@ -134,8 +134,10 @@ INLINE void up_tile(const Factor *f, int format, const Up *u, int row, int rows,
 /* Rows from `row` on by the columns [first, last), as many as there are whole vectors; returns where they end. */
 INLINE int up_tiles(const Factor *f, int format, const Up *u, int row, int rows, int first, int last) {
     int c = first;
-    const int vectors = UP_SUMS / rows;
-    for (; c + vectors * VL <= last; c += vectors * VL) up_tile(f, format, u, row, rows, c, vectors);
+    const int most = UP_SUMS / rows; /* vectors; fewer of them for what is left, of which one alone would wait for itself */
+    for (; c + most * VL <= last; c += most * VL) up_tile(f, format, u, row, rows, c, most);
+    for (; most > 2 && c + most / 2 * VL <= last; c += most / 2 * VL) up_tile(f, format, u, row, rows, c, most / 2);
+    for (; most > 4 && c + most / 4 * VL <= last; c += most / 4 * VL) up_tile(f, format, u, row, rows, c, most / 4);
     for (; c + VL <= last; c += VL) up_tile(f, format, u, row, rows, c, 1);
     return c;
 }

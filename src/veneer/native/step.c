@@ -191,7 +191,7 @@ static Update update_of(const Step *s, const Op *op, int each, int task) {
     const int line = 2 * VL, columns = layer->weight.columns; /* two vectors of columns stand side by side in tiles */
     const int width = parts_of(columns, parts * line) * line, first = part * width, rest = columns - first;
     return (Update){segment, factor, layer, s->down + segment->start * s->ranks + ranks_before(op, segment, linear), first,
-                    factor->down == NULL || rest < 0 ? 0 : rest < width ? rest : width};
+                    factor->down == NULL ? 0 : rest < width ? rest : width};
 }
 
 /* The columns of Bᵀ that an update reads. */
