@@ -86,15 +86,19 @@ INLINE void halves_at(const uint8_t *const *columns, int64_t offset, float *out)
 /* The scales of 4-bit weights at depth k of every column, as scale_at has them. */
 INLINE lanes scales_at(const Matrix *m, const int *numbers, int64_t k) {
     const Matrix own = *m; /* else it is read anew for each column */
-    const int shift = __builtin_ctz((unsigned)own.block), nested = own.scales ? 0 : __builtin_ctz((unsigned)own.nested);
+    const int shift = __builtin_ctz((unsigned)own.block);
     float found[VL], factors[VL];
+    if (own.scales) {
+        for (int c = 0; c < VL; c++) found[c] = own.scales[(numbers[c] * own.depth + k) >> shift];
+        return (lanes) * (const vec *)found;
+    }
+    const int nested = __builtin_ctz((unsigned)own.nested);
     for (int c = 0; c < VL; c++) {
         const int64_t block = (numbers[c] * own.depth + k) >> shift;
-        found[c] = own.scales ? own.scales[block] : own.scale_values[own.scale_codes[block]];
-        factors[c] = own.scales ? 1.0f : own.scale_factors[block >> nested];
+        found[c] = own.scale_values[own.scale_codes[block]];
+        factors[c] = own.scale_factors[block >> nested];
     }
     lanes scales = (lanes) * (const vec *)found;
-    if (own.scales) return scales;
     scales *= (lanes) * (const vec *)factors;
     __asm__("" : "+x"(scales)); /* as in rounded(): not fused with the sum */
     return scales + spread(own.scale_offset);

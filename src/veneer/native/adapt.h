@@ -41,9 +41,9 @@ typedef struct {
 } Shapes;
 
 /* What A of `count` layers with one input makes of `rows` rows of x [depth], at most ADAPTED_ROWS, `apart` floats from one
- * to the next: down[row][rank] = scale · x Aᵀ, the ranks of one layer behind those of another, a row of `down` every `stride` floats. Only
- * `veneer_adapt_up` reads it (in tiles it has two bfloat16 for each rank). Meanwhile `next` is fetched, the A that the thread
- * reads next, or NULL. */
+ * to the next: down[row][rank] = scale · x Aᵀ, the ranks of one layer behind those of another, a row of `down` every `stride`
+ * floats. Only `veneer_adapt_up` reads it (in tiles it has two bfloat16 for each rank). Meanwhile `next` is fetched, the A
+ * that the thread reads next, or NULL. */
 void veneer_adapt_down(const Factor *factors, int count, int64_t depth, const float *x, int64_t apart, int rows, float *down,
                        int64_t stride, float *scratch, const void *next, Shapes *shapes);
 

@@ -34,7 +34,7 @@ typedef struct {
 } Meeting;
 
 #define PARTS 256 /* many rows have more steps than what they fetch has bytes */
-#define SELDOM 8  /* steps a line that is fetched, from which on lines are fetched before the first step */
+#define SELDOM 8  /* where there are so many steps for a line to fetch, lines are fetched before the first step */
 
 /* VECTORS steps of a panel from a chunk of its rows; a lane is `apart` floats after the last. */
 static void lay_out_chunk(float rows[PANEL_ROWS][CHUNK], int64_t apart, float *out) {
