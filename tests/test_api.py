@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import doctest
+import inspect
 import json
 import subprocess
 import sys
@@ -61,6 +63,12 @@ def test_names_are_sorted_and_listed() -> None:
     assert sorted(veneer.__all__) == veneer.__all__
     assert dir(veneer) == veneer.__all__
     assert set(veneer._HOMES) | {"__version__"} == set(veneer.__all__)
+
+
+def test_type_checkers_see_the_names_that_are_loaded() -> None:
+    imports = [node for node in ast.walk(ast.parse(inspect.getsource(veneer))) if isinstance(node, ast.ImportFrom)]
+    seen = {alias.asname: str(node.module) for node in imports for alias in node.names if alias.asname}
+    assert seen == veneer._HOMES
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
