@@ -36,20 +36,20 @@ def test_factors_are_those_of_low_rank_updates_alone(kind: str, tmp_path: Path) 
     folder = tmp_path / "adapter"
     folder.mkdir()
     adapter = write_adapter(folder, model, **KINDS[kind])
-    sites = frozenset(model.linear_paths())
-    factors = step_factors(adapter, sites, torch.float32)
+    paths = frozenset(model.linear_paths())
+    factors = step_factors(adapter, paths, torch.float32)
     assert (factors is not None) == (kind in ("plain", "ranks", "bias of B"))
     if factors is None:
         return
-    assert factors.layers.keys() == adapter.updates().keys()
+    assert factors.keys() == adapter.updates().keys()
     for path, layer in adapter.updates().items():
-        own = factors.layers[path]
+        own = factors[path]
         assert torch.allclose(own.scale * own.up.t() @ own.down, layer.delta(), atol=1e-6)
-    assert step_factors(adapter, sites - {"model.layers.0.self_attn.q_proj"}, torch.float32) is None
-    narrow = step_factors(adapter, sites, torch.bfloat16)
+    assert step_factors(adapter, paths - {"model.layers.0.self_attn.q_proj"}, torch.float32) is None
+    narrow = step_factors(adapter, paths, torch.bfloat16)
     assert narrow is not None
-    assert narrow.nbytes < factors.nbytes
-    tensors = [tensor for layer in narrow.layers.values() for tensor in (layer.down, layer.up)]
+    tensors = [tensor for layer in narrow.values() for tensor in (layer.down, layer.up)]
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
     assert all(tensor.data_ptr() % 64 == tensors[0].data_ptr() % 64 for tensor in tensors)
 
@@ -63,11 +63,11 @@ def test_factors_are_for_tiles_where_they_have_whole_ones(tmp_path: Path) -> Non
     found = step_factors(adapter, frozenset(model.linear_paths()), torch.bfloat16, tiles=True)
     assert found is not None
     modules = dict(adapter.modules)
-    assert {path.rpartition(".")[2] for path, layer in found.layers.items() if not layer.in_tiles} == {
+    assert {path.rpartition(".")[2] for path, layer in found.items() if not layer.in_tiles} == {
         "q_proj",
         "down_proj",
     }
-    for path, layer in found.layers.items():
+    for path, layer in found.items():
         a, b = modules[path].pairs()
         down = layer.down.transpose(1, 2).flatten(0, 1).t() if layer.in_tiles else layer.down
         assert torch.equal(down, a.bfloat16())

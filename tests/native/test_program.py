@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from compiled_variants import bfloat16_kernels
 from tiny_models import largest_difference
-from veneer.native.factors import LayerFactors, StepFactors, in_pairs
+from veneer.native.factors import LayerFactors, Site, factor_table, in_pairs
 from veneer.native.functions import Kernels, StepProducts
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
@@ -244,7 +244,7 @@ def test_segments_that_overlap_or_leave_the_rows_are_refused(spans: list[tuple[i
     program, library = Program(ROWS), kernels()
     assert library is not None
     blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
-    segments = [Segment(start, stop, StepFactors(layers={})) for start, stop in spans]
+    segments = [Segment(start, stop, factor_table({}, [])) for start, stop in spans]
     with pytest.raises(ValueError, match="segments"):
         program.run(library, ROWS, blocks, [1] * ROWS, [], segments)
 
@@ -262,8 +262,8 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         ranks = own.up.transpose(1, 2).flatten(0, 1) if dtype == torch.bfloat16 else own.up
         return ranks[: len(own.down)].double()
 
-    def factors(rank: int, seed: int, *, biased: bool, both: bool = True) -> StepFactors:
-        made = {
+    def factors(rank: int, seed: int, *, biased: bool) -> dict[str, LayerFactors]:
+        return {
             name: LayerFactors(
                 down=randn(rank, depth, seed=seed).to(dtype),
                 up=stored(randn(rank, width, seed=seed + 1)),
@@ -272,13 +272,10 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
             )
             for name, width in zip("ab", widths, strict=True)
         }
-        return StepFactors(layers=made if both else {"b": made["b"]})
 
-    first, second, third = (
-        factors(1, 10, biased=False),
-        factors(17, 20, biased=True),
-        factors(8, 30, biased=False, both=False),
-    )
+    sites = [Site(path=name, columns=width, depth=depth) for name, width in zip("ab", widths, strict=True)]
+    made = factors(1, 10, biased=False), factors(17, 20, biased=True), {"b": factors(8, 30, biased=False)["b"]}
+    first, second, third = (factor_table(layers, sites) for layers in made)
     segments = [Segment(0, 2, first), Segment(2, 9, second), Segment(12, 23, third)]
 
     def run(given: Tensor, own: list[Segment]) -> Tensor:
@@ -294,10 +291,10 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
 
     found = run(x, segments)
     expected = torch.cat([x.double() @ weight.double().t() for weight in weights], 1)
-    for segment in segments:
+    for segment, layers in zip(segments, made, strict=True):
         for name, place in zip("ab", (slice(0, 5), slice(5, 305)), strict=True):
-            if name in segment.factors.layers:
-                own, inputs = segment.factors.layers[name], x[segment.start : segment.stop].double()
+            if name in layers:
+                own, inputs = layers[name], x[segment.start : segment.stop].double()
                 update = own.scale * inputs @ own.down.double().t() @ natural(own)
                 expected[segment.start : segment.stop, place] += update
                 if own.bias is not None:
@@ -327,7 +324,7 @@ def test_factors_in_tiles_round_x_alone(depth: int) -> None:
     segments, expected, terms = [], torch.zeros(rows, columns).double(), torch.zeros(rows, columns).double()
     for start, stop, rank in ranks:
         own = in_tiles(rank, depth, columns, seed=10 * rank + start, biased=rank == 48)
-        segments.append(Segment(start, stop, StepFactors(layers={"a": own})))
+        segments.append(Segment(start, stop, factor_table({"a": own}, [Site(path="a", columns=columns, depth=depth)])))
         a, b = own.down.transpose(1, 2).flatten(0, 1).double(), own.up.transpose(1, 2).flatten(0, 1).double()
         inputs = x[start:stop].bfloat16().double()
         bias = torch.zeros(columns) if own.bias is None else own.bias
@@ -357,9 +354,26 @@ def test_factors_for_tiles_are_refused_where_nothing_else_is_in_tiles() -> None:
     program, library = Program(ROWS), kernels()
     assert library is not None
     blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
-    segments = [Segment(0, 2, StepFactors(layers={"a": in_tiles(16, 32, 16, seed=1)}))]
+    table = factor_table({"a": in_tiles(16, 32, 16, seed=1)}, [Site(path="a", columns=16, depth=32)])
+    segments = [Segment(0, 2, table)]
     with pytest.raises(ValueError, match="factors for tiles, in a step that multiplies in FLOATS"):
         program.run(library, ROWS, blocks, [1] * ROWS, [], segments)
+
+
+def test_factors_that_were_laid_out_for_another_program_are_refused(native: Kernels) -> None:
+    """Their structs are of other layers, by which the library would read beyond the ends of their memory."""
+    program = Program(ROWS)
+    source, to = program.slot(32), program.slot(16)
+    stored = stored_dense(torch.zeros(16, 32))
+    assert stored is not None
+    program.adapted(source, [("a", StoredLinear(weight=stored), to)])
+    layers = {"a": LayerFactors(down=randn(2, 32), up=randn(2, 16), scale=1.0)}
+    own = factor_table(layers, [Site(path="a", columns=16, depth=32)])
+    other = factor_table({}, [Site(path="a", columns=16, depth=64)])
+    blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
+    program.run(native, ROWS, blocks, [1] * ROWS, [], [Segment(0, 2, own)])
+    with pytest.raises(ValueError, match="another program"):
+        program.run(native, ROWS, blocks, [1] * ROWS, [], [Segment(0, 2, own), Segment(2, 3, other)])
 
 
 @pytest.mark.parametrize("window", [None, 7])

@@ -10,23 +10,23 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.large_pages import room_for
-from veneer.native.factors import LayerFactors, StepFactors, fits_tiles, in_pairs
+from veneer.native.factors import LayerFactors, fits_tiles, in_pairs
 
 LINE = 32
 """Numbers of a line of the processor's cache in two bytes each; every factor begins with a line."""
 
 
 def step_factors(
-    adapter: Adapter, sites: frozenset[str], dtype: torch.dtype, *, tiles: bool = False
-) -> StepFactors | None:
-    """The factors of an adapter for the compiled step.
+    adapter: Adapter, paths: frozenset[str], dtype: torch.dtype, *, tiles: bool = False
+) -> dict[str, LayerFactors] | None:
+    """The factors of an adapter for the compiled step, by the paths of the layers.
 
     All of them stand in one piece of memory, in the order of the adapter's modules. A step reads every factor once, so
     that it takes as long as the memory does, and looking up small pages of their own would take an eighth more.
 
     Args:
         adapter: on a view or a model.
-        sites: paths of the layers that the step can update.
+        paths: of the layers that the step can update.
         dtype: float32 or bfloat16, which the factors are rounded to.
         tiles: whether the step multiplies in AMX's tiles, as factors in bfloat16 then are where they have whole ones.
 
@@ -35,17 +35,15 @@ def step_factors(
     """
     modules: dict[str, LoraLinear] = {}
     for path, module in adapter.modules:
-        if type(module) is not LoraLinear or path not in sites:
+        if type(module) is not LoraLinear or path not in paths:
             return None
         modules[path] = module
     layers = [_stored(*module.pairs(), dtype, tiles=tiles) for module in modules.values()]
     placed = _side_by_side([factor for pair in layers for factor in pair], dtype)
-    return StepFactors(
-        layers={
-            path: LayerFactors(down=next(placed), up=next(placed), scale=module.scale, bias=_bias(module))
-            for path, module in modules.items()
-        }
-    )
+    return {
+        path: LayerFactors(down=next(placed), up=next(placed), scale=module.scale, bias=_bias(module))
+        for path, module in modules.items()
+    }
 
 
 def _stored(a: Tensor, b: Tensor, dtype: torch.dtype, *, tiles: bool) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from veneer.errors import VeneerError
 from veneer.generation.blocks import Block, BlockGroup
 from veneer.generation.sequence import Placement, Work
 from veneer.model.language import LanguageModel
-from veneer.native.factors import StepFactors
+from veneer.native.factors import FactorTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class LoadedAdapter:
     """Digest of the adapter's content and scales. What is cached under it is valid for equal content alone."""
     nbytes: int
     """Bytes that it takes beside the base."""
-    factors: StepFactors | None = None
+    factors: FactorTable | None = None
     """For the compiled step, beside other adapters."""
     model: LanguageModel | None = None
     """The base's modules with those of the adapter in their places, for an adapter that the compiled step does not

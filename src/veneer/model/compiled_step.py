@@ -32,6 +32,7 @@ from veneer.model.layers import (
 from veneer.model.leaves import RmsNorm, WideNorm
 from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
+from veneer.native.factors import Site
 from veneer.native.functions import Kernels, StepProducts
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
@@ -137,9 +138,9 @@ class CompiledStep:
         return self._native.step_products(self.dtype)
 
     @property
-    def sites(self) -> frozenset[str]:
-        """Paths of the linear layers that adapters may update."""
-        return frozenset(site.path for site in self._program.sites)
+    def sites(self) -> tuple[Site, ...]:
+        """The linear layers that adapters may update, in the order of their factors."""
+        return tuple(self._program.sites)
 
     @torch.no_grad()
     def run(self, step: StepRows) -> Tensor:

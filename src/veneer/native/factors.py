@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -108,37 +109,56 @@ class Site:
     depth: int
 
 
-@dataclass(kw_only=True, slots=True)
-class StepFactors:
-    """All updates of an adapter, by the paths of the layers."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactorTable:
+    """All updates of an adapter as the library reads them: a struct for each layer of a program, and the memory behind.
 
-    layers: Mapping[str, LayerFactors]
-    _table: ctypes.Array[FactorStruct] | None = field(default=None, repr=False)
-    _sites: Sequence[Site] = field(default=(), repr=False)
-    in_tiles: bool = field(init=False)
-    """Whether any of them is for tiles."""
+    The tensors of single layers are let go. An adapter has some hundred of them, and a full collection of Python's
+    garbage walks over every object: over those of a thousand adapters for longer than a step takes.
+    """
 
-    def __post_init__(self) -> None:
-        self.in_tiles = any(layer.in_tiles for layer in self.layers.values())
+    structs: ctypes.Array[FactorStruct]
+    layout: bytes
+    """A digest of the layers that it was laid out for (`layout_of`)."""
+    in_tiles: bool
+    """Whether any factors are for tiles."""
+    nbytes: int
+    """Bytes of all tensors."""
+    memory: tuple[Tensor, ...]
+    """A tensor of each piece of memory that the structs point into."""
 
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all tensors."""
-        return sum(tensor.nbytes for layer in self.layers.values() for tensor in layer.tensors)
 
-    def table(self, sites: Sequence[Site]) -> ctypes.Array[FactorStruct]:
-        """Return a factor for every layer of a program; the table is made once.
+def factor_table(layers: Mapping[str, LayerFactors], sites: Sequence[Site]) -> FactorTable:
+    """Lay the updates of an adapter out for a program.
 
-        Raises:
-            ValueError: the factors of a layer have another size, or the program does not have the layer.
-        """
-        if self._table is None or self._sites is not sites:
-            unknown = sorted(self.layers.keys() - {site.path for site in sites})
-            if unknown:
-                raise ValueError(f"factors of layers that the program does not adapt: {unknown}")
-            found = [
-                self.layers[site.path].struct(site.columns, site.depth) if site.path in self.layers else FactorStruct()
-                for site in sites
-            ]
-            self._table, self._sites = (FactorStruct * len(found))(*found), sites
-        return self._table
+    Args:
+        layers: the updates, by the paths of the layers.
+        sites: all layers of the program that adapters may update, in its order.
+
+    Raises:
+        ValueError: the factors of a layer have another size, or the program does not have the layer.
+    """
+    unknown = sorted(layers.keys() - {site.path for site in sites})
+    if unknown:
+        raise ValueError(f"factors of layers that the program does not adapt: {unknown}")
+    structs = [
+        layers[site.path].struct(site.columns, site.depth) if site.path in layers else FactorStruct() for site in sites
+    ]
+    tensors = [tensor for layer in layers.values() for tensor in layer.tensors]
+    return FactorTable(
+        # An array that is made of structs keeps an object of each.
+        structs=(FactorStruct * len(structs)).from_buffer_copy(b"".join(structs)),
+        layout=layout_of(sites),
+        in_tiles=any(layer.in_tiles for layer in layers.values()),
+        nbytes=sum(tensor.nbytes for tensor in tensors),
+        memory=tuple({tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}.values()),
+    )
+
+
+def layout_of(sites: Sequence[Site]) -> bytes:
+    """Return a digest of a program's layers, their sizes and their order.
+
+    What is laid out for one program fits every program with the same digest.
+    """
+    text = "\n".join(f"{site.path} {site.columns} {site.depth}" for site in sites)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

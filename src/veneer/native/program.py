@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 import torch
 from torch import Tensor
 
-from veneer.native.factors import SegmentStruct, Site, StepFactors
+from veneer.native.factors import FactorTable, SegmentStruct, Site, layout_of
 from veneer.native.functions import Kernels, StepProducts
 from veneer.native.stored import CodeOrder, MatrixStruct, Stored, StoredLinear, matrix_struct
 
@@ -112,7 +112,7 @@ class Segment:
 
     start: int
     stop: int
-    factors: StepFactors
+    factors: FactorTable
 
 
 @dataclass(slots=True)
@@ -131,6 +131,7 @@ class Program:
     _space: Tensor | None = None
     _views: dict[tuple[Slot, int], Tensor] = field(default_factory=dict)
     _array: ctypes.Array[_OpStruct] | None = None
+    _layout: bytes = b""
 
     def slot(self, width: int) -> Slot:
         """Reserve `width` floats for each row."""
@@ -278,11 +279,14 @@ class Program:
             raise ValueError(f"prompts from row {first_prompt} of {rows}")
         if self._array is None:
             self._array = (_OpStruct * len(self._ops))(*self._ops)
+            self._layout = layout_of(self.sites)
+        if any(one.factors.layout != self._layout for one in segments):
+            raise ValueError("factors that were laid out for another program")
         tables = (ctypes.c_void_p * (len(blocks.addresses) * rows))(
             *(ctypes.addressof(table) for group in blocks.addresses for table in group)
         )
         structs = (SegmentStruct * len(segments))(
-            *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.table(self.sites)) for one in segments)
+            *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.structs) for one in segments)
         )
         kernels.step(
             self._array, self._memory(), rows, first_prompt, products, blocks.dtype, blocks.block_tokens, tables,

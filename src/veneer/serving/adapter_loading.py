@@ -25,6 +25,7 @@ from veneer.generation.runner import LoadedAdapter
 from veneer.io.digests import file_digest
 from veneer.io.files import sha256 as whole_digest
 from veneer.model.language import LanguageModel
+from veneer.native.factors import factor_table
 from veneer.native.functions import StepProducts
 
 Loader = Callable[[Path], LoadedAdapter]
@@ -43,7 +44,8 @@ def adapter_loader(
         dtype: float32 or bfloat16, in which factors are held.
     """
     step = model.compiled_step(1)
-    sites = frozenset() if step is None else step.sites
+    sites = () if step is None else step.sites
+    paths = frozenset(site.path for site in sites)
     tiles = step is not None and step.products is StepProducts.TILES
     base = BaseFiles(base_files)
 
@@ -62,9 +64,10 @@ def adapter_loader(
             except AdapterError as error:
                 message = str(error).replace(str(copied), str(folder))
                 raise AdapterError(message if str(folder) in message else f"{folder}: {message}") from error
-        factors = step_factors(adapter, sites, dtype, tiles=tiles)
+        factors = step_factors(adapter, paths, dtype, tiles=tiles)
         if factors is not None:
-            return LoadedAdapter(key=key, nbytes=factors.nbytes, factors=factors)
+            table = factor_table(factors, sites)
+            return LoadedAdapter(key=key, nbytes=table.nbytes, factors=table)
         nbytes = sum(tensor.nbytes for tensor in adapter.tensors().values())
         return LoadedAdapter(key=key, nbytes=nbytes, model=twin)
 
