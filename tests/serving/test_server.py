@@ -107,11 +107,16 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(assistant: Assistant) ->
 
 def test_a_request_that_takes_too_long_is_504(assistant: Assistant) -> None:
     with serving(assistant, limits=ServerLimits(request_seconds=0.05)) as (server, service):
-        status, _, answer = call(server, "POST", "/v1/completions", {**LONG, "n": 8})
-        assert status == 504
-        assert "0.05 seconds" in answer["error"]["message"]
-        _, _, stream = call(server, "POST", "/v1/completions", {**LONG, "n": 8, "stream": True})
-        assert json.loads(stream.split(b"data: ")[-1])["error"]["type"] == "server_error"
+        several = {key: value for key, value in LONG.items() if key != "prompt"} | {"n": 8}
+        chat = {"messages": [{"role": "user", "content": "The"}]}
+        for path, prompt in (("/v1/completions", {"prompt": "The"}), ("/v1/chat/completions", chat)):
+            status, _, answer = call(server, "POST", path, {**several, **prompt})
+            assert status == 504
+            assert "0.05 seconds" in answer["error"]["message"]
+            _, _, stream = call(server, "POST", path, {**several, **prompt, "stream": True})
+            last = json.loads(stream.split(b"data: ")[-1])
+            assert last["error"]["type"] == "server_error"
+            assert "0.05 seconds" in last["error"]["message"]
         assert until(lambda: service.front.stats().running == 0)
 
 

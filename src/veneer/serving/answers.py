@@ -38,13 +38,14 @@ class Answers:
         loop: the loop that they are taken on.
         outbox: what the engine's thread sends its events by.
         metrics: counts and times them.
+        seconds: how long they may take, from now on.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, metrics: Metrics):
-        self._loop, self._outbox, self._metrics = loop, outbox, metrics
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, metrics: Metrics, seconds: float):
+        self._loop, self._outbox, self._metrics, self._seconds = loop, outbox, metrics, seconds
         self._handles: list[GenerationHandle] = []
         self._arrived: Arrivals = asyncio.Queue()
-        self._began = time.perf_counter()
+        self._began, self._end = time.perf_counter(), loop.time() + seconds
         self._last: dict[int, float] = {}
 
     def submit(self, front: EngineThread, request: GenerationRequest) -> None:
@@ -65,22 +66,32 @@ class Answers:
         """All events of all answers as they come, each with the number of its answer.
 
         Raises:
-            ApiError: the engine could not carry a request out.
+            ApiError: 500, the engine could not carry a request out; 504, the time is over.
         """
-        left = len(self._handles)
-        while left:
-            number, event = await self._arrived.get()
-            self._observe(number, event)
-            if isinstance(event, Finished):
-                left -= 1
-                _check(event)
-            yield number, event
+        # One timer for all of them: one for each event would take a tenth of what sending it does.
+        timer = self._loop.call_at(self._end, self._arrived.put_nowait, None)
+        try:
+            left = len(self._handles)
+            while left:
+                arrived = await self._arrived.get()
+                if arrived is None:
+                    raise ApiError(
+                        504, f"the request took more than {self._seconds:g} seconds, the most that this server allows"
+                    )
+                number, event = arrived
+                self._observe(number, event)
+                if isinstance(event, Finished):
+                    left -= 1
+                    _check(event)
+                yield number, event
+        finally:
+            timer.cancel()
 
     async def results(self) -> list[GenerationResult]:
         """The whole answers.
 
         Raises:
-            ApiError: the engine could not carry a request out.
+            ApiError: as `events`.
         """
         found: list[list[GenerationEvent]] = [[] for _ in self._handles]
         async for number, event in self.events():
@@ -110,24 +121,6 @@ def _check(event: Finished) -> None:
         raise ApiError(500, event.error or "the engine could not carry the request out")
     if event.reason is FinishReason.CANCELLED:
         raise ApiError(503, "the server is about to stop")
-
-
-async def within(seconds: float, work: Awaitable[T]) -> T:
-    """The result of some work that may take so many seconds.
-
-    Raises:
-        ApiError: 504, it took longer.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        raise out_of_time(seconds) from None
-
-
-def out_of_time(seconds: float) -> ApiError:
-    """The error of a request that takes too long."""
-    return ApiError(504, f"the request took more than {seconds:g} seconds, the most that this server allows")
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:

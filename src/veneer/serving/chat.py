@@ -156,7 +156,7 @@ async def _deltas(
 ) -> AsyncGenerator[dict[str, Any]]:
     begun: set[int] = set()
     scanners = [CallScanner() for _ in asked.requests] if asked.tools.tools else []
-    async for number, made in service.timed(answers.events()):
+    async for number, made in answers.events():
         if number not in begun:
             begun.add(number)
             yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}

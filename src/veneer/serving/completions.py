@@ -178,7 +178,7 @@ async def _pieces(
     service: Service, asked: CompletionRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
     characters = [0] * len(asked.requests)
-    async for number, made in service.timed(answers.events()):
+    async for number, made in answers.events():
         if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
             logprobs = None
             if made.logprob is not None:

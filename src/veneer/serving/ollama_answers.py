@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, TokenMade
-from veneer.serving.answers import Answers, unless_gone, within
+from veneer.serving.answers import Answers, unless_gone
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
@@ -135,14 +135,14 @@ async def _answer(service: Service, request: Request, asked: OllamaRequest) -> R
         async with service.answers([asked.request]) as answers:
             return _joined(asked, [piece async for piece in _pieces(asked, answers)])
 
-    content = await unless_gone(request.receive, within(service.limits.request_seconds, whole()))
+    content = await unless_gone(request.receive, whole())
     return json_response(content, headers=headers)
 
 
 async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[bytes]:
     try:
         async with service.answers([asked.request]) as answers:
-            async for piece in service.timed(_pieces(asked, answers)):
+            async for piece in _pieces(asked, answers):
                 yield line(piece)
     except ApiError as error:
         service.failed(error)

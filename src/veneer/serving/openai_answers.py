@@ -68,11 +68,14 @@ async def chunks(
         usage: what the last chunk says, counted by `choices`; None where the request does not want it.
     """
     more = {} if usage is None else {"usage": None}
+    heads: dict[int, dict[str, Any]] = {}
     try:
         async with service.answers(requests) as answers:
             async for choice in choices(answers):
-                own = fingerprint(service, [answers.adapter_key(choice["index"])])
-                yield event({**first, **own, "choices": [choice], **more})
+                number = choice["index"]
+                if number not in heads:
+                    heads[number] = {**first, **fingerprint(service, [answers.adapter_key(number)])}
+                yield event({**heads[number], "choices": [choice], **more})
         if usage is not None:
             own = fingerprint(service, [answers.adapter_key(number) for number in range(len(requests))])
             yield event({**first, **own, "choices": [], "usage": usage.content})

@@ -11,8 +11,8 @@ import asyncio
 
 from veneer.generation.request import GenerationEvent
 
-Arrivals = asyncio.Queue[tuple[int, GenerationEvent]]
-"""Events of the answers to one HTTP request, each with the number of its answer."""
+Arrivals = asyncio.Queue[tuple[int, GenerationEvent] | None]
+"""Events of the answers to one HTTP request, each with the number of its answer; None says that their time is over."""
 
 
 class Outbox:

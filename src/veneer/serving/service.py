@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.types import Receive
 
@@ -15,7 +15,7 @@ from veneer.errors import VeneerError
 from veneer.generation.engine_thread import EngineClosed, EngineThread
 from veneer.generation.request import GenerationRequest, GenerationResult
 from veneer.model.language import ModelSpec
-from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.answers import Answers, unless_gone
 from veneer.serving.errors import ApiError
 from veneer.serving.grammar import Grammar, Grammars
 from veneer.serving.limits import ServerLimits
@@ -23,8 +23,6 @@ from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
-
-T = TypeVar("T")
 
 VERSION = version("veneer")
 RETRY_SECONDS = 1
@@ -75,23 +73,6 @@ class Service:
         """A grammar of a schema, made beside the event loop's thread; see `Grammars.of_schema`."""
         return await asyncio.to_thread(self.grammars.of_schema, schema, param)
 
-    async def timed(self, events: AsyncIterator[T]) -> AsyncIterator[T]:
-        """Events that all come within the time that a request may take.
-
-        Raises:
-            ApiError: 504, they do not.
-        """
-        end = asyncio.get_running_loop().time() + self.limits.request_seconds
-        while True:
-            try:
-                async with asyncio.timeout_at(end):
-                    found = await anext(events)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise out_of_time(self.limits.request_seconds) from None
-            yield found
-
     def failed(self, error: ApiError) -> dict[str, object]:
         """The last piece of a stream that fails."""
         self.metrics.error(error.status)
@@ -109,7 +90,7 @@ class Service:
             ClientGone: the client has closed its connection.
         """
         async with self.answers(requests) as answers:
-            return await unless_gone(receive, within(self.limits.request_seconds, answers.results()))
+            return await unless_gone(receive, answers.results())
 
     @asynccontextmanager
     async def answers(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Answers]:
@@ -129,7 +110,7 @@ class Service:
                 code="queue_full",
                 headers={"retry-after": str(RETRY_SECONDS)},
             )
-        answers = Answers(asyncio.get_running_loop(), self.outbox, self.metrics)
+        answers = Answers(asyncio.get_running_loop(), self.outbox, self.metrics, self.limits.request_seconds)
         self._under_way += len(requests)
         try:
             for request in requests:
