@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,41 @@ def test_the_command_talks_to_a_server_with_a_key(assistant: Assistant, tmp_path
         refused = invoke(*arguments, stdin="1: late?\n")
         assert refused.exit_code == 2
         assert "the key is missing or wrong" in refused.stderr
+
+
+def test_the_first_model_of_the_server_answers_where_none_is_named(server: HttpServer, assistant: Assistant) -> None:
+    result = invoke("chat", "--server", server.url, "--max-new-tokens", 5, stdin="1: late?\n")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{Conversation(assistant, sampling=Sampling(max_new_tokens=5)).say('1: late?')}\n"
+    assert f"{BASE} answers" in result.stderr
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"data": []}', b'{"data": [{"name": "m"}]}', b"[]"])
+def test_a_server_without_a_list_of_models_is_told(body: bytes) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.handle_request).start()
+        result = invoke("chat", "--server", f"http://127.0.0.1:{other.server_port}", stdin="")
+    assert result.exit_code == 2
+    assert "no list of models" in result.stderr
+    assert "--model" in result.stderr
+
+
+def test_a_server_that_is_not_there_or_asks_for_a_key_is_told_before_the_first_word(assistant: Assistant) -> None:
+    with serving(assistant, access=Access(keys=Keys([KEY]))) as (server, _):
+        refused = invoke("chat", "--server", server.url, stdin="1: late?\n")
+    gone = invoke("chat", "--server", server.url, stdin="1: late?\n")
+    for result, message in ((refused, "the key is missing or wrong"), (gone, "cannot be reached")):
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
 
 
 def test_options_of_a_model_here_are_refused_beside_a_server(server: HttpServer) -> None:

@@ -13,18 +13,25 @@ from veneer.commands.options import (
     device_option,
     dtype_option,
     examples,
-    model_option,
     sampling_of,
     sampling_options,
 )
 
 
 @click.command(
-    epilog=examples("chat --model MODEL --adapter my-adapter", "chat --server http://127.0.0.1:8000 --model my-adapter")
+    epilog=examples(
+        "chat --model MODEL --adapter my-adapter",
+        "chat --server http://127.0.0.1:8000",
+        "chat --server http://127.0.0.1:8000 --model my-adapter",
+    )
 )
-@model_option
+@click.option(
+    "--model",
+    help="The model: a directory, a GGUF file or a hub id. With --server the name of its base or of an adapter, by "
+    "default the first that it lists.",
+)
 @adapter_option
-@click.option("--server", help="The address of a server (`veneer serve`) whose model --model names.")
+@click.option("--server", help="The address of a server (`veneer serve`) that is talked to.")
 @click.option(
     "--key-file", type=click.Path(path_type=Path), help="A file whose first line is the key of --server (mode 600)."
 )
@@ -33,7 +40,7 @@ from veneer.commands.options import (
 @device_option
 @dtype_option
 def chat(
-    model: str,
+    model: str | None,
     adapter: Path | None,
     server: str | None,
     key_file: Path | None,
@@ -49,9 +56,10 @@ def chat(
     """Talk to a model in the terminal. An empty line or Ctrl-D ends the conversation, /new begins another."""
     from veneer.assistant import Conversation
     from veneer.screens.chat import converse
+    from veneer.screens.console import console, say
     from veneer.screens.loading import open_visibly
     from veneer.serving.keys import first_key
-    from veneer.serving.remote import RemoteAssistant
+    from veneer.serving.remote import RemoteAssistant, first_model
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     if server is not None:
@@ -65,8 +73,13 @@ def chat(
         if given:
             raise click.UsageError(f"{', '.join(given)}: the server computes; --model names its base or adapter")
         key = None if key_file is None else first_key(key_file)
+        if model is None:
+            model = first_model(server, key)
+            say(console(), f"{model} answers, the first of the server's models; --model names another one.")
         converse(Conversation(RemoteAssistant(server, model, key), system, settings))
         return
+    if model is None:
+        raise click.MissingParameter(param_hint="'--model'", param_type="option")
     if key_file is not None:
         raise click.UsageError("--key-file is for --server")
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))

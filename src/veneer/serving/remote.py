@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -35,9 +35,7 @@ class RemoteAssistant:
     """The server's key, where it asks for one."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.server)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"--server {self.server}: must be an address as http://127.0.0.1:8000")
+        _check(self.server)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
         """The model's next turn; `on_text` gets it piece by piece.
@@ -53,23 +51,9 @@ class RemoteAssistant:
         return "".join(pieces)
 
     def _pieces(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        parts = urlsplit(self.server)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        assert parts.hostname is not None
-        headers = {"content-type": "application/json"}
-        if self.key is not None:
-            headers["authorization"] = f"Bearer {self.key}"
-        path = f"{parts.path.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
-        with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
-            try:
-                connection.request("POST", path, to_text(self._content(messages, sampling)).encode(), headers)
-                answer = connection.getresponse()
-                if answer.status != 200:
-                    raise DataError(f"{self.server}: {error_message(answer.read())} ({answer.status})")
-                for line in answer:
-                    yield from _texts(line, self.server)
-            except (OSError, http.client.HTTPException) as error:
-                raise ConfigError(f"{self.server}: cannot be reached: {error}") from error
+        with _asked(self.server, self.key, "chat/completions", self._content(messages, sampling)) as answer:
+            for line in answer:
+                yield from _texts(line, self.server)
 
     def _content(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
         return {
@@ -81,6 +65,63 @@ class RemoteAssistant:
             "top_p": sampling.top_p,
             "seed": sampling.seed,
         }
+
+
+def first_model(server: str, key: str | None = None) -> str:
+    """The name of the first model that a server lists; one of veneer's lists the base first.
+
+    Args:
+        server, key: see `RemoteAssistant`.
+
+    Raises:
+        ConfigError: the server cannot be reached, or has no list of models.
+        DataError: the server refuses.
+    """
+    _check(server)
+    with _asked(server, key, "models") as answer:
+        body = answer.read()
+    try:
+        return str(json.loads(body)["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{server}: it has no list of models that can be read; is it a server of OpenAI's interface? --model names "
+            "one of its models"
+        ) from error
+
+
+def _check(server: str) -> None:
+    """Raise ConfigError for what is no address of a web server."""
+    parts = urlsplit(server)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"--server {server}: must be an address as http://127.0.0.1:8000")
+
+
+@contextmanager
+def _asked(server: str, key: str | None, route: str, content: object = None) -> Iterator[http.client.HTTPResponse]:
+    """The server's answer on a route of OpenAI's interface, to a POST of some content or, without any, to a GET.
+
+    Raises:
+        ConfigError: the server cannot be reached, here or while the answer is read.
+        DataError: the server refuses.
+    """
+    parts = urlsplit(server)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    assert parts.hostname is not None
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    path = f"{parts.path.rstrip('/').removesuffix('/v1')}/v1/{route}"
+    with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
+        try:
+            if content is None:
+                connection.request("GET", path, headers=headers)
+            else:
+                headers["content-type"] = "application/json"
+                connection.request("POST", path, to_text(content).encode(), headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise DataError(f"{server}: {error_message(answer.read())} ({answer.status})")
+            yield answer
+        except (OSError, http.client.HTTPException) as error:
+            raise ConfigError(f"{server}: cannot be reached: {error}") from error
 
 
 def _texts(line: bytes, server: str) -> Iterator[str]:
