@@ -16,6 +16,11 @@
     if (data.not_checked.length) at("skipped").textContent = `Not checked, since no model was named: ${data.not_checked.join(", ")}.`;
   }
 
+  /* Texts name commands and options between backticks, as messages in the terminal do. */
+  function marked(text) {
+    return text.split("`").map((part, place) => (place % 2 ? element("code", {}, [part]) : part));
+  }
+
   function listRules() {
     const body = at("rules").tBodies[0];
     if (!data.rules.length) body.append(element("tr", {}, [element("td", {}, ["Nothing was found."])]));
@@ -31,7 +36,7 @@
         element("td", {}, [element("span", { class: `badge ${rule.severity}` }, [rule.severity])]),
         element("td", {}, [button]),
         element("td", { class: "number" }, [number(rule.count)]),
-        element("td", {}, [`Rows that ${rule.summary}.`, element("br"), element("span", { class: "quiet" }, [`Remedy: ${rule.remedy}`])]),
+        element("td", {}, [...marked(`Rows that ${rule.summary}.`), element("br"), element("span", { class: "quiet" }, marked(`Remedy: ${rule.remedy}`))]),
       ]));
     });
   }
@@ -85,7 +90,7 @@
 
   function list() {
     const pages = Math.max(1, Math.ceil(matching.length / PAGE));
-    at("count").textContent = `${number(matching.length)} rows`;
+    at("count").textContent = matching.length === 1 ? "1 row" : `${number(matching.length)} rows`;
     at("page").textContent = `page ${number(page + 1)} of ${number(pages)}`;
     at("previous").disabled = page === 0;
     at("next").disabled = page + 1 >= pages;
