@@ -49,6 +49,9 @@ def test_factors_are_those_of_low_rank_updates_alone(kind: str, tmp_path: Path) 
     narrow = step_factors(adapter, paths, torch.bfloat16)
     assert narrow is not None
     tensors = [tensor for layer in narrow.values() for tensor in (layer.down, layer.up)]
+    assert sum(tensor.nbytes for tensor in tensors) < sum(
+        tensor.nbytes for layer in factors.values() for tensor in layer.tensors
+    )
     assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
     assert all(tensor.data_ptr() % 64 == tensors[0].data_ptr() % 64 for tensor in tensors)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ class RemoteAssistant:
     """The server's key, where it asks for one."""
 
     def __post_init__(self) -> None:
-        _check(self.server)
+        _address(self.server)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
         """The model's next turn; `on_text` gets it piece by piece.
@@ -77,7 +77,6 @@ def first_model(server: str, key: str | None = None) -> str:
         ConfigError: the server cannot be reached, or has no list of models.
         DataError: the server refuses.
     """
-    _check(server)
     with _asked(server, key, "models") as answer:
         body = answer.read()
     try:
@@ -89,11 +88,12 @@ def first_model(server: str, key: str | None = None) -> str:
         ) from error
 
 
-def _check(server: str) -> None:
-    """Raise ConfigError for what is no address of a web server."""
+def _address(server: str) -> SplitResult:
+    """The parts of a server's address. Raises ConfigError for what is no address of a web server."""
     parts = urlsplit(server)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"--server {server}: must be an address as http://127.0.0.1:8000")
+    return parts
 
 
 @contextmanager
@@ -101,10 +101,10 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
     """The server's answer on a route of OpenAI's interface, to a POST of some content or, without any, to a GET.
 
     Raises:
-        ConfigError: the server cannot be reached, here or while the answer is read.
+        ConfigError: the address is none, or the server cannot be reached, here or while the answer is read.
         DataError: the server refuses.
     """
-    parts = urlsplit(server)
+    parts = _address(server)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     assert parts.hostname is not None
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
