@@ -148,6 +148,33 @@ def test_a_library_that_swallows_the_stop_and_fails_later_ends_by_the_signal(tmp
     assert "half imported" not in ended.err
 
 
+DROPS = {
+    "a weak reference": "import weakref\nclass Held: pass\nheld = Held()\nweak = weakref.ref(held, lambda _: rest())",
+    "__del__": "class Held:\n    def __del__(self):\n        rest()\nheld = Held()",
+}
+
+
+@pytest.mark.parametrize("where", DROPS)
+def test_a_signal_whose_exception_python_drops_still_stops(where: str, tmp_path: Path) -> None:
+    body = (
+        f"def rest():\n    READY.touch()\n    time.sleep(0.5)\n{DROPS[where]}\n"
+        "def work():\n    global held\n    try:\n        del held\n        time.sleep(30)\n"
+        "    finally:\n        LEFT.touch()"
+    )
+    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 128 + signal.SIGTERM
+    assert "error: stopped by SIGTERM." in ended.err
+    assert "Traceback" not in ended.err
+    assert (tmp_path / "left").exists()
+    assert ended.seconds < GRACE
+
+
+def test_what_python_drops_otherwise_is_told_as_ever(tmp_path: Path) -> None:
+    body = "class Held:\n    def __del__(self):\n        raise ValueError('lost')\ndef work():\n    Held()"
+    ended = signalled(program(tmp_path, body), 30.0)
+    assert (ended.code, "ValueError: lost" in ended.err) == (0, True)
+
+
 def test_a_module_is_imported_to_its_end_before_the_stop(tmp_path: Path) -> None:
     """Where C++ imports a module, an exception in it would end the process by SIGABRT."""
     ready, whole = (str(tmp_path / name) for name in ("ready", "whole"))

@@ -2,10 +2,11 @@
 number.
 
 The first signal raises `Stopped` where the program stands, so that unfinished files are deleted on the way out. While a
-module is imported it waits for the end of the import. Where steps are made (`deferred`) it is only noted: the
-micro-batch under way ends, and a checkpoint is written. A SIGINT after that ends the process at once. A further
-SIGTERM, SIGHUP or SIGUSR1 changes nothing, because supervisors and terminals send them twice. SIGUSR1 is what SLURM is
-asked to send some time before it ends a job.
+module is imported it waits for the end of the import. Where Python drops what is raised (in `__del__`, or in what is
+called when a weak reference dies), it is raised again a moment later. Where steps are made (`deferred`) it is only
+noted: the micro-batch under way ends, and a checkpoint is written. A SIGINT after that ends the process at once. A
+further SIGTERM, SIGHUP or SIGUSR1 changes nothing, because supervisors and terminals send them twice. SIGUSR1 is what
+SLURM is asked to send some time before it ends a job.
 
 Only the command line has these handlers. A program that imports veneer keeps its own.
 """
@@ -28,7 +29,7 @@ SIGNALS = (
 GRACE = 8.0
 """Seconds that the way out may take after a signal; then the process ends where it stands."""
 RETRY = 0.02
-"""Seconds after which a signal is tried again that came during an import."""
+"""Seconds after which a signal is tried again that came during an import, or whose `Stopped` Python dropped."""
 NOTICE = "stopping after this micro-batch; Ctrl-C now ends at once (the last checkpoint stays)"
 
 
@@ -49,7 +50,9 @@ class SignalHandler:
         self.raised = False
         """Whether `Stopped` was raised."""
         self.again = False
-        """Whether the next signal is the first one once more, because an import was under way."""
+        """Whether the next signal is the first one once more, because it could not stop anything where it came."""
+        self.outer_hook = sys.unraisablehook
+        """What was told of dropped exceptions before."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """See `signal.signal`."""
@@ -76,6 +79,14 @@ class SignalHandler:
         self.raised = True
         raise Stopped
 
+    def dropped(self, found: sys.UnraisableHookArgs) -> None:
+        """See `sys.unraisablehook`: Python dropped an exception. A `Stopped` is raised again, others go on."""
+        if self.received is None or found.exc_type is not Stopped:
+            self.outer_hook(found)
+            return
+        self.raised = False
+        self._try_again(self.received)
+
     def _stop_outside_imports(self, number: int, frame: FrameType | None) -> None:
         """Stop, or come again when no import is under way.
 
@@ -84,6 +95,9 @@ class SignalHandler:
         """
         if not _importing(frame):
             self.stop()
+        self._try_again(number)
+
+    def _try_again(self, number: int) -> None:
         _thread.start_new_thread(self._come_again, (number, _thread.get_ident()))
 
     def _come_again(self, number: int, thread: int) -> None:
@@ -103,6 +117,7 @@ def end_by_signals(program: Callable[[], None]) -> None:
     handler = SignalHandler()
     try:
         try:
+            sys.unraisablehook = handler.dropped
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, handler)
@@ -111,6 +126,7 @@ def end_by_signals(program: Callable[[], None]) -> None:
             # What is done is done: on the way out there is nothing left to stop.
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+            sys.unraisablehook = handler.outer_hook
     except BaseException as error:
         # A library that calls Python from C may swallow `Stopped`, and fail later for what it lacks since then.
         stopped = isinstance(error, Stopped) or (
