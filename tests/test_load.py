@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer, finish, from_directory
+from veneer.large_pages import LARGE_PAGE
 from veneer.load import WeightForm, check_vocabulary, expected_tensors, load_model, narrowed
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
@@ -224,6 +226,18 @@ def test_quantising_never_holds_two_full_matrices_of_the_layers(tmp_path: Path) 
     assert max(watched.alive_bytes) <= embedding + largest
     whole = sum(torch.Size(watched.shape(name)).numel() * 4 for name in watched.names())
     assert max(watched.alive_bytes) < whole / 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="large pages are asked for on Linux alone")
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
+def test_frozen_layers_stand_in_one_piece_of_memory(form: WeightForm, tmp_path: Path) -> None:
+    checkpoint = saved(tiny_llama(changes={"hidden_size": 128, "intermediate_size": 192}), tmp_path)
+    model = load_model(checkpoint, form=form, dtype=torch.bfloat16)
+    layers = linears(model).values()
+    places = sorted((layer.codes if isinstance(layer, QuantLinear) else layer.weight).data_ptr() for layer in layers)  # type: ignore[union-attr]
+    size = sum(tensor.nbytes for layer in layers for tensor in (*layer.buffers(), *layer.parameters()))
+    assert places[0] % LARGE_PAGE == 0
+    assert places[-1] - places[0] < size
 
 
 def test_missing_and_misshaped_tensors_are_all_named_and_nothing_is_read(tmp_path: Path) -> None:

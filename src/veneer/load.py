@@ -8,7 +8,7 @@ quantised are taken as they are, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from typing import NoReturn
@@ -24,7 +24,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
-from veneer.large_pages import copied
+from veneer.large_pages import Slab, copied
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.leaves import DenseTables
 from veneer.model.spec import DecoderSpec, spec_from_hf
@@ -84,6 +84,8 @@ class StreamedWeights:
     """Whether linear layers are held in the blocks of a GGUF file where kernels read these."""
     narrow: bool = False
     """Whether frozen linear layers are held in 16 bits a weight where these hold the same numbers."""
+    slab: Slab = field(default_factory=Slab)
+    """Where frozen linear layers stand on the CPU."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         """See `veneer.model.decoder.Weights`."""
@@ -105,13 +107,15 @@ class StreamedWeights:
             packed.bias = bias_tensor
         if packed is not None:
             if self.products is Products.EXACT:
-                return packed
+                return self._placed(packed)
             weight = packed.dequantize(self.dtype)
         assert weight is not None
         if self.products is Products.INT8:
             return Int8Linear(weight, bias_tensor)
         if self.narrow and not in_experts(path):
             weight = narrowed(weight)
+        if self._is_placed:
+            weight = self.slab.copied(weight)
         return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
@@ -121,6 +125,16 @@ class StreamedWeights:
             self.progress(path)
             return self._parameter(self._stored(path).dequantize(self.dtype))
         return self._parameter(self._read(path, shape))
+
+    @property
+    def _is_placed(self) -> bool:
+        return self.device.type == "cpu" and self.form is not WeightForm.TRAINABLE
+
+    def _placed(self, packed: PackedLinear) -> PackedLinear:
+        if self._is_placed:
+            for name, tensor in list(packed.named_buffers(recurse=False)):
+                setattr(packed, name, self.slab.copied(tensor))
+        return packed
 
     def _parameter(self, tensor: torch.Tensor) -> nn.Parameter:
         return nn.Parameter(tensor, requires_grad=self.form is WeightForm.TRAINABLE)
