@@ -8,6 +8,8 @@
 #include "team.h"
 #include "tiles.h"
 
+#define PART_ROWS 64 /* least rows of a thread of its own: each widens all columns for them */
+
 /* What this library and processor multiply bfloat16 with. Processors that have tiles multiply pairs more slowly than
  * floats. */
 int veneer_bf16_products(int has_tiles, int threads) {
@@ -31,6 +33,10 @@ void veneer_next_end(int products) {
     if (products == PRODUCTS_TILES) veneer_tiles_end();
 #endif
     (void)products;
+}
+
+int veneer_next_parts(int products, int rows, int threads) {
+    return products == PRODUCTS_FLOATS && rows >= threads * PART_ROWS ? threads : 1;
 }
 
 int veneer_next_pieces(const Matrix *m, int products, int rows) {

@@ -8,6 +8,9 @@
 void veneer_next_begin(int products);
 void veneer_next_end(int products);
 
+/* The parts that rows fall into, one or a thread's own: where there are many rows, each part meets all columns by itself. */
+int veneer_next_parts(int products, int rows, int threads);
+
 /* Rows of x are prepared for the products in pieces: how many there are, how many floats all of them take, and one of them,
  * from rows that each stand `stride` floats after the last. */
 int veneer_next_pieces(const Matrix *m, int products, int rows);

@@ -22,15 +22,16 @@ typedef struct {
     float *scales, *floats;
 } Columns;
 
-/* Where one lane of widened columns meets a panel of x. */
+/* Where lanes of widened columns meet panels of x. */
 typedef struct {
-    const float *x, *w; /* [steps][PANEL_ROWS] and [PANEL_COLUMNS] */
+    const float *x, *w; /* [panels][steps][PANEL_ROWS] and [steps][PANEL_COLUMNS] */
     int64_t steps;
     float *sums;   /* [rows][PANEL_COLUMNS], `apart` floats from one level to the next: */
     int64_t apart; /* level n + 1 becomes what this lane comes to and the levels 0 … n together */
     int levels;
     const char *ahead; /* what is fetched meanwhile, from `at` on, `each` at every step: both in 1 / PARTS bytes */
     uint64_t at, each;
+    int64_t fetched; /* bytes, where lines are fetched before a panel */
 } Meeting;
 
 #define PARTS 256 /* many rows have more steps than what they fetch has bytes */
@@ -141,9 +142,10 @@ static void widen_lane(const Matrix *m, const Columns *from, int lane, float *ou
                PANEL_COLUMNS * sizeof(float));
 }
 
-/* One lane of `rows` rows; their number, and whether steps fetch what is read later, are known when this is compiled. */
-INLINE void meet(const Meeting *t, int rows, int fetching) {
-    const float *x = t->x, *w = t->w;
+/* One lane of a panel of `rows` rows; their number, and whether steps fetch what is read later, are known when this is
+ * compiled. */
+INLINE void meet(const Meeting *t, const float *x, float *kept, int rows, int fetching) {
+    const float *w = t->w;
     uint64_t at = t->at;
     lanes sums[PANEL_ROWS * PANEL_WIDE];
 #pragma GCC unroll 24
@@ -162,7 +164,6 @@ INLINE void meet(const Meeting *t, int rows, int fetching) {
             for (int c = 0; c < PANEL_WIDE; c++) sums[i * PANEL_WIDE + c] = fused(sums[i * PANEL_WIDE + c], right[c], left);
         }
     }
-    float *kept = t->sums;
     for (int level = 0; level < t->levels; level++, kept += t->apart)
 #pragma GCC unroll 24
         for (int i = 0; i < rows * PANEL_WIDE; i++) sums[i] += (lanes) * (const vec *)(kept + i * VL);
@@ -170,16 +171,26 @@ INLINE void meet(const Meeting *t, int rows, int fetching) {
     for (int i = 0; i < rows * PANEL_WIDE; i++) *(vec *)(kept + i * VL) = (vec)sums[i];
 }
 
-#define MEET(count)                                                    \
-    static void meet_##count(const Meeting *t) { meet(t, count, 0); }  \
-    static void fetch_##count(const Meeting *t) { meet(t, count, 1); }
+/* One lane of `panels` panels of `rows` rows, and on to those behind them. */
+INLINE void meet_panels(Meeting *t, int panels, int rows, int fetching) {
+    const int64_t apart = t->steps * PANEL_ROWS, each = rows * PANEL_COLUMNS;
+    for (; panels > 0; panels--, t->x += apart, t->sums += each, t->at += t->each * (uint64_t)t->steps) {
+        for (; !fetching && t->fetched <= (int64_t)(t->at / PARTS); t->fetched += 64)
+            __builtin_prefetch(t->ahead + t->fetched, 0, 2);
+        meet(t, t->x, t->sums, rows, fetching);
+    }
+}
+
+#define MEET(count)                                                                         \
+    static void meet_##count(Meeting *t, int panels) { meet_panels(t, panels, count, 0); }  \
+    static void fetch_##count(Meeting *t, int panels) { meet_panels(t, panels, count, 1); }
 MEET(1) MEET(2) MEET(3) MEET(4)
 #if PANEL_ROWS > 4
 MEET(5) MEET(6) MEET(7) MEET(8)
 #endif
 
 /* By whether steps fetch, and by rows. */
-static void (*const meetings[2][PANEL_ROWS + 1])(const Meeting *) = {
+static void (*const meetings[2][PANEL_ROWS + 1])(Meeting *, int) = {
 #if PANEL_ROWS > 4
     {NULL, meet_1, meet_2, meet_3, meet_4, meet_5, meet_6, meet_7, meet_8},
     {NULL, fetch_1, fetch_2, fetch_3, fetch_4, fetch_5, fetch_6, fetch_7, fetch_8},
@@ -211,8 +222,8 @@ static void fetch_places(const float *y, int64_t stride, int height, int count) 
     }
 }
 
-/* Totals [height][PANEL_COLUMNS] into y. */
-static void hand_over(const float *found, int height, int count, int add, float scale, float *y, int64_t stride) {
+/* Totals [height][PANEL_COLUMNS] into `count` columns of y. */
+INLINE void hand_over_columns(const float *found, int height, int count, int add, float scale, float *y, int64_t stride) {
     for (int i = 0; i < height; i++, found += PANEL_COLUMNS, y += stride)
         if (add)
             for (int c = 0; c < count; c++) y[c] = __builtin_fmaf(scale, found[c], y[c]);
@@ -220,12 +231,20 @@ static void hand_over(const float *found, int height, int count, int add, float 
             memcpy(y, found, (size_t)count * sizeof(float));
 }
 
+static void hand_over(const float *found, int height, int count, int add, float scale, float *y, int64_t stride) {
+    if (count == PANEL_COLUMNS) /* copied by vectors, since the number is known when this is compiled */
+        hand_over_columns(found, height, PANEL_COLUMNS, add, scale, y, stride);
+    else
+        hand_over_columns(found, height, count, add, scale, y, stride);
+}
+
 /* The panels [start, stop) of `all` with `count` columns from `first` on. A lane of the columns meets all panels before the
  * next one does, while it is near. Returns the totals, [height][PANEL_COLUMNS]. */
 static const float *meet_all(const Matrix *m, const float *panels, int rows, int start, int stop, int first, int count,
                              float *scratch) {
     const int64_t width = whole_chunks(m->depth), steps = width / VL;
-    const int top = panel_start(rows, start), height = panel_start(rows, stop) - top, all = panels_of(rows);
+    const int all = panels_of(rows), lower = rows / all, higher = rows % all; /* panels that have a row more */
+    const int height = panel_start(rows, stop) - panel_start(rows, start);
     float *scales = scratch + PANEL_COLUMNS * width, *widened = scales + width / CHUNK * PANEL_SCALES * PANEL_COLUMNS;
     float *sums = widened + steps * PANEL_COLUMNS; /* [PANEL_LEVELS][height][PANEL_COLUMNS] */
     Columns columns = {.words = (uint32_t *)scratch, .scales = scales};
@@ -233,42 +252,30 @@ static const float *meet_all(const Matrix *m, const float *panels, int rows, int
     /* The columns after these are fetched little by little: step by step, or, since that takes a multiplication's time now
      * and then, before each panel where those are few lines. Many at a time would stop the multiplications. */
     const int64_t bytes = stored_bytes(m->format, whole_chunks(PANEL_COLUMNS * m->depth));
-    const int64_t each = bytes / (VL * (stop - start)), parts = each * PARTS / steps; /* a panel, and a step */
-    const char *ahead = (const char *)m->codes + stored_bytes(m->format, whole_chunks(first * m->depth)) + bytes;
+    const int64_t each = bytes / (VL * (stop - start));
     const int fetching = each * SELDOM > steps * 64;
-    int64_t fetched = 0, due = 0;
+    Meeting t = {.w = widened, .steps = steps, .apart = height * PANEL_COLUMNS, .each = (uint64_t)(each * PARTS / steps)};
+    t.ahead = (const char *)m->codes + stored_bytes(m->format, whole_chunks(first * m->depth)) + bytes;
     for (int turn = 0; turn < VL; turn++) {
         const int lane = lane_of(turn);
         widen_lane(m, &columns, lane, widened);
-        for (int panel = start; panel < stop; panel++, due += each) {
-            const int row = panel_start(rows, panel);
-            const Meeting t = {
-                .x = panels + (lane * all + panel) * steps * PANEL_ROWS,
-                .w = widened,
-                .steps = steps,
-                .sums = sums + (row - top) * PANEL_COLUMNS,
-                .apart = height * PANEL_COLUMNS,
-                .levels = levels_of(turn),
-                .ahead = ahead,
-                .at = (uint64_t)due * PARTS,
-                .each = (uint64_t)parts,
-            };
-            for (; !fetching && fetched <= due; fetched += 64) __builtin_prefetch(ahead + fetched, 0, 2);
-            meetings[fetching][panel_start(rows, panel + 1) - row](&t);
-        }
+        t.x = panels + (lane * all + start) * steps * PANEL_ROWS, t.sums = sums, t.levels = levels_of(turn);
+        if (start < higher) meetings[fetching][lower + 1](&t, (stop < higher ? stop : higher) - start);
+        if (stop > higher) meetings[fetching][lower](&t, stop - (start < higher ? higher : start));
     }
     return sums + levels_of(VL - 1) * height * PANEL_COLUMNS;
 }
 
 void veneer_panel_unit(const Matrix *m, const float *panels, int rows, int first, int count, int add, float scale, float *y,
                        int64_t stride, float *scratch) {
-    const int all = panels_of(rows);
+    const int all = panels_of(rows), shares = (all + PANEL_SHARE - 1) / PANEL_SHARE;
     for (int c = first; c < first + count; c += PANEL_COLUMNS)
-        for (int panel = 0; panel < all; panel += PANEL_SHARES) {
+        for (int share = 0; share < shares; share++) {
             const int rest = first + count - c, wide = rest < PANEL_COLUMNS ? rest : PANEL_COLUMNS;
-            const int stop = panel + PANEL_SHARES < all ? panel + PANEL_SHARES : all, top = panel_start(rows, panel);
-            fetch_places(y + top * stride + c, stride, panel_start(rows, stop) - top, wide);
-            const float *found = meet_all(m, panels, rows, panel, stop, c, wide, scratch);
-            hand_over(found, panel_start(rows, stop) - top, wide, add, scale, y + top * stride + c, stride);
+            const int start = all * share / shares, stop = all * (share + 1) / shares;
+            const int top = panel_start(rows, start), height = panel_start(rows, stop) - top;
+            fetch_places(y + top * stride + c, stride, height, wide);
+            const float *found = meet_all(m, panels, rows, start, stop, c, wide, scratch);
+            hand_over(found, height, wide, add, scale, y + top * stride + c, stride);
         }
 }

@@ -70,22 +70,57 @@ static void add_bias(const Linear *one, int rows, int first, int count, float *y
         for (int c = first; c < first + count; c++) y[row * one->to.stride + c] += one->bias[c];
 }
 
-/* The first `rows` rows with all weights of one input; their columns are shared out among the threads in units. */
-static void next_products(const Step *s, const Op *op, int rows, const Member *me) {
+/* The rows that meet weights as next tokens do, prompts' too unless they have a kernel of their own. */
+static inline int next_rows(const Step *s) { return s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows; }
+
+/* Rows that stand side by side for a product: where they are, and prepared. */
+typedef struct {
+    int start, rows;
+    float *prepared;
+} Part;
+
+/* The floats of a part's rows, prepared. */
+static int64_t part_room(const Step *s, const Op *op) {
+    return whole_lines(veneer_next_room(&op->products->weight, s->products, parts_of(next_rows(s), s->parts)));
+}
+
+static Part part_of(const Step *s, const Op *op, int number) {
+    const int rows = next_rows(s), start = number * rows / s->parts, stop = (number + 1) * rows / s->parts;
+    return (Part){start, stop - start, s->prepared + number * part_room(s, op)};
+}
+
+/* Pieces of a part, from one up to another. */
+static void prepare(const Step *s, const Op *op, const Part *part, int from, int to, const Member *me) {
+    for (int piece = from; piece < to; piece++)
+        veneer_next_prepare(&op->products->weight, s->products, at(s, op->from, part->start), op->from.stride, part->rows,
+                            piece, part->prepared, me->work);
+}
+
+/* The rows that are not prompts' own with all weights of one input. Columns are shared out among the threads in units; many
+ * rows are too, so that a thread reads and writes what it has near. */
+static void next_products(const Step *s, const Op *op, const Member *me) {
     const Matrix *first = &op->products->weight;
-    const int pieces = veneer_next_pieces(first, s->products, rows), units = units_of(op, UNIT);
-    for (int piece = share_start(me, pieces); piece < share_stop(me, pieces); piece++)
-        veneer_next_prepare(first, s->products, at(s, op->from, 0), op->from.stride, rows, piece, s->prepared,
-                            me->work);
+    const int units = units_of(op, UNIT), tasks = s->parts * units;
+    if (s->parts == 1) {
+        const Part all = part_of(s, op, 0);
+        const int pieces = veneer_next_pieces(first, s->products, all.rows);
+        prepare(s, op, &all, share_start(me, pieces), share_stop(me, pieces), me);
+    } else
+        for (int number = share_start(me, s->parts); number < share_stop(me, s->parts); number++) {
+            const Part part = part_of(s, op, number);
+            prepare(s, op, &part, 0, veneer_next_pieces(first, s->products, part.rows), me);
+        }
     gather(me);
-    for (int unit; (unit = take(me, units)) < units;) {
-        int own = unit;
+    Part part = part_of(s, op, 0);
+    for (int task, number = 0; (task = take(me, tasks)) < tasks;) {
+        int own = task % units;
+        if (task / units != number) part = part_of(s, op, number = task / units);
         const Linear *one = product_of(op, UNIT, &own);
         const int column = own * UNIT, rest = one->weight.columns - column, count = rest < UNIT ? rest : UNIT;
-        float *y = at(s, one->to, 0);
-        veneer_next_unit(&one->weight, s->products, s->prepared, rows, column, count, one->add, one->scale, y, one->to.stride,
-                         me->work);
-        add_bias(one, rows, column, count, y);
+        float *y = at(s, one->to, part.start);
+        veneer_next_unit(&one->weight, s->products, part.prepared, part.rows, column, count, one->add, one->scale, y,
+                         one->to.stride, me->work);
+        add_bias(one, part.rows, column, count, y);
     }
     gather(me);
 }
@@ -115,12 +150,9 @@ static void prompt_products(const Step *s, const Op *op, int start, const Member
 }
 #endif
 
-/* The rows that meet weights as next tokens do, prompts' too unless they have a kernel of their own. */
-static inline int next_rows(const Step *s) { return s->products == PRODUCTS_PAIRS ? s->first_prompt : s->rows; }
-
 static void linear(const Step *s, const Op *op, const Member *me) {
     const int start = next_rows(s);
-    if (start > 0) next_products(s, op, start, me);
+    if (start > 0) next_products(s, op, me);
 #if BF16_PRODUCTS
     if (start < s->rows) prompt_products(s, op, start, me);
 #endif
@@ -285,9 +317,8 @@ static int64_t own_work(const Step *s, const Op *op) {
 /* Floats of all rows of an operation, prepared. */
 static int64_t prepared_work(const Step *s, const Op *op) {
     if (op->kind != OP_LINEAR) return 0;
-    const Matrix *first = &op->products->weight;
-    const int64_t rows = veneer_next_room(first, s->products, next_rows(s));
-    const int64_t prompts = lane_words(s->rows - next_rows(s), first->depth);
+    const int64_t rows = s->parts * part_room(s, op);
+    const int64_t prompts = lane_words(s->rows - next_rows(s), op->products->weight.depth);
     return prompts > rows ? prompts : rows;
 }
 
@@ -347,6 +378,7 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
         free(pieces), free(starts);
         return 1;
     }
+    s.parts = veneer_next_parts(products, next_rows(&s), threads);
     find_runs(&s, groups, starts);
     find_pieces(&s, pieces);
     int64_t own = 0, shared = 0;

@@ -49,7 +49,8 @@ typedef struct {
     int segment_count, piece_count;
     const Segment *pieces;              /* the segments, cut where they have many rows */
     int first_prompt;                   /* the rows from there on are prompts' */
-    int products;                       /* of rows.h */
+    int products;                       /* of rows.h; */
+    int parts;                          /* what next.h makes of the rows for them */
     int64_t span, ranks;                /* most keys that a row sees; most ranks of an operation's factors, added up */
     float *prepared;                    /* [rows][widest] */
     float *down;                        /* [rows][ranks] */

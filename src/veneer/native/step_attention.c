@@ -20,6 +20,7 @@
 #define STRIPS 4
 #endif
 #define MIXED 6 /* most queries whose values are mixed at a time */
+#define NEAR 64 /* keys whose values all queries meet before the next ones are read */
 
 /* One key head of neighbouring rows of a sequence; no rows: nothing. */
 typedef struct {
@@ -93,17 +94,26 @@ INLINE void score(const Reading *r, int dtype, int first, int queries, const cha
     const float *asked = r->asked + first;
     const int64_t values = values_behind(r, dtype);
     for (int d = 0; d < r->op->dim; d++, asked += r->queries) {
-        lanes left[LONG];
-#pragma GCC unroll 12
-        for (int q = 0; q < queries; q++) left[q] = spread(asked[q]);
+        lanes left[LONG], key[KEY_VECTORS];
+        if (queries < vectors) /* what there is less of stays in registers beside the sums */
+#pragma GCC unroll 4
+            for (int q = 0; q < queries; q++) left[q] = spread(asked[q]);
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             const char *at = keys[v] + d * step;
-            const lanes key = cached_lanes(dtype, at);
+            key[v] = cached_lanes(dtype, at);
             if (v * VL % 16 == 0) __builtin_prefetch(at + values, 0, 2); /* sixteen floats are a line of memory */
-#pragma GCC unroll 12
-            for (int q = 0; q < queries; q++) sums[q][v] = fused(sums[q][v], left[q], key);
+            if (queries < vectors)
+#pragma GCC unroll 4
+                for (int q = 0; q < queries; q++) sums[q][v] = fused(sums[q][v], left[q], key[v]);
         }
+        if (queries >= vectors)
+#pragma GCC unroll 12
+            for (int q = 0; q < queries; q++) {
+                const lanes one = spread(asked[q]);
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++) sums[q][v] = fused(sums[q][v], one, key[v]);
+            }
     }
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
@@ -156,55 +166,6 @@ INLINE void scores_of(const Reading *r, int dtype, int64_t end) {
     }
 }
 
-/* mixed += weight · value over `count` neighbouring values of a block, for `queries` queries from `first` on and
- * `strips` vectors of numbers from `d` on; queries and strips are known when this is compiled. What stands at `next` is
- * fetched meanwhile. */
-INLINE void mix(const Reading *r, int dtype, int first, int queries, const char *values, const char *next, int d, int strips,
-                int64_t place, int count) {
-    lanes sums[MIXED][STRIPS];
-    const int dim = r->op->dim;
-    float *mixed = r->mixed + first * dim + d;
-    const float *weights = r->scores + first * r->apart + place;
-    for (int q = 0; q < queries; q++)
-        for (int v = 0; v < strips; v++) sums[q][v] = *(const vec *)(mixed + q * dim + v * VL);
-    const int64_t line = dim * bytes_of(dtype);
-    values += d * bytes_of(dtype);
-    next += d * bytes_of(dtype);
-    for (int t = 0; t < count; t++, values += line, next += line) {
-        lanes value[STRIPS];
-#pragma GCC unroll 4
-        for (int v = 0; v < strips; v++) {
-            const int64_t at = v * VL * bytes_of(dtype);
-            value[v] = cached_lanes(dtype, values + at);
-            if (at % 64 == 0) __builtin_prefetch(next + at, 0, 2);
-        }
-#pragma GCC unroll 6
-        for (int q = 0; q < queries; q++)
-#pragma GCC unroll 4
-            for (int v = 0; v < strips; v++)
-                sums[q][v] = fused(sums[q][v], spread(weights[q * r->apart + t]), value[v]);
-    }
-    for (int q = 0; q < queries; q++)
-        for (int v = 0; v < strips; v++) *(vec *)(mixed + q * dim + v * VL) = sums[q][v];
-}
-
-/* All numbers of `queries` queries. */
-INLINE void mix_numbers(const Reading *r, int dtype, int first, int queries, const char *values, const char *next,
-                        int64_t place, int count) {
-    const int dim = r->op->dim;
-    int d = 0;
-    for (; d + STRIPS * VL <= dim; d += STRIPS * VL) mix(r, dtype, first, queries, values, next, d, STRIPS, place, count);
-    for (; d + VL <= dim; d += VL) mix(r, dtype, first, queries, values, next, d, 1, place, count);
-    for (; d < dim; d++)
-        for (int q = first; q < first + queries; q++) {
-            float sum = r->mixed[q * dim + d];
-            for (int t = 0; t < count; t++)
-                sum = __builtin_fmaf(r->scores[q * r->apart + place + t],
-                                     cached_number(dtype, values + ((int64_t)t * dim + d) * bytes_of(dtype)), sum);
-            r->mixed[q * dim + d] = sum;
-        }
-}
-
 /* Where the next part has the keys of a token, in the order in which they stand; `values` if it has none. */
 static inline const char *next_keys(const Reading *r, int dtype, int64_t token, const char *values) {
     if (r->next.rows == 0 || token >= r->s->seen[r->next.row]) return values;
@@ -213,26 +174,88 @@ static inline const char *next_keys(const Reading *r, int dtype, int64_t token, 
     return block == NULL ? values : block + number * bytes_of(dtype);
 }
 
+/* Neighbouring values of a block: `count` from a key on, and what is fetched meanwhile. */
+typedef struct {
+    int count;
+    const char *values, *next;
+} Values;
+
+/* The values from key `from` on, up to `end` or the end of their block. */
+INLINE Values values_from(const Reading *r, int dtype, int64_t from, int64_t end) {
+    const int64_t place = from % r->s->block, rest = r->s->block - place;
+    const int64_t number = line_of(r->s, r->op, 1, r->kv) + place * r->op->dim;
+    const char *values = block_of(r->s, r->op, r->row, from) + number * bytes_of(dtype);
+    return (Values){(int)(rest < end - from ? rest : end - from), values, next_keys(r, dtype, from, values)};
+}
+
+/* mixed += weight · value over the keys [from, end), for `queries` queries from `first` on and `strips` vectors of numbers
+ * from `d` on; queries and strips are known when this is compiled. */
+INLINE void mix(const Reading *r, int dtype, int first, int queries, int d, int strips, int64_t from, int64_t end) {
+    lanes sums[MIXED][STRIPS];
+    const int dim = r->op->dim;
+    float *mixed = r->mixed + first * dim + d;
+    const float *weights = r->scores + first * r->apart + from - r->base;
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < strips; v++) sums[q][v] = *(const vec *)(mixed + q * dim + v * VL);
+    while (from < end) {
+        const Values own = values_from(r, dtype, from, end);
+        const char *values = own.values + d * bytes_of(dtype), *next = own.next + d * bytes_of(dtype);
+        from += own.count;
+        for (int t = 0; t < own.count; t++, weights++, values += dim * bytes_of(dtype), next += dim * bytes_of(dtype)) {
+            lanes value[STRIPS];
+#pragma GCC unroll 4
+            for (int v = 0; v < strips; v++) {
+                const int64_t at = v * VL * bytes_of(dtype);
+                value[v] = cached_lanes(dtype, values + at);
+                if (at % 64 == 0) __builtin_prefetch(next + at, 0, 2);
+            }
+#pragma GCC unroll 6
+            for (int q = 0; q < queries; q++)
+#pragma GCC unroll 4
+                for (int v = 0; v < strips; v++) sums[q][v] = fused(sums[q][v], spread(weights[q * r->apart]), value[v]);
+        }
+    }
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < strips; v++) *(vec *)(mixed + q * dim + v * VL) = sums[q][v];
+}
+
+/* One number that is left of a value where vectors of them do not come to the head. */
+static void mix_number(const Reading *r, int dtype, int query, int d, int64_t from, int64_t end) {
+    float sum = r->mixed[query * r->op->dim + d];
+    const float *weights = r->scores + query * r->apart - r->base;
+    while (from < end) {
+        const Values own = values_from(r, dtype, from, end);
+        for (int t = 0; t < own.count; t++, from++)
+            sum = __builtin_fmaf(weights[from],
+                                 cached_number(dtype, own.values + ((int64_t)t * r->op->dim + d) * bytes_of(dtype)), sum);
+    }
+    r->mixed[query * r->op->dim + d] = sum;
+}
+
+/* All numbers of `queries` queries. */
+INLINE void mix_numbers(const Reading *r, int dtype, int first, int queries, int64_t from, int64_t end) {
+    const int dim = r->op->dim;
+    int d = 0;
+    for (; d + STRIPS * VL <= dim; d += STRIPS * VL) mix(r, dtype, first, queries, d, STRIPS, from, end);
+    for (; d + VL <= dim; d += VL) mix(r, dtype, first, queries, d, 1, from, end);
+    for (; d < dim; d++)
+        for (int q = first; q < first + queries; q++) mix_number(r, dtype, q, d, from, end);
+}
+
 /* The values of the keys [from, end) for the queries [first, last), added to what is there. */
 INLINE void mix_keys(const Reading *r, int dtype, int first, int last, int64_t from, int64_t end) {
-    const Step *s = r->s;
-    const int64_t line = line_of(s, r->op, 1, r->kv);
-    while (from < end) {
-        const int64_t place = from % s->block, rest = s->block - place;
-        const int count = (int)(rest < end - from ? rest : end - from);
-        const char *values = block_of(s, r->op, r->row, from) + (line + place * r->op->dim) * bytes_of(dtype);
-        const char *next = next_keys(r, dtype, from, values);
+    for (int64_t stop; from < end; from = stop) {
+        stop = from + NEAR < end ? from + NEAR : end;
         int q = first;
-        for (; q + MIXED <= last; q += MIXED) mix_numbers(r, dtype, q, MIXED, values, next, from - r->base, count);
+        for (; q + MIXED <= last; q += MIXED) mix_numbers(r, dtype, q, MIXED, from, stop);
         switch (last - q) {
-            case 1: mix_numbers(r, dtype, q, 1, values, next, from - r->base, count); break;
-            case 2: mix_numbers(r, dtype, q, 2, values, next, from - r->base, count); break;
-            case 3: mix_numbers(r, dtype, q, 3, values, next, from - r->base, count); break;
-            case 4: mix_numbers(r, dtype, q, 4, values, next, from - r->base, count); break;
-            case 5: mix_numbers(r, dtype, q, 5, values, next, from - r->base, count); break;
+            case 1: mix_numbers(r, dtype, q, 1, from, stop); break;
+            case 2: mix_numbers(r, dtype, q, 2, from, stop); break;
+            case 3: mix_numbers(r, dtype, q, 3, from, stop); break;
+            case 4: mix_numbers(r, dtype, q, 4, from, stop); break;
+            case 5: mix_numbers(r, dtype, q, 5, from, stop); break;
             default:;
         }
-        from += count;
     }
 }
 
