@@ -163,10 +163,20 @@ def test_what_does_not_fit_waits_and_says_so_while_smaller_ones_go(tmp_path: Pat
     assert (claimed.id, claimed.waiting) == (large.id, None)
 
 
-def test_a_job_on_a_gpu_waits_for_no_main_memory() -> None:
+@pytest.mark.parametrize(("limit", "expected"), [(None, 7_000), (9_000, 7_000), (5_000, 5_000)])
+def test_a_job_on_a_gpu_waits_for_no_main_memory(
+    limit: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its plan was made against the card's memory, and a worker's job has its card to itself."""
+    monkeypatch.setattr("veneer.jobs.worker.memory", lambda: (10_000, 7_000))
+    monkeypatch.setattr("veneer.jobs.worker.memory_limit", lambda: limit)
     assert free_memory("cuda:0") is None
-    assert free_memory("auto") == free_memory("cpu") != 0
+    assert free_memory("auto") == free_memory("cpu") == expected
+
+
+def test_this_machine_has_free_memory() -> None:
+    free = free_memory("cpu")
+    assert free is None or free > 0
 
 
 def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> None:
