@@ -107,16 +107,17 @@ class StreamedWeights:
             packed.bias = bias_tensor
         if packed is not None:
             if self.products is Products.EXACT:
-                return self._placed(packed)
+                for part, tensor in list(packed.named_buffers(recurse=False)):
+                    setattr(packed, part, self._held(tensor))
+                return packed
             weight = packed.dequantize(self.dtype)
         assert weight is not None
         if self.products is Products.INT8:
             return Int8Linear(weight, bias_tensor)
         if self.narrow and not in_experts(path):
             weight = narrowed(weight)
-        if self._is_placed:
-            weight = self.slab.copied(weight)
-        return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
+        held = self._parameter(self._held(weight))
+        return DenseLinear(held, None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         """See `veneer.model.decoder.Weights`."""
@@ -126,15 +127,10 @@ class StreamedWeights:
             return self._parameter(self._stored(path).dequantize(self.dtype))
         return self._parameter(self._read(path, shape))
 
-    @property
-    def _is_placed(self) -> bool:
-        return self.device.type == "cpu" and self.form is not WeightForm.TRAINABLE
-
-    def _placed(self, packed: PackedLinear) -> PackedLinear:
-        if self._is_placed:
-            for name, tensor in list(packed.named_buffers(recurse=False)):
-                setattr(packed, name, self.slab.copied(tensor))
-        return packed
+    def _held(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of a linear layer, where it stays."""
+        placed = self.device.type == "cpu" and self.form is not WeightForm.TRAINABLE
+        return self.slab.copied(tensor) if placed else tensor
 
     def _parameter(self, tensor: torch.Tensor) -> nn.Parameter:
         return nn.Parameter(tensor, requires_grad=self.form is WeightForm.TRAINABLE)

@@ -52,7 +52,7 @@ class SignalHandler:
         self.again = False
         """Whether the next signal is the first one once more, because it could not stop anything where it came."""
         self.outer_hook = sys.unraisablehook
-        """What was told of dropped exceptions before."""
+        """What told of dropped exceptions before."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """See `signal.signal`."""

@@ -144,8 +144,8 @@ static void widen_lane(const Matrix *m, const Columns *from, int lane, float *ou
 
 /* One lane of a panel of `rows` rows; their number, and whether steps fetch what is read later, are known when this is
  * compiled. */
-INLINE void meet(const Meeting *t, const float *x, float *kept, int rows, int fetching) {
-    const float *w = t->w;
+INLINE void meet(const Meeting *t, int rows, int fetching) {
+    const float *x = t->x, *w = t->w;
     uint64_t at = t->at;
     lanes sums[PANEL_ROWS * PANEL_WIDE];
 #pragma GCC unroll 24
@@ -164,6 +164,7 @@ INLINE void meet(const Meeting *t, const float *x, float *kept, int rows, int fe
             for (int c = 0; c < PANEL_WIDE; c++) sums[i * PANEL_WIDE + c] = fused(sums[i * PANEL_WIDE + c], right[c], left);
         }
     }
+    float *kept = t->sums;
     for (int level = 0; level < t->levels; level++, kept += t->apart)
 #pragma GCC unroll 24
         for (int i = 0; i < rows * PANEL_WIDE; i++) sums[i] += (lanes) * (const vec *)(kept + i * VL);
@@ -177,7 +178,7 @@ INLINE void meet_panels(Meeting *t, int panels, int rows, int fetching) {
     for (; panels > 0; panels--, t->x += apart, t->sums += each, t->at += t->each * (uint64_t)t->steps) {
         for (; !fetching && t->fetched <= (int64_t)(t->at / PARTS); t->fetched += 64)
             __builtin_prefetch(t->ahead + t->fetched, 0, 2);
-        meet(t, t->x, t->sums, rows, fetching);
+        meet(t, rows, fetching);
     }
 }
 
