@@ -4,15 +4,24 @@ import pytest
 import torch
 from torch.nn import functional
 
+from compiled_variants import bfloat16_kernels
 from veneer import products
 from veneer.model.leaves import DenseLinear
+from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import LowRank, enough, inputs, layer_inputs, layer_outputs, outer, outputs, through
 
 native = kernels()
-needs_kernel = pytest.mark.skipif(
-    native is None or not native.has_products, reason="the compiled product needs AVX-512 BF16"
-)
+
+
+@pytest.fixture(params=[KernelProducts.PAIRS, KernelProducts.TILES], ids=lambda kind: kind.name)
+def own(request, monkeypatch):
+    """veneer's kernel makes the products, in pairs or in tiles."""
+    found = bfloat16_kernels(request.param)
+    monkeypatch.setattr(products, "kernels", lambda: found)
+
+
+needs_kernel = pytest.mark.usefixtures("own")
 
 SHAPES = [
     (16, 2, 1),
@@ -52,13 +61,14 @@ def exact_sum(x, w, bias=None, update=None):
 
 
 @needs_kernel
+@pytest.mark.parametrize("scale", [0.7, 2.0, -0.25])
 @pytest.mark.parametrize("rank", [0, 2, 16, 34])
 @pytest.mark.parametrize(("rows", "depth", "columns"), SHAPES)
-def test_both_products_are_rounded_once(rows, depth, columns, rank):
+def test_both_products_are_rounded_once(rows, depth, columns, rank, scale):
     x, weight, bias = random(rows, depth), random(columns, depth), random(columns)
     left, right = random(rows, rank), random(columns, rank)
-    update = LowRank(left, right, 0.7) if rank else None
-    exact, terms = exact_sum(x, weight.T, bias, (left, right.T, 0.7))
+    update = LowRank(left, right, scale) if rank else None
+    exact, terms = exact_sum(x, weight.T, bias, (left, right.T, scale))
 
     y = outputs(x, weight, bias, update)
 
@@ -66,8 +76,8 @@ def test_both_products_are_rounded_once(rows, depth, columns, rank):
     assert ((y.double() - exact).abs() <= bound(terms, exact)).all()
 
     by_inputs, down = weight.T.contiguous(), right.T.contiguous()
-    update = LowRank(left, down, 0.7) if rank else None
-    exact, terms = exact_sum(x, weight.T, None, (left, right.T, 0.7))
+    update = LowRank(left, down, scale) if rank else None
+    exact, terms = exact_sum(x, weight.T, None, (left, right.T, scale))
 
     gradient = inputs(x, by_inputs, update)
 
@@ -98,10 +108,25 @@ def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(way):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    ("rows", "narrow", "wide"), [(16, 1, 1), (17, 2, 33), (130, 16, 576), (300, 24, 50), (64, 70, 5)]
-)
+FACTOR_SHAPES = [(16, 1, 1), (17, 2, 33), (130, 16, 576), (300, 24, 50), (64, 70, 5)]
+"""Rows, and the widths of both."""
+
+
+@needs_kernel
+@pytest.mark.parametrize(("rows", "narrow", "wide"), FACTOR_SHAPES)
 def test_a_factors_gradient_is_summed_in_float32(rows, narrow, wide):
+    left, right = random(rows, narrow), random(rows, wide)
+    exact, terms = exact_sum(left.T, right)
+
+    found = outer(left, right, 0.7)
+
+    assert ((found.double() - 0.7 * exact).abs() <= 2**-20 * terms).all()
+    assert torch.equal(outer(right, left, 0.7), found.T)
+
+
+@pytest.mark.parametrize(("rows", "narrow", "wide"), FACTOR_SHAPES)
+def test_a_factors_gradient_is_in_float32_also_without_the_kernel(rows, narrow, wide, monkeypatch):
+    monkeypatch.setattr(products, "kernels", lambda: None)
     left, right = random(rows, narrow), random(rows, wide)
     exact, terms = exact_sum(left.T, right)
 
@@ -109,9 +134,7 @@ def test_a_factors_gradient_is_summed_in_float32(rows, narrow, wide):
 
     assert found.dtype == torch.float32
     assert found.is_contiguous()
-    # Without the kernel the sums are rounded to bfloat16 first.
-    slack = 2**-20 * terms if native is not None and native.has_products else bound(terms, exact)
-    assert ((found.double() - 0.7 * exact).abs() <= slack).all()
+    assert ((found.double() - 0.7 * exact).abs() <= bound(terms, exact)).all()  # the sums are rounded to bfloat16 first
     assert torch.equal(outer(right, left, 0.7), found.T)
 
 

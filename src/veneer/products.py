@@ -1,9 +1,9 @@
 """Products with a frozen weight, and with the low-rank update that stands beside it, in one pass.
 
-In bfloat16 on a processor with AVX-512 BF16 kernels of our own make them (native/products.c, outer.c): the base's sums
-go on in float32 where the update's end, instead of being added after both were rounded, and no kernel is compiled for
-every number of rows. In float32 the same is done on every instruction set, with the weight of a layer as it is stored
-(native/frozen.c). Elsewhere torch's products do the same one after the other.
+In bfloat16 on a processor with AVX-512 BF16 or AMX kernels of our own make them (native/products.c, product_tiles.c,
+outer.c): base and update have one sum in float32, instead of being added after both were rounded, and no kernel is
+compiled for every number of rows. In float32 the same is done on every instruction set, with the weight of a layer as
+it is stored (native/frozen.c). Elsewhere torch's products do the same one after the other.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from veneer.diagnosis import facts as looking
 from veneer.diagnosis.facts import doctor
 from veneer.gpu.dispatch import GpuChoice
-from veneer.native.functions import StepProducts
+from veneer.native.functions import KernelProducts
 
 
 def test_the_facts_of_this_machine_are_gathered() -> None:
@@ -30,7 +30,7 @@ def test_the_facts_of_this_machine_are_gathered() -> None:
 
 def test_no_kernel_is_told_to_need_more_than_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.diagnosis.facts.compiled", lambda: False)  # as on AVX2
-    narrow = SimpleNamespace(step_products=lambda dtype: StepProducts.FLOATS)
+    narrow = SimpleNamespace(bfloat16_products=KernelProducts.FLOATS)
     monkeypatch.setattr("veneer.diagnosis.facts.kernels", lambda: narrow)
     facts = doctor()
     assert facts.products.startswith("veneer's kernels in float32")

@@ -108,6 +108,7 @@ def test_kernels_that_cannot_be_loaded_are_not_taken_for_used() -> None:
         ({"load": 3.2}, ["load 3.2 on 4 cores"]),
         ({"load": None}, []),
         ({"int8": True}, ["compute.products=int8", "lossy"]),
+        ({"int8": True, "features": ("amx_bf16",)}, []),
         ({"memory_available": GIB}, ["1.0 GiB of memory are free"]),
         ({"memory_limit": GIB}, ["1.0 GiB of memory are free"]),
         ({"memory_available": None, "memory_total": None}, []),

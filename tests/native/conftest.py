@@ -5,15 +5,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from compiled_variants import COMPILED
+from compiled_variants import COMPILED, bfloat16_kernels
 from veneer.native.build import library_path
-from veneer.native.functions import Kernels
+from veneer.native.functions import KernelProducts, Kernels
 
 
-@pytest.fixture(params=COMPILED or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
+@pytest.fixture(params=[*COMPILED, KernelProducts.PAIRS, KernelProducts.TILES], ids=str)
 def native(request: pytest.FixtureRequest) -> Kernels:
-    # Pairs of bfloat16 are tested wherever there are any; the other libraries compute bfloat16 attention in floats.
-    return Kernels(library_path(request.param), fast_pairs=True)
+    # Each library, and the one that has products of bfloat16 with each of them.
+    if isinstance(request.param, KernelProducts):
+        return bfloat16_kernels(request.param)
+    return Kernels(library_path(request.param))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compiled_variants import bfloat16_kernels
 from stored_layers import ROWS, SHAPES, every_layer, fits, layer_of
-from veneer.native.functions import Kernels, StepProducts
+from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.program import CacheBlocks, Program
 from veneer.native.stored import Stored, StoredLinear
 
@@ -21,13 +21,13 @@ class Narrow:
     """What multiplies bfloat16."""
 
     kernels: Kernels
-    products: StepProducts
+    products: KernelProducts
 
     def product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
         return self.kernels.rows_product(x, weight, bias, self.products)
 
 
-@pytest.fixture(scope="module", params=[StepProducts.PAIRS, StepProducts.TILES], ids=lambda products: products.name)
+@pytest.fixture(scope="module", params=[KernelProducts.PAIRS, KernelProducts.TILES], ids=lambda products: products.name)
 def narrow(request: pytest.FixtureRequest) -> Narrow:
     return Narrow(bfloat16_kernels(request.param), request.param)
 

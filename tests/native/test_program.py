@@ -13,7 +13,7 @@ from torch.nn import functional
 from compiled_variants import bfloat16_kernels
 from tiny_models import largest_difference
 from veneer.native.factors import LayerFactors, Site, factor_table, in_pairs
-from veneer.native.functions import Kernels, StepProducts
+from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLinear, stored_dense
@@ -317,7 +317,7 @@ def in_tiles(rank: int, depth: int, columns: int, *, seed: int, biased: bool = F
 @pytest.mark.parametrize("depth", [96, 576])
 def test_factors_in_tiles_round_x_alone(depth: int) -> None:
     """What A makes of x is as exact as float32, to 2^-16 of the terms; a row's bits do not depend on the others."""
-    library, rows, columns = bfloat16_kernels(StepProducts.TILES), 61, 304
+    library, rows, columns = bfloat16_kernels(KernelProducts.TILES), 61, 304
     weight = torch.zeros(columns, depth)
     ranks = ((0, 1, 16), (1, 3, 48), (5, 22, 32), (24, 61, 16))
     x = randn(rows, depth, seed=depth)
@@ -339,7 +339,7 @@ def test_factors_in_tiles_round_x_alone(depth: int) -> None:
         program.adapted(source, [("a", StoredLinear(weight=stored), to)])
         program.view(source, len(given)).copy_(given)
         blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
-        program.run(library, len(given), blocks, [1] * len(given), [], own, products=StepProducts.TILES)
+        program.run(library, len(given), blocks, [1] * len(given), [], own, products=KernelProducts.TILES)
         return program.view(to, len(given)).clone()
 
     found = run(x, segments)

@@ -16,7 +16,7 @@ from stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import FLAGS, HERE, VARIANTS
-from veneer.native.functions import Kernels, StepProducts
+from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.program import CacheBlocks, Program
 from veneer.native.stored import stored_dense
 
@@ -187,13 +187,13 @@ def test_a_row_of_training_does_not_depend_on_the_others_nor_on_the_threads(
             assert torch.equal(product(first, last), whole[first:last])
 
 
-@pytest.mark.parametrize("products", [StepProducts.PAIRS, StepProducts.TILES])
+@pytest.mark.parametrize("products", [KernelProducts.PAIRS, KernelProducts.TILES])
 @pytest.mark.parametrize(
     ("kind", "columns", "depth"),
     [(kind, *shape) for kind in LAYERS for shape in [(5, 64), (130, 192), (97, 91), (33, 96)] if fits(kind, shape[1])],
 )
 def test_prompts_are_multiplied_in_bfloat16(
-    kind: str, columns: int, depth: int, products: StepProducts, native: Kernels
+    kind: str, columns: int, depth: int, products: KernelProducts, native: Kernels
 ) -> None:
     """Factors are rounded, sums are float32, and a row's bits do not depend on the number of rows."""
     if native.bfloat16_products < products:

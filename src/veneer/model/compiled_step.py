@@ -33,7 +33,7 @@ from veneer.model.leaves import RmsNorm, WideNorm
 from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
 from veneer.native.factors import Site
-from veneer.native.functions import Kernels, StepProducts
+from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLayer, StoredLinear
@@ -133,7 +133,7 @@ class CompiledStep:
         self._angles: list[tuple[Tensor, Tensor]] = []
 
     @property
-    def products(self) -> StepProducts:
+    def products(self) -> KernelProducts:
         """What multiplies the rows. If it is `PAIRS`, a token has other bits in a prompt than as a next one."""
         return self._native.step_products(self.dtype)
 

@@ -192,7 +192,7 @@ static void reduce(const Problem *p, const Gradients *g, int64_t token, int part
 }
 
 /* Whether this problem is computed in bfloat16 products. */
-static int in_bf16(const Problem *p) { return BF16_PRODUCTS && p->pairs && p->dtype == BFLOAT16 && p->dim % 32 == 0; }
+static int in_bf16(const Problem *p) { return BF16_PRODUCTS && p->products != PRODUCTS_FLOATS && p->dtype == BFLOAT16 && p->dim % 32 == 0; }
 
 /* Working memory of one thread; forward needs no more than backward. NULL where memory ran out. */
 static void *working_memory(const Problem *p) {
@@ -202,6 +202,21 @@ static void *working_memory(const Problem *p) {
     if (in_bf16(p)) bytes = veneer_attention_bf16_bytes(width, p->dim);
 #endif
     return aligned_alloc(64, (bytes + 63) / 64 * 64);
+}
+
+/* What a thread does before its first task, and after its last. */
+static void begin(const Problem *p) {
+#if HAS_TILES
+    if (in_bf16(p) && p->products == PRODUCTS_TILES) veneer_tiles_begin();
+#endif
+    (void)p;
+}
+
+static void end(const Problem *p) {
+#if HAS_TILES
+    if (in_bf16(p) && p->products == PRODUCTS_TILES) veneer_tiles_end();
+#endif
+    (void)p;
 }
 
 static void forward(const Problem *p, int number, void *output, float *lse, void *work) {
@@ -230,14 +245,15 @@ static void backward(const Problem *p, int number, Gradients *g, void *work) {
  * out. */
 int veneer_attention_forward(int dtype, const void *queries, const void *keys, const void *values,
                              const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
-                             int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int pairs,
+                             int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int products,
                              void *output, float *lse, int threads) {
     const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared,
-                       window, cap, sinks, pairs};
+                       window, cap, sinks, products};
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
         void *work = working_memory(&p);
+        begin(&p);
         if (work == NULL) {
 #pragma omp atomic write
             failed = 1;
@@ -245,6 +261,7 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
 #pragma omp for schedule(dynamic)
         for (int number = 0; number < documents * heads; number++)
             if (work != NULL) forward(&p, number, output, lse, work);
+        end(&p);
         free(work);
     }
     return failed;
@@ -254,17 +271,18 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
  * [documents, 2, shared, heads, dim]. */
 int veneer_attention_backward(int dtype, const void *queries, const void *keys, const void *values,
                               const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
-                              int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int pairs,
+                              int kv_heads, int dim, float scale, int window, float cap, const float *sinks, int products,
                               const void *output, const float *lse, const void *grad, void *grad_q, void *grad_k,
                               void *grad_v, float *scratch, int threads) {
     const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared,
-                       window, cap, sinks, pairs};
+                       window, cap, sinks, products};
     const int64_t tokens = starts[documents - 1] + lengths[documents - 1];
     Gradients g = {output, grad, lse, grad_q, scratch, scratch + 2 * tokens * heads * dim, tokens};
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
         void *work = working_memory(&p);
+        begin(&p);
         if (work == NULL) {
 #pragma omp atomic write
             failed = 1;
@@ -272,6 +290,7 @@ int veneer_attention_backward(int dtype, const void *queries, const void *keys, 
 #pragma omp for schedule(dynamic)
         for (int number = 0; number < documents * heads; number++)
             if (work != NULL) backward(&p, number, &g, work);
+        end(&p);
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < tokens; token++) {
             if (work == NULL) continue;

@@ -7,8 +7,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "amx.h"
 #include "common.h"
-#include "pairs.h"
 
 #define BLOCK 32 /* query rows computed at a time */
 
@@ -24,7 +24,7 @@ typedef struct {
     int window;            /* keys that a query sees at most, its own among them; 0: all before it */
     float cap;             /* scores become cap · tanh(score / cap); 0: they stay */
     const float *sinks;    /* a score without a value for each head, [heads], or NULL */
-    int pairs;             /* whether bfloat16 is multiplied in pairs where the library can */
+    int products;          /* what multiplies bfloat16, where the library can */
 } Problem;
 
 /* One document as one head sees it: `before` shared keys, then its own. */

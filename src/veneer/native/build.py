@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 SOURCES = (
     "adapt.c",
     "adapt_tiles.c",
+    "amx.c",
     "attention.c",
     "attention_bf16.c",
     "decode.c",
@@ -38,6 +39,7 @@ SOURCES = (
     "outer.c",
     "panels.c",
     "peak.c",
+    "product_tiles.c",
     "products.c",
     "prompts.c",
     "quant.c",

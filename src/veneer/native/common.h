@@ -33,6 +33,13 @@ static inline int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 
 
 enum { FLOAT32 = 0, BFLOAT16 = 1 };
 
+/* What multiplies bfloat16, with float32 sums. What functions.py calls KernelProducts. For steps (next.h): */
+enum {
+    PRODUCTS_FLOATS, /* rows.c, for next tokens and prompts alike */
+    PRODUCTS_PAIRS,  /* AVX-512 BF16: row_pairs.c for next tokens, prompts.c for prompts */
+    PRODUCTS_TILES,  /* AMX: tiles.c, for next tokens and prompts alike */
+};
+
 static inline float bits_float(uint32_t bits) {
     float value;
     memcpy(&value, &bits, 4);

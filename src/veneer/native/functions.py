@@ -22,7 +22,7 @@ from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
-INTERFACE = 10
+INTERFACE = 11
 """The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
 
 
@@ -37,15 +37,15 @@ class CodedMoment:
     thresholds: Tensor
 
 
-class StepProducts(IntEnum):
-    """What multiplies the rows of a step, all with float32 sums; rows.h has the same numbers."""
+class KernelProducts(IntEnum):
+    """What multiplies bfloat16, all with float32 sums; common.h has the same numbers."""
 
     FLOATS = 0
-    """Numbers in float32, for next tokens and prompts alike."""
+    """Numbers in float32."""
     PAIRS = 1
-    """Pairs of bfloat16 (AVX-512 BF16) for both. Prompts have a kernel of their own, which adds up in another order."""
+    """Pairs of bfloat16 (AVX-512 BF16). Prompts have a kernel of their own, which adds up in another order."""
     TILES = 2
-    """Tiles of bfloat16 (AMX) for both, by one kernel."""
+    """Tiles of bfloat16 (AMX)."""
 
 
 class Kernels:
@@ -53,15 +53,15 @@ class Kernels:
 
     Args:
         path: of the library.
-        fast_pairs: whether the processor multiplies pairs of bfloat16 faster than floats. None looks at it: where there
-            are tiles (AMX), pairs have half of the floats' rate.
+        products: what multiplies bfloat16. None takes the fastest: where there are tiles (AMX), pairs have half of the
+            floats' rate.
 
     Raises:
         OSError: the library cannot be loaded, or was compiled from sources with other arguments.
     """
 
-    def __init__(self, path: Path, *, fast_pairs: bool | None = None):
-        self._fast_pairs = AMX_FLAG not in cpu_flags() if fast_pairs is None else fast_pairs
+    def __init__(self, path: Path, *, products: KernelProducts | None = None):
+        self._products = products
         self._library = ctypes.CDLL(str(path))
         try:
             found = self._library.veneer_interface()
@@ -91,7 +91,7 @@ class Kernels:
         They are written `into` contiguous memory where that is given."""
         output, lse = into or (torch.empty_like(queries), torch.empty(queries.shape[:2], dtype=torch.float32))
         problem = attention_arguments(queries, keys, values, documents, scale, limits)
-        self._call("attention_forward", *problem, self._fast_pairs, pointer(output), pointer(lse))
+        self._call("attention_forward", *problem, int(self.bfloat16_products), pointer(output), pointer(lse))
         return output, lse
 
     def attention_backward(
@@ -116,7 +116,7 @@ class Kernels:
         self._call(
             "attention_backward",
             *attention_arguments(queries, keys, values, documents, scale, limits),
-            self._fast_pairs,
+            int(self.bfloat16_products),
             *(pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
         )
         return grads
@@ -130,7 +130,8 @@ class Kernels:
         count = self._library.veneer_peak
         count.restype = ctypes.c_int64
         kept = ctypes.c_float()
-        return int(count(DTYPES[dtype], ctypes.c_int64(rounds), ctypes.byref(kept), threads))
+        products = self.step_products(dtype)
+        return int(count(int(products), ctypes.c_int64(rounds), ctypes.byref(kept), threads))
 
     def attention_step(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
         """Attend with one new token for each row to the first `seen` (int64 `[rows]`) keys of its line of the cache."""
@@ -231,7 +232,7 @@ class Kernels:
         return y
 
     def rows_product(
-        self, x: Tensor, weight: Stored, bias: Tensor | None = None, products: StepProducts = StepProducts.FLOATS
+        self, x: Tensor, weight: Stored, bias: Tensor | None = None, products: KernelProducts = KernelProducts.FLOATS
     ) -> Tensor:
         """Return x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, by the stored weight.
 
@@ -253,13 +254,15 @@ class Kernels:
         return list(found)
 
     @cached_property
-    def bfloat16_products(self) -> StepProducts:
-        """Return what multiplies the rows of a model in bfloat16."""
-        return StepProducts(self._library.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
+    def bfloat16_products(self) -> KernelProducts:
+        """Return what multiplies bfloat16."""
+        if self._products is not None:
+            return self._products
+        return KernelProducts(self._library.veneer_bf16_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
 
-    def step_products(self, dtype: torch.dtype) -> StepProducts:
+    def step_products(self, dtype: torch.dtype) -> KernelProducts:
         """Return what multiplies the rows of a model in `dtype`."""
-        return self.bfloat16_products if dtype == torch.bfloat16 else StepProducts.FLOATS
+        return self.bfloat16_products if dtype == torch.bfloat16 else KernelProducts.FLOATS
 
     def frozen_product(
         self,
@@ -297,7 +300,7 @@ class Kernels:
         space: Tensor,
         rows: int,
         first_prompt: int,
-        products: StepProducts,
+        products: KernelProducts,
         cache_dtype: torch.dtype,
         block_tokens: int,
         blocks: ctypes.Array[ctypes.c_void_p],
@@ -328,11 +331,9 @@ class Kernels:
 
     @cached_property
     def has_products(self) -> bool:
-        """Return whether `product` and `outer` are to be used.
-
-        They are compiled for AVX-512 BF16 only. If the processor has AMX, torch's products are used, which run on it.
-        """
-        return self._fast_pairs and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+        """Return whether `product` and `outer` are to be used: where bfloat16 is multiplied in pairs or in tiles."""
+        narrow = self.bfloat16_products is not KernelProducts.FLOATS
+        return narrow and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
 
     def product(
         self,
@@ -360,6 +361,7 @@ class Kernels:
             x.shape[1],
             0 if left is None else left.shape[1],
             y.shape[1],
+            int(self.bfloat16_products),
             pointer(y),
         )
 
@@ -374,6 +376,7 @@ class Kernels:
             narrow.shape[1],
             wide.shape[1],
             int(turned),
+            int(self.bfloat16_products),
             pointer(out),
         )
 

@@ -14,7 +14,7 @@ from veneer.native.build import VARIANTS, library_path, machine
 from veneer.native.functions import Kernels
 from veneer.native.processor import runnable_variants
 
-REVISION = 9
+REVISION = 10
 """The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it, but not in
 runs of the first revision. The second has float32 products of its own. The third has windows, soft caps and sinks in
 attention. The fourth computes generated answers in another order, and prompts in bfloat16 products. The fifth computes
@@ -22,7 +22,7 @@ attention in float32 where the processor multiplies pairs of bfloat16 more slowl
 4-bit codes of few rows come to in another order, with AVX-512. The seventh computes answers of a model in bfloat16 in
 bfloat16 products, where the processor multiplies pairs of bfloat16 faster than floats. The eighth does so in AMX's
 tiles too, and takes the weights of prompts in another order. The ninth multiplies adapters in bfloat16 in tiles where
-the base is."""
+the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention."""
 
 
 @dataclass(frozen=True, slots=True)

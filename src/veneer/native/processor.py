@@ -15,7 +15,7 @@ NEEDS = {
 }
 """The processor flags, as Linux names them, that each variant needs."""
 AMX_FLAG = "amx_bf16"
-"""The flag of products of bfloat16 tiles (AMX), on which torch is several times as fast as AVX-512 can be."""
+"""The flag of products of bfloat16 tiles (AMX), which are several times as fast as those of AVX-512."""
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

@@ -1,4 +1,5 @@
-/* y = x · W + s · x₂ · W₂ + b in bfloat16 with float32 sums (AVX-512 BF16): a base layer and its low-rank update at once.
+/* y = x · W + s · x₂ · W₂ + b in bfloat16 with float32 sums: a base layer and its low-rank update at once, here in pairs
+ * (AVX-512 BF16), and in AMX's tiles by product_tiles.c.
  *
  * W stands in memory as rows of outputs, [columns][depth] (a layer's forward), or as rows of inputs, [depth][columns]
  * (its input's gradient); W₂ like W. An instruction multiplies two neighbours in depth and adds both to a float32 sum, so
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 
 #include "common.h"
-#include "pairs.h"
+#include "product.h"
 
 #if BF16_PRODUCTS
 
@@ -18,22 +19,6 @@
 #define ROWS 6              /* ROWS · STRIPS sums stay in registers, beside the STRIPS vectors of W that they share */
 #define PART 1024           /* pairs of depth that are laid out at a time: they fit the second-level cache */
 #define LINE 16             /* words in a line of the cache */
-
-typedef struct {
-    const uint16_t *x; /* [rows][2 · pairs] */
-    const uint16_t *w;
-    int pairs;
-} Factor;
-
-typedef struct {
-    Factor base, update; /* update.pairs 0: none */
-    const float *bias;   /* [columns] or NULL */
-    float scale;
-    int by_outputs;
-    int64_t rows;
-    int columns;
-    uint16_t *y;
-} Product;
 
 /* Sixteen columns of a W of rows of inputs, `count` pairs of its depth from `start` on, as [count] lines of a panel. */
 static void lay_out_inputs(const Factor *f, int columns, int column, int start, int count, uint32_t *out) {
@@ -166,6 +151,31 @@ static void panel_product(const Product *p, int column, int64_t first, int64_t e
         tiles[(width + 15) / 16 - 1](p, &panel, first, end, kept);
     }
 }
+
+static int in_pairs(const Product *p, int threads) {
+    const int panels = (p->columns + PANEL - 1) / PANEL;
+    /* Where the panels cannot be shared out evenly, threads share the rows too, and each lays out its own panel. */
+    const int parts = panels % threads == 0 || panels > 16 * threads ? 1 : threads;
+    const int64_t height = ((p->rows + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
+    int failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        uint32_t *panel = aligned_alloc(64, (size_t)(PART + p->update.pairs) * PANEL * 4);
+        float *kept = aligned_alloc(64, sizeof(float) * (p->base.pairs > PART ? (size_t)height : 1) * PANEL);
+        if (!panel || !kept) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < panels * parts; task++) {
+            const int64_t first = task % parts * height, end = first + height < p->rows ? first + height : p->rows;
+            if (panel && kept && first < end) panel_product(p, task / parts * PANEL, first, end, panel, kept);
+        }
+        free(panel);
+        free(kept);
+    }
+    return failed;
+}
 #endif
 
 /* Whether the product is in this library. */
@@ -174,37 +184,20 @@ int veneer_product_compiled(int threads) { return (void)threads, BF16_PRODUCTS; 
 /* y [rows, columns] = x · W + scale · x₂ · W₂ + bias, all bfloat16 but the bias (float32 or NULL). x is [rows, depth], x₂
  * [rows, rank]; depth and rank are even, rank 0 leaves the second product out. W is [columns, depth] and W₂
  * [columns, rank] where `by_outputs`, else [depth, columns] and [rank, columns].
- * Returns 0, or 1 where memory ran out. */
+ * `products` is what multiplies: pairs or tiles. Returns 0, or 1 where memory ran out. */
 int veneer_product(const uint16_t *x, const uint16_t *w, const uint16_t *x2, const uint16_t *w2, const float *bias,
-                   float scale, int by_outputs, int64_t rows, int depth, int rank, int columns, uint16_t *y,
+                   float scale, int by_outputs, int64_t rows, int depth, int rank, int columns, int products, uint16_t *y,
                    int threads) {
 #if BF16_PRODUCTS
     const Product p = {{x, w, depth / 2}, {x2, w2, rank / 2}, bias, scale, by_outputs, rows, columns, y};
-    const int panels = (columns + PANEL - 1) / PANEL;
-    /* Where the panels cannot be shared out evenly, threads share the rows too, and each lays out its own panel. */
-    const int parts = panels % threads == 0 || panels > 16 * threads ? 1 : threads;
-    const int64_t height = ((rows + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
-    int failed = 0;
-#pragma omp parallel num_threads(threads)
-    {
-        uint32_t *panel = aligned_alloc(64, (size_t)(PART + rank / 2) * PANEL * 4);
-        float *kept = aligned_alloc(64, sizeof(float) * (depth / 2 > PART ? (size_t)height : 1) * PANEL);
-        if (!panel || !kept) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < panels * parts; task++) {
-            const int64_t first = task % parts * height, end = first + height < rows ? first + height : rows;
-            if (panel && kept && first < end) panel_product(&p, task / parts * PANEL, first, end, panel, kept);
-        }
-        free(panel);
-        free(kept);
-    }
-    return failed;
+#if HAS_TILES
+    if (products == PRODUCTS_TILES) return veneer_product_in_tiles(&p, threads);
+#endif
+    (void)products;
+    return in_pairs(&p, threads);
 #else
     (void)x, (void)w, (void)x2, (void)w2, (void)bias, (void)scale, (void)by_outputs, (void)rows, (void)depth;
-    (void)rank, (void)columns, (void)y, (void)threads;
+    (void)rank, (void)columns, (void)products, (void)y, (void)threads;
     return 1;
 #endif
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from veneer.native.factors import FactorTable, SegmentStruct, Site, layout_of
-from veneer.native.functions import Kernels, StepProducts
+from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.stored import CodeOrder, MatrixStruct, Stored, StoredLinear, matrix_struct
 
 
@@ -252,7 +252,7 @@ class Program:
         segments: Sequence[Segment] = (),
         *,
         places: Sequence[int] | None = None,
-        products: StepProducts = StepProducts.FLOATS,
+        products: KernelProducts = KernelProducts.FLOATS,
         first_prompt: int | None = None,
     ) -> None:
         """Carry the operations out for the first `rows` rows.
@@ -269,7 +269,7 @@ class Program:
             first_prompt: the rows from there on are tokens of prompts; None if there are none.
         """
         self._check(rows, blocks, seen, segments)
-        if products is not StepProducts.TILES and any(one.factors.in_tiles for one in segments):
+        if products is not KernelProducts.TILES and any(one.factors.in_tiles for one in segments):
             raise ValueError(f"factors for tiles, in a step that multiplies in {products.name}")
         places = range(rows) if places is None else places
         if len(places) != rows or any(not 0 <= min(places) <= max(places) < len(cosine) for cosine, _ in angles):

@@ -30,13 +30,6 @@ typedef struct {
     float scale_offset;
 } Matrix;
 
-/* What multiplies a step's rows by its weights. What functions.py calls StepProducts. */
-enum {
-    PRODUCTS_FLOATS, /* rows.c, for next tokens and prompts alike */
-    PRODUCTS_PAIRS,  /* pairs of bfloat16 (AVX-512 BF16): row_pairs.c for next tokens, prompts.c for prompts */
-    PRODUCTS_TILES,  /* tiles of bfloat16 (AMX): tiles.c, for next tokens and prompts alike */
-};
-
 #define CHUNK 64      /* weights that are widened at a time; a row of x is padded with zeros to whole chunks */
 #define UNIT 48       /* columns that a thread takes at a time */
 

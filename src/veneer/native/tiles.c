@@ -10,25 +10,9 @@
 #include "tiles.h"
 
 #if HAS_TILES
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #define BLOCK (2 * LANE_ROWS) /* most rows that meet the columns of a unit at a time */
 #define CHUNK_BYTES (CHUNK_WORDS * 4)
 #define LINE_BYTES (LINE * 4)
-
-int veneer_tiles_allowed(void) {
-    const int request = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
-    return syscall(SYS_arch_prctl, request, tile_data) == 0;
-}
-
-IN_TILES void veneer_tiles_begin(void) {
-    TileShapes shapes = {.palette = 1};
-    for (int i = 0; i < 8; i++) shapes.row_bytes[i] = LINE_BYTES, shapes.rows[i] = 16;
-    _tile_loadconfig(&shapes);
-}
-
-IN_TILES void veneer_tiles_end(void) { _tile_release(); }
 
 /* Words of the columns of a unit: all chunks of them, or two that take turns, [chunks][UNIT][CHUNK_WORDS]. */
 static int64_t widened_words(int64_t depth) {

@@ -26,7 +26,7 @@ from veneer.io.digests import file_digest
 from veneer.io.files import sha256 as whole_digest
 from veneer.model.language import LanguageModel
 from veneer.native.factors import factor_table
-from veneer.native.functions import StepProducts
+from veneer.native.functions import KernelProducts
 
 Loader = Callable[[Path], LoadedAdapter]
 """Loads the adapter of a folder. Raises AdapterError."""
@@ -46,7 +46,7 @@ def adapter_loader(
     step = model.compiled_step(1)
     sites = () if step is None else step.sites
     paths = frozenset(site.path for site in sites)
-    tiles = step is not None and step.products is StepProducts.TILES
+    tiles = step is not None and step.products is KernelProducts.TILES
     base = BaseFiles(base_files)
 
     def load(folder: Path) -> LoadedAdapter:
