@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -343,9 +344,19 @@ def test_rows_that_were_left_out_are_listed_in_the_folder(tiny_model: Path, tmp_
 # ------------------------------------------------------------------------------------------------------ early stopping
 
 
-RISING = ("method=lora", "train.steps=30", "train.learning_rate=0.3", "train.schedule=constant", "train.eval_every=1",
-          "data.held_out=0.3", "train.save_every=1", "train.keep=30")  # fmt: skip
-"""A run whose evaluation loss soon rises."""
+@pytest.fixture(scope="module")
+def rising(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Settings of a run whose evaluation loss first falls, and rises from its seventh step on: nothing that it learns
+    helps with letters drawn at random. So it rises on every processor, whatever the last digits are."""
+    source = random.Random(3)
+    strangers = [conversation("?", "".join(source.choices("countword", k=12))) for _ in range(6)]
+    file = write_rows(tmp_path_factory.mktemp("rising") / "strangers.jsonl", strangers)
+    rate = ("train.steps=30", "train.learning_rate=0.02", "train.schedule=constant")
+    return ("method=lora", *rate, f"data.eval_file={file}", "train.eval_every=1", "train.save_every=1", "train.keep=30")
+
+
+def conversation(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 def evaluations(run: RunResult) -> list[tuple[int, float]]:
@@ -362,19 +373,21 @@ def ending(losses: list[float], patience: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> RunResult:
-    return train(run_config(tiny_model, tiny_data, tmp_path_factory.mktemp("whole") / "run", *RISING))
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path, rising: tuple[str, ...]
+) -> RunResult:
+    return train(run_config(tiny_model, tiny_data, tmp_path_factory.mktemp("whole") / "run", *rising))
 
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_ends_a_run_where_the_whole_one_has_stopped_to_improve(
-    patience: int, whole: RunResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    patience: int, whole: RunResult, rising: tuple[str, ...], tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     losses = [loss for _, loss in evaluations(whole)]
     expected = ending(losses, patience)
     assert expected < 30
     seen: list[Event] = []
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, f"train.patience={patience}")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, f"train.patience={patience}")
     run = train(config, subscribers=[seen.append])
     assert run.progress.step == expected
     assert evaluations(run) == evaluations(whole)[:expected]
@@ -390,11 +403,11 @@ def test_patience_ends_a_run_where_the_whole_one_has_stopped_to_improve(
 
 
 def test_the_best_weights_are_published_where_that_is_asked_for_and_it_is_said(
-    whole: RunResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    whole: RunResult, rising: tuple[str, ...], tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     seen: list[Event] = []
     asked = ("train.patience=3", "train.publish=best")
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, *asked)
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, *asked)
     run = train(config, subscribers=[seen.append])
     best = run.progress.best_step
     assert best is not None
@@ -417,16 +430,16 @@ def test_the_best_weights_are_published_where_that_is_asked_for_and_it_is_said(
 
 
 def test_a_run_with_patience_that_was_stopped_goes_on_counting(
-    tiny_model: Path, tiny_data: Path, whole: RunResult, tmp_path: Path
+    tiny_model: Path, tiny_data: Path, whole: RunResult, rising: tuple[str, ...], tmp_path: Path
 ) -> None:
-    settings = (*RISING, "train.patience=3")
+    settings = (*rising, "train.patience=3")
     expected = ending([loss for _, loss in evaluations(whole)], 3)
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
     with pytest.raises(Interrupted):
         train(config, stop=stopping_after(expected - 1))
     assert train(config, resume=True).progress.step == expected
     with pytest.raises(CheckpointError, match=r"train\.patience: 3 then, 5 now"):
-        train(run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, "train.patience=5"), resume=True)
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", *rising, "train.patience=5"), resume=True)
 
 
 def test_what_goes_by_the_evaluation_loss_needs_rows_for_it(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -436,13 +449,13 @@ def test_what_goes_by_the_evaluation_loss_needs_rows_for_it(tiny_model: Path, ti
 
 
 def test_best_weights_that_are_gone_are_not_replaced_in_silence(
-    tiny_model: Path, tiny_data: Path, tmp_path: Path
+    tiny_model: Path, tiny_data: Path, rising: tuple[str, ...], tmp_path: Path
 ) -> None:
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, "train.patience=3", "train.publish=best")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, "train.patience=3", "train.publish=best")
     run = train(config)
     assert run.best is not None
     shutil.rmtree(run.best)
     with pytest.raises(CheckpointError, match=r"train\.publish=last"):
         train(config, resume=True)
-    last = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, "train.patience=3", "train.publish=last")
+    last = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, "train.patience=3", "train.publish=last")
     assert train(last, resume=True).progress.step == run.progress.step
