@@ -22,7 +22,8 @@ attention in float32 where the processor multiplies pairs of bfloat16 more slowl
 4-bit codes of few rows come to in another order, with AVX-512. The seventh computes answers of a model in bfloat16 in
 bfloat16 products, where the processor multiplies pairs of bfloat16 faster than floats. The eighth does so in AMX's
 tiles too, and takes the weights of prompts in another order. The ninth multiplies adapters in bfloat16 in tiles where
-the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention."""
+the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention;
+and SwiGLU in float32 has another order of operations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,11 +253,14 @@ static Share share_of(const Product *p, int thread, int threads) {
     return s;
 }
 
-/* Hands out pieces of the working memory, each on its own cache line; of none, how much they come to. */
-static int64_t divide(Share *s, char *memory) {
+/* A share's working memory, each piece of it on its own cache line; NULL where memory ran out. */
+static char *allocate(Share *s) {
     const int64_t rows = whole(s->end - s->first, SIDE), copied = s->first + rows - first_copied(s);
     const int64_t base = s->group * s->part * 2, update = s->group * s->rank * 2, plain = s->rank * SIDE * 2;
     const int64_t x = copied * s->depth * 2, x2 = rows * s->rank * 2, sums = SIDE * SIDE * 4;
+    const int64_t kept = s->part < s->depth ? s->group * rows * 4 : 0;
+    char *memory = aligned_alloc(64, (size_t)(base + update + plain + x + x2 + sums + kept));
+    if (memory == NULL) return NULL;
     s->base = (uint32_t *)memory;
     s->update = (uint32_t *)(memory + base);
     s->plain = (uint32_t *)(memory + base + update);
@@ -265,7 +268,7 @@ static int64_t divide(Share *s, char *memory) {
     s->x2 = (uint16_t *)(memory + base + update + plain + x);
     s->sums = (float *)(memory + base + update + plain + x + x2);
     s->kept = (float *)(memory + base + update + plain + x + x2 + sums);
-    return base + update + plain + x + x2 + sums + (s->part < s->depth ? s->group * rows * 4 : 0);
+    return memory;
 }
 
 int veneer_product_in_tiles(const Product *p, int threads) {
@@ -274,13 +277,12 @@ int veneer_product_in_tiles(const Product *p, int threads) {
     for (int thread = 0; thread < threads; thread++) {
         Share share = share_of(p, thread, threads);
         if (share.first == share.end || share.from == share.to) continue;
-        char *memory = aligned_alloc(64, (size_t)divide(&share, NULL));
+        char *memory = allocate(&share);
         if (memory == NULL) {
 #pragma omp atomic write
             failed = 1;
             continue;
         }
-        divide(&share, memory);
         veneer_tiles_begin();
         compute(&share);
         veneer_tiles_end();
