@@ -49,40 +49,20 @@ static void in_pairs(int rows, int columns, int pairs, const uint32_t *a, int64_
 }
 
 #if HAS_TILES
-#define SIDE 32 /* rows and columns whose sums are in tiles at a time */
-#define HALF 16 /* rows of a tile, and words of a row */
-
 IN_TILES static void in_tiles(int rows, int columns, int pairs, const uint32_t *a, int64_t a_row, const uint32_t *b,
                               int64_t b_row, float *c, int64_t c_row, int add) {
-    for (int n = 0; n < columns; n += SIDE) {
-        for (int m = 0; m < rows; m += SIDE) {
-            const uint32_t *left = a + m * a_row, *right = b + n;
+    for (int n = 0; n < columns; n += BLOCK_SIDE) {
+        for (int m = 0; m < rows; m += BLOCK_SIDE) {
             float *to = c + m * c_row + n;
-            if (add) {
-                _tile_loadd(0, to, c_row * 4);
-                _tile_loadd(1, to + HALF, c_row * 4);
-                _tile_loadd(2, to + HALF * c_row, c_row * 4);
-                _tile_loadd(3, to + HALF * c_row + HALF, c_row * 4);
-            } else {
-                _tile_zero(0);
-                _tile_zero(1);
-                _tile_zero(2);
-                _tile_zero(3);
+            if (add)
+                load_block(to, c_row);
+            else
+                clear_block();
+            for (int k = 0; k < pairs; k += TILE_SIDE) {
+                const uint32_t *right = b + k * b_row + n;
+                add_to_block(a + m * a_row + k, a_row, right, right + TILE_SIDE, b_row);
             }
-            for (int k = 0; k < pairs; k += HALF, left += HALF, right += HALF * b_row) {
-                _tile_loadd(4, left, a_row * 4);
-                _tile_loadd(5, left + HALF * a_row, a_row * 4);
-                _tile_loadd(6, right, b_row * 4);
-                _tile_loadd(7, right + HALF, b_row * 4);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_dpbf16ps(1, 4, 7);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
-            }
-            _tile_stored(0, to, c_row * 4);
-            _tile_stored(1, to + HALF, c_row * 4);
-            _tile_stored(2, to + HALF * c_row, c_row * 4);
-            _tile_stored(3, to + HALF * c_row + HALF, c_row * 4);
+            store_block(to, c_row);
         }
     }
 }

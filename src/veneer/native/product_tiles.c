@@ -16,8 +16,8 @@
 
 #include "common.h"
 
-#define TILE 16                     /* rows of x, or columns of W, that a tile has */
-#define SIDE (2 * TILE)             /* rows and columns of y that are computed at a time */
+#define TILE TILE_SIDE              /* rows of x, or columns of W, that a tile has */
+#define SIDE BLOCK_SIDE             /* rows and columns of y that are computed at a time */
 #define STEP 32                     /* numbers of a row, or of a column, that a tile has */
 #define TILE_WORDS (TILE * STEP / 2)
 #define STEP_WORDS (2 * TILE_WORDS) /* of SIDE columns */
@@ -145,34 +145,13 @@ static inline void hand_over(Pending *p, int rows) {
     }
 }
 
-/* Tiles 0 to 3 += x · W. */
+/* The block += x · W; meanwhile what is pending is rounded. */
 INLINE_IN_TILES void multiply(const uint16_t *x, int64_t stride, const uint32_t *w, int64_t numbers, Pending *pending) {
     const uint16_t *const end = x + numbers;
     for (; x < end; x += STEP, w += STEP_WORDS) {
-        _tile_loadd(6, w, 64);
-        _tile_loadd(4, x, stride * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, w + TILE_WORDS, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, x + TILE * stride, stride * 2);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        add_to_block((const uint32_t *)x, stride / 2, w, w + TILE_WORDS, TILE);
         hand_over(pending, 2);
     }
-}
-
-INLINE_IN_TILES void load_sums(const float *sums) {
-    _tile_loadd(0, sums, SIDE * 4);
-    _tile_loadd(1, sums + TILE, SIDE * 4);
-    _tile_loadd(2, sums + TILE * SIDE, SIDE * 4);
-    _tile_loadd(3, sums + TILE * SIDE + TILE, SIDE * 4);
-}
-
-INLINE_IN_TILES void store_sums(float *sums) {
-    _tile_stored(0, sums, SIDE * 4);
-    _tile_stored(1, sums + TILE, SIDE * 4);
-    _tile_stored(2, sums + TILE * SIDE, SIDE * 4);
-    _tile_stored(3, sums + TILE * SIDE + TILE, SIDE * 4);
 }
 
 /* What SIDE rows and columns of y are to be rounded from. Their lines are fetched, since stores to lines that are not there
@@ -199,22 +178,19 @@ IN_TILES static void meet(const Share *s, int64_t row, int column, int stop, int
         const int64_t unit = (c - column) / SIDE;
         float *kept = s->kept + (unit * height + row - s->first) * SIDE;
         if (start) {
-            load_sums(kept);
+            load_block(kept, SIDE);
         } else {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
+            clear_block();
             if (s->rank)
                 multiply(s->x2 + (row - s->first) * s->rank, s->rank, s->update + unit * SIDE * s->rank / 2, s->rank, pending);
         }
         multiply(x + start, stride, s->base + unit * SIDE * numbers / 2, numbers, pending);
         hand_over(pending, SIDE);
         if (start + numbers < s->depth) {
-            store_sums(kept);
+            store_block(kept, SIDE);
             continue;
         }
-        store_sums(s->sums);
+        store_block(s->sums, SIDE);
         *pending = pending_at(s, row, c);
     }
 }
