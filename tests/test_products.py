@@ -120,6 +120,8 @@ def test_a_factors_gradient_is_summed_in_float32(rows, narrow, wide):
 
     found = outer(left, right, 0.7)
 
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
     assert ((found.double() - 0.7 * exact).abs() <= 2**-20 * terms).all()
     assert torch.equal(outer(right, left, 0.7), found.T)
 

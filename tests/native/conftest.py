@@ -9,8 +9,11 @@ from compiled_variants import COMPILED, bfloat16_kernels
 from veneer.native.build import library_path
 from veneer.native.functions import KernelProducts, Kernels
 
+FLOATS_ALONE = [name for name in COMPILED if name != "avx512bf16"]
+"""The libraries without products of bfloat16."""
 
-@pytest.fixture(params=[*COMPILED, KernelProducts.PAIRS, KernelProducts.TILES], ids=str)
+
+@pytest.fixture(params=[*FLOATS_ALONE, KernelProducts.PAIRS, KernelProducts.TILES], ids=str)
 def native(request: pytest.FixtureRequest) -> Kernels:
     # Each library, and the one that has products of bfloat16 with each of them.
     if isinstance(request.param, KernelProducts):

@@ -105,7 +105,7 @@ def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
     products = native.step_products(dtype)
     seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)
     billions = 2 * ANSWERS * weight.columns * weight.depth / 1e9
-    # Tiles have none: they are never what such products wait for.
+    # None is told of tiles: they are never what such products wait for.
     multiplied = {KernelProducts.FLOATS: torch.float32, KernelProducts.PAIRS: torch.bfloat16}.get(products)
     return ProbedRate(billions / seconds, None if multiplied is None else _peak(device, multiplied))
 

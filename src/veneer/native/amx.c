@@ -1,6 +1,8 @@
 /* The permission to use AMX's tiles, and their shapes. */
 #include "amx.h"
 
+#include "common.h"
+
 #if HAS_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,6 +19,18 @@ IN_TILES void veneer_tiles_begin(void) {
 }
 
 IN_TILES void veneer_tiles_end(void) { _tile_release(); }
-#else
-typedef int nothing_here; /* an empty file is not C */
 #endif
+
+void veneer_products_begin(int products) {
+#if HAS_TILES
+    if (products == PRODUCTS_TILES) veneer_tiles_begin();
+#endif
+    (void)products;
+}
+
+void veneer_products_end(int products) {
+#if HAS_TILES
+    if (products == PRODUCTS_TILES) veneer_tiles_end();
+#endif
+    (void)products;
+}

@@ -10,6 +10,10 @@
 #define HAS_TILES 0
 #endif
 
+/* What a thread does before its first product, and after its last, by what multiplies (common.h: PRODUCTS_...). */
+void veneer_products_begin(int products);
+void veneer_products_end(int products);
+
 #if HAS_TILES
 /* What a function needs that uses tiles: the rest of the library runs without them. */
 #define IN_TILES __attribute__((target("amx-tile,amx-bf16")))

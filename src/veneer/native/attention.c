@@ -204,20 +204,8 @@ static void *working_memory(const Problem *p) {
     return aligned_alloc(64, (bytes + 63) / 64 * 64);
 }
 
-/* What a thread does before its first task, and after its last. */
-static void begin(const Problem *p) {
-#if HAS_TILES
-    if (in_bf16(p) && p->products == PRODUCTS_TILES) veneer_tiles_begin();
-#endif
-    (void)p;
-}
-
-static void end(const Problem *p) {
-#if HAS_TILES
-    if (in_bf16(p) && p->products == PRODUCTS_TILES) veneer_tiles_end();
-#endif
-    (void)p;
-}
+/* What multiplies this problem. */
+static int products_of(const Problem *p) { return in_bf16(p) ? p->products : PRODUCTS_FLOATS; }
 
 static void forward(const Problem *p, int number, void *output, float *lse, void *work) {
     const Task task = task_of(p, number);
@@ -253,7 +241,7 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
 #pragma omp parallel num_threads(threads)
     {
         void *work = working_memory(&p);
-        begin(&p);
+        veneer_products_begin(products_of(&p));
         if (work == NULL) {
 #pragma omp atomic write
             failed = 1;
@@ -261,7 +249,7 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
 #pragma omp for schedule(dynamic)
         for (int number = 0; number < documents * heads; number++)
             if (work != NULL) forward(&p, number, output, lse, work);
-        end(&p);
+        veneer_products_end(products_of(&p));
         free(work);
     }
     return failed;
@@ -282,7 +270,7 @@ int veneer_attention_backward(int dtype, const void *queries, const void *keys, 
 #pragma omp parallel num_threads(threads)
     {
         void *work = working_memory(&p);
-        begin(&p);
+        veneer_products_begin(products_of(&p));
         if (work == NULL) {
 #pragma omp atomic write
             failed = 1;
@@ -290,7 +278,7 @@ int veneer_attention_backward(int dtype, const void *queries, const void *keys, 
 #pragma omp for schedule(dynamic)
         for (int number = 0; number < documents * heads; number++)
             if (work != NULL) backward(&p, number, &g, work);
-        end(&p);
+        veneer_products_end(products_of(&p));
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < tokens; token++) {
             if (work == NULL) continue;

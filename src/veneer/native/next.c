@@ -21,20 +21,6 @@ int veneer_bf16_products(int has_tiles, int threads) {
     return PRODUCTS_FLOATS;
 }
 
-void veneer_next_begin(int products) {
-#if HAS_TILES
-    if (products == PRODUCTS_TILES) veneer_tiles_begin();
-#endif
-    (void)products;
-}
-
-void veneer_next_end(int products) {
-#if HAS_TILES
-    if (products == PRODUCTS_TILES) veneer_tiles_end();
-#endif
-    (void)products;
-}
-
 int veneer_next_parts(int products, int rows, int threads) {
     return products == PRODUCTS_FLOATS && rows >= threads * PART_ROWS ? threads : 1;
 }
@@ -110,7 +96,7 @@ int veneer_rows_product(const Matrix *m, int products, const float *x, int rows,
 #pragma omp parallel num_threads(threads) if (!failed)
     if (!failed) {
         const Member me = member_of(team, work, each);
-        veneer_next_begin(products);
+        veneer_products_begin(products);
         for (int piece = share_start(&me, pieces); piece < share_stop(&me, pieces); piece++)
             veneer_next_prepare(m, products, x, m->depth, rows, piece, prepared, me.work);
         gather(&me);
@@ -120,7 +106,7 @@ int veneer_rows_product(const Matrix *m, int products, const float *x, int rows,
             for (int row = 0; bias && row < rows; row++)
                 for (int c = first; c < first + count; c++) y[row * stride + c] += bias[c];
         }
-        veneer_next_end(products);
+        veneer_products_end(products);
     }
     free(team), free(work), free(prepared);
     return failed;

@@ -2,11 +2,8 @@
 #ifndef VENEER_NEXT_H
 #define VENEER_NEXT_H
 
+#include "amx.h"
 #include "rows.h"
-
-/* What a thread does before its first product, and after its last. */
-void veneer_next_begin(int products);
-void veneer_next_end(int products);
 
 /* The parts that rows fall into, one or a thread's own: where there are many rows, each part meets all columns by itself. */
 int veneer_next_parts(int products, int rows, int threads);

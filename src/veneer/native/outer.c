@@ -120,16 +120,12 @@ int veneer_outer(const uint16_t *narrow, const uint16_t *wide, float scale, int6
     for (int part = 0; part < threads; part++) {
         const int begin = (int)((int64_t)strips * part / threads) * 16;
         const int stop = (int)((int64_t)strips * (part + 1) / threads) * 16;
-#if HAS_TILES
-        if (products == PRODUCTS_TILES) veneer_tiles_begin();
-#endif
+        veneer_products_begin(products);
         for (int r = 0; r < rank; r += RANK) columns(&o, r, begin, stop, sums + r * sums_row, sums_row);
         for (int r = 0; r < rank; r++)
             for (int column = begin; column < stop && column < width; column++)
                 out[turned ? (int64_t)column * rank + r : (int64_t)r * width + column] = scale * sums[r * sums_row + column];
-#if HAS_TILES
-        if (products == PRODUCTS_TILES) veneer_tiles_end();
-#endif
+        veneer_products_end(products);
     }
     free(sums);
     return 0;

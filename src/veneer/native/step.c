@@ -401,9 +401,9 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int first_prom
 #pragma omp parallel num_threads(threads)
     {
         const Member me = member_of(team, work, each);
-        veneer_next_begin(products);
+        veneer_products_begin(products);
         for (int i = 0; i < count; i++) run(&s, ops + i, &me);
-        veneer_next_end(products);
+        veneer_products_end(products);
     }
     free(team), free(work), free(pieces), free(starts);
     return 0;
