@@ -21,6 +21,7 @@ from veneer.enums import Method, Products
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import load_model
 from veneer.planning.base import base_bytes
+from veneer.planning.lanes import Spread
 from veneer.planning.memory import MB, memory, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.products import compiled
@@ -58,7 +59,7 @@ def test_components_add_up() -> None:
         assert found.phases["loading"] == held - found.first_use + found.loading
         step = found.activations + max(found.logits, found.workspace) + found.forward_gradients
         assert found.phases["training"] == trained + max(step, found.gradients + found.summing) + found.heap
-        assert found.phases["saving"] == trained + found.saving + found.heap
+        assert found.phases["saving"] == trained + found.gradients_kept + found.saving + found.heap
         assert found.peak == max(found.phases.values())
         assert all(size >= 0 for size in asdict(found).values())
 
@@ -94,6 +95,19 @@ def test_gradients_of_a_single_micro_batch_do_not_stand_beside_its_activations()
     one, two = (BatchShape.of_rows(256, tokens, 4) for tokens in (1024, 512))
     assert memory(of, one, recompute=False).forward_gradients == 0
     assert memory(of, two, recompute=False).forward_gradients == 4 * of.trained_weights
+
+
+def test_gradients_of_several_micro_batches_are_there_in_evaluation_and_saving_too() -> None:
+    of = setup(method=Method.FULL)
+    one, two = (memory(of, BatchShape.of_rows(256, tokens, 4), recompute=True) for tokens in (1024, 512))
+    assert (one.gradients_kept, two.gradients_kept) == (0, two.gradients)
+    for phase in ("evaluation", "saving"):
+        own = {"evaluation": two.evaluation, "saving": two.saving}[phase]
+        assert two.phases[phase] == two.runtime + two.base + two.optimizer + two.gradients + own + two.heap
+    # Beside a frozen base they are small, and lanes have buffers of their own.
+    assert memory(setup(), BatchShape.of_rows(256, 512, 4), recompute=True).gradients_kept == 0
+    lanes = setup(method=Method.FULL, spread=Spread(lanes=2))
+    assert memory(lanes, BatchShape.of_rows(256, 512, 4), recompute=True).gradients_kept == 0
 
 
 def test_this_process_is_the_start() -> None:

@@ -22,6 +22,9 @@ from veneer.losses.scores import chunk_rows, gradient_factor, losses_in_place
 from veneer.padding import pad_to_multiple
 from veneer.products import PLAIN_SCORES, Scores, inputs, outer, outputs
 
+ADDED_ROWS = 1024
+"""Rows of the head whose gradients are converted to float32 at a time."""
+
 
 def _chunks(
     hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, shaping: Scores, *, gradient: bool = False
@@ -42,9 +45,14 @@ def _chunks(
         yield rows, some, scores, losses
 
 
-def _weight_gradient(scores: Tensor, hidden: Tensor) -> Tensor:
-    """scoresᵀ hidden, `[vocab, dim]`, to be added to float32; in float32 already where float16 might overflow."""
-    return outer(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
+def _add_weight_gradient(total: Tensor, scores: Tensor, hidden: Tensor) -> None:
+    """total += scoresᵀ hidden, `[vocab, dim]` in float32 or wider; float16 might overflow before it is added."""
+    share = outer(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
+    # On a CPU torch first converts a whole operand to the other's dtype. In parts this stays in the caches, and takes
+    # no memory as large as the head.
+    rows = len(total) if total.is_cuda or share.dtype is total.dtype else ADDED_ROWS
+    for start in range(0, len(total), rows):
+        total[start : start + rows] += share[start : start + rows]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -65,7 +73,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = inputs(scores, head)[: len(losses)]
             if grad_weight is not None:
-                grad_weight += _weight_gradient(scores, some)
+                _add_weight_gradient(grad_weight, scores, some)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
         return loss
@@ -140,7 +148,7 @@ class _RowLosses(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = _weighed(inputs(scores, head)[:real], weights, wide)
             if grad_weight is not None:
-                grad_weight += _weight_gradient(scores[:real], _weighed(some[:real], weights, wide))
+                _add_weight_gradient(grad_weight, scores[:real], _weighed(some[:real], weights, wide))
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 

@@ -56,13 +56,11 @@ gradients are formed in forward then, between what is freed (measured on pairs, 
 600, another amount each time). Zen 4 has none of them."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
-HEAP_SHARE_FULL = 0.30
+HEAP_SHARE_FULL = 0.2
 """Share of holes in full fine-tuning, where gradients and optimiser state stay in place."""
-HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_SUMMED = 0.48, 0.68
-"""Shares of holes in full fine-tuning with recomputation; the second with several micro-batches in a step."""
-AMX_RECOMPUTED = 1.9
-"""Factor of these two shares where torch multiplies bfloat16 on AMX, whose products lay copies of their operands out
-(measured on Sapphire Rapids: 60 to 120 MB more at 30M weights, none without recomputation)."""
+HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_RECOMPUTED_16 = 0.48, 0.2
+"""Shares of holes in full fine-tuning with recomputation; the second in 16 bits on processors without AMX. With AMX
+torch's products lay out copies of their operands between other tensors."""
 HEAP_SHARE_DORA = 0.3
 """Share of holes with DoRA, which keeps one more large tensor for each layer."""
 HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
@@ -114,6 +112,8 @@ class Memory:
     """The part of `runtime` that comes with the first step."""
     forward_gradients: int
     """The part of `gradients` that exists already when activations are largest."""
+    gradients_kept: int = 0
+    """The part of `gradients` that keeps its place between steps, under full fine-tuning on a CPU."""
     decoded: int = 0
     """Quantised weights that are kept decoded, on a GPU that has room for them."""
     sampling: int = 0
@@ -144,8 +144,8 @@ class Memory:
             "training": trained + max(forward, end) + self.heap,
             **({"sampling": trained + self.sampling + self.heap} if self.sampling else {}),
             **({"scoring": trained + self.scoring + self.heap} if self.scoring else {}),
-            "evaluation": trained + self.evaluation + self.heap,
-            "saving": trained - self.gathered + self.saving + self.heap,
+            "evaluation": trained + self.gradients_kept + self.evaluation + self.heap,
+            "saving": trained - self.gathered + self.gradients_kept + self.saving + self.heap,
         }
 
     @property
@@ -210,10 +210,21 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         first_use=first_use,
         gathered=_gathered(setup),
         forward_gradients=gradients if batch.micro_batches > 1 else sums,
+        gradients_kept=gradients if _keeps_gradients(setup, batch) else 0,
         sampling=sampling_bytes(setup, batch),
         scoring=max((_evaluation(one, scored_texts(batch)) for one in setup.reward_models), default=0),
         reference=reference_bytes(setup),
     )
+
+
+def _keeps_gradients(setup: Setup, batch: BatchShape) -> bool:
+    """Whether gradients keep their place between steps (`veneer.training.kept_gradients`).
+
+    Where a step has one micro-batch, its gradients come when its activations go, and their places would be memory more.
+    Several lanes and processes have buffers for all of their gradients.
+    """
+    alone = not (setup.spread.in_parts or setup.spread.gradient_sums)
+    return setup.full and setup.device == "cpu" and batch.micro_batches > 1 and alone
 
 
 def _saving(setup: Setup) -> int:
@@ -239,8 +250,8 @@ def _gathered(setup: Setup) -> int:
 def _logits(setup: Setup, batch: BatchShape) -> int:
     """Tensors of the loss: hidden states, the supervised ones of them, and logits of a chunk.
 
-    In full fine-tuning also a chunk's share of the head's gradient. In bfloat16 there is the rounded head too, and that
-    share once more in float32, since torch converts one operand of an addition of two dtypes as a whole.
+    In full fine-tuning also the head's gradient, and in bfloat16 a chunk's share of it and the rounded head. In float32
+    there is that share too; by measurement it lies in holes.
     """
     spec, size = setup.spec, setup.dtype.itemsize
     if setup.rewards:
@@ -409,9 +420,8 @@ def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> i
     if setup.full:
         if not recompute:
             return int(moving * HEAP_SHARE_FULL)
-        share = HEAP_SHARE_FULL_SUMMED if batch.micro_batches > 1 else HEAP_SHARE_FULL_RECOMPUTED
-        copies = setup.dtype.itemsize == 2 and tiles
-        return int(moving * share * (AMX_RECOMPUTED if copies else 1.0))
+        plain = setup.dtype.itemsize == 2 and not tiles
+        return int(moving * (HEAP_SHARE_FULL_RECOMPUTED_16 if plain else HEAP_SHARE_FULL_RECOMPUTED))
     if setup.spec.mixture is not None:
         share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE
     elif recompute:

@@ -28,6 +28,7 @@ from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
 from veneer.training.build import base_model, sharded, trained_on
 from veneer.training.fitting import fitting, settings_that_fit
+from veneer.training.kept_gradients import gradients_in_place
 from veneer.training.kept_weights import keeping_decoded
 from veneer.training.live_teacher import live_teacher
 from veneer.training.locked_folder import LockedFolder, locked_folder
@@ -113,13 +114,16 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
     with fitting(inputs):
         session = _begin(inputs, judge, call, log)
         model, forecast = session.model, inputs.prepared.forecast
-        room = forecast.choice.memory.decoded if isinstance(forecast, Plan) else 0
-        if isinstance(forecast, Plan) and isinstance(model, CausalLM):
-            if forecast.choice.memory.hosted:
+        planned = forecast.choice.memory if isinstance(forecast, Plan) else None
+        if planned is not None and isinstance(model, CausalLM):
+            if planned.hosted:
                 model.host_embedding()
-            if forecast.choice.memory.parked:
+            if planned.parked:
                 model.park_inputs(CardCopier(model.device))
-        with keeping_decoded(model, room, call.group, log.emit):
+        room = 0 if planned is None else planned.decoded
+        trained = session.engine.optimizer.parameters.values()
+        in_place = trained if planned is not None and planned.gradients_kept else ()
+        with keeping_decoded(model, room, call.group, log.emit), gradients_in_place(in_place):
             if not session.complete:
                 with Stage(log.emit, "trying the largest micro-batch"):
                     session.engine.rehearse(session.progress, session.data.steps.largest)
