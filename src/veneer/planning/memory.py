@@ -56,7 +56,7 @@ gradients are formed in forward then, between what is freed (measured on pairs, 
 600, another amount each time). Zen 4 has none of them."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
-HEAP_SHARE_FULL = 0.2
+HEAP_SHARE_FULL = 0.25
 """Share of holes in full fine-tuning, where gradients and optimiser state stay in place."""
 HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_RECOMPUTED_16 = 0.48, 0.2
 """Shares of holes in full fine-tuning with recomputation; the second in 16 bits on processors without AMX. With AMX
