@@ -51,9 +51,10 @@ HEAP_SHARE = {2: 0.36, 4: 0.42}
 """Holes in the heap as a share of what a step allocates and frees, by the bytes of an activation. They are the largest
 shares that benchmarks/plan_grid.py measured."""
 HEAP_SHARE_ROW_LOSSES = 0.2
-"""Share of further holes where losses of single rows go into a formula under a frozen head, on processors with AMX:
-gradients are formed in forward then, between what is freed (measured on pairs, on Sapphire Rapids: up to 12 MB more of
-600, another amount each time). Zen 4 has none of them."""
+"""Share of further holes in float32 where losses of single rows go into a formula under a frozen head, on processors
+with AMX: gradients are formed in forward then, between what is freed (measured on pairs, on Sapphire Rapids: up to 12 MB
+more of 600, another amount each time). Zen 4 has none of them, and in bfloat16 they are gone since veneer's own kernels
+multiply in tiles."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
 HEAP_SHARE_FULL = 0.25
@@ -428,7 +429,8 @@ def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> i
         share = HEAP_SHARE_RECOMPUTED
     else:
         share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
-    if tiles and setup.row_losses and not (setup.trained_head or setup.scored):
+    wide = setup.dtype.itemsize == 4
+    if tiles and wide and setup.row_losses and not (setup.trained_head or setup.scored):
         share += HEAP_SHARE_ROW_LOSSES
     factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
     return int(moving * share + factors * FACTORS_SHARE)
