@@ -27,6 +27,25 @@ def test_operations_are_those_of_the_products() -> None:
     assert step_seconds(of, cut, rate, recompute=False) > plain / 0.5e12
 
 
+def test_a_processor_that_multiplies_faster_spares_the_time_of_products_alone() -> None:
+    of, cut = setup(threads=2), BatchShape.of_rows(128, 1024, 8)
+    slow, fast, endless = (
+        step_seconds(of, cut, Rate(flops, 1.0, measured=True), recompute=False) for flops in (1e11, 1e12, 1e30)
+    )
+    work = operations(of, cut, recompute=False)
+    assert work < 1e11 * (slow - endless) < 1.5 * work  # attention takes longer than its operations
+    assert slow - endless == pytest.approx(10 * (fast - endless))
+    # Norms and activations are shared by threads; Python is not.
+    alone = step_seconds(setup(), cut, Rate(1e30, 1.0, measured=True), recompute=False)
+    assert endless < alone < 2 * endless
+    again = step_seconds(of, cut, Rate(1e30, 1.0, measured=True), recompute=True)
+    assert endless < again < 1.6 * endless
+    dropout = setup(threads=2, lora=LoraSpec(rank=16, alpha=32.0, dropout=0.1))
+    assert endless < step_seconds(dropout, cut, Rate(1e30, 1.0, measured=True), recompute=False) < 3 * endless
+    card = setup(device="cuda")
+    assert step_seconds(card, cut, Rate(1e30, 1.0, measured=False), recompute=False) < 1e-6
+
+
 def test_the_rate_is_measured_in_a_moment_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = probe(setup(), torch.device("cpu"))
     assert found.measured

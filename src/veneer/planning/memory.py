@@ -52,12 +52,12 @@ HEAP_SHARE = {2: 0.36, 4: 0.42}
 shares that benchmarks/plan_grid.py measured."""
 HEAP_SHARE_ROW_LOSSES = 0.2
 """Share of further holes in float32 where losses of single rows go into a formula under a frozen head, on processors
-with AMX: gradients are formed in forward then, between what is freed (measured on pairs, on Sapphire Rapids: up to 12 MB
-more of 600, another amount each time). Zen 4 has none of them, and in bfloat16 they are gone since veneer's own kernels
-multiply in tiles."""
+with AMX: gradients are formed in forward then, between what is freed (measured on pairs, on Sapphire Rapids: up to 12
+MB more of 600, another amount each time). Zen 4 has none of them, and in bfloat16 they are gone since veneer's own
+kernels multiply in tiles."""
 HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
-HEAP_SHARE_FULL = 0.25
+HEAP_SHARE_FULL = 0.30
 """Share of holes in full fine-tuning, where gradients and optimiser state stay in place."""
 HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_RECOMPUTED_16 = 0.48, 0.2
 """Shares of holes in full fine-tuning with recomputation; the second in 16 bits on processors without AMX. With AMX

@@ -10,7 +10,7 @@ from veneer.config import ComputeSection
 from veneer.planning.choose import BatchShapeFor, Limit, MicroBatchChoice, choose
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
-from veneer.planning.time import Disk, Rate, disk, step_seconds
+from veneer.planning.time import Disk, Rate, disk, operations, step_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +37,12 @@ class Plan:
     def recompute(self) -> bool:
         """Whether backward computes the layers again."""
         return self.choice.recompute
+
+    @property
+    def share(self) -> float:
+        """Share of the rate of products that a step reaches."""
+        work = operations(self.setup, self.choice.batch, recompute=self.recompute)
+        return work / (self.seconds * self.setup.spread.at_once * self.rate.flops)
 
     def lines(self) -> list[str]:
         """The plan in two sentences, and one more for several processes."""

@@ -1,7 +1,8 @@
 """Estimates of a run's time (operations over a rate) and of its files' sizes.
 
-The rate of this machine's processor is measured by a short probe, of the product that the run itself would make. The
-rate of a GPU that is named is its published peak. Either is multiplied by the share that a training step reaches.
+The rate of this machine's processor is measured by a short probe, of the product that the run itself would make. What a
+step does beside products is added. The rate of a GPU that is named is its published peak, times the share that a
+training step reaches.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from veneer.errors import ConfigError, nearest
 from veneer.hardware import timed
 from veneer.model.leaves import DenseLinear
 from veneer.out_of_memory import refuse_full_address_space
+from veneer.planning.mixture import block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.products import reads_stored
@@ -29,8 +32,25 @@ PROBE_SECONDS, PROBE_AT_MOST = 0.15, 0.5
 PROBE_TOKENS = 512
 PROBE_AGREE = 3
 """Number of times, the best one and others within a tenth of it, by which the probe's result counts as certain."""
-CPU_EFFICIENCY = 0.8
-"""Share of the rate of matrix products that a whole LoRA step reaches (docs/benchmarks.md)."""
+CPU_EFFICIENCY = 1.0
+"""Share of the probe's rate that a step's own products reach. What a step does beside them is counted apart."""
+BESIDE_LAYER = 7e-3
+"""Seconds beside products for each layer of a micro-batch, forward and backward: Python, and the starts of operations.
+This and the next five numbers fit 67 runs of benchmarks/plan_grid.py on one and two threads, in bfloat16 on AMX and in
+float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
+BESIDE_TOKEN = 22e-9
+"""Seconds that a thread takes beside products for each token, layer, and element of the residual stream and of the
+feed-forward block: norms, activations, sums."""
+BESIDE_AGAIN = 0.5
+"""Share of both that recomputation adds."""
+BESIDE_TRAINED = 9e-9
+"""Seconds that a thread takes in a step for each trained weight: its gradient's conversion and norm, and the
+optimiser."""
+BESIDE_DROPPED = 8.5e-9
+"""Seconds for each element that a dropout before an adapter may drop; one thread draws them."""
+ATTENTION_TIMES = 2.0
+"""Times as long as its operations say at the rate of products: attention exponentiates, and multiplies small
+blocks."""
 GPU_EFFICIENCY = 0.4
 """Share of the published dense peak that training usually reaches. This is an estimate, not measured here (Chowdhery et
 al., 2022, arXiv:2204.02311, table 3, lists 21 to 46 % for large models)."""
@@ -150,15 +170,25 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     of the layers: half as much again where the base is frozen, a third where it is trained. Attention
     under its causal mask costs 2 · length² · width forward and 5 · length² · width backward.
     """
-    spec = setup.spec
-    again = recompute + (setup.objective is ObjectiveName.KTO)
+    again = _more_passes(setup, recompute)
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
     twice = setup.row_losses and (setup.trained_head or setup.scored)
     head = setup.head_weights * ((6 if setup.full else 4) + 2 * twice) * batch.step_supervised
     head *= not setup.rewards
-    attention = batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
+    attention = _attention_operations(setup, batch, again)
     return (linear + adapter) * batch.step_tokens + head + attention + _taught(setup, batch)
+
+
+def _more_passes(setup: Setup, recompute: bool) -> int:
+    """Forward passes beside the one that each token has."""
+    return recompute + (setup.objective is ObjectiveName.KTO)
+
+
+def _attention_operations(setup: Setup, batch: BatchShape, again: int) -> float:
+    """The part of `operations` that is attention's, with `again` more forward passes."""
+    spec = setup.spec
+    return batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
 
 
 def _taught(setup: Setup, batch: BatchShape) -> float:
@@ -173,7 +203,8 @@ def _taught(setup: Setup, batch: BatchShape) -> float:
 
 
 def overhead_operations(setup: Setup) -> float:
-    """Fixed cost of a micro-batch beside its tokens, in operations at the rate of products.
+    """Fixed cost of a micro-batch beside its tokens, in operations at the rate of products. By it the micro-batch is
+    chosen, and on a GPU the time is told.
 
     It has Python and small operations for each layer; each weight is read twice, and decoded twice under QLoRA. It is a
     constant of the setup and not measured: the choice of a micro-batch must not depend on how busy the machine was, or
@@ -201,8 +232,27 @@ DECODE_TOKENS_GPU = 150.0
 
 def step_seconds(setup: Setup, batch: BatchShape, rate: Rate, *, recompute: bool) -> float:
     """Seconds of an average step."""
-    work = operations(setup, batch, recompute=recompute) + batch.micro_batches * overhead_operations(setup)
-    return work / (rate.flops * rate.efficiency)
+    flops, work = rate.flops * rate.efficiency, operations(setup, batch, recompute=recompute)
+    if setup.device != "cpu":
+        return (work + batch.micro_batches * overhead_operations(setup)) / flops
+    slower = (ATTENTION_TIMES - 1) * _attention_operations(setup, batch, _more_passes(setup, recompute))
+    return (work + slower) / flops + _beside(setup, batch, recompute=recompute)
+
+
+def _beside(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
+    """Seconds of an average step on a CPU that are not of products, which wait for memory and Python: the faster a
+    processor multiplies, the larger is their share."""
+    spec = setup.spec
+    by_token = batch.step_tokens * (spec.hidden_size + block_width(spec)) * BESIDE_TOKEN / setup.threads
+    layers = spec.num_layers * (by_token + batch.micro_batches * BESIDE_LAYER) + _dropped(setup, batch) * BESIDE_DROPPED
+    return layers * (1 + BESIDE_AGAIN * recompute) + setup.trained_weights * BESIDE_TRAINED / setup.threads
+
+
+def _dropped(setup: Setup, batch: BatchShape) -> float:
+    """Elements that dropout may drop in an average step: the inputs of all updates, without those of experts."""
+    linears = chain.from_iterable(layer.values() for layer in setup.linears)
+    inputs = sum(one.inputs for one in linears if one.rank and not one.experts)
+    return batch.step_tokens * inputs if setup.lora.dropout and not setup.full else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,9 +141,7 @@ def plan_table(title: str, plan: Plan) -> Table:
     table.add_row("micro-batch", "", f"up to {choice.micro_batch_tokens:,} tokens ({cut.micro_batches:.3g} a step)")
     table.add_row("", "", f"{kept}; the largest has {cut.tokens:,} tokens, the longest row {cut.longest:,}")
     source = "measured on this machine" if plan.rate.measured else "an estimate from the card's data sheet"
-    rate = (
-        f"{plan.rate.flops / 1e12:,.3g} TFLOP/s, {source}, of which a step reaches {100 * plan.rate.efficiency:.0f} %"
-    )
+    rate = f"{plan.rate.flops / 1e12:,.3g} TFLOP/s, {source}, of which a step reaches {100 * plan.share:.0f} %"
     table.add_row(
         "time", "", f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {plan.steps:,} steps"
     )
