@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,14 @@ def test_gradients_of_a_single_micro_batch_do_not_stand_beside_its_activations()
     assert memory(of, two, recompute=False).forward_gradients == 4 * of.trained_weights
 
 
-def test_gradients_of_several_micro_batches_are_there_in_evaluation_and_saving_too() -> None:
+def test_gradients_of_several_micro_batches_are_there_in_the_other_phases_too() -> None:
     of = setup(method=Method.FULL)
     one, two = (memory(of, BatchShape.of_rows(256, tokens, 4), recompute=True) for tokens in (1024, 512))
     assert (one.gradients_kept, two.gradients_kept) == (0, two.gradients)
-    for phase in ("evaluation", "saving"):
-        own = {"evaluation": two.evaluation, "saving": two.saving}[phase]
-        assert two.phases[phase] == two.runtime + two.base + two.optimizer + two.gradients + own + two.heap
+    sampled = replace(two, sampling=3 * MB, scoring=2 * MB)
+    held = two.runtime + two.base + two.optimizer + two.gradients + two.heap
+    for phase in ("sampling", "scoring", "evaluation", "saving"):
+        assert sampled.phases[phase] == held + getattr(sampled, phase)
     # Beside a frozen base they are small, and lanes have buffers of their own.
     assert memory(setup(), BatchShape.of_rows(256, 512, 4), recompute=True).gradients_kept == 0
     lanes = setup(method=Method.FULL, spread=Spread(lanes=2))

@@ -48,8 +48,7 @@ def _chunks(
 def _add_weight_gradient(total: Tensor, scores: Tensor, hidden: Tensor) -> None:
     """total += scoresᵀ hidden, `[vocab, dim]` in float32 or wider; float16 might overflow before it is added."""
     share = outer(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
-    # On a CPU torch first converts a whole operand to the other's dtype. In parts this stays in the caches, and takes
-    # no memory as large as the head.
+    # On a CPU torch first converts a whole operand to the other's dtype, which would take as much memory as the head.
     rows = len(total) if total.is_cuda or share.dtype is total.dtype else ADDED_ROWS
     for start in range(0, len(total), rows):
         total[start : start + rows] += share[start : start + rows]

@@ -59,9 +59,9 @@ HEAP_SHARE_RECOMPUTED = 0.52
 """Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
 HEAP_SHARE_FULL = 0.30
 """Share of holes in full fine-tuning, where gradients and optimiser state stay in place."""
-HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_RECOMPUTED_16 = 0.48, 0.2
-"""Shares of holes in full fine-tuning with recomputation; the second in 16 bits on processors without AMX. With AMX
-torch's products lay out copies of their operands between other tensors."""
+HEAP_SHARE_FULL_RECOMPUTED = {2: 0.2, 4: 0.48}
+"""Share of holes in full fine-tuning with recomputation, by the bytes of an activation. With AMX it is the larger one:
+in 16 bits torch's products lay out copies of their operands there, between other tensors."""
 HEAP_SHARE_DORA = 0.3
 """Share of holes with DoRA, which keeps one more large tensor for each layer."""
 HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
@@ -138,15 +138,16 @@ class Memory:
         loaded = self.runtime + self.base + self.adapters + self.teacher
         before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
         trained = loaded + self.optimizer + self.decoded + self.rounded + self.reference + self.gathered - self.hosted
+        between = trained + self.gradients_kept
         forward = self.activations - self.parked + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return before | {
             "loading": loaded - self.first_use + self.loading,
             "training": trained + max(forward, end) + self.heap,
-            **({"sampling": trained + self.sampling + self.heap} if self.sampling else {}),
-            **({"scoring": trained + self.scoring + self.heap} if self.scoring else {}),
-            "evaluation": trained + self.gradients_kept + self.evaluation + self.heap,
-            "saving": trained - self.gathered + self.gradients_kept + self.saving + self.heap,
+            **({"sampling": between + self.sampling + self.heap} if self.sampling else {}),
+            **({"scoring": between + self.scoring + self.heap} if self.scoring else {}),
+            "evaluation": between + self.evaluation + self.heap,
+            "saving": between - self.gathered + self.saving + self.heap,
         }
 
     @property
@@ -421,16 +422,15 @@ def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> i
     if setup.full:
         if not recompute:
             return int(moving * HEAP_SHARE_FULL)
-        plain = setup.dtype.itemsize == 2 and not tiles
-        return int(moving * (HEAP_SHARE_FULL_RECOMPUTED_16 if plain else HEAP_SHARE_FULL_RECOMPUTED))
+        return int(moving * HEAP_SHARE_FULL_RECOMPUTED[4 if tiles else setup.dtype.itemsize])
     if setup.spec.mixture is not None:
         share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE
     elif recompute:
         share = HEAP_SHARE_RECOMPUTED
     else:
         share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
-    wide = setup.dtype.itemsize == 4
-    if tiles and wide and setup.row_losses and not (setup.trained_head or setup.scored):
+    frozen_head = not (setup.trained_head or setup.scored)
+    if tiles and setup.dtype.itemsize == 4 and setup.row_losses and frozen_head:
         share += HEAP_SHARE_ROW_LOSSES
     factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
     return int(moving * share + factors * FACTORS_SHARE)

@@ -96,6 +96,7 @@ class Plan:
             "steps": self.steps,
             "seconds_per_step": self.seconds,
             "rate": asdict(self.rate),
+            "share": self.share,
             "disk": asdict(self.disk),
         }
 

@@ -36,18 +36,18 @@ CPU_EFFICIENCY = 1.0
 """Share of the probe's rate that a step's own products reach. What a step does beside them is counted apart."""
 BESIDE_LAYER = 7e-3
 """Seconds beside products for each layer of a micro-batch, forward and backward: Python, and the starts of operations.
-This and the next five numbers fit 67 runs of benchmarks/plan_grid.py on one and two threads, in bfloat16 on AMX and in
-float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
+This and the numbers below, but that of dropout, fit 67 runs of benchmarks/plan_grid.py on one and two threads, in
+bfloat16 on AMX and in float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
 BESIDE_TOKEN = 22e-9
 """Seconds that a thread takes beside products for each token, layer, and element of the residual stream and of the
 feed-forward block: norms, activations, sums."""
 BESIDE_AGAIN = 0.5
-"""Share of both that recomputation adds."""
+"""Share that recomputation adds to what layers take beside products."""
 BESIDE_TRAINED = 9e-9
 """Seconds that a thread takes in a step for each trained weight: its gradient's conversion and norm, and the
 optimiser."""
 BESIDE_DROPPED = 8.5e-9
-"""Seconds for each element that a dropout before an adapter may drop; one thread draws them."""
+"""Seconds for each element that a dropout before an adapter may drop; one thread draws them (by one run of 135M)."""
 ATTENTION_TIMES = 2.0
 """Times as long as its operations say at the rate of products: attention exponentiates, and multiplies small
 blocks."""
@@ -104,11 +104,12 @@ def card(name: str) -> Card:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """The rate of matrix products, and the share of it that a step reaches."""
+    """The rate of matrix products, and the share of it by which a step's time is estimated."""
 
     flops: float
     """Operations a second of matrix products."""
     efficiency: float
+    """On a CPU the share that a step's products reach; on a GPU that of the whole step."""
     measured: bool
     """Whether a probe on this machine measured it; otherwise it is from a data sheet."""
 
@@ -244,15 +245,16 @@ def _beside(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     processor multiplies, the larger is their share."""
     spec = setup.spec
     by_token = batch.step_tokens * (spec.hidden_size + block_width(spec)) * BESIDE_TOKEN / setup.threads
-    layers = spec.num_layers * (by_token + batch.micro_batches * BESIDE_LAYER) + _dropped(setup, batch) * BESIDE_DROPPED
+    layers = spec.num_layers * (by_token + batch.micro_batches * BESIDE_LAYER)
+    if setup.lora.dropout:
+        layers += batch.step_tokens * _updated_inputs(setup) * BESIDE_DROPPED
     return layers * (1 + BESIDE_AGAIN * recompute) + setup.trained_weights * BESIDE_TRAINED / setup.threads
 
 
-def _dropped(setup: Setup, batch: BatchShape) -> float:
-    """Elements that dropout may drop in an average step: the inputs of all updates, without those of experts."""
+def _updated_inputs(setup: Setup) -> int:
+    """Elements of a token that are inputs of an update, without those of experts."""
     linears = chain.from_iterable(layer.values() for layer in setup.linears)
-    inputs = sum(one.inputs for one in linears if one.rank and not one.experts)
-    return batch.step_tokens * inputs if setup.lora.dropout and not setup.full else 0.0
+    return sum(one.inputs for one in linears if one.rank and not one.experts)
 
 
 @dataclass(frozen=True, slots=True)
