@@ -21,9 +21,9 @@ from veneer.data.batches import pack
 from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
+from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm
-from veneer.system import heap_kept
 
 STEPS, ROWS, MICRO_BATCH_TOKENS = 4, 8, 4096
 PARTS = {

@@ -16,6 +16,7 @@ LAYERS = (
     {"native", "large_pages"},
     {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
+    {"heap"},
     {"adapters", "data", "load", "generation", "out_of_memory"},
     {"backends", "run_folder"},
     {"planning"},

@@ -39,9 +39,9 @@ from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory, OutputError, RankLost, VeneerError
+from veneer.heap import spare_address_space
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
 from veneer.signals import leave, signal_exit_code
-from veneer.system import spare_address_space
 from veneer.training.parallel.ranks import launched
 
 EXIT_CODES = """\b

@@ -6,12 +6,9 @@ folder that has `proc` and `sys`.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import PAGESIZE
 from pathlib import Path
@@ -19,36 +16,10 @@ from pathlib import Path
 ROOT = Path("/")
 QUOTA_PERIOD = 100_000
 """Microseconds over which version 1 of cgroups counts a quota, unless it says otherwise."""
-ADDRESS_SPACE = "Max address space"
-"""Name of the limit in /proc/self/limits."""
+ADDRESS_SPACE, DATA = "Max address space", "Max data size"
+"""Names of limits in /proc/self/limits."""
 NO_LIMIT = 2**60
 """Version 1 of cgroups writes "no limit" as a number of bytes above this."""
-
-TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
-"""mallopt(3)'s numbers of M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX."""
-LARGEST_HEAP_BLOCK = 32 << 20
-"""Bytes from which glibc maps every block by itself; the most that it allows, and where its own rule ends up."""
-
-
-@contextmanager
-def heap_kept() -> Iterator[None]:
-    """Within the block glibc keeps memory that is freed at the end of its heap, for the next step.
-
-    By default glibc gives memory back to the system above some size, which depends on earlier frees. Each step then
-    gets its activations again as zeroed pages, which takes up to 10 % of a LoRA step on a 135M model. The peak is
-    reached in every step, so that giving memory back saves nothing. Without glibc this does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)  # setting one of the two ends glibc's own choice of both
-    libc.mallopt(TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_HEAP_BLOCK)  # as glibc's own rule has it
-        libc.malloc_trim(0)
 
 
 def available_cores() -> int:
@@ -92,13 +63,24 @@ def address_space(root: Path = ROOT) -> tuple[int | None, int | None]:
     return used, None
 
 
-def spare_address_space(root: Path = ROOT) -> None:
-    """Where the address space is limited (`ulimit -v`), let all threads of the process share one heap from now on.
+def free_address_space(root: Path = ROOT) -> bool:
+    """Whether address space that is never used costs nothing: no limit counts it (`ulimit -v`, `ulimit -d`), and the
+    kernel does not count it as memory (`vm.overcommit_memory` other than 2)."""
+    limits = _text(root / "proc/self/limits").splitlines()
+    unlimited = [
+        any(line.startswith(name) and line.removeprefix(name).split()[0] == "unlimited" for line in limits)
+        for name in (ADDRESS_SPACE, DATA)
+    ]
+    return all(unlimited) and _text(root / "proc/sys/vm/overcommit_memory").strip() in ("0", "1")
 
-    By default glibc reserves 64 MB of address space for the heap of each new thread. Without glibc this does nothing.
-    """
-    if address_space(root)[1] is not None and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
+
+def heap_addresses(root: Path = ROOT) -> tuple[int, int] | None:
+    """Where the heap of this process begins and ends; None where it has none."""
+    for line in _text(root / "proc/self/maps").splitlines():
+        if line.endswith("[heap]"):
+            start, _, end = line.split()[0].partition("-")
+            return int(start, 16), int(end, 16)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,12 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import GrpoLoss
 from veneer.events import Event, StepDone, from_json
+from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import Scores
 from veneer.run_folder import RunFolder
-from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.joint import prepare_joint, train_together
 from veneer.training.locked_folder import locked_folder

@@ -21,11 +21,11 @@ from veneer.enums import Method, ObjectiveName, Recompute
 from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.hardware import computing_on, resolve_device
+from veneer.heap import heap_kept
 from veneer.model.decoder import CausalLM
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
 from veneer.signals import deferred
-from veneer.system import heap_kept
 from veneer.training.best import best_by
 from veneer.training.build import adapter_on, base_model
 from veneer.training.fitting import fitting

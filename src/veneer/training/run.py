@@ -18,6 +18,7 @@ from veneer.event_log import EventLog
 from veneer.events import Note, Stage, Subscriber
 from veneer.gpu.parked import CardCopier
 from veneer.hardware import computing_on, resolve_device
+from veneer.heap import heap_kept
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
@@ -25,7 +26,6 @@ from veneer.planning.plan import Plan
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.signals import deferred, stop_signalled
-from veneer.system import heap_kept
 from veneer.training.build import base_model, sharded, trained_on
 from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.kept_gradients import gradients_in_place
