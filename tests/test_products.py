@@ -10,6 +10,8 @@ from veneer.model.leaves import DenseLinear
 from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import LowRank, enough, inputs, layer_inputs, layer_outputs, outer, outputs, through
+from veneer.quant.int8 import Int8Linear
+from veneer.quant.linear import QuantLinear
 
 native = kernels()
 
@@ -82,6 +84,53 @@ def test_both_products_are_rounded_once(rows, depth, columns, rank, scale):
     gradient = inputs(x, by_inputs, update)
 
     assert ((gradient.double() - exact).abs() <= bound(terms, exact)).all()
+
+
+@needs_kernel
+@pytest.mark.parametrize("rank", [0, 16])
+@pytest.mark.parametrize(("rows", "depth", "columns"), SHAPES)
+def test_a_gradient_is_rounded_and_added_onto_what_is_there_as_autograd_would(rows, depth, columns, rank):
+    x, weight, before = random(rows, depth), random(depth, columns), random(rows, columns)
+    left, right = random(rows, rank), random(rank, columns)
+    update = LowRank(left, right, 0.7) if rank else None
+    expected = before + inputs(x, weight, update)
+    whole = torch.cat((before, before))
+    onto = whole[:rows]
+
+    found = inputs(x, weight, update, onto)
+
+    assert found is onto
+    assert torch.equal(found, expected)
+    assert torch.equal(whole[rows:], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_torch_adds_a_gradient_onto_what_is_there_too(rank, dtype, monkeypatch):
+    monkeypatch.setattr(products, "kernels", lambda: None)
+    x, weight, onto = random(9, 24, dtype=dtype), random(24, 40, dtype=dtype), random(9, 40, dtype=dtype)
+    left, right = random(9, rank, dtype=dtype), random(rank, 40, dtype=dtype)
+    update = LowRank(left, right, 2.0) if rank else None
+    expected = onto + inputs(x, weight, update)
+
+    found = inputs(x, weight, update, onto)
+
+    assert found is onto
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("made", [QuantLinear.from_weight, DenseLinear, Int8Linear])
+def test_every_base_adds_its_input_gradient_onto_what_is_there(made, dtype):
+    weight = torch.nn.Parameter(torch.randn(48, 64), requires_grad=False)
+    layer, grad, onto = made(weight), random(20, 48, dtype=dtype), random(20, 64, dtype=dtype)
+    update = LowRank(random(20, 4, dtype=dtype), random(4, 64, dtype=dtype), 0.5)
+    expected = layer.input_gradient(grad, update) + onto
+
+    found = layer.input_gradient(grad, update, onto)
+
+    assert found is onto
+    assert torch.equal(found, expected)
 
 
 @needs_kernel

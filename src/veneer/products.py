@@ -68,8 +68,9 @@ class Frozen(Protocol):
         """x Wᵀ (+ bias) (+ update), `[tokens, in]` to `[tokens, out]`, without gradients."""
         ...
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input."""
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input. It is added `onto` a
+        contiguous tensor, which is returned, where one is given: see `inputs`."""
         ...
 
 
@@ -104,18 +105,24 @@ def outputs(
     return y if update is None else update.add_to_outputs(y)
 
 
-def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None) -> Tensor:
-    """grad W + scale · left A, `[tokens, out]` to `[tokens, in]`; all in the dtype of grad."""
+def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+    """grad W + scale · left A, `[tokens, out]` to `[tokens, in]`; all in the dtype of grad.
+
+    It is rounded and then added `onto` a contiguous tensor, which is returned, where one is given: to the bit what
+    autograd makes of an input that several layers read, but without a pass of its own.
+    """
     native = _native(grad, weight, update)
     if native is not None:
-        x = grad.new_empty((grad.shape[0], weight.shape[1]))
+        x = grad.new_empty((grad.shape[0], weight.shape[1])) if onto is None else onto
         factors, scale = _factors(update)
-        native.product(grad, weight, factors, None, scale, x, by_outputs=False)
+        native.product(grad, weight, factors, None, scale, x, by_outputs=False, add=onto is not None)
         return x
     if grad.is_cuda and update is not None:
-        return _onto_update(grad, weight, update.left, update.right, update.scale, None)
-    x = grad @ weight
-    return x if update is None else update.add_to_inputs(x)
+        x = _onto_update(grad, weight, update.left, update.right, update.scale, None)
+    else:
+        x = grad @ weight
+        x = x if update is None else update.add_to_inputs(x)
+    return x if onto is None else onto.add_(x)
 
 
 def _onto_update(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, scale: float, bias: Tensor | None) -> Tensor:
@@ -162,15 +169,18 @@ def layer_outputs(x: Tensor, layer: StoredFrozen, update: LowRank | None = None)
     return y
 
 
-def layer_inputs(grad: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
-    """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad; see `layer_outputs`."""
+def layer_inputs(
+    grad: Tensor, layer: StoredFrozen, update: LowRank | None = None, onto: Tensor | None = None
+) -> Tensor:
+    """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad; see `layer_outputs` and `inputs`."""
     native, stored = _stored_kernels(grad, layer, update)
     if native is None or stored is None:
-        return inputs(grad, layer.dequantize(grad.dtype), update)
+        return inputs(grad, layer.dequantize(grad.dtype), update, onto)
     x = grad.new_empty((grad.shape[0], stored.depth))
     factors, scale = _stored_factors(update)
     native.frozen_product(grad, stored, factors, None, scale, x, by_outputs=False)
-    return x
+    # Within the product, whose sum is taken in parts, it would be another number.
+    return x if onto is None else onto.add_(x)
 
 
 def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -218,6 +228,11 @@ def compiled() -> bool:
     """Whether bfloat16 products with frozen weights are made by veneer's own kernel on this machine's processor."""
     found = kernels()
     return found is not None and found.has_products
+
+
+def by_kernels(x: Tensor) -> bool:
+    """Whether products of x with frozen weights are made by veneer's own kernels in bfloat16, whatever the weight."""
+    return _native(x, x, None) is not None
 
 
 def reads_stored(dtype: torch.dtype, device: str) -> bool:

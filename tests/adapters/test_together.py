@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compiled_variants import bfloat16_kernels
+from veneer import products
 from veneer.adapters import linear
 from veneer.adapters.dropout import Dropout
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.rounded import RoundedFactors
 from veneer.model.leaves import DenseLinear, outputs_of
+from veneer.native.functions import KernelProducts
 from veneer.quant.linear import QuantLinear
 
 INPUTS = 48
@@ -29,17 +32,19 @@ def layers(
     return made
 
 
-def results(made: list[LoraLinear], x: Tensor, grads: list[Tensor], *, learns: bool = True) -> list[Tensor]:
+def results(
+    made: list[LoraLinear], x: Tensor, grads: list[Tensor], *, learns: bool = True, together: bool = True
+) -> list[Tensor]:
     """Outputs, and gradients of the input and of all factors."""
     leaf = x.clone().requires_grad_(learns)
-    found = outputs_of(made, leaf)
+    found = outputs_of(made, leaf) if together else tuple(layer(leaf) for layer in made)
     factors = [factor for layer in made for factor in (layer.lora_A, layer.lora_B)]
     return [*found, *torch.autograd.grad(found, [*([leaf] if learns else []), *factors], grads)]
 
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let tensors of the CPU be those of a card; how many layers were joined each time."""
+    """How many layers were joined each time."""
     calls: list[int] = []
     real = linear.together
 
@@ -73,6 +78,41 @@ def test_they_are_those_of_the_single_layers(
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [KernelProducts.PAIRS, KernelProducts.TILES], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize(("outputs", "ranks"), [((96, 32, 32), (16, 8, 8)), ((130, 70), (6, 20)), ((64, 64), (3, 5))])
+def test_by_the_kernels_they_are_those_of_the_single_layers_to_the_bit(
+    outputs: tuple[int, ...],
+    ranks: tuple[int, ...],
+    quantised: bool,
+    learns: bool,
+    kind: KernelProducts,
+    joined: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = bfloat16_kernels(kind)
+    monkeypatch.setattr(products, "kernels", lambda: own)
+    made = layers(outputs, ranks, bias=True, scale=0.7)
+    for layer in made:
+        if quantised:
+            layer.base = QuantLinear.from_weight(layer.base.dequantize(torch.float32), layer.base.bias)
+    x, grads = torch.randn(50, INPUTS).bfloat16(), [torch.randn(50, size).bfloat16() for size in outputs]
+    expected = results(made, x, grads, learns=learns, together=False)
+    assert joined == []
+    found = results(made, x, grads, learns=learns)
+    assert joined == [len(outputs)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_in_float32_and_with_few_rows_a_processor_computes_each_by_itself(joined: list[int]) -> None:
+    made = layers((32, 16), (4, 4))
+    for x in (torch.randn(50, INPUTS), torch.randn(5, INPUTS).bfloat16()):
+        outputs_of(made, x)
+    assert joined == []
 
 
 def test_factors_that_were_rounded_ahead_are_used_while_they_have_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:

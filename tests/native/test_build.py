@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from veneer.native import build as module
-from veneer.native import functions
+from veneer.native import functions, rowwise
 from veneer.native.build import SOURCES, VARIANTS, build, compiler, library_path, machine
 
 HERE = Path(build.__code__.co_filename).parent
@@ -20,8 +20,8 @@ def test_every_source_of_the_folder_is_compiled() -> None:
 
 
 def functions_that_are_called() -> set[str]:
-    source = Path(functions.__file__).read_text(encoding="utf-8")
-    return set(re.findall(r'self\._call\(\s*"(\w+)"', source))
+    sources = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (functions, rowwise))
+    return set(re.findall(r'self\._call\(\s*"(\w+)"', sources))
 
 
 @pytest.mark.parametrize("variant", VARIANTS.get(machine(), {}))

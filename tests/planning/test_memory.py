@@ -55,7 +55,7 @@ def test_components_add_up() -> None:
     for method, recompute in product(Method, (False, True)):
         found = memory(setup(method=method), BatchShape.of_rows(256, 1024, 8), recompute=recompute, start=START)
         held = found.runtime + found.base + found.adapters
-        trained = held + found.optimizer
+        trained = held + found.optimizer + found.rounded
         assert found.phases["loading"] == held - found.first_use + found.loading
         step = found.activations + max(found.logits, found.workspace) + found.forward_gradients
         assert found.phases["training"] == trained + max(step, found.gradients + found.summing) + found.heap

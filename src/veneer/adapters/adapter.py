@@ -49,9 +49,9 @@ class Adapter:
         return {path: part for path, part in found if isinstance(part, LoraLinear)}
 
     def round_ahead(self, dtype: torch.dtype) -> None:
-        """Keep the factors of plain updates rounded to `dtype`, on a GPU that computes in 16 bits."""
+        """Keep the factors of plain updates rounded to `dtype`, where it has 16 bits."""
         pairs = [update.pairs() for update in self._plain_updates()]
-        if pairs and pairs[0][0].is_cuda and dtype.itemsize == 2:
+        if pairs and dtype.itemsize == 2:
             self._rounded = RoundedFactors(pairs, dtype)
             self.round_again()
 

@@ -28,7 +28,7 @@ from veneer.adapters.together import Updated, together
 from veneer.model.decoder import BaseLinear
 from veneer.model.leaves import SharesInput
 from veneer.native.stored import StoredLayer, StoredLinear, StoredUpdate, stored_dense
-from veneer.products import LowRank, inputs, outer, outputs
+from veneer.products import LowRank, by_kernels, inputs, outer, outputs
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -145,8 +145,8 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
         return y if self.lora_B_bias is None else y + (self.scale * self.lora_B_bias).to(y.dtype)
 
     def with_others(self, others: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None:
-        """See `SharesInput`: on a GPU, where all are plain updates of one scale."""
-        if not x.is_cuda or x.dim() != 2:
+        """See `SharesInput`: on a GPU, or by veneer's own kernels, where all are plain updates of one scale."""
+        if x.dim() != 2 or not (x.is_cuda or by_kernels(x)):
             return None
         layers = [layer for layer in (self, *others) if type(layer) is LoraLinear and layer._plain]
         if len(layers) <= len(others) or len({layer.scale for layer in layers}) > 1:

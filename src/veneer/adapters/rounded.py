@@ -1,7 +1,7 @@
-"""The factors of an adapter in 16 bits, rounded once a step on a GPU.
+"""The factors of an adapter in 16 bits, rounded once a step.
 
 A and B are float32, and every product takes them in the compute dtype. Rounding them at each product would be two
-launches in forward and two in backward, for every layer and micro-batch; here it is a few launches a step. The copies
+operations in forward and two in backward, for every layer and micro-batch; here it is a few a step. The copies
 take two bytes a trained number (84 MB for an 8B model at rank 16).
 """
 

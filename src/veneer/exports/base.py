@@ -132,9 +132,9 @@ class FileLinear(nn.Module):
         """x Wᵀ (+ bias) (+ update)."""
         return outputs(x, self.dequantize(x.dtype), self.bias, update)
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update)."""
-        return inputs(grad, self.dequantize(grad.dtype), update)
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update) (+ onto); see `veneer.products.Frozen`."""
+        return inputs(grad, self.dequantize(grad.dtype), update, onto)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias)."""

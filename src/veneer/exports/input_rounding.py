@@ -93,9 +93,9 @@ class RoundedLinear(nn.Module):
             x = rounded(x, how)
         return self.inner.product(x, update)
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update): rounding is passed over."""
-        return self.inner.input_gradient(grad, update)
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update) (+ onto): rounding is passed over."""
+        return self.inner.input_gradient(grad, update, onto)
 
     def forward(self, x: Tensor) -> Tensor:
         """round(x) Wᵀ (+ bias)."""

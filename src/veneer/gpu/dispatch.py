@@ -40,6 +40,18 @@ class GpuKernels(Protocol):
         """Gradient of the rows."""
         ...
 
+    def add_rms_norm_forward(
+        self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum x + delta in their dtype, its normalised rows, and their rstd, float32 `[rows]`."""
+        ...
+
+    def add_rms_norm_backward(
+        self, residual: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, grad_residual: Tensor
+    ) -> Tensor:
+        """Gradient of x, and of delta: that of the norm plus that of the sum itself, rounded once."""
+        ...
+
     def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) · up."""
         ...

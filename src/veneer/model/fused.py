@@ -80,13 +80,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class _AddRmsNorm(torch.autograd.Function):
-    """The residual sum and its norm. On CUDA each direction is one pass over the rows."""
+    """The residual sum and its norm. With kernels each direction is one pass over the rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        triton = triton_kernels(x, delta)
-        if triton is not None and x.ndim == 2 and weight.shape == x.shape[1:] and delta.shape == x.shape:
-            residual, y, rstd = triton.add_rms_norm_forward(x, delta, _kernel_weight(weight, x), eps)
+        fast = kernels_for(x, delta)
+        if fast is not None and x.ndim == 2 and weight.shape == x.shape[1:] and delta.shape == x.shape:
+            residual, y, rstd = fast.add_rms_norm_forward(x, delta, _kernel_weight(weight, x), eps)
             rstd = rstd[:, None]
         else:
             residual = x + delta
@@ -98,9 +98,9 @@ class _AddRmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         residual, weight, rstd = ctx.saved_tensors
         d_residual, dy = (grad.contiguous() for grad in grads)
-        triton = triton_kernels(residual, d_residual, dy)
-        if triton is not None and residual.ndim == 2 and not ctx.needs_input_grad[2]:
-            dx = triton.add_rms_norm_backward(residual, _kernel_weight(weight, residual), rstd, dy, d_residual)
+        fast = kernels_for(residual, d_residual, dy)
+        if fast is not None and residual.ndim == 2 and not ctx.needs_input_grad[2]:
+            dx = fast.add_rms_norm_backward(residual, _kernel_weight(weight, residual), rstd, dy, d_residual)
             return dx, dx, None, None
         dx, dw = _norm_backward(residual, weight, rstd, dy, weight_too=ctx.needs_input_grad[2])
         dx = dx + d_residual

@@ -105,9 +105,9 @@ class DenseLinear(nn.Module, StoredLayer, HoldsTable):
         """x Wᵀ (+ bias) (+ update); see `BaseLinear`."""
         return layer_outputs(x, self, update)
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update); see `BaseLinear`."""
-        return layer_inputs(grad, self, update)
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update) (+ onto); see `BaseLinear`."""
+        return layer_inputs(grad, self, update, onto)
 
     def stored(self) -> StoredLinear | None:
         """See `StoredLayer`."""

@@ -28,6 +28,7 @@ SOURCES = (
     "attention_bf16.c",
     "decode.c",
     "elementwise.c",
+    "norms.c",
     "frozen.c",
     "interface.c",
     "int8.c",

@@ -1,7 +1,6 @@
-/* The passes between the matrix products, one read and one write each: RMS norm, SwiGLU, rotary positions.
+/* The passes between the matrix products, one read and one write each: SwiGLU and rotary positions (norms: norms.c).
  *
- * Rounding follows the reference models where that costs nothing: a bfloat16 norm is rounded before the weight, a
- * bfloat16 SwiGLU after the activation.
+ * Rounding follows the reference models where that costs nothing: a bfloat16 SwiGLU is rounded after the activation.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -12,64 +11,6 @@
 #define CHUNK 1024
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-
-/* y = round(x · rstd) · w, rstd[row] = 1/√(mean(x²) + eps); x, y [rows, dim] of `dtype`, weight float32 [dim]. */
-int veneer_rms_norm_forward(int dtype, const void *x, const float *weight, float eps, int64_t rows, int dim, void *y,
-                            float *rstd, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < rows; row++) {
-        float sum = 0.0f;
-        if (dtype == BFLOAT16) {
-            const uint16_t *in = (const uint16_t *)x + row * dim;
-            uint16_t *out = (uint16_t *)y + row * dim;
-#pragma omp simd reduction(+ : sum)
-            for (int i = 0; i < dim; i++) sum += from_bf16(in[i]) * from_bf16(in[i]);
-            const float r = 1.0f / sqrtf(sum / (float)dim + eps);
-            rstd[row] = r;
-#pragma omp simd
-            for (int i = 0; i < dim; i++) out[i] = to_bf16(round_bf16(from_bf16(in[i]) * r) * weight[i]);
-        } else {
-            const float *in = (const float *)x + row * dim;
-            float *out = (float *)y + row * dim;
-#pragma omp simd reduction(+ : sum)
-            for (int i = 0; i < dim; i++) sum += in[i] * in[i];
-            const float r = 1.0f / sqrtf(sum / (float)dim + eps);
-            rstd[row] = r;
-#pragma omp simd
-            for (int i = 0; i < dim; i++) out[i] = in[i] * r * weight[i];
-        }
-    }
-    return 0;
-}
-
-/* With n = x·rstd and g = dy·w: dx = rstd · (g − n · mean(g·n)). */
-int veneer_rms_norm_backward(int dtype, const void *x, const float *weight, const float *rstd, const void *dy,
-                             int64_t rows, int dim, void *dx, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < rows; row++) {
-        const float r = rstd[row];
-        float sum = 0.0f;
-        if (dtype == BFLOAT16) {
-            const uint16_t *in = (const uint16_t *)x + row * dim, *grad = (const uint16_t *)dy + row * dim;
-            uint16_t *out = (uint16_t *)dx + row * dim;
-#pragma omp simd reduction(+ : sum)
-            for (int i = 0; i < dim; i++) sum += from_bf16(grad[i]) * weight[i] * from_bf16(in[i]);
-            const float mean = sum * r * r / (float)dim;
-#pragma omp simd
-            for (int i = 0; i < dim; i++)
-                out[i] = to_bf16(r * (from_bf16(grad[i]) * weight[i] - from_bf16(in[i]) * mean));
-        } else {
-            const float *in = (const float *)x + row * dim, *grad = (const float *)dy + row * dim;
-            float *out = (float *)dx + row * dim;
-#pragma omp simd reduction(+ : sum)
-            for (int i = 0; i < dim; i++) sum += grad[i] * weight[i] * in[i];
-            const float mean = sum * r * r / (float)dim;
-#pragma omp simd
-            for (int i = 0; i < dim; i++) out[i] = r * (grad[i] * weight[i] - in[i] * mean);
-        }
-    }
-    return 0;
-}
 
 /* silu(g) · u, and its gradients: d_u = silu(g) · d and d_g = d · u · σ(g) · (1 + g · (1 − σ(g))), of `count` elements in
  * bfloat16. */
@@ -141,7 +82,7 @@ static void gated_vectors(const uint16_t *g, const uint16_t *u, int count, uint1
     for (; i + 16 <= count; i += 16) {
         const __m512 x = floats(g + i);
         const __m256i rounded = narrow(_mm512_mul_ps(x, sigmoids(x)));
-        put(h + i, _mm512_mul_ps(floats((const uint16_t *)&rounded), floats(u + i)));
+        put(h + i, _mm512_mul_ps(floats_of(rounded), floats(u + i)));
     }
     gated(g + i, u + i, count - i, h + i);
 }
@@ -195,6 +136,25 @@ int veneer_swiglu_backward(int dtype, const void *gate, const void *up, const vo
     return 0;
 }
 
+/* A head in bfloat16. */
+static void turn_pairs(const uint16_t *in, const float *c, const float *s, float sign, int half, uint16_t *out) {
+    int i = 0;
+#if BF16_PRODUCTS
+    for (; i + 16 <= half; i += 16) {
+        const __m512 a = floats(in + i), b = floats(in + i + half), cosine = _mm512_loadu_ps(c + i);
+        const __m512 turn = _mm512_mul_ps(_mm512_set1_ps(sign), _mm512_loadu_ps(s + i));
+        put(out + i, _mm512_fnmadd_ps(b, turn, _mm512_mul_ps(a, cosine)));
+        put(out + i + half, _mm512_fmadd_ps(a, turn, _mm512_mul_ps(b, cosine)));
+    }
+#endif
+#pragma omp simd
+    for (int k = i; k < half; k++) {
+        const float a = from_bf16(in[k]), b = from_bf16(in[k + half]), turn = sign * s[k];
+        out[k] = to_bf16(a * c[k] - b * turn);
+        out[k + half] = to_bf16(b * c[k] + a * turn);
+    }
+}
+
 /* Turn the pairs (x[i], x[i + dim/2]) of every head by the token's angles; cosine, sine float32 [tokens, dim/2];
  * `sign` -1 turns back, which is the gradient. */
 int veneer_rotate(int dtype, const void *x, const float *cosine, const float *sine, float sign, int64_t tokens,
@@ -206,14 +166,7 @@ int veneer_rotate(int dtype, const void *x, const float *cosine, const float *si
         for (int h = 0; h < heads; h++) {
             const int64_t place = (t * heads + h) * dim;
             if (dtype == BFLOAT16) {
-                const uint16_t *in = (const uint16_t *)x + place;
-                uint16_t *out = (uint16_t *)y + place;
-#pragma omp simd
-                for (int i = 0; i < half; i++) {
-                    const float a = from_bf16(in[i]), b = from_bf16(in[i + half]), turn = sign * s[i];
-                    out[i] = to_bf16(a * c[i] - b * turn);
-                    out[i + half] = to_bf16(b * c[i] + a * turn);
-                }
+                turn_pairs((const uint16_t *)x + place, c, s, sign, half, (uint16_t *)y + place);
             } else {
                 const float *in = (const float *)x + place;
                 float *out = (float *)y + place;

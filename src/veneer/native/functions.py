@@ -20,10 +20,8 @@ from torch import Tensor
 from veneer.native.arguments import DTYPES, pointer, pointers
 from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
+from veneer.native.rowwise import Rowwise
 from veneer.native.stored import Stored, matrix_struct
-
-INTERFACE = 11
-"""The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class KernelProducts(IntEnum):
     """Tiles of bfloat16 (AMX)."""
 
 
-class Kernels:
+class Kernels(Rowwise):
     """The functions of one compiled library.
 
     Args:
@@ -57,25 +55,12 @@ class Kernels:
             floats' rate.
 
     Raises:
-        OSError: the library cannot be loaded, or was compiled from sources with other arguments.
+        OSError: see `OpenedLibrary`.
     """
 
     def __init__(self, path: Path, *, products: KernelProducts | None = None):
+        super().__init__(path)
         self._products = products
-        self._library = ctypes.CDLL(str(path))
-        try:
-            found = self._library.veneer_interface()
-        except AttributeError:
-            found = 0
-        if found != INTERFACE:
-            raise OSError(
-                f"{path} was compiled from other sources (interface {found}, not {INTERFACE}); compile it again by "
-                "`python -m veneer.native.build`"
-            )
-
-    def _call(self, name: str, *arguments: object) -> None:
-        if getattr(self._library, f"veneer_{name}")(*arguments, ctypes.c_int(torch.get_num_threads())):
-            raise MemoryError(f"native kernel {name}: no memory for its working space")
 
     def attention_forward(
         self,
@@ -275,7 +260,7 @@ class Kernels:
         *,
         by_outputs: bool,
     ) -> None:
-        """Return x Wᵀ (`by_outputs`) or x W, plus scale · left W₂ + bias, in float32 by the weight as it is stored.
+        """Set y to x Wᵀ (`by_outputs`) or x W, plus scale · left W₂ + bias, in float32 by the weight as it is stored.
 
         (left, W₂) is the update; frozen.c says the shapes.
         """
@@ -345,8 +330,12 @@ class Kernels:
         y: Tensor,
         *,
         by_outputs: bool,
+        add: bool = False,
     ) -> None:
-        """Return x W + scale · left W₂ + bias in bfloat16; (left, W₂) is the update, and products.c says the shapes."""
+        """Set y to x W + scale · left W₂ + bias in bfloat16, or `add` that to it after it was rounded.
+
+        (left, W₂) is the update, and products.c says the shapes.
+        """
         left, right = update if update is not None else (None, None)
         self._call(
             "product",
@@ -357,6 +346,7 @@ class Kernels:
             pointer(bias),
             ctypes.c_float(scale),
             int(by_outputs),
+            int(add),
             ctypes.c_int64(x.shape[0]),
             x.shape[1],
             0 if left is None else left.shape[1],
@@ -397,68 +387,3 @@ class Kernels:
             *(ctypes.c_float(number) for beta in betas for number in (beta, 1 - beta)),
             *(ctypes.c_float(number) for number in (shrink, rate, root, epsilon)),
         )
-
-    def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Return the normalised rows and their rstd `[rows]`; `weight` is float32."""
-        y = torch.empty_like(x)
-        rstd = torch.empty(x.shape[0], dtype=torch.float32)
-        self._call(
-            "rms_norm_forward",
-            DTYPES[x.dtype],
-            pointer(x),
-            pointer(weight),
-            ctypes.c_float(eps),
-            ctypes.c_int64(x.shape[0]),
-            x.shape[1],
-            pointer(y),
-            pointer(rstd),
-        )
-        return y, rstd
-
-    def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
-        """Return the gradient of the rows."""
-        grad_x = torch.empty_like(x)
-        self._call(
-            "rms_norm_backward",
-            DTYPES[x.dtype],
-            *(pointer(tensor) for tensor in (x, weight, rstd, grad)),
-            ctypes.c_int64(x.shape[0]),
-            x.shape[1],
-            pointer(grad_x),
-        )
-        return grad_x
-
-    def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Return silu(gate) · up."""
-        h = torch.empty_like(gate)
-        count = ctypes.c_int64(gate.numel())
-        self._call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
-        return h
-
-    def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of gate and up."""
-        grads = torch.empty_like(gate), torch.empty_like(up)
-        self._call(
-            "swiglu_backward",
-            DTYPES[gate.dtype],
-            *(pointer(tensor) for tensor in (gate, up, grad)),
-            ctypes.c_int64(gate.numel()),
-            *(pointer(tensor) for tensor in grads),
-        )
-        return grads
-
-    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
-        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
-        y = torch.empty_like(x)
-        tokens, heads, dim = x.shape
-        self._call(
-            "rotate",
-            DTYPES[x.dtype],
-            *(pointer(tensor) for tensor in (x, cosine, sine)),
-            ctypes.c_float(sign),
-            ctypes.c_int64(tokens),
-            heads,
-            dim,
-            pointer(y),
-        )
-        return y

@@ -19,7 +19,16 @@ static inline __m512i widen(const uint16_t *in) {
 
 static inline __m256i narrow(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 
-static inline __m512 floats(const uint16_t *in) { return _mm512_castsi512_ps(_mm512_slli_epi32(widen(in), 16)); }
+static inline __m512 floats_of(__m256i pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(pairs), 16));
+}
+
+static inline __m512 floats(const uint16_t *in) { return floats_of(_mm256_loadu_si256((const __m256i *)in)); }
+
+/* Zeros where the mask is not set. */
+static inline __m512 floats_below(const uint16_t *in, __mmask16 mask) {
+    return floats_of(_mm256_maskz_loadu_epi16(mask, in));
+}
 
 static inline void put(uint16_t *out, __m512 values) { _mm256_storeu_si256((__m256i *)out, narrow(values)); }
 

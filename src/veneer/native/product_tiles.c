@@ -48,7 +48,7 @@ typedef struct {
     const float *sums;
     uint16_t *y;
     int64_t stride;
-    int left; /* rows */
+    int left, add; /* rows; whether they are added to y */
     __mmask16 low, high;
     __m512 bias[2];
 } Pending;
@@ -140,7 +140,12 @@ static inline void hand_over(Pending *p, int rows) {
     for (; rows > 0 && p->left > 0; rows--, p->left--, p->sums += SIDE, p->y += p->stride) {
         const __m512 first = _mm512_add_ps(_mm512_loadu_ps(p->sums), p->bias[0]);
         const __m512 second = _mm512_add_ps(_mm512_loadu_ps(p->sums + TILE), p->bias[1]);
-        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+        if (p->add) {
+            const __m512 low = floats_of(_mm512_castsi512_si256(both)), high = floats_of(_mm512_extracti64x4_epi64(both, 1));
+            both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_add_ps(high, floats_below(p->y + TILE, p->high)),
+                                                _mm512_add_ps(low, floats_below(p->y, p->low)));
+        }
         _mm512_mask_storeu_epi16(p->y, (__mmask32)p->high << TILE | p->low, both);
     }
 }
@@ -159,7 +164,7 @@ INLINE_IN_TILES void multiply(const uint16_t *x, int64_t stride, const uint32_t 
 static inline Pending pending_at(const Share *s, int64_t row, int column) {
     const Product *p = s->p;
     const int more = p->columns - column;
-    Pending pending = {.sums = s->sums, .y = p->y + row * p->columns + column, .stride = p->columns};
+    Pending pending = {.sums = s->sums, .y = p->y + row * p->columns + column, .stride = p->columns, .add = p->add};
     pending.left = s->end - row < SIDE ? (int)(s->end - row) : SIDE;
     pending.low = lanes_below(more), pending.high = more > TILE ? lanes_below(more - TILE) : 0;
     pending.bias[0] = p->bias ? _mm512_maskz_loadu_ps(pending.low, p->bias + column) : _mm512_setzero_ps();

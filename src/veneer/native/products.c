@@ -1,4 +1,4 @@
-/* y = x · W + s · x₂ · W₂ + b in bfloat16 with float32 sums: a base layer and its low-rank update at once, here in pairs
+/* y = x · W + s · x₂ · W₂ + b (+ y) in bfloat16 with float32 sums: a base layer and its low-rank update at once, here in pairs
  * (AVX-512 BF16), and in AMX's tiles by product_tiles.c.
  *
  * W stands in memory as rows of outputs, [columns][depth] (a layer's forward), or as rows of inputs, [depth][columns]
@@ -122,9 +122,12 @@ __attribute__((always_inline)) static inline void tile(const Product *p, const P
         const __m512 bias = p->bias ? _mm512_maskz_loadu_ps(mask, p->bias + at) : _mm512_setzero_ps();
 #pragma GCC unroll 6
         for (int i = 0; i < ROWS; i++)
-            if (first + i < p->rows)
-                _mm256_mask_storeu_epi16(p->y + (first + i) * p->columns + at, mask,
-                                         narrow(_mm512_add_ps(sums[i][j], bias)));
+            if (first + i < p->rows) {
+                uint16_t *y = p->y + (first + i) * p->columns + at;
+                __m256i found = narrow(_mm512_add_ps(sums[i][j], bias));
+                if (p->add) found = narrow(_mm512_add_ps(floats_of(found), floats_below(y, mask)));
+                _mm256_mask_storeu_epi16(y, mask, found);
+            }
     }
 }
 
@@ -183,20 +186,20 @@ int veneer_product_compiled(int threads) { return (void)threads, BF16_PRODUCTS; 
 
 /* y [rows, columns] = x · W + scale · x₂ · W₂ + bias, all bfloat16 but the bias (float32 or NULL). x is [rows, depth], x₂
  * [rows, rank]; depth and rank are even, rank 0 leaves the second product out. W is [columns, depth] and W₂
- * [columns, rank] where `by_outputs`, else [depth, columns] and [rank, columns].
- * `products` is what multiplies: pairs or tiles. Returns 0, or 1 where memory ran out. */
+ * [columns, rank] where `by_outputs`, else [depth, columns] and [rank, columns]. Where `add`, that is added to what stands
+ * in y, and rounded again. `products` is what multiplies: pairs or tiles. Returns 0, or 1 where memory ran out. */
 int veneer_product(const uint16_t *x, const uint16_t *w, const uint16_t *x2, const uint16_t *w2, const float *bias,
-                   float scale, int by_outputs, int64_t rows, int depth, int rank, int columns, int products, uint16_t *y,
-                   int threads) {
+                   float scale, int by_outputs, int add, int64_t rows, int depth, int rank, int columns, int products,
+                   uint16_t *y, int threads) {
 #if BF16_PRODUCTS
-    const Product p = {{x, w, depth / 2}, {x2, w2, rank / 2}, bias, scale, by_outputs, rows, columns, y};
+    const Product p = {{x, w, depth / 2}, {x2, w2, rank / 2}, bias, scale, by_outputs, add, rows, columns, y};
 #if HAS_TILES
     if (products == PRODUCTS_TILES) return veneer_product_in_tiles(&p, threads);
 #endif
     (void)products;
     return in_pairs(&p, threads);
 #else
-    (void)x, (void)w, (void)x2, (void)w2, (void)bias, (void)scale, (void)by_outputs, (void)rows, (void)depth;
+    (void)x, (void)w, (void)x2, (void)w2, (void)bias, (void)scale, (void)by_outputs, (void)add, (void)rows, (void)depth;
     (void)rank, (void)columns, (void)products, (void)y, (void)threads;
     return 1;
 #endif

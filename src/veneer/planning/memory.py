@@ -196,7 +196,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         runtime=runtime,
         base=spread.part(base_bytes(setup)),
         adapters=4 * sum(one.adapter_weights for one in (setup, *setup.reward_models)),
-        rounded=0 if cpu or setup.dtype.itemsize == 4 else setup.adapter_weights * setup.dtype.itemsize,
+        rounded=0 if setup.dtype.itemsize == 4 else setup.adapter_weights * setup.dtype.itemsize,
         teacher=0 if setup.teaching is None else teacher_bytes(setup.teaching),
         gradients=gradients,
         optimizer=spread.part(state_bytes(setup)),

@@ -134,10 +134,11 @@ class Int8Linear(nn.Module):
             y.add_(self.bias.to(y.dtype))
         return y if update is None else update.add_to_outputs(y)
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update), `[tokens, out]` to `[tokens, in]`, by the copy that has a scale for every input."""
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update) (+ onto), `[tokens, out]` to `[tokens, in]`, by the copy with a scale for every input."""
         x = self.by_input.multiply(grad)
-        return x if update is None else update.add_to_inputs(x)
+        x = x if update is None else update.add_to_inputs(x)
+        return x if onto is None else onto.add_(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[tokens, in]` to `[tokens, out]` in its dtype; backward gives dx only."""

@@ -75,9 +75,9 @@ class PackedLinear(nn.Module, StoredLayer):
                 return found
         return layer_outputs(x, self, update)
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update), [*, out] to [*, in], with the weight decoded once more."""
-        return layer_inputs(grad, self, update)
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update) (+ onto), [*, out] to [*, in], with the weight decoded once more."""
+        return layer_inputs(grad, self, update, onto)
 
     def keep_decoded(self, dtype: torch.dtype) -> None:
         """Keep the decoded weight until `forget_decoded`; see `decoded_weights`."""

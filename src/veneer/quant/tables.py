@@ -122,11 +122,11 @@ class BlockHead(nn.Module, StoredLayer, HoldsTable):
             y[:, place] = outputs(x, weight.to(x.dtype), None, own)
         return y
 
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update), `[rows, out_features]` to `[rows, in_features]`."""
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None, onto: Tensor | None = None) -> Tensor:
+        """grad W (+ update) (+ onto), `[rows, out_features]` to `[rows, in_features]`."""
         if grad.dtype is torch.float32:
-            return layer_inputs(grad, self, update)
-        return inputs(grad, self.dequantize(grad.dtype), update)
+            return layer_inputs(grad, self, update, onto)
+        return inputs(grad, self.dequantize(grad.dtype), update, onto)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ."""

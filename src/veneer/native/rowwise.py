@@ -1,0 +1,101 @@
+"""What is computed row by row between the matrix products: norms, gated products, rotary positions (norms.c,
+elementwise.c)."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from veneer.native.arguments import DTYPES, pointer
+from veneer.native.opened import OpenedLibrary
+
+
+class Rowwise(OpenedLibrary):
+    """These functions of a compiled library. Triton's kernels have them too (`veneer.gpu.dispatch.GpuKernels`)."""
+
+    def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Return the normalised rows and their rstd `[rows]`; `weight` is float32."""
+        y, rstd = torch.empty_like(x), torch.empty(x.shape[0], dtype=torch.float32)
+        self._norm(x, None, weight, eps, None, y, rstd)
+        return y, rstd
+
+    def add_rms_norm_forward(
+        self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x + delta, these rows normalised, and their rstd `[rows]`; `weight` is float32."""
+        residual, y = torch.empty_like(x), torch.empty_like(x)
+        rstd = torch.empty(x.shape[0], dtype=torch.float32)
+        self._norm(x, delta, weight, eps, residual, y, rstd)
+        return residual, y, rstd
+
+    def _norm(
+        self, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, total: Tensor | None, y: Tensor, rstd: Tensor
+    ) -> None:
+        self._call(
+            "rms_norm_forward",
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, delta, weight)),
+            ctypes.c_float(eps),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            *(pointer(tensor) for tensor in (total, y, rstd)),
+        )
+
+    def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
+        """Return the gradient of the rows."""
+        return self._norm_gradient(x, weight, rstd, grad, None)
+
+    def add_rms_norm_backward(
+        self, residual: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, grad_residual: Tensor
+    ) -> Tensor:
+        """Return the gradient of x, and of delta: that of the norm plus that of the sum itself."""
+        return self._norm_gradient(residual, weight, rstd, grad, grad_residual)
+
+    def _norm_gradient(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, onto: Tensor | None) -> Tensor:
+        grad_x = torch.empty_like(x)
+        self._call(
+            "rms_norm_backward",
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, weight, rstd, grad, onto)),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            pointer(grad_x),
+        )
+        return grad_x
+
+    def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return silu(gate) · up."""
+        h = torch.empty_like(gate)
+        count = ctypes.c_int64(gate.numel())
+        self._call("swiglu_forward", DTYPES[gate.dtype], pointer(gate), pointer(up), count, pointer(h))
+        return h
+
+    def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of gate and up."""
+        grads = torch.empty_like(gate), torch.empty_like(up)
+        self._call(
+            "swiglu_backward",
+            DTYPES[gate.dtype],
+            *(pointer(tensor) for tensor in (gate, up, grad)),
+            ctypes.c_int64(gate.numel()),
+            *(pointer(tensor) for tensor in grads),
+        )
+        return grads
+
+    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
+        y = torch.empty_like(x)
+        tokens, heads, dim = x.shape
+        self._call(
+            "rotate",
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, cosine, sine)),
+            ctypes.c_float(sign),
+            ctypes.c_int64(tokens),
+            heads,
+            dim,
+            pointer(y),
+        )
+        return y
