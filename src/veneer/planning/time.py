@@ -34,21 +34,21 @@ PROBE_AGREE = 3
 """Number of times, the best one and others within a tenth of it, by which the probe's result counts as certain."""
 CPU_EFFICIENCY = 1.0
 """Share of the probe's rate that a step's own products reach. What a step does beside them is counted apart."""
-BESIDE_LAYER = 7e-3
+BESIDE_LAYER = 4e-3
 """Seconds beside products for each layer of a micro-batch, forward and backward: Python, and the starts of operations.
-This and the numbers below, but that of dropout, fit 67 runs of benchmarks/plan_grid.py on one and two threads, in
-bfloat16 on AMX and in float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
-BESIDE_TOKEN = 22e-9
+This and the numbers below, but that of dropout, fit 17 runs of benchmarks/plan_grid.py on two threads, in bfloat16 on
+AMX and in float32 on AVX-512, whose products differ tenfold (docs/benchmarks.md)."""
+BESIDE_TOKEN = 18e-9
 """Seconds that a thread takes beside products for each token, layer, and element of the residual stream and of the
 feed-forward block: norms, activations, sums."""
-BESIDE_AGAIN = 0.5
+BESIDE_AGAIN = 0.3
 """Share that recomputation adds to what layers take beside products."""
-BESIDE_TRAINED = 9e-9
+BESIDE_TRAINED = 7e-9
 """Seconds that a thread takes in a step for each trained weight: its gradient's conversion and norm, and the
 optimiser."""
 BESIDE_DROPPED = 8.5e-9
 """Seconds for each element that a dropout before an adapter may drop; one thread draws them (by one run of 135M)."""
-ATTENTION_TIMES = 2.0
+ATTENTION_TIMES = 1.5
 """Times as long as its operations say at the rate of products: attention exponentiates, and multiplies small
 blocks."""
 GPU_EFFICIENCY = 0.4
