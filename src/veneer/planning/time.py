@@ -46,7 +46,7 @@ BESIDE_AGAIN = 0.3
 BESIDE_TRAINED = 7e-9
 """Seconds that a thread takes in a step for each trained weight: its gradient's conversion and norm, and the
 optimiser."""
-BESIDE_DROPPED = 8.5e-9
+BESIDE_DROPPED = 4e-9
 """Seconds for each element that a dropout before an adapter may drop; one thread draws them (by one run of 135M)."""
 ATTENTION_TIMES = 1.5
 """Times as long as its operations say at the rate of products: attention exponentiates, and multiplies small
