@@ -117,3 +117,9 @@ def test_a_limited_address_space_is_not_taken_ahead() -> None:
     advised, grown, _ = printed(GROWTH, str(1 << 34))
     assert advised == 0
     assert grown < 1 << 27
+
+
+def test_the_heap_does_not_grow_in_pages_of_hundreds_of_megabytes() -> None:
+    advised, grown, _ = printed("import veneer.heap\nveneer.heap.SMALL_PAGE //= 16\n" + GROWTH, "unlimited")
+    assert advised == 0
+    assert grown < 1 << 27

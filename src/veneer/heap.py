@@ -20,6 +20,9 @@ LARGEST_HEAP_BLOCK = 32 << 20
 """Bytes from which glibc maps every block by itself; the most that it allows, and where its own rule ends up."""
 MAPPED_BLOCKS = 65_536
 """How many blocks glibc maps by themselves at most, unless it is told otherwise."""
+SMALL_PAGE = 4096
+"""Bytes of the small pages beside which large ones have 2 MB. Beside small pages of 64 KB (some kernels for Arm) they
+have 512 MB, which is more than a heap should grow by."""
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def _extend_in_large_pages(libc: ctypes.CDLL) -> None:
     has its addresses first, and gives back those pages that nobody uses. What is never used takes no memory.
     """
     available = memory()[1]
-    if available is None or not free_address_space():
+    if available is None or mmap.PAGESIZE != SMALL_PAGE or not free_address_space():
         return
     libc.malloc_trim(0)
     libc.mallopt(MMAP_MAX, 0)  # else so large a block would be mapped by itself
