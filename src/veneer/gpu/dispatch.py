@@ -49,7 +49,7 @@ class GpuKernels(Protocol):
     def add_rms_norm_backward(
         self, residual: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, grad_residual: Tensor
     ) -> Tensor:
-        """Gradient of x, and of delta: that of the norm plus that of the sum itself, rounded once."""
+        """Gradient of x, and of delta: that of the norm plus that of the sum itself."""
         ...
 
     def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:

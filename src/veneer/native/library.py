@@ -24,7 +24,7 @@ bfloat16 products, where the processor multiplies pairs of bfloat16 faster than 
 tiles too, and takes the weights of prompts in another order. The ninth multiplies adapters in bfloat16 in tiles where
 the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention;
 and SwiGLU in float32 has another order of operations. The eleventh adds up norms of bfloat16
-in another order, and rounds once where a gradient reaches rows through a norm and past it."""
+in another order, where the processor has AVX-512 BF16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@
 #include "common.h"
 #include "pairs.h"
 
-/* sum = x + more. */
+/* sum = x + more; sum may be x. */
 static void add_pairs(const uint16_t *x, const uint16_t *more, int dim, uint16_t *sum) {
     int i = 0;
 #if BF16_PRODUCTS
@@ -113,36 +113,29 @@ static float inner_of_floats(const float *x, const float *dy, const float *weigh
     return sum;
 }
 
-/* dx = rstd · (dy · w − x · mean) (+ onto). */
-static void gradient_of_pairs(const uint16_t *x, const uint16_t *dy, const float *weight, float rstd, float mean,
-                              const uint16_t *onto, int dim, uint16_t *dx) {
+/* dx = rstd · (dy · w − x · mean). */
+static void gradient_of_pairs(const uint16_t *x, const uint16_t *dy, const float *weight, float rstd, float mean, int dim,
+                              uint16_t *dx) {
     int i = 0;
 #if BF16_PRODUCTS
     const __m512 r = _mm512_set1_ps(rstd), m = _mm512_set1_ps(mean);
     for (; i + 16 <= dim; i += 16) {
         const __m512 g = _mm512_mul_ps(floats(dy + i), _mm512_loadu_ps(weight + i));
-        const __m512 difference = _mm512_fnmadd_ps(floats(x + i), m, g);
-        put(dx + i, onto ? _mm512_fmadd_ps(difference, r, floats(onto + i)) : _mm512_mul_ps(difference, r));
+        put(dx + i, _mm512_mul_ps(_mm512_fnmadd_ps(floats(x + i), m, g), r));
     }
 #endif
 #pragma omp simd
-    for (int k = i; k < dim; k++) {
-        const float own = rstd * (from_bf16(dy[k]) * weight[k] - from_bf16(x[k]) * mean);
-        dx[k] = to_bf16(onto ? own + from_bf16(onto[k]) : own);
-    }
+    for (int k = i; k < dim; k++) dx[k] = to_bf16(rstd * (from_bf16(dy[k]) * weight[k] - from_bf16(x[k]) * mean));
 }
 
-static void gradient_of_floats(const float *x, const float *dy, const float *weight, float rstd, float mean,
-                               const float *onto, int dim, float *dx) {
+static void gradient_of_floats(const float *x, const float *dy, const float *weight, float rstd, float mean, int dim,
+                               float *dx) {
 #pragma omp simd
-    for (int i = 0; i < dim; i++) {
-        const float own = rstd * (dy[i] * weight[i] - x[i] * mean);
-        dx[i] = onto ? own + onto[i] : own;
-    }
+    for (int i = 0; i < dim; i++) dx[i] = rstd * (dy[i] * weight[i] - x[i] * mean);
 }
 
 /* With n = x·rstd and g = dy·w: dx = rstd · (g − n · mean(g·n)), plus `onto` where that is not NULL, which is the gradient that
- * reaches x past the norm. */
+ * reaches x past the norm. It is added to what was rounded, as autograd would. */
 int veneer_rms_norm_backward(int dtype, const void *x, const float *weight, const float *rstd, const void *dy,
                              const void *onto, int64_t rows, int dim, void *dx, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -152,13 +145,15 @@ int veneer_rms_norm_backward(int dtype, const void *x, const float *weight, cons
         if (dtype == BFLOAT16) {
             const uint16_t *in = (const uint16_t *)x + at, *grad = (const uint16_t *)dy + at;
             const float mean = inner_of_pairs(in, grad, weight, dim) * share;
-            gradient_of_pairs(in, grad, weight, rstd[row], mean, onto ? (const uint16_t *)onto + at : NULL, dim,
-                              (uint16_t *)dx + at);
+            uint16_t *out = (uint16_t *)dx + at;
+            gradient_of_pairs(in, grad, weight, rstd[row], mean, dim, out);
+            if (onto) add_pairs(out, (const uint16_t *)onto + at, dim, out);
         } else {
             const float *in = (const float *)x + at, *grad = (const float *)dy + at;
             const float mean = inner_of_floats(in, grad, weight, dim) * share;
-            gradient_of_floats(in, grad, weight, rstd[row], mean, onto ? (const float *)onto + at : NULL, dim,
-                               (float *)dx + at);
+            float *out = (float *)dx + at;
+            gradient_of_floats(in, grad, weight, rstd[row], mean, dim, out);
+            if (onto) add_floats(out, (const float *)onto + at, dim, out);
         }
     }
     return 0;
