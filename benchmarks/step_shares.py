@@ -28,6 +28,7 @@ from veneer.load import WeightForm
 STEPS, ROWS, MICRO_BATCH_TOKENS = 4, 8, 4096
 PARTS = {
     "_LoraProduct": "products with the base and of LoRA",
+    "_TogetherByKernels": "products with the base and of LoRA",
     "_LinearCrossEntropy": "the head and the cross-entropy",
     "_PackedKernel": "attention",
     "_SwiGlu": "SwiGLU",

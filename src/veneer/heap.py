@@ -34,7 +34,7 @@ def heap_kept() -> Iterator[None]:
     reached in every step, so that giving memory back saves nothing.
 
     Activations are larger than the part of the memory whose small pages a processor knows by heart, and what it fetches
-    ahead ends at a page. Pages of 2 MB save 4 to 10 % of such a step, and the memory at the peak is as before.
+    ahead ends at a page. Pages of 2 MB save 4 to 11 % of such a step, and the memory at the peak is as before.
     """
     if platform.libc_ver()[0] != "glibc":
         yield

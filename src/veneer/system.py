@@ -56,22 +56,23 @@ def address_space(root: Path = ROOT) -> tuple[int | None, int | None]:
     """Bytes of address space that this process has, and the most that it may have (`ulimit -v`); None for no limit."""
     fields = _text(root / "proc/self/statm").split()
     used = int(fields[0]) * PAGESIZE if fields and fields[0].isdecimal() else None
-    for line in _text(root / "proc/self/limits").splitlines():
-        if line.startswith(ADDRESS_SPACE):
-            soft = line.removeprefix(ADDRESS_SPACE).split()[0]
-            return used, int(soft) if soft.isdecimal() else None
-    return used, None
+    soft = _limit(root, ADDRESS_SPACE)
+    return used, int(soft) if soft.isdecimal() else None
 
 
 def free_address_space(root: Path = ROOT) -> bool:
     """Whether address space that is never used costs nothing: no limit counts it (`ulimit -v`, `ulimit -d`), and the
     kernel does not count it as memory (`vm.overcommit_memory` other than 2)."""
-    limits = _text(root / "proc/self/limits").splitlines()
-    unlimited = [
-        any(line.startswith(name) and line.removeprefix(name).split()[0] == "unlimited" for line in limits)
-        for name in (ADDRESS_SPACE, DATA)
-    ]
-    return all(unlimited) and _text(root / "proc/sys/vm/overcommit_memory").strip() in ("0", "1")
+    unlimited = all(_limit(root, name) == "unlimited" for name in (ADDRESS_SPACE, DATA))
+    return unlimited and _text(root / "proc/sys/vm/overcommit_memory").strip() in ("0", "1")
+
+
+def _limit(root: Path, name: str) -> str:
+    """The limit of this process as the kernel writes it: a number or `unlimited`; empty where it is not known."""
+    for line in _text(root / "proc/self/limits").splitlines():
+        if line.startswith(name):
+            return line.removeprefix(name).split()[0]
+    return ""
 
 
 def heap_addresses(root: Path = ROOT) -> tuple[int, int] | None:
