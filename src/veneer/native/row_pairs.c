@@ -43,7 +43,7 @@ INLINE void few_rows(const Matrix *m, int format, int halves, const float *scale
 #pragma GCC unroll 4
         for (int c = 0; c < columns; c++) {
             const int64_t place = (int64_t)(column + c) * m->depth + k;
-            fetch_chunk(format, behind(m, format), place);
+            fetch_weights(format, behind(m, format), place, CHUNK);
             words_of(m, format, scales + c * each, halves, place, column + c, w[c]);
         }
 #pragma GCC unroll 2
