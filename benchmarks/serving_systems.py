@@ -99,11 +99,16 @@ def veneer_server(
     *,
     adapter_mb: int = 1000,
     cache_mb: int = 1000,
+    variant: str | None = None,
     options: Sequence[str] = (),
     log: Path | None = None,
 ) -> Iterator[Server]:
-    """`veneer serve` with a base in NF4, adapters in bfloat16, and more options; `log` gets what it says."""
-    command = [sys.executable, "-m", "veneer", "serve", "--model", model, "--name", "base", "--method", "qlora"]
+    """`veneer serve` with a base in NF4, adapters in bfloat16, and more options; `log` gets what it says.
+
+    `variant`: the kernels, by default the best that the processor runs.
+    """
+    program = ["-m", "veneer"] if variant is None else [str(Path(__file__).with_name("held.py")), variant]
+    command = [sys.executable, *program, "serve", "--model", model, "--name", "base", "--method", "qlora"]
     command += ["--dtype", "bfloat16", "--port", "0", "--json", "--adapter-dtype", "bfloat16"]
     command += ["--adapter-memory", str(adapter_mb), "--cache-memory", str(cache_mb)]
     command += [] if adapters is None else ["--adapters", str(adapters)]
