@@ -59,8 +59,36 @@ def test_case_hyphens_and_sections_do_not_matter(name: str, expected: str) -> No
 
 
 def test_a_name_with_a_star_stands_for_every_end() -> None:
-    assert counterpart(["wandb_project"]) == counterpart(["wandb_entity"]) == COUNTERPARTS["wandb_*"]
-    assert counterpart(["wandbproject"]) is None
+    assert counterpart(["wandb_name"]) == counterpart(["wandb_entity"]) == COUNTERPARTS["wandb_*"]
+    assert counterpart(["wandbname"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("adapter_name_or_path", ("train.from_adapter",)),
+        ("report_to", ("track",)),
+        ("wandb_project", ("tracking.project",)),
+        ("stage", ("objective",)),
+        ("rl", ("objective",)),
+        ("fsdp", ("compute.sharding",)),
+        ("ddp_timeout", ("compute.rank_timeout",)),
+        ("full_determinism", ("compute.deterministic",)),
+        ("dataset_prepared_path", ("data.cache_dir",)),
+        ("pref_beta", ("dpo.beta",)),
+        ("reward_funcs", ("rewards",)),
+    ],
+)
+def test_what_veneer_has_is_not_said_to_be_missing(name: str, keys: tuple[str, ...]) -> None:
+    found = counterpart([name])
+    assert found is not None
+    assert found.keys == keys
+
+
+def test_several_devices_are_asked_for_by_the_command() -> None:
+    found = counterpart(["num_gpus"])
+    assert found is not None
+    assert "--devices N" in found.meaning
 
 
 def refusal(**values: Any) -> str:

@@ -61,11 +61,18 @@ _LOG = (
     "there is no such setting: every step is written to events.jsonl and drawn in loss.svg; `--json` prints the events "
     "for other programs"
 )
+_TRACKERS = "a list of tensorboard, wandb, mlflow and trackio; by default there is none"
+_PROJECT = "what runs are gathered under, in wandb, MLflow and Trackio; track names the programs"
 _KERNELS = "there is no such setting: the fastest path of the machine is chosen, and `veneer doctor` says which and why"
-_DEVICES = "there is no such setting: a run takes one device"
-_HUB = "there is no such setting: nothing is uploaded"
+_DEVICES = (
+    "there is no such setting: add `--devices N` to the command, or start it by torchrun; docs/many-devices.md has more"
+)
+_HUB = "there is no such setting: nothing is uploaded to a hub"
 _LOADING = "there is no such setting: rows are read and tokenised once, before the first step"
-_OBJECTIVE = "there is no such setting: the loss is the cross-entropy of the supervised tokens, over the whole step"
+_OBJECTIVE = (
+    "there is no such setting: objective says what a step minimises, and its sections what is added to it; the loss is "
+    "a sum over the whole step, divided once"
+)
 _NONE = "there is no such setting"
 _FORMATS = "there is no such setting: a row's format is recognised by its keys"
 
@@ -79,10 +86,12 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      (), "there is no such setting: the architecture is read from config.json, and code of a model is never run"),
     ("tokenizer_config tokenizer_name tokenizer_name_or_path tokenizer_use_fast use_fast_tokenizer",
      (), "there is no such setting: the tokenizer is the model's"),
-    ("adapter_name_or_path lora_model_dir create_new_adapter",
+    ("adapter_name_or_path lora_model_dir",
+     ("train.from_adapter",), "one folder of an adapter, which the run starts from; without it an adapter starts anew"),
+    ("create_new_adapter",
      (),
-     "there is no such setting: an adapter always starts anew; export the old one with `veneer export --to merged` "
-     "and train beside that"),
+     "there is no such setting: to train a new adapter beside an old one, export the old one with "
+     "`veneer export --to merged` and train beside that"),
     # The method.
     ("load_in_4bit use_4bit load_4bit",
      ("method", "quant.scheme"), "true is method=qlora with quant.scheme=nf4, false is method=lora"),
@@ -154,7 +163,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("ensure_weight_tying peft_ensure_weight_tying",
      (), "there is no such setting: tied weights stay tied"),
     ("task_type lora_task_type inference_mode peft_version",
-     (), "there is no such setting: veneer trains causal language models"),
+     (), "there is no such setting: objective says what is trained, a causal language model or a reward model"),
     ("peft_config lora_config peft",
      ("lora.rank",), "the section is called lora, and its keys are other ones too"),
     ("layer_replication peft_layer_replication megatron_config megatron_core corda_config lora_ga_config "
@@ -164,15 +173,17 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     # The rows.
     ("dataset datasets dataset_name dataset_path data_path data_files train_file train_data train_dataset "
      "training_file",
-     ("data.file",), "one file: JSONL, JSON, CSV or Parquet"),
+     ("data.file",),
+     "a file (JSONL, JSON, CSV or Parquet), a pattern of files, or hub:owner/name[split]; several files with weights "
+     "are data.sources"),
     ("eval_dataset test_datasets validation_file eval_data test_file validation_dataset",
-     ("data.eval_file",), "one file, for the evaluation loss"),
+     ("data.eval_file",), "a file for the evaluation loss, given as data.file"),
     ("val_set_size val_size validation_split eval_split test_size validation_split_percentage",
      ("data.held_out",), "a share of the rows, less than 1; a number of rows is not taken"),
     ("max_length max_seq_length max_seq_len sequence_len cutoff_len model_max_length block_size context_length",
      ("data.max_length",), _LENGTH),
     ("truncation_mode excess_length_strategy truncation",
-     ("data.overlong",), "drop, or truncate, which cuts a row's end"),
+     ("data.overlong",), "drop, truncate, which cuts a row's end, or split, which cuts a text into pieces"),
     ("packing sample_packing eval_sample_packing neat_packing eval_packing packing_strategy padding_free "
      "group_by_length pad_to_sequence_len pad_to_multiple_of train_sampling_strategy length_column_name "
      "sample_packing_sequentially",
@@ -187,9 +198,13 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("data.columns",), "the file's name of each column, as {text: content}"),
     ("dataset_kwargs formatting_func dataset_format remove_unused_columns label_names",
      (), _FORMATS),
-    ("dataset_num_proc dataset_processes preprocessing_num_workers dataset_prepared_path overwrite_cache "
-     "tokenized_path streaming shuffle_dataset ignore_data_skip dataset_dir buffer_size preprocessing_batch_size",
+    ("dataset_num_proc dataset_processes preprocessing_num_workers "
+     "streaming shuffle_dataset ignore_data_skip dataset_dir buffer_size preprocessing_batch_size",
      (), _LOADING),
+    ("dataset_prepared_path tokenized_path",
+     ("data.cache_dir",), "the folder of tokenised rows, which large files get by themselves (data.cache)"),
+    ("overwrite_cache",
+     (), "there is no such setting: tokenised rows are known by what they follow from, and made anew where it changed"),
     ("dataloader_*",
      (), _LOADING),
     ("max_samples max_train_samples max_eval_samples",
@@ -234,11 +249,47 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("random_state data_seed",
      ("train.seed",), "it seeds the adapter's start, the order of the rows and dropout"),
     ("full_determinism",
-     (), "there is no such setting: the same run on the same CPU gives the same bytes"),
-    ("neftune_noise_alpha label_smoothing_factor loss_type router_aux_loss_coef average_tokens_across_devices",
+     ("compute.deterministic",), "it is for a GPU; the same run on the same CPU gives the same bytes without it"),
+    ("neftune_noise_alpha label_smoothing_factor router_aux_loss_coef average_tokens_across_devices",
      (), _OBJECTIVE),
+    ("loss_type",
+     ("dpo.loss", "grpo.loss_type"), "the formula of pairs, or of sampled answers; other objectives have one each"),
     ("stage rl trainer_type rlhf_type",
-     (), "there is no such setting: veneer trains on supervised rows"),
+     ("objective",),
+     "sft, pretraining, dpo, orpo, cpo, simpo, kto, distillation, reward (for rm) or grpo; docs/objectives.md has the "
+     "rows of each"),
+    # Preferences, rewards and teachers.
+    ("pref_beta dpo_beta",
+     ("dpo.beta",), "β of dpo; orpo, cpo, simpo and kto have their own in the section of their name"),
+    ("rl_beta",
+     ("dpo.beta", "kto.beta"), "β of the objective, in the section of its name"),
+    ("pref_loss dpo_loss_type",
+     ("dpo.loss",), "sigmoid, robust, hinge, ipo or sigmoid_norm; orpo and simpo are objectives"),
+    ("pref_ftx rpo_alpha",
+     ("dpo.nll",), "the weight of the chosen answers' cross-entropy"),
+    ("dpo_label_smoothing",
+     ("dpo.label_smoothing",), _SAME),
+    ("orpo_alpha",
+     ("orpo.beta",), "the weight of the odds ratio"),
+    ("cpo_alpha",
+     ("cpo.nll",), _SAME),
+    ("simpo_gamma",
+     ("simpo.gamma",), _SAME),
+    ("kto_chosen_weight kto_desirable_weight",
+     ("kto.desirable_weight",), _SAME),
+    ("kto_rejected_weight kto_undesirable_weight",
+     ("kto.undesirable_weight",), _SAME),
+    ("ref_model ref_model_adapters precompute_ref_log_probs sync_ref_model",
+     ("dpo.reference", "kto.reference", "grpo.reference"),
+     "start or base; its log-probabilities are computed without a second model"),
+    ("max_prompt_length",
+     ("data.max_length",), "of the prompt under grpo, and of the whole row under all other objectives"),
+    ("reward_funcs reward_weights reward_model reward_model_path",
+     ("rewards",), "a list of {python, command, metric or adapter, weight}; docs/objectives.md has the keys"),
+    ("teacher_model teacher_model_name_or_path",
+     ("distillation.teacher",), "a directory, a GGUF file or a hub id, with the vocabulary of model"),
+    ("use_vllm vllm_*",
+     (), "there is no such setting: answers are sampled by veneer's own engine, over the weights that train"),
     # Evaluation, checkpoints, logs.
     ("eval_steps evals_per_epoch eval_strategy evaluation_strategy eval_delay eval_on_start eval_interval "
      "steps_per_eval",
@@ -265,9 +316,14 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("output",), "the folder must be a new one, except with `--resume`"),
     ("overwrite_output_dir",
      (), "there is no such setting: a run never overwrites another; give a new output"),
-    ("logging_* log_* report_to run_name project wandb_* mlflow_* comet_* use_swanlab swanlab_* use_wandb "
-     "trackio_* disable_tqdm plot_loss include_num_input_tokens_seen include_tokens_per_second tensorboard_dir "
-     "use_tensorboard",
+    ("report_to use_wandb use_tensorboard use_mlflow",
+     ("track",), _TRACKERS),
+    ("project wandb_project mlflow_experiment_name trackio_project",
+     ("tracking.project",), _PROJECT),
+    ("wandb_mode",
+     ("tracking.mode",), "offline, which writes files alone and is the default, or online"),
+    ("logging_* log_* run_name wandb_* mlflow_* comet_* use_comet use_swanlab swanlab_* "
+     "trackio_* disable_tqdm plot_loss include_num_input_tokens_seen include_tokens_per_second tensorboard_dir",
      (), _LOG),
     ("hub_* push_to_hub push_to_hub_*",
      (), _HUB),
@@ -287,7 +343,13 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("compute.device",), "auto, cpu, cuda or cuda:N; the memory's limit is compute.memory_limit_mb"),
     ("gpu_memory_utilization",
      ("compute.memory_limit_mb",), "megabytes, not a share"),
-    ("deepspeed fsdp fsdp_* ddp_* local_rank accelerator_config parallelism_config tensor_parallel_size "
+    ("deepspeed fsdp fsdp_*",
+     ("compute.sharding",),
+     "`full` for FSDP2 of full fine-tuning, whose weights each process holds a part of; adapters train on several "
+     "devices without it (`--devices N`, or torchrun)"),
+    ("ddp_timeout",
+     ("compute.rank_timeout",), "seconds, or `90s`, `10m`"),
+    ("ddp_* local_rank accelerator_config parallelism_config tensor_parallel_size "
      "context_parallel_size sequence_parallel_degree world_size num_gpus",
      (), _DEVICES),
     ("debug skip_memory_metrics enable_jit_checkpoint batch_eval_metrics include_for_metrics "
