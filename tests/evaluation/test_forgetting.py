@@ -78,3 +78,10 @@ def test_names_that_are_nothing_are_refused_together(tiny_model: Path, tiny_data
         assert part in str(caught.value)
     with pytest.raises(ConfigError, match="give an adapter"):
         evaluate(str(tiny_model), tiny_data, suites=["arithmetic"])
+
+
+def test_more_items_than_a_generated_suite_has_are_refused(tiny_model: Path, tiny_data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--suite-items: 10,001, .* \(arithmetic, tools\) has 10,000"):
+        evaluate(str(tiny_model), tiny_data, suites=["arithmetic", str(tiny_data), "tools"], suite_items=10_001)
+    check_suites(["arithmetic"], 10_000)
+    check_suites([str(tiny_data)], 10_001)

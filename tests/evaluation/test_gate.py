@@ -72,6 +72,8 @@ def test_everything_that_is_wrong_with_a_gate_is_named(tmp_path: Path) -> None:
     for part in ("better_than: unknown key (did you mean 'better_by'?)", "metric: 3", "suites.arithmetic: 0",
                  "suites.copying", "suites.json: 'x'", "items: 1.5", "discordant: 2"):  # fmt: skip
         assert part in str(caught.value)
+    with pytest.raises(ConfigError, match="items: 20,000, and a generated suite has 10,000"):
+        read_gate(write(tmp_path, "suites: {arithmetic: 0.01}\nitems: 20000\n"))
     with pytest.raises(ConfigError, match="refuses nothing"):
         read_gate(write(tmp_path, "items: 5\n"))
     with pytest.raises(ConfigError, match="no mapping of suites"):

@@ -45,7 +45,7 @@ NO_FILE = "-"
 @click.option(
     "--serve",
     is_flag=True,
-    help="Measure nothing and plan a server (veneer serve): what fits of adapters of --rank and sequences of --length.",
+    help="Show the plan of a server (veneer serve): what fits of adapters of --rank and sequences of --length.",
 )
 @click.option("--sequences", type=COUNT, help="The sequences that run at a time, with --serve. [default: what fits]")
 @click.option("--adapters", type=COUNT, help="The adapters in memory, with --serve. [default: what fits]")

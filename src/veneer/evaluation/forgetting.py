@@ -140,11 +140,16 @@ def _who(name: str, base: bool) -> str:
     return f"{'base' if base else 'adapter'} on {name}"
 
 
-def check_suites(names: Sequence[str]) -> None:
+def check_suites(names: Sequence[str], items: int | None = None) -> None:
     """Refuse names that are no suite, no file and no task, before anything is loaded.
 
+    Args:
+        names: as `--suite` takes them.
+        items: the number of items that is asked for.
+
     Raises:
-        ConfigError: naming all of them; or lm-eval is asked for and not installed.
+        ConfigError: naming all of them; lm-eval is asked for and not installed; or a generated suite has fewer items
+            than are asked for.
     """
     check_tasks([name for name in names if is_task(name)])
     unknown = [
@@ -155,6 +160,12 @@ def check_suites(names: Sequence[str]) -> None:
         raise ConfigError(
             f"--suite: no suite or file of that name:\n{listing(lines)}\n"
             f"possible are {', '.join(SUITES)}, a file of rows, kl:FILE, and {HARNESS}TASK"
+        )
+    generated = [name for name in names if name in SUITES]
+    if generated and (items or 0) > MOST_ITEMS:
+        raise ConfigError(
+            f"--suite-items: {items:,}, and a generated suite ({', '.join(generated)}) has {MOST_ITEMS:,}; "
+            "ask for fewer"
         )
 
 

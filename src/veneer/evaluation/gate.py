@@ -19,6 +19,7 @@ from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.evaluation.statistics.power import DISCORDANT, rows_needed
+from veneer.evaluation.suites.base import MOST_ITEMS
 
 
 class Verdict(StrEnum):
@@ -104,6 +105,8 @@ def read_gate(path: Path) -> ReleaseGate:
         problems.append(f"better_by: {better_by!r} is no number")
     if items is not None and not (_number(items, 0.0) and isinstance(items, int)):
         problems.append(f"items: {items!r} is no whole number above 0")
+    elif (items or 0) > MOST_ITEMS:
+        problems.append(f"items: {items:,}, and a generated suite has {MOST_ITEMS:,}; ask for fewer")
     discordant = values.get("discordant", DISCORDANT)
     if not _number(discordant, 0.0) or discordant > 1:
         problems.append(f"discordant: {discordant!r} is no share above 0")

@@ -202,7 +202,7 @@ def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate
     if gate is not None and gate.metric is not None:
         request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
     suites = tuple(dict.fromkeys((*request.suites, *(gate.suites if gate else ()))))
-    check_suites(suites)
+    check_suites(suites, request.suite_items)
     if request.assistant.adapter is None and (suites or gate or request.judge or request.more_adapters):
         raise ConfigError(
             "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
