@@ -23,7 +23,7 @@ from veneer.ray.cluster import Cluster, cluster
 
 @dataclass(slots=True)
 class Part:
-    """Every so manieth item, of which nobody else hears meanwhile (`veneer.generation.share.Share`)."""
+    """Every W-th item of W shares, of which nobody else hears meanwhile (`veneer.generation.share.Share`)."""
 
     number: int
     parts: int

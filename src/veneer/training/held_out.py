@@ -122,7 +122,7 @@ def _own_means(
 
 
 def _everybodys(own: Sequence[Means], count: int, weights: Mapping[str, float], group: Group) -> list[Means]:
-    """What each of all micro-batches adds to the means; every rank has computed every so manieth.
+    """What each of all micro-batches adds to the means; of W ranks each has computed every W-th.
 
     Args:
         own: those of this rank.

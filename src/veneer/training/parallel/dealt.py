@@ -21,7 +21,7 @@ TIMEOUT = 600.0
 
 @dataclass(slots=True)
 class Dealt:
-    """Every so manieth item is this process's."""
+    """Every W-th item is this process's, of W processes."""
 
     group: Group
     place: str = ""
