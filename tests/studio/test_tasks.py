@@ -53,6 +53,8 @@ def file(opened: Opened) -> str:
         ("evaluations", {"suites": ["/etc/passwd"]}, "suites: a list of"),
         ("evaluations", {"suites": ["kl:/etc/passwd"]}, "suites: a list of"),
         ("evaluations", {"limit": 0}, "limit: a whole number"),
+        ("evaluations", {"suite_items": 10_001}, "suite_items: a whole number from 1 to 10,000"),
+        ("evaluations", {"gate": {"better_by": 0, "items": 10_001}}, "items: a whole number from 1 to 10,000"),
         ("evaluations", {"gate": {}}, "refuse nothing"),
         ("evaluations", {"gate": {"suites": {"/etc/passwd": 0.1}}}, "margins above 0"),
         ("evaluations", {"gate": {"suites": {"copying": -1}}}, "margins above 0"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from veneer.evaluation.metrics.choose import METRICS
+from veneer.evaluation.suites.base import MOST_ITEMS
 from veneer.evaluation.suites.registry import SUITES
 from veneer.exports.request import StoredDtype, Target
 from veneer.io.gguf.encode import Quant
@@ -54,7 +55,7 @@ def _evaluation(body: Mapping[str, Any]) -> dict[str, Any]:
     gate = body.get("gate")
     found = {
         "limit": _count(body, "limit"),
-        "suite_items": _count(body, "suite_items"),
+        "suite_items": _count(body, "suite_items", MOST_ITEMS),
         "metrics": _names(body, "metrics", METRIC_NAMES),
         "suites": _names(body, "suites", SUITES),
         "gate": None if gate is None else _gate(gate),
@@ -82,15 +83,16 @@ def _gate(value: Any) -> dict[str, Any]:
     if value.get("better_by") is not None and not _number(value["better_by"]):
         raise _wrong("gate", "better_by is a number")
     _one(value, "metric", METRIC_NAMES)
+    _count(value, "items", MOST_ITEMS)
     if value.get("better_by") is None and not suites:
         raise _wrong("gate", "it has neither better_by nor suites, and would refuse nothing")
     return {key: one for key, one in value.items() if one is not None}
 
 
-def _count(body: Mapping[str, Any], key: str) -> int | None:
+def _count(body: Mapping[str, Any], key: str, most: int = 10**7) -> int | None:
     found = body.get(key)
-    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= 10**7):
-        raise _wrong(key, "a whole number from 1 to 10,000,000")
+    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= most):
+        raise _wrong(key, f"a whole number from 1 to {most:,}")
     return found
 
 
