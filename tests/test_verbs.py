@@ -102,3 +102,8 @@ def test_rows_are_checked_for_an_objective_by_its_name_or_as_it_is() -> None:
         veneer.lint(asked, objective="gpro")
     with pytest.raises(ConfigError, match="label_errors judges answers"):
         veneer.lint(asked, objective="grpo", model="none", label_errors=True)
+
+
+def test_a_comparison_is_made_by_the_metrics_that_are_named(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="jsn"):
+        veneer.compare(str(tiny_model), tiny_data, tmp_path / "out", metrics=["jsn"])

@@ -191,6 +191,7 @@ def compare(
     held_out: float = 0.1,
     limit: int | None = None,
     max_new_tokens: int | None = None,
+    metrics: Sequence[str] = (),
     assignments: Sequence[str] = (),
     preference: ObjectiveName | str | None = None,
     subscribers: Sequence[Subscriber] = (),
@@ -209,6 +210,7 @@ def compare(
         held_out: that share.
         limit: score only so many of the evaluation rows, drawn once.
         max_new_tokens: longest answer.
+        metrics: names as `evaluate` takes them, the primary one first; by default what the rows call for.
         assignments: `key=value` settings of all runs, those of `veneer train --set`.
         preference: an objective of pairs. `data` are pairs then: every method is fine-tuned on the chosen answers, and
             trained on by this objective on the pairs.
@@ -231,6 +233,7 @@ def compare(
         held_out=held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
+        metrics=tuple(metrics),
         assignments=tuple(assignments),
         preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
     )
