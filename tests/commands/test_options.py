@@ -10,6 +10,9 @@ import pytest
 from invoking import FLOAT32, invoke, refused
 from veneer.cli import main
 from veneer.commands.options import run_config
+from veneer.config import parse
+from veneer.config.values import override
+from veneer.errors import ConfigError
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
@@ -87,6 +90,18 @@ def test_every_number_of_the_command_line_has_a_largest(command: str, option: st
     (parameter,) = [one for one in main.commands[command].params if option in one.opts]
     with pytest.raises(click.BadParameter, match=r"is not in the range \d+<=x<=\d+"):
         parameter.type.convert(str(number), parameter, None)
+
+
+@pytest.mark.parametrize("option", ["--steps", "--batch-size", "--rank"])
+def test_an_option_for_a_setting_takes_what_the_setting_takes(option: str) -> None:
+    (parameter,) = [one for one in main.commands["train"].params if option in one.opts]
+    assert isinstance(parameter, click.Option)
+    assert isinstance(parameter.type, click.IntRange)
+    key = (parameter.help or "").rpartition("(")[2].rstrip(").")
+    base = {"model": "m", "output": "o", "data": {"file": "f"}}
+    parse(override(base, [f"{key}={parameter.type.max}"]), where="test")
+    with pytest.raises(ConfigError, match=key):
+        parse(override(base, [f"{key}={(parameter.type.max or 0) + 1}"]), where="test")
 
 
 def test_the_command_given_again_leaves_behind_what_a_run_without_a_checkpoint_had_chosen(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    COUNT,
+    MANY,
     RANK,
+    Count,
     Duration,
     Number,
     config_option,
@@ -42,7 +43,7 @@ from veneer.enums import OtherBase
 @click.option("--output", help="The folder of the run: adapter, settings, checkpoints, events, loss curve.")
 @training_method_option
 @click.option("--epochs", type=Number(), help="Passes over the training rows (train.epochs).")
-@click.option("--steps", type=COUNT, help="Optimiser steps, in place of --epochs (train.steps).")
+@click.option("--steps", type=Count(most=100_000_000), help="Optimiser steps, in place of --epochs (train.steps).")
 @click.option(
     "--time-limit",
     type=Duration(),
@@ -55,7 +56,7 @@ from veneer.enums import OtherBase
 @other_base_option
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @click.option(
-    "--batch-size", type=COUNT, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
+    "--batch-size", type=MANY, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
 )
 @eval_data_option
 @held_out_option
