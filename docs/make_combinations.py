@@ -7,8 +7,9 @@ from veneer.adapters.combinations import Feature, reason_against
 HEAD = """# What goes together
 
 Every option of an adapter beside every other: · works (a test trains each such pair, and compares what it saves), a
-number is a reason against it, for which it is refused before anything is loaded. Made from
-`src/veneer/adapters/combinations.py` by `make docs`."""
+number is a reason against it, for which it is refused before anything is loaded. All are settings of a run but
+`lora_bias`, a bias of B, which only adapters of PEFT have. Made from `src/veneer/adapters/combinations.py` by
+`make docs`."""
 
 
 def table() -> str:
