@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import smollm2_gguf
+from veneer.screens.quickstart import program
 
 
 def run_quickstart(folder: Path, *arguments: str) -> dict[str, object]:
@@ -25,6 +26,19 @@ def run_quickstart(folder: Path, *arguments: str) -> dict[str, object]:
     assert done.returncode == 0, done.stderr
     summary: dict[str, object] = json.loads(done.stdout)
     return summary
+
+
+def test_the_next_commands_can_be_given_as_they_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    for name, expected in (("__main__.py", f"{sys.executable} -m veneer"), ("veneer", "bin/veneer")):
+        called = tmp_path / "bin" / name
+        called.parent.mkdir(exist_ok=True)
+        called.touch()
+        monkeypatch.setattr(sys, "argv", [str(called)])
+        assert program() == expected
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/veneer")
+    assert program() == "veneer"
 
 
 @pytest.mark.slow

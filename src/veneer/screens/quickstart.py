@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -30,6 +31,8 @@ def program() -> str:
     called = Path(sys.argv[0])
     if shutil.which("veneer") or not called.is_file():
         return "veneer"
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m veneer"
     return os.path.relpath(called)
 
 
