@@ -101,6 +101,9 @@ def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Pa
     assert found["sequences"] == 64
     assert found["adapters"] > 10
     assert "veneer serve" in invoke(*arguments, "--memory-limit-mb", 1000).output
+    # A server holds its base under method full as under lora.
+    full = invoke(*arguments, "--memory-limit-mb", 1000, "--json", "--method", "full")
+    assert json.loads(full.stdout) == found
     assert invoke(*arguments, "--memory-limit-mb", 50).exit_code == 2
     assert invoke(*arguments, "--data", "rows.jsonl").exit_code == 2
     assert invoke("plan", "--model", "m", "--sequences", 3).exit_code == 2

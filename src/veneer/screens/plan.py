@@ -9,6 +9,7 @@ from rich.text import Text
 
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
+from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import read_model_config
 from veneer.model.hf_skeleton import HfSpec
@@ -74,6 +75,8 @@ def plan_server_visibly(
     Raises:
         ConfigError: it does not fit, or transformers computes the model.
     """
+    if config.method is Method.FULL:  # a server holds such a base as it does under lora, and adapters beside it
+        config = config.model_copy(update={"method": Method.LORA})
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
     if isinstance(description.spec, HfSpec):
         raise ConfigError(f"{config.model}: transformers computes this model, and a server of it is not planned")
