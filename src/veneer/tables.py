@@ -42,7 +42,7 @@ class TokenTable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # tensors are compared number by number, which says nothing of two tables
 class DenseTable:
     """A weight that is a tensor (`TokenTable`)."""
 

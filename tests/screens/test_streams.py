@@ -24,6 +24,9 @@ def test_what_a_full_disk_does_not_take_is_dropped_and_nothing_fails_later() -> 
             stream.flush()
         assert (stream.isatty(), stream.encoding, stream.fileno()) == (False, "utf-8", full.fileno())
     # Closing wrote what was left in the buffer.
+    assert stream.write("a line\n") == 7
+    stream.flush()
+    assert not stream.isatty()
 
 
 def test_it_follows_the_stream_of_the_process_and_may_have_none() -> None:

@@ -16,14 +16,14 @@ from veneer.errors import ConfigError
 from veneer.generation.scheduler import Limits
 from veneer.planning.base import base_bytes
 from veneer.planning.choose import Limit
-from veneer.planning.memory import MB
+from veneer.planning.memory import MB, resident
 from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, step_width, token_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.trained import by_adapter
 
-START = 300 * MB
-"""Resident memory of a server's process beside the base: what it imports, its threads, its first request (290 to 300 MB
-were measured with torch 2.13 on Linux)."""
+SERVER_START = 25 * MB
+"""What a server's process takes beside the base more than one that plans: imports, threads, its first request (23 to
+25 MB were measured with torch 2.13 for CPUs and 2.15 for CUDA, on Linux)."""
 HEAP_SHARE = 0.1
 """Holes in the heap, as a share of everything else that is allocated."""
 
@@ -87,6 +87,7 @@ def plan_serving(
     sequences: int | None = None,
     adapters: int | None = None,
     adapter_dtype: torch.dtype = torch.float32,
+    start: int | None = None,
 ) -> ServingPlan:
     """Say what a server takes, and what fits beside it.
 
@@ -97,6 +98,7 @@ def plan_serving(
         sequences: how many run at a time; None takes what fits.
         adapters: how many are in memory; None takes what fits. Where both are left open, each gets half of the room.
         adapter_dtype: in which factors are held.
+        start: resident bytes of a process that has imported what plans; None means those of this process now.
 
     Raises:
         ConfigError: the context is longer than the model's.
@@ -111,11 +113,12 @@ def plan_serving(
     sequence = token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
     base, workspace = base_bytes(setup), _workspace(setup, limits)
     heap = int(HEAP_SHARE * (base + workspace))
-    room = int(min(limit.bytes, 2**62)) - START - base - workspace - heap
+    start = (resident() if start is None else start) + SERVER_START
+    room = int(min(limit.bytes, 2**62)) - start - base - workspace - heap
     given = (sequences or 0) * sequence + (adapters or 0) * adapter
     share = (room - given) // (2 if sequences is None and adapters is None else 1)
     found = ServingPlan(
-        start=START,
+        start=start,
         base=base,
         workspace=workspace,
         heap=heap,

@@ -13,11 +13,16 @@ class LossyStream(io.TextIOBase):
     """A stream for what is told beside the result: progress, notes, where a run's folder is.
 
     Args:
-        current: the stream as it is now, or None where the process has none: `lambda: sys.stderr`.
+        current: the stream as it is now, or None where the process has none: `lambda: sys.stderr`. One that is closed
+            counts as none.
     """
 
     def __init__(self, current: Callable[[], TextIO | None]):
-        self._current = current
+        self._given = current
+
+    def _current(self) -> TextIO | None:
+        stream = self._given()
+        return None if stream is None or stream.closed else stream
 
     def write(self, text: str) -> int:
         """See `io.TextIOBase.write`."""
