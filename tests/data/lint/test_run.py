@@ -69,6 +69,16 @@ def test_rules_can_be_ignored_by_name(tmp_path: Path) -> None:
         lint(file, options=LintOptions(ignore=frozenset({"duplicates"})))
 
 
+def test_a_column_of_groups_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    with_group = write(tmp_path / "rows.jsonl", [{"text": f"Row {i}", "customer": i % 3} for i in range(6)])
+    without = write(tmp_path / "test.jsonl", [{"text": f"Other {i}"} for i in range(6)])
+    with pytest.raises(ConfigError, match="--group custmer: no training row has such a value"):
+        lint(with_group, eval_file=with_group, options=LintOptions(group="custmer"))
+    with pytest.raises(ConfigError, match="--group customer: no evaluation row has such a value"):
+        lint(with_group, eval_file=without, options=LintOptions(group="customer"))
+    assert lint(with_group, options=LintOptions(group="customer")).rows == 6
+
+
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         lint(tmp_path / "none.jsonl")

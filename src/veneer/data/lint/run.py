@@ -138,7 +138,7 @@ def lint(
 
     Raises:
         DataError: a file cannot be read at all, or holds no rows.
-        ConfigError: a rule that is to be ignored is not known.
+        ConfigError: a rule that is to be ignored is not known, or no row of a side has the column of groups.
     """
     options = options or LintOptions()
     unknown = sorted(options.ignore - RULES.keys())
@@ -158,6 +158,7 @@ def lint(
             facts = _facts(sides, setting, options, tally, spill, stage)
         if not len(facts):
             raise DataError(f"{file} holds no rows; a data file needs at least one")
+        _check_group(facts, options.group)
         with Stage(emit, "comparing rows with each other", total=len(FILE_CHECKS), unit="checks") as stage:
             for check in FILE_CHECKS:
                 for rows, finding in check.run(facts):
@@ -182,6 +183,16 @@ def lint(
 
 def _named(files: Sequence[str]) -> str:
     return ", ".join(files) if len(files) < 4 else f"{files[0]} and {len(files) - 1} other files"
+
+
+def _check_group(facts: FileFacts, column: str | None) -> None:
+    """Refuse a column of groups that no row of a side has: nothing could be found by it, and all would seem well."""
+    if column is None:
+        return
+    for side, name in ((TRAINING, "training"), (EVALUATION, "evaluation")):
+        rows = (facts.side == side) & facts.usable
+        if rows.any() and not facts.group[rows].any():
+            raise ConfigError(f"--group {column}: no {name} row has such a value; name a column that the rows have")
 
 
 def _facts(
