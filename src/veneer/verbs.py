@@ -264,7 +264,7 @@ def combine(
         other_base: what happens where adapters were trained beside different bases, an `OtherBase` or its name.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a folder that is given twice.
         AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
     """
@@ -277,6 +277,8 @@ def combine(
         seed=seed,
     )
     folders = {Path(folder): weight for folder, weight in weighted.items()}
+    if len(folders) < len(adapters):
+        raise ConfigError("adapters: a folder is given twice; give it once, with the sum of the weights")
     return combine_folders(folders, how, Path(output), other_base=choice(OtherBase, other_base, "other_base"))
 
 

@@ -218,6 +218,13 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         combine([replace(adapters[0], weight=float("nan"))], Combination())
 
 
+@pytest.mark.parametrize("kind", CombinationType, ids=lambda kind: kind.value)
+def test_a_weight_that_leaves_float32_is_refused_by_its_value(kind: CombinationType, tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}, {}])
+    with pytest.raises(AdapterError, match=r"q_proj: times 1e\+300, -0\.4 they leave float32\nGive smaller weights"):
+        combine(read(tmp_path, 2, (1e300, -0.4)), Combination(kind=kind, density=density(kind)))
+
+
 def test_adapters_of_different_bases_are_refused(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}])
     (one,) = read(tmp_path, 1)

@@ -20,6 +20,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from veneer.adapters.finite import all_finite
+
 
 class CombinationType(Enum):
     """How several updates become one (PEFT's `combination_type`)."""
@@ -105,7 +107,17 @@ class UpdateSum:
     """Whether the weight is stored transposed (embeddings), which decides which elements a draw drops."""
 
     def of(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
-        """A and B of the sum, whose scale is 1. Ranks must be equal where factors are added."""
+        """A and B of the sum, whose scale is 1. Ranks must be equal where factors are added.
+
+        Raises:
+            OverflowError: the sum leaves float32, as by a weight that is far too large.
+        """
+        a, b = self._factors(updates)
+        if not (all_finite(a) and all_finite(b)):
+            raise OverflowError("the weighted sum is larger than float32 holds")
+        return a, b
+
+    def _factors(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
         if self.kind is CombinationType.CAT:
             return _side_by_side(updates)
         if self.kind is CombinationType.SVD:
@@ -172,5 +184,7 @@ def _decomposed_sum(updates: Sequence[Update], rank: int) -> tuple[Tensor, Tenso
 
 def _decomposed(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Factors of the best approximation of a rank. B contains the singular values."""
+    if not all_finite(delta):
+        raise OverflowError("what is to be decomposed is not finite")
     left, values, right = torch.linalg.svd(delta, full_matrices=False)
     return right[:rank].contiguous(), (left[:, :rank] * values[:rank]).contiguous()

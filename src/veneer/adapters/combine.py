@@ -183,7 +183,14 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
             rank=rank,
             turned=path == EMBEDDING,
         )
-        a, b = adding.of(some)
+        try:
+            a, b = adding.of(some)
+        except OverflowError as error:
+            weights = ", ".join(f"{update.weight:g}" for update in some)
+            raise AdapterError(
+                f"these adapters cannot be combined:\n{listing([f'{path}: times {weights} they leave float32'])}\n"
+                "Give smaller weights."
+            ) from error
         modules.append((path, DetachedUpdate(a, b, embedding=path == EMBEDDING)))
     result = Adapter(_spec(adapters, {path: module.tensors() for path, module in modules}), modules, generator)
     check_updates(result.tensors(), result.spec.scale_of, "the combination")
