@@ -249,6 +249,8 @@ def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, ti
         evaluate(str(tiny_model), tiny_data, adapter=tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         evaluate(str(tiny_model), tmp_path / "absent.jsonl")
+    with pytest.raises(ConfigError, match=r"limit: must be at least 1, got -1\n.*max_new_tokens: .* got 0"):
+        evaluate(str(tiny_model), tiny_data, limit=-1, max_new_tokens=0)
     reserved = {"prompt": "x\U0010f000", "completion": "y"}
     data = write_rows(tmp_path / "t.jsonl", [*rows(1), reserved, reserved])
     with pytest.raises(DataError) as caught:

@@ -195,9 +195,10 @@ def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate
     """The request with the columns of its file and what its gate asks for, the gate, and the names of all suites.
 
     Raises:
-        ConfigError: they cannot be used, or there is no adapter to use them on.
+        ConfigError: they cannot be used, a number is below 1, or there is no adapter to use them on.
         DataError: the file cannot be read.
     """
+    _check_numbers(request)
     gate = None if request.gate is None else read_gate(request.gate)
     if gate is not None and gate.metric is not None:
         request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
@@ -209,6 +210,18 @@ def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate
         )
     columns = record_columns(request.data, request.columns, recorded_run(request.assistant.adapter))
     return replace(request, columns=columns), gate, suites
+
+
+def _check_numbers(request: EvaluationRequest) -> None:
+    """Refuse numbers below 1: as the end of a slice of the rows they would leave some out, or all."""
+    numbers = {
+        "limit": request.limit,
+        "max_new_tokens": request.max_new_tokens,
+        "suite_items": request.suite_items,
+    }
+    problems = [f"{name}: must be at least 1, got {n}" for name, n in numbers.items() if n is not None and n < 1]
+    if problems:
+        raise ConfigError(f"the evaluation cannot be made:\n{listing(problems)}")
 
 
 def _loaded(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veneer.config import ComputeSection
 from veneer.enums import Method, OtherBase
+from veneer.errors import ConfigError
 
 
 class Target(Enum):
@@ -37,9 +38,18 @@ class StoredDtype(Enum):
     FLOAT16 = "float16"
 
 
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: must be at least 1, got {limit}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportRequest:
-    """One export as it is asked for."""
+    """One export as it is asked for.
+
+    Raises:
+        ConfigError: `limit` is below 1.
+    """
 
     adapter: Path
     """The folder of the adapter."""
@@ -66,10 +76,17 @@ class ExportRequest:
     other_base: OtherBase = OtherBase.REFUSE
     """What happens where the adapter was trained beside another base."""
 
+    def __post_init__(self) -> None:
+        _check_limit(self.limit)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyRequest:
-    """The check of an export as it is asked for."""
+    """The check of an export as it is asked for.
+
+    Raises:
+        ConfigError: `limit` is below 1.
+    """
 
     export: Path
     """The folder that `export` made."""
@@ -85,3 +102,6 @@ class VerifyRequest:
     """Largest log-probability gap that is allowed, in nats; None takes the format's."""
     compute: ComputeSection = field(default_factory=ComputeSection)
     """Where the answers are computed."""
+
+    def __post_init__(self) -> None:
+        _check_limit(self.limit)
