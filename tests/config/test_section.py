@@ -32,6 +32,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     assert message.startswith("run.yaml is not valid")
 
 
+def test_a_key_with_a_dot_in_it_is_refused_with_the_section_where_it_belongs() -> None:
+    message = refusal(values(**{"train.steps": 1}))
+    assert "- train.steps: unknown key with a dot in it; give 'steps' as a key of the section 'train'" in message
+
+
 def test_an_unknown_key_like_no_other_gets_no_hint() -> None:
     assert re.search(r"- zzzzqqq: unknown key$", refusal(values(zzzzqqq=1)), re.MULTILINE)
 

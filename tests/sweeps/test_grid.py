@@ -35,3 +35,5 @@ def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], 
         points(values, {"train.best_metric": ["exact", "rewards/margins"]}, tmp_path)
     with pytest.raises(ConfigError, match="folder of its own"):
         points(values, {"output": ["a", "b"]}, tmp_path)
+    with pytest.raises(ConfigError, match=r"lora\.rank: no value is given"):
+        points(values, {"lora.rank": [], "train.seed": [0]}, tmp_path)

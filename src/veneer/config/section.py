@@ -91,6 +91,9 @@ def _hint(key: str, known: list[str]) -> str:
     if meant := counterpart(key.split(".")):
         return f"; {meant.sentence()}"
     leaf = key.rpartition(".")[2]
+    if key in known:
+        section = key.rpartition(".")[0]
+        return f" with a dot in it; give {leaf!r} as a key of the section {section!r}"
     known = [*known, *dict.fromkeys(name.partition(".")[0] for name in known if "." in name)]
     homes = {name.rpartition(".")[2]: name for name in reversed(known)}
     if leaf in homes:

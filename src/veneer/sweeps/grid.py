@@ -64,9 +64,9 @@ def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output:
     """All points, the last key varying fastest; each has a folder of its own in `output`.
 
     Raises:
-        ConfigError: a point is no valid configuration; all such are named.
+        ConfigError: a point is no valid configuration, or a key has no values; all such are named.
     """
-    found, problems = [], []
+    found, problems = [], [f"{key}: no value is given; give at least one" for key, some in grid.items() if not some]
     for number, chosen in enumerate(product(*grid.values()), start=1):
         settings = dict(zip(grid, chosen, strict=True))
         name = _name(number, settings)
