@@ -74,6 +74,9 @@ def test_sources_are_planned_as_the_rows_of_one_file(tiny_model: Path, tiny_data
     facts = [{key: plan[key] for key in ("steps", "micro_batch_tokens")} for plan in found]
     assert facts == [facts[0]] * 3
     assert "not both" in invoke(*common, "--set", sources, "--tokens", "5").stderr
+    longer = invoke("plan", "--model", str(tiny_model), "--tokens", "100", "--length", "50")
+    assert longer.exit_code == 2
+    assert "--tokens 100 of an average row are more than --length 50 of the longest" in longer.stderr
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def plan(
     rows_given = data is not None or sources
     if rows_given and tokens is not None:
         raise click.UsageError("give --data or --tokens, not both: the rows say how long they are")
+    if tokens is not None and length is not None and tokens > length:
+        raise click.UsageError(f"--tokens {tokens} of an average row are more than --length {length} of the longest")
     flags = {
         "model": model,
         "method": method,
@@ -96,5 +98,5 @@ def plan(
         plan_server_visibly(config, context=length, sequences=sequences, adapters=adapters, as_json=as_json)
         return
     longest = length or tokens or 512
-    supposed = SupposedRows(rows=rows, tokens=min(tokens or longest, longest), longest=longest)
+    supposed = SupposedRows(rows=rows, tokens=tokens or longest, longest=longest)
     plan_visibly(config, device, None if rows_given else supposed, as_json=as_json)
