@@ -91,6 +91,33 @@ def test_the_servers_own_page_and_allowed_ones_may_call(server: HttpServer) -> N
         access.check("/", Headers({"host": "models.example", "origin": "https://app.example.attacker"}))
 
 
+def test_the_browser_of_an_allowed_page_is_told_what_it_may_send_and_read(assistant: Assistant) -> None:
+    """As browsers do: they ask before they send JSON or a key, without it, and hand over what names the origin."""
+    page, ask = "https://app.example", {"Access_Control_Request_Method": "POST"}
+    wanted = "authorization,content-type,x-stainless-os"
+    access = Access(origins=frozenset({page}), keys=Keys([KEY]))
+    with serving(assistant, access=access) as (server, _):
+        for path in ("/v1/chat/completions", "/v1/models", "/nothing"):
+            status, headers, body = call(
+                server, "OPTIONS", path, Origin=page, Access_Control_Request_Headers=wanted, **ask
+            )
+            assert (status, body) == (204, b"")
+            assert headers["access-control-allow-origin"] == page
+            assert "POST" in headers["access-control-allow-methods"]
+            assert headers["access-control-allow-headers"] == wanted
+            status, headers, _ = call(server, "OPTIONS", path, Origin="https://attacker.example", **ask)
+            assert status == 403
+            assert "access-control-allow-origin" not in headers
+            assert call(server, "OPTIONS", path, Origin=page)[0] == 401
+            assert call(server, "OPTIONS", path, Origin=page, Host="attacker.example", **ask)[0] == 403
+        for key, expected in ((KEY, 200), ("wrong", 401)):
+            status, headers, _ = call(server, "GET", "/v1/models", Origin=page, Authorization=f"Bearer {key}")
+            assert (status, headers["access-control-allow-origin"], headers["vary"]) == (expected, page, "origin")
+        status, headers, _ = call(server, "GET", "/v1/models", Authorization=f"Bearer {KEY}")
+        assert status == 200
+        assert "access-control-allow-origin" not in headers
+
+
 def test_a_requests_number_comes_back(server: HttpServer) -> None:
     assert call(server, "GET", "/health", X_Request_Id="abc-1")[1]["x-request-id"] == "abc-1"
     own = [call(server, "GET", path, X_Request_Id="a b;c")[1]["x-request-id"] for path in ("/health", "/nothing")]

@@ -4,6 +4,9 @@
   own. So the name must be one that the server knows; an address is none that a page can forge.
 - `Origin`: browsers send it where a page of another site calls. All methods are checked, those with a body and others.
 - The key: all routes but `/health`, those that do not exist too.
+
+A page of an allowed origin is told so (CORS): its browser asks before it sends JSON or a key, without the key, and
+hands the page no answer that does not name its origin.
 """
 
 from __future__ import annotations
@@ -15,15 +18,19 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veneer.serving.errors import ApiError
+from veneer.serving.fields import IGNORED_HEADER
 from veneer.serving.keys import Keys
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key."""
 REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_READABLE = f"{REQUEST_ID}, {IGNORED_HEADER}, retry-after"
+"""Headers of answers that a page of another site may read."""
 _CHALLENGE = {"www-authenticate": 'Basic realm="veneer", charset="UTF-8"'}
 
 
@@ -42,8 +49,14 @@ class Access:
     admin_paths: frozenset[str] = frozenset()
     """Paths that need a key of `admin_keys`."""
 
-    def check(self, path: str, headers: Headers) -> None:
-        """Raise ApiError for a request that must not be let in."""
+    def check(self, path: str, headers: Headers, *, asks_first: bool = False) -> None:
+        """Raise ApiError for a request that must not be let in.
+
+        Args:
+            path: what is asked for.
+            headers: of the request.
+            asks_first: whether a browser asks for an allowed page what it may send (`asks_first`); it has no key yet.
+        """
         host = headers.get("host", "")
         name = _name_of(host)
         if name is None or not (name == "localhost" or name in self.hosts or _is_address(name)):
@@ -59,6 +72,8 @@ class Access:
                     "a web page of another site called; start the server with --allowed-origin ORIGIN to let it",
                     code="origin_not_allowed",
                 )
+        if asks_first:
+            return
         keys = self.admin_keys if path in self.admin_paths else self.keys
         if path not in OPEN_PATHS and keys is not None and not keys.accepts(headers.get("authorization")):
             raise ApiError(
@@ -67,6 +82,18 @@ class Access:
                 code="invalid_api_key",
                 headers=_CHALLENGE,
             )
+
+    def asks_first(self, method: str, headers: Headers) -> bool:
+        """Whether a browser asks for a page of an allowed origin what it may send (CORS's preflight)."""
+        asked = method == "OPTIONS" and "access-control-request-method" in headers
+        return asked and headers.get("origin") in self.origins
+
+    def sharing(self, headers: Headers) -> dict[str, str]:
+        """The headers by which a browser hands an answer to a page of an allowed origin; none for all others."""
+        origin = headers.get("origin")
+        if origin is None or origin not in self.origins:
+            return {}
+        return {"access-control-allow-origin": origin, "access-control-expose-headers": _READABLE, "vary": "origin"}
 
 
 class Guard:
@@ -87,16 +114,25 @@ class Guard:
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID, "")
         number = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        added = {REQUEST_ID: number, **self._access.sharing(headers)}
+        asks_first = self._access.asks_first(scope["method"], headers)
 
         async def numbered(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = number
+                MutableHeaders(scope=message).update(added)
             await send(message)
 
         try:
-            self._access.check(scope["path"], headers)
+            self._access.check(scope["path"], headers, asks_first=asks_first)
         except ApiError as error:
             await error.response()(scope, receive, numbered)
+            return
+        if asks_first:
+            allowed = {
+                "access-control-allow-methods": "GET, POST",
+                "access-control-allow-headers": headers.get("access-control-request-headers", ""),
+            }
+            await Response(status_code=204, headers=allowed)(scope, receive, numbered)
             return
         await self._app(scope, receive, numbered)
 
