@@ -66,8 +66,9 @@ def test_nesting_without_end_is_400(server: HttpServer, opening: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b"\xff{}", b'{"model": "\\ud800"}', b'{"model": "\\u0000"}', b"{}" * 2]
-)
+    "body", [b"", b"{", b"[]", b"null", b"\xff{}", b'{"model": "\\ud800"}', b'{"model": "\\u0000"}', b"{}" * 2,
+             b'{"model": "tiny", "prompt": "a", "prompt": "b"}']
+)  # fmt: skip
 def test_what_is_no_json_object_is_400(server: HttpServer, body: bytes) -> None:
     status, _, answer = call(server, "POST", "/v1/completions", body)
     assert status == 400

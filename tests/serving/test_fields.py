@@ -48,6 +48,16 @@ def test_what_nobody_read_is_ignored_and_named_by_plain_words_alone() -> None:
     assert many.endswith(f"and {100 - MOST_NAMED} more")
 
 
+def test_what_nobody_read_in_a_section_is_named_by_its_path() -> None:
+    fields = Fields({"options": {"a": 1, "b": 2, "inner": {"c": 3, "d": None}}, "e": 4})
+    options = fields.section("options")
+    assert options is not None
+    inner = options.section("inner")
+    assert inner is not None
+    assert (options.integer("a", 0, 9), fields.section("options")) == (1, options)
+    assert fields.ignored() == ("e", "options.b", "options.inner.c")
+
+
 def test_numbers_are_shown_short() -> None:
     assert shown(5) == "5"
     assert shown(10**40) == "10000000000000000000…"

@@ -87,6 +87,22 @@ def test_a_request_without_a_question_finds_the_model_loaded(theirs: ollama.Clie
     assert theirs.chat(model=BASE, messages=[]).done_reason == "load"
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "field"),
+    [
+        ("/api/chat", {"messages": [{**MESSAGES[0], "images": ["aGVsbG8="]}]}, "images"),
+        ("/api/generate", {"prompt": "a", "images": ["aGVsbG8="]}, "images"),
+        ("/api/generate", {"prompt": "a", "raw": True, "system": "Be brief."}, "system"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(
+    server: HttpServer, path: str, content: dict[str, object], field: str
+) -> None:
+    status, _, answer = call(server, "POST", path, {"model": BASE, **content})
+    assert status == 400
+    assert field in answer["error"]
+
+
 def test_what_is_not_honoured_is_named(server: HttpServer) -> None:
     content = {
         "model": BASE,
@@ -96,3 +112,9 @@ def test_what_is_not_honoured_is_named(server: HttpServer) -> None:
         "options": {"num_predict": 1, "num_ctx": 9},
     }
     assert call(server, "POST", "/api/generate", content)[1]["x-veneer-ignored-fields"] == "keep_alive, options.num_ctx"
+    loading = {"model": BASE, "options": {"num_ctx": 9}}
+    for path in ("/api/generate", "/api/chat"):
+        assert call(server, "POST", path, loading)[1]["x-veneer-ignored-fields"] == "options"
+    assert (
+        call(server, "POST", "/api/show", {"model": BASE, "verbose": True})[1]["x-veneer-ignored-fields"] == "verbose"
+    )

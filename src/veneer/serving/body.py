@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from veneer.data.json_values import BadRow, parse_json
+from veneer.data.json_values import BadRow, parse_row
 from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 
@@ -58,7 +58,7 @@ async def _read(request: Request, most: int) -> bytes:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        value = parse_json(body.decode("utf-8"))
+        value = parse_row(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8 text (byte {error.start})", code="invalid_json") from error
     except BadRow as error:

@@ -123,11 +123,15 @@ def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | Non
     if form is None or kind == "text":
         return None, ""
     if kind == "json_object":
+        form.neutral("schema")
         return {"type": "object"}, "response_format"
     if kind != "json_schema":
         raise form.wrong("type", "must be text, json_object or json_schema")
     given = form.section("json_schema")
     schema = None if given is None else given.value("schema")
+    if given is not None:
+        given.text("name")
+        given.flag("strict")  # an answer is always held to its schema
     if not isinstance(schema, dict | bool):
         raise form.wrong("json_schema", "must be an object with a JSON schema under schema")
     return schema, "response_format"

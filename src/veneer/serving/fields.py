@@ -32,6 +32,7 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], path: str = ""):
         self._values, self._path = values, path
         self._read: set[str] = set()
+        self._sections: dict[str, Fields] = {}
 
     def value(self, name: str) -> Any:
         """The value of a field, unchecked, or None."""
@@ -92,7 +93,7 @@ class Fields:
             return None
         if not isinstance(value, dict):
             raise self.wrong(name, f"must be an object, not {kind(value)}")
-        return Fields(value, self.path(name))
+        return self._sections.setdefault(name, Fields(value, self.path(name)))
 
     def items(self, name: str) -> list[Any] | None:
         """A list."""
@@ -116,8 +117,10 @@ class Fields:
             )
 
     def ignored(self) -> tuple[str, ...]:
-        """Names of the fields that nobody has read and that are not null, in order."""
-        return tuple(name for name, value in self._values.items() if name not in self._read and value is not None)
+        """Paths of the fields that nobody has read and that are not null, in order; those of sections come last."""
+        own = [name for name, value in self._values.items() if name not in self._read and value is not None]
+        inner = [path for section in self._sections.values() for path in section.ignored()]
+        return (*map(self.path, own), *inner)
 
 
 def ignored_header(names: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from veneer.serving.body import read_json
 from veneer.serving.errors import json_response
-from veneer.serving.fields import Fields
+from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.service import VERSION, Service
 
 LATEST = ":latest"
@@ -55,7 +55,8 @@ async def show(service: Service, request: Request) -> Response:
             "details": _details(service, model),
             "model_info": info,
             "capabilities": ["completion", *(["tools"] if service.prompts.takes_tools else [])],
-        }
+        },
+        headers=ignored_header(fields.ignored()),
     )
 
 

@@ -63,7 +63,7 @@ async def chat(service: Service, request: Request) -> Response:
     fields = Fields(await read_json(request, service.limits))
     model, stream = named(service, fields.text("model")), fields.flag("stream", True)
     if not fields.items("messages"):
-        return json_response(_loaded(model, {"message": {"role": "assistant", "content": ""}}))
+        return _loaded(fields, model, {"message": {"role": "assistant", "content": ""}})
     tools = service.prompts.read_tools(fields)
     prompt = await service.prompts.conversation(read_messages(fields), tools.tools)
     made, ignored = await _request(service, fields, model, prompt, "messages")
@@ -82,8 +82,9 @@ async def generate(service: Service, request: Request) -> Response:
     for name, neutral in (("suffix", ""), ("template", ""), ("images", []), ("context", [])):
         fields.neutral(name, neutral)
     if not text:
-        return json_response(_loaded(model, {"response": ""}))
+        return _loaded(fields, model, {"response": ""})
     if raw:
+        fields.neutral("system", "")
         prompt = await service.prompts.text(text, "prompt")
     else:
         turns = [{"role": "user", "content": text}]
@@ -122,7 +123,7 @@ async def _request(
         constraints = (await service.grammar({"type": "object"} if schema == "json" else schema, "format"),)
     adapter = service.models.adapter_of(model)
     (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
-    return request, (*fields.ignored(), *(options.path(name) for name in options.ignored()))
+    return request, fields.ignored()
 
 
 async def _answer(service: Service, request: Request, asked: OllamaRequest) -> Response:
@@ -194,6 +195,7 @@ def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any
     return {**last, "message": {**message, "tool_calls": calls} if calls else message}
 
 
-def _loaded(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def _loaded(fields: Fields, model: str, content: Mapping[str, Any]) -> Response:
     """What a request without a question gets: Ollama loads the model then, and here it is there already."""
-    return {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}
+    answer = {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}
+    return json_response(answer, headers=ignored_header(fields.ignored()))

@@ -70,6 +70,7 @@ def _message(turn: Fields) -> Message:
         if value is not None:
             message[key] = value
     turn.neutral("audio")
+    turn.neutral("images", [])
     turn.neutral("function_call")
     return message
 
@@ -122,6 +123,11 @@ class PromptEncoder:
         return "tools" in (self._tokenizer.chat_template or "")
 
     @cached_property
+    def takes_calls(self) -> bool:
+        """Whether the chat template writes calls of tools that stand in a conversation."""
+        return "tool_calls" in (self._tokenizer.chat_template or "")
+
+    @cached_property
     def _most_characters(self) -> int:
         """Characters beyond which a text has more tokens than the context, whatever they are."""
         return self.context * max(len(token) for token in self._tokenizer.backend.get_vocab(with_added_tokens=True))
@@ -147,8 +153,14 @@ class PromptEncoder:
         """The tokens of a conversation, up to where the assistant is to go on.
 
         Raises:
-            ApiError: 400, it is longer than the context, or the template refuses it.
+            ApiError: 400, it is longer than the context, or the template refuses it, or would drop calls of tools.
         """
+        if not self.takes_calls and any("tool_calls" in message for message in messages):
+            raise ApiError(
+                400,
+                "messages: this model's chat template writes no calls of tools, so that it would never see them",
+                param="messages",
+            )
         self._check_size(sum(len(message["content"]) for message in messages), "messages")
         if tools:
             self._check_size(len(to_text(tools)), "tools")
