@@ -355,6 +355,7 @@ def test_what_never_fits_is_refused() -> None:
     scheduler.check(sequence_of(0, "", [1] * 30, 10))
     with pytest.raises(ConfigError, match="41 tokens needs 88 bytes"):
         scheduler.check(sequence_of(1, "", [1] * 31, 10))
+    assert [scheduler.longest(Placement.BLOCKS, most) for most in (1, 39, 40, 41, 10_000)] == [1, 39, 40, 40, 40]
 
 
 @pytest.mark.parametrize("name", ["sequences", "prompt_tokens", "block_tokens", "prompt_seconds"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -10,8 +11,9 @@ import pytest
 import torch
 from openai import OpenAI
 
-from served import BASE, call
+from served import BASE, call, serving
 from veneer.assistant import Assistant
+from veneer.errors import ConfigError
 from veneer.serving.errors import ApiError
 from veneer.serving.grammar import Grammars
 from veneer.serving.server import HttpServer
@@ -80,13 +82,90 @@ def test_a_mask_forbids_exactly_what_the_grammar_does_not_allow(assistant: Assis
 
 
 @pytest.mark.parametrize(
-    "schema", [{"type": "nonsense"}, {"$ref": "http://elsewhere.example/schema"}, {"enum": ["a" * 70_000]}, False]
+    "schema",
+    [
+        {"type": "nonsense"},
+        {"$ref": "http://elsewhere.example/schema"},
+        {"enum": ["a" * 70_000]},
+        False,
+        {"$ref": "#"},
+        {"$defs": {"A": {"$ref": "#/$defs/B"}, "B": {"$ref": "#/$defs/A"}}, "$ref": "#/$defs/A"},
+    ],
 )
 def test_schemas_that_cannot_be_used_are_refused(client: OpenAI, schema: Any) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=BASE, messages=MESSAGES, response_format=form, max_tokens=4)
     assert caught.value.param == "response_format"
+
+
+def test_true_is_the_schema_of_every_value(client: OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": True}}
+    bias = {str(token): 20 for token in range(48, 58)}
+    answer = client.chat.completions.create(
+        model=BASE, messages=MESSAGES, response_format=form, max_tokens=1, logit_bias=bias
+    )
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_grammar_that_can_go_no_further_says_so(assistant: Assistant) -> None:
+    """The parser has a limit of what it keeps; the mask that it gives then lets the answer end as if it were whole."""
+    spec, tokenizer = assistant.model.spec, assistant.tokenizer
+    grammars = Grammars(tokenizer, spec.vocab_size, assistant.stop_ids, 64_000)
+    ambiguous = [{"type": "array", "minItems": least, "items": {"type": "integer"}} for least in range(800)]
+    grammar = grammars.of_schema({"anyOf": ambiguous}, "response_format")
+
+    def follow() -> None:
+        for token in tokenizer.encode("[" + "1," * 50):
+            grammar.restrict(torch.zeros(spec.vocab_size))
+            grammar.accept(token)
+
+    with pytest.raises(ConfigError, match="cannot be held to: ") as caught:
+        follow()
+    assert "\n" not in str(caught.value)
+
+
+class Broken:
+    """A grammar that can go no further after three tokens."""
+
+    def __init__(self) -> None:
+        self._left = 3
+
+    def restrict(self, scores: torch.Tensor) -> None:
+        if self._left == 0:
+            raise ConfigError("the schema cannot be held to: too large")
+
+    def accept(self, token: int) -> None:
+        self._left -= 1
+
+
+def test_a_schema_that_cannot_be_held_to_ends_its_answer_with_an_error_and_nobody_elses(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grammars, "of_schema", lambda *_: Broken())
+    content = {"model": BASE, "messages": MESSAGES, "max_tokens": 40, "ignore_eos": True}
+    asked = {"model": BASE, "messages": MESSAGES, "max_tokens": 40, "response_format": {"type": "json_object"}}
+    with serving(assistant) as (server, service), ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(call, server, "POST", "/v1/chat/completions", content)
+        status, _, answer = call(server, "POST", "/v1/chat/completions", asked)
+        assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+        assert answer["error"]["message"] == "the schema cannot be held to: too large"
+        _, _, answer = call(server, "POST", "/v1/chat/completions", {**asked, "stream": True})
+        assert json.loads(answer.split(b"data: ")[-1])["error"]["type"] == "invalid_request_error"
+        status, _, answer = beside.result()
+        assert (status, answer["usage"]["completion_tokens"]) == (200, 40)
+        assert service.front.stats().running == 0
+
+
+def test_a_schema_where_other_servers_take_it_is_refused_and_what_is_beside_it_named(server: HttpServer) -> None:
+    content = {"model": BASE, "messages": MESSAGES, "max_tokens": 2}
+    form: dict[str, Any] = {"type": "json_object", "schema": SCHEMA}
+    status, _, answer = call(server, "POST", "/v1/chat/completions", {**content, "response_format": form})
+    assert (status, answer["error"]["param"]) == (400, "response_format.schema")
+    schema = {"name": "x", "strict": True, "description": "a claim", "schema": SCHEMA}
+    form = {"type": "json_schema", "json_schema": schema}
+    status, headers, _ = call(server, "POST", "/v1/chat/completions", {**content, "response_format": form})
+    assert (status, headers["x-veneer-ignored-fields"]) == (200, "response_format.json_schema.description")
 
 
 def test_what_a_grammar_cannot_be_combined_with_is_refused(server: HttpServer) -> None:

@@ -21,7 +21,7 @@ import pytest
 from served import BASE, call, serving, until
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
-from veneer.serving.build import server_of
+from veneer.serving.build import build_service, server_of
 from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
 from veneer.serving.server import HttpServer, is_loopback
@@ -100,9 +100,36 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(assistant: Assistant) ->
         assert status == 429
         assert headers["retry-after"] == "1"
         assert answer["error"]["code"] == "queue_full"
+        chat = {"model": BASE, "messages": [{"role": "user", "content": "The"}]}
+        for path, content in (
+            ("/v1/completions", LONG),
+            ("/v1/chat/completions", chat),
+            ("/api/chat", chat),
+            ("/api/generate", {"model": BASE, "prompt": "The"}),
+        ):
+            status, headers, answer = call(server, "POST", path, {**content, "stream": True})
+            assert (status, headers["retry-after"]) == (429, "1"), path
+            assert "under way" in str(answer["error"])
         for connection in held:
             connection.close()
         assert until(lambda: call(server, "POST", "/v1/completions", {**LONG, "max_tokens": 1})[0] == 200)
+
+
+def test_where_the_cache_is_smaller_than_the_context_it_ends_the_answers(assistant: Assistant) -> None:
+    """Clients leave `max_tokens` out; what does not fit for their own number is refused, streamed or whole."""
+    service = build_service(assistant, BASE, None, cache_bytes=assistant.model.row_bytes(96))
+    chat = {"model": BASE, "messages": [{"role": "user", "content": "The"}], "logit_bias": {"2": -100}}
+    with server_of(service, Access()) as server:
+        for stream in (False, True):
+            status, _, answer = call(server, "POST", "/v1/chat/completions", {**chat, "stream": stream})
+            assert status == 200
+            if not stream:
+                assert answer["usage"]["total_tokens"] == 96
+                assert answer["choices"][0]["finish_reason"] == "length"
+            content = {**chat, "stream": stream, "max_tokens": 200}
+            status, _, answer = call(server, "POST", "/v1/chat/completions", content)
+            assert status == 400
+            assert "of cache" in answer["error"]["message"]
 
 
 def test_a_request_that_takes_too_long_is_504(assistant: Assistant) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from openai import OpenAI
 
 from served import BASE, serving, tiny_assistant
 from tiny import write_model
+from veneer.assistant import Assistant
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
+from veneer.serving.grammar import Grammars
 from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools
 
 WEATHER: dict[str, Any] = {
@@ -152,6 +155,35 @@ def test_a_forced_call_is_made_whatever_the_model_would_have_said(calling: OpenA
     assert json.loads(call.function.arguments)["city"] in ("Bonn", "Köln")
 
 
+def test_a_forced_call_may_refer_to_definitions_of_its_own_tool(assistant: Assistant) -> None:
+    def tool(name: str, words: list[str]) -> dict[str, Any]:
+        parameters = {
+            "$defs": {"Word": {"enum": words}},
+            "type": "object",
+            "properties": {"word": {"$ref": "#/$defs/Word"}},
+            "required": ["word"],
+            "additionalProperties": False,
+        }
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    spec = assistant.model.spec
+    grammars = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, 10_000)
+    use = ToolUse((tool("a", ["x"]), tool("b", ["y"])), ("a", "b"))
+
+    def allowed(name: str, word: str) -> bool:
+        grammar = grammars.of_schema(use.schema(), "tools")
+        for token in assistant.tokenizer.encode(f'{{"name": "{name}", "arguments": {{"word": "{word}"}}}}'):
+            scores = torch.zeros(spec.vocab_size)
+            grammar.restrict(scores)
+            if scores[token] != 0:
+                return False
+            grammar.accept(token)
+        return True
+
+    calls = [(name, word) for name in ("a", "b") for word in ("x", "y")]
+    assert [allowed(*call) for call in calls] == [True, False, False, True]
+
+
 def test_a_conversation_with_calls_and_results_goes_on(calling: OpenAI) -> None:
     messages: Any = [
         {"role": "user", "content": "Bonn?"},
@@ -171,6 +203,13 @@ def test_a_template_that_would_drop_tools_is_refused(client: OpenAI) -> None:
     tools: Any = [WEATHER]
     with pytest.raises(openai.BadRequestError, match="does nothing with tools"):
         client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "a"}], tools=tools)
+
+
+def test_a_template_that_would_drop_calls_is_refused(client: OpenAI) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    messages: Any = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    with pytest.raises(openai.BadRequestError, match="writes no calls"):
+        client.chat.completions.create(model=BASE, messages=messages, max_tokens=1)
 
 
 def test_tools_may_be_there_and_not_called(client: OpenAI) -> None:

@@ -63,7 +63,11 @@ class Completion:
             self.handle.emit(PromptScored((None, *scores)))
 
     def next_token(self, output: StepOutput) -> FinishReason | None:
-        """Choose the next token from the output for the last one. Returns why the answer ends, or None."""
+        """Choose the next token from the output for the last one. Returns why the answer ends, or None.
+
+        Raises:
+            ConfigError: the request's constraint cannot say what may come next.
+        """
         request, sequence = self.handle.request, self._sequence
         token = self._choose(output)
         if request.constraint is not None:
@@ -81,7 +85,7 @@ class Completion:
             return FinishReason.STOP
         return FinishReason.LENGTH if self._made == request.sampling.max_new_tokens else None
 
-    def finish(self, reason: FinishReason, *, error: str | None = None) -> None:
+    def finish(self, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> None:
         """Emit the rest of the text, and the end."""
         sequence, rest = self._sequence, ""
         if self._text is not None and self._scanner.found is None:
@@ -99,6 +103,7 @@ class Completion:
                 new_tokens=self._made,
                 stop=self._stop,
                 error=error,
+                refused=refused,
                 adapter_key=self.handle.adapter_key,
             )
         )

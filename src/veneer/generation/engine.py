@@ -114,16 +114,7 @@ class GenerationEngine:
             ConfigError: the request can never be carried out: it is larger than the cache, asks for more tokens than
                 the model's context has, needs a tokenizer that is not there, or names tokens that do not exist.
         """
-        self._check(request)
-        sequence = Sequence(
-            number=next(self._numbers),
-            adapter=request.adapter or "",
-            root=None,
-            tokens=list(request.prompt),
-            prompt_tokens=len(request.prompt),
-            capacity=len(request.prompt) + request.sampling.max_new_tokens,
-        )
-        self._scheduler.check(sequence)
+        sequence = self._sequence(request)
         lease = None
         if request.adapter is not None:
             assert self._adapters is not None
@@ -134,6 +125,15 @@ class GenerationEngine:
             self._submitted += 1
         self._arrived.put(_Active(sequence, Completion(handle, sequence, self._decoder, stop_ids), lease))
         return handle
+
+    def check(self, request: GenerationRequest) -> None:
+        """Raise ConfigError as `submit`, for a request that is not yet to be carried out."""
+        self._sequence(request)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a prompt of the base and its answer: those of the context, or fewer in a small cache."""
+        return self._scheduler.longest(self._runner.placement(None), self._spec.max_positions)
 
     def step(self) -> bool:
         """Compute some tokens of the requests that are there.
@@ -185,6 +185,20 @@ class GenerationEngine:
             for active in [*self._active.values(), *self._loading.values()]:
                 ends.callback(self._end, active, reason, error=error)
 
+    def _sequence(self, request: GenerationRequest) -> Sequence:
+        """The sequence of a request that can be carried out."""
+        self._check(request)
+        sequence = Sequence(
+            number=next(self._numbers),
+            adapter=request.adapter or "",
+            root=None,
+            tokens=list(request.prompt),
+            prompt_tokens=len(request.prompt),
+            capacity=len(request.prompt) + request.sampling.max_new_tokens,
+        )
+        self._scheduler.check(sequence)
+        return sequence
+
     def _check(self, request: GenerationRequest) -> None:
         sampling, spec = request.sampling, self._spec
         sampling.check_vocabulary(spec.vocab_size)
@@ -215,7 +229,7 @@ class GenerationEngine:
         try:
             self._scheduler.check(sequence)
         except ConfigError as error:
-            self._end(active, FinishReason.ERROR, error=str(error))
+            self._end(active, FinishReason.ERROR, error=str(error), refused=True)
             return
         self._active[sequence.number] = active
         self._scheduler.add(sequence)
@@ -234,11 +248,11 @@ class GenerationEngine:
             if active.completion.handle.cancelled:
                 self._end(active, FinishReason.CANCELLED)
 
-    def _end(self, active: _Active, reason: FinishReason, *, error: str | None = None) -> None:
+    def _end(self, active: _Active, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> None:
         number = active.sequence.number
         # Where the scheduler has failed between two of its states, the listener is told all the same.
         with ExitStack() as ends:
-            ends.callback(active.completion.finish, reason, error=error)
+            ends.callback(active.completion.finish, reason, error=error, refused=refused)
             if active.lease is not None:
                 ends.callback(active.lease.release)
             self._ended += 1
@@ -274,7 +288,11 @@ class GenerationEngine:
         if not work.ends:
             return
         before = len(active.sequence.tokens)
-        reason = active.completion.next_token(output)
+        try:
+            reason = active.completion.next_token(output)
+        except ConfigError as error:
+            self._end(active, FinishReason.ERROR, error=str(error), refused=True)
+            return
         self._new_tokens += len(active.sequence.tokens) - before
         if reason is not None:
             self._end(active, reason)

@@ -55,6 +55,10 @@ class EngineThread:
         self._wake.set()
         return handle
 
+    def check(self, request: GenerationRequest) -> None:
+        """See `GenerationEngine.check`."""
+        self._engine.check(request)
+
     @property
     def accepting(self) -> bool:
         """Whether requests are taken on."""

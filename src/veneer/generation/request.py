@@ -26,7 +26,11 @@ class Constraint(Protocol):
     """What a token must be, for example by a grammar. It is called on the engine's thread."""
 
     def restrict(self, scores: Tensor) -> None:
-        """Set the scores of forbidden tokens to −∞, in place; float32 `[vocab_size]` on the CPU."""
+        """Set the scores of forbidden tokens to −∞, in place; float32 `[vocab_size]` on the CPU.
+
+        Raises:
+            ConfigError: it cannot say what may come next; the request ends with this error.
+        """
         ...
 
     def accept(self, token: int) -> None:
@@ -136,6 +140,8 @@ class Finished:
     stop: str | int | None = None
     """The stop string, or the stop token."""
     error: str | None = None
+    refused: bool = False
+    """Whether what was asked is to blame for the error."""
     adapter_key: bytes | None = None
     """`LoadedAdapter.key` of the adapter version that answered; None for the base, and where none was loaded."""
 

@@ -14,9 +14,11 @@ more than another one also gives way to it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from veneer.errors import ConfigError, listing
 from veneer.generation.blocks import DROPPED, BlockPool, content_key
@@ -102,12 +104,16 @@ class Scheduler:
 
         This changes nothing, and may be called on any thread.
         """
-        need = self._bytes_for(sequence, sequence.capacity)
+        need = self._bytes_for(sequence.placement, sequence.capacity)
         if need > self.pool.budget:
             raise ConfigError(
                 f"a sequence of {sequence.capacity:,} tokens needs {need:,} bytes of cache, and there are "
                 f"{self.pool.budget:,}; give a shorter prompt, a smaller max_new_tokens, or a larger cache"
             )
+
+    def longest(self, placement: Placement, most: int) -> int:
+        """The most tokens, up to `most`, of a sequence that `check` accepts."""
+        return bisect_right(range(1, most + 1), self.pool.budget, key=partial(self._bytes_for, placement))
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait that `check` accepts."""
@@ -204,7 +210,8 @@ class Scheduler:
         if sequence.placement is Placement.COHORT and not self._joins:
             return False
         tokens = min(len(sequence.tokens) + 1, sequence.capacity)
-        need = self._bytes_for(sequence, sequence.capacity if sequence.placement is Placement.COHORT else tokens)
+        tokens = sequence.capacity if sequence.placement is Placement.COHORT else tokens
+        need = self._bytes_for(sequence.placement, tokens)
         reserve = len(self.running) * sum(kind.block_bytes for kind in self.pool.groups)
         return len(self.running) < self.limits.sequences and need + reserve <= self.pool.room()
 
@@ -322,13 +329,13 @@ class Scheduler:
         sequence.tables = [[] for _ in self.pool.groups]
         sequence.keys, sequence.computed = [], 0
 
-    def _bytes_for(self, sequence: Sequence, tokens: int) -> int:
+    def _bytes_for(self, placement: Placement, tokens: int) -> int:
         """Bytes of the blocks of so many tokens, no windows slid yet: at most what a step can need."""
-        return sum(kind.block_bytes * self._blocks_for(sequence, tokens, kind.window) for kind in self.pool.groups)
+        return sum(kind.block_bytes * self._blocks_for(placement, tokens, kind.window) for kind in self.pool.groups)
 
-    def _blocks_for(self, sequence: Sequence, tokens: int, window: int | None) -> int:
+    def _blocks_for(self, placement: Placement, tokens: int, window: int | None) -> int:
         size = self.limits.block_tokens
-        if window is not None and sequence.placement is Placement.BLOCKS:
+        if window is not None and placement is Placement.BLOCKS:
             # Between two steps a sequence holds what the next token sees; in a step also the tokens computed. Neither
             # needs to begin or to end with a block.
             tokens = min(tokens, window + self.limits.prompt_tokens + 2 * size)

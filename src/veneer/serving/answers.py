@@ -66,7 +66,8 @@ class Answers:
         """All events of all answers as they come, each with the number of its answer.
 
         Raises:
-            ApiError: 500, the engine could not carry a request out; 504, the time is over.
+            ApiError: 500, the engine could not carry a request out; 400, what was asked is to blame; 504, the time is
+                over.
         """
         # One timer for all of them: one for each event would take a tenth of what sending it does.
         timer = self._loop.call_at(self._end, self._arrived.put_nowait, None)
@@ -118,7 +119,8 @@ class Answers:
 
 def _check(event: Finished) -> None:
     if event.reason is FinishReason.ERROR:
-        raise ApiError(500, event.error or "the engine could not carry the request out")
+        status = 400 if event.refused else 500
+        raise ApiError(status, event.error or "the engine could not carry the request out")
     if event.reason is FinishReason.CANCELLED:
         raise ApiError(503, "the server is about to stop")
 

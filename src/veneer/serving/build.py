@@ -128,7 +128,7 @@ def build_service(
         outbox=outbox,
         spec=spec,
         stop_ids=assistant.stop_ids,
-        prompts=PromptEncoder(assistant.tokenizer, assistant.encoder, spec.max_positions),
+        prompts=PromptEncoder(assistant.tokenizer, assistant.encoder, spec.max_positions, engine.longest),
         grammars=Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, limits.schema_bytes),
         models=names,
         metrics=Metrics(name, front.stats),

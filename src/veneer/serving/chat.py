@@ -55,6 +55,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     kind = "chat.completion.chunk" if asked.stream else "chat.completion"
     first, usage = head("chatcmpl", kind, asked.model), Usage(len(asked.requests))
     if asked.stream:
+        service.check(asked.requests)
         deltas = partial(_deltas, service, asked, usage)
         stream = chunks(service, asked.requests, first, deltas, usage if asked.usage else None)
         return StreamedResponse(stream, EVENTS, headers)

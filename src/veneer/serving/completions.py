@@ -56,6 +56,7 @@ async def completions(service: Service, request: Request) -> Response:
     headers = ignored_header(asked.ignored)
     first, usage = head("cmpl", "text_completion", asked.model), Usage(asked.n)
     if asked.stream:
+        service.check(asked.requests)
         pieces = partial(_pieces, service, asked, usage)
         stream = chunks(service, asked.requests, first, pieces, usage if asked.usage else None)
         return StreamedResponse(stream, EVENTS, headers)

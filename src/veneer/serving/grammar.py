@@ -11,6 +11,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
+from veneer.errors import ConfigError
 from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
 from veneer.strict_json import to_text
@@ -27,7 +28,11 @@ class Grammar:
 
     def restrict(self, scores: Tensor) -> None:
         """See `Constraint.restrict`."""
-        allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        mask = self._matcher.compute_bitmask()
+        if self._matcher.is_error():
+            # The mask is that of an answer which ends here, as if it were whole.
+            raise ConfigError(f"the schema cannot be held to: {_reason(self._matcher)}")
+        allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         scores.masked_fill_(torch.from_numpy(allowed[: len(scores)] == 0), float("-inf"))
 
     def accept(self, token: int) -> None:
@@ -65,6 +70,8 @@ class Grammars:
         """
         if not self._stop_ids:
             raise ApiError(400, "this model has no token that ends an answer", param=param)
+        if isinstance(schema, bool):  # llguidance takes objects alone: any value, and none
+            schema = {} if schema else {"enum": []}
         text = to_text(schema)
         if len(text) > self._schema_bytes:
             raise ApiError(
@@ -80,10 +87,17 @@ class Grammars:
             )
         except ValueError as error:
             raise ApiError(400, f"{param}: the schema cannot be used: {error}", param=param) from error
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # a schema that refers to itself alone shows here that it has no beginning
         if matcher.is_error():
-            raise ApiError(400, f"{param}: the schema cannot be used: {matcher.get_error()}", param=param)
+            raise ApiError(400, f"{param}: the schema cannot be used: {_reason(matcher)}", param=param)
         return Grammar(matcher)
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
         return LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=self._stop_ids or None)
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """What is wrong with a matcher, without the state of its parser."""
+    return str(matcher.get_error()).partition("\n")[0]

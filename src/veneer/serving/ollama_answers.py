@@ -130,6 +130,7 @@ async def _answer(service: Service, request: Request, asked: OllamaRequest) -> R
     service.metrics.ignored(len(asked.ignored))
     headers = ignored_header(asked.ignored)
     if asked.stream:
+        service.check([asked.request])
         return StreamedResponse(_streamed(service, asked), LINES, headers)
 
     async def whole() -> dict[str, Any]:

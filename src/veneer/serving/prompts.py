@@ -112,10 +112,12 @@ class PromptEncoder:
         tokenizer: of the model.
         encoder: its tokenizer and chat template.
         context: the most tokens of a prompt and its answer together.
+        longest: those that the cache can hold, where they are fewer; None holds all.
     """
 
-    def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int):
+    def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int, longest: int | None = None):
         self._tokenizer, self._encoder, self.context = tokenizer, encoder, context
+        self.longest = context if longest is None else longest
 
     @cached_property
     def takes_tools(self) -> bool:

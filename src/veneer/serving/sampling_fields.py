@@ -50,7 +50,7 @@ class SamplingFields:
     n: int
     """Answers to each prompt."""
     max_tokens: int | None
-    """The longest answer; None lets it fill the context."""
+    """The longest answer; None lets it fill the context, or the cache where that is smaller."""
     sampling: Sampling
     """All the rest; its number of tokens is not yet set."""
     stop: tuple[str, ...]
@@ -83,7 +83,7 @@ class SamplingFields:
             ApiError: 400, prompt and answer are longer than the context.
         """
         room = prompts.context - len(prompt)
-        most = self.max_tokens or room
+        most = self.max_tokens or max(1, min(room, prompts.longest - len(prompt)))
         if most > room:
             raise prompts.too_long(len(prompt) + most, param)
         if self.sampling.min_new_tokens > most:

@@ -92,6 +92,28 @@ class Service:
         async with self.answers(requests) as answers:
             return await unless_gone(receive, answers.results())
 
+    def check(self, requests: Sequence[GenerationRequest]) -> None:
+        """Raise ApiError as `answers`. What streams asks before it sends its status, which no error can change then."""
+        self._check_room(len(requests))
+        try:
+            for request in requests:
+                self.front.check(request)
+        except VeneerError as error:
+            raise ApiError(400, str(error)) from error
+
+    def _check_room(self, answers: int) -> None:
+        if self.draining or not self.front.accepting:
+            raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_SECONDS)})
+        if answers > self.limits.choices:
+            raise ApiError(400, f"{answers:,} answers at once; a request may ask for {self.limits.choices:,}")
+        if self._under_way + answers > self.limits.sequences:
+            raise ApiError(
+                429,
+                f"{self._under_way:,} answers are under way; the server takes {self.limits.sequences:,} at a time",
+                code="queue_full",
+                headers={"retry-after": str(RETRY_SECONDS)},
+            )
+
     @asynccontextmanager
     async def answers(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Answers]:
         """Answers to some requests, which are cancelled where the block ends before they do.
@@ -99,17 +121,7 @@ class Service:
         Raises:
             ApiError: 429, too much is under way; 503, the server is about to stop; 400, the engine refuses a request.
         """
-        if self.draining or not self.front.accepting:
-            raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_SECONDS)})
-        if len(requests) > self.limits.choices:
-            raise ApiError(400, f"{len(requests):,} answers at once; a request may ask for {self.limits.choices:,}")
-        if self._under_way + len(requests) > self.limits.sequences:
-            raise ApiError(
-                429,
-                f"{self._under_way:,} answers are under way; the server takes {self.limits.sequences:,} at a time",
-                code="queue_full",
-                headers={"retry-after": str(RETRY_SECONDS)},
-            )
+        self._check_room(len(requests))
         answers = Answers(asyncio.get_running_loop(), self.outbox, self.metrics, self.limits.request_seconds)
         self._under_way += len(requests)
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,15 +70,21 @@ class ToolUse:
                     "type": "object",
                     "properties": {
                         "name": {"const": tool["function"]["name"]},
-                        "arguments": {"type": "object", **(tool["function"].get("parameters") or {})},
+                        "arguments": _arguments(tool["function"].get("parameters") or {}, number),
                     },
                     "required": ["name", "arguments"],
                     "additionalProperties": False,
                 }
-                for tool in self.tools
+                for number, tool in enumerate(self.tools)
                 if tool["function"]["name"] in self.forced
             ]
         }
+
+
+def _arguments(parameters: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The schema of a tool's arguments within that of all calls. With a name of its own (`$id`) its references are to
+    itself (`#/$defs/…`), as the client meant them."""
+    return {"$id": f"tool:{number}", "type": "object", **parameters}
 
 
 def read_tools(fields: Fields) -> ToolUse:
