@@ -33,7 +33,7 @@ def test_a_file_that_was_cut_anywhere_becomes_the_whole_one(tmp_path: Path) -> N
 def test_another_job_does_not_go_on_with_it(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     written(path, 2)
-    with pytest.raises(ConfigError, match=r"sampling: \{'seed': 1\}, now \{'seed': 2\}"):
+    with pytest.raises(ConfigError, match=r"sampling\.seed: 1, now 2"):
         AnswersFile(path, {**JOB, "sampling": {"seed": 2}})
     with pytest.raises(ConfigError, match="adapters: None, now 'x'"):
         AnswersFile(path, {**JOB, "adapters": "x"})

@@ -109,14 +109,21 @@ def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{note}: cannot be read: {error}") from error
     now = json.loads(to_text(dict(job)))
-    names = sorted({*before, *now}) if isinstance(before, dict) else []
-    other = [
-        f"{name}: {before.get(name)!r:.100}, now {now.get(name)!r:.100}"
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
-    if other or not names:
+    other = _differences(before if isinstance(before, dict) else {}, now)
+    if other:
         raise ConfigError(f"{path}: has answers of another job; give another --output:\n{listing(other)}")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    """What differs between two jobs, each by its own path: objects as a whole would be cut off before it."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{within}{name}.")
+        elif old != new:
+            found.append(f"{within}{name}: {old!r:.100}, now {new!r:.100}")
+    return found
 
 
 def _row_of(line: bytes) -> object:
