@@ -77,3 +77,11 @@ def test_the_queue_goes_by_priority_and_place(tmp_path: Path) -> None:
     assert queue.put_before(b, "nobody") is None
     with pytest.raises(ConfigError, match="from -100 to 100"):
         queue.prioritise(a, 101)
+
+
+def test_a_job_that_does_not_wait_is_not_moved_where_nothing_else_waits(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    job = queue.create({}, {}).id
+    assert queue.put_before(job, None) is not None
+    queue.cancel(job)
+    assert queue.put_before(job, None) is None

@@ -222,6 +222,14 @@ def test_no_answer_is_sniffed_and_only_the_page_is_html(opened: Opened) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff", path
 
 
+def test_numbers_of_thousands_of_digits_are_refused(opened: Opened) -> None:
+    digits = "9" * 5_000
+    assert opened.http.get(f"/studio/curves?name=mine&most={digits}").status_code == 400
+    version = f"{opened.studio.watcher.epoch}-{digits}"
+    with opened.http.stream("GET", "/studio/stream", headers={"last-event-id": version}) as answer:
+        assert answer.status_code == 200
+
+
 def test_a_page_in_a_report_is_not_served_as_one(opened: Opened) -> None:
     write_run(opened.studio.root / "forged")
     (opened.studio.root / "forged" / "report.html").write_text(

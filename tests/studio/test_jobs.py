@@ -213,6 +213,39 @@ def test_the_estimate_is_the_plan_and_the_preview_is_what_trains(
         assert [label != -100 for label in shown["labels"]] == [bool(one) for one in trained]
 
 
+def test_numbers_of_any_size_are_refused_and_not_failed_on(opened: Opened, file: str) -> None:
+    for path in ("/v1/files?limit=", "/v1/fine_tuning/jobs?limit="):
+        for number in ("9" * 5_000, "9" * 18, "0", "²", ""):
+            assert opened.http.get(f"{path}{number}").status_code == 400, (path, number[:20])
+        assert opened.http.get(f"{path}10").status_code == 200
+    body = {"model": "model", "training_file": file}
+    for name in ("first", "count"):
+        answer = opened.http.post("/v1/fine_tuning/jobs/preview", json={**body, name: 10**30})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    hyper = {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 10**9}}}
+    answer = opened.http.post("/v1/fine_tuning/jobs", json={**body, "method": hyper})
+    assert "at most 1,000,000" in answer.json()["error"]["message"]
+
+
+def test_a_move_says_one_thing_of_jobs_that_wait(opened: Opened, file: str) -> None:
+    body = {"model": "model", "training_file": file, "veneer": {"method": "lora", "settings": {"train.steps": 1}}}
+    job = opened.http.post("/v1/fine_tuning/jobs", json=body).json()["id"]
+    for change, status, param in (
+        ({"priority": 5, "before": None}, 400, "priority"),
+        ({"before": "ftjob-of-nobody"}, 409, "before"),
+    ):
+        answer = opened.http.post(f"/v1/fine_tuning/jobs/{job}/move", json=change)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+    opened.http.post(f"/v1/fine_tuning/jobs/{job}/cancel")
+
+
+def test_preferences_are_counted_whatever_ends_lines_in_their_texts(opened: Opened) -> None:
+    body = {"prompt": [{"role": "user", "content": "a\u2028b\u0085c\nd"}], "chosen": "1", "rejected": "2"}
+    kept = [opened.http.post("/studio/preferences", json=body).json()["kept"] for _ in range(2)]
+    assert kept[1] == kept[0] + 1
+    assert len(opened.http.get("/studio/preferences").content.split(b"\n")) == kept[1] + 1
+
+
 def test_files_are_listed_read_and_deleted(opened: Opened, tiny_data: Path) -> None:
     client = opened.client
     made = client.files.create(file=("rows <b>.jsonl", tiny_data.read_bytes()), purpose="fine-tune")

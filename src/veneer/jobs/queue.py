@@ -140,7 +140,7 @@ class JobQueue:
         after = order[at - 1] if at else None
         target = order[at] if at < len(order) else after
         if target is None:
-            return self.store.change(job, lambda found: found)
+            return self.store.change(job, lambda found: found if found.status is JobStatus.QUEUED else None)
         if at == len(order):
             place = target.place + 1.0
         elif after is not None and after.priority == target.priority:

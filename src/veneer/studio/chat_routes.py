@@ -66,7 +66,7 @@ async def prefer(studio: Studio, request: Request) -> Response:
     def keep() -> int:
         with preferences_file(studio).open("a", encoding="utf-8") as file:
             file.write(line)
-        return len(preferences_file(studio).read_text(encoding="utf-8").splitlines())
+        return preferences_file(studio).read_bytes().count(b"\n")  # texts may have other ends of lines in them
 
     return json_response({"kept": await asyncio.to_thread(keep)})
 

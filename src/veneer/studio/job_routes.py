@@ -26,6 +26,8 @@ from veneer.studio.tasks import task_object
 
 MOST = 1_000
 """The largest part of a list."""
+MOST_ROWS = 10**12
+"""More rows than a file has."""
 PREVIEWED = 20
 """Rows that a preview shows at most."""
 
@@ -121,6 +123,12 @@ async def move(studio: Studio, request: Request) -> Response:
     if "before" in body:
         if before is not None and not isinstance(before, str):
             raise ApiError(400, "before: give the id of a job, or null", param="before")
+        if priority is not None:
+            raise ApiError(400, "priority and before both say where the job stands; give one", param="priority")
+        waiting = await asyncio.to_thread(studio.queue.waiting)
+        if before is not None and before not in [job.id for job in waiting]:
+            message = "before: no such job waits in the queue"
+            raise ApiError(409, message, param="before", code="wrong_state", headers={"x-should-retry": "false"})
         return await _changed(studio, request, lambda job: studio.queue.put_before(job, before), "moved")
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise ApiError(400, "give a whole number as priority, or before", param="priority")
@@ -166,8 +174,8 @@ async def preview(studio: Studio, request: Request) -> Response:
 
 def _place(body: Mapping[str, Any], name: str, default: int) -> int:
     found = body.get(name, default)
-    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
-        raise ApiError(400, f"{name} must be a whole number from 0 on", param=name)
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= MOST_ROWS:
+        raise ApiError(400, f"{name} must be a whole number from 0 to {MOST_ROWS:,}", param=name)
     return found
 
 
@@ -202,7 +210,12 @@ def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def limit_of(request: Request, default: int = 20) -> int:
     """The field `limit` of a request for a list. Raises ApiError where it is no number in range."""
-    text = request.query_params.get("limit", str(default))
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+    found = number_of(request.query_params.get("limit", str(default)))
+    if found is None or not 1 <= found <= 10_000:
         raise ApiError(400, f"limit must be a whole number from 1 to {MOST:,}", param="limit")
-    return min(int(text), MOST)
+    return min(found, MOST)
+
+
+def number_of(text: str) -> int | None:
+    """The whole number in the text of a client, which may have thousands of digits; None where it is none of use."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None

@@ -31,6 +31,7 @@ from veneer.serving.errors import ApiError, json_bytes, json_response
 from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.chat_routes import preferences_file
+from veneer.studio.job_routes import number_of
 from veneer.studio.objects import finite, job_object
 from veneer.studio.results import results_of
 from veneer.studio.studio import Studio
@@ -52,7 +53,7 @@ async def stream(studio: Studio, request: Request) -> StreamedResponse:
     `Last-Event-ID`."""
     last = request.headers.get("last-event-id", "")
     epoch, _, number = last.partition("-")
-    version = int(number) if epoch == studio.watcher.epoch and number.isdecimal() else 0
+    version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
     return StreamedResponse(_changes(studio, version), EVENTS, {})
 
 
@@ -128,13 +129,13 @@ async def curves(studio: Studio, request: Request) -> Response:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
         headers = {"content-disposition": f'attachment; filename="{name}.csv"', **NOSNIFF}
         return Response(table, media_type="text/csv", headers=headers)
-    most = query.get("most", str(MOST_POINTS))
-    if not most.isdecimal() or not 8 <= int(most) <= 20_000:
+    most = number_of(query.get("most", str(MOST_POINTS)))
+    if most is None or not 8 <= most <= 20_000:
         raise ApiError(400, "most must be a whole number from 8 to 20,000", param="most")
 
     def drawn() -> tuple[dict[str, Any], dict[str, Any]]:
         told, own = (
-            {name: asdict(curve_of(run.log, name, along=Along(along), most=int(most))) for name in names}
+            {name: asdict(curve_of(run.log, name, along=Along(along), most=most)) for name in names}
             for names in (CURVES, sorted(run.log.metrics))
         )
         return told, own

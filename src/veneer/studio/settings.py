@@ -319,5 +319,5 @@ def _number(hyper: Mapping[str, Any], name: str) -> float | None:
     if found is None or found == "auto":
         return None
     if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= 10**6:
-        raise ApiError(400, f"{name} must be 'auto' or a number above 0", param=name)
+        raise ApiError(400, f"{name} must be 'auto' or a number above 0, at most 1,000,000", param=name)
     return float(found)
