@@ -26,9 +26,10 @@ from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
-from veneer.serving.build import build_service, server_of
+from veneer.serving.build import build_service, open_server, server_of
 from veneer.serving.catalogue import GenerationConflict
 from veneer.serving.guard import Access
+from veneer.serving.request import ServeRequest
 
 NAMES = ("red", "green", "blue")
 WAIT = 60.0
@@ -195,6 +196,11 @@ def test_pinned_adapters_are_there_from_the_start_and_stay(assistant: Assistant,
 
 
 @pytest.mark.scenario(41)
+def test_pins_without_a_folder_of_adapters_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--pin red: there are no adapters"):
+        open_server(ServeRequest(model="a model that is not looked for", pinned=("red",)), ())
+
+
 def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogue: AdapterFolder, folder: Path) -> None:
     before = taken(catalogue, "red")
     held = catalogue.lease("red", lambda: None)

@@ -11,10 +11,13 @@ from starlette.datastructures import Headers
 
 from served import BASE, call, serving
 from veneer.assistant import Assistant
+from veneer.errors import ConfigError
 from veneer.serving.app import ADMIN, GET, POST
+from veneer.serving.build import access_of
 from veneer.serving.errors import ApiError
 from veneer.serving.guard import Access
 from veneer.serving.keys import Keys
+from veneer.serving.request import ServeRequest
 from veneer.serving.server import HttpServer
 
 KEY, ADMIN_KEY = "a-key-of-the-server", "a-key-of-the-admin"
@@ -89,6 +92,29 @@ def test_the_servers_own_page_and_allowed_ones_may_call(server: HttpServer) -> N
     access.check("/", Headers({"host": "models.example", "origin": "https://app.example"}))
     with pytest.raises(ApiError, match="another site"):
         access.check("/", Headers({"host": "models.example", "origin": "https://app.example.attacker"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://App.example/", "https://app.example"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+    ],
+)
+def test_an_origin_is_taken_as_browsers_write_it(given: str, sent: str) -> None:
+    access = access_of(ServeRequest(model="m", allowed_origins=(given,)))
+    access.check("/", Headers({"host": "localhost", "origin": sent}))
+
+
+@pytest.mark.parametrize(
+    "given", ["app.example", "https://", "https://app.example/page", "null", "*", "localhost:3000"]
+)
+def test_what_is_no_origin_is_refused_at_the_start(given: str) -> None:
+    with pytest.raises(ConfigError, match="must be an origin"):
+        access_of(ServeRequest(model="m", allowed_origins=(given,)))
 
 
 def test_the_browser_of_an_allowed_page_is_told_what_it_may_send_and_read(assistant: Assistant) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from veneer.serving.request import ServeRequest
 from veneer.serving.server import HttpServer, check_host
 from veneer.serving.service import Service
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
 
 def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -> tuple[HttpServer, tuple[str, ...]]:
     """Load a model, and listen; nothing is answered before `HttpServer.start`.
@@ -46,6 +49,8 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
         ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
     """
     access = access_of(request)
+    if request.pinned and request.adapters is None:
+        raise ConfigError(f"--pin {request.pinned[0]}: there are no adapters to pin; give their folder with --adapters")
     assistant = load_assistant(
         AssistantRequest(model=request.model, method=request.method, compute=request.compute), subscribers=subscribers
     )
@@ -77,16 +82,25 @@ def access_of(request: ServeRequest) -> Access:
     """Who may talk to the server.
 
     Raises:
-        ConfigError: a key file cannot be used, or the server would be open to other machines without a key.
+        ConfigError: a key file cannot be used, the server would be open to other machines without a key, or what is
+            given as an origin is none.
     """
     check_host(request.host, with_key=request.key_file is not None)
     names = {request.host.lower(), socket.gethostname().lower(), *(name.lower() for name in request.allowed_hosts)}
     return Access(
         hosts=frozenset(names),
-        origins=frozenset(origin.rstrip("/") for origin in request.allowed_origins),
+        origins=frozenset(map(_origin, request.allowed_origins)),
         keys=None if request.key_file is None else read_keys(request.key_file),
         admin_keys=None if request.admin_key_file is None else read_keys(request.admin_key_file),
     )
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it."""
+    origin = text.rstrip("/").lower()
+    if _ORIGIN.fullmatch(origin) is None:
+        raise ConfigError(f"--allowed-origin {text}: must be an origin as https://app.example or http://localhost:3000")
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")
 
 
 def build_service(
