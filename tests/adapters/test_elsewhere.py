@@ -52,6 +52,24 @@ def test_each_rule_says_what_becomes_of_the_adapter(
     assert bool(found.reasons) == bool(reason)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": "8"}, {"r": None}, {"r": 0}, {"r": True}, {"lora_alpha": None}, {"modules_to_save": 5},
+        {"modules_to_save": "score"}, {"modules_to_save": [5]}, {"rank_pattern": [1]}, {"rank_pattern": {"q": 0}},
+        {"alpha_pattern": {"q": "x"}}, {"rank_pattern": {"(": 4}}, {"alpha_pattern": 7},
+        {"peft_type": "LOHA", "rank_pattern": [1]},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    found = check_adapter(made(tmp_path / "one", **settings))
+    assert (found.verdict, found.rank) == (ServerVerdict.REFUSED, 0)
+    assert "its files cannot be read" not in found.reasons[0]
+    assert "adapter_config.json: " in found.reasons[0]
+
+
 def test_tensors_beyond_linear_layers_are_found_in_the_file(tmp_path: Path) -> None:
     their_adapter(target_modules=["q_proj", "lm_head"]).save_pretrained(tmp_path / "head", save_embedding_layers=False)
     assert check_adapter(tmp_path / "head").verdict is ServerVerdict.DEPENDS

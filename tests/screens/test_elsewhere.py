@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from invoking import invoke
@@ -25,6 +26,15 @@ def test_the_report_names_who_is_not_served_and_gives_the_command_for_the_others
     assert "b=adapters/b" not in text
     many = [ServerFinding(f"a{number}", ServerVerdict.SERVED, (), 8) for number in range(30)]
     assert "and 10 more" in vllm_command(Path("adapters"), many)
+
+
+def test_the_command_line_has_the_folder_of_one_adapter_and_quotes_names(tmp_path: Path) -> None:
+    folder = tmp_path / "my adapters" / "a b"
+    their_adapter(target_modules=["q_proj"]).save_pretrained(folder)
+    found = [ServerFinding("a b", ServerVerdict.SERVED, (), 8)]
+    for given in (folder, folder.parent):
+        words = shlex.split(vllm_command(given, found).replace("\\\n", ""))
+        assert words[-2:] == ["--lora-modules", f"a b={folder}"]
 
 
 def test_the_command_ends_with_1_where_an_adapter_is_not_served(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ They were read in vLLM's `lora/peft_helper.py` (`validate_legal`), `lora/utils.p
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -149,6 +150,27 @@ def _rank(config: Mapping[str, Any]) -> int:
     return max((value for value in values if isinstance(value, int)), default=0)
 
 
+def _malformed(config: Mapping[str, Any]) -> str | None:
+    """What is wrong with a configuration that PEFT cannot read; other kinds than LoRA may lack rank and alpha."""
+    ranks, alphas, saved = (config.get(name) or {} for name in ("rank_pattern", "alpha_pattern", "modules_to_save"))
+    if not isinstance(saved or [], list) or not all(isinstance(name, str) for name in saved):
+        return "modules_to_save must be a list of names"
+    if not isinstance(ranks, dict) or not isinstance(alphas, dict):
+        return "rank_pattern and alpha_pattern must be objects"
+    lora = config.get("peft_type") == "LORA"
+    rank, alpha = ([config.get(name)] if lora else [] for name in ("r", "lora_alpha"))
+    if not all(type(one) is int and one > 0 for one in (*rank, *ranks.values())):
+        return "r and the values of rank_pattern must be whole numbers above 0"
+    if not all(type(one) in (int, float) for one in (*alpha, *alphas.values())):
+        return "lora_alpha and the values of alpha_pattern must be numbers"
+    try:
+        for pattern in (*ranks, *alphas):
+            re.compile(pattern)
+    except re.error as error:
+        return f"a pattern is no regular expression: {error}"
+    return None
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The configuration of an adapter, and the names of its tensors."""
     try:
@@ -157,6 +179,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[str]]:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise AdapterError(f"{CONFIG_FILE} is no object")
+        if wrong := _malformed(config):
+            raise AdapterError(f"{CONFIG_FILE}: {wrong}")
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             return config, list(file.keys())
     except (OSError, ValueError, RecursionError, SafetensorError) as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from veneer.adapters.elsewhere import ServerFinding, ServerVerdict, check_folder, max_rank
+from veneer.adapters.store import CONFIG_FILE
 from veneer.strict_json import to_text
 
 HELD = (ServerVerdict.SERVED, ServerVerdict.DEPENDS)
@@ -45,8 +47,9 @@ def report(folder: Path, findings: Sequence[ServerFinding]) -> str:
 
 
 def vllm_command(folder: Path, findings: Sequence[ServerFinding]) -> str:
-    """The command line of vLLM for adapters that it serves."""
-    modules = [f"{one.name}={folder / one.name}" for one in findings[:NAMED]]
+    """The command line of vLLM for adapters that it serves: those in a folder, or the one that the folder is."""
+    alone = (folder / CONFIG_FILE).is_file()
+    modules = [quote(f"{one.name}={folder if alone else folder / one.name}") for one in findings[:NAMED]]
     more = [] if len(findings) <= NAMED else [f"…  # and {len(findings) - NAMED:,} more"]
     head = f"vllm serve MODEL --enable-lora --max-lora-rank {max_rank(findings)} --max-loras {min(len(findings), 8)}"
     return " \\\n    ".join([f"{head} --max-cpu-loras {len(findings)}", "--lora-modules", *modules, *more])
