@@ -22,4 +22,6 @@ def test_a_grid_that_cannot_be_is_refused_before_anything_is_trained(tmp_path: P
     argv = ["sweep", "--model", "m", "--data", "d", "--output", tmp_path / "out", "--grid"]
     assert "lora.rnk" in refused(*argv, "lora.rnk=1,2")
     assert "lora.rank" in refused(*argv, "lora.rank=")
+    assert "train.steps" in refused(*argv, "train.steps=1,2", "--set", "train.steps=2")
+    assert "method" in refused(*argv, "method=lora,full", "--method", "lora")
     assert not (tmp_path / "out").exists()

@@ -22,6 +22,9 @@ def written(path: Path, text: str | bytes) -> Path:
         ("model: [", "not valid YAML"),
         ("model: a\nmodel: b\n", "key given twice: model"),
         ("train:\n  steps: 1\n  steps: 2\n", "line 2: key given twice: steps"),
+        ("train:\n  time_limit: 1:30\n", "line 2: 1:30 is 90 in YAML"),
+        ("train: {time_limit: 1:30:00.5}", "1:30:00.5 is 5400.5 in YAML"),
+        ("train: {steps: 010}", "010 is 8 in YAML"),
         ("- a\n- b\n", "holds a list"),
         ("just text", "holds a str"),
         (b"\xff\xfe\x00", "not valid YAML"),
@@ -99,3 +102,12 @@ def test_a_duration_is_read_as_people_write_it(text: str | int, seconds: float) 
 def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="90s, 10m, 1h30m"):
         seconds_of(text)
+
+
+def test_numbers_and_texts_are_what_they_look_like() -> None:
+    texts = {"10": 10, "0": 0, "-3": -3, "0.5": 0.5, "1_000": 1000, "1h30m": "1h30m", "'1:30'": "1:30", "'010'": "010"}
+    assert override({}, [f"k{i}={text}" for i, text in enumerate(texts)]) == {
+        f"k{i}": value for i, value in enumerate(texts.values())
+    }
+    with pytest.raises(ConfigError, match=r"--set 'train.time_limit=1:30': line 1: 1:30 is 90 in YAML"):
+        override({}, ["train.time_limit=1:30"])

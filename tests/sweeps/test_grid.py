@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.errors import ConfigError
-from veneer.sweeps.grid import parse_grid, points
+from veneer.sweeps.grid import check_settings, parse_grid, points
 
 
 def test_a_grid_from_the_command_line() -> None:
@@ -37,3 +37,12 @@ def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], 
         points(values, {"output": ["a", "b"]}, tmp_path)
     with pytest.raises(ConfigError, match=r"lora\.rank: no value is given"):
         points(values, {"lora.rank": [], "train.seed": [0]}, tmp_path)
+
+
+def test_a_key_that_is_varied_and_set_is_refused() -> None:
+    grid = {"lora.rank": [4, 8], "train.seed": [0, 1]}
+    check_settings(grid, ["lora.alpha", "data.file"])
+    with pytest.raises(ConfigError) as error:
+        check_settings(grid, ["train.seed", "lora.alpha", "lora.rank"])
+    assert all(key in str(error.value) for key in ("train.seed", "lora.rank"))
+    assert "lora.alpha" not in str(error.value)

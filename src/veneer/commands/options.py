@@ -222,7 +222,8 @@ def run_config(
         resume: whether the run in the output folder is gone on with.
 
     Raises:
-        ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
+        ConfigError: an option and `--set` give one setting two values, or the settings cannot be used; or there is no
+            run to go on with, and nothing to start one from.
     """
     from veneer.config import ALTERNATIVES, parse
     from veneer.config.values import drop, read_assignment, read_yaml
@@ -232,6 +233,11 @@ def run_config(
     folder = None if output is None else RunFolder(Path(output))
     if config_file is None and resume and folder is not None and folder.config_file.is_file():
         config_file = folder.config_file if folder.resumable or flags["model"] is None else None
+    if resume and config_file is None and folder is not None and flags["model"] is None and not assignments:
+        raise ConfigError(
+            f"--resume: there is no run in {output} to go on with; give the folder of one, or start it with --model "
+            "and --data"
+        )
     values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
     if folder is not None and config_file == folder.config_file:
         # The recorded run spells out one of two alternatives, and the user may now name the other one.

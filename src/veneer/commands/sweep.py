@@ -73,9 +73,9 @@ def sweep(
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
     in_processes(devices, on=on)
-    from veneer.config.values import read_yaml
+    from veneer.config.values import read_assignment, read_yaml
     from veneer.screens.sweep import sweep_visibly
-    from veneer.sweeps.grid import parse_grid
+    from veneer.sweeps.grid import check_settings, parse_grid
 
     flags = {
         "model": model,
@@ -88,4 +88,7 @@ def sweep(
     values = with_options({} if config_file is None else read_yaml(config_file), flags, assignments)
     if on is not None and together is not None:
         raise click.UsageError("--together joins points on one machine, and --on has a task for each; give one")
-    sweep_visibly(values, parse_grid(grid), output, together=together, as_json=as_json, on=on)
+    varied = parse_grid(grid)
+    given = [key for key, value in flags.items() if value is not None]
+    check_settings(varied, [*given, *(key for key, _ in map(read_assignment, assignments))])
+    sweep_visibly(values, varied, output, together=together, as_json=as_json, on=on)

@@ -13,7 +13,8 @@ from veneer.errors import ConfigError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, which SafeLoader lets the last one win."""
+    """YAML that refuses what SafeLoader takes for something else: a key given twice, of which the last one would win,
+    and numbers in the writings of YAML 1.1, where `1:30` is 90 and `010` is 8."""
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -26,7 +27,22 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return dict(loader.construct_mapping(node, deep=True))
 
 
+_OLD_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(:[0-9_.]+)+|[-+]?0[0-9_]+")
+
+
+def _number(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
+    value = loader.construct_yaml_float(node) if node.tag.endswith("float") else loader.construct_yaml_int(node)
+    if _OLD_NUMBER.fullmatch(node.value):
+        raise ConfigError(
+            f"line {node.start_mark.line + 1}: {node.value} is {value} in YAML; write that, or what was meant: a time "
+            "as 1h30m, a number without zeros before it, a text in quotation marks"
+        )
+    return value
+
+
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+for _kind in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -61,6 +77,8 @@ def read_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r}: write it as key=value, for example train.epochs=2")
     try:
         return key.strip(), yaml.load(value, Loader=_StrictLoader) if value.strip() else None
+    except ConfigError as error:
+        raise ConfigError(f"--set {text!r}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -53,6 +53,21 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     if problems:
         raise ConfigError(f"the grid cannot be used:\n{listing(problems)}")
     return grid
+
+
+def check_settings(grid: Mapping[str, Sequence[Any]], given: Iterable[str]) -> None:
+    """Refuse keys of a grid that the command line sets as well: one of the two would be dropped in silence.
+
+    Args:
+        grid: varied settings.
+        given: dotted keys that options and `--set` give a value to. A key of a file may be varied.
+
+    Raises:
+        ConfigError: naming all of them.
+    """
+    twice = [key for key in dict.fromkeys(given) if key in grid]
+    if twice:
+        raise ConfigError(f"a setting is both varied and set; give it to --grid alone:\n{listing(twice)}")
 
 
 def _number(value: Any) -> Any:
