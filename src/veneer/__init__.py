@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from veneer.errors import ModelError as ModelError
     from veneer.errors import OutOfMemory as OutOfMemory
     from veneer.errors import OutputError as OutputError
+    from veneer.errors import RankLost as RankLost
     from veneer.errors import TrainingStopped as TrainingStopped
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.forgetting import SuiteResult as SuiteResult
@@ -218,7 +219,7 @@ _NAMES = {
     ),
     "veneer.errors": (
         "AdapterError", "CheckpointError", "ConfigError", "DataError", "Diverged", "Interrupted", "ModelError",
-        "OutOfMemory", "OutputError", "TrainingStopped", "VeneerError",
+        "OutOfMemory", "OutputError", "RankLost", "TrainingStopped", "VeneerError",
     ),
     "veneer.evaluation.forgetting": ("SuiteResult",),
     "veneer.evaluation.gate": ("Condition", "GateResult", "Verdict"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -232,8 +233,11 @@ def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     assert clustered.cluster == "customer"
     assert {one.interval for one in clustered.comparison} <= {"bootstrap over clusters", "Tango"}
     assert any(one.startswith("3 clusters say little") for one in clustered.warnings)
-    again = evaluate(str(tiny_model), data, adapter=[adapter, adapter], compute=FLOAT32, max_new_tokens=2)
-    assert again.adapters == [str(adapter)] * 2
+    with pytest.raises(ConfigError, match="is given 2 times"):
+        evaluate(str(tiny_model), data, adapter=[adapter, adapter.parent / "." / adapter.name], compute=FLOAT32)
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    again = evaluate(str(tiny_model), data, adapter=[adapter, copy], compute=FLOAT32, max_new_tokens=2)
+    assert again.adapters == [str(adapter), str(copy)]
     # Where the answers of all adapters are alike there is no spread to go by, and the rows' own interval stands.
     assert {one.interval for one in again.comparison} <= {"Student over seeds × rows", "Tango"}
     assert any(one.interval == "Student over seeds × rows" for one in again.comparison)

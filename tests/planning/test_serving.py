@@ -94,6 +94,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(folder: Path, model: Caus
     refusal = planned(folder, model, 100 * MB).refusal
     assert refusal is not None
     assert "above the limit of 100 MB (the test)" in refusal
+    assert refusal.endswith("or --method qlora")
     assert planned(folder, model, 1000 * MB, adapters=10**6).refusal is not None
     with pytest.raises(ConfigError, match="--length"):
         plan_serving(setup(folder, model), Limit(bytes=1e9, source="the test"), context=10**7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -195,10 +196,11 @@ def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate
     """The request with the columns of its file and what its gate asks for, the gate, and the names of all suites.
 
     Raises:
-        ConfigError: they cannot be used, a number is below 1, or there is no adapter to use them on.
+        ConfigError: they cannot be used, a number is below 1, an adapter is given twice, or there is none to use
+            them on.
         DataError: the file cannot be read.
     """
-    _check_numbers(request)
+    _check_request(request)
     gate = None if request.gate is None else read_gate(request.gate)
     if gate is not None and gate.metric is not None:
         request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
@@ -212,14 +214,21 @@ def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate
     return replace(request, columns=columns), gate, suites
 
 
-def _check_numbers(request: EvaluationRequest) -> None:
-    """Refuse numbers below 1: as the end of a slice of the rows they would leave some out, or all."""
+def _check_request(request: EvaluationRequest) -> None:
+    """Refuse numbers below 1, which as the end of a slice of the rows would leave some out, or all; and an adapter that
+    is given twice, which would count as two seeds."""
     numbers = {
         "limit": request.limit,
         "max_new_tokens": request.max_new_tokens,
         "suite_items": request.suite_items,
     }
     problems = [f"{name}: must be at least 1, got {n}" for name, n in numbers.items() if n is not None and n < 1]
+    folders = Counter(one.resolve() for one in folders_of(request))
+    problems += [
+        f"adapter: {folder} is given {times} times; give it once, and beside it those of runs with other seeds"
+        for folder, times in folders.items()
+        if times > 1
+    ]
     if problems:
         raise ConfigError(f"the evaluation cannot be made:\n{listing(problems)}")
 

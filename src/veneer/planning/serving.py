@@ -132,18 +132,19 @@ def plan_serving(
         limit=limit,
         refusal=None,
     )
-    return _judged(found)
+    return _judged(found, quantized=setup.quantized)
 
 
-def _judged(plan: ServingPlan) -> ServingPlan:
+def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
     """The plan, with a refusal where it does not fit."""
     if plan.sequences and plan.adapters and plan.peak <= plan.limit.bytes + 2 * MB:
         return plan
     need = plan.fixed + max(1, plan.sequences) * plan.sequence + max(1, plan.adapters) * plan.adapter
+    remedy = "a shorter --length, fewer of them, or " + ("a larger limit" if quantized else "--method qlora")
     message = (
         f"a server with {max(1, plan.sequences):,} sequences of {plan.context:,} tokens and {max(1, plan.adapters):,} "
         f"adapters of rank {plan.rank} takes {need / MB:,.0f} MB, above the limit of {plan.limit.bytes / MB:,.0f} MB "
-        f"({plan.limit.source}); give a shorter --length, fewer of them, or --method qlora"
+        f"({plan.limit.source}); give {remedy}"
     )
     return replace(plan, refusal=message)
 
