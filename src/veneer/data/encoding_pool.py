@@ -6,6 +6,7 @@ main module in each of them, so that a script without a guard would start itself
 
 from __future__ import annotations
 
+import pickle
 import queue
 import socket
 import subprocess
@@ -96,7 +97,7 @@ class _Worker:
             DataError: it has ended.
         """
         try:
-            self.connection.send(job)
+            send(self.connection, job)
         except OSError as error:
             raise self._ended() from error
 
@@ -111,7 +112,7 @@ class _Worker:
             DataError: the process has ended, or a row ends the job, as `encode_each` says.
         """
         try:
-            self.connection.send(records)
+            send(self.connection, records)
             found: EncodedGroup | VeneerError | Event
             while not isinstance(found := self.connection.recv(), EncodedGroup | VeneerError):
                 tell(found)
@@ -134,6 +135,18 @@ class _Worker:
     def close(self) -> None:
         """Close the connection to a process that has ended."""
         self.connection.close()
+
+
+def send(connection: Connection[Any, Any], value: object) -> None:
+    """Send what the other end receives by `recv`.
+
+    `Connection.send` does so from a view of a buffer of its own. Where it fails, both live on in a traceback, and
+    Python from 3.13 on complains on standard error if the buffer ends first.
+
+    Raises:
+        OSError: the other end is gone.
+    """
+    connection.send_bytes(pickle.dumps(value))
 
 
 def encode_in_processes(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from veneer.data.encoding import encode_each, encoder_of
-from veneer.data.encoding_pool import EncodedGroup, EncodingJob
+from veneer.data.encoding_pool import EncodedGroup, EncodingJob, send
 from veneer.data.lint.audit import RowAudit
 from veneer.data.records import Record
 from veneer.errors import VeneerError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def serve(connection: Connection[Any, Any]) -> None:
     """Encode what comes over a connection until it ends."""
     job: EncodingJob = connection.recv()
-    encoder, audit = encoder_of(job.tokenizer, connection.send), RowAudit(job.tokenizer, job.checks)
+    encoder, audit = encoder_of(job.tokenizer, partial(send, connection)), RowAudit(job.tokenizer, job.checks)
     while True:
         records: list[Record] = connection.recv()
         each = encode_each(records, encoder, max_length=job.max_length, overlong=job.overlong, audit=audit)
@@ -31,7 +32,7 @@ def serve(connection: Connection[Any, Any]) -> None:
             found: EncodedGroup | VeneerError = EncodedGroup(list(each), audit.taken())
         except VeneerError as error:
             found = error
-        connection.send(found)
+        send(connection, found)
 
 
 def main(descriptor: int) -> None:
