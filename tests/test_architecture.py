@@ -58,6 +58,7 @@ BROAD_EXCEPT = {
     "io/pattern_probes.py": 1,  # the Rust library raises Exception itself for a part that is no pattern alone
     "io/tokenizer.py": 1,  # the Rust library raises Exception itself for a damaged tokenizer.json
     "rewards/child.py": 1,  # a stranger's function may raise anything; what it was is told
+    "serving/slow_work.py": 1,  # whatever fails on a thread is raised again where its result is awaited
     "trackers/queue.py": 1,  # another's library may raise anything; it is told, and the run goes on
     "signals.py": 1,  # what fails because a library swallowed a signal; everything else is raised again
 }

@@ -11,11 +11,12 @@ import pytest
 import torch
 from openai import OpenAI
 
-from served import BASE, call, serving
+from served import BASE, call, serving, until
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.serving.errors import ApiError
 from veneer.serving.grammar import Grammars
+from veneer.serving.limits import ServerLimits
 from veneer.serving.server import HttpServer
 
 MESSAGES: list[Any] = [{"role": "user", "content": "late?"}]
@@ -179,3 +180,20 @@ def test_what_a_grammar_cannot_be_combined_with_is_refused(server: HttpServer) -
 def test_a_model_without_an_end_has_no_grammars(assistant: Assistant) -> None:
     with pytest.raises(ApiError, match="no token that ends"):
         Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, (), 100).of_schema(True, "response_format")
+
+
+def test_a_schema_that_takes_long_to_prepare_is_given_up(assistant: Assistant) -> None:
+    """Patterns that must hold at once take twice as long with each more of them."""
+    patterns = [{"type": "string", "pattern": f"[abc].{{{length}}}[abc]"} for length in range(10, 30)]
+
+    def ask(server: HttpServer, schema: object) -> tuple[int, dict[str, str], Any]:
+        form = {"type": "json_schema", "json_schema": {"name": "one", "schema": schema}}
+        content = {"model": BASE, "messages": MESSAGES, "max_tokens": 4, "response_format": form}
+        return call(server, "POST", "/v1/chat/completions", content)
+
+    with serving(assistant, limits=ServerLimits(schema_seconds=0.2, schemas=1)) as (server, _):
+        status, _, body = ask(server, {"allOf": patterns})
+        assert (status, body["error"]["param"]) == (400, "response_format")
+        assert "takes more than 0.2 s to prepare" in body["error"]["message"]
+        assert call(server, "GET", "/v1/models")[0] == 200
+        assert until(lambda: ask(server, SCHEMA)[0] == 200), "the thread is free again when its work has ended"

@@ -31,3 +31,7 @@ class ServerLimits:
     """Seconds that requests under way are given when the server is asked to stop."""
     schema_bytes: int = 65_536
     """The largest JSON schema of an answer or of a request's tools."""
+    schema_seconds: float = 10.0
+    """Seconds that such a schema may take to be prepared: one of many patterns that must hold at once takes minutes."""
+    schemas: int = 2
+    """Schemas that are prepared at a time."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +24,7 @@ from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
+from veneer.serving.slow_work import SlowWork
 
 VERSION = version("veneer")
 RETRY_SECONDS = 1
@@ -47,9 +49,14 @@ class Service:
     """When the server was started, in seconds since 1970."""
     base_digest: str = ""
     """Digest of the base: of its files, and of the dtype in which it is held."""
+    schemas: SlowWork = field(init=False)
+    """Where grammars are made."""
     draining: bool = False
     """Whether the server is about to stop, and takes no further requests."""
     _under_way: int = 0
+
+    def __post_init__(self) -> None:
+        self.schemas = SlowWork(self.limits.schemas, self.limits.schema_seconds)
 
     @property
     def accepting(self) -> bool:
@@ -70,8 +77,20 @@ class Service:
         return self.spec.max_positions
 
     async def grammar(self, schema: Mapping[str, Any] | bool, param: str) -> Grammar:
-        """A grammar of a schema, made beside the event loop's thread; see `Grammars.of_schema`."""
-        return await asyncio.to_thread(self.grammars.of_schema, schema, param)
+        """A grammar of a schema, made beside the event loop's thread.
+
+        Raises:
+            ApiError: see `Grammars.of_schema`; 400 where it takes too long.
+        """
+        try:
+            return await self.schemas.do(partial(self.grammars.of_schema, schema, param))
+        except TimeoutError as error:
+            raise ApiError(
+                400,
+                f"{param}: the schema takes more than {self.limits.schema_seconds:g} s to prepare; give one with fewer "
+                "patterns that must hold at once",
+                param=param,
+            ) from error
 
     def failed(self, error: ApiError) -> dict[str, object]:
         """The last piece of a stream that fails."""
