@@ -9,11 +9,11 @@ from veneer.data.chat import Encoder
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.rows import EXTRA_TOKENS
-from veneer.planning.memory import MB, memory
+from veneer.planning.memory import MB, libraries, memory
 from veneer.planning.setup import BatchShape, Setup
 
 START = 330 * MB
-"""Resident memory of an evaluation's process before it loads a model."""
+"""Resident memory of an evaluation's process before it loads a model, beside `libraries`."""
 SCORED_TOKENS = 2048
 """Tokens of rows whose losses are computed at a time (`max_tokens` of `veneer.evaluation.scoring.row_losses`)."""
 HEAP_SHARE = 0.4
@@ -58,6 +58,6 @@ def evaluation_bytes(setup: Setup, lengths: RowLengths) -> int:
     """
     scored = max(SCORED_TOKENS, lengths.longest)
     batch = BatchShape(tokens=scored, longest=lengths.longest + lengths.answer, supervised=scored, sampled=lengths.rows)
-    found = memory(setup, batch, recompute=False, start=START)
+    found = memory(setup, batch, recompute=False, start=START + libraries())
     working = int((1 + HEAP_SHARE) * max(found.evaluation, found.sampling))
     return found.runtime + found.base + found.adapters + max(found.loading, working)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from veneer.exports.request import Target
 from veneer.io.checkpoint import Checkpoint
-from veneer.planning.memory import MB
+from veneer.planning.memory import MB, libraries
 
 START = 350 * MB
-"""Resident memory of an export's process before it reads a model."""
+"""Resident memory of an export's process before it reads a model, beside `libraries`."""
 OTHERS = 200 * MB
 """What transformers and PEFT load, which read an export back."""
 READ_BY_OTHERS = frozenset({Target.PEFT, Target.MERGED})
@@ -59,7 +59,8 @@ def export_memory(checkpoint: Checkpoint, target: Target) -> ExportMemory:
     """
     model = float32_bytes(checkpoint)
     largest = max(4 * math.prod(checkpoint.shape(name)) for name in checkpoint.names())
-    start = START + (OTHERS if target in READ_BY_OTHERS else 0)
+    began = START + libraries()
+    start = began + (OTHERS if target in READ_BY_OTHERS else 0)
     compared = 0 if target in WITHOUT_BASE else TENSOR_COPIES * largest
-    tensors = START + int(SHARE_HELD * model) + compared
+    tensors = began + int(SHARE_HELD * model) + compared
     return ExportMemory(whole=max(tensors, start + int(COPIES[target] * model)), tensors=tensors)

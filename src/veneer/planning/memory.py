@@ -12,6 +12,8 @@ from itertools import chain
 from mmap import PAGESIZE
 from pathlib import Path
 
+import torch
+
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Method, Products, Variant
 from veneer.gpu.parked import ON_CARD
@@ -41,6 +43,8 @@ BACKWARD_IMPORTS = 37 * MB
 does."""
 TYPICAL_START = 265 * MB
 """Resident memory of a process that has imported what a run needs, for systems without /proc."""
+CUDA_LIBRARIES = 405 * MB
+"""What `import torch` takes more where torch is built for CUDA, with a card or without (torch 2.15 on Linux)."""
 PARTS_IMPORTS = 50 * MB
 """Modules that a run imports whose weights are in parts (FSDP2 and distributed checkpoints)."""
 GPU_START = 600 * MB
@@ -154,6 +158,11 @@ class Memory:
     def peak(self) -> int:
         """Largest memory of all phases, in bytes."""
         return max(self.phases.values())
+
+
+def libraries() -> int:
+    """Bytes that a process with torch takes at its start beyond one whose torch is built for CPUs alone."""
+    return CUDA_LIBRARIES if torch.version.cuda is not None else 0
 
 
 def resident() -> int:

@@ -19,7 +19,7 @@ from veneer.errors import OutOfMemory
 from veneer.out_of_memory import message_of
 from veneer.planning.choose import BatchShapeFor, Limit, choose
 from veneer.planning.forecast import Forecast
-from veneer.planning.memory import MB, TYPICAL_START
+from veneer.planning.memory import MB, TYPICAL_START, libraries
 from veneer.planning.plan import Plan
 
 MOST_HALVINGS = 3
@@ -96,7 +96,7 @@ def what_fits(forecast: Forecast, compute: ComputeSection, longest: int, batch_f
     most = min(had, SMALLER * planned)
     limit = Limit(bytes=most, source="what the process had, or nine tenths of what the plan said")
     open_choice = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
-    choice, refusal = choose(forecast.setup, open_choice, longest, batch_for, limit, start=TYPICAL_START)
+    choice, refusal = choose(forecast.setup, open_choice, longest, batch_for, limit, start=TYPICAL_START + libraries())
     if refusal is not None:
         return f"By the plan, {refusal}"
     kept = Recompute.LAYERS if choice.recompute else Recompute.NEVER
