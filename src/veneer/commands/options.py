@@ -226,7 +226,7 @@ def run_config(
             run to go on with, and nothing to start one from.
     """
     from veneer.config import ALTERNATIVES, parse
-    from veneer.config.values import drop, read_assignment, read_yaml
+    from veneer.config.values import drop, read_yaml
     from veneer.run_folder import RunFolder
 
     output = flags["output"]
@@ -241,13 +241,24 @@ def run_config(
     values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
     if folder is not None and config_file == folder.config_file:
         # The recorded run spells out one of two alternatives, and the user may now name the other one.
-        given = {key for key, value in flags.items() if value is not None}
-        given |= {key for key, _ in map(read_assignment, assignments)}
+        given = given_keys(flags, assignments)
         for one, other, _ in ALTERNATIVES:
             for named, unnamed in ((one, other), (other, one)):
                 if named in given and unnamed not in given:
                     drop(values, unnamed)
     return parse(with_options(values, flags, assignments), where=str(config_file or "the command line"))
+
+
+def given_keys(flags: Mapping[str, Any], assignments: Sequence[str]) -> list[str]:
+    """Dotted keys of the settings that options and `--set` give a value to; the arguments are those of `run_config`.
+
+    Raises:
+        ConfigError: an assignment cannot be read.
+    """
+    from veneer.config.values import read_assignment
+
+    named = [key for key, value in flags.items() if value is not None]
+    return [*named, *(key for key, _ in map(read_assignment, assignments))]
 
 
 def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from veneer.commands.options import (
     devices_option,
     eval_data_option,
     examples,
+    given_keys,
     held_out_option,
     in_processes,
     on_option,
@@ -73,7 +74,7 @@ def sweep(
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
     in_processes(devices, on=on)
-    from veneer.config.values import read_assignment, read_yaml
+    from veneer.config.values import read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import check_settings, parse_grid
 
@@ -89,6 +90,5 @@ def sweep(
     if on is not None and together is not None:
         raise click.UsageError("--together joins points on one machine, and --on has a task for each; give one")
     varied = parse_grid(grid)
-    given = [key for key, value in flags.items() if value is not None]
-    check_settings(varied, [*given, *(key for key, _ in map(read_assignment, assignments))])
+    check_settings(varied, given_keys(flags, assignments))
     sweep_visibly(values, varied, output, together=together, as_json=as_json, on=on)

@@ -111,9 +111,9 @@ INLINE const char *behind(const Matrix *m, int format) {
     return (const char *)m->codes + (near ? NEAR : AHEAD);
 }
 
-/* The lines that `count` weights at `place` have, from `from` on. Columns that are read side by side are streams too short for what a
- * processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one waits for too few
- * lines at once. Those of 4 bits are widened more slowly than they come. */
+/* The lines that `count` weights at `place` have, from `from` on. Columns that are read side by side are streams too short
+ * for what a processor fetches by itself. Weights of 8 bits and more go to the second-level cache: a first one waits for too
+ * few lines at once. Those of 4 bits are widened more slowly than they come. */
 INLINE void fetch_weights(int format, const char *from, int64_t place, int64_t count) {
     from += stored_bytes(format, place);
     for (int64_t byte = 0; byte < stored_bytes(format, count); byte += 64)
