@@ -57,7 +57,8 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
     from veneer.generation.batch import generate
     from veneer.generation.sampling import Sampling
     from veneer.io.checkpoint import open_checkpoint
-    from veneer.load import TableForm, WeightForm, load_model
+    from veneer.loading.forms import TableForm, WeightForm
+    from veneer.loading.load import load_model
     from veneer.native import library
 
     torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from veneer.exports.gguf import write_gguf_base
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 
 PROMPTS = (

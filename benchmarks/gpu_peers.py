@@ -25,7 +25,7 @@ from gpu_shapes import (
     row,
 )
 
-from veneer.load import expected_tensors
+from veneer.loading.expected import expected_tensors
 from veneer.model.spec import spec_from_hf
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -29,7 +29,8 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
 from veneer.training.objective import OverModel, mean_loss

@@ -31,7 +31,7 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 REFERENCE, PEER, OWN_NAME = "float32", "TRL+PEFT bf16", "veneer bf16"
 SEED = 0

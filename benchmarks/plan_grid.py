@@ -79,7 +79,7 @@ def write_model(path: Path, shape: str, model_type: str) -> None:
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from veneer.load import expected_tensors
+    from veneer.loading.expected import expected_tensors
     from veneer.model.spec import spec_from_hf
 
     path.mkdir(parents=True)

@@ -38,7 +38,8 @@ from veneer.evaluation.statistics import compare
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import linear_paths, load_model
+from veneer.loading.expected import linear_paths
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.quant.codes import CodeBook, dequantize_nested, quantize_4bit, quantize_nested
 from veneer.quant.rowwise import quantize_rowwise

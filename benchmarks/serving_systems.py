@@ -29,7 +29,7 @@ def make_large(model: str, folder: Path) -> str:
     from safetensors.torch import save_file
 
     from veneer.io.checkpoint import open_checkpoint
-    from veneer.load import linear_shapes, norm_shapes
+    from veneer.loading.expected import linear_shapes, norm_shapes
     from veneer.model.spec import spec_from_hf
 
     checkpoint = open_checkpoint(model)
@@ -63,7 +63,7 @@ def make_adapters(model: str, folder: Path, count: int, *, gguf: bool) -> None:
     from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter
     from veneer.exports.gguf_adapter import write_gguf_adapter
     from veneer.io.checkpoint import open_checkpoint
-    from veneer.load import load_model
+    from veneer.loading.load import load_model
 
     checkpoint = open_checkpoint(model)
     loaded = load_model(checkpoint, dtype=torch.float32)

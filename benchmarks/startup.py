@@ -23,7 +23,8 @@ start = time.perf_counter()
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.training.objective import OverModel
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer

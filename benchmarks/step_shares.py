@@ -23,7 +23,7 @@ from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 
 STEPS, ROWS, MICRO_BATCH_TOKENS = 4, 8, 4096
 PARTS = {

@@ -13,7 +13,7 @@ import torch
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.optimizers.adamw import AdamW

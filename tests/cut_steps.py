@@ -14,7 +14,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums

@@ -15,7 +15,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)

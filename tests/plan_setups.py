@@ -10,7 +10,7 @@ import torch
 
 from veneer.data.chat import Example
 from veneer.enums import Method
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.spec import spec_from_hf
 from veneer.planning.memory import MB, memory
 from veneer.planning.setup import BatchShape, Setup

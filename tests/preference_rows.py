@@ -21,7 +21,8 @@ from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, Objective, StepObjective

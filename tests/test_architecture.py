@@ -17,7 +17,7 @@ LAYERS = (
     {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
     {"heap"},
-    {"adapters", "data", "load", "generation", "out_of_memory"},
+    {"adapters", "data", "loading", "generation", "out_of_memory"},
     {"backends", "run_folder"},
     {"planning"},
     {"evaluation", "assistant", "quantization", "combination", "bundled", "run_records", "trackers"},

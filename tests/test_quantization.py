@@ -26,7 +26,9 @@ from veneer.enums import Method, Scheme
 from veneer.errors import ConfigError, ModelError, OutputError
 from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model, stored_quantisation
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
+from veneer.loading.stored import stored_quantisation
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.planning.base import base_bytes

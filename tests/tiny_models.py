@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model import recompute as recompute_module
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM

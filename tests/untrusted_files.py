@@ -36,7 +36,7 @@ from veneer.errors import AdapterError, ConfigError, DataError, ModelError, Vene
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.io.tokenizer import from_directory
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 CHAT = ({"role": "user", "content": "How? <|im_end|>"}, {"role": "assistant", "content": "So."})
 TEXTS = ("abc <s> cab", "a <|im_end|>é 漢\n", "", "a" * 60 + "!")

@@ -28,7 +28,8 @@ from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import TableForm, WeightForm, check_vocabulary
+from veneer.loading.expected import check_vocabulary
+from veneer.loading.forms import TableForm, WeightForm
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.planning.weights import Held

@@ -25,7 +25,7 @@ from veneer.io.digests import BackgroundDigests
 from veneer.io.files import atomic_folder
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
-from veneer.load import check_tensors, expected_tensors, linear_paths
+from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.codes import code_values, nested_values
 from veneer.quant.linear import QuantLinear
@@ -185,7 +185,7 @@ def _dtype(checkpoint: Checkpoint, name: str) -> torch.dtype:
 
 
 def stored_weight(layer: PackedLinear) -> StoredWeight:
-    """The parts of a layer as a file holds them; the opposite of `veneer.load.packed_layer`."""
+    """The parts of a layer as a file holds them; the opposite of `veneer.loading.stored.packed_layer`."""
     shape = (layer.out_features, layer.in_features)
     if isinstance(layer, RowwiseLinear):
         kind = StoredFormat(scheme=Scheme.INT8, shape=shape, block=0, nested=False)

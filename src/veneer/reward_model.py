@@ -20,7 +20,7 @@ from veneer.evaluation.statistics.shares import wilson
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import TableForm, WeightForm
+from veneer.loading.forms import TableForm, WeightForm
 from veneer.training.reward_model import RewardModel, with_reward_adapter
 
 

@@ -23,7 +23,7 @@ from veneer.errors import AdapterError
 from veneer.evaluation.scoring import row_losses
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
@@ -176,7 +176,7 @@ def test_generation_with_an_adapter_for_each_prompt(kinds: Any, batch_rows: int 
 def test_losses_with_an_adapter_for_each_row(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
     from tiny import examples
     from veneer.io.checkpoint import open_checkpoint
-    from veneer.load import load_model
+    from veneer.loading.load import load_model
 
     rows = examples(tiny_model, tiny_data)[:6]
 

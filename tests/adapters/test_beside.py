@@ -15,7 +15,8 @@ from veneer.adapters.load import load_adapter
 from veneer.enums import Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 TOKENS = torch.tensor([5, 9, 77, 31, 8])

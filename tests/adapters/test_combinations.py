@@ -23,7 +23,8 @@ from veneer.adapters.targets import EMBEDDING
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import CausalLM

@@ -23,7 +23,8 @@ from veneer.adapters.store import save_adapter
 from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation

@@ -20,7 +20,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import read_tensors, save_adapter
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 

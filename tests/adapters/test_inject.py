@@ -14,7 +14,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.enums import Init
 from veneer.errors import AdapterError
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.decoder import CausalLM
 
 

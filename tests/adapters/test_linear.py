@@ -13,7 +13,7 @@ from veneer.adapters.dropout import Dropout
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.quant.linear import QuantLinear
 

@@ -26,7 +26,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, read_tensors, save_adapter
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 TEXTS = documents([21, 8, 1], seed=8)

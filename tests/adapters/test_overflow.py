@@ -15,7 +15,7 @@ from veneer.adapters.load import load_adapter
 from veneer.adapters.overflow import LARGEST, check_updates, largest_update
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.training.run import train
 
 LAYER = "model.layers.1.mlp.up_proj"

@@ -19,7 +19,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::peft.utils.warning.PeftWarning")
 ROWS = 99

@@ -16,7 +16,7 @@ from veneer.backends.describe import describe_model
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint, read_model_config
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.hf_skeleton import HfSpec
 from veneer.model.spec import DecoderSpec

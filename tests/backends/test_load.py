@@ -15,7 +15,7 @@ from veneer.backends.load import files_by_module, load_hf, load_language_model
 from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.decoder import CausalLM, Embedding
 from veneer.model.hf import HfModel
 

@@ -31,7 +31,7 @@ from veneer.data.batches import pack
 from veneer.enums import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear

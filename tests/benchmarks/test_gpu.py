@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from veneer.load import expected_tensors
+from veneer.loading.expected import expected_tensors
 from veneer.model.spec import spec_from_hf
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

@@ -16,7 +16,7 @@ from veneer.data.chat import Example
 from veneer.evaluation.scoring import Question, RowScore, judge, row_losses, score
 from veneer.events import Event, StageProgress
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 

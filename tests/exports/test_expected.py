@@ -11,7 +11,7 @@ from veneer.errors import ModelError
 from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.tensors import MemoryTensors, ModelTensors
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import quantize
 

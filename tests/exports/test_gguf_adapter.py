@@ -30,7 +30,7 @@ from veneer.exports.request import Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.training.run import train
 
 

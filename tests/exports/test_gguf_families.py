@@ -23,7 +23,7 @@ from veneer.exports.llama_cpp import opened
 from veneer.exports.request import Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 TABLED_GELU = 2e-3

@@ -19,7 +19,7 @@ from veneer.errors import AdapterError, ModelError
 from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.hf import HfSource, merged_files, open_hf_source, write_merged_hf
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.hf import HfModel
 
 TEXTS = documents([9, 17], seed=4)

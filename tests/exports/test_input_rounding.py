@@ -12,7 +12,7 @@ from veneer.exports.input_rounding import BY_TYPE, InputRounding, RoundedLinear,
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import plan_kinds
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.leaves import DenseLinear
 from veneer.model.shape import Activation
 

@@ -18,7 +18,7 @@ from veneer.exports.gguf import write_gguf_base
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install 'veneer[llama-cpp]')")
 TEXT = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"

@@ -10,7 +10,7 @@ import torch
 from veneer.exports.memory import COPIES, START, export_memory, float32_bytes
 from veneer.exports.request import Target
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 
 def test_the_weights_are_counted_in_float32(tiny_model: Path) -> None:

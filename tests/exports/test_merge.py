@@ -20,7 +20,7 @@ from veneer.enums import Bias, Init, Variant
 from veneer.errors import AdapterError
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 TEXTS = documents([19, 8], seed=4)
 TIED, BIASED = {"tie_word_embeddings": True}, {"attention_bias": True}

@@ -14,7 +14,8 @@ from veneer.errors import CheckpointError, Interrupted, OutputError
 from veneer.events import Event, StepDone
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.training.run import train
 from veneer.training.session import RunResult
 

@@ -26,7 +26,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 IN_SUITE = 24

@@ -16,7 +16,7 @@ from veneer.generation.batch import answer_all, generate
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 LENGTHS = [5, 1, 12, 9, 5, 3]

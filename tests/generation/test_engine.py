@@ -25,7 +25,7 @@ from veneer.generation.request import (
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 NONE: frozenset[int] = frozenset()

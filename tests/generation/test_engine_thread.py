@@ -19,7 +19,7 @@ from veneer.generation.engine_thread import EngineClosed, EngineThread
 from veneer.generation.request import FinishReason, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 WAIT = 60.0

@@ -19,7 +19,7 @@ from tiny_models import documents, ours, packed_hidden, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.gpu.parked import LEAVING, ON_CARD, CardCopier, ParkedInputs
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.recompute import Recomputation
 from veneer.planning.choose import Limit, MicroBatchChoice
 from veneer.planning.setup import Setup

@@ -19,7 +19,7 @@ from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint
 from veneer.io.model_files import save_model, stream_model
 from veneer.io.prequantised import parts_of
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import stored_weight
 

@@ -19,7 +19,8 @@ from veneer.config import QuantSection
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.scaled import decode_float8, decode_mxfp4
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.quant.linear import QuantLinear
 
 FP8 = torch.float8_e4m3fn

@@ -20,7 +20,8 @@ from veneer.enums import Bias, Scheme, Variant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.compiled_step import StepRows, layer_groups
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels

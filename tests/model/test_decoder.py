@@ -25,7 +25,8 @@ from tiny_models import (
     use_backend,
 )
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 

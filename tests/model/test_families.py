@@ -46,7 +46,9 @@ from veneer.exports.merge import write_merged
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, expected_tensors, load_model
+from veneer.loading.expected import expected_tensors
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model import shape
 from veneer.model.attention import PackedAttention

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import BACKENDS, documents, largest_difference, packed_logits, their_logits, use_backend
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.mode import evaluation_mode
 
 

@@ -12,7 +12,7 @@ from tiny_models import documents, ours, packed_hidden, tiny_llama
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation, recomputed_in_backward
 

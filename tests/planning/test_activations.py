@@ -19,7 +19,7 @@ from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, Variant
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.recompute import Recomputation
 from veneer.native.library import kernels
 from veneer.planning.activations import kept_activations

@@ -14,7 +14,8 @@ from plan_setups import setup
 from veneer.backends.describe import describe_model
 from veneer.enums import Backend, Method
 from veneer.io.checkpoint import open_checkpoint, read_model_config
-from veneer.load import TableForm, WeightForm, load_model
+from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.load import load_model
 from veneer.native.library import kernels
 from veneer.native.stored import Format
 from veneer.planning.base import base_bytes

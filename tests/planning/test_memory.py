@@ -19,7 +19,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
 from veneer.enums import Method, Products
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.planning.base import base_bytes
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import MB, memory, resident

@@ -17,7 +17,8 @@ from veneer.data.batches import pack
 from veneer.enums import Method
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import expected_tensors, load_model
+from veneer.loading.expected import expected_tensors
+from veneer.loading.load import load_model
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations

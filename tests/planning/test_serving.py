@@ -20,7 +20,7 @@ from veneer.adapters.adapter import remove
 from veneer.config import RunConfig, parse
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.spec import DecoderSpec
 from veneer.planning.choose import Limit

@@ -9,7 +9,8 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import expected_tensors, load_model
+from veneer.loading.expected import expected_tensors
+from veneer.loading.load import load_model
 from veneer.planning.setup import Setup
 
 

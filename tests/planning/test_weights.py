@@ -17,7 +17,7 @@ from veneer.backends.load import load_language_model
 from veneer.config import QuantSection
 from veneer.enums import Backend, Method
 from veneer.io.checkpoint import open_checkpoint, read_model_config
-from veneer.load import TableForm, WeightForm
+from veneer.loading.forms import TableForm, WeightForm
 from veneer.planning.weights import Held
 from veneer.quant.packed import PackedLinear
 from veneer.quant.tables import BlockEmbedding, BlockHead

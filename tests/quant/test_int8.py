@@ -17,7 +17,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.enums import Products
 from veneer.errors import ConfigError, ModelError
 from veneer.events import Note, StepDone
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
 from veneer.quant import int8
@@ -253,7 +254,7 @@ def test_a_weight_that_is_not_finite_is_refused(value: float) -> None:
 @pytest.fixture
 def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads on every machine: what a layer computes does not depend on who refuses to load it."""
-    monkeypatch.setattr("veneer.load.check_products", lambda products, device: None)
+    monkeypatch.setattr("veneer.loading.load.check_products", lambda products, device: None)
 
 
 @pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])

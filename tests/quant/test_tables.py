@@ -23,7 +23,8 @@ from veneer.adapters.vocabulary import resize_embeddings
 from veneer.enums import Init, Variant
 from veneer.errors import AdapterError, ModelError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import TableForm, load_model
+from veneer.loading.forms import TableForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM, DenseLinear, Embedding
 from veneer.native.library import kernels
 from veneer.native.stored import Format

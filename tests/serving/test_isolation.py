@@ -30,7 +30,7 @@ from veneer.generation.request import FinishReason, GenerationHandle, Generation
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
 from veneer.serving.adapter_loading import adapter_loader

@@ -18,7 +18,8 @@ from veneer.adapters.origin import BASE_FILE
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.run_folder import RunFolder
 from veneer.training import checkpoint, optimizer_file
 from veneer.training.checkpoint import CheckpointStore, Progress, verify

@@ -23,7 +23,8 @@ from veneer.errors import Diverged, Interrupted, OutOfMemory
 from veneer.event_log import EventLog, read_events
 from veneer.events import Evaluated, Event, MicroBatchHalved, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.run_folder import RunFolder

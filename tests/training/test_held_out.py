@@ -12,7 +12,8 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.errors import OutOfMemory
 from veneer.events import Event, Note, StageProgress
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.training import held_out
 from veneer.training.held_out import evaluation

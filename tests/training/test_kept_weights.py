@@ -10,7 +10,8 @@ from torch import Tensor
 
 from veneer.events import Event, Level, Note
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear

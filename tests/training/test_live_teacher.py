@@ -15,7 +15,7 @@ from veneer.data.batches import pack
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, StepDone
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.reproduction.run import reproduce
 from veneer.sweeps.run import sweep
 from veneer.training.live_teacher import live_teacher

@@ -17,7 +17,7 @@ from veneer.data.batches import pack
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training import loss_scale
 from veneer.training.loss_scale import FIRST, LARGEST, STEADY, first_changes, lowered, overflowed, scale_at

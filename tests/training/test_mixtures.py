@@ -20,7 +20,7 @@ from veneer.errors import Interrupted
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.training.joint import prepare_joint, train_together
 from veneer.training.run import train
 

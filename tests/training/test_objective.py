@@ -31,7 +31,8 @@ from veneer.enums import GrpoLoss
 from veneer.events import Event, StepDone, from_json
 from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import Scores
 from veneer.run_folder import RunFolder

@@ -22,7 +22,7 @@ from veneer.errors import AdapterError, ConfigError, DataError, Interrupted
 from veneer.events import Evaluated, Event, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.planning.plan import Plan
 from veneer.planning.sampling import SCORED_TOKENS
 from veneer.planning.time import step_seconds

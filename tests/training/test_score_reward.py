@@ -18,7 +18,7 @@ from veneer.errors import CheckpointError, Interrupted
 from veneer.events import AnswersJudged, Event, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
-from veneer.load import load_model
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.reproduction.run import reproduce
 from veneer.reward_model import open_reward_model

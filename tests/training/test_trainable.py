@@ -11,7 +11,8 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import CheckpointError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm, load_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 

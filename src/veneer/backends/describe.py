@@ -14,7 +14,8 @@ from veneer.io.checkpoint import ModelConfig, dtype_in_headers
 from veneer.io.model_files import decoded_when_read, dtype_of_files
 from veneer.io.prequantised import described_quantisation
 from veneer.io.protocol import Checkpoint
-from veneer.load import block_formats, linear_paths, stored_layers, stored_quantisation, table_formats
+from veneer.loading.expected import linear_paths
+from veneer.loading.stored import block_formats, stored_layers, stored_quantisation, table_formats
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
 from veneer.model.spec import spec_from_hf
 

@@ -14,7 +14,10 @@ from veneer.config import QuantSection
 from veneer.enums import Backend, Products
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import StreamedWeights, TableForm, WeightForm, load_model, stored_layers
+from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.load import load_model
+from veneer.loading.stored import stored_layers
+from veneer.loading.streams import StreamedWeights
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
@@ -34,7 +37,7 @@ def load_language_model(
     tables: TableForm = TableForm.DENSE,
     progress: Callable[[str], None] = lambda name: None,
 ) -> LanguageModel:
-    """Build the model of `checkpoint`; arguments and errors as `veneer.load.load_model`, and who computes it.
+    """Build the model of `checkpoint`; arguments and errors as `veneer.loading.load.load_model`, and who computes it.
 
     Raises:
         OutOfMemory: the address space is limited, and leaves the model no room to compute.

@@ -22,7 +22,9 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import WeightForm, check_tensors, load_model
+from veneer.loading.expected import check_tensors
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM, DenseLinear, Embedding
 from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through

@@ -18,7 +18,7 @@ from veneer.exports.tensors import Tensors
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 
 
 @dataclass(slots=True)

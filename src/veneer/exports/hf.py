@@ -19,7 +19,7 @@ from veneer.exports.base import FileLinear, MergeBase, TrainingBase
 from veneer.exports.merge import MergeSummary, rounded
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_files
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.quant.packed import PackedLinear

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from veneer.config import QuantSection
 from veneer.enums import Products
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import StreamedWeights, WeightForm, linear_paths
+from veneer.loading.expected import linear_paths
+from veneer.loading.forms import WeightForm
+from veneer.loading.streams import StreamedWeights
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.shape import Activation

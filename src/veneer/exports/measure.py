@@ -21,7 +21,7 @@ from veneer.evaluation.statistics.compare import compare, measures_of
 from veneer.exports.base import Source
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_paths
 

@@ -20,7 +20,7 @@ from veneer.exports.base import Source
 from veneer.exports.tensors import MemoryTensors
 from veneer.io.model_files import stream_model
 from veneer.io.prequantised import parts_of
-from veneer.load import expected_tensors
+from veneer.loading.expected import expected_tensors
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_config, packed_paths, refuse_packing, stored_weight
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from veneer.errors import ModelError
 from veneer.exports.certificate import TensorReport
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import packed_layer
+from veneer.loading.stored import packed_layer
 
 
 class Tensors(Protocol):

@@ -29,7 +29,7 @@ from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
 

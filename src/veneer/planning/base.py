@@ -6,7 +6,7 @@ from itertools import chain
 
 from veneer.adapters.targets import EMBEDDING, HEAD, is_router
 from veneer.enums import Products
-from veneer.load import TableForm, keeps_table_blocks
+from veneer.loading.forms import TableForm, keeps_table_blocks
 from veneer.planning.setup import Setup
 from veneer.quant.blocks import row_bytes
 from veneer.quant.schemes import packed_bytes

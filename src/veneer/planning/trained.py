@@ -11,7 +11,7 @@ from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_module
 from veneer.enums import Bias, Factors, Variant
-from veneer.load import norm_shapes
+from veneer.loading.expected import norm_shapes
 from veneer.model.spec import DecoderSpec
 
 Shape = tuple[int, ...]

@@ -13,7 +13,8 @@ from veneer.enums import Init, Method
 from veneer.events import Stage, Subscriber, ignore
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import model_name
-from veneer.load import WeightForm, unloaded_model
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import unloaded_model
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.planning.plan import Plan

@@ -24,7 +24,7 @@ from veneer.events import Stage, Subscriber
 from veneer.gpu.transfer import sent
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import WeightForm
+from veneer.loading.forms import WeightForm
 from veneer.model.decoder import shaped
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode

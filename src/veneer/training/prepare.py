@@ -24,7 +24,8 @@ from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import check_vocabulary, refuse_training
+from veneer.loading.expected import check_vocabulary
+from veneer.loading.load import refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine

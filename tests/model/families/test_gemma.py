@@ -10,7 +10,8 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Tex
 
 from family_variants import GEMMA3, both_specs, refusal, variants_of
 from tiny_models import SHAPES, documents, largest_difference, packed_logits, randomised, saved, their_logits
-from veneer.load import expected_tensors, load_model
+from veneer.loading.expected import expected_tensors
+from veneer.loading.load import load_model
 from veneer.model.spec import spec_from_hf
 
 LENGTHS = [23, 1, 40, 9]

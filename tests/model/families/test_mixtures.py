@@ -7,7 +7,7 @@ import torch
 
 from tiny_mixtures import KINDS, tiny_mixture
 from veneer.errors import ModelError
-from veneer.load import expected_tensors
+from veneer.loading.expected import expected_tensors
 from veneer.model.mixture import Routing
 from veneer.model.spec import spec_from_hf
 

@@ -1,0 +1,69 @@
+"""Weights in the blocks of a GGUF file take its bytes, and train and answer as decoded ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+
+from loaded import LINEAR, in_blocks, linears
+from tiny import run_config
+from veneer.assistant import make_assistant, turns
+from veneer.generation.sampling import Sampling
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.gguf.reader import GgufCheckpoint
+from veneer.loading.load import load_model
+from veneer.model.decoder import DenseLinear
+from veneer.native.library import kernels
+from veneer.quant.blocks import BlockLinear
+from veneer.training.run import train
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gguf_base_takes_the_bytes_of_its_file(
+    kind: str, dtype: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    if kernels() is None:
+        pytest.skip("this machine has no compiled kernels")
+    checkpoint = open_checkpoint(in_blocks(tiny_model, tmp_path, kind))
+    assert isinstance(checkpoint, GgufCheckpoint)
+    frozen = load_model(checkpoint, dtype=dtype)
+    held = linears(frozen)
+    assert all(isinstance(module, BlockLinear) for module in held.values())
+    tensors = checkpoint.header.tensors
+    own = sum(info.nbytes for name, info in tensors.items() if name.startswith("blk.") and len(info.shape) > 1)
+    assert sum(module.nbytes for module in held.values() if isinstance(module, BlockLinear)) == own
+    for path, module in held.items():
+        assert torch.equal(cast(BlockLinear, module).dequantize(dtype), checkpoint.read(f"{path}.weight", dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+def test_a_gguf_base_in_blocks_trains_and_answers_as_a_decoded_one(
+    kind: str, dtype: str, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels() is None:
+        pytest.skip("this machine has no compiled kernels")
+    file = in_blocks(tiny_model, tmp_path, kind)
+    settings = ("method=lora", "train.steps=4", "lora.dropout=0.1", f"compute.dtype={dtype}")
+    with monkeypatch.context() as patch:
+        patch.setattr("veneer.loading.forms.reads_blocks", lambda *_: False)
+        decoded = train(run_config(file, tiny_data, tmp_path / "decoded", *settings))
+    kept = train(run_config(file, tiny_data, tmp_path / "kept", *settings))
+    assert isinstance(kept.model.get_submodule(f"{LINEAR}.base"), BlockLinear)
+    assert isinstance(decoded.model.get_submodule(f"{LINEAR}.base"), DenseLinear)
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "decoded" / name).read_bytes()
+    if dtype == "bfloat16":
+        return  # answers are computed with the weights before they are rounded
+    asked = [turns(None, "What is the parcel number?"), turns(None, "late")]
+    answers = [
+        make_assistant(run.model, open_checkpoint(file), run.trainable.adapter).answers(  # type: ignore[attr-defined]
+            asked, Sampling(max_new_tokens=12)
+        )
+        for run in (kept, decoded)
+    ]
+    assert answers[0] == answers[1]
