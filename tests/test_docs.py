@@ -22,7 +22,9 @@ from veneer.cli import main
 from veneer.config import known_keys, parse
 from veneer.config.values import override
 from veneer.data.lint.registry import RULES
+from veneer.enums import ObjectiveName
 from veneer.migration import counterpart
+from veneer.training.recommend import RATE_SHARES
 from veneer.training.run import train
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +51,12 @@ def test_the_page_on_data_lists_every_rule() -> None:
     lines = {f"| `{r.name}` | {r.severity.value} | {r.cost.value} | {r.summary} |" for r in RULES.values()}
     table = page.partition("## What is checked?")[2].partition("##")[0]
     assert {line for line in table.splitlines() if line.startswith("| `")} == lines, "run `make docs`"
+
+
+def test_the_page_on_choosing_has_the_share_of_the_rate_of_every_objective() -> None:
+    rows = re.findall(r"^\| (`.*`) \| ([\d.]+) \|$", PAGES["docs/choosing.md"], re.M)
+    told = {name: float(share) for names, share in rows for name in re.findall(r"`(\w+)`", names)}
+    assert told == {objective.value: RATE_SHARES.get(objective, (1.0, ""))[0] for objective in ObjectiveName}
 
 
 def test_the_readme_lists_every_command_and_no_other() -> None:

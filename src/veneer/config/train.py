@@ -36,7 +36,8 @@ class TrainSection(Section):
     """Whether `from_adapter`, or a teacher's adapter, may have been trained beside another base model than it is put
     on: `refuse`, or `allow` with a warning."""
     learning_rate: Rate | Literal["auto"] = "auto"
-    """The learning rate at its peak. `auto` takes it from the model's width and the method, and prints the reason."""
+    """The learning rate at its peak. `auto` takes it from the model's width, the method and the objective, and prints
+    the reason."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), NUMBER] = 1.0
     """The learning rate of B as a multiple of A's, which is `learning_rate` (LoRA+)."""
     optimizer: OptimizerName = OptimizerName.ADAMW
