@@ -52,7 +52,7 @@ def test_what_was_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             fate = (Fate.DROPPED, Fate.KEPT, Fate.SPLIT)[len(own)]
             writer.add(EncodedRow(record, fate, own, 50))
             written += own
-        writer.finish([f"{file}: a note"], [RowProblem(f"{file}:3", "no reason \udc80")])
+        writer.finish([f"{file}: a note"], [RowProblem(f"{file}:3", "no\u2028reason \udc80")])
     moved = ["elsewhere.jsonl"]
     store = TokenStore(tmp_path / "store", moved)
     found = StoredExamples(store)
@@ -65,7 +65,7 @@ def test_what_was_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.lengths.tolist() == [len(one.tokens) for one in written]
     assert found.supervised == sum(one.supervised for one in written)
     assert store.notes() == ["elsewhere.jsonl: a note"]
-    assert store.problems() == [RowProblem("elsewhere.jsonl:3", "no reason \udc80")]
+    assert store.problems() == [RowProblem("elsewhere.jsonl:3", "no\u2028reason \udc80")]
     with pytest.raises(IndexError):
         found[len(written)]
     taken = source.random(len(store)) < 0.5

@@ -44,6 +44,8 @@ def test_a_record_that_cannot_be_written_says_where(tmp_path: Path) -> None:
         (None, "give the folder that `veneer export` made"),
         (b"{", "is damaged"),
         (b"\xff", "is damaged"),
+        (b"1" * 5000, "is damaged"),
+        (b"[" * 10**5, "is damaged"),
         (b"[1]", "it holds a list"),
     ],
 )

@@ -34,6 +34,11 @@ def test_every_answer_gets_the_number_or_null_of_its_line(tmp_path: Path) -> Non
     assert CommandReward(command(tmp_path, GOOD), seconds=20).values(answers("one", "two", "five")) == [3.0, None, 4.0]
 
 
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    code = 'import sys; sys.stdout.buffer.write(\'{"reward": 1, "why": "so\\u2028it is"}\\n2\\n\'.encode())'
+    assert CommandReward(command(tmp_path, code), seconds=20).values(answers("one", "two")) == [1.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

@@ -232,8 +232,10 @@ class TokenStore:
 
     def problems(self) -> list[RowProblem]:
         """The rows that could not be encoded."""
-        lines = (self._folder / PROBLEMS).read_text(encoding="utf-8", errors="surrogatepass").splitlines()
-        return [RowProblem(self.renamed(one["where"]), one["reason"]) for one in map(json.loads, lines)]
+        # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON leaves as it is.
+        lines = (self._folder / PROBLEMS).read_bytes().splitlines()
+        values = (json.loads(line.decode("utf-8", errors="surrogatepass")) for line in lines)
+        return [RowProblem(self.renamed(one["where"]), one["reason"]) for one in values]
 
     def notes(self) -> list[str]:
         """What was said of the files and their rows when they were encoded, with the files' names of now."""

@@ -125,5 +125,5 @@ def _content(file: Path) -> Any:
         text = file.read_text(encoding="utf-8")
         # A text alone is one value, under a name that reads well in a message.
         return json.loads(text) if file.suffix == ".json" else {"text": text}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} is damaged: {error}") from error

@@ -190,7 +190,7 @@ def read_lock(folder: Path) -> dict[str, Any]:
             f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
             "checkpoints; go on with it by `veneer train --resume`)"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     needed = ("format", "versions", "hardware", "base", "tokenizer", "data", "config", "result")
     missing = [key for key in needed if not isinstance(lock, dict) or key not in lock]

@@ -43,7 +43,8 @@ class CommandReward:
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         """See `AnswerReward.values`."""
-        printed = [line for line in self._output(answers).splitlines() if line.strip()]
+        # Not splitlines(): a text would end a line at U+2028 too, which JSON may hold.
+        printed = [line for line in self._output(answers).split("\n") if line.strip()]
         if len(printed) != len(answers):
             raise RewardFailed(f"it printed {len(printed)} lines for {len(answers)} answers; print one for each")
         return [_value(line) for line in printed]

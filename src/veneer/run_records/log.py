@@ -156,7 +156,7 @@ class RunLog:
     def _take(self, line: bytes) -> None:
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return  # a kill has torn it
         if not isinstance(values, dict):
             return

@@ -55,10 +55,19 @@ def test_a_command_gets_rows_and_prints_scores(tmp_path: Path) -> None:
     assert {one.name: one.total for one in found.measures} == {"hit": 0.5, "weight": 3.0}
 
 
+def test_a_line_of_a_command_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    code = 'import sys; sys.stdout.buffer.write(\'{"a\\u2028b": 1}\\n{"a\\u2028b": 2}\\n\'.encode())'
+    (measure,) = command_metric(f"command:{sys.executable} {file(tmp_path, code)}")(ROWS).measures
+    assert (measure.name, measure.total) == ("a\u2028b", 1.5)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("print(1)", "printed 1 lines for 2 rows"), ("print('x'); print('y')", "no JSON"),
+        ("print(1)", "printed 1 lines for 2 rows"),
+        (r"import sys; sys.stdout.buffer.write(b'\xff\n1\n')", "no JSON"),
+        (r"import sys; sys.stderr.buffer.write(b'caf\xe9'); raise SystemExit(4)", "ended with code 4: caf"),
+        ("print('[' * 10**5); print(1)", "no JSON"), ("print('x'); print('y')", "no JSON"),
         ("raise SystemExit(3)", "ended with code 3"), ("print('null'); print('\"a\"')", "no finite numbers"),
     ],
 )  # fmt: skip

@@ -129,9 +129,10 @@ def _recorded(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     if not path.is_file():
         return found
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Bytes end a line at line feeds alone; a text would at U+2028 too, which an answer may hold.
+    for line in path.read_bytes().splitlines():
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode("utf-8", errors="replace"))
             found[str(entry["digest"])] = str(entry["answer"])
         except (ValueError, KeyError, TypeError):
             continue
@@ -167,10 +168,16 @@ def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
     """Pairs that people have judged: rows of JSON with `question`, `first`, `second` and `human` (1, 2 or tie).
 
     Raises:
-        DataError: naming every row that cannot be used.
+        DataError: the file cannot be read, or rows cannot be used; every such row is named.
     """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: invalid UTF-8 at byte {error.start}; save the file as UTF-8") from error
     found, problems = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"

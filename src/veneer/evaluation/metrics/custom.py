@@ -70,11 +70,13 @@ def command_metric(named: str) -> TaskMetric:
         ]
         text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
         try:
-            done = subprocess.run(arguments, input=text, capture_output=True, encoding="utf-8", check=False)
+            done = subprocess.run(arguments, input=text.encode(), capture_output=True, check=False)
         except OSError as error:
             raise ConfigError(f"--metric {named}: cannot be run: {error}") from error
         if done.returncode:
-            raise ConfigError(f"--metric {named}: ended with code {done.returncode}: {done.stderr.strip()[-2000:]}")
+            said = done.stderr.decode("utf-8", errors="replace").strip()[-2000:]
+            raise ConfigError(f"--metric {named}: ended with code {done.returncode}: {said}")
+        # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON may hold.
         printed = [line for line in done.stdout.splitlines() if line.strip()]
         if len(printed) != len(rows):
             raise ConfigError(
@@ -82,7 +84,7 @@ def command_metric(named: str) -> TaskMetric:
             )
         try:
             values = [json.loads(line) for line in printed]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"--metric {named}: printed a line that is no JSON: {error}") from error
         return _measured(values, rows, Path(arguments[0]).stem)
 

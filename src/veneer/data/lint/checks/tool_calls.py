@@ -54,7 +54,7 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return f"the arguments {arguments[:60]!r} are not JSON"
     if not isinstance(arguments, (dict, list)):
         return f"the arguments are {arguments!r}, which is neither an object nor a list"
@@ -78,7 +78,7 @@ def _equal(one: Any, other: Any) -> bool:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
