@@ -53,6 +53,16 @@ def test_named_metrics_come_first(tmp_path: Path) -> None:
         check_metrics(["jsn"])
 
 
+def test_the_measure_of_an_own_metric_is_known_by_what_it_gave(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "eval.jsonl", [chat("sum?", "4"), chat("sum?", "5")])
+    (tmp_path / "own.py").write_text("def short(answer, reference, row):\n    return {'brevity': 1 / len(answer)}\n")
+    task = task_rows(str(file), check_metrics([f"{tmp_path / 'own.py'}:short", "rouge-l"]))
+    run = task.measured(scored(["4", "55"], ["4", "5"]), ["4", "55"])
+    assert task.primary is None
+    assert run.first == "brevity"
+    assert run.outcome.metrics["brevity"] == 0.75
+
+
 def test_choices_are_compared_where_rows_list_them_or_their_metric_is_named(tmp_path: Path) -> None:
     listed = [{"prompt": "?", "completion": answer, "choices": ["red", "blue"]} for answer in ("red", "blue", "blue")]
     task = task_rows(str(write_rows(tmp_path / "listed.jsonl", listed)), None)

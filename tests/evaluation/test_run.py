@@ -222,6 +222,12 @@ def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tin
         evaluate(str(tiny_model), text, compute=FLOAT32, metrics=["number"])
     with pytest.raises(ConfigError, match="unknown \\(did you mean 'bleu'"):
         evaluate(str(tiny_model), tiny_data, metrics=["blue"])
+    (tmp_path / "none.py").write_text("def none(answer, reference, row):\n    return None\n")
+    with pytest.raises(ConfigError, match="none: gave no score for any answer of the base, and is named first"):
+        evaluate(
+            str(tiny_model), tiny_data, compute=FLOAT32, limit=2, max_new_tokens=2,
+            metrics=[f"{tmp_path / 'none.py'}:none", "rouge-l"],
+        )  # fmt: skip
 
 
 def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(

@@ -188,6 +188,9 @@ def _result(
         if order.done and (found := read_outcome(order.folder)) is not None
     ]
     outcomes = [one.outcome for one in runs]
+    # The name of the user's own measure is known by what it gave.
+    own = next((one.first for one in runs if one.first is not None), None) if config.metrics else None
+    primary = task.primary or own
     return CompareResult(
         config,
         rows.training,
@@ -195,8 +198,8 @@ def _result(
         outcomes,
         problems,
         summarize(outcomes),
-        differences([one for one in runs if one.outcome.method != BASE], task.primary),
-        task.primary,
+        differences([one for one in runs if one.outcome.method != BASE], primary),
+        primary,
         {f"{one.outcome.method}-{one.outcome.seed}": dict(one.details) for one in runs if one.details},
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from veneer.comparison.order import RunOutcome
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import read_rows
-from veneer.evaluation.metrics.base import AnsweredRow, expanded
+from veneer.evaluation.metrics.base import AnsweredRow, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices
 from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics, named_metrics
 from veneer.evaluation.rows import last_message
@@ -35,6 +35,8 @@ class MeasuredRun:
     measures: list[Measure]
     details: Mapping[str, Any]
     """What metrics found beside their measures: confusion matrices, fields, signatures."""
+    first: str | None = None
+    """The first measure of the first metric of answers; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,10 @@ class TaskRows:
         results = [metric(answered) for metric in self.chosen.answers] if answered else []
         if self.choices:
             results.append(choice(self.choices, losses))
-        measures = measures_of(outcome.rows)
-        measures += [expanded(one, self.places, self.count) for result in results for one in result.measures]
+        measures = with_results(measures_of(outcome.rows), results, self.places, self.count)
         details = {key: value for result in results for key, value in result.details.items()}
-        return MeasuredRun(replace(outcome, metrics={one.name: one.total for one in measures}), measures, details)
+        outcome = replace(outcome, metrics={one.name: one.total for one in measures})
+        return MeasuredRun(outcome, measures, details, first_measure(results))
 
 
 def task_rows(file: str, chosen: ChosenMetrics | None) -> TaskRows:

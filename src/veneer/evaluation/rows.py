@@ -15,7 +15,7 @@ from veneer.assistant import Assistant
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record
 from veneer.errors import DataError, ModelError, listing
-from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, expanded
+from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices, with_answer
 from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
@@ -86,6 +86,8 @@ class ModelScores:
     measures: list[Measure]
     """The measures of the rows' scores, and after them those of the metrics."""
     details: dict[str, Any] = field(default_factory=dict)
+    first: str | None = None
+    """The first measure of the first metric of answers; None where there is none."""
 
 
 def last_message(record: Record) -> str:
@@ -190,11 +192,9 @@ def score_model(
     results = answer_metrics(rows, scores, chosen.answers)
     if rows.choices is not None:
         results.append(choice(rows.choices.rows, choice_losses(assistant, rows.choices, emit=emit, who=who)))
-    measures = measures_of(scores)
-    for result in results:
-        measures += [expanded(one, rows.asked, len(rows.records)) for one in result.measures]
+    measures = with_results(measures_of(scores), results, rows.asked, len(rows.records))
     details = {key: value for result in results for key, value in result.details.items()}
-    return ModelScores(scores, measures, details)
+    return ModelScores(scores, measures, details, first_measure(results))
 
 
 def answer_metrics(rows: RowSet, scores: Sequence[RowScore], metrics: Sequence[TaskMetric]) -> list[TaskResult]:

@@ -426,10 +426,17 @@ def _try_on_references(rows: RowSet, chosen: ChosenMetrics) -> None:
 
 
 def _primary(request: EvaluationRequest, chosen: ChosenMetrics, base: ModelScores) -> str | None:
-    """The measure that decides: that of the first metric that was named, or the one that the rows call for."""
+    """The measure that decides: that of the first metric that was named, or the one that the rows call for.
+
+    Raises:
+        ConfigError: the first metric is the user's own, and gave no score: another measure would decide in its place.
+    """
     names = [one.name for one in base.measures]
     if chosen.primary is None and request.metrics:
-        # The user's own metric: its first measure stands behind those that every evaluation has.
-        own = [name for name in names if name not in ("exact", "fields", "loss", "perplexity", "bits_per_byte")]
-        return own[0] if own else None
+        if base.first is None:
+            raise ConfigError(
+                f"--metric {request.metrics[0]}: gave no score for any answer of the base, and is named first, to "
+                "decide; name another metric first, or let it give numbers"
+            )
+        return base.first
     return chosen.primary if chosen.primary in names else None

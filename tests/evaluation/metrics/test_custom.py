@@ -82,3 +82,44 @@ def test_a_command_must_be_there() -> None:
         command_metric("command:")
     with pytest.raises(ConfigError, match="cannot be run"):
         command_metric("command:/no/such/program")(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(a, r, row):\n    raise KeyError('no')\n", r"f failed on f:1: it raised KeyError: 'no' \(.*own.py:2\)"),
+        ("def f(a, r, row):\n    raise SystemExit(3)\n", "failed on f:1: it raised SystemExit: 3"),
+        ("def f(a, r):\n    return 1\n", r"is called with \(answer, reference, row\), and takes \(a, r\)"),
+        ("x = = 1\n", "cannot be run: it raised SyntaxError"), ("import nothing_of_this_name\n", "ModuleNotFoundError"),
+        ("raise SystemExit(3)\n", "cannot be run: it raised SystemExit: 3"),
+    ],
+)  # fmt: skip
+def test_what_the_code_raises_is_said_with_its_place(tmp_path: Path, code: str, message: str) -> None:
+    path = file(tmp_path, code)
+    with pytest.raises(ConfigError, match=message.replace("f failed", "f: failed")):
+        python_metric(f"{path}:f")(ROWS)
+
+
+def test_numbers_of_numpy_count_and_numbers_beyond_a_float_do_not(tmp_path: Path) -> None:
+    code = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n\n"
+        "@dataclass\nclass Seen:\n    count: int\n\n"
+        "def f(a, r, row):\n    return {'x': np.float32(0.5), 'y': np.int64(1), 'z': np.bool_(True)}\n\n"
+        "def huge(a, r, row):\n    return 10**400\n"
+    )
+    path = file(tmp_path, code)
+    measures = python_metric(f"{path}:f")(ROWS).measures
+    assert {one.name: one.total for one in measures} == {"x": 0.5, "y": 1.0, "z": 1.0}
+    with pytest.raises(DataError, match="no finite numbers"):
+        python_metric(f"{path}:huge")(ROWS)
+
+
+def test_a_name_of_which_less_is_better_is_refused_since_of_own_scores_more_is(tmp_path: Path) -> None:
+    path = file(tmp_path, "def brier(a, r, row):\n    return 0.5\n")
+    with pytest.raises(ConfigError, match="gives brier, which veneer takes for a measure of which less is better"):
+        python_metric(f"{path}:brier")(ROWS)
+
+
+def test_a_command_whose_quotes_do_not_close_is_refused() -> None:
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        command_metric("command:judge 'one")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from veneer.errors import ConfigError
 from veneer.evaluation.statistics.measures import Measure
 
 
@@ -50,3 +52,32 @@ def expanded(measure: Measure, places: Sequence[int], rows: int) -> Measure:
     counts = np.zeros((rows, measure.counts.shape[1]))
     counts[list(places)] = measure.counts
     return Measure(measure.name, counts, measure.value, measure.bounded)
+
+
+def with_results(
+    measures: Sequence[Measure], results: Sequence[TaskResult], places: Sequence[int], rows: int
+) -> list[Measure]:
+    """The measures that every evaluation has, and behind them those of metrics.
+
+    Args:
+        measures: of all rows.
+        results: what metrics found in the rows that have an answer.
+        places: where these rows stand among all.
+        rows: the number of all rows.
+
+    Raises:
+        ConfigError: two measures have one name, by which their intervals would be mixed up.
+    """
+    found = [*measures, *(expanded(one, places, rows) for result in results for one in result.measures)]
+    twice = [name for name, times in Counter(one.name for one in found).items() if times > 1]
+    if twice:
+        raise ConfigError(
+            f"two measures are called {', '.join(twice)}; give the function of your own metric, or the score in its "
+            "dictionary, another name"
+        )
+    return found
+
+
+def first_measure(results: Sequence[TaskResult]) -> str | None:
+    """The name of the first metric's first measure, or None where there is none."""
+    return next((one.name for result in results[:1] for one in result.measures[:1]), None)

@@ -60,7 +60,7 @@ def named_metrics(names: Sequence[str]) -> ChosenMetrics:
         ConfigError: a name is unknown, or a file, function or program is not there.
     """
     found: list[TaskMetric] = []
-    for name in names:
+    for name in dict.fromkeys(names):
         if name in METRICS:
             found.append(METRICS[name])
         elif name.startswith(COMMAND):
