@@ -27,7 +27,7 @@ def write(tmp_path: Path, text: str) -> Path:
     [
         (0.02, 0.05, 0.02, "held"), (0.019, 0.05, 0.02, "undecided"), (-0.1, 0.019, 0.02, "regressed"),
         (-0.019, 0.3, -0.02, "held"), (-0.03, 0.0, -0.02, "undecided"), (-0.1, -0.03, -0.02, "regressed"),
-        (float("nan"), float("nan"), 0.0, "undecided"),
+        (float("nan"), float("nan"), 0.0, "undecided"), (-float("inf"), float("inf"), 0.0, "undecided"),
     ],
 )  # fmt: skip
 def test_a_margin_inside_the_interval_is_undecided(low: float, high: float, least: float, expected: str) -> None:

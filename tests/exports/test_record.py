@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,15 @@ def test_the_file_has_everything_but_the_certificate(tmp_path: Path) -> None:
     assert values == everything
     assert values["written"] == {"changed": 14, "tensors": 20, "tied": True}
     assert values["measured"]["merged"]["original"]["low"] == -0.02
+
+
+def test_an_interval_without_ends_can_be_written(tmp_path: Path) -> None:
+    one_row = replace(LOSS, low=-math.inf, high=math.inf)
+    found = replace(record(), measured=LossReport("rows.jsonl", 1, 2.0, 1.4, {"original": one_row}))
+    found.write(tmp_path)
+    values = read_json(tmp_path / RECORD_FILE)
+    assert values["measured"]["merged"]["original"]["low"] is None
+    assert values["not_finite"]["measured.merged.original.low"] == "-inf"
 
 
 def test_a_record_that_cannot_be_written_says_where(tmp_path: Path) -> None:

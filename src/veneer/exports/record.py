@@ -14,7 +14,7 @@ from veneer.exports.measure import Loss, Survival
 from veneer.exports.merge import MergeSummary
 from veneer.io.files import write_text
 from veneer.notebook import html_facts
-from veneer.strict_json import to_text
+from veneer.strict_json import to_text, with_reasons
 
 RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
 
@@ -88,7 +88,7 @@ class ExportRecord:
             OutputError: it cannot be written.
         """
         values = {key: value for key, value in self.to_json().items() if key != "parity"}
-        write_text(folder / RECORD_FILE, to_text(values, indent=2) + "\n")
+        write_text(folder / RECORD_FILE, to_text(with_reasons(values), indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -234,12 +234,33 @@ def test_without_any_supervised_token_there_is_no_loss_to_report() -> None:
     assert [one.name for one in metrics(rows)] == ["exact"]
 
 
-def test_a_single_row_has_a_point_for_an_interval_but_for_shares() -> None:
-    found = {one.name: one for one in metrics(scored(0, 1))}
-    for name in ("loss", "perplexity"):
-        assert (found[name].low, found[name].high) == pytest.approx((found[name].value,) * 2)
-    assert found["exact"].high - found["exact"].low > 0.7
-    assert found["fields"].high - found["fields"].low > 0.7
+def test_a_single_row_or_cluster_says_nothing_of_others() -> None:
+    base, adapter = [RowScore(4.0, 2, "a", 1.0, None)], [RowScore(1.0, 2, "a", 1.0, None)]
+    rows = {one.name: one for one in metrics(base)}
+    assert (rows["exact"].low, rows["exact"].high) == tuple(map(float, wilson(1, 1)))
+    assert (rows["loss"].value, rows["loss"].low, rows["loss"].high) == (2.0, -math.inf, math.inf)
+    found = {one.name: one for one in compare(base, adapter)}
+    assert (found["loss"].difference, found["loss"].low, found["loss"].high) == (-1.5, -math.inf, math.inf)
+    assert found["perplexity"].ratio == pytest.approx((math.exp(-1.5), 0.0, math.inf))
+    one_cluster = {one.name: one for one in compare(base * 9, adapter * 9, numbered(["x"] * 9))}
+    assert (one_cluster["loss"].low, one_cluster["loss"].p) == (-math.inf, 1.0)
+    # Nor do many rows of which one counts, or several seeds on one row.
+    values = [None, 3.0, None, None]
+    (metric,) = describe([one for one in [mean_of("own", values, bounded=False)] if one])
+    assert (metric.value, metric.low, metric.high) == (3.0, -math.inf, math.inf)
+    lower = [RowScore(1.2, 2, "a", 1.0, None)]
+    seeds = {one.name: one for one in contrast(measures_of(base), [measures_of(adapter), measures_of(lower)])}
+    assert (seeds["loss"].low, seeds["loss"].high, seeds["loss"].p) == (-math.inf, math.inf, 1.0)
+
+
+def test_the_p_of_seeds_that_agree_on_every_row_is_that_of_so_many_coins() -> None:
+    base, tuned = mean_of("exact", [0.0, 0.0, 0.0]), mean_of("exact", [1.0, 1.0, 1.0])
+    assert base is not None
+    assert tuned is not None
+    (found,) = contrast([base], [[tuned], [tuned]])
+    assert (found.low, found.high) == tuple(map(float, tango(3, 0, 3)))
+    assert found.low < 0 < found.high
+    assert found.p == 0.25
 
 
 def test_unequal_rows_are_refused() -> None:

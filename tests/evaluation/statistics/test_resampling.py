@@ -66,7 +66,9 @@ def test_the_ends_are_moved_out_as_the_paper_says() -> None:
         level = NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1))
         assert level < 0.025
         assert ends(spread, clusters) == tuple(np.quantile(spread, [level, 1 - level]))
-    assert ends(np.array([1.0, np.nan, 1.0]), 1) == (1.0, 1.0)
+    assert ends(np.array([1.0, np.nan, 1.0]), 2) == (1.0, 1.0)
+    # All resamples of one cluster are that cluster, which tells nothing of another.
+    assert ends(np.ones(5), 1) == (-math.inf, math.inf)
 
 
 def coverage(rows: int, runs: int, seed: int, *, size: int = 1) -> float:

@@ -79,8 +79,9 @@
 
   function gate() {
     if (!report.gate) return;
+    const four = (value) => finite(value) ? signed(value.toFixed(4)) : "–";
     const rows = report.gate.conditions.map((one) => [
-      one.name, one.rule, signed(one.gain.toFixed(4)), `${signed(one.low.toFixed(4))} to ${signed(one.high.toFixed(4))}`,
+      one.name, one.rule, four(one.gain), `${four(one.low)} to ${four(one.high)}`,
       marked(one.verdict, one.verdict),
     ]);
     reveal("gate", element("p", {}, ["The answer is ", marked(report.gate.verdict, report.gate.verdict), "."]),

@@ -2,6 +2,7 @@
 
 A share of rows has Wilson's interval, the difference of two shares on the same rows Tango's. Everything else, and all
 rows that come in clusters, has that of a bootstrap over clusters. Several adapters have Student's over seeds and rows.
+One row or cluster says nothing of others: unless it is of a share, its interval has no ends.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
     if measure.binary and not in_clusters:
         low, high = map(float, wilson(measure.counts[:, 0].sum(), count))
         return Metric(measure.name, value, low, high, "Wilson")
-    low, high = ends(spread, len(measure.counts))
-    if measure.bounded and low == high:
+    low, high = ends(spread, int(measure.counting.sum()))
+    if measure.bounded and _no_spread(low, high):
         # Equal rows leave the doubt of rows that were not drawn.
         low, high = map(float, wilson(value * count, count))
         return Metric(measure.name, value, low, high, "Wilson")
@@ -204,15 +205,15 @@ def _pair(
         lost = int(((adapter.counts[:, 0] == 0) & (base.counts[:, 0] == 1)).sum())
         low, high = map(float, tango(gained, lost, _rows_of(base)))
         return Comparison(base.name, *values, difference, low, high, "Tango", mcnemar(gained, lost))
-    spread = spreads[1] - spreads[0]
-    low, high = ends(spread, len(base.counts))
+    spread, counting = spreads[1] - spreads[0], int((base.counting | adapter.counting).sum())
+    low, high = ends(spread, counting)
     interval = CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP
-    if base.bounded and adapter.bounded and low == high:
+    if base.bounded and adapter.bounded and _no_spread(low, high):
         low, high = _equal_rows(difference, _rows_of(base))
         interval = "Tango"
     found = Comparison(base.name, *values, difference, low, high, interval, swap_p(difference, swaps))
     if base.value is exp_quotient:
-        bounds = ends(np.log(spreads[1]) - np.log(spreads[0]), len(base.counts))
+        bounds = ends(np.log(spreads[1]) - np.log(spreads[0]), counting)
         found = replace(found, ratio=(values[1] / values[0], float(np.exp(bounds[0])), float(np.exp(bounds[1]))))
     return found
 
@@ -233,6 +234,11 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
         bounds = np.exp([logs.difference, logs.low, logs.high])
         result = replace(result, ratio=(float(bounds[0]), float(bounds[1]), float(bounds[2])))
     return result
+
+
+def _no_spread(low: float, high: float) -> bool:
+    """Whether the rows do not tell how far they spread: they are equal, or there is one."""
+    return low == high or not np.isfinite([low, high]).any()
 
 
 def _equal_rows(difference: float, count: float) -> tuple[float, float]:

@@ -51,6 +51,11 @@ class Measure:
             return False
         return bool(np.isin(self.counts, (0.0, 1.0)).all())
 
+    @property
+    def counting(self) -> NDArray[np.bool_]:
+        """Whether each row adds anything, `[rows]`: rows that do not count say nothing of the measure."""
+        return np.asarray((self.counts != 0).any(1))
+
     def clustered(self, clusters: NDArray[np.int64]) -> Measure:
         """A measure whose rows are clusters of these rows.
 

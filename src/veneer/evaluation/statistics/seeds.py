@@ -40,14 +40,23 @@ def seeds_by_rows(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Seed
     pairs = list(zip(bases, adapters, strict=True))
     differences = np.array([one.total - base.total for base, one in pairs])
     parts = np.array([_pseudo_values(base, one) for base, one in pairs])
+    mean, counting = float(differences.mean()), _counting([*bases, *adapters])
+    if counting < 2:
+        # Seeds alone would say nothing of other rows.
+        return SeedDifference(mean, -math.inf, math.inf, 1.0)
     variance, freedom = variance_of_mean(parts)
-    mean = float(differences.mean())
     half = quantile(0.975, freedom) * math.sqrt(variance)
     if variance == 0.0:
-        p = 1.0 if mean == 0.0 else 0.0
+        # As many rows as there are, all on one side: as likely as so many coins.
+        p = 1.0 if mean == 0.0 else 2.0 ** (1 - counting)
     else:
         p = 2 * (1 - probability(abs(mean) / math.sqrt(variance), freedom))
     return SeedDifference(mean, mean - half, mean + half, p)
+
+
+def _counting(models: Sequence[Measure]) -> int:
+    """The number of clusters that add anything to some model's measure."""
+    return int(np.any([one.counting for one in models], axis=0).sum())
 
 
 def _pseudo_values(base: Measure, adapter: Measure) -> Floats:
