@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from unicodedata import normalize
 
 import pytest
 
@@ -31,6 +32,25 @@ def test_on_english_it_is_the_f1_of_rouge_score() -> None:
     for _ in range(100):
         left, right = (" ".join(source.choices(vocabulary, k=source.randint(1, 20))) for _ in range(2))
         assert f1(words(left), words(right)) == pytest.approx(scorer.score(right, left)["rougeL"].fmeasure)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("हिन्दी की किताब, ३ दिन", ["हिन्दी", "की", "किताब", "३", "दिन"]), ("தமிழ்", ["தமிழ்"]), ("العَرَبِيَّة", ["العَرَبِيَّة"]),
+        ("東京は2つ", ["東", "京", "は", "2", "つ"]), ("ที่นี่ ok", ["ที่", "นี่", "ok"]), ("한국어 단어", ["한국어", "단어"]),
+        ("Cafe\u0301 caf\u00e9", ["caf\u00e9", "caf\u00e9"]), ("\u0301a_b", ["a", "b"]), ("X東Y", ["x", "東", "y"]),
+    ],
+)  # fmt: skip
+def test_marks_belong_to_their_words_and_characters_are_words_where_no_spaces_are(
+    text: str, expected: list[str]
+) -> None:
+    assert words(text) == [normalize("NFC", word) for word in expected]
+
+
+def test_answers_of_other_scripts_are_told_apart() -> None:
+    assert f1(words("का"), words("की")) == 0.0
+    assert f1(words("東京は首都です"), words("東京は大都市です")) == pytest.approx(2 * 6 / (7 + 8))
 
 
 def test_words_of_every_script_count() -> None:

@@ -1,18 +1,26 @@
 """ROUGE-L: the longest common subsequence of words of answer and reference (Lin, 2004), as an F1.
 
-Words are runs of letters and digits of any script, in lower case. (The package `rouge-score` deletes every character
-that is not ASCII, so that answers in most languages have no words at all.)
+Words are runs of letters and digits of any script, in lower case, with the marks that stand on them: a vowel sign of
+Hindi is part of its word. In scripts that put no space between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)
+each character is one, since a sentence would be a single word otherwise. (The package `rouge-score` deletes every
+character that is not ASCII, so that answers in most languages have no words at all.)
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from unicodedata import category, normalize
 
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.statistics.measures import mean_of
 
 _WORD = re.compile(r"[^\W_]+")
+_ALONE = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+"""Characters of scripts that put no space between words: Thai, Lao, Burmese, Khmer, Han, Hiragana and Katakana."""
 
 
 def rouge_l(rows: Sequence[AnsweredRow]) -> TaskResult:
@@ -23,7 +31,21 @@ def rouge_l(rows: Sequence[AnsweredRow]) -> TaskResult:
 
 def words(text: str) -> list[str]:
     """The words of a text, in lower case."""
-    return _WORD.findall(text.lower())
+    text = normalize("NFC", text.lower())
+    if text.isascii():
+        return _WORD.findall(text)
+    found, begun = list[str](), False
+    for character in text:
+        if begun and category(character).startswith("M"):
+            found[-1] += character
+        elif not character.isalnum():
+            begun = False
+        elif begun and not (_ALONE.match(character) or _ALONE.match(found[-1])):
+            found[-1] += character
+        else:
+            found.append(character)
+            begun = True
+    return found
 
 
 def f1(answer: Sequence[str], reference: Sequence[str]) -> float:
