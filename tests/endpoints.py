@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = Callable[[dict[str, Any], dict[str, str]], tuple[int, Any]]
+Reply = Callable[[dict[str, Any], dict[str, str]], tuple[int, Any] | tuple[int, Any, dict[str, str]]]
+"""Gets the content of a request and its headers; gives a status, an answer, and headers of its own where it has any."""
 
 
 @contextmanager
@@ -19,10 +20,12 @@ def endpoint(reply: Reply) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status, answer = reply(content, {name.lower(): value for name, value in self.headers.items()})
+            status, answer, *more = reply(content, {name.lower(): value for name, value in self.headers.items()})
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
+            for name, value in more[0].items() if more else ():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 

@@ -9,5 +9,5 @@ def error_message(body: bytes) -> str:
     """The message of an error, in OpenAI's form or another."""
     try:
         return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return body.decode("utf-8", errors="replace")[:200] or "no answer"

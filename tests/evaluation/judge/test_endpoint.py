@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from endpoints import endpoint, said
 from served import BASE, serving, tiny_assistant
 from veneer.data.records import Message
 from veneer.errors import ConfigError
-from veneer.evaluation.judge.endpoint import EndpointAnswerer, LocalAnswerer, read_key
+from veneer.evaluation.judge.endpoint import EndpointAnswerer, LocalAnswerer, read_key, seconds_told
 
 
 def answerer(url: str, **changes: Any) -> EndpointAnswerer:
@@ -60,6 +62,38 @@ def test_what_has_no_answer_is_told_by_its_number_with_the_reason() -> None:
     for number, part in enumerate(("400: too long", "cannot be read", "503: soon", "has no text")):
         assert part in problems[number]
     assert "cannot be reached" in answerer("http://127.0.0.1:9/v1", retries=0).answer([conversation("x")], print)[0]
+
+
+def test_an_endpoint_is_left_alone_for_as_long_as_it_says() -> None:
+    asked: list[float] = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+        asked.append(time.monotonic())
+        return (429, {}, {"Retry-After": "1"}) if len(asked) == 1 else (*said("yes"), {})
+
+    with endpoint(reply) as url:
+        assert answerer(url).answer([conversation("x")], lambda number, text: None) == {}
+    assert asked[1] - asked[0] >= 1.0
+
+
+def test_what_retry_after_may_say() -> None:
+    assert (seconds_told(None), seconds_told("soon"), seconds_told(" 20 "), seconds_told("0.5")) == (0, 0, 20, 0.5)
+    assert 50 < seconds_told(formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert seconds_told(formatdate(0, usegmt=True)) == 0
+
+
+def test_answers_that_no_file_can_hold_and_bodies_too_deep_to_read() -> None:
+    replies = {
+        "half": (200, b'{"choices": [{"message": {"content": "\\ud800 yes"}}]}'), "deep": (200, b"[" * 200_000),
+        "deep error": (400, b"[" * 200_000), "error": (200, {"error": {"message": "no such model"}}),
+    }  # fmt: skip
+    answers: dict[int, str] = {}
+    with endpoint(lambda content, headers: replies[content["messages"][0]["content"]]) as url:
+        problems = answerer(url).answer([conversation(text) for text in replies], answers.__setitem__)
+    assert answers == {0: "? yes"}
+    assert "cannot be read" in problems[1]
+    assert "400: [[[" in problems[2]
+    assert "It said: no such model" in problems[3]
 
 
 def test_a_refused_key_is_not_tried_with_every_question() -> None:

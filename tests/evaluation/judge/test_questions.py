@@ -25,9 +25,13 @@ def test_both_orders_are_asked_and_answers_that_spell_places_stay_as_they_are() 
         ("VERDICT: 1.", Choice.FIRST),
         ("Answer 2 is better", None),
         ("Verdict: 12", None),
+        ("- Final verdict: **1** (more exact)", Choice.FIRST),
+        ("My overall verdict is tie", None),
+        ("<think>One could say Verdict: 2 or even Verdict: tie", None),
+        ("I am to end with Verdict: 1, Verdict: 2 or Verdict: tie, and cannot.", None),
         ("", None),
     ],
 )
-def test_the_last_verdict_counts(answer: str, expected: Choice | None) -> None:
+def test_the_last_line_with_a_verdict_counts(answer: str, expected: Choice | None) -> None:
     assert verdict(answer) is expected
     assert verdict(DEFAULT_PROMPT) is Choice.TIE  # what the prompt itself spells is never read

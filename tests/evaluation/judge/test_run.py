@@ -133,6 +133,26 @@ def test_rows_of_people_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         read_human(file)
     for part in ("2 rows cannot be used", "people.jsonl:1: ValueError", "people.jsonl:2: KeyError"):
         assert part in str(caught.value)
+    write_rows(file, [{"question": "q", "first": None, "second": "b", "human": 2}])
+    with pytest.raises(DataError, match=r"people\.jsonl:1: TypeError: first is no text"):
+        read_human(file)
+    file.write_bytes('{"question": "für"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot be read.*JSON lines in UTF-8"):
+        read_human(file)
+
+
+def test_an_answer_with_a_line_separator_is_not_asked_for_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        asked.append(content["messages"][-1]["content"])
+        return said("So\u2028it is.\u0085\nVerdict: 1")
+
+    with endpoint(reply) as url:
+        settings = JudgeSettings(model="m", url=url, record=tmp_path / "record.jsonl", prompt=PROMPT)
+        first = judge(settings, pairs()[:1])
+        assert judge(settings, pairs()[:1]) == first
+    assert len(asked) == 2
 
 
 def test_evaluate_asks_a_judge_only_where_it_is_told_to(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

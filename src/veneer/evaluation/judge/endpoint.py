@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -28,6 +30,8 @@ BUSY = (408, 409, 429, 500, 502, 503, 504)
 """Statuses after which the same question may find an answer later."""
 PAUSE = 1.0
 """Seconds before a question is asked again, doubled every time."""
+LONGEST_PAUSE = 120.0
+"""Seconds that are waited at most where the endpoint says how long (`Retry-After`)."""
 
 OnAnswer = Callable[[int, str], None]
 """Told of every answer as it comes: the number of the question, and the text."""
@@ -83,7 +87,7 @@ class EndpointAnswerer:
             except _RefusedError as error:
                 if not error.passing or attempt == self.retries:
                     raise
-                time.sleep(self.pause * 2**attempt)
+                time.sleep(max(self.pause * 2**attempt, min(error.after, LONGEST_PAUSE)))
         raise AssertionError("the last attempt returns or raises")
 
     def _ask(self, messages: Sequence[Message]) -> str:
@@ -101,7 +105,7 @@ class EndpointAnswerer:
                 path = f"{parts.path.rstrip('/')}/chat/completions"
                 connection.request("POST", path, to_text(content).encode(), headers)
                 answer = connection.getresponse()
-                body, status = answer.read(), answer.status
+                body, status, told = answer.read(), answer.status, answer.getheader("retry-after")
             except (OSError, http.client.HTTPException) as error:
                 raise _RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
         if status != 200:
@@ -109,6 +113,7 @@ class EndpointAnswerer:
                 f"{self.url}: {status}: {error_message(body)}",
                 passing=status in BUSY,
                 for_all=status in (401, 403, 404),
+                after=seconds_told(told),
             )
         return _text(body, self.url)
 
@@ -116,19 +121,37 @@ class EndpointAnswerer:
 class _RefusedError(Exception):
     """A question has no answer."""
 
-    def __init__(self, message: str, *, passing: bool = False, for_all: bool = False) -> None:
+    def __init__(self, message: str, *, passing: bool = False, for_all: bool = False, after: float = 0.0) -> None:
         super().__init__(message)
-        self.passing, self.for_all = passing, for_all
+        self.passing, self.for_all, self.after = passing, for_all, after
+
+
+def seconds_told(header: str | None) -> float:
+    """How long an endpoint wants to be left alone, by its `Retry-After`: seconds, or a date; 0 where it says nothing
+    that can be read."""
+    if header is None:
+        return 0.0
+    if re.fullmatch(r"\s*\d{1,9}(?:\.\d+)?\s*", header):
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    return max(0.0, moment.timestamp() - time.time())
 
 
 def _text(body: bytes, url: str) -> str:
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise _RefusedError(f"{url}: the answer cannot be read; is it an endpoint of OpenAI's interface?") from error
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError) as error:
+        said = error_message(body)
+        raise _RefusedError(
+            f"{url}: the answer cannot be read; is it an endpoint of OpenAI's interface? It said: {said}"
+        ) from error
     if not isinstance(content, str):
         raise _RefusedError(f"{url}: the answer has no text")
-    return content
+    # JSON may hold halves of characters, which no file can.
+    return content.encode("utf-8", errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ Verdict: 1
 Verdict: 2
 Verdict: tie"""
 _PLACE = re.compile(r"\{(question|reference|first|second)\}")
-_VERDICT = re.compile(r"verdict\W{1,8}(1|2|tie)\b", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"^\W*(?:(?:my|the|final|overall)\W+){0,3}verdict[^\w\n]{1,8}(1|2|tie)\b", re.IGNORECASE | re.MULTILINE
+)
+"""A line that begins with a verdict: what stands within a sentence was considered, or only repeats the question."""
 
 
 class Choice(StrEnum):
@@ -85,6 +88,6 @@ def _question(pair: AnswerPair, swapped: bool, prompt: str, system: str | None) 
 
 
 def verdict(answer: str) -> Choice | None:
-    """The last verdict that an answer gives; None where it gives none."""
+    """The verdict of the last line that gives one; None where no line does."""
     found = _VERDICT.findall(answer)
     return Choice(found[-1].lower()) if found else None

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,10 +130,10 @@ def _recorded(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     if not path.is_file():
         return found
-    # Bytes end a line at line feeds alone; a text would at U+2028 too, which an answer may hold.
-    for line in path.read_bytes().splitlines():
+    # By line feeds alone: an answer may hold other characters that Python takes for the end of a line.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            entry = json.loads(line.decode("utf-8", errors="replace"))
+            entry = json.loads(line)
             found[str(entry["digest"])] = str(entry["answer"])
         except (ValueError, KeyError, TypeError):
             continue
@@ -168,30 +169,37 @@ def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
     """Pairs that people have judged: rows of JSON with `question`, `first`, `second` and `human` (1, 2 or tie).
 
     Raises:
-        DataError: the file cannot be read, or rows cannot be used; every such row is named.
+        DataError: naming every row that cannot be used.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: invalid UTF-8 at byte {error.start}; save the file as UTF-8") from error
     found, problems = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"human: {path} cannot be read: {error}; give a file of JSON lines in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-            texts = [str(row[key]) for key in HUMAN_KEYS]
-            choice = Choice(texts[3].strip().lower())
-        except (ValueError, KeyError, TypeError) as error:
+            question, first, second, human = (_told(row, key) for key in HUMAN_KEYS)
+            reference = "" if row.get("reference") is None else _told(row, "reference")
+            choice = Choice(human.strip().lower())
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             problems.append(f"{where}: {type(error).__name__}: {error}")
             continue
-        found.append((AnswerPair(where, texts[0], str(row.get("reference", "")), texts[1], texts[2]), choice))
+        found.append((AnswerPair(where, question, reference, first, second), choice))
     if problems or not found:
         raise DataError(
             f"{path}: {len(problems)} rows cannot be used ({', '.join(HUMAN_KEYS)}, the last one of 1, 2 and tie):\n"
             f"{listing(problems or ['the file has no row'])}"
         )
     return found
+
+
+def _told(row: dict[str, Any], key: str) -> str:
+    """A value of a row as text. Raises TypeError for null and for what is no single value."""
+    value = row[key]
+    if not isinstance(value, str | int | float):
+        raise TypeError(f"{key} is no text")
+    return str(value)
