@@ -41,6 +41,19 @@ def test_the_interval_holds_the_truth() -> None:
     assert np.mean([coverage(gap, 300, 60, seed) for seed, gap in enumerate((0.1, 0.25))]) >= 0.9
 
 
+def test_answers_that_are_all_right_leave_doubt() -> None:
+    # A model of 99 % confidence that is right in 99 % of cases has no error; most small samples have no wrong answer.
+    source, held = np.random.default_rng(3), []
+    for rows in (20, 60, 100):
+        for _ in range(40):
+            found = calibration([0.99] * rows, (source.random(rows) < 0.99).tolist())
+            held.append(found.low <= 1e-4)
+    assert np.mean(held) >= 0.94
+    sure = calibration([0.99] * 20, [True] * 20)
+    assert (sure.low, sure.plain) == (0.0, pytest.approx(0.01))
+    assert sure.high > 0.03
+
+
 @pytest.mark.slow
 def test_the_interval_holds_the_truth_in_many_simulations() -> None:
     grid = [(gap, rows) for gap in (0.0, 0.05, 0.1, 0.25) for rows in (100, 300, 1000)]

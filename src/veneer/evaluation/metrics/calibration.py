@@ -64,7 +64,7 @@ def calibration(confidences: Sequence[float], right: Sequence[bool]) -> Calibrat
     bins = np.array_split(np.argsort(confidence, kind="stable"), max(1, min(BINS, rows // LEAST_ROWS)))
     shares = np.array([len(members) / rows for members in bins])
     gaps = np.array([float((confidence[m] - hit[m]).mean()) for m in bins])
-    errors = np.array([float((confidence[m] - hit[m]).std()) / math.sqrt(max(1, len(m) - 1)) for m in bins])
+    errors = np.array([_error(confidence[m], hit[m]) for m in bins])
     plain = float(shares @ np.abs(gaps))
     noise = errors * np.random.default_rng(0).normal(size=(RESAMPLES, len(bins)))
     alike = np.ones(len(bins))
@@ -89,3 +89,12 @@ def calibration(confidences: Sequence[float], right: Sequence[bool]) -> Calibrat
         interval="simulated test, inverted",
         bins=[CalibrationBin(float(confidence[m].mean()), float(hit[m].mean()), len(m)) for m in bins],
     )
+
+
+def _error(confidence: Floats, hit: Floats) -> float:
+    """The standard error of a bin's gap. Where all answers are right (or wrong) the rows do not show how far they
+    spread, so that it is at least that of a share with half a right and half a wrong answer more (Jeffreys)."""
+    rows = len(hit)
+    share = (float(hit.sum()) + 0.5) / (rows + 1)
+    spread = float((confidence - hit).std()) ** 2 / max(1, rows - 1)
+    return math.sqrt(max(spread, share * (1 - share) / rows))
