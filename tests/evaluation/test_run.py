@@ -214,6 +214,8 @@ def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tin
     assert report.warnings == [
         "4 rows say little: below 30 an interval may be too narrow, and hardly any difference shows"
     ]
+    one = evaluate(str(tiny_model), tiny_data, compute=FLOAT32, limit=2, max_new_tokens=2, metrics="rouge-l")
+    assert one.primary == "rouge_l"
     for name, measure in (("json", "json_f1"), ("loss", "loss"), ("rouge-l", "rouge_l")):
         found = evaluate(str(tiny_model), tiny_data, compute=FLOAT32, limit=2, max_new_tokens=2, metrics=[name])
         assert found.primary == measure
@@ -259,8 +261,9 @@ def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, ti
         evaluate(str(tiny_model), tiny_data, adapter=tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         evaluate(str(tiny_model), tmp_path / "absent.jsonl")
-    with pytest.raises(ConfigError, match=r"limit: must be at least 1, got -1\n.*max_new_tokens: .* got 0"):
-        evaluate(str(tiny_model), tiny_data, limit=-1, max_new_tokens=0)
+    whole = r"limit: must be a whole number of at least 1, got -1\n.*max_new_tokens: .* got 2\.5"
+    with pytest.raises(ConfigError, match=whole):
+        evaluate(str(tiny_model), tiny_data, limit=-1, max_new_tokens=2.5)  # type: ignore[arg-type]
     reserved = {"prompt": "x\U0010f000", "completion": "y"}
     data = write_rows(tmp_path / "t.jsonl", [*rows(1), reserved, reserved])
     with pytest.raises(DataError) as caught:

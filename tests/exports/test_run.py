@@ -50,8 +50,10 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
         export(lora, tiny_model, model=str(tiny_model))
     with pytest.raises(AdapterError, match=r"no adapter_config\.json there"):
         export(tmp_path, tmp_path / "out", model=str(tiny_model))
-    with pytest.raises(ConfigError, match="limit: must be at least 1, got -1"):
+    with pytest.raises(ConfigError, match="limit: must be a whole number of at least 1, got -1"):
         export(lora, tmp_path / "out", model=str(tiny_model), limit=-1)
+    with pytest.raises(ConfigError, match="gap: must be a number of nats above 0, got nan"):
+        export(lora, tmp_path / "out", model=str(tiny_model), gap=float("nan"))
     with pytest.raises(ModelError, match="does not exist"):
         export(lora, tmp_path / "out", model=str(tmp_path / "absent"))
     weights = load_file(lora / "adapter_model.safetensors")

@@ -104,9 +104,9 @@ def evaluate(
     compute: ComputeSection | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     cluster: str | None = None,
-    suites: Sequence[str] = (),
+    suites: str | Sequence[str] = (),
     suite_items: int | None = None,
     gate: str | Path | None = None,
     judge: str | Path | None = None,
@@ -125,9 +125,9 @@ def evaluate(
         compute: device and dtype.
         limit: the number of rows to score, from the first.
         max_new_tokens: longest answer; by default a little more than the longest reference.
-        metrics: names as `--metric` takes them, the primary one first; by default what the rows call for.
+        metrics: names as `--metric` takes them, or one, the primary one first; by default what the rows call for.
         cluster: the column whose equal values make rows a cluster.
-        suites: names of suites, files of rows, `kl:FILE` or `lm-eval:TASK`, as `--suite` takes them.
+        suites: names (or one) of suites, files of rows, `kl:FILE` or `lm-eval:TASK`, as `--suite` takes them.
         suite_items: items of each generated suite or task of lm-eval; by default what the gate's margins need, or else
             400, and whole tasks.
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
@@ -149,10 +149,10 @@ def evaluate(
             data=str(file),
             limit=limit,
             max_new_tokens=max_new_tokens,
-            metrics=tuple(metrics),
+            metrics=_names(metrics),
             cluster=cluster,
             more_adapters=tuple(Path(one) for one in given[1:]),
-            suites=tuple(suites),
+            suites=_names(suites),
             suite_items=suite_items,
             gate=None if gate is None else Path(gate),
             judge=None if judge is None else Path(judge),
@@ -160,6 +160,10 @@ def evaluate(
             columns=columns or {},
         )
         return run_evaluation(request, subscribers=subscribers)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def run_evaluation(
@@ -222,7 +226,11 @@ def _check_request(request: EvaluationRequest) -> None:
         "max_new_tokens": request.max_new_tokens,
         "suite_items": request.suite_items,
     }
-    problems = [f"{name}: must be at least 1, got {n}" for name, n in numbers.items() if n is not None and n < 1]
+    problems = [
+        f"{name}: must be a whole number of at least 1, got {n!r}"
+        for name, n in numbers.items()
+        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1)
+    ]
     folders = Counter(one.resolve() for one in folders_of(request))
     problems += [
         f"adapter: {folder} is given {times} times; give it once, and beside it those of runs with other seeds"

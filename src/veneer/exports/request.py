@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -38,9 +39,16 @@ class StoredDtype(Enum):
     FLOAT16 = "float16"
 
 
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit: must be at least 1, got {limit}")
+def _check_numbers(limit: int | None, gap: float | None) -> None:
+    """Refuse numbers that cannot be meant.
+
+    Raises:
+        ConfigError: the limit is no whole number above 0, or the gap no number above 0: nothing is beyond NaN.
+    """
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ConfigError(f"limit: must be a whole number of at least 1, got {limit!r}")
+    if gap is not None and not (isinstance(gap, int | float) and math.isfinite(gap) and gap > 0):
+        raise ConfigError(f"gap: must be a number of nats above 0, got {gap!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +85,7 @@ class ExportRequest:
     """What happens where the adapter was trained beside another base."""
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        _check_numbers(self.limit, self.gap)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,4 +112,4 @@ class VerifyRequest:
     """Where the answers are computed."""
 
     def __post_init__(self) -> None:
-        _check_limit(self.limit)
+        _check_numbers(self.limit, self.gap)
