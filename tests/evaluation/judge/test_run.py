@@ -102,31 +102,6 @@ def test_questions_without_an_answer_name_their_rows_and_the_rest_is_kept(tmp_pa
         )
 
 
-def test_an_answer_of_several_lines_by_another_name_is_recorded_once(tmp_path: Path) -> None:
-    """U+2028, U+0085 and their like end a line of a text, and none of a file of JSON."""
-    count = []
-
-    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
-        count.append(1)
-        status, body = longer(content, headers)
-        body["choices"][0]["message"]["content"] += "\u2028so\x85 it is"
-        return status, body
-
-    with endpoint(reply) as url:
-        settings = JudgeSettings(model="m", url=url, record=tmp_path / "record.jsonl", prompt=PROMPT)
-        assert judge(settings, pairs()) == judge(settings, pairs())
-    assert len(count) == 4
-
-
-@pytest.mark.parametrize(("content", "reason"), [(None, "cannot be read"), (b'{"question": "\xe9"}', "invalid UTF-8")])
-def test_a_file_of_people_that_cannot_be_read_is_named(content: bytes | None, reason: str, tmp_path: Path) -> None:
-    file = tmp_path / "people.jsonl"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(DataError, match=rf"people\.jsonl: {reason}"):
-        read_human(file)
-
-
 def test_rows_of_people_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "people.jsonl", [{"question": "q", "first": "a", "second": "b", "human": "3"}, {}])
     with pytest.raises(DataError) as caught:
@@ -137,8 +112,9 @@ def test_rows_of_people_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"people\.jsonl:1: TypeError: first is no text"):
         read_human(file)
     file.write_bytes('{"question": "für"}'.encode("latin-1"))
-    with pytest.raises(DataError, match=r"cannot be read.*JSON lines in UTF-8"):
-        read_human(file)
+    for damaged in (file, tmp_path / "no-such.jsonl"):
+        with pytest.raises(DataError, match=r"cannot be read.*JSON lines in UTF-8"):
+            read_human(damaged)
 
 
 def test_an_answer_with_a_line_separator_is_not_asked_for_again(tmp_path: Path) -> None:

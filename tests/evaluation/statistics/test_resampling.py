@@ -62,7 +62,7 @@ def test_the_p_of_swaps_is_about_that_of_all_swaps() -> None:
 
 def test_the_ends_are_moved_out_as_the_paper_says() -> None:
     spread = np.random.default_rng(4).normal(size=4_000)
-    for clusters in (2, 10, 150):
+    for clusters in (6, 10, 150):
         level = NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1))
         assert level < 0.025
         assert ends(spread, clusters) == tuple(np.quantile(spread, [level, 1 - level]))
@@ -85,6 +85,16 @@ def coverage(rows: int, runs: int, seed: int, *, size: int = 1) -> float:
 
 def test_the_interval_covers_as_it_says() -> None:
     assert np.mean([coverage(rows, 150, rows) for rows in (30, 60)]) >= 0.93
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 4, 5])
+def test_few_rows_that_all_lie_on_one_side_decide_nothing_by_that_alone(clusters: int) -> None:
+    source, held, better, hits = np.random.default_rng(clusters), np.concatenate(list(draws(clusters))), 0, 0
+    for _ in range(400):
+        low, high = ends(held @ source.normal(size=clusters) / clusters, clusters)
+        better, hits = better + (high < 0), hits + (low <= 0 <= high)
+    assert hits >= 0.93 * 400
+    assert better <= 0.045 * 400
 
 
 @pytest.mark.slow

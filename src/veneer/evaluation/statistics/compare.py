@@ -131,6 +131,8 @@ def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
         # Equal rows leave the doubt of rows that were not drawn.
         low, high = map(float, wilson(value * count, count))
         return Metric(measure.name, value, low, high, "Wilson")
+    if measure.bounded:
+        low, high = max(low, 0.0), min(high, 1.0)
     return Metric(measure.name, value, low, high, CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP)
 
 
@@ -211,6 +213,8 @@ def _pair(
     if base.bounded and adapter.bounded and _no_spread(low, high):
         low, high = _equal_rows(difference, _rows_of(base))
         interval = "Tango"
+    elif base.bounded and adapter.bounded:
+        low, high = max(low, -1.0), min(high, 1.0)
     found = Comparison(base.name, *values, difference, low, high, interval, swap_p(difference, swaps))
     if base.value is exp_quotient:
         bounds = ends(np.log(spreads[1]) - np.log(spreads[0]), counting)

@@ -13,6 +13,8 @@ from veneer.evaluation.statistics.student import NORMAL, quantile
 RESAMPLES = 4000
 """Bootstrap resamples behind an interval, and swaps behind a p."""
 DRAWN_AT_ONCE = 500_000
+FEWEST = 6
+"""Clusters from which on all of them lie on one side of the truth in less than 5 % of cases (2 · 2⁻ⁿ)."""
 
 
 def draws(clusters: int) -> Iterator[Floats]:
@@ -67,11 +69,20 @@ def ends(spread: Floats, clusters: int) -> tuple[float, float]:
 
     Quantiles of the bootstrap are too narrow by √((n − 1) / n) and by Student's t in place of the normal distribution.
     The expanded percentile interval (Hesterberg, The American Statistician 69, 2015, section 5.3) moves them out by
-    that: at 150 clusters from 2.5 and 97.5 % to 2.4 and 97.6 %. Resamples of one cluster are all alike, and say nothing
-    of another one: no value is left out then.
+    that: at 150 clusters from 2.5 and 97.5 % to 2.4 and 97.6 %. No resample lies beyond the outermost clusters, and
+    where there are fewer than FEWEST of these, that is too near: the interval then reaches as far as Student's too.
+    Resamples of one cluster are all alike, and say nothing of another one: no value is left out then.
+
+    Args:
+        spread: the values of the resamples; NaN where one leaves no value.
+        clusters: the number of clusters that were drawn from.
     """
     if clusters < 2:
         return -math.inf, math.inf
-    outside = NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1))
-    low, high = np.nanquantile(spread, [outside, 1 - outside])
-    return float(low), float(high)
+    wider = math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1)
+    outside = NORMAL.cdf(-wider)
+    low, high = map(float, np.nanquantile(spread, [outside, 1 - outside]))
+    if clusters < FEWEST:
+        middle, half = float(np.nanmean(spread)), wider * float(np.nanstd(spread))
+        low, high = min(low, middle - half), max(high, middle + half)
+    return low, high
