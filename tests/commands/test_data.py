@@ -64,6 +64,14 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     assert "absent.jsonl" in refused("data", tmp_path / "absent.jsonl")
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_a_row_is_checked(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    said = refused("data", file, "--html", tmp_path / "absent" / "page.html")
+    assert f"{tmp_path}/absent/page.html: cannot be written" in said
+    assert f"there is no folder {tmp_path}/absent" in said
+    assert "checking" not in said
+
+
 def test_prompts_are_checked_for_the_objective_that_takes_them(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [{"question": f"{i} + 2?", "answer": f"{i + 2}"} for i in range(9)])
     names = ("--columns", "{prompt: question}")

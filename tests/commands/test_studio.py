@@ -30,6 +30,12 @@ def test_the_studio_says_how_it_is_reached_and_ends_by_a_signal(tmp_path: Path) 
     assert "Traceback" not in err
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}\n")
+    assert f"{file}/.studio: cannot be written" in refused("studio", "--folder", file)
+
+
 def test_other_machines_need_a_key_file(tmp_path: Path) -> None:
     assert "--key-file" in refused("studio", "--folder", tmp_path, "--host", "0.0.0.0")
     keys = tmp_path / "keys"

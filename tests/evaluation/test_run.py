@@ -18,7 +18,7 @@ from veneer.assistant import open_assistant, turns
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
-from veneer.errors import AdapterError, ConfigError, DataError
+from veneer.errors import AdapterError, ConfigError, DataError, OutputError
 from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_rows
 from veneer.evaluation.run import evaluate
 from veneer.events import Event, Result, StageBegun, StageProgress
@@ -254,6 +254,16 @@ def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     del content[4]["customer"]
     with pytest.raises(DataError, match=r"--cluster customer: 1 rows have no such value:\n.*t.jsonl:5"):
         evaluate(str(tiny_model), write_rows(tmp_path / "t.jsonl", content), compute=FLOAT32, cluster="customer")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_scored(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    told: list[Event] = []
+    for html in (tmp_path / "absent" / "page.html", tmp_path):
+        with pytest.raises(OutputError, match=f"{html}: cannot be written"):
+            evaluate(str(tiny_model), tiny_data, html=html, compute=FLOAT32, subscribers=[told.append])
+    assert told == []
 
 
 def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_an_os_error_inside_becomes_an_output_error(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    target = tmp_path / "absent" / "page.html"
+    for write in (files.prove_file, lambda path: files.write_text(path, "x")):
+        with pytest.raises(OutputError) as caught:
+            write(target)
+        assert f"{target}: cannot be written" in str(caught.value)
+        assert f"there is no folder {target.parent}" in str(caught.value)
+    with pytest.raises(OutputError, match="directory"):
+        files.prove_file(tmp_path)
+    files.prove_file(tmp_path / "page.html")
+    assert names(tmp_path) == []
+
+
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / "old").write_text("kept")

@@ -58,6 +58,7 @@ from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.generation.share import WHOLE, Share
+from veneer.io.files import prove_file
 from veneer.run_folder import trained_rows_of
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
@@ -260,6 +261,8 @@ def _loaded(
 
 def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share) -> Report:
     emit, begun = broadcast(subscribers), time.perf_counter()
+    if request.html is not None:
+        prove_file(request.html)
     judge = None if request.judge is None else read_judge(request.judge)
     request, gate, suites = _settled(request)
     loaded, rows, chosen = _loaded(request, subscribers, share)

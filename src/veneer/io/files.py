@@ -48,6 +48,10 @@ def reported(path: Path, needed: int = 0) -> Iterator[None]:
         yield
     except OSError as error:
         file, reason = Path(error.filename or path), error.strerror or str(error)
+        # What was asked for is named, and not the name that it has while it is written.
+        file = path if file.parent == path.parent and file.name.startswith(PARTIAL) else file
+        if error.errno == errno.ENOENT and not file.parent.is_dir():
+            reason += f": there is no folder {file.parent}"
         raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "") from error
     except SafetensorError as error:
         full = any(os.strerror(number) in str(error) for number in FULL)
@@ -188,6 +192,22 @@ def make_output_folder(path: Path) -> None:
     with reported(path):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f"{PARTIAL}{os.getpid()}-probe"
+        try:
+            probe.write_bytes(b"veneer")
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def prove_file(path: Path) -> None:
+    """Prove that a file can be written at `path`, before anything expensive starts.
+
+    Raises:
+        OutputError: it is a folder, its folder is not there, or that may not be written.
+    """
+    probe = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    with reported(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         try:
             probe.write_bytes(b"veneer")
         finally:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from veneer.config import ComputeSection
 from veneer.enums import JobCode, choice
 from veneer.errors import ConfigError, Interrupted
+from veneer.io.files import make_output_folder
 from veneer.jobs.folder import STUDIO
 from veneer.signals import deferred, stop_signalled
 from veneer.studio.request import PORT, StudioRequest, StudioRunning
@@ -112,7 +113,7 @@ def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, 
 
     check_host(request.host, with_key=request.key_file is not None)
     own = request.folder / STUDIO
-    own.mkdir(parents=True, exist_ok=True)
+    make_output_folder(own)
     key_file = request.key_file or own / "key"
     sessions = Sessions(own_key(key_file) if request.key_file is None else read_keys(key_file))
     studio = make_studio(request, sessions)
