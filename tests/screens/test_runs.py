@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from veneer.screens.runs import BARS, sparkline
+from consoles import recorded
+from run_logs import write_run
+from veneer.run_records.find import runs
+from veneer.screens.runs import BARS, list_runs, sparkline
 
 
 def test_a_sparkline_is_as_high_as_its_values() -> None:
@@ -26,3 +30,16 @@ def test_a_sparkline_has_a_width(count: int) -> None:
 
 def test_two_sparklines_can_share_a_scale() -> None:
     assert sparkline([0.0, 10.0], span=(0.0, 20.0)) == f"{BARS[0]}{BARS[4]}"
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(False, 80), (True, 80), (True, 400)])
+def test_no_name_and_no_number_is_cut(terminal: bool, width: int, tmp_path: Path) -> None:
+    name = "a-run-with-a-long-name-" * 6
+    write_run(tmp_path / name, 30)
+    screen = recorded(terminal=terminal, width=width)
+    list_runs(screen, tmp_path, runs(tmp_path))
+    shown = screen.export_text()
+    assert name in shown
+    assert "…" not in shown
+    for known in ("finished", "30 of 30", "0.5000", "15 s"):
+        assert known in shown

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, TextIO, cast
 
 from rich.console import Console
 from rich.file_proxy import FileProxy
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -68,8 +71,35 @@ def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
     return table
 
 
-def show_table(screen: Console, table: Table) -> None:
-    """Print a table with its title above and its caption below: neither is squeezed into the table's width."""
+def show_table(screen: Console, table: Table, *, whole: bool = False) -> None:
+    """Print a table with its title above and its caption below: neither is squeezed into the table's width.
+
+    Args:
+        screen: where it is printed.
+        table: what is printed.
+        whole: whether a log has every cell whole, on lines as long as it takes, so that names can be searched for.
+    """
+    with _room(screen, table if whole else None):
+        _show_table(screen, table)
+
+
+def width_of(screen: Console, table: Table) -> int:
+    """The characters of a table whose cells are whole."""
+    return Measurement.get(screen, screen.options.update(max_width=sys.maxsize), table).maximum
+
+
+@contextmanager
+def _room(screen: Console, table: Table | None) -> Iterator[None]:
+    """Within the block lines of a log may be as long as a table is wide."""
+    before = screen.width
+    if table is not None and not screen.is_terminal:
+        screen.width = max(before, width_of(screen, table))
+    yield
+    if screen.width != before:
+        screen.width = before
+
+
+def _show_table(screen: Console, table: Table) -> None:
     if table.title is not None:
         say(screen, str(table.title), style="bold")
     caption, table.title, table.caption = table.caption, None, None

@@ -21,7 +21,7 @@ from veneer.run_records.find import differences, open_run, runs
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, default_settings
 from veneer.run_records.state import RunState
-from veneer.screens.console import new_table, say, show_table
+from veneer.screens.console import new_table, say, show_table, width_of
 from veneer.screens.figures import answered, duration
 from veneer.strict_json import to_text, with_reasons
 
@@ -42,10 +42,14 @@ def show_runs(folder: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(to_text(with_reasons({"folder": str(folder), "runs": [_values(one) for one in found]}), indent=2))
         return
-    screen = Console()
     if not found:
-        say(screen, f"{folder}: no run in it or below it")
+        say(Console(), f"{folder}: no run in it or below it")
         return
+    list_runs(Console(), folder, found)
+
+
+def list_runs(screen: Console, folder: Path, found: Sequence[RunRecord]) -> None:
+    """Print runs as a table, or as lines where a terminal has no room for it."""
     table = new_table(f"{len(found):,} runs in {folder}", "")
     table.columns[0].header = "run"
     for heading in ("state", "model"):
@@ -53,8 +57,22 @@ def show_runs(folder: Path, *, as_json: bool) -> None:
     for heading in ("steps", "loss", "best evaluation", "time", "begun"):
         table.add_column(heading, justify="right")
     for one in found:
-        table.add_row(*map(Text, (one.name,)), Text(one.state.value, style=COLOURS[one.state]), *map(Text, _cells(one)))
-    show_table(screen, table)
+        table.add_row(Text(one.name), Text(one.state.value, style=COLOURS[one.state]), *map(Text, _cells(one)))
+    if screen.is_terminal and width_of(screen, table) > screen.width:
+        _show_lines(screen, str(table.title), found)
+    else:
+        show_table(screen, table, whole=True)
+
+
+def _show_lines(screen: Console, title: str, found: Sequence[RunRecord]) -> None:
+    """Print runs where a terminal has no room for their table, which would cut names: the name of each on its line, and
+    below it what is known."""
+    say(screen, title, style="bold")
+    for one in found:
+        model, steps, loss, best, seconds, begun = _cells(one)
+        known = (model, f"{steps} steps", loss and f"loss {loss}", best and f"best evaluation {best}", seconds, begun)
+        say(screen, one.name, style=COLOURS[one.state])
+        say(screen, f"  {', '.join(filter(None, (one.state.value, *known)))}")
 
 
 def show_run(folder: Path, *, as_json: bool) -> None:
@@ -99,7 +117,7 @@ def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
     left, right = dict(_facts(ours)), dict(_facts(theirs))
     for name in [*left, *(key for key in right if key not in left)]:
         table.add_row(Text(name), Text(left.get(name, "")), Text(right.get(name, "")))
-    show_table(screen, table)
+    show_table(screen, table, whole=True)
     span = _span(our_log, their_log)
     for record, log in ((ours, our_log), (theirs, their_log)):
         say(screen, f"  {record.name:<20} {sparkline(_losses(log), span=span)}")

@@ -36,7 +36,7 @@ def sweep_visibly(
     if outcomes is None or as_json:
         return
     best, shown_at = best_of(outcomes), Console()
-    show_table(shown_at, sweep_table(outcomes, best))
+    show_table(shown_at, sweep_table(outcomes, best), whole=True)
     say(shown_at, f"chart: {output / CHART_FILE}")
     if best is not None:
         say(shown_at, f"best: {output / best.name}")
