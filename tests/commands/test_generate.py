@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from invoking import FLOAT32, generated, refused
+from invoking import FLOAT32, generated, invoke, refused
 from tiny import write_model
 from veneer.cli import main
 from veneer.errors import DataError
@@ -226,3 +226,14 @@ def test_answers_are_written_in_whatever_encoding_standard_output_has(tiny_model
     result = CliRunner(charset="latin-1").invoke(main, argv)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["prompt"] == "文字"
+
+
+def test_with_json_a_file_of_answers_is_told_of_as_json(tiny_model: Path, tmp_path: Path) -> None:
+    questions, output = tmp_path / "questions.txt", tmp_path / "answers.jsonl"
+    questions.write_text("a\nb\n")
+    argv = ["generate", "--model", tiny_model, *FLOAT32, "--input", questions, "--output", output]
+    argv += ["--max-new-tokens", 2]
+    for before in (0, 2):
+        said = json.loads(invoke(*argv, "--json").stdout)
+        assert said == {"output": str(output), "rows": 2, "before": before}
+    assert invoke(*argv).stdout == f"{output}: 2 answers, 2 of them before\n"

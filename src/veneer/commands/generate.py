@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ from veneer.strict_json import to_text
 @devices_option
 @on_option
 @dtype_option
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer, or with --output one on the file.")
 def generate(
     model: str,
     adapter: Path | None,
@@ -103,7 +104,7 @@ def generate(
         done = screen.answer_into(
             assistant, input_file, output, settings, system=system, adapter=adapter, adapters=adapters
         )
-        click.echo(done)
+        click.echo(to_text({"output": str(output), **asdict(done)}) if as_json else screen.summary(output, done))
         return
     if input_file is not None:
         conversations = screen.read_conversations(input_file, system)

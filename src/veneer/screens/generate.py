@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
 from veneer.data.chat import split_for_evaluation
@@ -22,6 +22,9 @@ from veneer.screens.standard_input import text_of
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
+
+if TYPE_CHECKING:
+    from veneer.serving.batch import BatchResult
 
 ANSWER = {"role": "assistant", "content": "?"}
 ASKING = ("user", "human", "tool", "function", "observation")
@@ -130,8 +133,8 @@ def answer_into(
     system: str | None,
     adapter: Path | None,
     adapters: Path | None,
-) -> str:
-    """Answer every question of a file into another file, or go on with it; returns a sentence that says so.
+) -> BatchResult:
+    """Answer every question of a file into another file, or go on with it.
 
     Args:
         assistant: the model.
@@ -157,7 +160,11 @@ def answer_into(
         "adapter": None if adapter is None else content_digest(adapter).hex(),
     }
     with EventScreen(console()) as screen:
-        result = answer_file(assistant, questions, output, sampling, adapters=adapters, job=job, subscribers=[screen])
+        return answer_file(assistant, questions, output, sampling, adapters=adapters, job=job, subscribers=[screen])
+
+
+def summary(output: Path, result: BatchResult) -> str:
+    """The sentence on a file of answers."""
     before = f", {result.before:,} of them before" if result.before else ""
     return f"{output}: {result.rows:,} answers{before}"
 
