@@ -31,6 +31,11 @@ NASTY = "<img src=x onerror=alert(1)>"
 """A name that would run where names were taken for HTML."""
 
 
+def shlex_word(text: str) -> str:
+    """A word for a shell that has single quotes in it."""
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
 class Watched:
     """A page whose requests and errors are kept."""
 
@@ -125,7 +130,7 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     page.get_by_text(f"{NASTY}.jsonl").click()
     watched.sees("empty-turn")
     page.get_by_role("button", name="empty-turn").click()
-    watched.sees("1 rows")
+    page.get_by_role("heading", name="1 row", exact=True).wait_for()
     assert page.locator(".tokens").first.inner_text().count("onerror") == 1
     assert page.locator("main img").count() == 0
     # A job of the rows that are in order, whose plan follows the form.
@@ -178,6 +183,47 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     watched.sees("Kept as the better one")
     kept = opened.http.get("/studio/preferences").text.splitlines()
     assert json.loads(kept[-1])["prompt"][-1]["content"] == "0: parcel?"
+
+
+def test_a_file_that_cannot_be_used_leads_to_no_job(watched: Watched) -> None:
+    page = watched.page
+    watched.go("data")
+    file = {"name": "broken.jsonl", "mimeType": "application/jsonl", "buffer": b"{"}
+    page.locator("input[type=file]").set_input_files(file)
+    row = page.get_by_role("row", name=re.compile("^broken.jsonl cannot be used"))
+    row.wait_for()
+    assert row.get_by_role("link", name="Train on it").count() == 0
+    row.get_by_role("link", name="broken.jsonl").click()
+    watched.sees("unusable-row")
+    assert page.get_by_role("link", name="Train on it").count() == 0
+    watched.go(f"new?file={page.url.rpartition('/')[2]}")
+    page.locator("option:text-is('broken.jsonl: cannot be used')").wait_for(state="attached")
+
+
+def test_a_long_name_hides_no_column_and_commands_name_the_run(watched: Watched, opened: Opened) -> None:
+    page, name = watched.page, "it's a long-name-without-end-" * 7
+    run = write_run(opened.studio.root / name, 3)
+    (run / "run.lock").write_text(json.dumps({"versions": {}, "hardware": {}}))
+    opened.studio.watcher.look()
+    watched.go("runs")
+    page.get_by_role("link", name=name).wait_for()
+    assert page.evaluate("[...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)")
+    watched.go(f"run/{quote(name, safe='')}")
+    page.locator(f"code:text-is({json.dumps(f'veneer reproduce {shlex_word(str(run))}')})").wait_for()
+
+
+def test_a_studio_that_does_not_answer_is_said_and_asked_again(watched: Watched) -> None:
+    page, said = watched.page, "The studio does not answer"
+    page.route("**/studio/options", lambda route: route.abort())
+    watched.go("new")
+    watched.sees(said)
+    page.unroute("**/studio/options")
+    page.get_by_text(said).wait_for(state="hidden", timeout=20_000)
+    assert page.locator("select").first.input_value() == "model"
+    # What a setting is as long as nothing is typed, and no file is chosen that a plan could be made of.
+    page.select_option("select >> nth=3", "")
+    wait_for(lambda: page.locator("input[name='lora.rank']").get_attribute("placeholder") == "16")
+    watched.errors[:] = [error for error in watched.errors if "ERR_FAILED" not in error]
 
 
 def test_a_running_job_is_followed_stopped_and_gone_on_with(watched: Watched, opened: Opened, tiny_data: Path) -> None:

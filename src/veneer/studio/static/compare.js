@@ -1,6 +1,6 @@
 // Runs side by side: overlaid curves, the settings that differ, quality against memory and time; and sweeps.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Head, Pill, Segments, SortTable, Swatch, Table, apiPath, ask, colour, csvOf, download, duration, last, link, loss, number, short, shown, size, useNarrow, useStore } from "/static/lib.js";
+import { Head, Pill, Segments, SortTable, Swatch, Table, apiPath, ask, colour, counted, csvOf, download, duration, last, link, loss, number, short, shown, size, useNarrow, useStore } from "/static/lib.js";
 import { Plot, saveSvg, smoothed } from "/static/plot.js";
 import { ALONG, title, useCurves } from "/static/runs.js";
 
@@ -137,5 +137,5 @@ function SweepCard({ parent, members }) {
   const better = (one, other) => one !== null && (other === null || (higher ? one > other : one < other));
   const best = members.reduce((one, other) => (better(judged(other), judged(one)) ? other : one));
   const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name, "lead"], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"]];
-  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${number(members.length)} runs; differing: ${keys.join(", ") || "nothing"}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(names.slice(0, 8)) })}>Compare</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
+  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${keys.join(", ") || "nothing"}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(names.slice(0, 8)) })}>Compare</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
 }

@@ -1,6 +1,6 @@
 // A new job, whose plan follows what is typed, and the queue.
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Table, duration, last, link, loss, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, link, loss, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
 import { FIRST, OBJECTIVES, Rewards, Setting, named, objectiveOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
@@ -8,7 +8,7 @@ import { JobButtons } from "/static/runs.js";
 const COMMON = [
   ["train.epochs", "Epochs", "Passes over the rows. Empty: veneer's default."], ["train.steps", "Steps", "Optimiser steps, in place of epochs."],
   ["train.learning_rate", "Learning rate", "The peak rate. Empty: chosen for this model and method."], ["train.examples_per_step", "Rows a step", "Rows in one optimiser step, all micro-batches together."],
-  ["lora.rank", "Rank", "Inner size of the adapter. Empty: chosen by the number of rows."], ["data.held_out", "Held out", "Share of the rows kept for the evaluation loss and the report, such as 0.1."],
+  ["lora.rank", "Rank", "Inner size of the adapter; auto: by what the rows have to teach."], ["data.held_out", "Held out", "Share of the rows kept for the evaluation loss and the report, such as 0.1."],
   ["train.from_adapter", "Go on from", "An adapter of this folder that training goes on with.", "adapters"],
 ];
 
@@ -51,6 +51,7 @@ export function NewJob({ query }) {
   const setting = (key) => (event) => { const settings = { ...form.settings, [key]: event.target.value }; if (event.target.value === "") delete settings[key]; set({ ...form, settings }); };
   // A setting of another objective would be refused.
   const aim = (event) => { const foreign = OBJECTIVES.filter((one) => one[0] !== event.target.value).flatMap((one) => one[3].map((own) => own[0])); set({ ...form, objective: event.target.value, settings: Object.fromEntries(Object.entries(form.settings).filter(([key]) => !foreign.includes(key))) }); };
+  const refused = (files || []).find((file) => file.id === form.file && file.status === "error");
   const fields = [...COMMON, ...objectiveOf(form.objective)[3]];
   const body = useMemo(() => ({
     model: form.model, training_file: form.file, ...(form.validation ? { validation_file: form.validation } : {}), ...(form.suffix ? { suffix: form.suffix } : {}), ...(form.seed !== "" ? { seed: Number(form.seed) } : {}),
@@ -85,7 +86,7 @@ export function NewJob({ query }) {
       <label class="field"><span>Base model</span><select required value=${form.model} onChange=${change("model")}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === form.model}>${name}</option>`)}</select><small>${options && !options.models.length ? "None is known: start the studio with --model MODEL." : "The model that is trained on."}</small></label>
       <label class="field"><span>Method</span><select value=${form.method} onChange=${change("method")}><option value="qlora">QLoRA: 4-bit base, adapter</option><option value="lora">LoRA: adapter</option><option value="full">full: all weights</option></select><small>What is trained, and how the base is held in memory.</small></label>
       <label class="field"><span>Objective</span><select value=${form.objective} onChange=${aim}>${OBJECTIVES.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === form.objective}>${text}</option>`)}</select><small>${objectiveOf(form.objective)[2]}</small></label>
-      <label class="field"><span>Rows to train on</span><select required value=${form.file} onChange=${change("file")}><option value="">choose a file</option>${(files || []).filter((file) => file.status !== "error").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}${file.veneer.rows ? ` (${number(file.veneer.rows)} rows)` : ""}</option>`)}</select><small>${form.file ? html`<a href=${link("data", form.file)}>What the check found</a>` : "A file of rows; upload one below."}</small></label>
+      <label class="field"><span>Rows to train on</span><select required value=${form.file} onChange=${change("file")}><option value="">choose a file</option>${(files || []).filter((file) => file.status !== "error").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}${file.veneer.rows ? ` (${counted(file.veneer.rows, "row")})` : ""}</option>`)}${refused && html`<option value=${form.file} selected>${refused.filename}: cannot be used</option>`}</select><small>${form.file ? html`<a href=${link("data", form.file)}>What the check found</a>` : "A file of rows; upload one below."}</small></label>
       <label class="field"><span>Rows to evaluate on</span><select value=${form.validation} onChange=${change("validation")}><option value="">none</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}</option>`)}</select><small>The evaluation loss is measured on them.</small></label></div><br /><${Upload} onDone=${(file) => { refresh(); set((old) => ({ ...old, file: file.id })); }} /></section>
     <section class="card"><header><h2>Training</h2></header><div class="form">${fields.map((field) => html`<${Setting} key=${field[0]} field=${field} value=${form.settings[field[0]] || ""} onChange=${setting(field[0])} plan=${ready ? plan : {}} options=${options} model=${form.model} />`)}
       ${extra.map((key) => html`<${Setting} key=${key} field=${[key, key, about(key)]} value=${form.settings[key]} onChange=${setting(key)} plan=${ready ? plan : {}} />`)}</div><br />

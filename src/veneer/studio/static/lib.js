@@ -4,8 +4,10 @@ import { html, useEffect, useState } from "/static/preact.js";
 // A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
 export const OWN = { "x-refusals": "answered" };
 export const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
+// What browsers say where nobody answers differs, and names no cause.
+class Away extends Error { constructor() { super("The studio does not answer. Where it was stopped, start it again; what runs goes on meanwhile."); } }
 export async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } });
+  const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch((error) => { throw error.name === "TypeError" ? new Away() : error; });
   const kind = answer.headers.get("content-type") || "";
   const content = kind.includes("json") ? await answer.json() : await answer.text();
   if (answer.status === 401) { store.closed = true; tell(); }
@@ -58,10 +60,11 @@ export function connect() {
 export function useAsked(path, again = 0) {
   const [found, set] = useState({ value: null, error: null, path: null });
   useEffect(() => {
-    let left = false;
+    let left = false, wait = null;
     if (path === null) return () => {};
-    ask(path).then((value) => left || set({ value, error: null, path }), (error) => left || set({ value: null, error, path }));
-    return () => { left = true; };
+    const asked = () => ask(path).then((value) => left || set({ value, error: null, path }), (error) => { if (left) return; set({ value: null, error, path }); if (error instanceof Away) wait = setTimeout(asked, 2000); });
+    asked();
+    return () => { left = true; clearTimeout(wait); };
   }, [path, again]);
   return found.path === path ? found : { value: null, error: null };
 }
@@ -82,6 +85,10 @@ export const size = (bytes) => bytes === null || bytes === undefined ? "–" : b
 export const moment = (seconds) => seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }) : "–";
 export const day = (seconds) => seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }) : "–";
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
+// A number of things, by the name of one.
+export const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
+// A word of a command line.
+export const word = (text) => /^[A-Za-z0-9_./:@%+=,-]+$/.test(text) ? text : `'${text.replace(/'/g, "'\\''")}'`;
 export const last = (path) => (path || "").replace(/\/+$/, "").split("/").pop();
 export const shown = (value) => value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value);
 export const link = (page, name = "", query = {}) => {
@@ -101,9 +108,19 @@ export function Head({ title, about, children }) {
 export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(Boolean).map(([name, value, small]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${small && html` <small>${small}</small>`}</dd></div>`)}</dl>`;
 export const colour = (place) => `var(--c${place % 8})`;
 export const Swatch = ({ place }) => html`<svg class="swatch" viewBox="0 0 11 11" aria-hidden="true"><rect rx="3" fill=${colour(place)} /></svg>`;
+// Over plain HTTP from another machine browsers have no clipboard for pages, and copy what is selected.
+async function copied(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = document.createElement("textarea");
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
 export function Copy({ text, label = "Copy" }) {
   const [done, set] = useState(false);
-  return html`<button class="btn small" onClick=${async () => { await navigator.clipboard.writeText(text); set(true); setTimeout(() => set(false), 1500); }}>${done ? "Copied" : label}</button>`;
+  return html`<button type="button" class="btn small" onClick=${async () => { await copied(text); set(true); setTimeout(() => set(false), 1500); }}>${done ? "Copied" : label}</button>`;
 }
 // A button for what cannot be undone: one click asks, and a second one within some seconds does it.
 export function Sure({ text, about, onClick, disabled = false }) {

@@ -23,7 +23,7 @@ export const faultOf = (key, plan) => plan.problem ? plan.problem.message.split(
 
 // One setting, with what veneer chooses for it as long as nothing is typed.
 export function Setting({ field: [key, name, hint, choice], value, onChange, plan, options, model }) {
-  const chosen = plan.found ? plan.found.settings[key] : undefined, own = chosen === undefined ? "auto" : typeof chosen === "number" ? short(chosen) : shown(chosen);
+  const known = ((options || {}).settings || []).find((one) => one.key === key), chosen = plan.found ? plan.found.settings[key] : known && known.default !== null ? known.default : undefined, own = chosen === undefined ? "auto" : typeof chosen === "number" ? short(chosen) : shown(chosen);
   const adapters = Object.entries((options || {}).adapters || {}).filter(([, base]) => key !== "train.from_adapter" || base === model).map(([adapter]) => adapter);
   const listed = choice === "bases" ? (options || {}).models || [] : choice === "adapters" ? adapters : choice, wrong = Boolean(faultOf(key, plan));
   return html`<label class="field"><span class=${name === key ? "mono" : ""}>${name}</span>${listed ? html`<select name=${key} value=${value} aria-invalid=${wrong} onChange=${onChange}><option value="">${Array.isArray(choice) ? own : "none"}</option>${listed.map((one) => html`<option key=${one} value=${one} selected=${one === value}>${one}</option>`)}</select>` : html`<input name=${key} inputmode="decimal" placeholder=${own} value=${value} aria-invalid=${wrong} onInput=${onChange} />`}<small class=${wrong ? "bad" : ""}>${wrong ? faultOf(key, plan) : hint}</small></label>`;

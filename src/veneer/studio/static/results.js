@@ -1,6 +1,6 @@
 // What is done with the adapter of a finished run: evaluations on files, and exports with their certificates.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Copy, Facts, Fault, Head, Pill, SortTable, Table, apiPath, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
+import { Copy, Facts, Fault, Head, Pill, SortTable, Table, apiPath, counted, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
 import { Upload, useFiles } from "/static/data.js";
 import { JobButtons, adapterOf, title } from "/static/runs.js";
 
@@ -14,7 +14,7 @@ function Adapters({ options, value, onChange }) {
 }
 
 function Rows({ files, value, onChange, hint, empty }) {
-  return html`<label class="field"><span>Rows</span><select name="rows" value=${value} onChange=${onChange}><option value="">${empty}</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id} selected=${file.id === value}>${file.filename}${file.veneer.rows ? ` (${number(file.veneer.rows)} rows)` : ""}</option>`)}</select><small>${hint}</small></label>`;
+  return html`<label class="field"><span>Rows</span><select name="rows" value=${value} onChange=${onChange}><option value="">${empty}</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id} selected=${file.id === value}>${file.filename}${file.veneer.rows ? ` (${counted(file.veneer.rows, "row")})` : ""}</option>`)}</select><small>${hint}</small></label>`;
 }
 
 // The name of the adapter that a run has made; it stands in the address as the run's.
