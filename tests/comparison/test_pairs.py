@@ -55,5 +55,5 @@ def test_calls_are_no_choices() -> None:
 
 def test_rows_that_are_no_pairs_are_named(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [ROWS["texts"], {"prompt": "Q", "completion": "A"}])
-    with pytest.raises(DataError, match=r"1 rows cannot be used as pairs:(.|\n)*rows.jsonl:2: no pair of answers"):
+    with pytest.raises(DataError, match=r"1 row cannot be used as pairs:(.|\n)*rows.jsonl:2: no pair of answers"):
         read_pairs(str(file))

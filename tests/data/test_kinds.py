@@ -131,7 +131,7 @@ def test_pretraining_takes_plain_texts_alone(tmp_path: Path) -> None:
     assert rows.count == 4
     assert all(one.supervised >= len(one.tokens) - 1 for one in rows.train)
     mixed = write_rows(tmp_path / "mixed.jsonl", [*texts, {"prompt": "Q", "completion": "A"}])
-    with pytest.raises(DataError, match="1 rows are not for objective pretraining"):
+    with pytest.raises(DataError, match="1 row cannot be used"):
         load_kind(DataSection(file=str(mixed)), ct.tokenizer("chatml"), kind=RowKind.TEXTS)
 
 

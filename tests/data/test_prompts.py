@@ -105,7 +105,7 @@ def test_long_prompts_are_dropped_and_counted_and_columns_are_in_the_digest(tiny
     found, notes = loaded(tiny_model, file, "data.max_length=64", "data.held_out=0.25")
     assert (len(found.train), len(found.eval), len(found.prompts)) == (6, 2, 8)
     assert [one.where for one in (*found.train, *found.eval)] == [one.record.where for one in found.prompts]
-    assert any("1 training prompts longer than data.max_length=64 and left out: " in note for note in notes)
+    assert any("1 training prompt longer than data.max_length=64 and left out: " in note for note in notes)
     rows[0]["answer"] = 3
     other, _ = loaded(tiny_model, write_rows(tmp_path / "b.jsonl", rows), "data.max_length=64", "data.held_out=0.25")
     assert other.digest() != found.digest(), "other rewards are another run"

@@ -36,7 +36,7 @@ def test_a_hundred_thousand_lines_with_one_percent_bad(tmp_path: Path) -> None:
     path.write_text("\n".join(bad if number % 100 == 0 else good for number in range(1, 100_001)))
     start = time.process_time()
     message = problem(path)
-    assert "1000 of 100000 rows cannot be used" in message
+    assert "1000 of 100,000 rows cannot be used" in message
     assert message.count("no assistant turn") == 1
     assert f"(1,000 rows: {path}:100, {path}:200, {path}:300 and 997 more)" in message
     assert time.process_time() - start < 10
@@ -75,7 +75,7 @@ def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
     assert "2 of 3 rows cannot be used and are left out" in found.notes[0]
     assert f"(2 rows: {path}:1, {path}:3)" in found.notes[0]
     assert found.notes[1] == f"{path}: these columns or keys are not used: 'id' (1 row)"
-    with pytest.raises(DataError, match="1 of 1 rows cannot be used"):
+    with pytest.raises(DataError, match="1 of 1 row cannot be used"):
         read_file(write(tmp_path / "g.jsonl", {"text": 5}), bad_rows=BadRows.SKIP)
 
 

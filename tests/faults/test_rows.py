@@ -30,7 +30,7 @@ def test_rows_longer_than_the_context_are_reported(tmp_path: Path, tiny_model: P
     (note,) = [e.message for e in seen if isinstance(e, Note) and "context" in e.message]
     long = [row for row in examples(tiny_model, data) if len(row.tokens) > 40]
     assert 0 < len(long) < 20
-    assert note.startswith(f"{len(long)} rows are longer than the model's context of 40 tokens")
+    assert note.startswith(f"{len(long)} rows longer than the model's context of 40 tokens")
 
 
 @pytest.mark.scenario(number=21)

@@ -42,7 +42,7 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("print(1)", "it printed 1 lines for 2 answers"),
+        ("print(1)", "it printed 1 line for 2 answers"),
         ("print(1); print('good')", "it printed a line that is no JSON: 'good'"),
         ("print(1); print('\"1\"')", "a reward is a finite number, or null"),
         ("print(1); print('NaN')", "a reward is a finite number, or null"),

@@ -48,7 +48,7 @@ def test_a_function_gets_what_it_names_and_none_stays_none(
         ("raises_on_bad", r"it raised ValueError: this one is bad \(.*judging.py:\d+\)"),
         ("hangs_on_bad", "it took longer than 0.5 s"),
         ("exits_on_bad", "its process ended with code 7"),
-        ("too_few", "it gave 1 rewards for 2 answers"),
+        ("too_few", "it gave 1 reward for 2 answers"),
         ("not_finite", "it gave nan; a reward is a finite number"),
         ("nothing", "it gave 'None'; give a list with a number or None for each answer"),
         ("words", "it gave 'good' for an answer; a reward is a number, or None"),

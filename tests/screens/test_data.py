@@ -95,7 +95,7 @@ def test_prompts_and_both_answers_of_pairs_are_shown_as_their_run_reads_them(
             as_json=False,
         )
         said[objective] = capsys.readouterr().out
-        assert f"1 rows checked as objective {objective.value} reads them" in said[objective]
+        assert f"1 row checked as objective {objective.value} reads them" in said[objective]
     assert "grpo.jsonl:1: " in said[ObjectiveName.GRPO]
     assert "tokens, a prompt, behind which answers are sampled" in said[ObjectiveName.GRPO]
     assert "{+" not in said[ObjectiveName.GRPO]

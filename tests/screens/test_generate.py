@@ -41,7 +41,7 @@ def test_the_rows_of_a_data_file_are_asked_and_not_their_json(tmp_path: Path) ->
 
 def test_rows_that_ask_nothing_are_named(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", [*rows(2), {"text": "plain"}])
-    with pytest.raises(DataError, match=f"1 rows cannot be asked as questions(.|\n)*{data}:3: "):
+    with pytest.raises(DataError, match=f"1 row cannot be asked as questions(.|\n)*{data}:3: "):
         read_conversations(data, None)
 
 

@@ -112,7 +112,7 @@ def test_as_many_tokens_are_scored_at_a_time_as_plans_say() -> None:
 
 
 def test_a_row_that_says_no_text_is_named(reward: RewardModel) -> None:
-    with pytest.raises(DataError, match="1 rows cannot be scored"):
+    with pytest.raises(DataError, match="1 row cannot be scored"):
         reward.scores([{"prompt": "a", "completion": "b"}, {"nothing": "known"}])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import RANK, SEED, Number, examples, other_base_of, other_base_option
+from veneer.counting import count_of
 from veneer.strict_json import to_text
 
 KINDS = click.Choice(
@@ -90,7 +91,7 @@ def combine(
     if as_json:
         click.echo(to_text({"output": str(output), **asdict(made)}, indent=2))
         return
-    click.echo(f"adapter: {output} ({made.updates} layers, rank {made.rank})")
+    click.echo(f"adapter: {output} ({count_of(made.updates, 'layer')}, rank {made.rank})")
     if len(made.bases) > 1:
         click.echo(f"note: the adapters name different bases: {', '.join(made.bases)}", err=True)
 

@@ -60,7 +60,9 @@ from veneer.strict_json import to_text
 @devices_option
 @on_option
 @dtype_option
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer, or with --output one on the file.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a line of JSON for every answer, or with --output one on the file."
+)
 def generate(
     model: str,
     adapter: Path | None,

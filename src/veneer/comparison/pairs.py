@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from veneer.counting import count_of
 from veneer.data.json_values import BadRow
 from veneer.data.preference import Pair, of_alpaca, to_pair
 from veneer.data.problems import RowProblem, grouped
@@ -36,7 +37,7 @@ def read_pairs(name: str) -> list[tuple[Pair, Any]]:
             except BadRow as problem:
                 problems.append(RowProblem(where, str(problem)))
     if problems:
-        raise DataError(f"{len(problems)} rows cannot be used as pairs:\n{grouped(problems)}")
+        raise DataError(f"{count_of(len(problems), 'row')} cannot be used as pairs:\n{grouped(problems)}")
     return found
 
 

@@ -27,6 +27,7 @@ from veneer.comparison.summary import Difference, MethodSummary, charts, differe
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
 from veneer.config.values import laid_over, override
+from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
@@ -63,7 +64,10 @@ class CompareResult:
 
     def _repr_html_(self) -> str:
         """The tables that notebooks show."""
-        title = f"{self.config.model}: {self.training_rows} training rows, {self.evaluation_rows} evaluation rows"
+        title = (
+            f"{self.config.model}: {count_of(self.training_rows, 'training row')}, "
+            f"{count_of(self.evaluation_rows, 'evaluation row')}"
+        )
         names = list(dict.fromkeys(name for one in self.methods for name in one.metrics))
         rows = [
             (one.method, len(one.seeds), *(one.metrics[name].mean if name in one.metrics else "" for name in names))

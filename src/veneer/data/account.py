@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from veneer.counting import count_of
 from veneer.data.encoding import EncodeReport
 from veneer.data.problems import grouped
 
@@ -18,7 +19,8 @@ def overlap_note(shared: int, evaluated: int, where: str, first: str) -> str:
         where, first: where the first of them stands, and its like among the training rows.
     """
     return (
-        f"{shared} of {evaluated} evaluation rows are also training rows (first: {where} = {first}): the evaluation "
+        f"{shared} of {count_of(evaluated, 'evaluation row')} "
+        f"are also training rows (first: {where} = {first}): the evaluation "
         "loss is too good"
     )
 
@@ -30,7 +32,8 @@ def repeats_note(repeats: int, where: str, first: str) -> str:
         repeats: number of such rows.
         where, first: where the first of them stands, and the row that it repeats.
     """
-    return f"{repeats} training rows repeat an earlier one (first: {where} = {first})"
+    verb = "repeats" if repeats == 1 else "repeat"
+    return f"{count_of(repeats, 'training row')} {verb} an earlier one (first: {where} = {first})"
 
 
 def one_label_note(rows: int, desirable: bool) -> str:
@@ -51,24 +54,26 @@ def findings(report: EncodeReport, what: str) -> list[str]:
         report: as `encode_all` made it.
         what: which rows they are, as the sentences say it: "training" or "evaluation".
     """
+    rows = f"{what} row"
     lines = [
-        f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
-        f"longest row {report.longest:,} tokens ({report.longest_where}){_as_given(report)}"
+        f"{count_of(report.examples, rows)}: {count_of(report.tokens, 'token')}, "
+        f"{report.supervised:,} of them supervised; "
+        f"longest row {count_of(report.longest, 'token')} ({report.longest_where}){_as_given(report)}"
     ]
     groups = {
         f"longer than data.max_length={report.max_length} and left out": report.dropped,
         f"cut to data.max_length={report.max_length} tokens": report.truncated,
         f"cut into pieces of at most data.max_length={report.max_length} tokens": report.split,
         "left out, since nothing in them trains": report.untrained,
-        "spell a control token, which is trained as ordinary text": report.spelled,
+        "with a control token spelled out, which is trained as ordinary text": report.spelled,
     }
     for text, where in groups.items():
         if where:
             more = f" and {len(where) - LISTED} more" if len(where) > LISTED else ""
-            lines.append(f"{len(where)} {what} rows {text}: {', '.join(where[:LISTED])}{more}")
+            lines.append(f"{count_of(len(where), rows)} {text}: {', '.join(where[:LISTED])}{more}")
     if report.skipped:
         lines.append(
-            f"{len(report.skipped)} {what} rows cannot be encoded and are left out:\n{grouped(report.skipped)}"
+            f"{count_of(len(report.skipped), rows)} cannot be encoded and are left out:\n{grouped(report.skipped)}"
         )
     return lines + list(report.notes)
 

@@ -8,6 +8,7 @@ from enum import Enum
 from itertools import tee
 from typing import TYPE_CHECKING
 
+from veneer.counting import count_of
 from veneer.data.chat import Encoder, Example, Trace, template_of
 from veneer.data.pieces import pieces
 from veneer.data.problems import RowProblem, grouped
@@ -253,14 +254,15 @@ def refuse_problems(problems: Sequence[RowProblem], others: int, bad_rows: BadRo
         remedy = "\ndata.bad_rows: skip leaves such rows out" if others else ""
         checks = "; data.checks says which rules refuse rows" if checked else ""
         raise DataError(
-            f"{len(problems)} of {len(problems) + others} rows cannot be encoded:\n{grouped(problems)}{remedy}{checks}"
+            f"{len(problems)} of {count_of(len(problems) + others, 'row')} cannot be encoded:\n"
+            f"{grouped(problems)}{remedy}{checks}"
         )
 
 
 def nothing_left(rows: int, max_length: int | None, dropped: int, longest: int, untrained: int) -> DataError:
     """The error where no row is left to train on."""
     return DataError(
-        f"no row is left to train on: of {rows} rows, {dropped} are longer than "
+        f"no row is left to train on: of {count_of(rows, 'row')}, {dropped} are longer than "
         f"{max_length} tokens (the longest has {longest}) and {untrained} have nothing that "
         "trains; raise max_length or shorten the rows"
     )

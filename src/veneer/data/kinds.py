@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from veneer.config import DataSection
+from veneer.counting import count_of
 from veneer.data.account import LISTED, one_label_note, overlap_note, repeats_note
 from veneer.data.chat import Example, start_template
 from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
@@ -113,11 +114,19 @@ def _encode_prompts(
     if prompts:
         tokens = [len(example.tokens) for example in found.examples]
         emit(
-            Note(message=f"{len(tokens):,} {what} prompts: {sum(tokens):,} tokens; longest {max(tokens, default=0):,}")
+            Note(
+                message=(
+                    f"{count_of(len(tokens), f'{what} prompt')}: {count_of(sum(tokens), 'token')}; "
+                    f"longest {max(tokens, default=0):,}"
+                )
+            )
         )
     if found.overlong:
         named = ", ".join(list(found.overlong)[:LISTED]) + (" and more" if len(found.overlong) > LISTED else "")
-        message = f"{len(found.overlong)} {what} prompts longer than data.max_length={data.max_length} and left out"
+        message = (
+            f"{count_of(len(found.overlong), f'{what} prompt')} "
+            f"longer than data.max_length={data.max_length} and left out"
+        )
         emit(Note(message=f"{message}: {named}"))
     return found
 
@@ -137,7 +146,10 @@ def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:
             except BadRow:
                 continue  # what cannot be used at all is refused, or skipped, where it is read
     if problems:
-        raise DataError(f"{len(problems)} rows are not for objective pretraining:\n{grouped(problems)}")
+        raise DataError(
+            f"objective pretraining takes plain texts; "
+            f"{count_of(len(problems), 'row')} cannot be used:\n{grouped(problems)}"
+        )
 
 
 def evaluation_answers(data: DataSection, kind: RowKind) -> list[Record]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from veneer.counting import count_of
 from veneer.errors import listing
 
 SHOWN = 3
@@ -46,7 +47,7 @@ def _line(group: Sequence[RowProblem]) -> str:
         return str(first)
     more = f" and {len(group) - SHOWN:,} more" if len(group) > SHOWN else ""
     where = ", ".join(problem.where for problem in group[:SHOWN])
-    return f"{first}\n    ({len(group):,} rows: {where}{more})"
+    return f"{first}\n    ({count_of(len(group), 'row')}: {where}{more})"
 
 
 def printable(text: str) -> str:

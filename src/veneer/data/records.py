@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from veneer.counting import count_of
 from veneer.data.formats import Record, Remarks, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.problems import RowProblem, grouped, printable
@@ -135,13 +136,17 @@ def account(
     total = usable + len(problems)
     if problems and (bad_rows is not BadRows.SKIP or not usable):
         remedy = "\ndata.bad_rows: skip leaves such rows out" if usable and bad_rows is not None else ""
-        raise DataError(f"{source}: {len(problems)} of {total} rows cannot be used:\n{grouped(problems)}{remedy}")
+        raise DataError(
+            f"{source}: {len(problems)} of {count_of(total, 'row')} cannot be used:\n{grouped(problems)}{remedy}"
+        )
     if not usable:
         raise DataError(f"{source} holds no rows; a data file needs at least one")
     notes = _notes(source, remarks, split_by)
     if problems:
         notes.insert(
-            0, f"{source}: {len(problems)} of {total} rows cannot be used and are left out:\n{grouped(problems)}"
+            0,
+            f"{source}: {len(problems)} of {count_of(total, 'row')} "
+            f"cannot be used and are left out:\n{grouped(problems)}",
         )
     return notes
 

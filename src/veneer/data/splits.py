@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.config import DataSection
+from veneer.counting import count_of
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
@@ -125,7 +126,9 @@ def _by_row(rows: int, share: float) -> NDArray[np.bool_]:
 def _count(rows: int, share: float) -> int:
     count = max(1, round(share * rows))
     if count >= rows:
-        raise DataError(f"data.held_out={share} of {rows} rows leaves none to train on; give more rows or an eval_file")
+        raise DataError(
+            f"data.held_out={share} of {count_of(rows, 'row')} leaves none to train on; give more rows or an eval_file"
+        )
     return count
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.assistant import Assistant
+from veneer.counting import count_of
 from veneer.evaluation.metrics.choose import ChosenMetrics
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import ModelScores, RowSet, last_message, score_model
@@ -107,9 +108,8 @@ def _mean_loss(row: RowScore) -> float | None:
 
 
 def _warnings(rows: int, clusters: NDArray[np.int64] | None) -> list[str]:
-    count, unit = (rows, "rows") if clusters is None else (int(clusters.max()) + 1, "clusters")
+    count, unit = (rows, "row") if clusters is None else (int(clusters.max()) + 1, "cluster")
     if count >= FEW_ROWS:
         return []
-    return [
-        f"{count} {unit} say little: below {FEW_ROWS} an interval may be too narrow, and hardly any difference shows"
-    ]
+    said = f"{count_of(count, unit)} {'says' if count == 1 else 'say'} little"
+    return [f"{said}: below {FEW_ROWS} an interval may be too narrow, and hardly any difference shows"]

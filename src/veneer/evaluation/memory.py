@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from veneer.counting import count_of
 from veneer.data.chat import Encoder
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
@@ -45,7 +46,7 @@ def row_lengths(records: Sequence[Record], encoder: Encoder) -> RowLengths:
         longest = max(longest, len(trace.example.tokens))
         answer = max(answer, int(trace.example.loss_mask.sum()))
     if problems:
-        raise DataError(f"{len(problems)} of {len(records)} rows cannot be encoded:\n{listing(problems)}")
+        raise DataError(f"{len(problems)} of {count_of(len(records), 'row')} cannot be encoded:\n{listing(problems)}")
     return RowLengths(rows=len(records), longest=longest, answer=answer + EXTRA_TOKENS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from veneer.counting import count_of
 from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult
 from veneer.evaluation.judge.verdicts import JudgeResult
@@ -71,9 +72,9 @@ class Report:
         """The table that notebooks show."""
         if not self.comparison:
             rows = [(one.name, one.value, one.low, one.high) for one in self.base]
-            return html_table(f"{self.rows} rows", ("", "value", "95 % from", "to"), rows)
+            return html_table(f"{count_of(self.rows, 'row')}", ("", "value", "95 % from", "to"), rows)
         return html_table(
-            f"{self.rows} rows",
+            f"{count_of(self.rows, 'row')}",
             ("", "base", "adapter", "difference", "95 % from", "to"),
             [(one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in self.comparison],
         )

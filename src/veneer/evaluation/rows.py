@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from veneer.adapters.overflow import largest_update
 from veneer.assistant import Assistant
+from veneer.counting import count_of
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record
 from veneer.errors import DataError, ModelError, listing
@@ -74,7 +75,9 @@ class RowSet:
         """
         absent = [one.where for one, raw in zip(self.records, self.raw, strict=True) if raw.get(column) is None]
         if absent:
-            raise DataError(f"--cluster {column}: {len(absent)} rows have no such value:\n{listing(absent, limit=5)}")
+            raise DataError(
+                f"--cluster {column}: no such value in {count_of(len(absent), 'row')}:\n{listing(absent, limit=5)}"
+            )
         return numbered([repr(raw[column]) for raw in self.raw])
 
 
@@ -124,7 +127,7 @@ def prepare(
             if questions[-1] is not None:
                 longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
     if problems:
-        raise DataError(f"{len(problems)} of {len(records)} rows cannot be encoded:\n{listing(problems)}")
+        raise DataError(f"{len(problems)} of {count_of(len(records), 'row')} cannot be encoded:\n{listing(problems)}")
     return RowSet(list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS, list(raw), sizes)
 
 
@@ -180,7 +183,8 @@ def refuse_overflow(assistant: Assistant, examples: Sequence[Example], losses: S
         on = adapter is not None and any(part.enabled for _, part in adapter.modules)
         cause = f" with its adapter ({largest_update(adapter)})" if adapter is not None and on else ""
         raise ModelError(
-            f"the model{cause} has a loss that is NaN or infinite on {len(broken)} rows:\n{listing(broken, limit=5)}"
+            f"the model{cause} has a loss that is NaN or infinite on {count_of(len(broken), 'row')}:\n"
+            f"{listing(broken, limit=5)}"
         )
 
 

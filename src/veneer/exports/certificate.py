@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from veneer.counting import count_of
 from veneer.errors import VeneerError, listing
 from veneer.notebook import html_table
 
@@ -192,7 +193,7 @@ class Certificate:
             (one.reader, one.divergence, one.gap, one.top1, one.positions, one.greedy_equal, one.greedy)
             for one in self.readers
         ]
-        return html_table(f"{self.to} ({self.format}), {self.prompts} prompts: {verdict}", headings, rows)
+        return html_table(f"{self.to} ({self.format}), {count_of(self.prompts, 'prompt')}: {verdict}", headings, rows)
 
     def refuse(self, where: str) -> None:
         """Raise ParityError, naming what is to blame, unless the certificate passes.

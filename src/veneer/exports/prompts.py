@@ -8,6 +8,7 @@ from typing import Any
 
 from veneer.assistant import Assistant
 from veneer.config import RunConfig
+from veneer.counting import count_of
 from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_file
 from veneer.data.sources import evaluation_files, training_files
@@ -110,7 +111,7 @@ def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[Evaluation
         return None, f"{missing[0]}, which has the run's evaluation rows, is not there any more"
     records = tuple(evaluation_answers(rows, run.objective.rows))
     name = rows.eval_file or rows.training_name
-    held_out = "" if rows.eval_file is not None else f" (the {len(records)} rows held out of training)"
+    held_out = "" if rows.eval_file is not None else f" (the {count_of(len(records), 'row')} held out of training)"
     return EvaluationRows(records, f"{name}{held_out}"), ""
 
 
@@ -133,7 +134,7 @@ def chosen(assistant: Assistant, rows: EvaluationRows | None, limit: int, new_to
     beyond = [prompt for prompt in found if max(prompt.tokens, default=0) >= rows_known]
     problems += [f"{one.where}: token {max(one.tokens)}, the embedding has {rows_known} rows" for one in beyond]
     if problems:
-        raise DataError(f"{len(problems)} rows cannot be asked:\n{listing(problems)}")
+        raise DataError(f"{count_of(len(problems), 'row')} cannot be asked:\n{listing(problems)}")
     return Prompts(tuple(found), tuple(dict.fromkeys(texts)), source, new_tokens)
 
 

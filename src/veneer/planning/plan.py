@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from veneer.config import ComputeSection
+from veneer.counting import count_of
 from veneer.planning.choose import BatchShapeFor, Limit, MicroBatchChoice, choose
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
@@ -58,7 +59,7 @@ class Plan:
             f"plan: {choice.memory.peak / MB:,.0f} MB at the peak, of {self.limit.bytes / MB:,.0f} MB allowed "
             f"({self.limit.source}); micro-batches of up to {choice.micro_batch_tokens:,} tokens, {kept}",
             f"plan: about {spoken(self.seconds)} a step{source}, {spoken(self.seconds * self.steps)} for "
-            f"{self.steps:,} steps without evaluation",
+            f"{count_of(self.steps, 'step')} without evaluation",
         ]
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig, parse
+from veneer.counting import count_of
 from veneer.errors import CheckpointError, Interrupted, OutputError, listing
 from veneer.events import Event, Level, Note, Result, StepDone, StepSkipped, Subscriber, broadcast
 from veneer.hardware import resolve_device
@@ -55,7 +56,7 @@ class Reproduction:
         if self.environment:
             said.append(f"other than then:\n{listing(self.environment)}")
         if self.same:
-            return [*said, f"the same bytes: {self.tensors} tensors"]
+            return [*said, f"the same bytes: {count_of(self.tensors, 'tensor')}"]
         worst = self.different[0] if self.different else None
         if worst is None:
             return [*said, "the same numbers in a file of other bytes"]
@@ -63,7 +64,7 @@ class Reproduction:
         named = (
             f"{one.name}: {one.numbers:,} of {one.of:,} numbers, by up to {one.largest:.3g}" for one in self.different
         )
-        return [*said, f"{len(self.different)} of {self.tensors} tensors differ{at}:\n{listing(named)}"]
+        return [*said, f"{len(self.different)} of {count_of(self.tensors, 'tensor')} differ{at}:\n{listing(named)}"]
 
 
 def reproduce(

@@ -24,6 +24,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from veneer.counting import count_of
 from veneer.posix import close_in_forks
 from veneer.strict_json import to_text
 
@@ -116,7 +117,9 @@ def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | N
         raise NotUsable(f"it gave {str(found)[:40]!r}; give a list with a number or None for each answer")
     values = list(found)
     if len(values) != count:
-        raise NotUsable(f"it gave {len(values)} rewards for {count} answers; give one for each, or None")
+        raise NotUsable(
+            f"it gave {count_of(len(values), 'reward')} for {count_of(count, 'answer')}; give one for each, or None"
+        )
     return [_checked(value) for value in values]
 
 

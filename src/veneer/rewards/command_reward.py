@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
+from veneer.counting import count_of
 from veneer.errors import ConfigError
 from veneer.posix import end_group
 from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
@@ -46,7 +47,10 @@ class CommandReward:
         # Not splitlines(): a text would end a line at U+2028 too, which JSON may hold.
         printed = [line for line in self._output(answers).split("\n") if line.strip()]
         if len(printed) != len(answers):
-            raise RewardFailed(f"it printed {len(printed)} lines for {len(answers)} answers; print one for each")
+            raise RewardFailed(
+                f"it printed {count_of(len(printed), 'line')} for {count_of(len(answers), 'answer')}; "
+                f"print one for each"
+            )
         return [_value(line) for line in printed]
 
     def close(self) -> None:

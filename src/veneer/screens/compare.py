@@ -14,6 +14,7 @@ from veneer.comparison.run import CompareResult, compare_shared
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure
 from veneer.config import ComputeSection
+from veneer.counting import count_of
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.screens.console import console, new_table, say, show_table
@@ -72,7 +73,7 @@ def comparison_of_methods(result: CompareResult) -> Table:
     """A row for the base and each method: what it takes, and what comes of it."""
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
     rows = result.config.data or "several sources"
-    title = f"{rows}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
+    title = f"{rows}: {count_of(result.training_rows, 'row')} trained, {result.evaluation_rows:,} others scored"
     measures = [f"{name}\n%" if name in SHARES else name for name in names]
     # Units in the headings, so that it fits into 80 columns.
     headings = ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures)

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from veneer.counting import count_of
 from veneer.data.fix import Change, FixResult, fix
 from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import Found, LintReport
@@ -126,7 +127,9 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
         click.echo(to_text(asdict(change), ensure_ascii=False) if as_json else f"{change.where}: {change.text}")
 
     done = fix(file, new, tell)
-    text = f"{done.output}: {done.rows:,} rows, {done.left_out:,} left out; {done.changes:,} changes"
+    text = (
+        f"{done.output}: {count_of(done.rows, 'row')}, {done.left_out:,} left out; {count_of(done.changes, 'change')}"
+    )
     say(console(), text)
     return done
 
@@ -142,7 +145,7 @@ def show_row(output: Console, row: Row, setting: LintSetting) -> None:
         return
     trained = sum(token.trained for token in tokens)
     what = "a prompt, behind which answers are sampled" if row.asked is not None else f"{trained} of them trained"
-    text.append(f"{len(tokens)} tokens, {what}\n")
+    text.append(f"{count_of(len(tokens), 'token')}, {what}\n")
     for span in spans_of(tokens):
         pieces = [token.text.replace("\n", "\\n") for token in tokens[span.start : span.end]]
         style = "green" if span.trained else "not bold dim"
@@ -173,7 +176,7 @@ def _finding(found: Found, report: LintReport) -> Text:
     text.append(f"{rule.severity.value} ", style=f"bold {_COLOURS[rule.severity]}")
     text.append(rule.name, style="bold")
     count = len(found.rows)
-    text.append(f" ({count:,} row{'s'[: count - 1]}): rows that {rule.summary}\n")
+    text.append(f" ({count_of(count, 'row')}): rows that {rule.summary}\n")
     causes = _by_detail(found)
     for detail, rows in list(causes.items())[:SHOWN]:
         text.append(f"    {report.facts.where(rows[0])}: {detail}\n")
@@ -206,7 +209,7 @@ def summary(report: LintReport) -> list[str]:
     """How many rows of which severity, how long they are, and what was not checked."""
     counts = ", ".join(f"{severity.value}s in {report.rows_with(severity):,}" for severity in list(Severity)[:2])
     objective = "" if report.objective is None else f" as objective {report.objective.value} reads them,"
-    lines = [f"{report.rows:,} rows checked{objective} in {duration(report.seconds)}: {counts}"]
+    lines = [f"{count_of(report.rows, 'row')} checked{objective} in {duration(report.seconds)}: {counts}"]
     lengths = report.statistics()["lengths"]
     if lengths is not None:
         targets = f", {lengths['targets']:,} of {lengths['total']:,} trained" if lengths["targets"] else ""

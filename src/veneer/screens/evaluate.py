@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.counting import count_of
 from veneer.errors import listing
 from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult, Verdict
@@ -81,9 +82,9 @@ def report_table(title: str, report: Report) -> Table:
     """The table of an evaluation of one model or of two, with the names of its intervals below."""
     rows: Sequence[Comparison | Metric] = report.comparison or report.base
     if report.comparison:
-        table = comparison_table(f"{title} ({report.rows} rows)", report.comparison)
+        table = comparison_table(f"{title} ({count_of(report.rows, 'row')})", report.comparison)
     else:
-        table = metric_table(f"{title} ({report.rows} rows)", report.base)
+        table = metric_table(f"{title} ({count_of(report.rows, 'row')})", report.base)
     lines = [f"primary measure: {report.primary}"] if report.primary else []
     for name in dict.fromkeys(row.interval for row in rows):
         lines.append(f"{name}: {', '.join(row.name for row in rows if row.interval == name)}")

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from veneer.counting import count_of
 from veneer.events import (
     AnswersJudged,
     Evaluated,
@@ -213,8 +214,9 @@ class EventScreen:
         if not run:
             self._say(
                 run,
-                f"{event.method}: {event.trainable:,} trainable parameters, {event.examples:,} rows, "
-                f"{event.steps:,} steps, peak learning rate {event.learning_rate:.3g}{resumed}",
+                f"{event.method}: {count_of(event.trainable, 'trainable parameter')}, "
+                f"{count_of(event.examples, 'row')}, "
+                f"{count_of(event.steps, 'step')}, peak learning rate {event.learning_rate:.3g}{resumed}",
             )
         task = self._bars.add_task(
             run or "training", total=event.steps, completed=event.resumed_at, facts=f"{event.resumed_at}/{event.steps}"
@@ -236,7 +238,7 @@ class EventScreen:
         self._bars.update(known.task, completed=event.step, facts=facts)
         tenth = event.step % max(1, known.steps // LOG_LINES) == 0
         if not self.console.is_terminal and (tenth or known.unsaid >= LOG_STEPS):
-            mean = f"  mean of {len(known.losses)} steps {sum(known.losses) / len(known.losses):.3f}"
+            mean = f"  mean of {count_of(len(known.losses), 'step')} {sum(known.losses) / len(known.losses):.3f}"
             mean = mean if len(known.losses) > 1 else ""
             self._say(run, f"step {count}  loss {event.loss:.3f}{mean}  {speed}  left {duration(left)}")
             known.unsaid, known.losses = 0.0, []
@@ -256,7 +258,10 @@ class EventScreen:
         if run and event.reason != "complete":
             self._say(run, f"{event.reason} after step {event.step:,}")
         elif not run and event.reason == "complete":
-            self._say(run, f"trained {event.step:,} steps in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB")
+            self._say(
+                run,
+                f"trained {count_of(event.step, 'step')} in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB",
+            )
 
 
 def _named(run: str, message: str) -> str:

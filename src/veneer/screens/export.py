@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from veneer.counting import count_of
 from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
@@ -34,7 +35,8 @@ def _written(record: ExportRecord) -> str:
         return f"{record.to}: {record.output} ({record.format})"
     kind = f"4 bits, the rest in {record.dtype}" if record.to == Target.MERGED_4BIT.value else record.dtype
     return (
-        f"model: {record.output} ({kind}, {record.written.changed} of {record.written.tensors} tensors changed, merged "
+        f"model: {record.output} ({kind}, {record.written.changed} of {count_of(record.written.tensors, 'tensor')} "
+        f"changed, merged "
         f"into the {record.merged_into} base)"
     )
 
@@ -44,7 +46,7 @@ def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
 
     packed: the merged model was written so.
     """
-    title = f"{measured.data} ({measured.rows} rows)"
+    title = f"{measured.data} ({count_of(measured.rows, 'row')})"
     table = new_table(title, "", "loss", "to the adapter", "95 % interval")
     table.add_row("base", f"{measured.base:.4f}")
     table.add_row("adapter", f"{measured.adapter:.4f}")
@@ -66,7 +68,10 @@ def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
 
 def parity_table(certificate: Certificate) -> Table:
     """Who has read the export, and how far each is from the live adapter."""
-    title = f"{certificate.format} beside the live adapter, {certificate.prompts} prompts of {certificate.prompts_from}"
+    title = (
+        f"{certificate.format} beside the live adapter, {count_of(certificate.prompts, 'prompt')} "
+        f"of {certificate.prompts_from}"
+    )
     table = new_table(title)
     table.add_column("read by", no_wrap=True)
     figures = ("token\nids", "template", "KL\nmean", f"largest\ntop-{TOP} gap", "same\nfirst", "same\nanswer")
@@ -84,7 +89,11 @@ def parity_table(certificate: Certificate) -> Table:
         )
     verdict = "passed" if certificate.passed else "FAILED"
     tensors = certificate.tensors
-    read_back = f"{tensors.compared} tensors read back, off by at most {100 * tensors.error:.2g} %; " if tensors else ""
+    read_back = (
+        f"{count_of(tensors.compared, 'tensor')} read back, off by at most {100 * tensors.error:.2g} %; "
+        if tensors
+        else ""
+    )
     table.caption = (
         f"{verdict}: {read_back}{'settings as they should be' if not certificate.settings else 'other settings'}"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
+from veneer.counting import count_of
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
 from veneer.errors import DataError, listing
@@ -73,7 +74,7 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
         asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
         conversations.append((asked, messages))
     if problems:
-        raise DataError(f"{len(problems)} rows cannot be asked as questions:\n{listing(problems)}")
+        raise DataError(f"{count_of(len(problems), 'row')} cannot be asked as questions:\n{listing(problems)}")
     return conversations
 
 
@@ -166,7 +167,7 @@ def answer_into(
 def summary(output: Path, result: BatchResult) -> str:
     """The sentence on a file of answers."""
     before = f", {result.before:,} of them before" if result.before else ""
-    return f"{output}: {result.rows:,} answers{before}"
+    return f"{output}: {count_of(result.rows, 'answer')}{before}"
 
 
 def answer_all(

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
+from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import read_model_config
@@ -142,11 +143,13 @@ def plan_table(title: str, plan: Plan) -> Table:
     table.add_section()
     kept = "layers computed again in backward" if choice.recompute else "activations kept"
     table.add_row("micro-batch", "", f"up to {choice.micro_batch_tokens:,} tokens ({cut.micro_batches:.3g} a step)")
-    table.add_row("", "", f"{kept}; the largest has {cut.tokens:,} tokens, the longest row {cut.longest:,}")
+    table.add_row("", "", f"{kept}; the largest has {count_of(cut.tokens, 'token')}, the longest row {cut.longest:,}")
     source = "measured on this machine" if plan.rate.measured else "an estimate from the card's data sheet"
     rate = f"{plan.rate.flops / 1e12:,.3g} TFLOP/s, {source}, of which a step reaches {100 * plan.share:.0f} %"
     table.add_row(
-        "time", "", f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {plan.steps:,} steps"
+        "time",
+        "",
+        f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {count_of(plan.steps, 'step')}",
     )
     table.add_row("", "", rate)
     for name, size in (("result", plan.disk.result), ("a checkpoint", plan.disk.checkpoint)):

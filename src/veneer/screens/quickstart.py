@@ -14,6 +14,7 @@ from rich.console import Console
 
 from veneer.bundled import SETS, bundled_data
 from veneer.config import RunConfig
+from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.evaluation.report import Report
 from veneer.screens.console import console, say, show_table
@@ -80,7 +81,7 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
     output = Console()
     tuned = "tuned" if config.method is Method.FULL else "adapter"
     for name, report in reports.items():
-        title = f"{name} ({report.rows} messages never trained)"
+        title = f"{name} ({count_of(report.rows, 'message')} never trained)"
         show_table(output, comparison_table(title, report.comparison, tuned=tuned))
     samples = next(iter(reports.values())).samples[:SAMPLES]
     show_table(output, sample_table("Three of the new records", samples, tuned=tuned))

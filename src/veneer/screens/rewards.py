@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.assistant import AssistantRequest, recorded_run
+from veneer.counting import count_of
 from veneer.enums import Column
 from veneer.evaluation.columns import pair_columns
 from veneer.reward_model import PairAccuracy, load_reward_model, pair_accuracy
@@ -30,7 +31,7 @@ def evaluate_pairs_visibly(
 
 def accuracy_table(title: str, found: PairAccuracy) -> Table:
     """The table of a reward model on the pairs of a file."""
-    table = new_table(f"{title} ({found.pairs} pairs)", "", "value", "95 % interval")
+    table = new_table(f"{title} ({count_of(found.pairs, 'pair')})", "", "value", "95 % interval")
     low, high = found.interval
     table.add_row("accuracy", f"{100 * found.accuracy:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %")
     table.add_row("mean score of chosen answers", f"{found.chosen:.4f}", "")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from veneer.config.values import flat
+from veneer.counting import count_of
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import curve_of, thinned
 from veneer.run_records.find import differences, open_run, runs
@@ -50,7 +51,7 @@ def show_runs(folder: Path, *, as_json: bool) -> None:
 
 def list_runs(screen: Console, folder: Path, found: Sequence[RunRecord]) -> None:
     """Print runs as a table, or as lines where a terminal has no room for it."""
-    table = new_table(f"{len(found):,} runs in {folder}", "")
+    table = new_table(f"{count_of(len(found), 'run')} in {folder}", "")
     table.columns[0].header = "run"
     for heading in ("state", "model"):
         table.add_column(heading)

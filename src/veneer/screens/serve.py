@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from veneer.counting import count_of
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.serving.request import ServeRequest, Serving
@@ -61,7 +62,7 @@ def summary(serving: Serving, *, with_key: bool) -> str:
     """Where requests are taken, and for which models."""
     base, *adapters = serving.models
     named = ", ".join(adapters[:NAMED]) + (f" and {len(adapters) - NAMED:,} more" if len(adapters) > NAMED else "")
-    found = f" with {len(adapters):,} adapters: {named}" if adapters else " without adapters"
+    found = f" with {count_of(len(adapters), 'adapter')}: {named}" if adapters else " without adapters"
     return (
         f"{base}{found}\nOpenAI's interface: {serving.url}/v1, {'with a key' if with_key else 'without a key'}; "
         "Ctrl-C stops"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.counting import count_of
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscribers_of, told_by_rank_0
@@ -71,7 +72,7 @@ def _here(
 def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:
     """Every point of a sweep, the best one marked."""
     by, way = outcomes[0].best_by, "highest" if outcomes[0].higher else "lowest"
-    table = new_table(f"{len(outcomes)} points" + ("" if by == LOSS else f", compared by the {way} {by}"))
+    table = new_table(f"{count_of(len(outcomes), 'point')}" + ("" if by == LOSS else f", compared by the {way} {by}"))
     for key in outcomes[0].settings:
         table.add_column(key.rpartition(".")[2])
     metric = () if by == LOSS else (f"best {by}",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from veneer.counting import count_of
 from veneer.exports.certificate import Certificate
 from veneer.exports.request import VerifyRequest
 from veneer.exports.verify import run_verify
@@ -22,6 +23,8 @@ def verify_visibly(request: VerifyRequest, *, as_json: bool) -> Certificate:
         for note in certificate.notes:
             say(shown, note)
         if certificate.passed:
-            unchanged = f"{request.export} is what it was made from: {len(certificate.files)} files unchanged"
+            unchanged = (
+                f"{request.export} is what it was made from: {count_of(len(certificate.files), 'file')} unchanged"
+            )
             say(shown, unchanged)
     return certificate

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.assistant import Assistant
+from veneer.counting import count_of
 from veneer.data.records import SUFFIXES, Message, iterate_rows
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
 from veneer.events import Note, Stage, Subscriber, broadcast
@@ -75,7 +76,9 @@ def adapters_of_rows(path: Path, count: int) -> list[str | None]:
             problems.append(f"{where}: {ADAPTER} must be a name, not {name!r:.40}")
         found.append(name or None)
     if problems:
-        raise DataError(f"{len(problems)} rows name an adapter by what cannot be a name:\n{listing(problems)}")
+        raise DataError(
+            f"{count_of(len(problems), 'row')} with an adapter's name that cannot be one:\n{listing(problems)}"
+        )
     return found
 
 
@@ -111,7 +114,9 @@ def answer_file(
     with ExitStack() as ends:
         file = ends.enter_context(AnswersFile(output, settings))
         if file.done:
-            emit(Note(message=f"{output} has {file.done:,} of {len(questions):,} answers; going on after them"))
+            emit(
+                Note(message=f"{output} has {file.done:,} of {count_of(len(questions), 'answer')}; going on after them")
+            )
         source = None
         if adapters is not None and digests:
             loader = adapter_loader(assistant.model, base_files=assistant.files)

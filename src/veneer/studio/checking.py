@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import parse
+from veneer.counting import count_of
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
@@ -81,10 +82,12 @@ class Checking:
             self._persistently(lambda: self._files.put(replace(file, status=FileStatus.ERROR, status_details=said)))
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
-        said = f"{report.rows:,} rows: {errors:,} with errors, {warnings:,} with warnings"
+        said = f"{count_of(report.rows, 'row')}: {errors:,} with errors, {warnings:,} with warnings"
         status = FileStatus.PROCESSED
         if asks:
-            said = f"{report.rows:,} rows: {prompts:,} ask without an answer, which is for reinforcement alone"
+            said = (
+                f"{count_of(report.rows, 'row')}: {prompts:,} ask without an answer, which is for reinforcement alone"
+            )
         elif report.failed and errors == report.rows:
             status = FileStatus.ERROR
         found = replace(file, status=status, status_details=said, rows=report.rows, asks=asks)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from veneer.counting import count_of
 from veneer.data.chat import Example
 from veneer.errors import ConfigError, OutOfMemory
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
@@ -187,7 +188,9 @@ class MeasuredAnswers:
                 said = message_of("answering an evaluation row", outputs)
                 raise OutOfMemory(f"{said} train.best_metric loss needs no answers.")
             together //= 2
-            self.emit(Note(message=f"the memory is full: answering {together} evaluation rows side by side"))
+            self.emit(
+                Note(message=f"the memory is full: answering {count_of(together, 'evaluation row')} side by side")
+            )
         return outputs
 
     def _attempt(

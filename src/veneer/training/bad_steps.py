@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
+from veneer.counting import count_of
+
 WINDOW = 128
 """Steps that a step is compared with, at most."""
 FEWEST = 8
@@ -40,7 +42,10 @@ def fault(window: Sequence[Sequence[float]], loss: float, norm: float) -> str | 
             return f"the {name} is {value}"
     for (name, value), before in zip(values.items(), zip(*window, strict=True), strict=False):
         if _is_far(before, value):
-            return f"the {name} is {value:.4g}, and {fmean(before):.4g} in the mean of the {len(before)} steps before"
+            return (
+                f"the {name} is {value:.4g}, and {fmean(before):.4g} "
+                f"in the mean of the {count_of(len(before), 'step')} before"
+            )
     return None
 
 

@@ -16,6 +16,7 @@ from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
+from veneer.counting import count_of
 from veneer.data.kind_rows import PARTS
 from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
@@ -344,7 +345,7 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
 def _note_long_rows(rows: Rows, limit: int, emit: Subscriber) -> None:
     long, first = rows.longer_than(limit)
     if long:
-        emit(Note(message=f"{long} rows are longer than the model's context of {limit:,} tokens ({first})"))
+        emit(Note(message=f"{count_of(long, 'row')} longer than the model's context of {limit:,} tokens ({first})"))
 
 
 def interval_of(steps: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from veneer.config import RunConfig, TrainSection
+from veneer.counting import count_of
 from veneer.enums import Method, ObjectiveName, OptimizerName
 from veneer.planning.trained import LinearShape
 from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
@@ -91,10 +92,10 @@ def recommended_rate(
         short = 1 if steps is None else 1 + min(1.0, SHORT_RUN / steps)
         small = min(1.0, math.sqrt(examples / DEFAULT_EXAMPLES_PER_STEP))
         rate *= short * small
-        if short >= 1.05:
-            reason += f", times {short:.2g} for a run of {steps} steps"
+        if steps is not None and short >= 1.05:
+            reason += f", times {short:.2g} for a run of {count_of(steps, 'step')}"
         if small < 1:
-            reason += f", times {small:.2g} for {examples} rows a step"
+            reason += f", times {small:.2g} for {count_of(examples, 'row')} a step"
     if optimizer is OptimizerName.LION:
         rate /= 5
         reason += ", and a fifth of AdamW's, since every step of Lion is a whole one"

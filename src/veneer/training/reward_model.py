@@ -16,6 +16,7 @@ import torch
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.beside import sharing_weights
 from veneer.adapters.load import load_reward_adapter
+from veneer.counting import count_of
 from veneer.data.batches import pack
 from veneer.data.chat import Encoder, Example, template_of
 from veneer.data.formats import Record, to_record
@@ -59,7 +60,7 @@ class RewardModel:
             except BadRow as problem:
                 problems.append(RowProblem(f"row {number}", str(problem)))
         if problems:
-            raise DataError(f"{len(problems)} rows cannot be scored:\n{grouped(problems)}")
+            raise DataError(f"{count_of(len(problems), 'row')} cannot be scored:\n{grouped(problems)}")
         return self.scores_of(records, broadcast(subscribers))
 
     def scores_of(self, records: Sequence[Record], emit: Subscriber = ignore) -> list[float]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from veneer.config import RunConfig, TrainSection
+from veneer.counting import count_of
 from veneer.data.batches import MicroBatch
 from veneer.errors import ConfigError
 from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
@@ -183,7 +184,7 @@ def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscribe
     again = replace(prepare_run(config, ignore, rows=lambda *_: rows), resume=inputs.resume)
     rate = float(again.config.train.learning_rate)
     if rate != chosen.train.learning_rate:
-        emit(Note(message=f"train.learning_rate {rate:.3g}: chosen again, for {steps:,} steps"))
+        emit(Note(message=f"train.learning_rate {rate:.3g}: chosen again, for {count_of(steps, 'step')}"))
     return again
 
 

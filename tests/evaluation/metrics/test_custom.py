@@ -64,7 +64,7 @@ def test_a_line_of_a_command_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("print(1)", "printed 1 lines for 2 rows"),
+        ("print(1)", "printed 1 line for 2 rows"),
         (r"import sys; sys.stdout.buffer.write(b'\xff\n1\n')", "no JSON"),
         (r"import sys; sys.stderr.buffer.write(b'caf\xe9'); raise SystemExit(4)", "ended with code 4: caf"),
         ("print('[' * 10**5); print(1)", "no JSON"), ("print('x'); print('y')", "no JSON"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from veneer.assistant import assistant_request, load_assistant
 from veneer.config import ComputeSection
+from veneer.counting import count_of
 from veneer.errors import DataError, OutputError, listing
 from veneer.evaluation.judge.endpoint import Answerer, EndpointAnswerer, LocalAnswerer, read_key
 from veneer.evaluation.judge.questions import AnswerPair, Choice, JudgeQuestion, questions_of, verdict
@@ -68,7 +69,8 @@ def judge(
         raise DataError("the judge has nothing to compare: no row has an answer")
     if result is None:
         raise DataError(
-            f"the judge {settings.model} gave no verdict on any of {len(pairs)} rows; its first answer was:\n"
+            f"the judge {settings.model} gave no verdict on any of {count_of(len(pairs), 'row')}; "
+            f"its first answer was:\n"
             f"{answers[0][:500]}"
         )
     return result
@@ -191,7 +193,8 @@ def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
         found.append((AnswerPair(where, question, reference, first, second), choice))
     if problems or not found:
         raise DataError(
-            f"{path}: {len(problems)} rows cannot be used ({', '.join(HUMAN_KEYS)}, the last one of 1, 2 and tie):\n"
+            f"{path}: {count_of(len(problems), 'row')} cannot be used ({', '.join(HUMAN_KEYS)}, "
+            f"the last one of 1, 2 and tie):\n"
             f"{listing(problems or ['the file has no row'])}"
         )
     return found

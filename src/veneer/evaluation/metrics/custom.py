@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from veneer.counting import count_of
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
 from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, mean_of
@@ -130,7 +131,8 @@ def command_metric(named: str) -> TaskMetric:
         printed = [line for line in done.stdout.splitlines() if line.strip()]
         if len(printed) != len(rows):
             raise ConfigError(
-                f"--metric {named}: printed {len(printed)} lines for {len(rows)} rows; print one for each"
+                f"--metric {named}: printed {count_of(len(printed), 'line')} for {count_of(len(rows), 'row')}; "
+                f"print one for each"
             )
         try:
             values = [json.loads(line) for line in printed]

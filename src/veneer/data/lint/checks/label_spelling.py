@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from veneer.counting import count_of
 from veneer.data.lint.facts import FileFacts
 from veneer.data.lint.labels import MOST
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
@@ -31,7 +32,7 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     for text, spelling in labels.spellings.items():
         for other, count in frequent:
             if count >= _FREQUENT * spelling.count and text != other and alike(text, other):
-                found = f"{text!r} on {spelling.count} rows, {other!r} on {count:,}"
+                found = f"{text!r} on {count_of(spelling.count, 'row')}, {other!r} on {count:,}"
                 yield spelling.rows, LABEL_SPELLING.found(found)
                 break
 
