@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from veneer import walkthrough
+from veneer.errors import ConfigError
 from veneer.evaluation.report import Report
 from veneer.events import StageBegun
 from veneer.model.language import LanguageModel
 from veneer.training import time_limit
 from veneer.training.objectives.base import StepObjective
 from veneer.training.run_inputs import RunInputs
-from veneer.training.time_limit import StepTimes
+from veneer.training.time_limit import StepTimes, TimeTooShort
 from veneer.training.trainable import Trainable
 from veneer.walkthrough import FEWEST_ROWS, QuickstartResult, Shortening, quickstart, rows_that_fit
 
@@ -93,3 +95,14 @@ def test_where_the_whole_fits_nothing_is_left_out_or_tried(
     assert result.run.progress.step == 2
     assert [report.rows for report in result.reports.values()] == [5, 5]
     assert stages.count("answering with the base") == 2
+
+
+def test_a_limit_that_is_too_short_is_told_of_as_it_was_given(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^the time limit is 0\.01 s and not one step fits") as caught:
+        quickstart("lora", model=str(tiny_model), output=tmp_path / "run", time_limit=0.01)
+    training = caught.value.__cause__
+    assert isinstance(training, TimeTooShort)
+    assert isinstance(caught.value, TimeTooShort)
+    # Training has six tenths of the time.
+    assert caught.value.enough == math.ceil(training.enough / 0.6)
+    assert f"give {caught.value.enough} s or more" in str(caught.value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from veneer.planning.plan import spoken
 from veneer.run_folder import RunFolder
 from veneer.training.run import train
 from veneer.training.session import RunResult
+from veneer.training.time_limit import TimeTooShort
 from veneer.training.trainable import AdapterTraining
 
 FOLDER = "quickstart-output"
@@ -115,7 +117,8 @@ def quickstart(
     """
     config = walkthrough_config(choice(Method, method, "method"), model, output, device, time_limit)
     begun = time.perf_counter()
-    run = train(config, subscribers=subscribers, stop=stop)
+    with limit_of_all(time_limit):
+        run = train(config, subscribers=subscribers, stop=stop)
     return scored(run, config, rows, broadcast(subscribers), begun, time_limit)
 
 
@@ -127,6 +130,17 @@ def walkthrough_config(
     return configuration(
         method, model or bundled_model(), Path(output or free_folder(FOLDER)), device, TRAINING_SHARE * time_limit
     )
+
+
+@contextmanager
+def limit_of_all(time_limit: float) -> Iterator[None]:
+    """Within the block a training that has no time for a step is told of by the limit of the whole quickstart
+    (seconds), of which it has a share."""
+    try:
+        yield
+    except TimeTooShort as error:
+        enough = math.ceil(error.enough / TRAINING_SHARE)
+        raise TimeTooShort(time_limit, error.before, error.needed, enough, "the time limit") from error
 
 
 def scored(

@@ -22,7 +22,7 @@ from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.train import train_visibly
-from veneer.walkthrough import scored, walkthrough_config
+from veneer.walkthrough import limit_of_all, scored, walkthrough_config
 
 SAMPLES = 3
 
@@ -65,7 +65,8 @@ def quickstart_visibly(
     screen = console()
     screen.print(f"[bold]1. Training[/bold] {method.value} on {config.data.training_name}", highlight=False)
     begun = time.perf_counter()
-    trained = train_visibly(config)
+    with limit_of_all(time_limit):
+        trained = train_visibly(config)
     screen.print("[bold]2. Evaluating[/bold] base and tuned model on held-out messages, greedy answers")
     with EventScreen(screen) as shown:
         result = scored(trained, config, rows, shown, begun, time_limit)

@@ -46,6 +46,19 @@ WRITTEN = 200e6
 """Bytes of a checkpoint that are written and hashed in a second: a slow disk's rate, not measured."""
 
 
+class TimeTooShort(ConfigError):
+    """Not one step fits into the time limit of a run."""
+
+    def __init__(self, limit: float, before: float, needed: float, enough: int, name: str = "train.time_limit"):
+        """The limit `name` (seconds), what passes before the first step, what one step needs, and a limit that is
+        long enough."""
+        super().__init__(
+            f"{name} is {limit:g} s and not one step fits: {before:.1f} s pass before the first step, "
+            f"and a run of one step would take {needed:.1f} s; give {enough} s or more"
+        )
+        self.before, self.needed, self.enough = before, needed, enough
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTimes:
     """Seconds that the parts of a run take on this machine."""
@@ -143,7 +156,7 @@ def within_limit(
         begun: when the run began, by `time.perf_counter`.
 
     Raises:
-        ConfigError: not one step fits.
+        TimeTooShort: not one step fits.
     """
     limit, steps = given.train.time_limit, inputs.data.steps
     assert limit is not None
@@ -151,10 +164,7 @@ def within_limit(
         times = _measured(inputs, model, trainable, objective, MEASURED * limit, begun)
     found = steps_that_fit(KEPT * limit, times, given.train, steps.tokens, steps.total)
     if not found.steps:
-        raise ConfigError(
-            f"train.time_limit is {limit:g} s and not one step fits: {times.before:.1f} s pass before the first step, "
-            f"and a run of one step would take {found.seconds:.1f} s; give {math.ceil(found.seconds / KEPT)} s or more"
-        )
+        raise TimeTooShort(limit, times.before, found.seconds, math.ceil(found.seconds / KEPT))
     full = run_seconds(times, given.train, found.tokens / found.steps * steps.total, steps.total)
     emit(
         StepBudget(
