@@ -51,6 +51,9 @@ def test_nesting_has_a_limit(opening: str, closing: str) -> None:
     [
         ('{"a": 1', "invalid JSON: Expecting ',' delimiter at column 8"),
         ('{"a": "x\0y"}', "a NUL character at column 9; remove it"),
+        ('{"a": 1\n', "invalid JSON: Expecting ',' delimiter at column 8"),
+        ('{"a": "b\r\n', "invalid JSON: Invalid control character at column 9"),
+        ('{"a": "b', "invalid JSON: Unterminated string starting at column 7"),
         ("", "invalid JSON: Expecting value at column 1"),
         ("1" * 5000, "invalid JSON: Exceeds the limit"),
     ],

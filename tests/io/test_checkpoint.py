@@ -221,10 +221,10 @@ def test_hub_ids_are_resolved_by_the_hub_library(tmp_path: Path, monkeypatch: py
 
 def test_hub_failures_name_the_model_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        raise LocalEntryNotFoundError("no network\nand a long story")
+        raise LocalEntryNotFoundError("no network.\nand a long story")
 
     monkeypatch.setattr(module, "snapshot_download", snapshot)
-    with pytest.raises(ModelError, match=r"owner/name at revision v2 .*no network.*hf auth login"):
+    with pytest.raises(ModelError, match=r"owner/name at revision v2 .*: no network\. Check the name.*hf auth login"):
         open_checkpoint("owner/name", revision="v2")
 
 

@@ -56,7 +56,9 @@ def _parse(text: str, decode: Callable[[str], Any]) -> Any:
         nul = text.find("\x00")
         if nul >= 0:
             raise BadRow(f"a NUL character at column {nul + 1}; remove it") from error
-        raise BadRow(f"invalid JSON: {error.msg} at column {error.colno}") from error
+        # The end of a line is no place of its text: what ends early ends there.
+        there = json.JSONDecodeError(error.msg, text.rstrip(), min(error.pos, len(text.rstrip())))
+        raise BadRow(f"invalid JSON: {error.msg.removesuffix(' at')} at column {there.colno}") from error
     except RecursionError as error:
         raise BadRow(_too_deep()) from error
     except ValueError as error:

@@ -117,7 +117,9 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         ) from error
     except json.JSONDecodeError as error:
         hint = "; one object a line is JSON Lines: name the file .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}{hint}") from error
+        raise DataError(
+            f"{path}:{error.lineno}: invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}{hint}"
+        ) from error
     except BadRow as problem:
         raise DataError(f"{path}: {problem}") from problem
     except RecursionError as error:

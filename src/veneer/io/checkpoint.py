@@ -154,8 +154,9 @@ def _download(name: str, revision: str | None, patterns: list[str] = HUB_PATTERN
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         at = f" at revision {revision}" if revision else ""
         raise ModelError(
-            f"The model {name}{at} is neither a local directory nor could it be fetched from the hub: {first} "
-            "Check the name, the network and, for a gated model, `hf auth login`; or name a directory that holds it."
+            f"The model {name}{at} is neither a local directory nor could it be fetched from the hub: "
+            f"{first.rstrip('. ')}. Check the name, the network and, for a gated model, "
+            "`hf auth login`; or name a directory that holds it."
         ) from error
 
 
