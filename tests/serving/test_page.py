@@ -74,3 +74,21 @@ def test_base_and_adapter_answer_side_by_side_in_a_browser(browser: Any, server:
     assert page.locator("main b").count() == 0
     assert errors == []
     assert all(url.startswith(server.url) for url in asked)
+
+
+@pytest.mark.slow
+def test_a_question_without_an_answer_is_no_part_of_the_conversation(browser: Any, server: HttpServer) -> None:
+    page = browser.new_context().new_page()
+    page.goto(server.url)
+    page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
+    page.fill("input[name=tokens]", "4")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.fill("textarea", "lost")
+    page.press("textarea", "Enter")
+    page.get_by_text("The server does not answer").nth(1).wait_for()
+    page.unroute("**/v1/chat/completions")
+    page.fill("textarea", "1: late parcel?")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        page.press("textarea", "Enter")
+    page.locator("button[name=stop]:disabled").wait_for()
+    assert asked.value.post_data_json["messages"] == [{"role": "user", "content": "1: late parcel?"}]
