@@ -18,6 +18,7 @@ def test_a_conversation_goes_on_until_an_empty_line_or_the_end(adapter: Path, ti
     both = chatted(tiny_model, "1: late?\n2: blue?\n", *more)
     assert len(both) == 2
     assert chatted(tiny_model, "1: late?\n2: blue?\n\nnever read\n", *more) == both
+    assert chatted(tiny_model, "1: late?\n2: blue?\n/exit\nnever read\n", *more) == both
     assert chatted(tiny_model, "1: late?\n2: blue?", *more) == both
     assert chatted(tiny_model, "", *more) == []
     first = generated(tiny_model, *more, "--max-new-tokens", 5, "--prompt", "1: late?").stdout.rstrip("\n")

@@ -41,6 +41,16 @@ def test_files_with_other_names_of_columns_are_checked(tmp_path: Path) -> None:
     assert "data.columns" in refused.stderr
 
 
+def test_with_fix_and_json_the_last_line_counts_where_nothing_changes_too(tmp_path: Path) -> None:
+    row = {"prompt": "where?", "completion": "there"}
+    file, new = write_rows(tmp_path / "a.jsonl", [row, row]), tmp_path / "new.jsonl"
+    change, last = map(json.loads, invoke("data", file, "--fix", new, "--json").stdout.splitlines())
+    assert change["where"] == f"{file}:2"
+    assert last == {"output": str(new), "rows": 1, "left_out": 1, "changes": 1}
+    (only,) = map(json.loads, invoke("data", new, "--fix", tmp_path / "newer.jsonl", "--json").stdout.splitlines())
+    assert (only["rows"], only["changes"]) == (1, 0)
+
+
 def test_with_fix_a_mended_copy_is_written_and_the_file_stays(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [*LABELLED, LABELLED[0]])
     before = file.read_bytes()

@@ -53,7 +53,7 @@ def chat(
     device: str,
     dtype: str,
 ) -> None:
-    """Talk to a model in the terminal. An empty line or Ctrl-D ends the conversation, /new begins another."""
+    """Talk to a model in the terminal. An empty line, /exit or Ctrl-D ends the conversation, /new begins another."""
     from veneer.assistant import Conversation
     from veneer.screens.chat import converse
     from veneer.screens.console import console, say

@@ -121,12 +121,14 @@ def _passes(request: DataRequest, kind: RowKind) -> list[RowPass]:
 
 
 def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
-    """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change."""
+    """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change and one for all."""
 
     def tell(change: Change) -> None:
         click.echo(to_text(asdict(change), ensure_ascii=False) if as_json else f"{change.where}: {change.text}")
 
     done = fix(file, new, tell)
+    if as_json:
+        click.echo(to_text(asdict(done), ensure_ascii=False, default=str))
     text = (
         f"{done.output}: {count_of(done.rows, 'row')}, {done.left_out:,} left out; {count_of(done.changes, 'change')}"
     )
