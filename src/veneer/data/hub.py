@@ -90,7 +90,10 @@ def _load(name: str, asked: HubName) -> Any:
     try:
         return datasets.load_dataset(asked.path, asked.config, split=asked.split, revision=asked.revision)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{name}: cannot be had: {error}") from error
+        raise DataError(
+            f"{name}: cannot be had: {error}\nLook at the name, the split and the connection (a private dataset wants "
+            "`hf auth login`); or give the rows as a file, which needs no network"
+        ) from error
 
 
 def _lines(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
