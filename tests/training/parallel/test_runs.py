@@ -287,10 +287,12 @@ def test_lanes_are_recorded_and_one_lane_is_what_it_was(
     assert (plain.output / WEIGHTS).read_bytes() != runs.weights("auto")  # another order of sums
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # in 16 bits the factors are rounded ahead of each step
 def test_a_run_goes_on_at_another_number_of_processes(
-    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    dtype: str, forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "lora.dropout=0.1", "train.optimizer=adamw8bit")
+    more = ("lora.dropout=0.1", "train.optimizer=adamw8bit", f"compute.dtype={dtype}")
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *more)
     expected = runs.alone()
     with pytest.raises(Interrupted):
         train(run_config(tiny_model, tiny_data, tmp_path / "run", *runs.assignments), stop=lambda: True)

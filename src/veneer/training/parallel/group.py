@@ -243,6 +243,9 @@ class Together:
         """See `Group`."""
         with self._lost():
             dist.broadcast(tensor, src=0, group=self.process_group)
+        # A collective changes a tensor without counting it, and what was made of the old values is told by that count
+        # (`veneer.adapters.rounded`).
+        torch.autograd.graph.increment_version(tensor)
 
     def require_equal(self, what: str, text: str) -> None:
         """See `Group`."""
