@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tiny import run_config
 from veneer.errors import CheckpointError
-from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
+from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.training.lock import Environment, environment
 
 
@@ -38,16 +38,6 @@ def test_whatever_computes_otherwise_is_named(here: Environment) -> None:
     assert [line.split(":")[0] for line in found] == ["torch", "new", "processor", "threads", "processor's name"]
     assert f"torch: {here.versions['torch']} then, 0.1 now" in found
     assert "new: None then, 2 now" in found
-
-
-def test_files_that_changed_went_or_came_are_named() -> None:
-    then, now = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "d": "4"}
-    assert digests("the base's", then, now) == [
-        "the base's c: is not there any more",
-        "the base's b: has changed",
-        "the base's d: was not there",
-    ]
-    assert digests("x", then, then) == []
 
 
 def test_tensors_are_compared_element_by_element_the_largest_difference_first(tmp_path: Path) -> None:

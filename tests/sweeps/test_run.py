@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from preference_rows import pairs
-from tiny import run_config, tree, write_rows
+from tiny import rows, run_config, tree, write_rows
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml
@@ -155,6 +156,21 @@ def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -
     sweep(values, {"lora.rank": [2]}, tmp_path)
     with pytest.raises(OutputError, match="another sweep"):
         sweep(values, {"lora.rank": [2, 4]}, tmp_path)
+
+
+def test_points_of_other_rows_are_not_compared(values: dict[str, Any], tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", rows(12))
+    values |= {"data": {"file": str(data)}, "train": {"steps": 1}}
+    grid: dict[str, list[Any]] = {"lora.rank": [2, 4]}
+    sweep(values, grid, tmp_path / "sweep")
+    shutil.rmtree(tmp_path / "sweep" / "02-rank=4")
+    before = tree(tmp_path / "sweep")
+    write_rows(data, rows(12, seed=1))
+    with pytest.raises(OutputError, match=r"01-rank=2: data data.file: has changed(.|\n)*another output folder"):
+        sweep(values, grid, tmp_path / "sweep")
+    assert tree(tmp_path / "sweep") == before
+    write_rows(data, rows(12))
+    assert [one.state for one in sweep(values, grid, tmp_path / "sweep")] == ["complete"] * 2
 
 
 def test_the_command(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

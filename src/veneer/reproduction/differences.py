@@ -39,13 +39,6 @@ def environments(lock: Mapping[str, Any], here: Environment) -> list[str]:
     return [f"{name}: {there} then, {now} now" for name, there, now in pairs if there != now]
 
 
-def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Files that are not what they were, a line for each."""
-    found = [f"{what} {name}: is not there any more" for name in then if name not in now]
-    found += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
-    return found + [f"{what} {name}: was not there" for name in now if name not in then]
-
-
 def tensors(then: Path, now: Path) -> tuple[int, list[TensorDifference]]:
     """Compare two safetensors files; returns the number of tensors, and those that differ, the largest first.
 

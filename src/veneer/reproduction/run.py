@@ -14,15 +14,13 @@ from veneer.errors import CheckpointError, Interrupted, OutputError, listing
 from veneer.events import Event, Level, Note, Result, StepDone, StepSkipped, Subscriber, broadcast
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.digests import file_digest
 from veneer.io.files import remove_folder, sha256
-from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
+from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
-from veneer.training.from_adapter import adapter_digests
-from veneer.training.lock import FORMAT, data_files, environment
+from veneer.training.lock import environment
+from veneer.training.locked_inputs import changed_inputs, read_lock
 from veneer.training.run import train
-from veneer.training.teacher import teacher_digests
 
 REPRODUCED = ".reproduced"
 """End of the name of the folder where nobody gave one."""
@@ -177,29 +175,6 @@ class _Until:
         return self.stop() or self.step == self.end
 
 
-def read_lock(folder: Path) -> dict[str, Any]:
-    """The content of a run's `run.lock`.
-
-    Raises:
-        CheckpointError: it is not there, is damaged, or is of another version's format.
-    """
-    path = RunFolder(folder).lock_file
-    try:
-        lock = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
-            "checkpoints; go on with it by `veneer train --resume`)"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    needed = ("format", "versions", "hardware", "base", "tokenizer", "data", "config", "result")
-    missing = [key for key in needed if not isinstance(lock, dict) or key not in lock]
-    if missing or lock["format"] != FORMAT:
-        raise CheckpointError(f"{path} is damaged, or of another version of veneer: {', '.join(missing) or 'format'}")
-    return dict(lock)
-
-
 def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Path | None], target: Path) -> RunConfig:
     """The run's configuration, written elsewhere and perhaps read from elsewhere."""
     values = json.loads(to_text(lock["config"]))
@@ -228,16 +203,9 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
     Raises:
         CheckpointError: naming every file that differs.
     """
-    checkpoint = open_checkpoint(config.model, revision=config.revision)
-    base = {file.name: file_digest(file) for file in checkpoint.files()}
-    problems = digests("base", lock["base"]["files"], base)
-    problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
-    problems += digests("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
-    files = data_files(config)
-    now = {key: file_digest(file) for key, file in files.items() if file.is_file()}
-    problems += digests("data", lock["data"]["files"], now)
+    problems = changed_inputs(lock, config)
     if not problems:
-        tokenizer = checkpoint.tokenizer()
+        tokenizer = open_checkpoint(config.model, revision=config.revision).tokenizer()
         if config.lora.new_tokens:
             tokenizer = tokenizer.with_tokens(config.lora.new_tokens)
         if tokenizer.digest() != lock["tokenizer"]:

@@ -13,7 +13,7 @@ from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
-from veneer.errors import Interrupted, OutputError, TrainingStopped
+from veneer.errors import Interrupted, OutputError, TrainingStopped, listing
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import exclusive, make_output_folder, write_text
@@ -24,6 +24,7 @@ from veneer.sweeps.grid import Point, points
 from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, read_outcome, to_json
 from veneer.training.best import BestBy
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
+from veneer.training.locked_inputs import changed_inputs, read_lock
 from veneer.training.run import train
 
 GRID_FILE = "sweep.json"
@@ -57,7 +58,8 @@ def sweep(
 
     Raises:
         Interrupted: `stop` asked for it; the table holds what there is.
-        VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
+        VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep, or points that were
+            trained from other files.
     """
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
@@ -99,7 +101,10 @@ def sweep_shared(
     with exclusive(output) if share.first else nullcontext():
         if share.first:
             _claim(output, values, grid)
-        done_before = {point.name for point in found if share.first and read_outcome(point, by).done}
+        outcomes = [read_outcome(point, by) for point in found] if share.first else []
+        done_before = {one.name for one in outcomes if one.done}
+        if share.first:
+            _refuse_other_inputs(found, outcomes)
         done_before = set(json.loads(share.told(to_text(sorted(done_before)))))
         pending = [point for point in found if point.name not in done_before]
         for point in found:
@@ -132,6 +137,26 @@ def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[
     if file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)
+
+
+def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome]) -> None:
+    """Refuse base, rows and whatever else points are trained from where complete points were trained from others: the
+    table would compare what cannot be compared. Those that were begun are refused when they are gone on with.
+
+    Raises:
+        OutputError: naming what has changed for each point.
+        VeneerError: a file is not there any more, or a `run.lock` is damaged.
+    """
+    problems = []
+    for point, outcome in zip(found, outcomes, strict=True):
+        if outcome.state == "complete":
+            changed = changed_inputs(read_lock(Path(point.config.output)), point.config)
+            problems += [f"{point.name}: {line}" for line in changed]
+    if problems:
+        raise OutputError(
+            f"points of this sweep were trained from something else:\n{listing(problems)}\n"
+            "Give another output folder, or the files that they were trained from."
+        )
 
 
 class PointTrainer(Protocol):

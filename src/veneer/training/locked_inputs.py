@@ -1,0 +1,95 @@
+"""What `run.lock` says that a run was trained from, read again and compared with the files as they are now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig
+from veneer.errors import CheckpointError
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.digests import file_digest
+from veneer.run_folder import RunFolder
+from veneer.training.from_adapter import adapter_digests
+from veneer.training.lock import FORMAT, data_files
+from veneer.training.teacher import teacher_digests
+
+PARTS = (
+    *("versions", "hardware", "base", "base.files", "data", "data.files"),
+    *("config", "config.train", "config.data", "result"),
+)
+"""The parts of a lock that have parts of their own, by dotted key."""
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """The content of a run's `run.lock`.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: it is not there, is damaged, or is of another version's format.
+    """
+    path = RunFolder(folder).lock_file
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
+            "checkpoints; go on with it by `veneer train --resume`)"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    damaged = _damaged(lock)
+    if damaged:
+        raise CheckpointError(f"{path} is damaged, or of another version of veneer: {', '.join(damaged)}")
+    return dict(lock)
+
+
+def _damaged(lock: Any) -> list[str]:
+    """The parts of a lock that are missing or no such values."""
+    found = [key for key in PARTS if not isinstance(_part(lock, key), dict)]
+    found += [] if isinstance(_part(lock, "tokenizer"), str) else ["tokenizer"]
+    return found if _part(lock, "format") == FORMAT else ["format", *found]
+
+
+def _part(value: Any, key: str) -> Any:
+    """What stands under a dotted key; None where nothing does."""
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """The files of base, adapter, teacher and rows that are not what a run was trained from, a line for each.
+
+    Args:
+        lock: of the run.
+        config: names the files as they are now.
+
+    Raises:
+        VeneerError: what it names is not there any more.
+    """
+    checkpoint = open_checkpoint(config.model, revision=config.revision)
+    base = {file.name: file_digest(file) for file in checkpoint.files()}
+    problems = digests("base", lock["base"]["files"], base)
+    problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
+    problems += digests("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
+    files = data_files(config)
+    now = {key: file_digest(file) for key, file in files.items() if file.is_file()}
+    return problems + digests("data", lock["data"]["files"], now)
+
+
+def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Files that are not what they were, a line for each.
+
+    Args:
+        what: they are.
+        then: the digest of each, by its name.
+        now: as `then`.
+    """
+    found = [f"{what} {name}: is not there any more" for name in then if name not in now]
+    found += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
+    return found + [f"{what} {name}: was not there" for name in now if name not in then]
