@@ -173,6 +173,25 @@ def test_other_bytes_are_counted_and_the_first_step_is_named(copy: Path, tmp_pat
     assert found.notes[1] == "what came out is what the run wrote then"
 
 
+def test_weights_that_are_gone_are_missed_before_anything_is_trained(copy: Path) -> None:
+    (copy / WEIGHTS).unlink()
+    told: list[Event] = []
+    with pytest.raises(CheckpointError, match="no file of weights any more"):
+        reproduce(copy, subscribers=[told.append])
+    assert told == []
+    assert not copy.with_name("run.reproduced").exists()
+
+
+def test_the_folder_in_which_one_is_has_a_name(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "below").mkdir()
+    for place, name in ((copy, "."), (copy / "below", "..")):
+        monkeypatch.chdir(place)
+        assert reproduce(name).same
+    copy.with_name("run.reproduced").mkdir()
+    with pytest.raises(OutputError, match=r"run\.reproduced exists already"):
+        reproduce("..")
+
+
 def test_the_command_says_it_with_its_exit_code(copy: Path) -> None:
     result = CliRunner().invoke(main, ["reproduce", str(copy)])
     assert result.exit_code == 0, result.output

@@ -87,17 +87,18 @@ def reproduce(
         stop: asked after every step.
 
     Raises:
-        CheckpointError: there is no usable `run.lock`, or base, tokenizer or data are not what was trained from: all
-            are named, and nothing is trained.
+        CheckpointError: there is no usable `run.lock`, or the run's weights are not there any more, or base, tokenizer
+            or data are not what was trained from: all are named, and nothing is trained.
         OutputError: the output folder exists.
         VeneerError: whatever `train` raises.
     """
     folder = Path(run)
     lock = read_lock(folder)
     moved = {"model": model, "data.file": data, "data.eval_file": eval_data}
-    target = Path(output) if output is not None else folder.with_name(folder.name + REPRODUCED)
+    target = Path(output) if output is not None else _beside(folder)
     if target.exists():
         raise OutputError(f"{target} exists already; give another --output")
+    weights = _weights_of(folder)
     config = _config(lock, folder, moved, target)
     refuse_other_inputs(lock, config, folder)
     device = resolve_device(config.compute.device)
@@ -107,7 +108,7 @@ def reproduce(
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
     _train_again(config, schedule_ends(lock), lock.get("micro_batches", []), subscribers, stop)
-    found = _compared(lock, folder, target, differing)
+    found = _compared(lock, weights, target, differing)
     if found.same and output is None:
         remove_folder(target)
     else:
@@ -219,17 +220,34 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
         )
 
 
-def _compared(lock: Mapping[str, Any], folder: Path, target: Path, differing: list[str]) -> Reproduction:
-    name = next(iter(RunFolder(target).weights))
-    notes = []
-    if not (folder / name).is_file():
-        raise CheckpointError(f"{folder / name} is not there any more: there is nothing to compare with")
-    now, then = sha256(target / name), sha256(folder / name)
+def _compared(lock: Mapping[str, Any], weights: Path, target: Path, differing: list[str]) -> Reproduction:
+    folder, name, notes = weights.parent, weights.name, []
+    now, then = sha256(target / name), sha256(weights)
     recorded = dict(lock["result"]).get(name)
     if then != recorded:
-        notes.append(f"{folder / name} is not what the run wrote any more: compared with what it is now")
+        notes.append(f"{weights} is not what the run wrote any more: compared with what it is now")
         if now == recorded:
             notes.append("what came out is what the run wrote then")
-    count, different = tensors(folder / name, target / name)
+    count, different = tensors(weights, target / name)
     step = None if now == then else first_step(folder, target)
     return Reproduction(str(folder), None, now == then, differing, count, different, step, notes)
+
+
+def _beside(folder: Path) -> Path:
+    """The folder of the new run where nobody gave one. `.` and `..` stand for folders whose names end otherwise."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(named.name + REPRODUCED)
+
+
+def _weights_of(folder: Path) -> Path:
+    """The file with which the new run's weights are compared.
+
+    Raises:
+        CheckpointError: it is not there any more.
+    """
+    found = RunFolder(folder).weights
+    if not found:
+        raise CheckpointError(
+            f"{folder} has no file of weights any more: there is nothing to compare with; put back what the run wrote"
+        )
+    return next(iter(found.values()))
