@@ -4,7 +4,7 @@
     from ray.train.torch import TorchTrainer
     from veneer.ray import train_loop
 
-    settings = {"model": "MODEL", "data": {"file": "rows.jsonl"}, "output": "my-adapter"}
+    settings = {"model": "/shared/model", "data": {"file": "/shared/rows.jsonl"}, "output": "/shared/my-adapter"}
     trainer = TorchTrainer(
         train_loop,
         train_loop_config=settings,
@@ -13,10 +13,11 @@
     )
     adapter = trainer.fit().checkpoint
 
-Ray starts the workers, and says by torchrun's variables which one each is. After every step each worker reports the
-step's metrics; with them goes the newest checkpoint of the run, if there is one that was not reported. The last report
-carries the result's folder. When Ray starts the workers again, the run goes on from what its folder holds, or, where
-another node has no such folder, from what was reported last.
+Paths are absolute, since Ray Train lets each worker work in a folder of its own. Ray starts the workers, and says by
+torchrun's variables which one each is. After every step each worker reports the step's metrics; with them goes the
+newest checkpoint of the run, if there is one that was not reported. The last report carries the result's folder. When
+Ray starts the workers again, the run goes on from what its folder holds, or, where another node has no such folder,
+from what was reported last.
 """
 
 from __future__ import annotations
