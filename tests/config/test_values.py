@@ -98,7 +98,7 @@ def test_a_duration_is_read_as_people_write_it(text: str | int, seconds: float) 
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "ten", "10x", "5m3h", "-3m", "nan"])
+@pytest.mark.parametrize("text", ["", " ", "ten", "10x", "5m3h", "-3m", "nan", "1h30", "1m30", "h"])
 def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="90s, 10m, 1h30m"):
         seconds_of(text)

@@ -124,7 +124,10 @@ def drop(values: dict[str, Any], key: str) -> None:
     values.pop(leaf, None)
 
 
-_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+_AMOUNT = r"\d+(?:\.\d+)?"
+_DURATION = re.compile(rf"(?P<alone>{_AMOUNT})|(?:(?P<h>{_AMOUNT})h)?(?:(?P<m>{_AMOUNT})m)?(?:(?P<s>{_AMOUNT})s)?")
+"""A number alone is seconds. Behind hours or minutes it has its unit: 1h30 is read as 1h30m by many."""
+_SECONDS = {"alone": 1.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def seconds_of(value: Any) -> Any:
@@ -139,7 +142,7 @@ def seconds_of(value: Any) -> Any:
     found = _DURATION.fullmatch(text)
     if not text or found is None:
         raise ValueError("must be a time: seconds, or as 90s, 10m, 1h30m")
-    return sum(size * float(found[unit] or 0) for unit, size in (("h", 3600.0), ("m", 60.0), ("s", 1.0)))
+    return sum(size * float(found[unit] or 0) for unit, size in _SECONDS.items())
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
