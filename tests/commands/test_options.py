@@ -33,6 +33,18 @@ def test_no_option_takes_a_number_that_is_not_finite(argv: list[str], option: st
     assert f"{value} is not a finite number" in message
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["sweep", "--output", "o", "--grid", "lora.rank=1,2"], ["evaluate", "--model", "m", "--data", "d"],
+        ["compare", "--model", "m", "--data", "d", "--output", "o"], ["generate", "--model", "m", "--input", "i"],
+    ],
+)  # fmt: skip
+def test_an_empty_address_is_no_cluster(argv: list[str]) -> None:
+    for address in ("", " "):
+        assert "is no address; give ray, HOST:PORT" in refused(*argv, "--on", address)
+
+
 def test_every_option_of_a_fraction_is_among_those() -> None:
     floats = {
         (name, parameter.name)

@@ -61,6 +61,18 @@ class Text(click.types.StringParamType):
         return text
 
 
+class Address(Text):
+    """The address of a cluster. An empty one, as that of a variable that is not set, is refused: the command would
+    compute on this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType.convert`."""
+        text = super().convert(value, param, ctx)
+        if not text.strip():
+            self.fail(f"{text!r} is no address; give ray, HOST:PORT or ray://HOST:PORT.", param, ctx)
+        return text
+
+
 class Duration(click.types.FloatParamType):
     """Seconds, from a time as people write it: 90, 90s, 10m, 1h30m."""
 
@@ -163,7 +175,7 @@ devices_option = click.option(
 on_option = click.option(
     "--on",
     metavar="ADDRESS",
-    type=Text(),
+    type=Address(),
     help="A Ray cluster that computes: ray://HOST:PORT, HOST:PORT, or ray for the one on this machine. [default: none]",
 )
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
