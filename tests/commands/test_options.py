@@ -15,59 +15,6 @@ from veneer.config.values import override
 from veneer.errors import ConfigError
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
-@pytest.mark.parametrize(
-    ("argv", "option"),
-    [
-        (["train"], "--held-out"), (["train"], "--epochs"), (["train"], "--learning-rate"), (["train"], "--lr"),
-        (["sweep", "--output", "o", "--grid", "lora.rank=1,2"], "--held-out"),
-        (["compare", "--model", "m", "--data", "d", "--output", "o"], "--held-out"),
-        (["generate", "--model", "m", "--prompt", "p"], "--temperature"), (["chat", "--model", "m"], "--top-p"),
-        (["export", "--adapter", "a", "--output", "o"], "--gap"), (["verify", "e"], "--gap"),
-        (["combine", "--adapter", "a", "--output", "o"], "--density"),
-    ],
-)  # fmt: skip
-def test_no_option_takes_a_number_that_is_not_finite(argv: list[str], option: str, value: str) -> None:
-    message = refused(*argv, option, value)
-    assert option in message
-    assert f"{value} is not a finite number" in message
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["sweep", "--output", "o", "--grid", "lora.rank=1,2"], ["evaluate", "--model", "m", "--data", "d"],
-        ["compare", "--model", "m", "--data", "d", "--output", "o"], ["generate", "--model", "m", "--input", "i"],
-    ],
-)  # fmt: skip
-def test_an_empty_address_is_no_cluster(argv: list[str]) -> None:
-    for address in ("", " "):
-        assert "is no address; give ray, HOST:PORT" in refused(*argv, "--on", address)
-
-
-def test_every_option_of_a_fraction_is_among_those() -> None:
-    floats = {
-        (name, parameter.name)
-        for name, command in main.commands.items()
-        for parameter in command.params
-        if isinstance(parameter.type, click.types.FloatParamType)
-    }
-    assert floats == {
-        ("train", "held_out"), ("train", "epochs"), ("train", "learning_rate"), ("sweep", "held_out"),
-        ("compare", "held_out"), ("generate", "temperature"), ("generate", "top_p"), ("chat", "temperature"),
-        ("chat", "top_p"), ("export", "gap"), ("verify", "gap"), ("combine", "density"),
-        ("train", "time_limit"), ("quickstart", "time_limit"),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "0", "-5m"])
-@pytest.mark.parametrize("command", ["train", "quickstart"])
-def test_a_time_is_a_finite_number_above_0(command: str, value: str) -> None:
-    message = refused(command, "--time-limit", value)
-    assert "--time-limit" in message
-    assert value in message
-
-
 def test_only_the_settings_of_the_run_itself_give_way_to_an_alternative(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from veneer.commands.options import (
     sampling_of,
     sampling_options,
 )
+from veneer.commands.parameter_types import MODEL, PATH
 
 
 @click.command(
@@ -27,14 +28,13 @@ from veneer.commands.options import (
 )
 @click.option(
     "--model",
+    type=MODEL,
     help="The model: a directory, a GGUF file or a hub id. With --server the name of its base or of an adapter, by "
     "default the first that it lists.",
 )
 @adapter_option
 @click.option("--server", help="The address of a server (`veneer serve`) that is talked to.")
-@click.option(
-    "--key-file", type=click.Path(path_type=Path), help="A file whose first line is the key of --server (mode 600)."
-)
+@click.option("--key-file", type=PATH, help="A file whose first line is the key of --server (mode 600).")
 @sampling_options(512)
 @base_option
 @device_option

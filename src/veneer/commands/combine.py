@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import RANK, SEED, Number, examples, other_base_of, other_base_option
+from veneer.commands.options import examples, other_base_of, other_base_option
+from veneer.commands.parameter_types import PATH, RANK, SEED, Number
 from veneer.counting import count_of
 from veneer.strict_json import to_text
 
@@ -53,7 +54,7 @@ KINDS = click.Choice(
 )
 @click.option("--rank", type=RANK, help="The rank of the new adapter, in the kinds that end in svd.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="The seed of the random draws of DARE.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder of the new adapter.")
+@click.option("--output", required=True, type=PATH, help="The folder of the new adapter.")
 @other_base_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def combine(

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from veneer.commands.options import (
-    COUNT,
-    FEW,
-    METHODS,
-    Number,
-    devices_option,
-    examples,
-    in_processes,
-    model_option,
-    on_option,
-    set_option,
-)
+from veneer.commands.options import METHODS, devices_option, examples, in_processes, model_option, on_option, set_option
+from veneer.commands.parameter_types import COUNT, FEW, PATH, ROWS, Number
 from veneer.enums import Method, ObjectiveName
 
 PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, ObjectiveName.SIMPO)
@@ -32,10 +24,13 @@ PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, Objecti
 @model_option
 @click.option(
     "--data",
+    type=ROWS,
     help="The rows to train on: a file of JSONL, JSON, CSV or Parquet. Several sources with weights: --set "
     "'data.sources=[{file: a.jsonl, weight: 2}, {file: b.jsonl}]'.",
 )
-@click.option("--output", required=True, help="The folder of the comparison. Runs that are done there are kept.")
+@click.option(
+    "--output", required=True, type=PATH, help="The folder of the comparison. Runs that are done there are kept."
+)
 @click.option(
     "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, with commas between."
 )
@@ -45,7 +40,7 @@ PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, Objecti
     help="The rows are pairs: every method is fine-tuned on the chosen answers, and then trained on by this objective.",
 )
 @click.option("--seeds", type=FEW, default=3, show_default=True, help="The number of runs of each method.")
-@click.option("--eval-data", help="The rows that every run is scored on.")
+@click.option("--eval-data", type=ROWS, help="The rows that every run is scored on.")
 @click.option(
     "--held-out",
     type=Number(),
@@ -68,7 +63,7 @@ PREFERENCES = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, Objecti
 def compare(
     model: str,
     data: str | None,
-    output: str,
+    output: Path,
     methods: str,
     preference: str | None,
     seeds: int,
@@ -100,7 +95,7 @@ def compare(
     config = CompareConfig(
         model=model,
         data=data,
-        output=output,
+        output=str(output),
         methods=tuple(Method(name) for name in names),
         seeds=seeds,
         eval_data=eval_data,

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from veneer.commands.options import COUNT, FEW, Count, columns_of, columns_option, examples
+from veneer.commands.options import columns_of, columns_option, examples
+from veneer.commands.parameter_types import COUNT, FEW, MODEL, PATH, ROWS, Count
 from veneer.enums import ObjectiveName
 from veneer.strict_json import to_text
 
@@ -22,24 +23,26 @@ _MENDING = frozenset({"file", "fix", "as_json"})
         "data prompts.jsonl --objective grpo --model MODEL",
     )
 )
-@click.argument("file")
-@click.option("--model", help="The model whose tokenizer and chat template the rows are checked with. [default: none]")
+@click.argument("file", type=ROWS)
+@click.option(
+    "--model", type=MODEL, help="The model whose tokenizer and chat template the rows are checked with. [default: none]"
+)
 @click.option(
     "--objective",
     type=click.Choice([objective.value for objective in ObjectiveName]),
     help="What the rows are to train: they are read as a run of that objective reads them. By default each row is "
     "read as what its keys say, a pair or an answer.",
 )
-@click.option("--eval-data", help="The evaluation rows. They are checked too, and for what training has seen of them.")
+@click.option(
+    "--eval-data", type=ROWS, help="The evaluation rows. They are checked too, and for what training has seen of them."
+)
 @click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
 @columns_option
 @click.option("--group", metavar="COLUMN", help="A column whose values must not be on both sides of the split.")
 @click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
 @click.option("--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with what trains marked.")
-@click.option("--html", type=click.Path(path_type=Path), help="A page to write: every finding, and a browser of rows.")
-@click.option(
-    "--fix", type=click.Path(path_type=Path), metavar="NEW", help="A mended copy of FILE to write; each change is said."
-)
+@click.option("--html", type=PATH, help="A page to write: every finding, and a browser of rows.")
+@click.option("--fix", type=PATH, metavar="NEW", help="A mended copy of FILE to write; each change is said.")
 @click.option("--label-errors", is_flag=True, help="Show likely label errors, for which the model reads the rows.")
 @click.option("--names", metavar="PIPELINE", help="Show names of persons, by a pipeline of spaCy (en_core_web_sm).")
 @click.option("--processes", type=FEW, help="The number of processes that check rows. [default: one a core]")

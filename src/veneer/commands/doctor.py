@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import examples
+from veneer.commands.parameter_types import PATH
 from veneer.strict_json import to_text
 
 
@@ -15,7 +16,7 @@ from veneer.strict_json import to_text
 @click.option("--measure", is_flag=True, help="Measure how fast a few operations are, which takes some seconds.")
 @click.option(
     "--serve",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A folder of adapters (or one adapter). It is checked against what vLLM and Ray Serve LLM serve, and nothing "
     "else is. The exit code is 1 if an adapter is refused there, or computed otherwise.",
 )

@@ -8,8 +8,6 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    COUNT,
-    MANY,
     assistant_of,
     base_option,
     columns_of,
@@ -22,6 +20,7 @@ from veneer.commands.options import (
     model_option,
     on_option,
 )
+from veneer.commands.parameter_types import COUNT, MANY, PATH, ROWS
 from veneer.errors import ConfigError
 
 
@@ -36,11 +35,11 @@ from veneer.errors import ConfigError
 @click.option(
     "--adapter",
     "adapters",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     help="The folder of an adapter that is put on the model. It may be given again for each seed of one training.",
 )
-@click.option("--data", required=True, help="The rows to score: a file of JSONL, JSON, CSV or Parquet.")
+@click.option("--data", type=ROWS, required=True, help="The rows to score: a file of JSONL, JSON, CSV or Parquet.")
 @columns_option
 @base_option
 @click.option("--limit", type=COUNT, help="The number of rows to score, from the start of the file. [default: all]")
@@ -69,15 +68,15 @@ from veneer.errors import ConfigError
 )
 @click.option(
     "--gate",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A YAML file of margins. Exit code: 0 where all are kept, 1 where one is not, 3 where the rows do not tell.",
 )
 @click.option(
     "--judge",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A YAML file that names a model which compares the answers of base and adapter. [default: none is asked]",
 )
-@click.option("--html", type=click.Path(path_type=Path), help="A page to write, with everything that was found.")
+@click.option("--html", type=PATH, help="A page to write, with everything that was found.")
 @device_option
 @devices_option
 @on_option

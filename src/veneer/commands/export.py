@@ -19,6 +19,7 @@ from veneer.commands.options import (
     other_base_option,
     rows_option,
 )
+from veneer.commands.parameter_types import PATH
 
 
 @click.command(
@@ -28,7 +29,7 @@ from veneer.commands.options import (
     )
 )
 @base_model_option
-@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="The folder of the adapter.")
+@click.option("--adapter", required=True, type=PATH, help="The folder of the adapter.")
 @click.option(
     "--to",
     type=click.Choice(["peft", "merged", "merged-4bit", "gguf", "gguf-adapter"]),
@@ -36,7 +37,7 @@ from veneer.commands.options import (
     show_default=True,
     help="What is written: an adapter for PEFT, the adapter merged into its base model, or files for llama.cpp.",
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--output", required=True, type=PATH, help="The folder to make.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

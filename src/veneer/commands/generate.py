@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    Text,
     adapter_option,
     assistant_of,
     base_option,
@@ -24,6 +23,7 @@ from veneer.commands.options import (
     sampling_of,
     sampling_options,
 )
+from veneer.commands.parameter_types import PATH, Text
 from veneer.strict_json import to_text
 
 
@@ -40,18 +40,18 @@ from veneer.strict_json import to_text
 @click.option(
     "--input",
     "input_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A text file with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are asked.",
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A file that the answers to --input are written into, a line of JSON each. The command goes on where it was "
     "stopped.",
 )
 @click.option(
     "--adapters",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help='A folder of adapters for --output: a row of --input may name one of them ("adapter": "NAME").',
 )
 @sampling_options(256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from veneer.commands.parameter_types import ADDRESS, COUNT, FEW, MODEL, PATH, ROWS, SEED, Number, Text
 from veneer.enums import Dtype, Method, OtherBase
 from veneer.errors import ConfigError, listing
 
@@ -25,93 +25,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 METHODS = click.Choice([method.value for method in Method])
 
 
-class Number(click.types.FloatParamType):
-    """A finite number: NaN and infinity, which Python would take, are refused.
-
-    Args:
-        above: the number must be larger.
-    """
-
-    name = "number"
-
-    def __init__(self, above: float = -math.inf):
-        self.above = above
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See `click.ParamType.convert`."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        if not number > self.above:
-            self.fail(f"{value} is not above {self.above:g}.", param, ctx)
-        return number
-
-
-class Text(click.types.StringParamType):
-    """A text in UTF-8: bytes that are not are refused before anything is loaded."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See `click.ParamType.convert`."""
-        from veneer.data.json_values import half_character
-
-        text = str(super().convert(value, param, ctx))
-        at = half_character(text)
-        if at is not None:
-            self.fail(f"it is not UTF-8 text, at character {at}; give it in UTF-8.", param, ctx)
-        return text
-
-
-class Address(Text):
-    """The address of a cluster. An empty one, as that of a variable that is not set, is refused: the command would
-    compute on this machine."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See `click.ParamType.convert`."""
-        text = super().convert(value, param, ctx)
-        if not text.strip():
-            self.fail(f"{text!r} is no address; give ray, HOST:PORT or ray://HOST:PORT.", param, ctx)
-        return text
-
-
-class Duration(click.types.FloatParamType):
-    """Seconds, from a time as people write it: 90, 90s, 10m, 1h30m."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See `click.ParamType.convert`."""
-        from veneer.config.values import seconds_of
-
-        try:
-            seconds = float(seconds_of(value))
-        except ValueError as error:
-            self.fail(f"{value!r} {error}.", param, ctx)
-        if not seconds > 0:
-            self.fail(f"{value!r} is not above 0.", param, ctx)
-        return seconds
-
-
-class Count(click.IntRange):
-    """A whole number.
-
-    Args:
-        least: the smallest one.
-        most: the largest one.
-    """
-
-    name = "integer"
-
-    def __init__(self, least: int = 1, most: int = 1_000_000_000):
-        super().__init__(min=least, max=most)
-
-
-COUNT = Count()
-FEW, MANY = Count(most=1_024), Count(most=1_000_000)
-"""Counts of what is done one by one, or held in memory."""
-RANK = Count(most=65_536)
-SEED = Count(0, 2**31 - 1)
-
-
 def examples(*commands: str) -> str:
     """The end of a command's help: commands that can be copied. A line of more than 80 columns is broken where the
     text has a newline."""
@@ -119,10 +32,10 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n" + "\n".join(lines)
 
 
-model_option = click.option("--model", required=True, help="The model: a directory, a GGUF file or a hub id.")
-adapter_option = click.option(
-    "--adapter", type=click.Path(path_type=Path), help="The folder of an adapter that is put on the model."
+model_option = click.option(
+    "--model", type=MODEL, required=True, help="The model: a directory, a GGUF file or a hub id."
 )
+adapter_option = click.option("--adapter", type=PATH, help="The folder of an adapter that is put on the model.")
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda or cuda:N."
 )
@@ -139,7 +52,9 @@ base_option = click.option(
     help="How the base model is held in memory: qlora quantises it. By default as when the adapter was trained.",
 )
 rows_option = click.option(
-    "--data", help="The rows that the export is compared on. By default the evaluation rows of the adapter's run."
+    "--data",
+    type=ROWS,
+    help="The rows that the export is compared on. By default the evaluation rows of the adapter's run.",
 )
 columns_option = click.option(
     "--columns", metavar="NAMES", help="The file's names of columns, e.g. '{prompt: text, completion: category}'."
@@ -157,14 +72,20 @@ other_base_option = click.option(
     is_flag=True,
     help="Go on where the adapter was trained beside another base model: a warning in place of an error.",
 )
-base_model_option = click.option("--model", help="The base model. By default the one that the adapter names.")
+base_model_option = click.option(
+    "--model", type=MODEL, help="The base model. By default the one that the adapter names."
+)
 
-training_model_option = click.option("--model", help="The model to train: a directory, a GGUF file or a hub id.")
-training_data_option = click.option("--data", help="The rows to train on: a file of JSONL, JSON, CSV or Parquet.")
+training_model_option = click.option(
+    "--model", type=MODEL, help="The model to train: a directory, a GGUF file or a hub id."
+)
+training_data_option = click.option(
+    "--data", type=ROWS, help="The rows to train on: a file of JSONL, JSON, CSV or Parquet."
+)
 training_method_option = click.option(
     "--method", type=METHODS, help="What is trained: an adapter (lora, qlora) or all weights (full). [default: qlora]"
 )
-eval_data_option = click.option("--eval-data", help="The rows that the evaluation loss is measured on.")
+eval_data_option = click.option("--eval-data", type=ROWS, help="The rows that the evaluation loss is measured on.")
 held_out_option = click.option(
     "--held-out", type=Number(), help="The share of the training rows that is kept for the evaluation loss (0.1: 10 %)."
 )
@@ -175,7 +96,7 @@ devices_option = click.option(
 on_option = click.option(
     "--on",
     metavar="ADDRESS",
-    type=Address(),
+    type=ADDRESS,
     help="A Ray cluster that computes: ray://HOST:PORT, HOST:PORT, or ray for the one on this machine. [default: none]",
 )
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
@@ -190,7 +111,7 @@ def port_option(default: int) -> Callable[[Command], Command]:
 config_option = click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A YAML file of settings (docs/configuration.md).",
 )
 set_option = click.option(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from veneer.commands.options import COUNT, METHODS, RANK, Count, examples, run_config, set_option
+from veneer.commands.options import METHODS, examples, run_config, set_option
+from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
 
 NO_FILE = "-"
 """The data file and the output of a run that is only planned."""
@@ -19,6 +20,7 @@ NO_FILE = "-"
 )
 @click.option(
     "--model",
+    type=MODEL,
     required=True,
     help="The model: a directory, a config.json, a GGUF file or a hub id. Weights are not read.",
 )
@@ -29,7 +31,9 @@ NO_FILE = "-"
     show_default=True,
     help="What would be trained: an adapter (lora, qlora) or all weights (full).",
 )
-@click.option("--data", help="The rows to train on. Without them --rows, --tokens and --length say what to suppose.")
+@click.option(
+    "--data", type=ROWS, help="The rows to train on. Without them --rows, --tokens and --length say what to suppose."
+)
 @click.option("--rows", type=COUNT, default=1000, show_default=True, help="The number of rows, without --data.")
 @click.option("--tokens", type=Count(2), help="Tokens in an average row, without --data. [default: as --length]")
 @click.option("--length", type=Count(2), help="Tokens in the longest row. [default: as --tokens, or else 512]")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import examples, model_option
+from veneer.commands.parameter_types import PATH
 from veneer.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ from veneer.errors import ConfigError
     )
 )
 @model_option
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The directory to make.")
+@click.option("--output", required=True, type=PATH, help="The directory to make.")
 @click.option(
     "--set",
     "assignments",

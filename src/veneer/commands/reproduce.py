@@ -7,14 +7,15 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import examples
+from veneer.commands.parameter_types import MODEL, PATH, ROWS
 
 
 @click.command(epilog=examples("reproduce my-adapter", "reproduce my-adapter --data moved/rows.jsonl"))
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="The folder of the new run. [default: RUN.reproduced]")
-@click.option("--model", help="The place where the base model is now, if it was moved.")
-@click.option("--data", help="The place where the rows are now, if they were moved.")
-@click.option("--eval-data", help="The place where the evaluation rows are now, if they were moved.")
+@click.argument("run", type=PATH)
+@click.option("--output", type=PATH, help="The folder of the new run. [default: RUN.reproduced]")
+@click.option("--model", type=MODEL, help="The place where the base model is now, if it was moved.")
+@click.option("--data", type=ROWS, help="The place where the rows are now, if they were moved.")
+@click.option("--eval-data", type=ROWS, help="The place where the evaluation rows are now, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def reproduce(
     run: Path, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import examples
+from veneer.commands.parameter_types import PATH
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 
@@ -40,7 +41,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @json_option
 def list_runs(folder: Path, as_json: bool) -> None:
     """List the runs in FOLDER and below it, the newest first."""
@@ -50,7 +51,7 @@ def list_runs(folder: Path, as_json: bool) -> None:
 
 
 @runs.command("show")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
 @json_option
 def show(run: Path, as_json: bool) -> None:
     """Show one run: its state, curves, settings and log."""
@@ -60,8 +61,8 @@ def show(run: Path, as_json: bool) -> None:
 
 
 @runs.command("compare")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("other", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
+@click.argument("other", type=PATH)
 @json_option
 def compare(run: Path, other: Path, as_json: bool) -> None:
     """Show two runs side by side, and the settings in which they differ."""

@@ -7,8 +7,6 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    COUNT,
-    Count,
     base_option,
     compute_of,
     device_option,
@@ -19,6 +17,7 @@ from veneer.commands.options import (
     model_option,
     port_option,
 )
+from veneer.commands.parameter_types import COUNT, PATH, Count
 from veneer.enums import Dtype
 
 MEGABYTE = 10**6
@@ -36,7 +35,7 @@ CERTIFICATE = "selfcheck.json"
 @model_option
 @click.option(
     "--adapters",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A folder of adapters, each a folder of its own, whose name requests ask for.",
 )
 @click.option("--name", help="The base's name in requests. By default the last part of --model.")
@@ -44,13 +43,13 @@ CERTIFICATE = "selfcheck.json"
 @port_option(8000)
 @click.option(
     "--key-file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A file of keys, one a line (mode 600). Every route but /health asks for one of them. It must be given if "
     "other machines can reach --host.",
 )
 @click.option(
     "--admin-key-file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A file of keys for loading and unloading adapters. Without it that is not possible.",
 )
 @click.option(
@@ -105,7 +104,7 @@ CERTIFICATE = "selfcheck.json"
 @click.option("--questions", type=COUNT, help=f"The number of questions of --selfcheck. [default: {QUESTIONS:,}]")
 @click.option(
     "--certificate",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help=f"The file that --selfcheck writes. [default: {CERTIFICATE}]",
 )
 @click.option(

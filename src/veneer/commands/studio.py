@@ -7,17 +7,17 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import compute_of, device_option, dtype_option, examples, host_option, port_option
+from veneer.commands.parameter_types import MODEL, PATH
 
 
 @click.command(
     epilog=examples("studio --folder runs/ --model MODEL", "studio --folder runs/ --model MODEL --port 9000")
 )
-@click.option(
-    "--folder", required=True, type=click.Path(path_type=Path), help="The folder of the runs; it is made if need be."
-)
+@click.option("--folder", required=True, type=PATH, help="The folder of the runs; it is made if need be.")
 @click.option(
     "--model",
     "models",
+    type=MODEL,
     multiple=True,
     help="A base model that jobs may name, besides those of the runs in the folder: a directory, a GGUF file or a "
     "hub id.",
@@ -26,7 +26,7 @@ from veneer.commands.options import compute_of, device_option, dtype_option, exa
 @port_option(8080)
 @click.option(
     "--key-file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A file of keys for programs, one a line (mode 600). By default a key is made in the folder. It must be "
     "given if other machines can reach --host.",
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    COUNT,
     config_option,
     devices_option,
     eval_data_option,
@@ -23,6 +22,7 @@ from veneer.commands.options import (
     training_model_option,
     with_options,
 )
+from veneer.commands.parameter_types import COUNT, PATH
 
 
 @click.command(
@@ -33,7 +33,7 @@ from veneer.commands.options import (
 )
 @training_model_option
 @training_data_option
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder of the sweep.")
+@click.option("--output", required=True, type=PATH, help="The folder of the sweep.")
 @click.option(
     "--grid",
     multiple=True,

@@ -7,11 +7,6 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    MANY,
-    RANK,
-    Count,
-    Duration,
-    Number,
     config_option,
     devices_option,
     eval_data_option,
@@ -26,6 +21,7 @@ from veneer.commands.options import (
     training_method_option,
     training_model_option,
 )
+from veneer.commands.parameter_types import MANY, RANK, Count, Duration, Number
 from veneer.enums import OtherBase
 
 

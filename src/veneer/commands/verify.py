@@ -15,13 +15,14 @@ from veneer.commands.options import (
     limit_option,
     rows_option,
 )
+from veneer.commands.parameter_types import PATH
 
 
 @click.command(epilog=examples("verify my-model"))
-@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("export", type=PATH)
 @click.option(
     "--adapter",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The folder of the adapter. [default: where it was when exported]",
 )
 @base_model_option

@@ -1,0 +1,122 @@
+"""The types of values on the command line: each refuses what would be taken for something else, before anything heavy
+is imported."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Number(click.types.FloatParamType):
+    """A finite number: NaN and infinity, which Python would take, are refused.
+
+    Args:
+        above: the number must be larger.
+    """
+
+    name = "number"
+
+    def __init__(self, above: float = -math.inf):
+        self.above = above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        if not number > self.above:
+            self.fail(f"{value} is not above {self.above:g}.", param, ctx)
+        return number
+
+
+class Text(click.types.StringParamType):
+    """A text in UTF-8: bytes that are not are refused before anything is loaded."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType.convert`."""
+        from veneer.data.json_values import half_character
+
+        text = str(super().convert(value, param, ctx))
+        at = half_character(text)
+        if at is not None:
+            self.fail(f"it is not UTF-8 text, at character {at}; give it in UTF-8.", param, ctx)
+        return text
+
+
+class Name(Text):
+    """The name of something, such as a model or a file. An empty one, as that of a variable that is not set, is
+    refused: it would stand for the current folder, or for nothing.
+
+    Args:
+        forms: what may be given, for the error.
+    """
+
+    def __init__(self, forms: str):
+        self.forms = forms
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType.convert`."""
+        text = super().convert(value, param, ctx)
+        if not text.strip():
+            self.fail(f"{text!r} names nothing; give {self.forms}.", param, ctx)
+        return text
+
+
+class FilePath(click.Path):
+    """The path of a file or a folder. An empty one, which would be the current folder, is refused as by `Name`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """See `click.ParamType.convert`."""
+        if value == "":
+            self.fail("'' is no path; give one (. is the current folder).", param, ctx)
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class Duration(click.types.FloatParamType):
+    """Seconds, from a time as people write it: 90, 90s, 10m, 1h30m."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        from veneer.config.values import seconds_of
+
+        try:
+            seconds = float(seconds_of(value))
+        except ValueError as error:
+            self.fail(f"{value!r} {error}.", param, ctx)
+        if not seconds > 0:
+            self.fail(f"{value!r} is not above 0.", param, ctx)
+        return seconds
+
+
+class Count(click.IntRange):
+    """A whole number.
+
+    Args:
+        least: the smallest one.
+        most: the largest one.
+    """
+
+    name = "integer"
+
+    def __init__(self, least: int = 1, most: int = 1_000_000_000):
+        super().__init__(min=least, max=most)
+
+
+MODEL = Name("a directory, a GGUF file or a hub id")
+ROWS = Name("a file of rows, or hub:owner/name[split]")
+ADDRESS = Name("ray, HOST:PORT or ray://HOST:PORT")
+PATH = FilePath()
+COUNT = Count()
+FEW, MANY = Count(most=1_024), Count(most=1_000_000)
+"""Counts of what is done one by one, or held in memory."""
+RANK = Count(most=65_536)
+SEED = Count(0, 2**31 - 1)
