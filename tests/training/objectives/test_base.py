@@ -57,3 +57,15 @@ def test_joined_means_are_those_of_all_micro_batches() -> None:
         for one in sums:
             means.add(one)
     assert first.joined(second).numbers().tolist() == whole.numbers().tolist() == [6.0, 0.0, 0.0, 1.0, 3.0]
+
+
+def test_processes_understand_each_other_whatever_order_their_weights_are_in() -> None:
+    """Answers that a run has taken from a checkpoint have their metrics in the order of its file."""
+    weights = {"one": 1.0, "seen": 4.0, "most": 2.0, "none": 1.0}
+    means = Means(weights)
+    means.add(Sums({"one": torch.tensor(1.0)}, {"seen": 8.0, "most": 6.0}))
+    other = {name: weights[name] for name in ("most", "none", "seen", "one")}
+    found = Means.of_numbers(other, means.numbers())
+    assert (found.loss, found.metrics) == (1.0, {"seen": 2.0, "most": 3.0})
+    assert list(found.metrics) == ["most", "seen"]
+    assert Means.of_numbers(weights, found.numbers()).metrics == means.metrics

@@ -186,6 +186,12 @@ def test_a_run_that_samples_in_processes_goes_on_where_it_was_stopped(
         train(config, stop=stopping_after(3))
     succeeded(runs.spread("cut", 2, "--resume"))
     assert runs.weights("cut") == expected
+    told = [
+        [(one["step"], one["loss"], one["metrics"]) for one in read_events(tmp_path / name / "events.jsonl")
+         if one["event"] == "StepDone"]
+        for name in ("alone", "cut")
+    ]  # fmt: skip
+    assert told[0] == told[1]
 
 
 @pytest.mark.slow

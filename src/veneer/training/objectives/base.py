@@ -103,10 +103,11 @@ class Means:
         return Means(self.weights, self.loss, {**self._named, **more})
 
     def numbers(self) -> Tensor:
-        """The loss, and for each weight whether it has a mean that is reported, and the mean: float64
-        `[1 + 2 · weights]`, in which processes tell each other."""
+        """The loss, and for each weight, in the order of their names, whether it has a mean that is reported, and the
+        mean: float64 `[1 + 2 · weights]`, in which processes tell each other. Each may have the weights in an order of
+        its own."""
         numbers, named = [self.loss], self.metrics
-        for name in self.weights:
+        for name in sorted(self.weights):
             numbers += [float(name in named), named.get(name, 0.0)]
         return torch.tensor(numbers, dtype=torch.float64)
 
@@ -114,7 +115,8 @@ class Means:
     def of_numbers(cls, weights: Mapping[str, float], numbers: Tensor) -> Means:
         """What another process told by `numbers`, under the weights that all of them know."""
         loss, *rest = numbers.tolist()
-        return cls(weights, loss, {name: rest[2 * at + 1] for at, name in enumerate(weights) if rest[2 * at]})
+        told = {name: rest[2 * at + 1] for at, name in enumerate(sorted(weights)) if rest[2 * at]}
+        return cls(weights, loss, {name: told[name] for name in weights if name in told})
 
     @property
     def metrics(self) -> dict[str, float]:
