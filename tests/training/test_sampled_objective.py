@@ -25,11 +25,12 @@ from veneer.training.trainable import Trainable
 ANSWERS = [Example(np.array([5, 6, 7 + n, 9, 10], dtype=np.int32), np.arange(5) >= 2, "f") for n in range(4)]
 
 
-@pytest.fixture
-def started(tiny_model: Path, tmp_path: Path) -> tuple[LanguageModel, Trainable]:
-    """A model with an adapter whose update is not zero."""
+@pytest.fixture(params=["float32", "bfloat16", "float16"])
+def started(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> tuple[LanguageModel, Trainable]:
+    """A model with an adapter whose update is not zero; in 16 bits its factors are kept rounded."""
     file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a?"}] * 4)
-    config = run_config(tiny_model, file, tmp_path / "run", "objective=grpo", "rewards=[{metric: exact}]")
+    settings = ("objective=grpo", "rewards=[{metric: exact}]", f"compute.dtype={request.param}")
+    config = run_config(tiny_model, file, tmp_path / "run", *settings)
     model, trainable = build(prepare_run(config, ignore))
     move(trainable, 0.1)
     return model, trainable
@@ -40,6 +41,7 @@ def move(trainable: Trainable, size: float) -> None:
     with torch.no_grad():
         for parameter in trainable.named().values():
             parameter.add_(torch.randn(parameter.shape, generator=source) * size)
+    trainable.changed()
 
 
 def prepared(model: LanguageModel, trainable: Trainable, table: RolloutTable, *, started: bool, moved: float = 0.0,

@@ -120,12 +120,17 @@ def reference_of(settings: GrpoSection, trainable: Trainable, started: bool) -> 
 @contextmanager
 def laid_in(trainable: Trainable, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block, what is trained holds these weights; behind it, its own."""
-    own = trainable.named()
-    kept = {name: tensor.detach().clone() for name, tensor in own.items()}
+    kept = {name: tensor.detach().clone() for name, tensor in trainable.named().items()}
     try:
-        for name, tensor in own.items():
-            tensor.data.copy_(weights[name])
+        _lay(trainable, weights)
         yield
     finally:
-        for name, tensor in own.items():
-            tensor.data.copy_(kept[name])
+        _lay(trainable, kept)
+
+
+@torch.no_grad()
+def _lay(trainable: Trainable, weights: Mapping[str, Tensor]) -> None:
+    """Give what is trained these weights, also where it is kept rounded to 16 bits."""
+    for name, tensor in trainable.named().items():
+        tensor.copy_(weights[name])
+    trainable.changed()
