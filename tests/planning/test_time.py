@@ -57,6 +57,13 @@ def test_the_rate_is_measured_in_a_moment_and_once(monkeypatch: pytest.MonkeyPat
     assert other.flops == 2 * 512 * 576 * 96
 
 
+def test_the_rate_is_measured_once_where_the_machine_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.planning.time.PROBE_AT_MOST", -1.0)  # as if more time had passed at the first look
+    monkeypatch.setattr("veneer.planning.time.timed", lambda work, device: 1.0)
+    found = probe(setup(SMOLLM2 | {"intermediate_size": 160}), torch.device("cpu"))
+    assert found.flops == 2 * 512 * 576 * 160
+
+
 def test_cards_are_known_by_name() -> None:
     assert card("RTX 4090") is CARDS["rtx4090"]
     with pytest.raises(ConfigError, match=r"did you mean 'h100'.*known: auto"):
