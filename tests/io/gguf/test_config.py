@@ -20,6 +20,7 @@ from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.names import pieces
 from veneer.io.gguf.reader import GgufCheckpoint
+from veneer.model.spec import spec_from_hf
 
 
 def test_smollm2_configuration() -> None:
@@ -52,6 +53,31 @@ def test_a_sliding_window_that_llama_cpp_lacks_ends_the_context(tokenizer: Path,
     assert GgufCheckpoint(tmp_path / "model.gguf").config["max_position_embeddings"] == 100
     assert "the context ends at 100 tokens instead of 256" in written.notes[0]
     assert describe(hf.Qwen2Config(**SIZES, sliding_window=100).to_dict()).notes == ()  # not in use there
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+    },
+    **{
+        kind: {key: size for key, size in SIZES.items() if key != "num_key_value_heads"}
+        | {"model_type": kind, "num_attention_heads": 8, "rms_norm_eps": 1e-5, "head_dim": 256}
+        for kind in ("mistral", "gemma2", "smollm3")
+    },
+}  # fmt: skip
+"""Configurations that leave out what is transformers' default, as Gemma 3 is published from 4B on."""
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_sizes_that_a_configuration_leaves_out_are_those_of_transformers(case: str) -> None:
+    config = PUBLISHED[case]
+    whole = hf.AutoConfig.for_model(**config).to_dict()
+    found = describe(config)
+    assert found.values == describe(whole).values
+    spec = spec_from_hf(config)
+    heads = [found.config[key] for key in ("num_attention_heads", "num_key_value_heads", "vocab_size")]
+    assert heads == [spec.num_heads, spec.num_kv_heads, spec.vocab_size]
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -146,7 +146,7 @@ def completed(config: Config) -> dict[str, Any]:
     family = family_of(config)
     full = {"tie_word_embeddings": False, "max_position_embeddings": 2048, **family.defaults, **config}
     if config.get("model_type") == "mistral":
-        full.setdefault("sliding_window", 4096)
+        full = {"sliding_window": 4096, "num_key_value_heads": 8} | full
     if "num_experts" in family.defaults:
         # transformers 5 writes the other family's name for this setting.
         full["num_experts"] = config.get("num_experts", full.pop("num_local_experts", full["num_experts"]))
