@@ -20,6 +20,7 @@ from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.names import pieces
 from veneer.io.gguf.reader import GgufCheckpoint
+from veneer.model.shape import RopeKind
 from veneer.model.spec import spec_from_hf
 
 
@@ -103,6 +104,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: hf.Qwen2Config(**SIZES, rope_parameters=CASES["llama3 rope"]().rope_parameters),
         "rope scaling 'llama3' is not known to llama.cpp for this architecture",
     ),
+    "gpt-oss's scaling, since none is named": (
+        lambda: hf.GptOssConfig(**SIZES, head_dim=32), r"yarn without truncation \(truncate: false\)"
+    ),
+    "gpt-oss gate": (lambda: hf.GptOssConfig(**SIZES, swiglu_alpha=2.0), "swiglu_alpha: 2.0"),
+    "gpt-oss biases": (lambda: hf.GptOssConfig(**SIZES, attention_bias=False), "attention_bias: False"),
     "family": (lambda: hf.GPTNeoXConfig(), "model_type 'gpt_neox' is not written to GGUF"),
 }  # fmt: skip
 
@@ -141,6 +147,19 @@ def test_what_llama_cpp_assumes_is_read_so(tokenizer: Path, tmp_path: Path) -> N
     header = GgufHeader(3, described.values | {"olmo2.attention.sliding_window": 64}, _tensors(described))
     with pytest.raises(ModelError, match=r"olmo2\.attention\.sliding_window: a model of another kind"):
         read_config(described.family, Metadata(tmp_path / "f", header.metadata, "olmo2"), header)
+
+
+def test_gpt_oss_without_scaling_says_so(tmp_path: Path) -> None:
+    """A config.json without scaling would be one with gpt-oss' own."""
+    config = {**SIZES, "model_type": "gpt_oss", "head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2}
+    with pytest.raises(ModelError, match="yarn without truncation"):
+        describe(config | {"rope_scaling": None})
+    described = describe(config | {"rms_norm_eps": 1e-5, "rope_scaling": {"rope_type": "default"}})
+    header = GgufHeader(3, dict(described.values), _tensors(described))
+    read = read_config(described.family, Metadata(tmp_path / "f", header.metadata, "gpt-oss"), header)
+    assert read["rope_scaling"] == {"rope_type": "default"}
+    assert hf.GptOssConfig(**read).rope_parameters["rope_type"] == "default"
+    assert spec_from_hf(read).rope.kind is RopeKind.DEFAULT
 
 
 def _tensors(described: Described) -> dict[str, TensorInfo]:

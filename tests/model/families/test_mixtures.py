@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GptOssConfig
 
-from tiny_mixtures import KINDS, tiny_mixture
+from tiny_mixtures import KINDS, SHAPES, tiny_mixture
 from veneer.errors import ModelError
 from veneer.loading.expected import expected_tensors
 from veneer.model.mixture import Routing
@@ -80,6 +81,12 @@ def test_published_configurations() -> None:
     }  # fmt: skip
     count = sum(torch.Size(shape).numel() for shape in expected_tensors(spec_from_hf(oss)).values())
     assert count == 20_914_757_184
+
+
+@pytest.mark.parametrize("scaling", [{}, {"rope_scaling": None}, {"rope_scaling": {"rope_type": "default"}}])
+def test_gpt_oss_without_scaling_has_the_one_of_transformers(scaling: dict[str, Any]) -> None:
+    own = SHAPES | {"num_local_experts": 4, "rope_theta": 1e4} | scaling
+    assert spec_from_hf(own | {"model_type": "gpt_oss"}) == spec_from_hf(GptOssConfig(**own).to_dict())
 
 
 @pytest.mark.parametrize(

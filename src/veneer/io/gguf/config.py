@@ -72,6 +72,8 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
         config["sliding_window"] = meta.integer("attention.sliding_window", 0, least=0) or None
     if family.window_period:
         config["layer_types"] = _read_layer_types(family, meta, layers)
+    if family.scaling and config["rope_scaling"] is None:
+        config["rope_scaling"] = {"rope_type": "default"}
     return config | dict(family.granted(config))
 
 
@@ -147,6 +149,8 @@ def completed(config: Config) -> dict[str, Any]:
     full = {"tie_word_embeddings": False, "max_position_embeddings": 2048, **family.defaults, **config}
     if config.get("model_type") == "mistral":
         full = {"sliding_window": 4096, "num_key_value_heads": 8} | full
+    if family.scaling and full.get("rope_parameters") is None and not full.get("rope_scaling"):
+        full["rope_scaling"] = family.scaling
     if "num_experts" in family.defaults:
         # transformers 5 writes the other family's name for this setting.
         full["num_experts"] = config.get("num_experts", full.pop("num_local_experts", full["num_experts"]))

@@ -67,6 +67,8 @@ class Family:
     ropes: frozenset[str] = _ANY
     partial: bool = False
     """Whether the rotary positions may turn only a part of a head."""
+    scaling: Mapping[str, Any] | None = None
+    """The scaling of rotary positions that transformers takes if config.json names none."""
     unread: tuple[str, ...] = ()
     """Keys that mark another model of the architecture, one that Veneer does not read."""
     mixture: bool = False
@@ -119,7 +121,7 @@ def _qwen3_moe(config: Config) -> dict[str, Any]:
 
 
 def _gpt_oss(config: Config) -> dict[str, Any]:
-    return {"swiglu_limit": 7.0}
+    return {"swiglu_limit": 7.0, "swiglu_alpha": 1.702, "attention_bias": True}
 
 
 LOCAL_EXPERTS = Setting("num_local_experts", "expert_count", int)
@@ -312,6 +314,14 @@ _ALL = (
             "attention_bias": True,
         },
         granted=_gpt_oss,
+        scaling={
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        },
         mixture=True,
         window_period=2,
     ),

@@ -81,12 +81,20 @@ def qwen3_moe(config: Config) -> DecoderSpec:
     )
 
 
+GPT_OSS_SCALING = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+"""The scaling of a config.json without one; `{"rope_type": "default"}` says that there is none."""
+
+
 def gpt_oss(config: Config) -> DecoderSpec:
     """gpt-oss: a window in every other layer, sinks of heads, and clamped gate and up (arXiv:2508.10925)."""
     check_mixture(config, "num_local_experts", "intermediate_size")
     shape, bias = sizes(config, head_dim=64, kv_heads=8), switch(config, "attention_bias", True)
     types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in range(config["num_hidden_layers"])))
-    rotary = rope(config, shape["head_dim"], theta=150_000.0)
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    rotary = rope(config, shape["head_dim"], theta=150_000.0, scaling=GPT_OSS_SCALING if scaling is None else scaling)
     return DecoderSpec(
         **shape,
         layers=tuple(
