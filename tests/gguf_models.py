@@ -49,6 +49,11 @@ CASES: dict[str, Callable[[], Any]] = {
         **SIZES, **_GEMMA, layer_types=["sliding_attention", "full_attention", "full_attention"],
         final_logit_softcapping=30.0,
     ),
+    "gemma3 one base": lambda: hf.Gemma3TextConfig(
+        **SIZES, **_GEMMA, rope_parameters={
+            kind: {"rope_type": "default", "rope_theta": 5e4} for kind in ("full_attention", "sliding_attention")
+        },
+    ),
     "phi3": lambda: hf.Phi3Config(**SIZES, sliding_window=None),
     "phi3 longrope": lambda: hf.Phi3Config(
         **{**SIZES, "max_position_embeddings": 512}, original_max_position_embeddings=256, rope_parameters=_LONG

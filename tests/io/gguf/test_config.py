@@ -104,6 +104,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: hf.Qwen2Config(**SIZES, rope_parameters=CASES["llama3 rope"]().rope_parameters),
         "rope scaling 'llama3' is not known to llama.cpp for this architecture",
     ),
+    "yarn range": (
+        lambda: hf.Qwen2Config(**SIZES, rope_parameters=CASES["qwen2 yarn"]().rope_parameters | {"beta_slow": 4.0}),
+        "yarn's beta_slow: 4.0, and llama.cpp takes 1, whatever the file says",
+    ),
     "gpt-oss's scaling, since none is named": (
         lambda: hf.GptOssConfig(**SIZES, head_dim=32), r"yarn without truncation \(truncate: false\)"
     ),

@@ -37,7 +37,7 @@ class Rope:
     partial: float = 1.0
     """The share of a head that is turned."""
     local_theta: float | None = None
-    """The base in layers with a sliding window, if it is another."""
+    """The base in layers with a sliding window, if they have one of their own."""
 
 
 def rope_of(config: Mapping[str, Any]) -> Rope:
@@ -63,7 +63,7 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
         kind="longrope" if kind == "su" else str(kind),
         scaling=scaling,
         partial=float(settings.get("partial_rotary_factor", config.get("partial_rotary_factor")) or 1.0),
-        local_theta=None if local_theta is None or float(local_theta) == float(theta) else float(local_theta),
+        local_theta=None if local_theta is None else float(local_theta),
     )
 
 
@@ -115,9 +115,11 @@ def _write_yarn(scaling: Mapping[str, Any], positions: int) -> dict[str, Value]:
         "rope.scaling.factor": factor,
         "rope.scaling.original_context_length": int(scaling.get(ORIGINAL, positions)),
     }
-    for name in ("beta_fast", "beta_slow"):
+    for name, taken in (("beta_fast", 32.0), ("beta_slow", 1.0)):
+        if float(scaling.get(name) or taken) != taken:
+            raise ModelError(f"yarn's {name}: {scaling[name]!r}, and llama.cpp takes {taken:g}, whatever the file says")
         if scaling.get(name):
-            values[f"rope.scaling.yarn_{name}"] = float(scaling[name])
+            values[f"rope.scaling.yarn_{name}"] = taken
     if scaling.get("attention_factor") is not None:
         # llama.cpp multiplies this factor by an attention factor of its own.
         values["rope.scaling.attn_factor"] = float(scaling["attention_factor"]) / _yarn_attention(factor)
