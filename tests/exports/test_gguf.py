@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from transformers import MistralConfig
+from transformers import LlamaConfig, MistralConfig
 
 import tiny
 from gguf_exports import FLOAT32, adapter_on, gap_to
@@ -19,7 +19,7 @@ from support import smollm2_gguf
 from tiny import rows as tiny_rows
 from tiny import run_config, write_rows
 from tiny_models import packed_logits
-from tiny_tokenizers import metaspace_tokenizer, save_tokenizer
+from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer
 from veneer.adapters.targets import EMBEDDING
 from veneer.enums import Variant
 from veneer.errors import ConfigError, ModelError
@@ -30,6 +30,7 @@ from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import export, open_inputs
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
+from veneer.io.tokenizer import surround
 from veneer.loading.load import load_model
 from veneer.training.run import train
 
@@ -75,6 +76,23 @@ def test_a_tokenizer_that_spaces_the_start_of_a_text_alone_is_exported(target: T
     assert record.parity is not None
     assert record.parity.readers[-1].reader == "llama.cpp"
     assert target is Target.GGUF_ADAPTER or any("begins with no control token" in note for note in record.notes)
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_template_that_writes_what_the_tokenizer_puts_before_texts_is_exported(written: int, tmp_path: Path) -> None:
+    """Llama 3 and Gemma: llama.cpp leaves off the template's bos, and puts it back in tokenizing."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reader")
+    base, backend = tmp_path / "base", byte_level_tokenizer()
+    saved_model(LlamaConfig(**{**SIZES, "vocab_size": 504}), base)
+    surround(backend, "<|im_start|>", None)
+    template = "{{ bos_token }}" * (written - 1) + INSTRUCTED
+    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": template}
+    save_tokenizer(base, backend, special)
+    _, adapter = adapter_on(base, tmp_path / "adapter")
+    rows = write_rows(tmp_path / "rows.jsonl", tiny_rows(4))
+    record = export(adapter, tmp_path / "out", to=Target.GGUF, quant="f32", data=rows, compute=FLOAT32)
+    assert record.parity is not None
+    assert [one.renderings_equal for one in record.parity.readers] == [4, 4]
 
 
 def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
-from veneer.exports.llama_cpp import opened
+from veneer.exports.llama_cpp import LlamaCpp, opened
+from veneer.exports.prompts import Prompt
 from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
@@ -62,13 +63,9 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
         # No more than is needed: llama.cpp chooses the factors of LongRoPE by the context, where the model's own
         # definition takes the length of the text.
         context = asked.prompts.longest + 1
-        # Where a file has no template, llama.cpp takes one of its own.
-        templated = open_checkpoint(model).tokenizer().chat_template is not None
+        tokenizer = open_checkpoint(model).tokenizer()
         with opened(model, adapter=adapter, context=context, threads=torch.get_num_threads()) as server:
-            renderings = tuple(
-                server.render(prompt.messages, prompt.tools) if templated and prompt.messages is not None else None
-                for prompt in asked.prompts.prompts
-            )
+            renderings = tuple(_written(server, tokenizer, prompt) for prompt in asked.prompts.prompts)
             ids = tuple(tuple(server.tokenize(text)) for text in asked.texts)
             answers = tuple(
                 server.continued(prompt.tokens, asked.prompts.new_tokens, top=LISTED)
@@ -77,6 +74,17 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
         return ReaderOutput("llama.cpp", renderings, ids, answers)
 
     return Reader("llama.cpp", read, rounds=True)
+
+
+def _written(server: LlamaCpp, tokenizer: Tokenizer, prompt: Prompt) -> str | None:
+    """A conversation as llama.cpp reads it; None for plain text, and for a file without template, where it has its own.
+
+    Of a file that puts bos before texts it leaves off the one that the template writes, and puts it back in tokenizing.
+    """
+    if tokenizer.chat_template is None or prompt.messages is None:
+        return None
+    left_off = tokenizer.add_bos and prompt.tokens[:1] == (tokenizer.bos_id,)
+    return (tokenizer.bos_token or "" if left_off else "") + server.render(prompt.messages, prompt.tools)
 
 
 def transformers_folder(path: Path, device: torch.device) -> Reader:
