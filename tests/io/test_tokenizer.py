@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,26 @@ def test_saving_keeps_the_file_and_drops_code(tmp_path: Path) -> None:
     from_directory(path).save(tmp_path / "b")
     assert (tmp_path / "b/tokenizer.json").read_bytes() == (path / "tokenizer.json").read_bytes()
     assert "auto_map" not in json.loads((tmp_path / "b/tokenizer_config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("LlamaTokenizer", lambda: metaspace_tokenizer(legacy=True)),
+        ("Qwen2Tokenizer", byte_level_tokenizer),
+        ("GPTNeoXTokenizerFast", byte_level_tokenizer),
+    ],
+)
+def test_a_saved_tokenizer_is_the_file_whatever_transformers_makes_of_its_class(
+    name: str, backend: Callable[[], Backend], tmp_path: Path
+) -> None:
+    ours = from_directory(save_tokenizer(tmp_path / "a", backend(), {"tokenizer_class": name, "unk_token": None}))
+    ours.save(tmp_path / "b")
+    texts = varied_strings(150)
+    as_it_was, saved = (AutoTokenizer.from_pretrained(tmp_path / folder) for folder in ("a", "b"))
+    assert any(as_it_was(text)["input_ids"] != ours.encode(text) for text in texts)
+    assert all(saved(text)["input_ids"] == ours.encode(text) for text in texts)
+    assert set(saved("a")) == {"input_ids", "attention_mask"}
 
 
 def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path) -> None:

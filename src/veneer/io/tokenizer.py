@@ -1,9 +1,12 @@
 """Text to token ids and back, with the control tokens of a chat template kept apart from what users write.
 
-`Tokenizer` wraps a ``tokenizers.Tokenizer`` so that its ids equal those of ``transformers.AutoTokenizer``. What it
-adds is *aliased* encoding: a message may spell ``<|im_end|>``, and must not end its turn by doing so. The template's
-own control tokens are therefore written as aliases, single private-use characters, and a clone of the tokenizer knows
-only the aliases, so that the literal spelling is ordinary text to it.
+`Tokenizer` wraps a ``tokenizers.Tokenizer``: a text has the ids that tokenizer.json gives it. So has it under
+``transformers.AutoTokenizer``, unless tokenizer_config.json names a class for which transformers 5 has rules of its own
+(LlamaTokenizer beside the normaliser of Llama 2); what `save` writes names none such.
+
+What `Tokenizer` adds is *aliased* encoding: a message may spell ``<|im_end|>``, and must not end its turn by doing so.
+The template's own control tokens are therefore written as aliases, single private-use characters, and a clone of the
+tokenizer knows only the aliases, so that the literal spelling is ordinary text to it.
 """
 
 from __future__ import annotations
@@ -165,8 +168,10 @@ class Tokenizer:
             OutputError: a file could not be written.
         """
         config = {key: value for key, value in self.config.items() if isinstance(value, _CONFIG_TYPES)}
-        # A class name is kept only as text; code that a model folder brings along is never pointed to.
-        config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+        # The class for which tokenizer.json holds as it stands: for others transformers 5 makes rules of its own.
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        # transformers 4 would add token types for this class, which no causal language model takes.
+        config["model_input_names"] = ["input_ids", "attention_mask"]
         config.setdefault("clean_up_tokenization_spaces", False)
         for name in _NAMED:
             config.pop(name, None)
