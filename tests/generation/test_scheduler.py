@@ -350,6 +350,17 @@ def test_cohorts_wait_for_places() -> None:
     assert {one.sequence.number for one in model.step()} == first
 
 
+@pytest.mark.parametrize("placement", Placement)
+def test_no_more_give_way_to_a_cohort_than_it_waits_for(placement: Placement) -> None:
+    scheduler, model = make({"sequences": 8, "prompt_tokens": 64, "block_tokens": 4})
+    for number in range(8):
+        scheduler.add(sequence_of(number, "", [number] * 3, 9, placement=placement))
+    model.step()
+    scheduler.add(sequence_of(8, "rare", [8] * 3, 9, placement=Placement.COHORT))
+    assert 8 in {one.sequence.number for one in model.step()}
+    assert scheduler.preemptions == 2  # a quarter of the places
+
+
 def test_what_never_fits_is_refused() -> None:
     scheduler, _ = make({"sequences": 2, "prompt_tokens": 8, "block_tokens": 4}, budget=80)
     scheduler.check(sequence_of(0, "", [1] * 30, 10))

@@ -191,6 +191,7 @@ class Scheduler:
                 if victim is None:
                     return
                 self.preempt(victim)
+                self._joins = self._joins or self._joinable()
             self._waiting[adapter].popleft()
             if not self._waiting[adapter]:
                 del self._waiting[adapter]
