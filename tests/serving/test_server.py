@@ -23,6 +23,7 @@ from veneer.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
 from veneer.serving.build import build_service, server_of
 from veneer.serving.guard import Access
+from veneer.serving.keys import Keys
 from veneer.serving.limits import ServerLimits
 from veneer.serving.server import HttpServer, is_loopback
 from veneer.serving.service import Service
@@ -257,6 +258,14 @@ def test_other_machines_get_in_with_a_key_alone(running: tuple[HttpServer, Servi
         assert not is_loopback(host)
         with pytest.raises(ConfigError, match="--key-file"):
             server_of(running[1], Access(), host=host)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 80, "[::1]", "127.0.0.1:80", "no such host"])
+def test_what_is_no_host_is_an_error(running: tuple[HttpServer, Service], host: str) -> None:
+    with pytest.raises(ConfigError, match="is no address"):
+        server_of(running[1], Access(), host=host)
+    with pytest.raises(OutputError, match="cannot be listened on"):
+        server_of(running[1], Access(keys=Keys(["0123456789abcdef"])), host=host)
 
 
 def test_a_taken_port_is_an_error(running: tuple[HttpServer, Service]) -> None:

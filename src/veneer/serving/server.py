@@ -137,28 +137,39 @@ class HttpServer:
 
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine alone."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    addresses = {str(entry[4][0]) for entry in found}
-    return all(address.startswith("127.") or address == "::1" for address in addresses)
+    addresses = _addresses(host)
+    return bool(addresses) and all(address.startswith("127.") or address == "::1" for address in addresses)
 
 
 def check_host(host: str, *, with_key: bool) -> None:
     """Raise ConfigError where other machines could reach a server that asks for no key."""
-    if not with_key and not is_loopback(host):
+    if with_key or is_loopback(host):
+        return
+    if host and not _addresses(host):
         raise ConfigError(
-            f"--host {host}: other machines could reach it, and it would answer anybody; give --key-file FILE, or "
-            "leave --host out so that this machine alone reaches it"
+            f"--host {host}: is no address, and no name that this machine knows; give an address as 127.0.0.1 or ::1, "
+            "without brackets, and the port as --port"
         )
+    raise ConfigError(
+        f"--host {host}: other machines could reach it, and it would answer anybody; give --key-file FILE, or "
+        "leave --host out so that this machine alone reaches it"
+    )
+
+
+def _addresses(host: str) -> set[str]:
+    """The addresses of a name; none where it has none, or cannot be a name."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):  # Python encodes names itself: a label may be too long for that
+        return set()
+    return {str(entry[4][0]) for entry in found}
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise OutputError(
             f"{host}, port {port}: cannot be listened on: {error}; give another --host or --port"
         ) from error
