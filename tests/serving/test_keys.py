@@ -41,6 +41,18 @@ def test_files_without_a_usable_key_are_refused(tmp_path: Path, text: str) -> No
         read_keys(written(tmp_path / "keys", text))
 
 
+@pytest.mark.parametrize("key", [f"ü{KEY}", f"{KEY}\x07", f"{KEY}\u2028{KEY}"])
+def test_keys_that_no_client_can_send_are_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=r"ASCII alone.*number 2"):
+        read_keys(written(tmp_path / "keys", f"{KEY}\n{key}\n"))
+
+
+def test_files_of_windows_and_comments_that_are_indented(tmp_path: Path) -> None:
+    keys = read_keys(written(tmp_path / "keys", f"\ufeff{KEY}1\r\n   # {KEY}2\r\n"))
+    assert keys.accepts(f"Bearer {KEY}1")
+    assert not keys.accepts(f"Bearer # {KEY}2")
+
+
 @pytest.mark.scenario(35)
 def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bytes, bytes]] = []

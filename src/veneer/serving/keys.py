@@ -52,16 +52,24 @@ def read_lines(file: Path) -> list[str]:
     """The keys of a file, one a line; empty lines and lines that begin with `#` are passed over.
 
     Raises:
-        ConfigError: the file cannot be read, other users may read it, it has no key, or one is too short.
+        ConfigError: the file cannot be read, other users may read it, it has no key, or one is too short or has
+            characters that no client can send.
     """
     try:
         mode = file.stat().st_mode
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: the keys cannot be read: {error}") from error
     if sys.platform != "win32" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{file}: other users may read or write the keys (mode {mode & 0o777:03o}); chmod 600 {file}")
-    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = map(str.strip, text.split("\n"))
+    keys = [line for line in lines if line and not line.startswith("#")]
+    strange = [number for number, key in enumerate(keys, 1) if not (key.isascii() and key.isprintable())]
+    if strange:
+        raise ConfigError(
+            f"{file}: a key must have printable characters of ASCII alone, since no client can send others; strange "
+            f"ones in the file: number {', '.join(map(str, strange))}"
+        )
     short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST]
     if not keys or short:
         found = f"shorter ones in the file: number {', '.join(map(str, short))}" if keys else "the file has no key"
