@@ -12,7 +12,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from tiny import run_config, tree, write_model
+from tiny import chat_tokenizer, run_config, tree, write_model
+from tiny_mixtures import tiny_mixture
 from tiny_models import documents, largest_difference, packed_logits
 from veneer.adapters.store import read_tensors
 from veneer.assistant import open_assistant
@@ -181,6 +182,20 @@ def test_what_quantising_would_leave_is_measured_beside(
     assert found.loss.low <= found.loss.difference <= found.loss.high
     written = json.loads((tmp_path / "out" / RECORD_FILE).read_text())
     assert written == {key: value for key, value in json.loads(json.dumps(record.to_json())).items() if key != "parity"}
+
+
+def test_nothing_is_measured_in_4_bits_of_a_mixture_whose_files_have_none(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    base, backend = tmp_path / "base", chat_tokenizer()
+    tiny_mixture("qwen3_moe", vocab_size=backend.get_vocab_size()).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).write_bytes((tiny_model / name).read_bytes())
+    train(run_config(base, tiny_data, tmp_path / "run", "method=qlora", "train.steps=1"))
+    record = export(tmp_path / "run", tmp_path / "out", data=tiny_data, limit=2, compute=FLOAT32)
+    assert record.measured is not None
+    assert record.measured.requantised is None
+    assert len(record.measured.merged) == 2
 
 
 @pytest.mark.parametrize("made", ["lora", "qlora"])

@@ -273,8 +273,8 @@ def _measured(
 def _requantised(
     inputs: ExportInputs, live_rows: _LiveLosses, scores: list[RowScore], best: MergeBase, partial: Path
 ) -> RequantisedLoss | None:
-    """What quantisation leaves of the merge that is kept."""
-    if not inputs.description.capabilities.quantised_files:
+    """What quantisation leaves of the merge that is kept; None where no file holds the model in 4 bits."""
+    if not inputs.description.capabilities.quantised_files or inputs.description.spec.mixture is not None:
         return None
     quant = packing(inputs)
     if inputs.request.to is Target.MERGED:
