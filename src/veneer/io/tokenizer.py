@@ -167,7 +167,7 @@ class Tokenizer:
         Raises:
             OutputError: a file could not be written.
         """
-        config = {key: value for key, value in self.config.items() if isinstance(value, _CONFIG_TYPES)}
+        config: dict[str, Any] = {k: value for k, value in self.config.items() if isinstance(value, _CONFIG_TYPES)}
         # The class for which tokenizer.json holds as it stands: for others transformers 5 makes rules of its own.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         # transformers 4 would add token types for this class, which no causal language model takes.
