@@ -197,3 +197,14 @@ def test_settings_of_yarn_without_a_logarithm_are_refused(change: dict[str, floa
 def test_a_share_of_a_head_that_cannot_be_turned_is_refused(part: float) -> None:
     with pytest.raises(ModelError, match=r"partial_rotary_factor .* turns (inf|32|0\.16) numbers"):
         rope({"max_position_embeddings": 64, "partial_rotary_factor": part}, 16, share=1.0)
+
+
+def test_a_scaling_beside_another_one_is_refused() -> None:
+    """As where YaRN is added, by a model's page, to a file that transformers 5 has written."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    written = {"rope_type": "default", "rope_theta": 5000.0}
+    with pytest.raises(ModelError, match=r"rope_parameters .* and rope_scaling .*, which differ; write all settings"):
+        rope(SHAPES | {"rope_parameters": written, "rope_scaling": yarn}, 16)
+    for old in (None, {}, {"type": "yarn", "factor": 4}):
+        found = rope(SHAPES | {"rope_parameters": yarn | {"rope_theta": 5000.0}, "rope_scaling": old}, 16)
+        assert (found.kind, found.theta) == (RopeKind.YARN, 5000.0)

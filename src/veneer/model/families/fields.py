@@ -167,7 +167,7 @@ def rope(
         ModelError: a setting is missing, impossible or not supported.
     """
     if scaling is ...:
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        scaling = named_scaling(config) or {}
     if not isinstance(scaling, Mapping):
         raise ModelError(f"rope_scaling in config.json is {scaling!r}; it must be a group of settings, or null")
     base = _number(scaling if "rope_theta" in scaling else config, "rope_theta", theta)
@@ -195,6 +195,23 @@ def rope(
         if wanted[name] and len(values) != pairs:
             raise ModelError(f"rope_scaling has {len(values)} {name}; head_dim {head_dim} needs {pairs}")
     return spec
+
+
+def named_scaling(config: Config) -> Any:
+    """Read the group of settings of rotary positions, `rope_parameters` or `rope_scaling`; None where both are empty.
+
+    Raises:
+        ModelError: both are given and differ, as where a scaling was added to a file that has `rope_parameters`.
+    """
+    new, old = config.get("rope_parameters") or None, config.get("rope_scaling") or None
+    if isinstance(new, Mapping) and isinstance(old, Mapping):
+        said = {"rope_type" if key == "type" else key: value for key, value in old.items()}
+        if any(key not in new or new[key] != value for key, value in said.items()):
+            raise ModelError(
+                f"config.json has rope_parameters {dict(new)!r} and rope_scaling {dict(old)!r}, which differ; write "
+                "all settings into rope_parameters (rope_theta too) and remove rope_scaling"
+            )
+    return new or old
 
 
 MOST_TURNS = 1e9

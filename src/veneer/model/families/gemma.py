@@ -12,6 +12,7 @@ from veneer.model.families.fields import (
     Config,
     activation,
     layer_types,
+    named_scaling,
     number,
     refuse,
     rope,
@@ -52,7 +53,7 @@ def gemma3(config: Config) -> DecoderSpec:
             f"rope_parameters of model_type {config.get('model_type')!r} is {groups!r}; it must have a group "
             f"{FULL!r} and a group {SLIDING!r}"
         )
-    wide = groups.get(FULL) or config.get("rope_scaling") or {}
+    wide = named_scaling({"rope_parameters": groups.get(FULL), "rope_scaling": config.get("rope_scaling")}) or {}
     narrow = groups.get(SLIDING) or {}
     near = {"model_type": config.get("model_type"), "rope_theta": config.get("rope_local_base_freq", 10_000.0)}
     near["max_position_embeddings"] = config.get("max_position_embeddings")

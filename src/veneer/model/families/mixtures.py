@@ -16,6 +16,7 @@ from veneer.model.families.fields import (
     Config,
     alike,
     layer_types,
+    named_scaling,
     number,
     rope,
     sizes,
@@ -93,7 +94,7 @@ def gpt_oss(config: Config) -> DecoderSpec:
     check_mixture(config, "num_local_experts", "intermediate_size")
     shape, bias = sizes(config, head_dim=64, kv_heads=8), switch(config, "attention_bias", True)
     types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in range(config["num_hidden_layers"])))
-    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    scaling = named_scaling(config)
     rotary = rope(config, shape["head_dim"], theta=150_000.0, scaling=GPT_OSS_SCALING if scaling is None else scaling)
     return DecoderSpec(
         **shape,
