@@ -76,10 +76,20 @@ def test_a_model_that_is_not_there_is_an_error_of_their_form(theirs: ollama.Clie
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": -1}, {"num_predict": 10**9}, {"mirostat": 2}, {"seed": "a"}, {"stop": [""]}]
+    "options",
+    [
+        {"temperature": -1},
+        {"num_predict": 10**9},
+        {"mirostat": 2},
+        {"seed": "a"},
+        {"stop": [""]},
+        {"repeat_penalty": 0},
+    ],
 )
 def test_options_out_of_range_are_refused(server: HttpServer, options: dict[str, object]) -> None:
-    assert call(server, "POST", "/api/generate", {"model": BASE, "prompt": "a", "options": options})[0] == 400
+    status, _, answer = call(server, "POST", "/api/generate", {"model": BASE, "prompt": "a", "options": options})
+    assert status == 400
+    assert answer["error"].startswith(f"options.{next(iter(options))}")
 
 
 def test_a_request_without_a_question_finds_the_model_loaded(theirs: ollama.Client) -> None:

@@ -11,7 +11,8 @@ import hostile_templates as hostile
 from veneer.assistant import Assistant
 from veneer.data.chat import Encoder, template_of
 from veneer.serving.errors import ApiError
-from veneer.serving.prompts import PromptEncoder
+from veneer.serving.fields import Fields
+from veneer.serving.prompts import PromptEncoder, read_messages
 
 FAST = [{"role": "user", "content": "late?"}]
 SLOW = [{"role": "user", "content": "slow"}]
@@ -38,3 +39,16 @@ def test_a_text_beyond_every_possible_prompt_is_refused_unread(assistant: Assist
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(ApiError, match="characters are more"):
         asyncio.run(prompts.conversation([{"role": "user", "content": "a" * (512 * longest + 1)}]))
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_thoughts_and_names_of_tools_reach_the_template_by_all_their_names(key: str) -> None:
+    given = [
+        {"role": "assistant", "content": "", key: "It rains."},
+        {"role": "tool", "content": "rain", "tool_name": "weather"},
+        {"role": "tool", "content": "rain", "tool_name": "weather", "name": "sky"},
+    ]
+    thought, result, both = read_messages(Fields({"messages": given}))
+    assert thought[key] == "It rains."
+    assert result["name"] == "weather"
+    assert both["name"] == "sky"

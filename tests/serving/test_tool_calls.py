@@ -12,12 +12,13 @@ import pytest
 import torch
 from openai import OpenAI
 
-from served import BASE, serving, tiny_assistant
+from served import BASE, call, serving, tiny_assistant
 from tiny import write_model
 from veneer.assistant import Assistant
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
 from veneer.serving.grammar import Grammars
+from veneer.serving.server import HttpServer
 from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools
 
 WEATHER: dict[str, Any] = {
@@ -125,12 +126,18 @@ def test_tools_that_are_none_are_refused(tools: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     """A server of a model whose template writes tools."""
     path = write_model(tmp_path_factory.mktemp("calling"))
     settings = json.loads((path / "tokenizer_config.json").read_text())
     (path / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
-    with serving(tiny_assistant(path)) as (server, _), OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+    with serving(tiny_assistant(path)) as (server, _):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def calling(taught: HttpServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{taught.url}/v1", api_key="-") as client:
         yield client
 
 
@@ -153,6 +160,15 @@ def test_a_forced_call_is_made_whatever_the_model_would_have_said(calling: OpenA
     (call,) = calls
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments)["city"] in ("Bonn", "Köln")
+
+
+def test_a_call_is_forced_on_ollamas_route_too(taught: HttpServer) -> None:
+    content = {"model": BASE, "messages": [{"role": "user", "content": "Bonn?"}], "tools": [WEATHER], "stream": False,
+               "tool_choice": "required", "options": {"seed": 3, "num_predict": 260}}  # fmt: skip
+    status, _, answer = call(taught, "POST", "/api/chat", content)
+    assert status == 200
+    assert [one["function"]["name"] for one in answer["message"]["tool_calls"]] == ["weather"]
+    assert call(taught, "POST", "/api/chat", {**content, "format": "json"})[0] == 400
 
 
 def test_a_forced_call_may_refer_to_definitions_of_its_own_tool(assistant: Assistant) -> None:

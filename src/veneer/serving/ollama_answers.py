@@ -14,19 +14,17 @@ from veneer.serving.answers import Answers, unless_gone
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
-from veneer.serving.grammar import Grammar
 from veneer.serving.ollama import named, now
 from veneer.serving.prompts import read_messages
-from veneer.serving.sampling_fields import read_sampling
+from veneer.serving.sampling_fields import PENALTIES, read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import LINES, StreamedResponse, line
 from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, where its options are left out."""
-OPTIONS = {"repeat_penalty": "repetition_penalty"}
-"""Ollama's options that are called otherwise here."""
 SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+NO_TOOLS = ToolUse()
 Response = Any
 """Any ASGI application."""
 
@@ -66,7 +64,7 @@ async def chat(service: Service, request: Request) -> Response:
         return _loaded(fields, model, {"message": {"role": "assistant", "content": ""}})
     tools = service.prompts.read_tools(fields)
     prompt = await service.prompts.conversation(read_messages(fields), tools.tools)
-    made, ignored = await _request(service, fields, model, prompt, "messages")
+    made, ignored = await _request(service, fields, model, prompt, "messages", tools)
     return await _answer(service, request, OllamaRequest(model, made, True, tools, stream, ignored))
 
 
@@ -96,34 +94,41 @@ async def generate(service: Service, request: Request) -> Response:
 
 
 async def _request(
-    service: Service, fields: Fields, model: str, prompt: tuple[int, ...], param: str
+    service: Service, fields: Fields, model: str, prompt: tuple[int, ...], param: str, tools: ToolUse = NO_TOOLS
 ) -> tuple[GenerationRequest, tuple[str, ...]]:
     """The engine's request, and the names of the fields that are ignored."""
     options = fields.section("options") or Fields({}, "options")
     for name in ("mirostat", "typical_p", "tfs_z"):
         options.neutral(name, 0, 1.0, 1)
-    values = {name: options.value(name) for name in SAME} | {
-        ours: options.value(name) for name, ours in OPTIONS.items()
-    }
+    values = {name: options.value(name) for name in SAME}
+    values["repetition_penalty"] = options.number("repeat_penalty", *PENALTIES, 1.0)
     given = {name: value for name, value in values.items() if value is not None}
     most = options.integer("num_predict", -2, service.context - 1)
     settings = read_sampling(
-        Fields({**DEFAULTS, **given}),
+        Fields({**DEFAULTS, **given}, "options"),
         context=service.context,
         vocab_size=service.spec.vocab_size,
         choices=1,
         stop_ids=service.stop_ids,
         max_tokens=most if most is not None and most > 0 else None,
     )
-    schema = fields.value("format")
-    if schema is not None and schema not in ("", "json") and not isinstance(schema, dict):
-        raise fields.wrong("format", 'must be "json" or a JSON schema')
-    constraints: tuple[Grammar, ...] = ()
-    if schema:
-        constraints = (await service.grammar({"type": "object"} if schema == "json" else schema, "format"),)
+    schema = _schema(fields, tools)
+    constraints = () if schema is None else (await service.grammar(schema, "tools" if tools.forced else "format"),)
     adapter = service.models.adapter_of(model)
     (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
     return request, fields.ignored()
+
+
+def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
+    """The schema that the answer must have, if any."""
+    form = fields.value("format")
+    if form is not None and form not in ("", "json") and not isinstance(form, dict):
+        raise fields.wrong("format", 'must be "json" or a JSON schema')
+    if tools.forced:
+        if form:
+            raise fields.wrong("format", "not together with a tool_choice that forces a call")
+        return tools.schema()
+    return {"type": "object"} if form == "json" else form or None
 
 
 async def _answer(service: Service, request: Request, asked: OllamaRequest) -> Response:

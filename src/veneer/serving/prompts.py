@@ -10,6 +10,7 @@ from typing import Any
 from veneer.data.bounded_template import TemplateRefused
 from veneer.data.chat import Encoder, new_template_of
 from veneer.data.json_values import BadRow, kind, parse_json
+from veneer.data.turns import REASONING_KEYS
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
@@ -26,6 +27,8 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
+TEXTS = {"name": "name", "tool_name": "name", "tool_call_id": "tool_call_id"} | {key: key for key in REASONING_KEYS}
+"""Texts of a turn, and what templates call them: `tool_name` is Ollama's, and thoughts have several names."""
 MOST_MESSAGES = 10_000
 
 
@@ -65,10 +68,10 @@ def _message(turn: Fields) -> Message:
         if role != "assistant":
             raise turn.wrong("content", "must be a string or a list of text parts")
         message["content"] = ""
-    for key in ("name", "tool_call_id", "reasoning_content"):
+    for key, own in TEXTS.items():
         value = turn.text(key)
         if value is not None:
-            message[key] = value
+            message.setdefault(own, value)
     turn.neutral("audio")
     turn.neutral("images", [])
     turn.neutral("function_call")

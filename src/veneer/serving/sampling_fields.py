@@ -14,6 +14,8 @@ from veneer.serving.prompts import PromptEncoder
 MOST_BIASES = 1024
 LONGEST_STOP = 1024
 LARGEST_SEED = 2**31 - 1
+PENALTIES = 0.01, 100.0
+"""The least and the largest penalty of repetition."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
@@ -134,7 +136,7 @@ def read_sampling(
             min_new_tokens=least,
             seed=secrets.randbelow(LARGEST_SEED) if seed is None else seed,
             logit_bias=_biases(fields, vocab_size),
-            repetition_penalty=fields.number("repetition_penalty", 0.01, 100.0, 1.0),
+            repetition_penalty=fields.number("repetition_penalty", *PENALTIES, 1.0),
             presence_penalty=fields.number("presence_penalty", -2.0, 2.0, 0.0),
             frequency_penalty=fields.number("frequency_penalty", -2.0, 2.0, 0.0),
             temperature=fields.number("temperature", 0.0, 2.0, 1.0),
