@@ -20,6 +20,7 @@ from veneer.enums import Bias, Init, Variant
 from veneer.errors import AdapterError
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
+from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 
 TEXTS = documents([19, 8], seed=4)
@@ -66,6 +67,27 @@ def test_a_merged_model_computes_what_the_adapter_computes(
     theirs = LlamaForCausalLM.from_pretrained(merged).eval()
     with torch.no_grad():
         assert largest_difference(their_logits(theirs, TEXTS), packed_logits(model, TEXTS)) < 1e-5
+
+
+def test_what_is_not_quantised_is_merged_as_the_files_have_it_whatever_was_trained_in(tmp_path: Path) -> None:
+    """The live adapter, with which a merged model is compared, rounds none of it to the dtype of training either."""
+    llama, generator = tiny_llama(changes=BIASED), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in llama.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    checkpoint, quant = saved(llama, tmp_path / "base"), QuantSection(skip_modules=("o_proj",))
+    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.bfloat16, quant=quant)
+    adapter = inject(model, LoraSpec(rank=4, alpha=8.0, target_modules=("q_proj", "o_proj", "embed_tokens")))
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base="base")
+    trained = TrainingBase(True, quant, torch.bfloat16)
+    merged = dict(open_source(checkpoint, tmp_path / "adapter", MergeBase.DEQUANTISED, trained).merged())
+    # B is 0 at the start: what is merged is the base.
+    path = "model.layers.1.self_attn"
+    for name in (f"{path}.q_proj.bias", f"{path}.o_proj.weight", f"{path}.o_proj.bias", f"{EMBEDDING}.weight"):
+        assert torch.equal(merged[name], llama.state_dict()[name].double()), name
+    packed = model.get_submodule(f"{path}.q_proj.base").dequantize(torch.float32)  # type: ignore[operator]
+    assert torch.equal(merged[f"{path}.q_proj.weight"], packed.double())
 
 
 class _NoTokenizer:

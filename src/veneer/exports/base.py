@@ -30,6 +30,9 @@ from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
 
+TABLES = ("embed_tokens", "lm_head")
+"""Last parts of the paths of embedding and head."""
+
 
 class MergeBase(Enum):
     """Which weights the update is added to."""
@@ -83,19 +86,33 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
     read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
+    own = " ".join(read_tensors(adapter))
+    tables = any(name in own for name in TABLES)
     if base is MergeBase.DEQUANTISED:
         model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
+        if trained.dtype is not torch.float32:
+            _in_float32(model, checkpoint, tables)
     else:
         spec = spec_from_hf(checkpoint.config)
         check_tensors(checkpoint, spec)
-        own = " ".join(read_tensors(adapter))
-        tables = any(name in own for name in ("embed_tokens", "lm_head"))
         model = CausalLM(spec, _FileWeights(checkpoint, tables), torch.float32)
     model.requires_grad_(False).eval()
     tokenizer = None
     if (adapter / TOKENIZER_FILE).is_file():
         tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
     return Source(checkpoint, model, load_adapter(model, adapter), tokenizer)
+
+
+def _in_float32(model: CausalLM, checkpoint: Checkpoint, tables: bool) -> None:
+    """What an adapter may stand on and is not quantised, as the files have it: biases, layers that were left out, and
+    embedding and head if `tables` says so. What is written is rounded once, and not to the dtype of training first."""
+    for path, module in model.named_modules():
+        if isinstance(module, PackedLinear) and module.bias is not None:
+            module.bias = checkpoint.read(f"{path}.bias", torch.float32)
+        elif isinstance(module, DenseLinear | Embedding) and (tables or not path.endswith(TABLES)):
+            for leaf, parameter in module.named_parameters(recurse=False):
+                if f"{path}.{leaf}" not in checkpoint.stored:
+                    parameter.data = checkpoint.read(f"{path}.{leaf}", torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
