@@ -7,7 +7,7 @@ is held as a whole in full precision: the first stays in its files, the second i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.load import load_adapter
 from veneer.adapters.store import TOKENIZER_FILE, read_config, read_tensors, read_tokenizer
 from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.backends.files import HfFiles
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -91,7 +92,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     if base is MergeBase.DEQUANTISED:
         model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
         if trained.dtype is not torch.float32:
-            _in_float32(model, checkpoint, tables)
+            in_float32(_under_adapters(model, checkpoint, tables), checkpoint)
     else:
         spec = spec_from_hf(checkpoint.config)
         check_tensors(checkpoint, spec)
@@ -103,16 +104,30 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     return Source(checkpoint, model, load_adapter(model, adapter), tokenizer)
 
 
-def _in_float32(model: CausalLM, checkpoint: Checkpoint, tables: bool) -> None:
-    """What an adapter may stand on and is not quantised, as the files have it: biases, layers that were left out, and
-    embedding and head if `tables` says so. What is written is rounded once, and not to the dtype of training first."""
-    for path, module in model.named_modules():
+def in_float32(modules: Iterable[tuple[str, nn.Module]], files: Checkpoint | HfFiles) -> None:
+    """Give modules what is not quantised in them as the files have it, and not rounded to the dtype of training first.
+
+    Args:
+        modules: with their paths.
+        files: of the model, under the names of its modules.
+    """
+    known = frozenset(files.names())
+    for path, module in modules:
         if isinstance(module, PackedLinear) and module.bias is not None:
-            module.bias = checkpoint.read(f"{path}.bias", torch.float32)
-        elif isinstance(module, DenseLinear | Embedding) and (tables or not path.endswith(TABLES)):
-            for leaf, parameter in module.named_parameters(recurse=False):
-                if f"{path}.{leaf}" not in checkpoint.stored:
-                    parameter.data = checkpoint.read(f"{path}.{leaf}", torch.float32)
+            module.bias = files.read(f"{path}.bias", torch.float32).to(module.bias.device)
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}"
+            read = files.read(name, torch.float32) if name in known else parameter.data.float()
+            parameter.data = read.to(parameter.device)
+
+
+def _under_adapters(model: CausalLM, checkpoint: Checkpoint, tables: bool) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that an adapter may stand on, with their paths; embedding and head if `tables` says so. A head that
+    the files hold quantised stays as it was decoded."""
+    for path, module in model.named_modules():
+        dense = isinstance(module, DenseLinear | Embedding) and f"{path}.weight" not in checkpoint.stored
+        if isinstance(module, PackedLinear) or (dense and (tables or not path.endswith(TABLES))):
+            yield path, module
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from torch import Tensor
 from veneer.adapters.load import load_adapter
 from veneer.adapters.store import read_tokenizer
 from veneer.assistant import Assistant, make_assistant
-from veneer.backends.files import HfFiles
 from veneer.backends.load import files_by_module, load_language_model
 from veneer.data.chat import template_of
 from veneer.enums import Backend
-from veneer.exports.base import MergeBase, TrainingBase
+from veneer.exports.base import MergeBase, TrainingBase, in_float32
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput, TokenDistribution
 from veneer.exports.prompts import Prompt, Prompts
 from veneer.generation.batch import generate
@@ -31,7 +30,6 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.forms import WeightForm
 from veneer.model.language import LanguageModel
-from veneer.quant.packed import PackedLinear
 
 CHUNK = 256
 """Tokens that are written into one text."""
@@ -79,23 +77,11 @@ def live(
         quant=trained.quant,
     )
     if quantised and trained.dtype is not torch.float32:
-        _in_float32(model, files_by_module(checkpoint, backend))
+        model.dtype = torch.float32
+        in_float32(model.named_modules(), files_by_module(checkpoint, backend))
     model.requires_grad_(False).eval()
     plain = checkpoint.tokenizer()
     return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, plain))
-
-
-def _in_float32(model: LanguageModel, files: Checkpoint | HfFiles) -> None:
-    """What is not quantised, as the files have it."""
-    model.dtype = torch.float32
-    known = frozenset(files.names())
-    for path, module in model.named_modules():
-        if isinstance(module, PackedLinear) and module.bias is not None:
-            module.bias = files.read(f"{path}.bias", torch.float32).to(module.bias.device)
-        for leaf, parameter in module.named_parameters(recurse=False):
-            name = f"{path}.{leaf}"
-            read = files.read(name, torch.float32) if name in known else parameter.data.float()
-            parameter.data = read.to(parameter.device)
 
 
 def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:

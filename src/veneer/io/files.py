@@ -191,11 +191,7 @@ def make_output_folder(path: Path) -> None:
     """
     with reported(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f"{PARTIAL}{os.getpid()}-probe"
-        try:
-            probe.write_bytes(b"veneer")
-        finally:
-            probe.unlink(missing_ok=True)
+        _try_writing(path / f"{PARTIAL}{os.getpid()}-probe")
 
 
 def prove_file(path: Path) -> None:
@@ -204,14 +200,18 @@ def prove_file(path: Path) -> None:
     Raises:
         OutputError: it is a folder, its folder is not there, or that may not be written.
     """
-    probe = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     with reported(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        try:
-            probe.write_bytes(b"veneer")
-        finally:
-            probe.unlink(missing_ok=True)
+        _try_writing(path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}"))
+
+
+def _try_writing(probe: Path) -> None:
+    """Write a few bytes into a file, and take it away again."""
+    try:
+        probe.write_bytes(b"veneer")
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 @contextmanager
