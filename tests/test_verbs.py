@@ -107,6 +107,8 @@ def test_rows_are_checked_for_an_objective_by_its_name_or_as_it_is() -> None:
 def test_a_comparison_is_made_by_the_metrics_that_are_named(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="jsn"):
         veneer.compare(str(tiny_model), tiny_data, tmp_path / "out", metrics=["jsn"])
+    with pytest.raises(ConfigError, match="jsn"):
+        veneer.compare(str(tiny_model), tiny_data, tmp_path / "out", metrics="jsn")
 
 
 def test_a_folder_that_is_combined_twice_is_refused_and_not_dropped(tmp_path: Path) -> None:

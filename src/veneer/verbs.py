@@ -29,6 +29,7 @@ from veneer.data.records import Message
 from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choice
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
+from veneer.evaluation.metrics.choose import names_of
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
@@ -191,7 +192,7 @@ def compare(
     held_out: float = 0.1,
     limit: int | None = None,
     max_new_tokens: int | None = None,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     assignments: Sequence[str] = (),
     preference: ObjectiveName | str | None = None,
     subscribers: Sequence[Subscriber] = (),
@@ -210,7 +211,7 @@ def compare(
         held_out: that share.
         limit: score only so many of the evaluation rows, drawn once.
         max_new_tokens: longest answer.
-        metrics: names as `evaluate` takes them, the primary one first; by default what the rows call for.
+        metrics: names as `evaluate` takes them, or one, the primary one first; by default what the rows call for.
         assignments: `key=value` settings of all runs, those of `veneer train --set`.
         preference: an objective of pairs. `data` are pairs then: every method is fine-tuned on the chosen answers, and
             trained on by this objective on the pairs.
@@ -233,7 +234,7 @@ def compare(
         held_out=held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
-        metrics=tuple(metrics),
+        metrics=names_of(metrics),
         assignments=tuple(assignments),
         preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
     )

@@ -43,7 +43,7 @@ from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.evaluation.judge.verdicts import JudgeResult
-from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics
+from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics, names_of
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import (
@@ -150,10 +150,10 @@ def evaluate(
             data=str(file),
             limit=limit,
             max_new_tokens=max_new_tokens,
-            metrics=_names(metrics),
+            metrics=names_of(metrics),
             cluster=cluster,
             more_adapters=tuple(Path(one) for one in given[1:]),
-            suites=_names(suites),
+            suites=names_of(suites),
             suite_items=suite_items,
             gate=None if gate is None else Path(gate),
             judge=None if judge is None else Path(judge),
@@ -161,10 +161,6 @@ def evaluate(
             columns=columns or {},
         )
         return run_evaluation(request, subscribers=subscribers)
-
-
-def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def run_evaluation(
