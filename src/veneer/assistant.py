@@ -30,6 +30,8 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_vocabulary
 from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.unread import unread_notes
+from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.planning.weights import Held
@@ -356,10 +358,10 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
             progress=lambda name: stage.advance(item=name),
         )
     loaded.requires_grad_(False).eval()
-    if adapter is None or base is None:
-        return make_assistant(loaded, checkpoint, None, own)
-    put_on = load_adapter(loaded, adapter)
-    other = base.problem()
+    if isinstance(loaded, CausalLM):
+        warnings += unread_notes(checkpoint, loaded.spec)
+    put_on = None if adapter is None else load_adapter(loaded, adapter)
+    other = None if base is None else base.problem()
     if other is not None:
         warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")
     for warning in warnings:

@@ -100,13 +100,6 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     assert "lm_head.weight" not in dict(model.named_parameters())
 
 
-def test_a_head_beside_a_tied_embedding_is_not_read(tmp_path: Path) -> None:
-    saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path)
-    checkpoint = Watched(retensor(tmp_path, {"lm_head.weight": torch.zeros(3, 3)}))
-    load_model(checkpoint)
-    assert "lm_head.weight" not in checkpoint.reads
-
-
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     saved(tiny_llama(), tmp_path)
     with pytest.raises(ModelError, match=r"'gpt_neox'.*supported: .*llama"):

@@ -16,6 +16,7 @@ from veneer.io.prequantised import described_quantisation
 from veneer.io.protocol import Checkpoint
 from veneer.loading.expected import linear_paths
 from veneer.loading.stored import block_formats, stored_layers, stored_quantisation, table_formats
+from veneer.loading.unread import unread_notes
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
 from veneer.model.spec import spec_from_hf
 
@@ -51,6 +52,7 @@ def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Descript
         tables=table_formats(model.blocks),
         dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
+        notes=() if isinstance(model, ModelConfig) else unread_notes(model, spec),
     )
 
 

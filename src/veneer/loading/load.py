@@ -16,6 +16,7 @@ from veneer.loading.expected import Recorder, check_tensors, linear_paths
 from veneer.loading.forms import TableForm, WeightForm, keeps_blocks, keeps_table_blocks
 from veneer.loading.stored import stored_quantisation
 from veneer.loading.streams import StreamedTables, StreamedWeights
+from veneer.loading.unread import check_tied_head
 from veneer.model.decoder import CausalLM
 from veneer.model.spec import spec_from_hf
 from veneer.products import reads_stored
@@ -47,7 +48,7 @@ def load_model(
         progress: function that is called with the name of every tensor that is read.
 
     Raises:
-        ModelError: the architecture is unknown or tensors do not fit the configuration.
+        ModelError: the architecture is unknown, or tensors do not fit the configuration.
         ConfigError: this machine cannot make `products`, `quant` skips layers that do not exist, or the files hold
             quantised weights and `form` is TRAINABLE.
     """
@@ -57,6 +58,7 @@ def load_model(
         raise ConfigError("compute.products int8 is for a frozen base; weights that are trained are multiplied exactly")
     spec = spec_from_hf(checkpoint.config)
     check_tensors(checkpoint, spec)
+    check_tied_head(checkpoint, spec)
     stored = stored_quantisation(checkpoint, spec)
     if form is WeightForm.TRAINABLE and checkpoint.stored:
         refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
@@ -92,6 +94,7 @@ def unloaded_model(checkpoint: Checkpoint, dtype: torch.dtype) -> CausalLM:
     """
     spec = spec_from_hf(checkpoint.config)
     check_tensors(checkpoint, spec)
+    check_tied_head(checkpoint, spec)
     if checkpoint.stored:
         refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
     return CausalLM(spec, Recorder(), dtype)

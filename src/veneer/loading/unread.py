@@ -1,0 +1,73 @@
+"""Tensors of the files that the model does not read: which of them change what the user expects of it."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from veneer.errors import ModelError, listing
+from veneer.io.checkpoint import Checkpoint
+from veneer.loading.expected import TABLE_NAMES, expected_tensors
+from veneer.model.spec import DecoderSpec
+
+_COMPUTED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.[kv]_scale")
+"""Tensors that follow from the configuration (rotary frequencies in old files), and scales of a quantised cache."""
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
+
+def unread_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> list[str]:
+    """Names of the tensors that the files hold and a decoder of `spec` has no place for.
+
+    Left out are tensors that the result does not depend on: what the configuration determines, the head of a model
+    whose head is its embedding (`check_tied_head`), and the layers that predict further tokens, which some models have
+    behind the last one (`num_nextn_predict_layers`).
+    """
+    known = expected_tensors(spec).keys() | {*TABLE_NAMES}
+    further = bool(checkpoint.config.get("num_nextn_predict_layers"))
+
+    def matters(name: str) -> bool:
+        layer = _LAYER.match(name)
+        behind = layer is not None and int(layer[1]) >= spec.num_layers
+        return name not in known and not _COMPUTED.fullmatch(name) and not (further and behind)
+
+    return [name for name in checkpoint.names() if matters(name)]
+
+
+def unread_notes(checkpoint: Checkpoint, spec: DecoderSpec) -> tuple[str, ...]:
+    """What the user should know about tensors that are not read: one sentence that names them, or nothing."""
+    names = unread_tensors(checkpoint, spec)
+    if not names:
+        return ()
+    return (
+        f"the files of {checkpoint.source} hold tensors that its config.json has no place for. They are not read, and "
+        f"change nothing:\n{listing(names)}\nIf they belong to the model, correct config.json (attention_bias, "
+        "mlp_bias and num_hidden_layers say which layers and biases there are).",
+    )
+
+
+def check_tied_head(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    """Refuse files that hold a head with other values than the embedding where config.json says that both are one.
+
+    Versions of transformers differ here: up to 4 the embedding is the head, from 5 on the files' head is. Both tables
+    are read in float32 and compared, and let go of before the model is read.
+
+    Raises:
+        ModelError: the two differ.
+    """
+    embedding, head = TABLE_NAMES
+    if not spec.tied_head or head not in checkpoint.names():
+        return
+    if _equal(checkpoint, embedding, head):
+        return
+    raise ModelError(
+        f"{checkpoint.source}: config.json says that the head is the embedding (tie_word_embeddings true), and the "
+        f"files hold a {head} with other values than {embedding}. Set tie_word_embeddings to false in config.json to "
+        f"take the files' head, or leave {head} out of the files to take the embedding."
+    )
+
+
+def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    if checkpoint.shape(first) != checkpoint.shape(second) or {first, second} & checkpoint.stored.keys():
+        return False
+    return torch.equal(checkpoint.read(first, torch.float32), checkpoint.read(second, torch.float32))
