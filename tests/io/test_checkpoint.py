@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from support import smollm2_gguf
 from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io import checkpoint as module
-from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, model_name, open_checkpoint
+from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, model_name, open_checkpoint, read_model_config
 from veneer.io.gguf.reader import GgufCheckpoint
 
 TENSORS = {
@@ -226,6 +227,13 @@ def test_hub_failures_name_the_model_and_the_remedy(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "snapshot_download", snapshot)
     with pytest.raises(ModelError, match=r"owner/name at revision v2 .*: no network\. Check the name.*hf auth login"):
         open_checkpoint("owner/name", revision="v2")
+
+
+@pytest.mark.parametrize("opened", [open_checkpoint, read_model_config])
+def test_a_revision_of_files_that_are_here_is_refused(tmp_path: Path, opened: Callable[..., object]) -> None:
+    path = single(tmp_path / "m")
+    with pytest.raises(ModelError, match=r"revision 'v1' is for a model of the hub, and .*/m is here.*Leave revision"):
+        opened(str(path), revision="v1")
 
 
 def test_gguf_files_and_directories_of_one(tmp_path: Path) -> None:

@@ -100,6 +100,20 @@ def test_schemas_that_cannot_be_used_are_refused(client: OpenAI, schema: Any) ->
     assert caught.value.param == "response_format"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "cause"),
+    [
+        ("(secret", "regex parse error: unclosed group"),
+        ("secret{3,1}", "regex parse error: invalid repetition count range, the start must be <= the end"),
+    ],
+)
+def test_what_is_wrong_with_a_pattern_is_said_without_it(assistant: Assistant, pattern: str, cause: str) -> None:
+    grammars = Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, assistant.stop_ids, 10_000)
+    with pytest.raises(ApiError) as caught:
+        grammars.of_schema({"type": "string", "pattern": pattern}, "response_format")
+    assert caught.value.message == f"response_format: the schema cannot be used: {cause}"
+
+
 def test_true_is_the_schema_of_every_value(client: OpenAI) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": True}}
     bias = {str(token): 20 for token in range(48, 58)}

@@ -73,9 +73,11 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelError: there is no such model, or its files are missing, damaged or of an unsupported kind.
+        ModelError: there is no such model, its files are missing, damaged or of an unsupported kind, or a revision is
+            given for files of this machine.
     """
     path = Path(source).expanduser()
+    _refuse_revision(path, revision)
     if path.is_dir():
         return _open_directory(path, str(source))
     if path.is_file():
@@ -118,9 +120,11 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelError: there is no such model, or its configuration cannot be read.
+        ModelError: there is no such model, its configuration cannot be read, or a revision is given for files of this
+            machine.
     """
     path = Path(source).expanduser()
+    _refuse_revision(path, revision)
     if not path.exists() and not isinstance(source, Path) and _HUB_ID.fullmatch(str(source)):
         path = _download(str(source), revision, [pattern for pattern in HUB_PATTERNS if "safetensors" not in pattern])
     file = path / "config.json" if path.is_dir() else path
@@ -129,6 +133,14 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
         return ModelConfig(str(source), text_config(_read_object(file)), lambda: from_directory(file.parent), weights)
     checkpoint = open_checkpoint(source, revision=revision)
     return ModelConfig(checkpoint.source, checkpoint.config, checkpoint.tokenizer, blocks=checkpoint.blocks)
+
+
+def _refuse_revision(path: Path, revision: str | None) -> None:
+    if revision is not None and path.exists():
+        raise ModelError(
+            f"revision {revision!r} is for a model of the hub, and {path} is here: its files are taken as they are. "
+            "Leave revision out."
+        )
 
 
 def _open_directory(path: Path, source: str) -> Checkpoint:

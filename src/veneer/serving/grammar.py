@@ -99,5 +99,8 @@ class Grammars:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    """What is wrong with a matcher, without the state of its parser."""
-    return str(matcher.get_error()).partition("\n")[0]
+    """What is wrong with a matcher, without the state of its parser and without the text that it was given."""
+    first, *further = str(matcher.get_error()).split("\n")
+    # An expression's error takes several lines: its kind, the expression with a mark below, and the cause.
+    causes = [line.removeprefix("error: ") for line in further if line.startswith("error: ")]
+    return " ".join([first, *causes])
