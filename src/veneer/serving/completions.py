@@ -103,12 +103,12 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
         raise fields.wrong("prompt", f"{len(found):,} prompts times n are more than {service.limits.choices:,} answers")
     requests = [
         request
-        for prompt in found
+        for param, prompt in found
         for request in settings.requests(
             prompt,
             adapter,
             service.prompts,
-            param="prompt",
+            param=param,
             logprobs=logprobs,
             prompt_logprobs=logprobs if echo else None,
         )
@@ -117,8 +117,8 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
     return CompletionRequest(model, requests, settings.n, echo, most == 0, stream, usage, fields.ignored())
 
 
-async def _prompts(service: Service, fields: Fields) -> list[tuple[int, ...]]:
-    """The prompts: a text, tokens, or a list of either."""
+async def _prompts(service: Service, fields: Fields) -> list[tuple[str, tuple[int, ...]]]:
+    """The prompts (a text, tokens, or a list of either), each with the name of its field."""
     value = fields.value("prompt")
     whole = fields.flag("add_special_tokens", True)
     several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
@@ -129,11 +129,12 @@ async def _prompts(service: Service, fields: Fields) -> list[tuple[int, ...]]:
     for number, prompt in enumerate(prompts):
         param = f"prompt[{number}]" if several else "prompt"
         if isinstance(prompt, str):
-            found.append(await service.prompts.text(prompt, param, add_special_tokens=whole))
+            tokens = await service.prompts.text(prompt, param, add_special_tokens=whole)
         elif isinstance(prompt, list):
-            found.append(service.prompts.tokens(prompt, param, service.spec.vocab_size))
+            tokens = service.prompts.tokens(prompt, param, service.spec.vocab_size)
         else:
             raise fields.wrong(param, "must be a string, a list of tokens, or a list of either")
+        found.append((param, tokens))
     return found
 
 

@@ -155,10 +155,11 @@ class PromptEncoder:
     async def conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[int, ...]:
-        """The tokens of a conversation, up to where the assistant is to go on.
+        """The tokens of a conversation, up to where the assistant is to go on. They may be more than the context has.
 
         Raises:
-            ApiError: 400, it is longer than the context, or the template refuses it, or would drop calls of tools.
+            ApiError: 400, its text is far longer than the context, or the template refuses it, or would drop calls of
+                tools.
         """
         if not self.takes_calls and any("tool_calls" in message for message in messages):
             raise ApiError(
@@ -177,34 +178,31 @@ class PromptEncoder:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
         except DataError as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
-        return self._checked(tokens, "messages")
+        return tuple(tokens)
 
     async def text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
-        """The tokens of a plain text, with what the tokenizer puts around texts.
+        """The tokens of a plain text, with what the tokenizer puts around texts. They may be more than the context has.
 
         Raises:
-            ApiError: 400, it is longer than the context, or has no token.
+            ApiError: 400, it is far longer than the context.
         """
         self._check_size(len(text), param)
-        tokens = await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
-        return self._checked(tokens, param)
+        return tuple(await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=add_special_tokens))
 
     def tokens(self, tokens: Sequence[object], param: str, vocab_size: int) -> tuple[int, ...]:
-        """Tokens that a client has made itself.
+        """Tokens that a client has made itself. They may be more than the context has.
 
         Raises:
-            ApiError: 400, they are more than the context, none, or none of the model's.
+            ApiError: 400, one is none of the model's.
         """
-        if len(tokens) > self.context:
-            raise self.too_long(len(tokens), param)
         found = tuple(one for one in tokens if isinstance(one, int) and not isinstance(one, bool))
         if len(found) < len(tokens) or not all(0 <= one < vocab_size for one in found):
             raise ApiError(400, f"{param}: tokens must be whole numbers from 0 to {vocab_size - 1:,}", param=param)
-        return self._checked(found, param)
+        return found
 
-    def decoded(self, tokens: Sequence[int]) -> str:
+    async def decoded(self, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens included."""
-        return self._tokenizer.decode(tokens, skip_special_tokens=False)
+        return await asyncio.to_thread(self._tokenizer.decode, tokens, skip_special_tokens=False)
 
     def too_long(self, tokens: int, param: str) -> ApiError:
         """The error of a prompt that leaves no room for an answer."""
@@ -223,10 +221,3 @@ class PromptEncoder:
                 param=param,
                 code="context_length_exceeded",
             )
-
-    def _checked(self, tokens: Sequence[int], param: str) -> tuple[int, ...]:
-        if not tokens:
-            raise ApiError(400, f"{param}: there is nothing to continue; give at least one token", param=param)
-        if len(tokens) >= self.context:
-            raise self.too_long(len(tokens) + 1, param)
-        return tuple(tokens)

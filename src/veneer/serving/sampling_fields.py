@@ -82,8 +82,10 @@ class SamplingFields:
             constraints: one for each answer, or none.
 
         Raises:
-            ApiError: 400, prompt and answer are longer than the context.
+            ApiError: 400, prompt and answer are longer than the context, or the prompt is empty.
         """
+        if not prompt:
+            raise ApiError(400, f"{param}: there is nothing to continue; give at least one token", param=param)
         room = prompts.context - len(prompt)
         most = self.max_tokens or max(1, min(room, prompts.longest - len(prompt)))
         if most > room:

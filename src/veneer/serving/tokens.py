@@ -14,7 +14,8 @@ from veneer.serving.service import Service
 
 
 async def tokenize(service: Service, request: Request) -> Response:
-    """The tokens of a text, or of a conversation up to where the assistant is to go on.
+    """The tokens of a text, or of a conversation up to where the assistant is to go on. They may be more than fit into
+    the context: who asks may want to know how many too many there are.
 
     Raises:
         ApiError: the request is refused.
@@ -32,7 +33,7 @@ async def tokenize(service: Service, request: Request) -> Response:
         if text is None:
             raise fields.wrong("prompt", "give a prompt or messages")
         whole = fields.flag("add_special_tokens", True)
-        tokens = await service.prompts.text(text, "prompt", add_special_tokens=whole) if text else ()
+        tokens = await service.prompts.text(text, "prompt", add_special_tokens=whole)
     texts = [token_text(service.grammars.token_bytes(token)) for token in tokens] if strings else None
     content = {"count": len(tokens), "max_model_len": service.context, "tokens": list(tokens), "token_strs": texts}
     return json_response(content, headers=ignored_header(fields.ignored()))
@@ -49,6 +50,5 @@ async def detokenize(service: Service, request: Request) -> Response:
     given = fields.items("tokens")
     if given is None:
         raise fields.wrong("tokens", "must be a list of tokens")
-    tokens = service.prompts.tokens(given, "tokens", service.spec.vocab_size) if given else ()
-    text = service.prompts.decoded(tokens)
+    text = await service.prompts.decoded(service.prompts.tokens(given, "tokens", service.spec.vocab_size))
     return json_response({"prompt": text}, headers=ignored_header(fields.ignored()))
