@@ -78,14 +78,15 @@ def test_a_tokenizer_that_spaces_the_start_of_a_text_alone_is_exported(target: T
     assert target is Target.GGUF_ADAPTER or any("begins with no control token" in note for note in record.notes)
 
 
-@pytest.mark.parametrize("written", [1, 2])
+@pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_template_that_writes_what_the_tokenizer_puts_before_texts_is_exported(written: int, tmp_path: Path) -> None:
-    """Llama 3 and Gemma: llama.cpp leaves off the template's bos, and puts it back in tokenizing."""
+    """Llama 3 and Gemma: llama.cpp leaves off the template's bos, and puts it back in tokenizing. Zephyr's template
+    writes none, and llama.cpp puts it there: a note says so."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reader")
     base, backend = tmp_path / "base", byte_level_tokenizer()
     saved_model(LlamaConfig(**{**SIZES, "vocab_size": 504}), base)
     surround(backend, "<|im_start|>", None)
-    template = "{{ bos_token }}" * (written - 1) + INSTRUCTED
+    template = "{{ bos_token }}" * written + INSTRUCTED.removeprefix("{{ bos_token }}")
     special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": template}
     save_tokenizer(base, backend, special)
     _, adapter = adapter_on(base, tmp_path / "adapter")
@@ -93,6 +94,7 @@ def test_a_template_that_writes_what_the_tokenizer_puts_before_texts_is_exported
     record = export(adapter, tmp_path / "out", to=Target.GGUF, quant="f32", data=rows, compute=FLOAT32)
     assert record.parity is not None
     assert [one.renderings_equal for one in record.parity.readers] == [4, 4]
+    assert any("begins conversations without <|im_start|>" in note for note in record.notes) is (written == 0)
 
 
 def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_path: Path) -> None:

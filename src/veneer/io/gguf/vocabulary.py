@@ -120,8 +120,18 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     named: dict[str, Value] = {f"{_PREFIX}{name}": value for name, value in values.items()}
     if tokenizer.chat_template is not None:
         named["tokenizer.chat_template"] = tokenizer.chat_template
-    notes += _verify(tokenizer, named)
+    notes += [*_bos_note(tokenizer), *_verify(tokenizer, named)]
     return Vocabulary(named, tuple(notes))
+
+
+def _bos_note(tokenizer: Tokenizer) -> list[str]:
+    bos, template = tokenizer.bos_token, tokenizer.chat_template
+    if not tokenizer.add_bos or bos is None or template is None or "bos_token" in template or bos in template:
+        return []
+    return [
+        f"the chat template begins conversations without {bos}, which the tokenizer puts before other texts. llama.cpp "
+        "and Ollama put it before conversations too: they ask with one token more than training had"
+    ]
 
 
 def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
