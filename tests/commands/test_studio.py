@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,3 +43,15 @@ def test_other_machines_need_a_key_file(tmp_path: Path) -> None:
     keys.write_text("x" * 20)
     os.chmod(keys, 0o644)
     assert "chmod 600" in refused("studio", "--folder", tmp_path, "--key-file", keys)
+
+
+def test_models_that_are_not_there_or_share_a_name_are_refused_before_it_starts(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other" / tiny_model.name)
+    given = [tiny_model, tmp_path / "nope.gguf", other, tiny_model]
+    models = [word for model in given for word in ("--model", model)]
+    said = refused("studio", "--folder", tmp_path / "runs", *models)
+    assert f"{tmp_path}/nope.gguf does not exist" in said
+    assert f"{tiny_model} and {other} have one name, {tiny_model.name!r}" in said
+    assert not (tmp_path / "runs").exists()

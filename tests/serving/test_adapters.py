@@ -287,7 +287,9 @@ def test_an_unloaded_adapter_is_gone_and_comes_back_by_its_name_alone(catalogue:
     catalogue.unload("red")
     with pytest.raises(AdapterError, match="no adapter of that name"):
         catalogue.lease("red", lambda: None)
-    assert catalogue.load("red", 0).generation == 1
+    assert catalogue.load("red", 0).generation == 2, "generation 1 was another version"
+    with pytest.raises(GenerationConflict, match="generation 2 is loaded, and 1"):
+        catalogue.load("red", 1)
     for name in ("../red", "red/..", "", ".", "/etc", "nobody"):
         with pytest.raises(AdapterError, match="none of that name"):
             catalogue.load(name, None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +45,10 @@ class AdapterFolder:
         self._folder, self._loader, self._pinned = folder, loader, frozenset(pinned)
         self._lock = threading.Lock()
         self._memory = AdapterMemory(budget)
-        self._current = {name: self._version(name, 1) for name in _names(folder)}
+        self._generations: Counter[str] = Counter()
+        """The last generation of each name. It stays when an adapter is unloaded: who expects an old generation must
+        not find that number on other files."""
+        self._current = {name: self._version(name) for name in _names(folder)}
         unknown = [
             f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
         ]
@@ -106,7 +109,7 @@ class AdapterFolder:
         with self._lock:
             for name in found:
                 if name not in self._current:
-                    self._current[name] = self._version(name, 1)
+                    self._current[name] = self._version(name)
 
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
@@ -114,13 +117,14 @@ class AdapterFolder:
             raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
         with self._lock:
             self._compare(name, expected_generation)
-        version = self._version(name, 0)
+        version = self._loose(name)
         version.digest, adapter = self._read_elsewhere(version)
         with self._lock:
             # Another caller may have been faster.
             self._compare(name, expected_generation)
-            version.generation, version.nbytes = self._generation(name) + 1, adapter.nbytes
+            version.nbytes = adapter.nbytes
             self._memory.check(version)
+            version.generation = self._next_generation(name)
             self._replace(name, version)
             # Where there is no room now, it comes from the files when it is asked for.
             self._memory.put(version, adapter)
@@ -152,10 +156,20 @@ class AdapterFolder:
             self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _version(self, name: str, generation: int) -> Version:
+    def _version(self, name: str) -> Version:
+        version = self._loose(name)
+        version.generation = self._next_generation(name)
+        return version
+
+    def _loose(self, name: str) -> Version:
+        """A version that has no generation yet."""
         weights = self._folder / name / WEIGHTS_FILE
         nbytes = weights.stat().st_size if weights.is_file() else 0
-        return Version(self._folder / name, generation, pinned=name in self._pinned, nbytes=nbytes)
+        return Version(self._folder / name, 0, pinned=name in self._pinned, nbytes=nbytes)
+
+    def _next_generation(self, name: str) -> int:
+        self._generations[name] += 1
+        return self._generations[name]
 
     def _found(self, name: str) -> Version:
         version = self._current.get(name)

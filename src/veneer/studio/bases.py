@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from veneer.errors import nearest
-from veneer.io.checkpoint import model_name
+from veneer.errors import ConfigError, ModelError, listing, nearest
+from veneer.io.checkpoint import model_name, read_model_config
 from veneer.serving.errors import ApiError
 from veneer.studio.watch import Watcher
+
+
+def check_models(named: Sequence[str]) -> None:
+    """Refuse models that are not there, and different ones of one name, since pages and clients know the names alone.
+
+    Raises:
+        ConfigError: each such model is named.
+    """
+    problems, by_name = [], dict[str, str]()
+    for source in named:
+        try:
+            read_model_config(source)
+        except ModelError as error:
+            problems.append(str(error))
+        other = by_name.setdefault(model_name(source), source)
+        if Path(other).resolve() != Path(source).resolve():
+            problems.append(f"{other} and {source} have one name, {model_name(source)!r}; rename one of them")
+    if problems:
+        raise ConfigError(f"these models cannot be offered:\n{listing(problems)}")
 
 
 class Bases:
     """The models that were named when the studio was started, and the bases of the runs in its folder.
 
     Args:
-        named: directories, GGUF files or hub ids.
+        named: directories, GGUF files or hub ids, which `check_models` has let pass.
         watcher: knows the runs.
     """
 

@@ -108,10 +108,12 @@ def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, 
     from veneer.serving.keys import read_keys
     from veneer.serving.server import HttpServer, check_host
     from veneer.studio.app import build_studio_app
+    from veneer.studio.bases import check_models
     from veneer.studio.sessions import Sessions, own_key
     from veneer.studio.studio import make_studio
 
     check_host(request.host, with_key=request.key_file is not None)
+    check_models(request.models)
     own = request.folder / STUDIO
     make_output_folder(own)
     key_file = request.key_file or own / "key"
