@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from family_variants import FAMILIES
+from hf_models import write_hf_model
 from loaded import Watched, retensor, rewrite
 from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import saved, tiny, tiny_llama
 from veneer.assistant import AssistantRequest, load_assistant
 from veneer.backends.describe import describe_model
+from veneer.backends.load import load_hf
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.events import Event, Level, Note
@@ -23,6 +25,7 @@ from veneer.model.spec import spec_from_hf
 
 BIAS = "model.layers.0.self_attn.q_proj.bias"
 LAYER = "model.layers.2.input_layernorm.weight"
+EMBEDDINGS = {"llama": "model.embed_tokens.weight", "gpt2": "transformer.wte.weight"}
 TIED = {"tie_word_embeddings": True}
 
 
@@ -85,6 +88,16 @@ def test_a_head_that_differs_from_the_tied_embedding_is_refused(head: torch.Tens
         load_model(checkpoint)
     with pytest.raises(ModelError, match=problem):
         unloaded_model(checkpoint, torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_so_it_is_where_transformers_computes(kind: str, tmp_path: Path) -> None:
+    write_hf_model(tmp_path, kind, changes=TIED)
+    load_hf(retensor(tmp_path, {}))
+    rows = open_checkpoint(tmp_path).shape(EMBEDDINGS[kind])
+    load_hf(retensor(tmp_path, {"lm_head.weight": open_checkpoint(tmp_path).read(EMBEDDINGS[kind], torch.float32)}))
+    with pytest.raises(ModelError, match=f"lm_head.weight with other values than {EMBEDDINGS[kind]}"):
+        load_hf(retensor(tmp_path, {"lm_head.weight": torch.zeros(rows)}))
 
 
 def test_a_head_that_equals_the_tied_embedding_is_the_embedding(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from veneer.loading.forms import TableForm, WeightForm
 from veneer.loading.load import load_model
 from veneer.loading.stored import stored_layers
 from veneer.loading.streams import StreamedWeights
+from veneer.loading.unread import check_tied
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
@@ -89,6 +90,8 @@ def load_hf(
         raise ConfigError("method full is done by veneer's own decoder alone; with backend hf take lora or qlora")
     skeleton = make_skeleton(checkpoint.config, dtype)
     files = HfFiles(checkpoint, skeleton)
+    for head, embedding in skeleton.tied.items():
+        check_tied(files, embedding, head)
     paths = [linear.path for linear in skeleton.spec.linears]
     stored = stored_layers(files, paths)
     quant = quant or QuantSection()

@@ -12,13 +12,13 @@ from veneer.enums import Products, Scheme
 from veneer.errors import ConfigError
 from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
-from veneer.loading.expected import Recorder, check_tensors, linear_paths
+from veneer.loading.expected import TABLE_NAMES, Recorder, check_tensors, linear_paths
 from veneer.loading.forms import TableForm, WeightForm, keeps_blocks, keeps_table_blocks
 from veneer.loading.stored import stored_quantisation
 from veneer.loading.streams import StreamedTables, StreamedWeights
-from veneer.loading.unread import check_tied_head
+from veneer.loading.unread import check_tied
 from veneer.model.decoder import CausalLM
-from veneer.model.spec import spec_from_hf
+from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.products import reads_stored
 from veneer.quant.schemes import skipped
 
@@ -56,9 +56,7 @@ def load_model(
     check_products(products, device)
     if products is Products.INT8 and form is WeightForm.TRAINABLE:
         raise ConfigError("compute.products int8 is for a frozen base; weights that are trained are multiplied exactly")
-    spec = spec_from_hf(checkpoint.config)
-    check_tensors(checkpoint, spec)
-    check_tied_head(checkpoint, spec)
+    spec = _checked_spec(checkpoint)
     stored = stored_quantisation(checkpoint, spec)
     if form is WeightForm.TRAINABLE and checkpoint.stored:
         refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
@@ -92,12 +90,18 @@ def unloaded_model(checkpoint: Checkpoint, dtype: torch.dtype) -> CausalLM:
         ModelError: the architecture is unknown or tensors do not fit the configuration.
         ConfigError: the files hold quantised weights.
     """
-    spec = spec_from_hf(checkpoint.config)
-    check_tensors(checkpoint, spec)
-    check_tied_head(checkpoint, spec)
+    spec = _checked_spec(checkpoint)
     if checkpoint.stored:
         refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
     return CausalLM(spec, Recorder(), dtype)
+
+
+def _checked_spec(checkpoint: Checkpoint) -> DecoderSpec:
+    spec = spec_from_hf(checkpoint.config)
+    check_tensors(checkpoint, spec)
+    if spec.tied_head:
+        check_tied(checkpoint, *TABLE_NAMES)
+    return spec
 
 
 def refuse_training(source: str, scheme: Scheme) -> NoReturn:

@@ -20,7 +20,7 @@ def unread_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> list[str]:
     """Names of the tensors that the files hold and a decoder of `spec` has no place for.
 
     Left out are tensors that the result does not depend on: what the configuration determines, the head of a model
-    whose head is its embedding (`check_tied_head`), and the layers that predict further tokens, which some models have
+    whose head is its embedding (`check_tied`), and the layers that predict further tokens, which some models have
     behind the last one (`num_nextn_predict_layers`).
     """
     known = expected_tensors(spec).keys() | {*TABLE_NAMES}
@@ -46,28 +46,31 @@ def unread_notes(checkpoint: Checkpoint, spec: DecoderSpec) -> tuple[str, ...]:
     )
 
 
-def check_tied_head(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+def check_tied(files: Checkpoint, embedding: str, head: str) -> None:
     """Refuse files that hold a head with other values than the embedding where config.json says that both are one.
 
     Versions of transformers differ here: up to 4 the embedding is the head, from 5 on the files' head is. Both tables
     are read in float32 and compared, and let go of before the model is read.
 
+    Args:
+        files: of a model whose head is its embedding.
+        embedding: name of the embedding's weight.
+        head: name of the head's weight; files without it have nothing to compare.
+
     Raises:
         ModelError: the two differ.
     """
-    embedding, head = TABLE_NAMES
-    if not spec.tied_head or head not in checkpoint.names():
-        return
-    if _equal(checkpoint, embedding, head):
+    names = files.names()
+    if head not in names or embedding not in names or _equal(files, embedding, head):
         return
     raise ModelError(
-        f"{checkpoint.source}: config.json says that the head is the embedding (tie_word_embeddings true), and the "
-        f"files hold a {head} with other values than {embedding}. Set tie_word_embeddings to false in config.json to "
-        f"take the files' head, or leave {head} out of the files to take the embedding."
+        f"{files.source}: config.json says that the head is the embedding (tie_word_embeddings true), and the files "
+        f"hold a {head} with other values than {embedding}. Set tie_word_embeddings to false in config.json to take "
+        f"the files' head, or leave {head} out of the files to take the embedding."
     )
 
 
-def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
-    if checkpoint.shape(first) != checkpoint.shape(second) or {first, second} & checkpoint.stored.keys():
+def _equal(files: Checkpoint, first: str, second: str) -> bool:
+    if files.shape(first) != files.shape(second) or {first, second} & files.stored.keys():
         return False
-    return torch.equal(checkpoint.read(first, torch.float32), checkpoint.read(second, torch.float32))
+    return torch.equal(files.read(first, torch.float32), files.read(second, torch.float32))

@@ -93,6 +93,11 @@ class Skeleton:
     """A `transformers.PreTrainedModel`."""
     spec: HfSpec
 
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Names of the weights that are others of the model, each with the other's: the head's with the embedding's."""
+        return dict(self.module.all_tied_weights_keys or {})
+
 
 class _EmptyOnMeta(TorchFunctionMode):
     """Within it `torch.empty`, which weights are made by, takes no memory. Every other function computes as ever."""
