@@ -13,14 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import needed, write_model
-from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.quant.packed import PackedLinear
+from veneer.quant.schemes import pack
+from veneer.quantization import stored_weight
 
 
 @dataclass
@@ -88,6 +91,15 @@ def retensor(path: Path, changes: dict[str, Tensor | None]) -> Checkpoint:
     tensors: dict[str, Tensor | None] = {**load_file(path / "model.safetensors"), **changes}
     save_file({name: t for name, t in tensors.items() if t is not None}, path / "model.safetensors")
     return open_checkpoint(path)
+
+
+def packed(path: Path, *names: str) -> Checkpoint:
+    """The model directory `path` with some matrices as bitsandbytes stores them in 4 bits."""
+    held = load_file(path / "model.safetensors")
+    parts: dict[str, Tensor | None] = {}
+    for name in names:
+        parts |= parts_of(name, stored_weight(pack(held[name], None, QuantSection())), torch.float32)
+    return retensor(path, parts)
 
 
 def linears(model: CausalLM) -> dict[str, torch.nn.Module]:

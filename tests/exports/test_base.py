@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loaded import packed
+from tiny import write_model
 from tiny_models import largest_difference
 from veneer.config import QuantSection
 from veneer.errors import AdapterError
@@ -31,6 +33,16 @@ def test_every_tensor_of_the_base_is_the_one_that_the_adapter_stands_on(
         if base is MergeBase.DEQUANTISED and name.endswith("_proj.weight"):
             expected = QuantLinear.from_weight(tensor).dequantize(torch.float32)
         assert torch.equal(source.base(name), expected), name
+
+
+def test_a_head_that_the_files_hold_quantised_is_decoded(qlora: Path, tmp_path: Path) -> None:
+    names = ("lm_head.weight", f"{PATH}.weight")
+    model = write_model(tmp_path / "model", tied=False)
+    dense = load_file(model / "model.safetensors")
+    in_16_bits = TrainingBase(True, QuantSection(), torch.bfloat16)
+    source = open_source(packed(model, *names), qlora, MergeBase.DEQUANTISED, in_16_bits)
+    for name in names:
+        assert torch.equal(source.base(name), QuantLinear.from_weight(dense[name]).dequantize(torch.float32)), name
 
 
 @pytest.mark.parametrize("base", MergeBase)

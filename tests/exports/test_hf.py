@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_models import SHAPES, write_hf_model
+from loaded import packed
 from tiny_models import documents, largest_difference, their_logits
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -21,13 +22,15 @@ from veneer.exports.hf import HfSource, merged_files, open_hf_source, write_merg
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.model.hf import HfModel
+from veneer.quant.linear import QuantLinear
 
 TEXTS = documents([9, 17], seed=4)
 
 
 def adapted(kind: str, folder: Path, *, form: WeightForm = WeightForm.FROZEN) -> tuple[HfModel, HfSource]:
-    """A live adapter with random factors, and what its merge reads."""
-    checkpoint = open_checkpoint(write_hf_model(folder / "base", kind))
+    """A live adapter with random factors, and what its merge reads. The model may stand in `base` already."""
+    base = folder / "base"
+    checkpoint = open_checkpoint(base if base.is_dir() else write_hf_model(base, kind))
     model = load_hf(checkpoint, form=form, dtype=torch.float32)
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0))
     generator = torch.Generator().manual_seed(5)
@@ -37,9 +40,9 @@ def adapted(kind: str, folder: Path, *, form: WeightForm = WeightForm.FROZEN) ->
     (folder / "adapter").mkdir()
     save_adapter(folder / "adapter", adapter, base="base")
     quantised = form is WeightForm.QUANTIZED
-    base = MergeBase.DEQUANTISED if quantised else MergeBase.ORIGINAL
+    into = MergeBase.DEQUANTISED if quantised else MergeBase.ORIGINAL
     trained = TrainingBase(quantised, QuantSection(), torch.float32)
-    return model, open_hf_source(checkpoint, folder / "adapter", base, trained)
+    return model, open_hf_source(checkpoint, folder / "adapter", into, trained)
 
 
 @pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
@@ -63,6 +66,16 @@ def test_transformers_computes_the_live_adapter_from_the_merged_files(
     positions = torch.cat([torch.arange(len(text)) for text in TEXTS])
     live = model.logits(model.documents(tokens, positions, [len(text) for text in TEXTS]))
     assert largest_difference(their_logits(theirs, TEXTS), live) < 5e-5
+
+
+@torch.no_grad()
+def test_a_head_that_the_files_hold_quantised_is_decoded(tmp_path: Path) -> None:
+    model = write_hf_model(tmp_path / "base", "gpt_neox")
+    head = load_file(model / "model.safetensors")["embed_out.weight"]
+    packed(model, "embed_out.weight", "gpt_neox.layers.0.mlp.dense_4h_to_h.weight")
+    _, source = adapted("gpt_neox", tmp_path, form=WeightForm.QUANTIZED)
+    merged = {name: tensor for name, tensor, _, _ in merged_files(source)}
+    assert torch.equal(merged["embed_out.weight"], QuantLinear.from_weight(head).dequantize(torch.float32))
 
 
 def test_updates_are_added_to_the_weights_the_way_round_that_the_files_have_them(tmp_path: Path) -> None:

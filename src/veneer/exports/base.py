@@ -21,6 +21,7 @@ from veneer.adapters.store import TOKENIZER_FILE, read_config, read_tensors, rea
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.backends.files import HfFiles
 from veneer.config import QuantSection
+from veneer.exports.tensors import ModelTensors
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_tensors
@@ -73,7 +74,7 @@ class Source:
         dense = isinstance(held, Embedding | DenseLinear) and leaf == "weight"
         if dense and held.get_parameter("weight").shape != self.checkpoint.shape(name):
             return held.get_parameter("weight").detach().float()  # the adapter's vocabulary is another one
-        return self.checkpoint.read(name, torch.float32)
+        return ModelTensors(self.checkpoint).read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
         """Every base tensor that the adapter changes, with the change, in float64: what is written is rounded once."""

@@ -17,6 +17,7 @@ from veneer.backends.load import load_hf
 from veneer.errors import AdapterError
 from veneer.exports.base import FileLinear, MergeBase, TrainingBase
 from veneer.exports.merge import MergeSummary, rounded
+from veneer.exports.tensors import ModelTensors
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_files
 from veneer.loading.forms import WeightForm
@@ -43,7 +44,7 @@ class HfSource:
             yield self.files.file_name(name), self.files.turned(name, held.dequantize(torch.float32))
             return
         for file in self.files.file_names(name):
-            yield file, self.files.checkpoint.read(file, torch.float32)
+            yield file, ModelTensors(self.files.checkpoint).read(file, torch.float32)
 
 
 def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: TrainingBase) -> HfSource:
