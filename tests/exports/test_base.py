@@ -9,10 +9,15 @@ from safetensors.torch import load_file
 from loaded import packed
 from tiny import write_model
 from tiny_models import largest_difference
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
 from veneer.errors import AdapterError
 from veneer.exports.base import FileLinear, MergeBase, TrainingBase, open_source
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.forms import WeightForm
+from veneer.loading.load import load_model
 from veneer.products import LowRank
 from veneer.quant.linear import QuantLinear
 
@@ -43,6 +48,21 @@ def test_a_head_that_the_files_hold_quantised_is_decoded(qlora: Path, tmp_path: 
     source = open_source(packed(model, *names), qlora, MergeBase.DEQUANTISED, in_16_bits)
     for name in names:
         assert torch.equal(source.base(name), QuantLinear.from_weight(dense[name]).dequantize(torch.float32)), name
+
+
+def test_an_adapter_on_a_head_that_the_files_hold_quantised_is_merged_into_the_decoded_one(tmp_path: Path) -> None:
+    checkpoint = packed(write_model(tmp_path / "model", tied=False), "lm_head.weight", f"{PATH}.weight")
+    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.bfloat16)
+    adapter = inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("lm_head",)))
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base="model")
+    in_16_bits = TrainingBase(True, QuantSection(), torch.bfloat16)
+    source = open_source(checkpoint, tmp_path / "adapter", MergeBase.DEQUANTISED, in_16_bits)
+    a, b = (factor.detach().double() for factor in source.adapter.updates()["lm_head"].pairs())
+    expected = source.base("lm_head.weight").double() + 2.0 * b @ a
+    assert largest_difference(dict(source.merged())["lm_head.weight"], expected) < 1e-12
 
 
 @pytest.mark.parametrize("base", MergeBase)

@@ -93,7 +93,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     if base is MergeBase.DEQUANTISED:
         model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
         if trained.dtype is not torch.float32:
-            in_float32(_under_adapters(model, checkpoint, tables), checkpoint)
+            in_float32(_under_adapters(model, tables), checkpoint)
     else:
         spec = spec_from_hf(checkpoint.config)
         check_tensors(checkpoint, spec)
@@ -106,27 +106,27 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
 
 
 def in_float32(modules: Iterable[tuple[str, nn.Module]], files: Checkpoint | HfFiles) -> None:
-    """Give modules what is not quantised in them as the files have it, and not rounded to the dtype of training first.
+    """Give modules what they hold dense as the files have it, decoded where these have it quantised, and not rounded to
+    the dtype of training first.
 
     Args:
         modules: with their paths.
         files: of the model, under the names of its modules.
     """
-    known = frozenset(files.names())
+    known, held = frozenset(files.names()), ModelTensors(files)
     for path, module in modules:
         if isinstance(module, PackedLinear) and module.bias is not None:
             module.bias = files.read(f"{path}.bias", torch.float32).to(module.bias.device)
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{leaf}"
-            read = files.read(name, torch.float32) if name in known else parameter.data.float()
+            read = held.read(name, torch.float32) if name in known else parameter.data.float()
             parameter.data = read.to(parameter.device)
 
 
-def _under_adapters(model: CausalLM, checkpoint: Checkpoint, tables: bool) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that an adapter may stand on, with their paths; embedding and head if `tables` says so. A head that
-    the files hold quantised stays as it was decoded."""
+def _under_adapters(model: CausalLM, tables: bool) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that an adapter may stand on, with their paths; embedding and head if `tables` says so."""
     for path, module in model.named_modules():
-        dense = isinstance(module, DenseLinear | Embedding) and f"{path}.weight" not in checkpoint.stored
+        dense = isinstance(module, DenseLinear | Embedding)
         if isinstance(module, PackedLinear) or (dense and (tables or not path.endswith(TABLES))):
             yield path, module
 
