@@ -205,6 +205,13 @@ def test_damaged_config_is_refused(tmp_path: Path, content: str) -> None:
         open_checkpoint(path)
 
 
+def test_a_quantisation_that_is_not_read_is_refused_by_config_json_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}', encoding="utf-8")
+    for source in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(ModelError, match=f"{source} was quantised by 'gptq', which is not read"):
+            read_model_config(source)
+
+
 def test_hub_ids_are_resolved_by_the_hub_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = single(tmp_path / "m")
     asked: list[tuple[str, str | None, list[str]]] = []

@@ -120,8 +120,8 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelError: there is no such model, its configuration cannot be read, or a revision is given for files of this
-            machine.
+        ModelError: there is no such model, its configuration cannot be read, its weights are quantised in a way that is
+            not read, or a revision is given for files of this machine.
     """
     path = Path(source).expanduser()
     _refuse_revision(path, revision)
@@ -130,7 +130,9 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
     file = path / "config.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
         weights = tuple(sorted(path.glob(WEIGHTS))) if path.is_dir() else ()
-        return ModelConfig(str(source), text_config(_read_object(file)), lambda: from_directory(file.parent), weights)
+        content = _read_object(file)
+        check_method(str(source), content)
+        return ModelConfig(str(source), text_config(content), lambda: from_directory(file.parent), weights)
     checkpoint = open_checkpoint(source, revision=revision)
     return ModelConfig(checkpoint.source, checkpoint.config, checkpoint.tokenizer, blocks=checkpoint.blocks)
 
