@@ -74,7 +74,10 @@ def test_a_part_that_is_missing_is_named(kind: str) -> None:
             opened({other: tensor for other, tensor in tensors.items() if other != name})
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"shape": 3}', '{"shape": [4, "x"], "blocksize": 64}', "[" * 9000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"shape": 3}', '{"shape": [4, "x"], "blocksize": 64}', '{"shape": [1e999, 4]}', "[" * 9000],
+)
 def test_a_damaged_state_is_named(text: str) -> None:
     tensors = parts_of("a.weight", stored("nf4"), torch.float32)
     tensors["a.weight.quant_state.bitsandbytes__nf4"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
@@ -95,9 +98,16 @@ def test_what_bitsandbytes_never_writes_is_refused() -> None:
         tensors[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
         with pytest.raises(ModelError, match=rf"{name} is damaged.*{next(iter(other.values()))}"):
             opened(tensors)
-    tensors = parts_of("a.weight", stored("int8"), torch.float32) | {"a.weight_format": torch.tensor(1)}
-    with pytest.raises(ModelError, match=r"a\.weight_format is 1; only 0"):
-        opened(tensors)
+    for order in (1, torch.nan):
+        tensors = parts_of("a.weight", stored("int8"), torch.float32) | {"a.weight_format": torch.tensor(order)}
+        with pytest.raises(ModelError, match=rf"a\.weight_format is {order}; only 0"):
+            opened(tensors)
+
+
+def test_a_weight_in_two_formats_is_refused() -> None:
+    tensors = [parts_of("a.weight", stored(kind), torch.float32) for kind in ("nf4", "fp4 in blocks of 128")]
+    with pytest.raises(ModelError, match=r"m: a\.weight has two quantisation states"):
+        opened(tensors[0] | tensors[1])
 
 
 @pytest.mark.parametrize("kind", SECTIONS)
@@ -142,6 +152,12 @@ def test_other_methods_are_refused_by_name(method: str) -> None:
         check_method("m", {"quantization_config": {"quant_method": read}})
     with pytest.raises(ModelError, match=f"m was quantised by '{method}', which is not read"):
         check_method("m", {"quantization_config": {"quant_method": method}})
+
+
+@pytest.mark.parametrize("settings", ["bitsandbytes", [1], 4])
+def test_a_quantisation_that_is_no_object_is_refused(settings: Any) -> None:
+    with pytest.raises(ModelError, match=r"m: quantization_config of config\.json is .*a JSON object with quant_method"):
+        check_method("m", {"quantization_config": settings})
 
 
 def test_compressed_tensors_are_read_if_they_are_floats_of_8_bits() -> None:

@@ -8,13 +8,15 @@ from typing import cast
 import pytest
 import torch
 
-from loaded import LINEAR, in_blocks, linears
-from tiny import run_config
+from loaded import LINEAR, in_blocks, linears, packed, retensor
+from tiny import run_config, write_model
 from veneer.assistant import make_assistant, turns
+from veneer.errors import ModelError
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.loading.load import load_model
+from veneer.loading.stored import packed_layer
 from veneer.model.decoder import DenseLinear
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
@@ -67,3 +69,13 @@ def test_a_gguf_base_in_blocks_trains_and_answers_as_a_decoded_one(
         for run in (kept, decoded)
     ]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("part", ["lm_head.weight", "lm_head.weight.absmax"])
+def test_parts_that_do_not_fit_each_other_are_named(part: str, tmp_path: Path) -> None:
+    checkpoint = packed(write_model(tmp_path / "model", tied=False), "lm_head.weight")
+    short = checkpoint.read_stored("lm_head.weight")
+    halves = {"lm_head.weight": short.codes[:-1].view(-1, 1), "lm_head.weight.absmax": short.scales[:-1]}
+    checkpoint = retensor(tmp_path / "model", {part: halves[part]})
+    with pytest.raises(ModelError, match=r"lm_head\.weight is damaged: .* must be .*Download"):
+        packed_layer("lm_head.weight", checkpoint.read_stored("lm_head.weight"))

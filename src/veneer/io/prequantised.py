@@ -110,8 +110,10 @@ class StoredTensors:
                 raise ValueError(f"quant_type {state['quant_type']!r}, dtype {state['dtype']!r}")
             if nested:
                 state["nested_offset"] = float(state["nested_offset"])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ModelError(f"{self._where}: the tensor {state_name} is damaged: {error!r}.") from error
+        if weight in self._states:
+            raise ModelError(f"{self._where}: {weight} has two quantisation states. Save it anew.")
         if nested and (state.get("nested_blocksize"), state.get("nested_dtype")) != (NESTED_BLOCK, "float32"):
             raise ModelError(
                 f"{self._where}: {weight} has nested scales in blocks of {state.get('nested_blocksize')} and "
@@ -129,9 +131,10 @@ class StoredTensors:
         self.parts |= {f"{path}.SCB"}
         if order in names:
             self.parts.add(order)
-            found = int(self._raw(order).sum())
-            if found:
-                raise ModelError(f"{self._where}: {order} is {found}; only 0, row by row, is read. Save it anew.")
+            found = self._raw(order)
+            if bool((found != 0).any()):
+                given = ", ".join(map(str, found.view(-1)[:3].tolist()))
+                raise ModelError(f"{self._where}: {order} is {given}; only 0, row by row, is read. Save it anew.")
         self.formats[weight] = StoredFormat(scheme=Scheme.INT8, shape=self._shape(weight), block=0, nested=False)
 
     def _demand(self, needed: Sequence[str], names: Collection[str]) -> None:
@@ -276,16 +279,21 @@ def check_method(where: str, config: Mapping[str, Any]) -> None:
     """Refuse a model that was quantised by an unsupported method.
 
     Raises:
-        ModelError: the method is not supported; it is named.
+        ModelError: the method is not supported, and named; or config.json does not name one.
     """
     settings = config.get(CONFIG_KEY)
     if settings is None:
         return
-    method = settings.get("quant_method", METHOD) if isinstance(settings, Mapping) else settings
+    if not isinstance(settings, Mapping):
+        raise ModelError(
+            f"{where}: {CONFIG_KEY} of config.json is {settings!r:.100}; a JSON object with quant_method is needed. "
+            "Take config.json from where the model came from."
+        )
+    method = settings.get("quant_method", METHOD)
     if method in (METHOD, *FLOAT_METHODS):
         return
     detail = ""
-    if isinstance(settings, Mapping) and method == "compressed-tensors":
+    if method == "compressed-tensors":
         found = _compressed(settings)
         if not found:
             return

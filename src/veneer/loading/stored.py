@@ -69,9 +69,17 @@ def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
     Raises:
         ModelError: codes and scales do not fit each other, or the file's code book is not that of the format.
     """
+    _check_code_book(name, stored)
+    try:
+        return _layer(stored)
+    except ModelError as error:
+        raise ModelError(f"{name} is damaged: {error}. Download the model again.") from error
+
+
+def _check_code_book(name: str, stored: StoredWeight) -> None:
     kind = stored.format
     if kind.scheme is Scheme.INT8:
-        return RowwiseLinear(stored.codes, stored.scales)
+        return
     codebook = CodeBook(kind.scheme.value)
     tables = [(stored.values, code_values(codebook)), (stored.nested_values, nested_values() if kind.nested else None)]
     for found, expected in tables:
@@ -80,11 +88,17 @@ def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
                 f"the codes of {name} mean other values than {kind.scheme.value}'s: it was written by a program, or a "
                 "version, whose code book is not read. Use the model's unquantised checkpoint."
             )
+
+
+def _layer(stored: StoredWeight) -> PackedLinear:
+    kind = stored.format
+    if kind.scheme is Scheme.INT8:
+        return RowwiseLinear(stored.codes, stored.scales)
     scales: torch.Tensor | NestedScales = stored.scales
     if stored.nested_scales is not None:
         scales = NestedScales(stored.scales, stored.nested_scales, torch.tensor(stored.nested_offset))
     shape = (kind.shape[0], kind.shape[1])
-    return QuantLinear(shape, stored.codes, scales, block=kind.block, codebook=codebook)
+    return QuantLinear(shape, stored.codes, scales, block=kind.block, codebook=CodeBook(kind.scheme.value))
 
 
 def in_experts(path: str) -> bool:
