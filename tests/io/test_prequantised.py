@@ -156,7 +156,7 @@ def test_other_methods_are_refused_by_name(method: str) -> None:
 
 @pytest.mark.parametrize("settings", ["bitsandbytes", [1], 4])
 def test_a_quantisation_that_is_no_object_is_refused(settings: Any) -> None:
-    with pytest.raises(ModelError, match=r"m: quantization_config of config\.json is .*a JSON object with quant_method"):
+    with pytest.raises(ModelError, match=r"m: quantization_config of config\.json is .*a JSON object"):
         check_method("m", {"quantization_config": settings})
 
 
