@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gguf_files import tiny_model, unpermute, write_model
+from gguf_files import header, text, tiny_model, unpermute, write_model
 from support import smollm2_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf.reader import GgufCheckpoint, decode
@@ -134,3 +134,13 @@ def test_tensors_that_do_not_fit_the_metadata(tmp_path: Path) -> None:
     model = GgufCheckpoint(file)
     with pytest.raises(ModelError, match="no tensor 'x'"):
         model.read("x", torch.float32)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_part_of_a_model_is_said_to_be_one(first: bool, tmp_path: Path) -> None:
+    file = tmp_path / "m-00002-of-00003.gguf"
+    pairs = b"".join(text(key) + struct.pack("<IH", 2, value) for key, value in ((b"split.no", 1), (b"split.count", 3)))
+    architecture = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama") if first else b""
+    file.write_bytes(header(pairs + architecture, counts=(0, 3 if first else 2)))
+    with pytest.raises(ModelError, match=r"m-00002-of-00003\.gguf is part 2 of 3 files .*llama-gguf-split --merge"):
+        GgufCheckpoint(file)

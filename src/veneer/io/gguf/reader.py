@@ -77,14 +77,15 @@ class GgufCheckpoint:
     """A GGUF model file (see `veneer.io.checkpoint.Checkpoint`).
 
     Raises:
-        ModelError: the file is damaged; Veneer does not read its architecture or the type of a tensor; or a tensor is
-            missing, unknown or of the wrong shape.
+        ModelError: the file is damaged, or a part of a model; Veneer does not read its architecture or the type of a
+            tensor; or a tensor is missing, unknown or of the wrong shape.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.source = str(path)
         self.path = Path(path)
         self.header = read_header(self.path)
+        _refuse_part(self.path, self.header.metadata)
         family = family_in(self.path, self.header.metadata)
         metadata = Metadata(self.path, self.header.metadata, family.architecture)
         self.config: Mapping[str, Any] = read_config(family, metadata, self.header)
@@ -188,6 +189,17 @@ def decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor
         # Blocks do not depend on each other, so they are decoded as one long row, without overhead for each row.
         values = dequantize(np.ascontiguousarray(raw).reshape(1, -1), kind)
     return torch.from_numpy(values.reshape(-1))
+
+
+def _refuse_part(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise ModelError if a file is one of several that hold a model together. Only the first of them has its names."""
+    count, number = metadata.get("split.count"), metadata.get("split.no")
+    if type(count) is int and count > 1:
+        which = f"part {number + 1}" if type(number) is int else "one"
+        raise ModelError(
+            f"{path} is {which} of {count} files that hold one model, and models of one file are read. Join them by "
+            "llama.cpp's `llama-gguf-split --merge FIRST-PART WHOLE.gguf`, and give the whole."
+        )
 
 
 def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str, Any]) -> dict[str, _Entry]:
