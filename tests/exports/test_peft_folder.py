@@ -12,12 +12,15 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from loaded import retensor, rewrite
 from tiny import rows, run_config, write_rows
 from tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import AdapterError
+from veneer.exports.peft_folder import NO_DIRECTORY
+from veneer.exports.record import PARITY_FILE
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 from veneer.training.run import train
@@ -172,3 +175,18 @@ def test_beside_a_4_bit_base_what_is_merged_into_it_is_the_live_adapter(
         with live.adapter.disabled():
             assert largest_difference(packed_logits(live.model, TEXTS), expected) > 1e-3
     assert largest_difference(found, expected) < 2e-5
+
+
+def test_an_adapter_beside_a_base_in_fp8_is_not_held_to_how_transformers_reads_that(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """transformers reads no block that the rows do not fill, and rounds activations to fp8 on a card."""
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    settings = {"quant_method": "fp8", "weight_block_size": [48, 48], "activation_scheme": "dynamic"}
+    rewrite(base, quantization_config=settings)
+    name = "model.layers.0.mlp.up_proj.weight"
+    codes = torch.zeros(128, 64).to(torch.float8_e4m3fn)
+    retensor(base, {name: codes, f"{name}_scale_inv": torch.ones(3, 2)})
+    adapter = train(run_config(base, tiny_data, tmp_path / "adapter", "train.steps=2")).output
+    export(adapter, tmp_path / "out", to=Target.PEFT, compute=FLOAT32)
+    assert NO_DIRECTORY in json.loads((tmp_path / "out" / PARITY_FILE).read_text(encoding="utf-8"))["notes"]

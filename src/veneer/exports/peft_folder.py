@@ -20,6 +20,7 @@ from veneer.exports.settings import file_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.checkpoint import model_name
+from veneer.io.model_files import decoded_when_read
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
@@ -70,7 +71,8 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     readers: list[Reader] = [Reader("veneer", again)]
     notes: tuple[str, ...] = ()
     directory = inputs.checkpoint.files()[0].parent
-    if inputs.checkpoint.stored or not (directory / "config.json").is_file():
+    quantised = inputs.checkpoint.stored or decoded_when_read(inputs.checkpoint.config)
+    if quantised or not (directory / "config.json").is_file():
         notes = (NO_DIRECTORY,)
     elif installed(PEFT) and installed(TRANSFORMERS):
         tokenizer = folder if (folder / "tokenizer.json").is_file() else directory
