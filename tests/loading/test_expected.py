@@ -80,6 +80,16 @@ def test_a_bias_that_the_configuration_promises_is_missed(tmp_path: Path) -> Non
         load_model(rewrite(tmp_path, mlp_bias=True))
 
 
+def test_a_bias_that_the_configuration_does_not_promise_is_refused_unless_it_is_none(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path)
+    name = "model.layers.1.self_attn.q_proj.bias"
+    unknown = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "model.layers.9.x.bias": torch.ones(8)}
+    load_model(retensor(tmp_path, {name: torch.zeros(64), **unknown}))
+    with pytest.raises(ModelError, match=rf"{name}: a bias, and by config\.json there is none") as caught:
+        load_model(retensor(tmp_path, {name: torch.ones(64)}))
+    assert str(caught.value).count("  - ") == 1
+
+
 def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_sizes() -> None:
     tokenizer = finish(chat_tokenizer(), {}, None, {})
     last = tokenizer.vocab_size - 1

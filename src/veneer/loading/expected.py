@@ -42,18 +42,25 @@ def norm_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
-    """Compare the tensors that `spec` needs with the names and shapes in the files, before any tensor is read.
+    """Compare the tensors that `spec` needs with the names and shapes in the files, before any matrix is read.
+
+    Tensors that it does not need are passed over, as transformers does (a copy of a tied head, tables of angles), but
+    not biases of its own modules: without them the model would compute something else. Biases of zeros are none.
 
     Raises:
-        ModelError: tensors are missing or of another shape; all are named.
+        ModelError: tensors are missing or of another shape, or a bias is too many; all are named.
     """
-    present = frozenset(checkpoint.names())
+    present, expected = frozenset(checkpoint.names()), expected_tensors(spec)
     problems = []
-    for name, shape in expected_tensors(spec).items():
+    for name, shape in expected.items():
         if name not in present:
             problems.append(f"{name}: missing")
         elif checkpoint.shape(name) != shape:
             problems.append(f"{name}: shape {list(checkpoint.shape(name))}, config.json says {list(shape)}")
+    for name in sorted(present - expected.keys()):
+        biased = name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in expected
+        if biased and bool(checkpoint.read(name, torch.float32).any()):
+            problems.append(f"{name}: a bias, and by config.json there is none (attention_bias, mlp_bias)")
     if problems:
         raise ModelError(f"the tensors of {checkpoint.source} do not fit its configuration:\n{listing(problems)}")
 
