@@ -108,7 +108,7 @@ def quantize(
             if name.removesuffix(".weight") not in layers:
                 tensors[name] = tensor
                 continue
-            packed = pack(tensor, None, quant)
+            packed = pack(tensor, None, quant, name)
             weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
             tensors |= parts_of(name, stored_weight(packed), chosen)
     with atomic_folder(output) as folder:

@@ -5,7 +5,7 @@ import torch
 
 from veneer.config import QuantSection
 from veneer.enums import Scheme
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, ModelError
 from veneer.quant.codes import CodeBook
 from veneer.quant.linear import QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
@@ -61,3 +61,8 @@ def test_names_of_no_layer_are_all_named_with_what_there_is() -> None:
     assert "'q_porj' (did you mean 'q_proj'?)" in message
     assert "'layers.7'" in message
     assert "It has: gate_up_proj, q_proj, up_proj" in message
+
+
+def test_a_weight_that_cannot_be_quantised_is_named() -> None:
+    with pytest.raises(ModelError, match=r"mlp\.up_proj\.weight: cannot quantise: 1 of 4 weights .*take scheme nf4"):
+        pack(torch.tensor([[1.0, 1e5], [2.0, 3.0]]), None, SECTIONS[-1], "mlp.up_proj.weight")

@@ -81,7 +81,7 @@ def write_merged(
         if quant is None or name.removesuffix(".weight") not in packed:
             yield name, rounded(name, tensor, dtype)
         else:
-            yield from parts_of(name, stored_weight(pack(tensor.float(), None, quant)), dtype).items()
+            yield from parts_of(name, stored_weight(pack(tensor.float(), None, quant, name)), dtype).items()
 
     described, room = None, names
     if quant is not None:

@@ -65,7 +65,7 @@ class StreamedWeights:
             weight = self._read(name, (out_features, in_features))
         bias_tensor = self._read(f"{path}.bias", (out_features,)) if bias else None
         if weight is not None and path not in self.dense:
-            packed, weight = pack(weight, bias_tensor, self.quant), None
+            packed, weight = pack(weight, bias_tensor, self.quant, name), None
         elif packed is not None:
             packed.bias = bias_tensor
         if packed is not None:

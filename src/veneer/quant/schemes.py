@@ -8,7 +8,7 @@ from torch import Tensor
 
 from veneer.config import QuantSection
 from veneer.enums import Scheme
-from veneer.errors import ConfigError, listing, nearest
+from veneer.errors import ConfigError, ModelError, listing, nearest
 from veneer.quant.codes import NESTED_BLOCK, CodeBook, packed_sizes
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
@@ -18,11 +18,18 @@ HEAD = "lm_head"
 """A name that `skip_modules` may hold, as in other programs' settings, although the head is never quantised."""
 
 
-def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedLinear:
+def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection, name: str = "a weight") -> PackedLinear:
     """Make the frozen layer of `weight` [out, in] that `quant` asks for; neither tensor is changed.
 
-    Raises ModelError for a weight that cannot be quantised.
+    Raises ModelError for a weight that cannot be quantised; `name` says which it is.
     """
+    try:
+        return _packed(weight, bias, quant)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+
+
+def _packed(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedLinear:
     if quant.scheme is Scheme.INT8:
         return RowwiseLinear.from_weight(weight, bias)
     codebook = CodeBook(quant.scheme.value)
