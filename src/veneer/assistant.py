@@ -355,6 +355,7 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
             products=compute.products,
             tables=TableForm.STORED,
             quant=run.quant if run else None,
+            quantised_from=resolve_dtype(run.compute.dtype, device) if run else None,
             progress=lambda name: stage.advance(item=name),
         )
     loaded.requires_grad_(False).eval()

@@ -67,6 +67,7 @@ def load_reward_model(request: AssistantRequest, subscribers: Sequence[Subscribe
             checkpoint,
             backend=Backend.AUTO if run is None else run.backend,
             quant=None if run is None else run.quant,
+            quantised_from=None if run is None else resolve_dtype(run.compute.dtype, device),
             form=WeightForm.QUANTIZED if held is Method.QLORA else WeightForm.FROZEN,
             dtype=resolve_dtype(request.compute.dtype, device),
             device=device,

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_models import SHAPES, tiny_hf
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
-from veneer.backends.files import HfFiles
-from veneer.backends.load import files_by_module, load_hf, load_language_model
+from veneer.backends.load import load_hf, load_language_model
 from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
@@ -40,15 +38,6 @@ def test_both_who_can_compute_a_llama_compute_the_same(tmp_path: Path) -> None:
     expected = packed_logits(own, TEXTS)
     for model in by.values():
         assert largest_difference(model.logits(model.documents(*packed(TEXTS))), expected) < 1e-4
-
-
-def test_files_have_the_names_of_the_modules_whoever_computes(tmp_path: Path) -> None:
-    ours(tiny_llama(3), tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
-    assert files_by_module(checkpoint, Backend.AUTO) is checkpoint
-    files = files_by_module(checkpoint, Backend.HF)
-    assert isinstance(files, HfFiles)
-    assert set(files.names()) == load_file(tmp_path / "model.safetensors").keys()
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -94,6 +94,29 @@ def test_a_quantised_model_is_the_model_of_its_decoded_weights(tmp_path: Path) -
         assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-4
 
 
+def test_layers_are_quantised_from_the_dtype_that_is_asked_for_and_all_else_is_in_the_compute_dtype(
+    tmp_path: Path,
+) -> None:
+    checkpoint = saved(tiny_llama(changes={"attention_bias": True}), tmp_path)
+    asked: dict[str, Any] = {"form": WeightForm.QUANTIZED, "quant": QuantSection(skip_modules=("down_proj",))}
+    trained = linears(load_model(checkpoint, dtype=torch.bfloat16, **asked))
+    exact = linears(load_model(checkpoint, dtype=torch.float32, **asked))
+    model = load_model(checkpoint, dtype=torch.float32, quantised_from=torch.bfloat16, **asked)
+    differ = 0
+    for name, layer in linears(model).items():
+        if isinstance(layer, QuantLinear):
+            held = layer.dequantize(torch.float32)
+            assert torch.equal(held, trained[name].dequantize(torch.float32))  # type: ignore[operator]
+            differ += not torch.equal(held, exact[name].dequantize(torch.float32))  # type: ignore[operator]
+        else:
+            assert torch.equal(layer.weight.float(), checkpoint.read(f"{name}.weight", torch.float32))  # type: ignore[operator]
+        if layer.bias is not None:
+            assert torch.equal(layer.bias, checkpoint.read(f"{name}.bias", torch.float32))  # type: ignore[arg-type]
+    assert differ
+    embedding = "model.embed_tokens.weight"
+    assert torch.equal(model.get_parameter(embedding), checkpoint.read(embedding, torch.float32))
+
+
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     model = load_model(saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path), form=WeightForm.TRAINABLE)
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -35,6 +35,7 @@ def load_language_model(
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
     quant: QuantSection | None = None,
+    quantised_from: torch.dtype | None = None,
     tables: TableForm = TableForm.DENSE,
     progress: Callable[[str], None] = lambda name: None,
 ) -> LanguageModel:
@@ -51,13 +52,22 @@ def load_language_model(
             device=device,
             products=products,
             quant=quant,
+            quantised_from=quantised_from,
             tables=tables,
             progress=progress,
         )
     elif products is not Products.EXACT:
         raise ConfigError("compute.products int8 is done by veneer's own decoder alone; with backend hf take exact")
     else:
-        model = load_hf(checkpoint, form=form, dtype=dtype, device=device, quant=quant, progress=progress)
+        model = load_hf(
+            checkpoint,
+            form=form,
+            dtype=dtype,
+            device=device,
+            quant=quant,
+            quantised_from=quantised_from,
+            progress=progress,
+        )
     refuse_full_address_space(torch.get_num_threads())
     return model
 
@@ -69,6 +79,7 @@ def load_hf(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     quant: QuantSection | None = None,
+    quantised_from: torch.dtype | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> HfModel:
     """Build the model of `checkpoint` as transformers computes it, one tensor at a time.
@@ -80,6 +91,7 @@ def load_hf(
         dtype: of activations and products, and of what is not quantised.
         device: where the weights go.
         quant: settings for `WeightForm.QUANTIZED`; without effect on files that are quantised already.
+        quantised_from: as `veneer.loading.load.load_model` has it.
         progress: called with the name of every tensor that is read.
 
     Raises:
@@ -105,20 +117,10 @@ def load_hf(
         quant=quant,
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
+        quantised_from=quantised_from,
     )
     weights = _HfWeights(files, streamed, keeps_float32(skeleton.module), frozenset(files.names()))
     return build(skeleton, weights, dtype, torch.device(device)).check()
-
-
-def files_by_module(checkpoint: Checkpoint, backend: Backend) -> Checkpoint | HfFiles:
-    """The files of a model under the names of its modules, whoever computes it.
-
-    Raises:
-        ModelError: the files do not fit the configuration.
-    """
-    if backend_of(checkpoint.config, backend) is Backend.VENEER:
-        return checkpoint
-    return HfFiles(checkpoint, make_skeleton(checkpoint.config, torch.float32))
 
 
 @dataclass(frozen=True, slots=True)

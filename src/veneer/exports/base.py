@@ -7,7 +7,7 @@ is held as a whole in full precision: the first stays in its files, the second i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,6 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.load import load_adapter
 from veneer.adapters.store import TOKENIZER_FILE, read_config, read_tensors, read_tokenizer
 from veneer.adapters.targets import EMBEDDING, HEAD
-from veneer.backends.files import HfFiles
 from veneer.config import QuantSection
 from veneer.exports.tensors import ModelTensors
 from veneer.io.checkpoint import Checkpoint
@@ -91,9 +90,13 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     own = " ".join(read_tensors(adapter))
     tables = any(name in own for name in TABLES)
     if base is MergeBase.DEQUANTISED:
-        model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
-        if trained.dtype is not torch.float32:
-            in_float32(_under_adapters(model, tables), checkpoint)
+        model = load_model(
+            checkpoint,
+            form=WeightForm.QUANTIZED,
+            dtype=torch.float32,
+            quant=trained.quant,
+            quantised_from=trained.dtype,
+        )
     else:
         spec = spec_from_hf(checkpoint.config)
         check_tensors(checkpoint, spec)
@@ -103,32 +106,6 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     if (adapter / TOKENIZER_FILE).is_file():
         tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
     return Source(checkpoint, model, load_adapter(model, adapter), tokenizer)
-
-
-def in_float32(modules: Iterable[tuple[str, nn.Module]], files: Checkpoint | HfFiles) -> None:
-    """Give modules what they hold dense as the files have it, decoded where these have it quantised, and not rounded to
-    the dtype of training first.
-
-    Args:
-        modules: with their paths.
-        files: of the model, under the names of its modules.
-    """
-    known, held = frozenset(files.names()), ModelTensors(files)
-    for path, module in modules:
-        if isinstance(module, PackedLinear) and module.bias is not None:
-            module.bias = files.read(f"{path}.bias", torch.float32).to(module.bias.device)
-        for leaf, parameter in module.named_parameters(recurse=False):
-            name = f"{path}.{leaf}"
-            read = held.read(name, torch.float32) if name in known else parameter.data.float()
-            parameter.data = read.to(parameter.device)
-
-
-def _under_adapters(model: CausalLM, tables: bool) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that an adapter may stand on, with their paths; embedding and head if `tables` says so."""
-    for path, module in model.named_modules():
-        dense = isinstance(module, DenseLinear | Embedding)
-        if isinstance(module, PackedLinear) or (dense and (tables or not path.endswith(TABLES))):
-            yield path, module
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,13 @@ def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, train
     skeleton = make_skeleton(checkpoint.config, torch.float32)
     files, wide = HfFiles(checkpoint, skeleton), keeps_float32(skeleton.module)
     if base is MergeBase.DEQUANTISED:
-        model = load_hf(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
+        model = load_hf(
+            checkpoint,
+            form=WeightForm.QUANTIZED,
+            dtype=torch.float32,
+            quant=trained.quant,
+            quantised_from=trained.dtype,
+        )
     else:
         model = build(skeleton, _FileWeights(files), torch.float32, torch.device("cpu"))
     return HfSource(files, model, load_adapter(model, adapter), wide)

@@ -18,10 +18,10 @@ from torch import Tensor
 from veneer.adapters.load import load_adapter
 from veneer.adapters.store import read_tokenizer
 from veneer.assistant import Assistant, make_assistant
-from veneer.backends.load import files_by_module, load_language_model
+from veneer.backends.load import load_language_model
 from veneer.data.chat import template_of
 from veneer.enums import Backend
-from veneer.exports.base import MergeBase, TrainingBase, in_float32
+from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput, TokenDistribution
 from veneer.exports.prompts import Prompt, Prompts
 from veneer.generation.batch import generate
@@ -72,13 +72,11 @@ def live(
         checkpoint,
         backend=backend,
         form=WeightForm.QUANTIZED if quantised else WeightForm.FROZEN,
-        dtype=trained.dtype if quantised else torch.float32,
+        dtype=torch.float32,
         device=device,
         quant=trained.quant,
+        quantised_from=trained.dtype,
     )
-    if quantised and trained.dtype is not torch.float32:
-        model.dtype = torch.float32
-        in_float32(model.named_modules(), files_by_module(checkpoint, backend))
     model.requires_grad_(False).eval()
     plain = checkpoint.tokenizer()
     return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, plain))

@@ -31,6 +31,7 @@ def load_model(
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
     quant: QuantSection | None = None,
+    quantised_from: torch.dtype | None = None,
     tables: TableForm = TableForm.DENSE,
     progress: Callable[[str], None] = lambda name: None,
 ) -> CausalLM:
@@ -44,6 +45,8 @@ def load_model(
         products: products of the linear layers. INT8 replaces the weights (decoded, where they are quantised) by 8-bit
             copies. It is not possible with TRAINABLE.
         quant: settings for `WeightForm.QUANTIZED`. They have no effect on files that are quantised already.
+        quantised_from: the dtype that weights are rounded to before they are quantised; None takes `dtype`. An adapter
+            that was trained in another dtype than `dtype` has its own base with that of its training.
         tables: form of embedding and head.
         progress: function that is called with the name of every tensor that is read.
 
@@ -72,6 +75,7 @@ def load_model(
         quant=quant,
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
+        quantised_from=quantised_from,
         keeps_blocks=keeps_blocks(form is WeightForm.TRAINABLE, products, device.type),
         narrow=form is not WeightForm.TRAINABLE and reads_stored(dtype, device.type),
     )

@@ -43,6 +43,8 @@ class StreamedWeights:
     dense: frozenset[str]
     """Paths of the linear layers that are not quantised on loading."""
     progress: Callable[[str], None]
+    quantised_from: torch.dtype | None = None
+    """The dtype of the weights that are quantised on loading, before they are; None for `dtype`."""
     keeps_blocks: bool = False
     """Whether linear layers are held in the blocks of a GGUF file where kernels read these."""
     narrow: bool = False
@@ -62,7 +64,8 @@ class StreamedWeights:
             self.progress(name)
             packed = self._blocks(name, in_features)
         else:
-            weight = self._read(name, (out_features, in_features))
+            before = self.dtype if path in self.dense else self.quantised_from
+            weight = self._read(name, (out_features, in_features), before)
         bias_tensor = self._read(f"{path}.bias", (out_features,)) if bias else None
         if weight is not None and path not in self.dense:
             packed, weight = pack(weight, bias_tensor, self.quant, name), None
@@ -98,9 +101,9 @@ class StreamedWeights:
     def _parameter(self, tensor: torch.Tensor) -> nn.Parameter:
         return nn.Parameter(tensor, requires_grad=self.form is WeightForm.TRAINABLE)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
         self.progress(name)
-        tensor = self.checkpoint.read(name, self.dtype)
+        tensor = self.checkpoint.read(name, dtype or self.dtype)
         if tensor.shape != shape:
             raise ModelError(f"{name} of {self.checkpoint.source} has shape {list(tensor.shape)}, not {list(shape)}")
         return tensor.to(self.device)
