@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from veneer.errors import OutputError
-from veneer.event_log import EventLog, read_events
+from veneer.event_log import EventLog, by_step, read_events
 from veneer.events import (
     Event,
     Note,
@@ -99,8 +101,27 @@ def test_a_line_torn_by_a_kill_costs_no_line_but_itself(tmp_path: Path, cut: int
 
 def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
-    path.write_bytes(b'{"event": "Note"}\n\x00\x00\x00\n12\n\xff\xfe\n[1]\n\n{"event": "RunFinished"}')
-    assert [event["event"] for event in read_events(path)] == ["Note", "RunFinished"]
+    path.write_bytes(b'{"event": "Note"}\n\x00\x00\x00\n12\n\xff\xfe\n[1]\n\n{"event": "CheckpointSaved"}')
+    assert [event["event"] for event in read_events(path)] == ["Note", "CheckpointSaved"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{}", '{"event": 5}', '{"event": ["StepDone"]}', '{"event": "StepDone"}', '{"event": "RunFinished"}'),
+        '{"event": "RunStarted", "steps": 3, "resumed_at": null}',
+        '{"event": "StepDone", "step": "x", "loss": 1.0, "seconds": 1.0, "memory_mb": 1.0}',
+        '{"event": "Evaluated", "step": 3, "loss": null, "not_finite": {"loss": "much"}}',
+        '{"event": "Evaluated", "step": 3, "loss": null, "not_finite": []}',
+    ],
+)
+def test_an_object_that_no_run_has_written_is_passed_over(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_text(f"{line}\r\n")
+    with EventLog(path) as log:
+        log.emit(step(1))
+        log.emit(replace(step(2), loss=math.inf))
+    assert by_step(read_events(path), "StepDone", "loss") == {1: 1.25, 2: math.inf}
 
 
 def test_a_log_that_cannot_be_opened_is_an_output_error(tmp_path: Path) -> None:

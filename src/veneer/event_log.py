@@ -12,7 +12,7 @@ from typing import BinaryIO
 from veneer.errors import OutputError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
 from veneer.step_values import StepValues
-from veneer.strict_json import restored, to_text, with_reasons
+from veneer.strict_json import NOT_FINITE, restored, to_text, with_reasons
 
 
 @dataclass(slots=True)
@@ -82,8 +82,16 @@ def _torn(path: Path) -> bool:
         return file.read() not in (b"", b"\n")
 
 
+NUMBERS = {
+    "RunStarted": ("steps", "resumed_at"), "StepDone": ("step", "loss", "seconds", "memory_mb"),
+    "Evaluated": ("step", "loss"), "SamplesAnswered": ("step", "share"), "RunFinished": ("seconds", "memory_mb"),
+}  # fmt: skip
+"""The numbers that are read of an event, by its kind."""
+
+
 def read_events(path: Path) -> list[dict[str, object]]:
-    """The events of a file as dictionaries; torn lines, as kills leave them, are skipped."""
+    """The events of a file as dictionaries; torn lines, as kills leave them, and others that no run
+    has written are skipped."""
     return list(iterate_events(path))
 
 
@@ -95,8 +103,20 @@ def iterate_events(path: Path) -> Iterator[dict[str, object]]:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict):
+            if isinstance(event, dict) and _is_whole(event):
                 yield event
+
+
+def _is_whole(event: Mapping[str, object]) -> bool:
+    """Whether an object names its kind and has the numbers that are read of it; a damaged disk may leave others."""
+    kind, reasons = event.get("event"), event.get(NOT_FINITE)
+    if not isinstance(kind, str):
+        return False
+    broken = reasons if isinstance(reasons, dict) else {}
+    return all(
+        isinstance(event.get(name), int | float) or str(broken.get(name)) in ("nan", "inf", "-inf")
+        for name in NUMBERS.get(kind, ())
+    )
 
 
 def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> StepValues:
