@@ -176,7 +176,7 @@ if TYPE_CHECKING:
     from veneer.studio.run import open_studio as open_studio
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
-    from veneer.training.checkpoint import Progress as Progress
+    from veneer.training.progress import Progress as Progress
     from veneer.training.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
     from veneer.training.steps import SupposedRows as SupposedRows
@@ -257,7 +257,7 @@ _NAMES = {
     "veneer.studio.run": ("open_studio",),
     "veneer.sweeps.outcome": ("SweepOutcome",),
     "veneer.sweeps.run": ("sweep",),
-    "veneer.training.checkpoint": ("Progress",),
+    "veneer.training.progress": ("Progress",),
     "veneer.training.reward_model": ("RewardModel",),
     "veneer.training.session": ("RunResult",),
     "veneer.training.steps": ("SupposedRows",),

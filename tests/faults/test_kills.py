@@ -17,7 +17,8 @@ from tiny import CommandLine, run_config
 from training_runs import LONG, SETTINGS, options, weights
 from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore, Progress, verify
+from veneer.training.checkpoint import CheckpointStore, verify
+from veneer.training.progress import Progress
 from veneer.training.run import train
 from veneer.training.session import RunResult
 

@@ -44,7 +44,7 @@ from veneer.planning.activations import kept_activations
 from veneer.planning.setup import BatchShape, Setup
 from veneer.quant.packed import decoded_weights
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.checkpoint import CheckpointStore
 from veneer.training.engine import Engine
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective
@@ -61,6 +61,7 @@ from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.passes import Passes
+from veneer.training.progress import Progress
 from veneer.training.reference_point import WithReferencePoint
 from veneer.training.trainable import AdapterTraining
 

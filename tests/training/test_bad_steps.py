@@ -19,10 +19,10 @@ from veneer.event_log import read_events
 from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce
 from veneer.training.bad_steps import FEWEST, WINDOW, fault
-from veneer.training.checkpoint import Progress
 from veneer.training.engine import Engine
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
+from veneer.training.progress import Progress
 from veneer.training.run import train
 from veneer.training.step_source import StepBatches
 

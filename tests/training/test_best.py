@@ -13,10 +13,10 @@ from tiny import rows, run_config, write_model, write_rows
 from veneer.errors import ConfigError
 from veneer.events import Evaluated, Event
 from veneer.training.best import ANSWERS, BestBy, best_by
-from veneer.training.checkpoint import Progress
 from veneer.training.objectives import distillation, reward
 from veneer.training.objectives.base import Means
 from veneer.training.objectives.documents import PAIR_METRICS
+from veneer.training.progress import Progress
 from veneer.training.run import train
 
 

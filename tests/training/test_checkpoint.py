@@ -22,7 +22,8 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.run_folder import RunFolder
 from veneer.training import checkpoint, optimizer_file
-from veneer.training.checkpoint import CheckpointStore, Progress, verify
+from veneer.training.checkpoint import CheckpointStore, verify
+from veneer.training.progress import Progress
 from veneer.training.trainable import FullTraining, Trainable
 
 
@@ -225,6 +226,19 @@ def test_a_checkpoint_of_before_the_digests_is_gone_on_with(saved: Saved) -> Non
     assert (progress.step, warnings) == (3, [])
 
 
+def test_a_checkpoint_of_before_schedules_followed_one(saved: Saved) -> None:
+    folder = saved.store.folder.checkpoint(3)
+    state = json.loads((folder / "state.json").read_text())
+    del state["progress"]["schedules"]
+    state["identity"]["train.steps"] = 6
+    rewrite(folder, state)
+    progress, _, warnings = saved.restored(**{"train.steps": 9})
+    assert progress.schedules == [[0, 6]]
+    assert len(warnings) == 1
+    progress.follow_schedule(9)
+    assert progress.schedules == [[0, 6], [3, 9]]
+
+
 def test_a_checkpoint_of_before_signals_memory_and_bad_steps_is_gone_on_with(saved: Saved) -> None:
     folder = saved.store.folder.checkpoint(3)
     state = json.loads((folder / "state.json").read_text())
@@ -254,6 +268,10 @@ def rewrite(folder: Path, state: object) -> None:
         *(
             ("micro_batches", value)
             for value in (None, [3], [[1]], [[0, 5]], [[2, 5], [1, 4]], [[1, 5], [1, 4]], [[1, 0]])
+        ),
+        *(
+            ("schedules", value)
+            for value in (None, [3], [[0]], [[0, 0]], [[1, 5]], [[0, 5], [0, 6]], [[0, 5], [4, 6]], [[0, "5"]])
         ),
         *(("skipped", value) for value in (-1, 4, "1", None)),
         *(("bad_in_a_row", value) for value in (-1, 3, None)),

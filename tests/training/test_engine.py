@@ -28,7 +28,7 @@ from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore, Progress, verify
+from veneer.training.checkpoint import CheckpointStore, verify
 from veneer.training.engine import Engine
 from veneer.training.objective import OverModel, mean_loss
 from veneer.training.objectives.base import Means, StepObjective, Sums
@@ -37,6 +37,7 @@ from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.passes import Passes
+from veneer.training.progress import Progress
 from veneer.training.trainable import AdapterTraining, Trainable
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from veneer.training.lock import schedules_of
+from tiny import run_config
+from training_runs import LONG, SETTINGS
+from veneer.reproduction.run import reproduce
+from veneer.run_folder import RunFolder
+from veneer.training.run import train
 
 
-@pytest.mark.parametrize(
-    ("starts", "parts"),
-    [
-        ([], []),
-        ([(0, 6)], [(0, 6)]),
-        ([(0, 6), (2, 6), (4, 6)], [(0, 6)]),  # resumed
-        ([(0, 6), (6, 12)], [(0, 6), (6, 12)]),  # made longer at its end
-        ([(0, 6), (3, 12), (8, 12)], [(0, 6), (3, 12)]),  # in the middle, and resumed
-        ([(0, 6), (3, 9), (9, 12)], [(0, 6), (3, 9), (9, 12)]),  # twice
-        ([(0, 6), (4, 12), (4, 6)], [(0, 6)]),  # nothing of the longer schedule was kept
-        ([(0, 6), (0, 9)], [(0, 9)]),  # started again
-    ],
-)
-def test_the_schedules_that_left_a_trace(starts: list[tuple[int, int]], parts: list[tuple[int, int]]) -> None:
-    assert [(part.from_step, part.steps) for part in schedules_of(starts)] == parts
+@pytest.mark.parametrize("log", ["", '{"event": "RunStarted"}\n'])
+def test_the_schedules_of_a_longer_run_are_known_without_its_log(
+    log: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG))
+    RunFolder(output).events_file.write_text(log)
+    train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG, "train.epochs=4"), resume=True)
+    lock = json.loads(RunFolder(output).lock_file.read_text())
+    assert lock["schedules"] == [{"from_step": 0, "steps": 6}, {"from_step": 6, "steps": 8}]
+    assert "schedules" not in json.loads(RunFolder(output).summary_file.read_text())
+    found = reproduce(output)
+    assert found.same, found.lines()

@@ -7,7 +7,7 @@ import pytest
 
 from veneer.errors import OutputError
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import Progress
+from veneer.training.progress import Progress
 from veneer.training.result import loss_curve, publish
 
 PROGRESS = Progress(step=3, tokens=30, seconds=0.5)

@@ -19,7 +19,7 @@ from veneer.errors import ConfigError
 from veneer.events import Event, Note, SamplesAnswered
 from veneer.generation.sampling import Sampling
 from veneer.training import samples
-from veneer.training.checkpoint import Progress
+from veneer.training.progress import Progress
 from veneer.training.run import train
 from veneer.training.samples import NEW_TOKENS, PromptSampler, SamplePrompt, named_prompts, row_prompts
 

@@ -12,12 +12,12 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.model.language import LanguageModel
 from veneer.training.answers import MeasuredAnswers, asked_rows, metric_on, with_answers
 from veneer.training.best import best_by
-from veneer.training.checkpoint import Progress
 from veneer.training.held_out import evaluation
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.parallel.dealt import Dealt
 from veneer.training.parallel.lanes import Team
 from veneer.training.prepare import TrainingData
+from veneer.training.progress import Progress
 from veneer.training.samples import PromptSampler, named_prompts, row_prompts
 
 

@@ -15,8 +15,8 @@ from veneer.enums import ObjectiveName, RowKind
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
 from veneer.rewards.build import names_of
-from veneer.training.checkpoint import Progress
 from veneer.training.objectives.base import Means
+from veneer.training.progress import Progress
 
 LOSS = "loss"
 EXACT = "exact"

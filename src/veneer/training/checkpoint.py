@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError, listing
 from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
-from veneer.training.bad_steps import IN_A_ROW, WINDOW
-from veneer.training.loss_scale import Changes, scale_at
 from veneer.training.optimizer_file import OPTIMIZER, PARTS, OneFile, StateFiles
 from veneer.training.optimizers.base import Optimizer
+from veneer.training.progress import Progress, check_progress, counts
 from veneer.training.trainable import Trainable
 
 STATE = "state.json"
@@ -35,62 +33,6 @@ MICRO_BATCH = "compute.micro_batch_tokens"
 """The key of an identity that may shrink: a run can go on with less memory."""
 RECOMPUTE = "compute.recompute"
 """The key of an identity that may change: recomputation changes no bit."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """The position of a run. With the weights and the optimiser's state it is all that a resumption needs."""
-
-    step: int = 0
-    """The number of steps that are done."""
-    tokens: int = 0
-    """The number of tokens that were trained."""
-    seconds: float = 0.0
-    """Seconds spent in steps, over all sessions of the run."""
-    best_step: int | None = None
-    """The step of the best evaluation (`veneer.training.best`)."""
-    best_loss: float | None = None
-    """The loss of the best evaluation."""
-    best_value: float | None = None
-    """The metric of the best evaluation by which it is the best; None where that is the loss."""
-    stale_evaluations: int = 0
-    """The number of evaluations since the best one."""
-    evaluation_due: bool = False
-    """Whether the evaluation after the step is still to be made, because a signal ended it."""
-    micro_batches: list[list[int]] = field(default_factory=list)
-    """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: the first step of each, and the tokens
-    of a micro-batch at most. Micro-batches become smaller where the memory was full."""
-    loss_scales: Changes = field(default_factory=list)
-    """The factors of the loss in float16, in order: the first step of each, and the factor
-    (`veneer.training.loss_scale`). Empty in other dtypes."""
-
-    skipped: int = 0
-    """The number of bad steps that were left out."""
-    bad_in_a_row: int = 0
-    """The number of bad steps since the last good one."""
-    window: list[list[float]] = field(default_factory=list)
-    """Loss and gradient norm of the last good steps, by which bad ones are told (`veneer.training.bad_steps`)."""
-
-    def micro_batch_tokens(self, step: int) -> int | None:
-        """Tokens that a micro-batch of the step has at most; None for those of `compute.micro_batch_tokens`."""
-        return next((tokens for first, tokens in reversed(self.micro_batches) if first <= step), None)
-
-    def loss_scale(self, step: int) -> int:
-        """The factor of the step's loss; 1 outside of float16."""
-        return scale_at(self.loss_scales, step)
-
-    def shrink(self, step: int, tokens: int, before: int | None = None) -> None:
-        """Take smaller micro-batches from a step on.
-
-        Args:
-            step: the first step with them.
-            tokens: that a micro-batch has at most from then on.
-            before: those of the steps until then, if `compute.micro_batch_tokens` does not say so any more.
-        """
-        if before is not None and not self.micro_batches:
-            self.micro_batches.append([1, before])
-        self.micro_batches = [one for one in self.micro_batches if one[0] < step]
-        self.micro_batches.append([step, tokens])
 
 
 class Companion(Protocol):
@@ -284,13 +226,15 @@ class CheckpointStore:
             base = _object(state, "base") if state.get("base") is not None else None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
-        _check_progress(progress, step, identity.get(STEPS), folder)
+        check_progress(progress, step, identity.get(STEPS), folder / STATE)
         self._check_identity(identity, folder)
         then, now = identity.get(STEPS), self.identity.get(STEPS)
+        if counts(then) and not progress.schedules:
+            progress.schedules = [[0, then]]  # of versions that did not record it
         if then != now:
             warn(f"the run is made longer: {now:,} steps in place of {then:,}, by the schedule of {now:,} from here on")
         then, now = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
-        if _counts(then) and _counts(now) and now < (progress.micro_batch_tokens(step + 1) or then):
+        if counts(then) and counts(now) and now < (progress.micro_batch_tokens(step + 1) or then):
             progress.shrink(step + 1, now, before=then)
             warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
         # Checkpoints of versions that did not know the whole base record none.
@@ -340,66 +284,7 @@ def _may_change(key: str, then: object, now: object) -> bool:
     """Whether a run can be gone on with where a value of its identity is another one now."""
     if key == RECOMPUTE:
         return True
-    return _counts(then) and _counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
-
-
-def _check_progress(progress: Progress, step: int, steps: object, folder: Path) -> None:
-    """Refuse a position that no run can have: a state that was written by hand, or by something else.
-
-    Args:
-        progress: as the state tells it.
-        step: the step in the name of the checkpoint's folder.
-        steps: the number of steps in the whole run, if its identity says so.
-        folder: of the checkpoint.
-
-    Raises:
-        CheckpointError: naming every value that cannot be.
-    """
-    best_step, best_loss, best_value = progress.best_step, progress.best_loss, progress.best_value
-    fits = {
-        "step": _counts(progress.step) and progress.step == step and not (_counts(steps) and step > steps),
-        "tokens": _counts(progress.tokens),
-        "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
-        "best_step": best_step is None or (_counts(best_step) and best_step <= step),
-        "best_loss": best_loss is None or _is_number(best_loss),
-        "best_value": best_value is None or _is_number(best_value),
-        "stale_evaluations": _counts(progress.stale_evaluations),
-        "evaluation_due": isinstance(progress.evaluation_due, bool),
-        "micro_batches": _sizes(progress.micro_batches),
-        "loss_scales": _sizes(progress.loss_scales),
-        "skipped": _counts(progress.skipped) and progress.skipped <= step,
-        "bad_in_a_row": _counts(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
-        "window": _is_window(progress.window),
-    }
-    wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
-    if wrong:
-        raise CheckpointError(
-            f"{folder / STATE} says what cannot be:\n{listing(wrong)}\n"
-            f"Delete {folder} to go on from the checkpoint before it, or start again in another output folder."
-        )
-
-
-def _is_window(value: object) -> bool:
-    """Whether a value is a list of at most so many pairs of finite numbers."""
-    if not isinstance(value, list) or len(value) > WINDOW:
-        return False
-    return all(isinstance(one, list) and len(one) == 2 and all(map(_is_number, one)) for one in value)
-
-
-def _sizes(value: object) -> bool:
-    """Whether a value is a list of pairs of positive numbers, whose first ones grow."""
-    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
-        return False
-    firsts = [one[0] for one in value]
-    return all(_counts(number) and number > 0 for one in value for number in one) and firsts == sorted(set(firsts))
-
-
-def _counts(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return counts(then) and counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
 
 
 def verify(folder: Path) -> str | None:

@@ -22,7 +22,7 @@ from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.best import BestBy
-from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.checkpoint import CheckpointStore
 from veneer.training.kept_weights import give_back_decoded
 from veneer.training.loss_scale import lowered, overflowed
 from veneer.training.memory import peak_memory_mb
@@ -32,6 +32,7 @@ from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.lanes import Signalled, Team
 from veneer.training.passes import Passes
+from veneer.training.progress import Progress
 from veneer.training.step_source import SourceStopped, StepBatches
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.system import processor_name
-from veneer.training.checkpoint import Progress
 from veneer.training.from_adapter import adapter_digests
+from veneer.training.progress import Progress
 from veneer.training.teacher import teacher_digests
 
 FORMAT = 1
@@ -130,31 +129,6 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     return Environment(versions, device.type, processor(device), name, threads, kernels)
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulePart:
-    """The part of a run that followed one schedule."""
-
-    from_step: int
-    """The number of steps that were done before it."""
-    steps: int
-    """The number of steps that the schedule was laid over: those of the whole run, as it was meant then."""
-
-
-def schedules_of(starts: Iterable[tuple[int, int]]) -> list[SchedulePart]:
-    """The schedules that a run followed, in order; several where it was made longer.
-
-    Args:
-        starts: for each start of the run, in order, the number of steps that were done and of those that were meant.
-    """
-    parts: list[SchedulePart] = []
-    for done, steps in starts:
-        # What came after the step that is gone on from left nothing behind.
-        parts = [part for part in parts if part.from_step < done]
-        if not parts or parts[-1].steps != steps:
-            parts.append(SchedulePart(done, steps))
-    return parts
-
-
 def _sources(config: RunConfig, rows: Rows) -> dict[str, Any]:
     """The sources of rows with weights: their rows that train, and how many of them an epoch holds."""
     if not rows.sources:
@@ -208,9 +182,8 @@ def write_lock(
         CheckpointError: a file that was trained from is not readable any more.
     """
     here = environment(device, config)
-    started = [one for one in folder.each_event() if one["event"] == "RunStarted"]
-    resumed = [int(str(one["resumed_at"])) for one in started]
-    schedules = schedules_of((at, int(str(one["steps"]))) for at, one in zip(resumed, started, strict=True))
+    resumed = [int(str(one["resumed_at"])) for one in folder.each_event() if one["event"] == "RunStarted"]
+    schedules = [{"from_step": done, "steps": steps} for done, steps in progress.schedules]
     lock: dict[str, Any] = {
         "format": FORMAT,
         "versions": here.versions,
@@ -229,7 +202,7 @@ def write_lock(
         "seed": config.train.seed,
         "steps": progress.step,
         "resumed_at": [step for step in resumed if step],
-        **({"schedules": [asdict(one) for one in schedules]} if len(schedules) > 1 else {}),
+        **({"schedules": schedules} if len(schedules) > 1 else {}),
         **({"micro_batches": progress.micro_batches} if progress.micro_batches else {}),
         **({"loss_scales": progress.loss_scales} if progress.loss_scales else {}),
         **({"skipped": progress.skipped} if progress.skipped else {}),

@@ -11,7 +11,7 @@ from veneer.event_log import by_step
 from veneer.io.files import reported, staged_files, write_text
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
-from veneer.training.checkpoint import Progress
+from veneer.training.progress import Progress
 
 
 def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress, published: int) -> None:
@@ -33,8 +33,8 @@ def publish(folder: RunFolder, write: Callable[[Path], None], progress: Progress
             folder.lock_file.unlink(missing_ok=True)
     write_text(folder.curve_file, loss_curve(folder))
     reached = asdict(progress) | {"published_step": published}
-    for key in ("evaluation_due", "bad_in_a_row", "window"):
-        del reached[key]  # they are for steps to come
+    for key in ("evaluation_due", "bad_in_a_row", "window", "schedules"):
+        del reached[key]  # they are for steps to come, or stand in `run.lock`
     for key in ("micro_batches", "loss_scales", "skipped"):
         if not reached[key]:
             del reached[key]

@@ -26,8 +26,8 @@ from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
 from veneer.training.answers import last_answer
-from veneer.training.checkpoint import Progress
 from veneer.training.out_of_memory import release_memory
+from veneer.training.progress import Progress
 
 SHARE = 0.03
 """The largest share of a run's time that samples take."""

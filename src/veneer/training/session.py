@@ -26,7 +26,7 @@ from veneer.run_folder import RunFolder, trained_rows_of
 from veneer.strict_json import to_text
 from veneer.training.asking import evaluation_of, sampler_of
 from veneer.training.best import best_by
-from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.checkpoint import CheckpointStore
 from veneer.training.engine import Engine, ended
 from veneer.training.identity import identity_of, identity_of_defaults, shared_identity
 from veneer.training.lock import InputDigests, holds_result, write_lock
@@ -43,6 +43,7 @@ from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.start import share, shared_progress
 from veneer.training.passes import Passes
 from veneer.training.prepare import TrainingData
+from veneer.training.progress import Progress
 from veneer.training.result import publish
 from veneer.training.run_inputs import RunInputs
 from veneer.training.sampled_run import SampledRun
@@ -222,6 +223,7 @@ def begin(
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     progress = _shared_start(team, store, trainable, optimizer, progress)
+    progress.follow_schedule(inputs.data.steps.total)
     if learner.sampled is not None:
         learner.sampled.source.share(progress.step)
     team.group.require_equal("what the run is made of", to_text(shared_identity(store.identity), sort_keys=True))

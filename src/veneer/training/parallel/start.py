@@ -14,11 +14,11 @@ from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
 from veneer.hardware import resolve_device
 from veneer.strict_json import to_text
-from veneer.training.checkpoint import Progress
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.ragged import from_first
 from veneer.training.parallel.ranks import Ranks
+from veneer.training.progress import Progress
 from veneer.training.trainable import Trainable
 
 CHOICES = "choices"
