@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from run_logs import write_run
 from veneer.config import known_keys
 from veneer.config.values import flat
-from veneer.run_records.find import open_run
+from veneer.run_records.find import open_run, runs
 from veneer.run_records.record import default_settings, read_json, read_settings
 from veneer.run_records.state import RunState
 from veneer.training.session import RunResult
@@ -30,6 +32,17 @@ def test_the_record_is_what_the_run_says_of_itself(finished: dict[str, RunResult
     assert record.begun is not None
     assert record.ended is not None
     assert record.begun <= record.ended
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.parametrize("name", [".lock", "config.yaml", "run.lock"])
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path, name: str) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    (record,) = runs(tmp_path)
+    assert record.step == 10
+    assert read_json(folder / name) is None
 
 
 def test_settings_of_damaged_or_missing_files_are_empty(tmp_path: Path) -> None:

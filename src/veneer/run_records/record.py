@@ -110,9 +110,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
     It is read as it stands, whatever version of veneer wrote it, and is not checked.
     """
+    file = RunFolder(folder).config_file
     try:
-        text = RunFolder(folder).config_file.read_text(encoding="utf-8")
-        values = yaml.load(text, Loader=yaml.CSafeLoader)
+        # A pipe in its place would keep whoever reads it waiting.
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) if file.is_file() else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -121,7 +122,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any] | None:
     """The mapping in a file of JSON of a run's folder (`run.lock`, `summary.json`); None where there is none."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

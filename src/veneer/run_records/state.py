@@ -49,7 +49,9 @@ def state_of(folder: Path, end: Mapping[str, Any]) -> RunState:
 
 def mark_of(folder: Path) -> str:
     """The mark that a process of the run holds or has left; empty where it ended by itself, or never began."""
+    lock = folder / LOCK
     try:
-        return (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+        # A pipe in its place would keep whoever reads it waiting.
+        return lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else ""
     except OSError:
         return ""
