@@ -50,5 +50,22 @@ def test_an_interrupted_run_can_be_gone_on_with(tiny_model: Path, tiny_data: Pat
 def test_a_damaged_configuration_is_refused_by_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.config_file.write_text("method: lora\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml"):
+    with pytest.raises(ConfigError, match=r"config\.yaml(.|\n)*delete the file"):
         folder.config()
+    assert folder.recorded() == {"method": "lora"}
+    folder.config_file.write_text("method: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml: not valid YAML(.|\n)*delete the file"):
+        folder.recorded()
+
+
+@pytest.mark.parametrize("text", ["", "model: ["])
+def test_a_run_goes_on_without_its_configuration(text: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "train.save_every=1")
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    folder = RunFolder(tmp_path / "run")
+    folder.config_file.write_text(text)
+    with pytest.raises(ConfigError, match="delete the file"):
+        train(config, resume=True)
+    folder.config_file.unlink()
+    assert train(config, resume=True).progress.step == 2

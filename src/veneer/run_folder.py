@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from veneer.adapters.integrity import LOCK_FILE as LOCK_FILE
 from veneer.adapters.origin import BASE_FILE
@@ -13,6 +15,7 @@ from veneer.adapters.store import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
 from veneer.config.values import read_yaml
+from veneer.errors import ConfigError
 from veneer.event_log import iterate_events
 from veneer.io.model_files import WEIGHTS_FILE as MODEL_WEIGHTS
 
@@ -140,7 +143,30 @@ class RunFolder:
         """
         if not self.config_file.is_file():
             return None
-        return parse(read_yaml(self.config_file), where=str(self.config_file))
+        values = self.recorded()
+        with self._remedied():
+            return parse(values, where=str(self.config_file))
+
+    def recorded(self) -> dict[str, Any]:
+        """The values in the configuration that the run recorded, which are not checked.
+
+        Raises:
+            ConfigError: the file cannot be read, or is damaged.
+        """
+        with self._remedied():
+            return read_yaml(self.config_file)
+
+    @contextmanager
+    def _remedied(self) -> Iterator[None]:
+        """Say of a damaged configuration what can be done: nothing else in the folder depends on it."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}\nA run has recorded its settings there. Put them back, or delete the file: an adapter opens "
+                "without it, and `veneer train --resume` goes on by the settings that it is given, which must be those "
+                "of then."
+            ) from error
 
     def events(self) -> list[dict[str, object]]:
         """The events that the run recorded, as dictionaries; an empty list where it recorded none."""

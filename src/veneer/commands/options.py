@@ -171,14 +171,17 @@ def run_config(
             f"--resume: there is no run in {output} to go on with; give the folder of one, or start it with --model "
             "and --data"
         )
-    values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
+    values: dict[str, Any] = {}
     if folder is not None and config_file == folder.config_file:
+        values = folder.recorded()
         # The recorded run spells out one of two alternatives, and the user may now name the other one.
         given = given_keys(flags, assignments)
         for one, other, _ in ALTERNATIVES:
             for named, unnamed in ((one, other), (other, one)):
                 if named in given and unnamed not in given:
                     drop(values, unnamed)
+    elif config_file is not None:
+        values = read_yaml(config_file)
     return parse(with_options(values, flags, assignments), where=str(config_file or "the command line"))
 
 
