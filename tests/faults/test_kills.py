@@ -98,7 +98,9 @@ def test_a_run_killed_in_its_first_save_may_start_again(tiny_model: Path, tiny_d
     half = tmp_path / "run" / "checkpoints" / ".partial-77-step-000001"
     half.mkdir(parents=True)
     (half / "state.json").write_text("{")
-    (tmp_path / "run" / "events.jsonl").write_text('{"event": "StepDone", "step": 900, "loss": 99.0}\n{"event": "St')
+    (tmp_path / "run" / "events.jsonl").write_text(
+        '{"event": "StepDone", "step": 900, "loss": 99.0, "seconds": 1, "memory_mb": 1}\n{"event": "St'
+    )
     train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2"))
     assert not half.exists()
     steps = [e["step"] for e in read_events(tmp_path / "run" / "events.jsonl") if e["event"] == "StepDone"]

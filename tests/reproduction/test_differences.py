@@ -79,7 +79,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def write_events(folder: Path, losses: dict[int, float]) -> Path:
     folder.mkdir()
-    lines = [json.dumps({"event": "StepDone", "step": step, "loss": loss}) for step, loss in losses.items()]
+    told = {"event": "StepDone", "seconds": 1.0, "memory_mb": 1.0}
+    lines = [json.dumps({**told, "step": step, "loss": loss}) for step, loss in losses.items()]
     (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
 

@@ -19,11 +19,11 @@ from veneer.training.best import BestBy
 
 def told(point: Point, evaluations: Sequence[dict[str, Any]]) -> None:
     """Write the events of a finished run with these evaluations, one a step."""
-    events: list[dict[str, Any]] = [{"event": "RunStarted"}]
+    events: list[dict[str, Any]] = [{"event": "RunStarted", "steps": 4, "resumed_at": 0}]
     for step, values in enumerate(evaluations, start=1):
-        events.append({"event": "StepDone", "step": step, "loss": 3.0, "seconds": 1.0})
+        events.append({"event": "StepDone", "step": step, "loss": 3.0, "seconds": 1.0, "memory_mb": 1.0})
         events.append({"event": "Evaluated", "step": step, "best": False, **values})
-    events.append({"event": "RunFinished", "reason": "complete"})
+    events.append({"event": "RunFinished", "reason": "complete", "seconds": 1.0, "memory_mb": 1.0})
     folder = RunFolder(Path(point.config.output))
     folder.path.mkdir(parents=True)
     folder.events_file.write_text("".join(to_text(with_reasons(event)) + "\n" for event in events), encoding="utf-8")

@@ -26,7 +26,7 @@ class Weights:
 
 
 def folder(path: Path) -> RunFolder:
-    lines = [{"event": "StepDone", "step": step, "loss": 3.0 - step} for step in (1, 2)]
+    lines = [{"event": "StepDone", "step": step, "loss": 3.0 - step, "seconds": 1, "memory_mb": 1} for step in (1, 2)]
     lines.append({"event": "Evaluated", "step": 2, "loss": 1.5})
     (path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path / "weights").write_text("older")
