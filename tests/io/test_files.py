@@ -277,3 +277,17 @@ def test_a_file_for_which_there_is_no_room_says_what_it_takes_and_what_there_is(
     assert not (tmp_path / "big.txt").exists()
     missing = files.room_for(tmp_path / "none" / "x", 12)
     assert missing.startswith(" (12 bytes are needed, ")
+
+
+@pytest.mark.parametrize("room", [0, 5])
+def test_a_mark_for_which_there_is_no_room_is_an_output_error_and_leaves_none(tmp_path: Path, room: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        with pytest.raises(OutputError, match=r"\.lock: cannot be written"), files.exclusive(tmp_path, "a long mark"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files.exclusive(tmp_path, "ä") as left:
+        assert (tmp_path / files.LOCK).read_text(encoding="utf-8") == "ä"
+    assert left == ""

@@ -229,7 +229,8 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
         OutputError: another process holds it, or the system has no locks.
     """
     with reported(folder):
-        lock = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+        # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
+        lock = (folder / LOCK).open("a+b", buffering=0)
     try:
         try:
             lock_patiently(lock)
@@ -241,12 +242,12 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
             raise OutputError(
                 f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
             ) from error
-        with reported(folder):
+        with reported(folder / LOCK):
             lock.seek(0)
-            left = lock.read()
+            left = lock.read().decode("utf-8", errors="replace")
             lock.truncate(0)
-            lock.write(mark)
-            lock.flush()
+            if lock.write(mark.encode()) != len(mark.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / LOCK))
         yield left
     finally:
         with suppress(OSError):
