@@ -12,7 +12,7 @@ from source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
-    | {"posix", "bounds", "counting", "signals", "expressions", "strict_json", "step_values"},
+    | {"posix", "bounds", "counting", "signals", "expressions", "strict_json", "step_values", "arguments"},
     {"native", "large_pages"},
     {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
@@ -34,6 +34,7 @@ SIDEWAYS = {
     ("config", "enums"),  # the words of its settings
     ("config", "migration"),  # what an unknown key is called here
     ("config", "errors"),  # a refused setting is one of the errors
+    ("arguments", "errors"),  # an argument of a wrong type is a ConfigError
     ("bounds", "errors"),  # what no model has is a ModelError
     ("strict_json", "errors"),  # and a number that JSON has no form for an OutputError
     ("posix", "errors"),  # what a system lacks is an OutputError

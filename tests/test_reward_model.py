@@ -10,7 +10,7 @@ from preference_rows import pairs
 from tiny import run_config, write_rows
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
-from veneer.errors import AdapterError, DataError
+from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.events import Event, Result
 from veneer.reward_model import is_reward_adapter, open_reward_model, pair_accuracy
 from veneer.training.run import train
@@ -35,6 +35,11 @@ def test_pairs_are_counted_and_an_adapter_of_a_language_model_is_refused(tiny_mo
     assert found.interval[0] < found.accuracy <= found.interval[1] + 1e-9
     assert any(isinstance(event, Result) and event.values["pairs"] == 12 for event in events)
     assert pair_accuracy(reward, rows[:4]).pairs == 4
+    with pytest.raises(ConfigError, match="limit: must be at least 1, got -1"):
+        pair_accuracy(reward, file, limit=-1)
+    renamed = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in rows]
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    assert pair_accuracy(reward, renamed, columns=columns).accuracy == found.accuracy
     with pytest.raises(DataError, match="no pair of answers"):
         pair_accuracy(reward, answers[:2])
     train(run_config(tiny_model, file, tmp_path / "dpo", "objective=dpo", "train.steps=1"))

@@ -13,6 +13,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.load import load_adapter
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import config_warnings, read_tokenizer
+from veneer.arguments import check_type, check_types
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
@@ -207,8 +208,10 @@ class Conversation:
             The answer.
 
         Raises:
+            ConfigError: it is no text.
             DataError: the chat template refuses the message; it is not remembered.
         """
+        check_type("text", text, str)
         asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
         answer = self.assistant.stream(asked, self.sampling, on_text)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
@@ -225,7 +228,7 @@ def recorded_run(adapter: Path | None) -> RunConfig | None:
 
 
 def open_assistant(
-    model: str,
+    model: str | Path,
     *,
     adapter: str | Path | None = None,
     method: Method | str | None = None,
@@ -252,12 +255,13 @@ def open_assistant(
         ModelError, AdapterError, ConfigError: whatever cannot be used.
         OutOfMemory: there is no memory for it.
     """
+    check_types(open_assistant, locals())
     request = assistant_request(model, adapter, method, compute, revision=revision, backend=backend)
     return load_assistant(request, subscribers=subscribers)
 
 
 def assistant_request(
-    model: str,
+    model: str | Path,
     adapter: str | Path | None,
     method: Method | str | None,
     compute: ComputeSection | None,
@@ -267,7 +271,7 @@ def assistant_request(
 ) -> AssistantRequest:
     """What a caller says of a model, as one value. Raises ConfigError for an unknown name."""
     return AssistantRequest(
-        model=model,
+        model=str(model),
         adapter=None if adapter is None else Path(adapter),
         method=None if method is None else choice(Method, method, "method"),
         compute=compute or ComputeSection(),

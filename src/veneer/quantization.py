@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.origin import computes, write_source
+from veneer.arguments import check_types
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.enums import Scheme
@@ -65,7 +66,7 @@ class QuantizeResult:
 
 
 def quantize(
-    model: str,
+    model: str | Path,
     output: str | Path,
     *,
     quant: QuantSection | None = None,
@@ -90,6 +91,7 @@ def quantize(
         ModelError: the model's files cannot be used.
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
+    check_types(quantize, locals())
     quant, output = quant or QuantSection(), Path(output)
     _check_settings(quant, dtype, output)
     checkpoint = open_checkpoint(model, revision=revision)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import read_any_config
+from veneer.arguments import check_least, check_types
 from veneer.assistant import AssistantRequest, assistant_request, enough_memory, recorded_run
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, DataSection
@@ -16,6 +17,7 @@ from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.kinds import read_pairs
 from veneer.enums import Backend, Column, Method, Task
 from veneer.errors import DataError
+from veneer.evaluation.columns import named_columns
 from veneer.evaluation.statistics.shares import wilson
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.hardware import resolve_device, resolve_dtype
@@ -30,7 +32,7 @@ def is_reward_adapter(folder: Path) -> bool:
 
 
 def open_reward_model(
-    model: str,
+    model: str | Path,
     adapter: str | Path,
     *,
     method: Method | str | None = None,
@@ -52,6 +54,7 @@ def open_reward_model(
         ModelError, AdapterError, ConfigError: whatever cannot be used.
         OutOfMemory: there is no memory for it.
     """
+    check_types(open_reward_model, locals())
     return load_reward_model(assistant_request(model, adapter, method, compute, revision=revision), subscribers)
 
 
@@ -106,7 +109,7 @@ def pair_accuracy(
     data: RowSource,
     *,
     limit: int | None = None,
-    columns: Mapping[Column, str] | None = None,
+    columns: Mapping[Column, str] | Mapping[str, str] | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> PairAccuracy:
     """How often a reward model gives the chosen answer of a pair the higher score.
@@ -115,16 +118,18 @@ def pair_accuracy(
         model: scores both answers.
         data: the pairs: a file, or dictionaries.
         limit: the number of pairs, from the start; None takes all.
-        columns: veneer's name of a column to the rows', where they differ.
+        columns: veneer's name of a column, a `Column` or its name, to the rows', where they differ.
         subscribers: called with every event, and with the result.
 
     Raises:
         DataError: rows are no pairs, or there is none.
     """
+    check_types(pair_accuracy, locals())
+    check_least(1, {"limit": limit})
     emit = broadcast(subscribers)
     with TemporaryDirectory() as folder:
         file = str(rows_file(data, Path(folder) / "pairs.jsonl"))
-        pairs = read_pairs(DataSection(file=file, columns=dict(columns or {})), emit)[:limit]
+        pairs = read_pairs(DataSection(file=file, columns=named_columns(columns)), emit)[:limit]
     if not pairs:
         raise DataError("there are no pairs to score")
     scores = model.scores_of([record for pair in pairs for record in pair.records], emit)

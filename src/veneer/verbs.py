@@ -6,7 +6,7 @@ Each has the name and the meaning of the command. `evaluate`, `export`, `verify`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
@@ -14,6 +14,7 @@ from typing import Any, overload
 from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination
+from veneer.arguments import check_type, check_types
 from veneer.assistant import Conversation, open_assistant, turns
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
@@ -28,6 +29,7 @@ from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
 from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choice
 from veneer.errors import ConfigError, DataError, listing
+from veneer.evaluation.columns import named_columns
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.evaluation.metrics.choose import names_of
 from veneer.events import Subscriber
@@ -76,6 +78,7 @@ def train(
     >>> rows = [{"prompt": "1 + 1?", "completion": "2"}, {"prompt": "1 + 2?", "completion": "3"}]
     >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
     """
+    check_types(train, locals())
     return run_report.train(_with_rows(config, data, eval_data), resume=resume, subscribers=subscribers, stop=stop)
 
 
@@ -106,6 +109,7 @@ def plan(
     >>> veneer.plan(settings).refusal is None
     True
     """
+    check_types(plan, locals())
     with TemporaryDirectory() as scratch:
         config = _with_rows(config, data, None, Path(scratch))
         return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)
@@ -114,13 +118,13 @@ def plan(
 def lint(
     data: RowSource,
     *,
-    model: str | None = None,
+    model: str | Path | None = None,
     eval_data: RowSource | None = None,
     max_length: int | None = None,
-    columns: Mapping[Column, str] | None = None,
+    columns: Mapping[Column, str] | Mapping[str, str] | None = None,
     objective: ObjectiveName | str | None = None,
     group: str | None = None,
-    ignore: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     label_errors: bool = False,
     names: str | None = None,
     processes: int = 1,
@@ -134,11 +138,12 @@ def lint(
             no check of tokens is made.
         eval_data: the evaluation rows; they are checked too, and for what training has seen of them.
         max_length: the tokens that a row may have; None sets no limit.
-        columns: veneer's name of a column or key to the data's, where they differ (`data.columns`).
+        columns: veneer's name of a column or key, a `Column` or its name, to the data's, where they differ
+            (`data.columns`).
         objective: what the rows are to train: they are read as a run of that objective reads them, and what it would
             refuse or leave out is an error. None reads each row as what its keys say, a pair or an answer.
         group: the column whose equal values must not be on both sides of training and evaluation.
-        ignore: names of the rules that are not reported.
+        ignore: names (or one) of the rules that are not reported.
         label_errors: let the model itself read the training rows, for likely label errors.
         names: a pipeline of spaCy that looks for names of persons in the training rows.
         processes: the number of processes that check rows.
@@ -156,33 +161,35 @@ def lint(
     >>> veneer.lint([{"prompt": "1 + 1?", "reference": "2"}], objective="grpo").failed
     False
     """
+    check_types(lint, locals())
     if label_errors and model is None:
         raise ConfigError("label_errors needs a model that reads the rows; name one by model")
     trained = None if objective is None else choice(ObjectiveName, objective, "objective")
     kind = RowKind.ANSWERS if trained is None else trained.rows
+    mapped = named_columns(columns)
     if label_errors:
         refuse_prompts(kind, "label_errors")
     tokenizer = None if model is None else open_checkpoint(model).tokenizer()
     with TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         file = rows_file(data, folder.data_file)
-        passes = [model_pass(model, file, columns or {}, kind)] if label_errors and model is not None else []
-        passes += [] if names is None else [person_pass(names, file, columns or {}, kind)]
+        passes = [model_pass(str(model), file, mapped, kind)] if label_errors and model is not None else []
+        passes += [] if names is None else [person_pass(names, file, mapped, kind)]
         return linting.lint(
             file,
             tokenizer=tokenizer,
             eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file),
             max_length=max_length,
-            columns=columns,
+            columns=mapped,
             objective=trained,
-            options=LintOptions(ignore=frozenset(ignore), group=group, processes=processes),
+            options=LintOptions(ignore=frozenset(names_of(ignore)), group=group, processes=processes),
             passes=passes,
             subscribers=subscribers,
         )
 
 
 def compare(
-    model: str,
+    model: str | Path,
     data: RowSource,
     output: str | Path,
     *,
@@ -223,9 +230,10 @@ def compare(
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
+    check_types(compare, locals())
     folder = RunFolder(Path(output))
     config = CompareConfig(
-        model=model,
+        model=str(model),
         data=str(rows_file(data, folder.data_file)),
         output=str(output),
         methods=tuple(choice(Method, method, "methods") for method in methods),
@@ -269,6 +277,7 @@ def combine(
         AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
     """
+    check_types(combine, locals())
     if isinstance(adapters, str | Path):
         raise ConfigError(f"adapters: one folder, {adapters}; give a list of several")
     weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
@@ -288,7 +297,7 @@ def combine(
 # A text is a sequence of texts to a type checker; the first that fits counts.
 @overload
 def generate(  # type: ignore[overload-overlap]
-    model: str,
+    model: str | Path,
     prompts: str,
     *,
     adapter: str | Path | None = ...,
@@ -303,8 +312,8 @@ def generate(  # type: ignore[overload-overlap]
 
 @overload
 def generate(
-    model: str,
-    prompts: Sequence[str | Sequence[Message]],
+    model: str | Path,
+    prompts: Iterable[str | Sequence[Message]],
     *,
     adapter: str | Path | None = ...,
     system: str | None = ...,
@@ -317,8 +326,8 @@ def generate(
 
 
 def generate(
-    model: str,
-    prompts: str | Sequence[str | Sequence[Message]],
+    model: str | Path,
+    prompts: str | Iterable[str | Sequence[Message]],
     *,
     adapter: str | Path | None = None,
     system: str | None = None,
@@ -352,7 +361,9 @@ def generate(
     >>> len(answers)
     2
     """
+    check_types(generate, locals())
     asked = [prompts] if isinstance(prompts, str) else list(prompts)
+    check_type("prompts", asked, list[str | Sequence[Message]])
     empty = [f"prompt {number}" for number, one in enumerate(asked) if not one]
     if empty:
         raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
@@ -364,7 +375,7 @@ def generate(
 
 
 def chat(
-    model: str,
+    model: str | Path,
     *,
     adapter: str | Path | None = None,
     system: str | None = None,
@@ -392,6 +403,7 @@ def chat(
     >>> [message["role"] for message in talk.messages]
     ['system', 'user', 'assistant']
     """
+    check_types(chat, locals())
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     return Conversation(assistant, system, sampling or Sampling(max_new_tokens=512))
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from veneer.arguments import check_least, check_types
 from veneer.assistant import Assistant, AssistantRequest, load_assistant, make_assistant
 from veneer.bundled import SETS, bundled_data, bundled_model, configuration, free_folder
 from veneer.config import RunConfig
@@ -92,7 +93,7 @@ class QuickstartResult:
 def quickstart(
     method: Method | str = Method.QLORA,
     *,
-    model: str | None = None,
+    model: str | Path | None = None,
     output: str | Path | None = None,
     rows: int = ROWS,
     device: str = "auto",
@@ -115,7 +116,10 @@ def quickstart(
     Raises:
         VeneerError: the model is absent, the output folder is taken, or a step fails.
     """
-    config = walkthrough_config(choice(Method, method, "method"), model, output, device, time_limit)
+    check_types(quickstart, locals())
+    check_least(1, {"rows": rows})
+    named = None if model is None else str(model)
+    config = walkthrough_config(choice(Method, method, "method"), named, output, device, time_limit)
     begun = time.perf_counter()
     with limit_of_all(time_limit):
         run = train(config, subscribers=subscribers, stop=stop)

@@ -209,6 +209,7 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         (Combination(kind=CombinationType.SVD, density=0.5), "takes no density"),
         (Combination(kind=CombinationType.LINEAR, rank=2), "takes no rank"),
         (Combination(kind=CombinationType.SVD, rank=0), "at least 1"),
+        (Combination(kind=CombinationType.SVD, seed=2**70), "below 2"),
     ):
         with pytest.raises(AdapterError, match=reason):
             combine(adapters, how)

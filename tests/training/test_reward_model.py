@@ -114,6 +114,10 @@ def test_as_many_tokens_are_scored_at_a_time_as_plans_say() -> None:
 def test_a_row_that_says_no_text_is_named(reward: RewardModel) -> None:
     with pytest.raises(DataError, match="1 row cannot be scored"):
         reward.scores([{"prompt": "a", "completion": "b"}, {"nothing": "known"}])
+    with pytest.raises(ConfigError, match="row 1: must be a mapping, got 'text'"):
+        reward.scores(["text"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="rows: must be a list"):
+        reward.scores({"prompt": "a", "completion": "b"})  # type: ignore[arg-type]
 
 
 def test_a_base_in_memory_is_shared_and_stays_itself(

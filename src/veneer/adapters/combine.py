@@ -266,6 +266,8 @@ def _check_settings(adapters: Sequence[WeightedAdapter], how: Combination) -> No
         problems.append(f"{kind.value} takes no density: it keeps all elements")
     elif how.density is not None and not 0 < how.density <= 1:
         problems.append(f"density: {how.density}, must be above 0 and at most 1")
+    if not 0 <= how.seed < 2**31:
+        problems.append(f"seed: {how.seed}, must be at least 0 and below 2^31")
     if how.rank is not None and not kind.by_svd:
         problems.append(f"{kind.value} takes no rank: it follows from the adapters'; choose one of the kinds by svd")
     elif how.rank is not None and how.rank < 1:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from veneer.config.numbers import NUMBER, Fraction, Name, Rate
+from veneer.config.numbers import NUMBER, Fraction, Name, Place, Rate
 from veneer.config.section import Section
 from veneer.enums import BadRows, Check, Column, Overlong, SplitBy, TokenCache
 
@@ -31,7 +31,7 @@ class SourceSection(Section):
 
     place = "data.sources"
 
-    file: Name
+    file: Place
     """A file, a pattern or a dataset, as in `data.file`."""
     weight: Rate = 1.0
     """How often an epoch holds each row: of n rows it has round(weight · n)."""
@@ -46,10 +46,10 @@ class DataSection(Section):
     """Several sources of training rows in place of `file`, each with a weight: `[{file: a.jsonl, weight: 2}, {file:
     b.jsonl}]`. An epoch holds round(w · n) rows of a source with n rows and weight w: those beyond whole passes change
     from epoch to epoch."""
-    file: Name | None = Field(default=None, validate_default=True)
+    file: Place | None = Field(default=None, validate_default=True)
     """The file of training rows, which a run without `sources` needs: JSONL, JSON, CSV or Parquet; a pattern for
     several of them (`corpus/*.jsonl`); or a dataset of the hub (`hub:owner/name[split]`)."""
-    eval_file: Name | None = None
+    eval_file: Place | None = None
     """The file of rows for the evaluation loss, given as `file`."""
     held_out: Fraction = 0.0
     """The share of `file` that is kept for the evaluation loss and not trained, if there is no `eval_file`."""
@@ -75,7 +75,7 @@ class DataSection(Section):
     cache: TokenCache = TokenCache.AUTO
     """Whether rows are encoded once into files that are mapped into memory, instead of being held in it: `auto` from
     100 MB of rows on, `always`, `never`. The result is the same."""
-    cache_dir: Name | None = None
+    cache_dir: Place | None = None
     """The folder of these files; `~/.cache/veneer/tokens` by default."""
     columns: dict[Column, Name] = Field(default={})
     """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. No other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -17,6 +18,17 @@ def _no_truth(value: Any) -> Any:
 
 
 NUMBER = BeforeValidator(_no_truth)
+
+
+def _no_bytes(value: Any) -> Any:
+    # pydantic takes bytes for a text.
+    if isinstance(value, bytes | bytearray):
+        raise ValueError("must be a text, not bytes")
+    return value
+
+
+def _written_out(value: Any) -> Any:
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def _power_of_two(value: int) -> int:
@@ -35,6 +47,8 @@ Threads = Annotated[int, Field(ge=1, le=1_024), NUMBER]
 """torch ends the process where the system gives it no more threads."""
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NUMBER]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NUMBER]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes)]
+Place = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes), BeforeValidator(_written_out)]
+"""The name of a file, a folder or a model, which Python may give as a path."""
 Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), NUMBER]
 Lanes = Annotated[int, Field(ge=1, le=4096), AfterValidator(_power_of_two), NUMBER]

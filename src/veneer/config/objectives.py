@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, Name, NotNegative, Rate
+from veneer.config.numbers import NUMBER, NotNegative, Place, Rate
 from veneer.config.section import Section
 from veneer.enums import Divergence, DpoLoss, ReferencePolicy
 
@@ -83,10 +83,10 @@ class DistillationSection(Section):
 
     place = "distillation"
 
-    teacher: Name | None = None
+    teacher: Place | None = None
     """The teacher: a directory, a GGUF file or a hub id, with the vocabulary of `model`. Without one it is `model`
     itself, with `teacher_adapter`."""
-    teacher_adapter: Name | None = None
+    teacher_adapter: Place | None = None
     """The folder of an adapter on the teacher. On `model` itself it takes no memory but its own: base and teacher have
     the same weights."""
     divergence: Divergence = Divergence.FORWARD

@@ -6,7 +6,7 @@ from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection
 from veneer.config.grpo import GrpoSection, RewardSpec
 from veneer.config.lora import LoraSection, QuantSection
-from veneer.config.numbers import Name
+from veneer.config.numbers import Place
 from veneer.config.objectives import (
     CpoSection,
     DistillationSection,
@@ -33,11 +33,11 @@ class RunConfig(Section):
         ConfigError: naming every unknown key (with veneer's name for it), missing key and bad value.
     """
 
-    model: Name
+    model: Place
     """The base model: a directory, a GGUF file or a hub id."""
     revision: str | None = None
     """The branch, tag or commit of a hub id."""
-    output: Name
+    output: Place
     """The folder of the run, which is made."""
     method: Method = Method.QLORA
     """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, Count, Duration, Fraction, Lanes, Name, Rate, StepRows, Steps
+from veneer.config.numbers import NUMBER, Count, Duration, Fraction, Lanes, Name, Place, Rate, StepRows, Steps
 from veneer.config.section import Section
 from veneer.enums import OptimizerName, OtherBase, Publish, Schedule
 
@@ -29,7 +29,7 @@ class TrainSection(Section):
     """The time that the whole run may take, with loading and evaluation: seconds, or `90s`, `10m`, `1h30m`. The steps
     that fit, out of those of `epochs` or `steps`, are fixed before the first one from times measured here. They are
     recorded as `steps`."""
-    from_adapter: Name | None = None
+    from_adapter: Place | None = None
     """The folder of an adapter that the run starts from. Rank, alpha, targets and kind are the adapter's, so that they
     are left out. It is read only."""
     other_base: OtherBase = OtherBase.REFUSE

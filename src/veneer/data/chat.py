@@ -9,6 +9,7 @@ found is spans.py's subject; a token trains if and only if its first character i
 
 from __future__ import annotations
 
+import reprlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -388,6 +389,8 @@ def prompt_tokens(
 def _refuse_half_characters(messages: Sequence[Message]) -> None:
     for number, message in enumerate(messages, start=1):
         content = message.get("content") or ""
+        if not isinstance(content, str):
+            raise DataError(f"message {number}: its content must be a text, got {reprlib.repr(content)}")
         at = half_character(content)
         if at is not None:
             raise DataError(f"message {number} ({message['role']}): {unusable(content, at, 'its content')}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from veneer import __version__
+from veneer.arguments import check_types
 from veneer.diagnosis.probe import Measured, int8_reason, probe
 from veneer.enums import Dtype
 from veneer.gpu.dispatch import GpuChoice
@@ -106,6 +107,7 @@ def doctor(*, measure: bool = False) -> Facts:
     >>> facts.cores > 0
     True
     """
+    check_types(doctor, locals())
     device = resolve_device("auto")
     dtype = resolve_dtype(Dtype.AUTO, device)
     picked, gpu = choice(), gpu_choice(device)

@@ -11,10 +11,16 @@ from veneer.data.json_values import BadRow
 from veneer.data.labels import NAMES, read_label
 from veneer.data.preference import to_pair
 from veneer.data.readers import iterate_rows
-from veneer.enums import Column
+from veneer.enums import Column, choice
 
 Columns = Mapping[Column, str]
 """veneer's name of a column or key to the file's, where they differ."""
+
+
+def named_columns(given: Mapping[Column, str] | Mapping[str, str] | None) -> dict[Column, str]:
+    """Columns that were given to a function of the API, by `Column`s or their names. Raises ConfigError for a name that
+    is unknown."""
+    return {choice(Column, name, "columns"): theirs for name, theirs in (given or {}).items()}
 
 
 def record_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.arguments import check_types
 from veneer.assistant import (
     Assistant,
     AssistantRequest,
@@ -27,7 +28,7 @@ from veneer.data.trained_rows import trained_among
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, listing
 from veneer.evaluation.base_and_adapter import put_together, score_both
-from veneer.evaluation.columns import record_columns, undesirable
+from veneer.evaluation.columns import named_columns, record_columns, undesirable
 from veneer.evaluation.forgetting import (
     KL,
     OpenSuite,
@@ -97,7 +98,7 @@ class EvaluationRequest:
 
 
 def evaluate(
-    model: str,
+    model: str | Path,
     data: RowSource,
     *,
     adapter: str | Path | Sequence[str | Path] | None = None,
@@ -112,15 +113,14 @@ def evaluate(
     gate: str | Path | None = None,
     judge: str | Path | None = None,
     html: str | Path | None = None,
-    columns: Mapping[Column, str] | None = None,
+    columns: Mapping[Column, str] | Mapping[str, str] | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
     """Score a model, and an adapter beside it, on the rows of a file.
 
     Args:
         model: directory, GGUF file or hub id.
-        data: a file (JSONL, JSON, CSV or Parquet), or dictionaries as its rows are: a list, any iterable, or a
-            `datasets.Dataset`.
+        data: a file, or dictionaries as its rows are: a list, any iterable, or a `datasets.Dataset`.
         adapter: folder of an adapter, or of several that were trained alike with different seeds.
         method: how the base is held, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
@@ -134,13 +134,14 @@ def evaluate(
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
         judge: a YAML file that names a judge (docs/evaluation.md), which compares the answers in both orders.
         html: a self-contained page to write, with everything that was found.
-        columns: veneer's name of a column to the rows', where they differ; by default as the first adapter's run
-            mapped them (`data.columns`), where the rows have those.
+        columns: a `Column` or its name to the rows' own name; by default as the first adapter's run mapped them
+            (`data.columns`), where the rows have those.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
         VeneerError: model, adapter or data cannot be used.
     """
+    check_types(evaluate, locals())
     given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
     assistant = assistant_request(model, given[0] if given else None, method, compute)
     with TemporaryDirectory() as scratch:
@@ -158,7 +159,7 @@ def evaluate(
             gate=None if gate is None else Path(gate),
             judge=None if judge is None else Path(judge),
             html=None if html is None else Path(html),
-            columns=columns or {},
+            columns=named_columns(columns),
         )
         return run_evaluation(request, subscribers=subscribers)
 

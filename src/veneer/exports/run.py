@@ -13,6 +13,7 @@ from pathlib import Path
 
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import config_warnings, read_config
+from veneer.arguments import check_types
 from veneer.assistant import recorded_run
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
@@ -47,7 +48,7 @@ def export(
     adapter: str | Path,
     output: str | Path,
     *,
-    model: str | None = None,
+    model: str | Path | None = None,
     to: Target | str = Target.MERGED,
     dtype: StoredDtype | str = StoredDtype.AUTO,
     quant: str | None = None,
@@ -89,10 +90,11 @@ def export(
         ParityError: what was written is not the live adapter; it stands in OUTPUT.failed, with its certificate.
         VeneerError: model, adapter or data cannot be used, or the output exists or cannot be written.
     """
+    check_types(export, locals())
     request = ExportRequest(
         adapter=Path(adapter),
         output=Path(output),
-        model=model,
+        model=None if model is None else str(model),
         to=choice(Target, to, "to"),
         dtype=choice(StoredDtype, dtype, "dtype"),
         quant=quant,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from veneer.arguments import check_types
 from veneer.config import ComputeSection
 from veneer.enums import Method, OtherBase
 from veneer.errors import ModelError
@@ -22,7 +23,7 @@ def verify(
     export: str | Path,
     *,
     adapter: str | Path | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
     gap: float | None = None,
@@ -47,10 +48,11 @@ def verify(
     Raises:
         VeneerError: it is no export, or what it was made from cannot be used.
     """
+    check_types(verify, locals())
     request = VerifyRequest(
         export=Path(export),
         adapter=None if adapter is None else Path(adapter),
-        model=model,
+        model=None if model is None else str(model),
         data=None if data is None else str(data),
         limit=limit,
         gap=gap,

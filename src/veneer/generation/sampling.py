@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
+from veneer.arguments import check_types
 from veneer.errors import ConfigError, listing
 
 MAX_BIAS = 100.0
@@ -52,6 +53,7 @@ class Sampling:
     2024, arXiv:2407.01082)."""
 
     def __post_init__(self) -> None:
+        check_types(Sampling, {one.name: getattr(self, one.name) for one in fields(self)})
         rules = {
             "max_new_tokens": (self.max_new_tokens >= 1, "must be at least 1"),
             "min_new_tokens": (0 <= self.min_new_tokens <= self.max_new_tokens, "must be 0 to max_new_tokens"),

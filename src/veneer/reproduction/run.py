@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from veneer.arguments import check_types
 from veneer.config import RunConfig, parse
 from veneer.counting import count_of
 from veneer.errors import CheckpointError, Interrupted, OutputError, listing
@@ -69,7 +70,7 @@ def reproduce(
     run: str | Path,
     *,
     output: str | Path | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     data: str | Path | None = None,
     eval_data: str | Path | None = None,
     subscribers: Sequence[Subscriber] = (),
@@ -92,6 +93,7 @@ def reproduce(
         OutputError: the output folder exists.
         VeneerError: whatever `train` raises.
     """
+    check_types(reproduce, locals())
     folder = Path(run)
     lock = read_lock(folder)
     moved = {"model": model, "data.file": data, "data.eval_file": eval_data}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from veneer.arguments import check_types
 from veneer.config.values import flat
 from veneer.errors import ConfigError
 from veneer.run_folder import CHECKPOINTS, EVENTS_FILE, RunFolder
@@ -31,6 +32,7 @@ def runs(folder: str | Path) -> list[RunRecord]:
     >>> [found.state.value for found in veneer.runs("all")]
     ['finished']
     """
+    check_types(runs, locals())
     root = existing(Path(folder))
     found = [open_run(path, path.relative_to(root).as_posix())[0] for path in run_folders(root)]
     return sorted(found, key=lambda one: (-(one.begun or 0.0), one.name))

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from veneer.arguments import check_least, check_types
 from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method, choice
 from veneer.errors import ConfigError, Interrupted
@@ -26,7 +27,7 @@ NOTICE = "the requests under way are answered, and no others; Ctrl-C now ends at
 
 
 def serve(
-    model: str,
+    model: str | Path,
     *,
     adapters: str | Path | None = None,
     name: str | None = None,
@@ -72,11 +73,13 @@ def serve(
         ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
         Interrupted: a signal has asked the program to stop; the requests under way have been answered.
     """
+    check_types(serve, locals())
+    check_least(0, {"adapter_memory": adapter_memory, "cache_memory": cache_memory})
     held = choice(Dtype, adapter_dtype, "adapter_dtype")
     if held is Dtype.FLOAT16:
         raise ConfigError("adapter_dtype: adapters are held in float32 or bfloat16, and not in float16")
     request = ServeRequest(
-        model=model,
+        model=str(model),
         adapters=None if adapters is None else Path(adapters),
         name=name,
         host=host,

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from veneer.arguments import check_types
 from veneer.config import ComputeSection
 from veneer.enums import JobCode, choice
 from veneer.errors import ConfigError, Interrupted
@@ -61,6 +62,7 @@ def open_studio(
         ConfigError, OutputError, ModelError: whatever cannot be used.
         Interrupted: a signal has asked the program to stop.
     """
+    check_types(open_studio, locals())
     request = StudioRequest(
         folder=Path(folder),
         models=tuple(models),

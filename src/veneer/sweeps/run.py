@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from veneer.arguments import check_least, check_types
 from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
@@ -61,6 +62,8 @@ def sweep(
         VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep, or points that were
             trained from other files.
     """
+    check_types(sweep, locals())
+    check_least(1, {"together": together})
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
     outcomes = sweep_shared(

@@ -16,6 +16,7 @@ import torch
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.beside import sharing_weights
 from veneer.adapters.load import load_reward_adapter
+from veneer.arguments import check_type
 from veneer.counting import count_of
 from veneer.data.batches import pack
 from veneer.data.chat import Encoder, Example, template_of
@@ -51,10 +52,13 @@ class RewardModel:
             subscribers: called with every event: how far it is.
 
         Raises:
+            ConfigError: what was given are no rows.
             DataError: a row says no text, or cannot be written with the template; all such are named.
         """
+        check_type("rows", rows, Iterable[Mapping[str, Any]])
         records, problems = list[Record](), list[RowProblem]()
         for number, row in enumerate(rows, start=1):
+            check_type(f"row {number}", row, Mapping[str, Any])
             try:
                 records.append(to_record(dict(row), f"row {number}"))
             except BadRow as problem:

@@ -17,6 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from veneer.arguments import check_least
 from veneer.data.lint.checks.unusable import UNANSWERED
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Gathered, Noted, note
 from veneer.data.lint.labels import Labels
@@ -138,9 +139,11 @@ def lint(
 
     Raises:
         DataError: a file cannot be read at all, or holds no rows.
-        ConfigError: a rule that is to be ignored is not known, or no row of a side has the column of groups.
+        ConfigError: a rule that is to be ignored is not known, a number is below 1, or no row of a side has the column
+            of groups.
     """
     options = options or LintOptions()
+    check_least(1, {"max_length": max_length, "processes": options.processes})
     unknown = sorted(options.ignore - RULES.keys())
     if unknown:
         lines = [f"{name!r}{nearest(name, list(RULES))}" for name in unknown]

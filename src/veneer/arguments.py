@@ -1,0 +1,133 @@
+"""The types of what public functions are given, checked against their annotations before anything is done.
+
+A type checker sees a wrong one where it is written. Whoever works without one, as in a notebook, is told here, in place
+of being told by whatever trips over it later, or of getting a result that means something else.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from reprlib import Repr
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from veneer.errors import ConfigError, listing
+
+_SHORT = Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 2
+
+_WORDS = {
+    str: "a text",
+    Path: "a path",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    types.NoneType: "None",
+}
+
+
+def check_types(function: Callable[..., object], values: Mapping[str, object]) -> None:
+    """Refuse arguments that are of other types than a function says; types are all that is checked.
+
+    Args:
+        function: its annotations say what it takes.
+        values: its arguments by name.
+
+    Raises:
+        ConfigError: naming each wrong argument, what it must be, and what was given.
+    """
+    hints = _hints(function)
+    problems = [line for name, value in values.items() if (line := _problem(name, value, hints[name]))]
+    if problems:
+        raise ConfigError(f"veneer.{function.__name__}: arguments of other types than it takes:\n{listing(problems)}")
+
+
+def check_type(name: str, value: object, kind: Any) -> None:
+    """Refuse a value that is not of a type, as `check_types` does. Raises ConfigError."""
+    line = _problem(name, value, kind)
+    if line:
+        raise ConfigError(line)
+
+
+def check_least(least: int, numbers: Mapping[str, int | None]) -> None:
+    """Refuse numbers below the least that is allowed; None is none. Raises ConfigError, naming each."""
+    problems = [
+        f"{name}: must be at least {least}, got {number}"
+        for name, number in numbers.items()
+        if number is not None and number < least
+    ]
+    if problems:
+        raise ConfigError(f"numbers that are too small:\n{listing(problems)}")
+
+
+@cache
+def _hints(function: Callable[..., object]) -> dict[str, Any]:
+    return get_type_hints(function)
+
+
+def _problem(name: str, value: object, kind: Any) -> str:
+    return "" if fits(value, kind) else f"{name}: must be {described(kind)}, got {_SHORT.repr(value)}"
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a type, as it stands in an annotation.
+
+    A text is no list of texts, and an iterator is none of anything: it could be read only once. The elements of what is
+    only iterated over (`Iterable`) are left to whoever iterates.
+    """
+    origin: Any = get_origin(kind) or kind
+    inner = get_args(kind)
+    if origin is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if not isinstance(origin, type):
+        return True
+    if origin is Callable:
+        return callable(value)
+    if issubclass(origin, Mapping):
+        keys, values = inner or (Any, Any)
+        return isinstance(value, Mapping) and all(fits(k, keys) and fits(v, values) for k, v in value.items())
+    if issubclass(origin, Collection) and not issubclass(origin, str):
+        return _many(value) and isinstance(value, Collection) and all(fits(one, inner[0]) for one in value)
+    if origin is Iterable:
+        return _many(value) and isinstance(value, Iterable)
+    return _one(value, origin)
+
+
+def _many(value: object) -> bool:
+    return not isinstance(value, str | bytes | bytearray | Mapping | type)
+
+
+def _one(value: object, kind: type) -> bool:
+    """Whether a value is of a class; a number may be numpy's, and no truth value is one."""
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return isinstance(value, os.PathLike if kind is Path else kind)
+
+
+def described(kind: Any) -> str:
+    """What a type is called where a person reads it: "a text, a path or None"."""
+    origin: Any = get_origin(kind) or kind
+    inner = get_args(kind)
+    if origin in (Union, types.UnionType):
+        words = [described(one) for one in inner]
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    if origin is Any:
+        return "anything"
+    if origin in _WORDS:
+        return _WORDS[origin]
+    if origin is Callable:
+        return "a function"
+    if not isinstance(origin, type):
+        return "anything"
+    if issubclass(origin, Mapping):
+        known = inner and Any not in inner
+        return f"a mapping ({described(inner[0])} to {described(inner[1])})" if known else "a mapping"
+    if issubclass(origin, Iterable) and inner:
+        return "a list" if inner[0] is Any else f"a list (each {described(inner[0])})"
+    return f"{'an' if origin.__name__[0] in 'AEIOU' else 'a'} {origin.__name__}"
