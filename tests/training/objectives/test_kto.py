@@ -82,6 +82,22 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     assert means.metrics["rewards/rejected"] == pytest.approx(np.mean(rewards[1::2]), rel=1e-5)
 
 
+@pytest.mark.parametrize("desirable", [True, False])
+def test_a_step_without_a_label_has_no_mean_of_its_answers(
+    desirable: bool, answers: list[Example], tiny_model: Path
+) -> None:
+    """It was 0, as if the policy gave such answers the reward and the log-probability 0."""
+    model = trainable_model(tiny_model)
+    over = objective(model, answers)
+    kto = over.over.objective
+    assert isinstance(kto, Kto)
+    alike = replace(kto, labels=np.full(len(answers), desirable))
+    means, _ = gradients_over(model, replace(over, over=OverModel(model, alike)), pack(answers, 150))
+    there, missing = ("chosen", "rejected") if desirable else ("rejected", "chosen")
+    assert means.metrics[f"logps/{there}"] < 0
+    assert means.metrics.keys().isdisjoint({f"rewards/{missing}", f"logps/{missing}"})
+
+
 def test_micro_batches_of_one_row_give_the_gradients_of_the_whole_step(
     answers: list[Example], tiny_model: Path
 ) -> None:

@@ -73,15 +73,13 @@ class Kto:
         desirable = settings.desirable_weight * torch.sigmoid(-above)
         undesirable = settings.undesirable_weight * torch.sigmoid(above)
         rewards, logps = settings.beta * gains.detach(), policy.detach()
+        metrics = {KL: batch.baseline * len(batch.numbers)}
         # By places that are known here: a mask would make a GPU tell how many it has.
-        chosen, rejected = (sent(torch.from_numpy(np.flatnonzero(x)), policy.device) for x in (labels, ~labels))
-        metrics = {
-            KL: batch.baseline * len(batch.numbers),
-            "rewards/chosen": rewards.index_select(0, chosen).sum(),
-            "rewards/rejected": rewards.index_select(0, rejected).sum(),
-            "logps/chosen": logps.index_select(0, chosen).sum(),
-            "logps/rejected": logps.index_select(0, rejected).sum(),
-        }
+        for kind, places in (("chosen", np.flatnonzero(labels)), ("rejected", np.flatnonzero(~labels))):
+            if len(places):  # of none there is no mean
+                at = sent(torch.from_numpy(places), policy.device)
+                metrics[f"rewards/{kind}"] = rewards.index_select(0, at).sum()
+                metrics[f"logps/{kind}"] = logps.index_select(0, at).sum()
         return Sums({KTO: torch.where(good, desirable, undesirable).sum()}, metrics)
 
 
