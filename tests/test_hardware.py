@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,30 @@ def test_on_the_cpu_nothing_is_changed(current: list[torch.device]) -> None:
         assert current == []
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+
+
+def test_gradients_are_formed_where_the_caller_has_switched_them_off() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    for switched_off in (torch.no_grad(), torch.inference_mode()):
+        with switched_off, computing_on(CPU, deterministic=False):
+            (weight * torch.ones(2)).sum().backward()
+        assert not torch.is_inference(weight)
+    assert torch.equal(weight.grad, torch.full((2,), 2.0))
+
+
+@pytest.fixture
+def usual() -> Iterator[None]:
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+def test_other_defaults_of_torch_are_refused_by_name(usual: None) -> None:
+    """Factors were drawn in the default dtype, so that the same run had other bytes."""
+    torch.set_default_dtype(torch.float64)
+    with pytest.raises(ConfigError, match=r"torch.float64, .*set_default_dtype\(torch.float32\)"):
+        computing_on(CPU, deterministic=False).__enter__()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device("meta")
+    with pytest.raises(ConfigError, match="default device is 'meta'"):
+        resolve_device("cpu")

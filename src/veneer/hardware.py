@@ -31,8 +31,14 @@ def resolve_device(name: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or torch makes tensors on another one than the CPU where nothing is said.
     """
+    standing = torch.get_default_device()
+    if standing.type != "cpu":
+        raise ConfigError(
+            f"torch's default device is {str(standing)!r}, on which whatever is made for the CPU would end; call "
+            'torch.set_default_device("cpu"), and name the device by compute.device'
+        )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
@@ -67,8 +73,9 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def computing_on(device: torch.device, *, deterministic: bool) -> Iterator[None]:
-    """Within the block torch computes on `device` as training needs it; on a CPU nothing is changed.
+    """Within the block torch computes on `device` as training needs it.
 
+    - Gradients are formed, where the caller has switched them off too.
     - The device is the current one, for whatever of torch asks for that.
     - Sums of products go on in float32 to their end. By default torch lets cuBLAS add parts of them in 16 bits.
     - The allocator grows its blocks in place, since micro-batches of many sizes would leave holes between fixed ones.
@@ -77,7 +84,22 @@ def computing_on(device: torch.device, *, deterministic: bool) -> Iterator[None]
     Args:
         device: where it is computed.
         deterministic: `compute.deterministic`.
+
+    Raises:
+        ConfigError: torch's default dtype is not float32: factors would be drawn in another one.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch's default dtype is {torch.get_default_dtype()}, in which training would draw other numbers; call "
+            "torch.set_default_dtype(torch.float32), and name the dtype by compute.dtype"
+        )
+    with torch.inference_mode(False), torch.enable_grad(), _on_card(device, deterministic):
+        yield
+
+
+@contextmanager
+def _on_card(device: torch.device, deterministic: bool) -> Iterator[None]:
+    """What `computing_on` says of a card; nothing on a CPU."""
     if device.type != "cuda":
         yield
         return
