@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny import run_config
+from tiny import rows as conversations
+from tiny import run_config, write_rows
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
@@ -35,3 +36,14 @@ def test_a_base_alone_has_measures_and_no_comparison(tiny_model: Path, tiny_data
     assert [sample.adapter for sample in report.samples] == [None] * 3
     assert report.primary == report.base[0].name
     assert report.warnings[0].startswith("3 rows say little")
+
+
+def test_rows_beyond_the_context_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    """Their losses were computed at positions that no model has learned, without a word."""
+    rows = conversations(3)
+    rows[1]["messages"][0]["content"] = "late " * 400
+    assistant = open_assistant(str(tiny_model), compute=FLOAT32)
+    prepared = prepare(assistant, read_records(write_rows(tmp_path / "rows.jsonl", rows)), max_new_tokens=2)
+    warnings = evaluate_rows(assistant, prepared).warnings
+    assert warnings[0].startswith("1 row of 3 longer than the model's context of 512 tokens")
+    assert "rows.jsonl:2" in warnings[0]

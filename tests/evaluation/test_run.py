@@ -271,9 +271,11 @@ def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, ti
         evaluate(str(tiny_model), tiny_data, adapter=tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         evaluate(str(tiny_model), tmp_path / "absent.jsonl")
-    whole = r"limit: must be a whole number of at least 1, got -1\n.*max_new_tokens: .* got 2\.5"
+    whole = r"limit: must be a whole number of at least 1, got -1\n.*max_new_tokens: .* got 0"
     with pytest.raises(ConfigError, match=whole):
-        evaluate(str(tiny_model), tiny_data, limit=-1, max_new_tokens=2.5)  # type: ignore[arg-type]
+        evaluate(str(tiny_model), tiny_data, limit=-1, max_new_tokens=0)
+    with pytest.raises(ConfigError, match=r"max_new_tokens: must be a whole number or None, got 2\.5"):
+        evaluate(str(tiny_model), tiny_data, max_new_tokens=2.5)  # type: ignore[arg-type]
     reserved = {"prompt": "x\U0010f000", "completion": "y"}
     data = write_rows(tmp_path / "t.jsonl", [*rows(1), reserved, reserved])
     with pytest.raises(DataError) as caught:

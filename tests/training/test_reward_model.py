@@ -120,6 +120,15 @@ def test_a_row_that_says_no_text_is_named(reward: RewardModel) -> None:
         reward.scores({"prompt": "a", "completion": "b"})  # type: ignore[arg-type]
 
 
+def test_a_text_beyond_the_context_is_named(reward: RewardModel) -> None:
+    events: list[Event] = []
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "late " * 400, "completion": "b"}]
+    assert len(reward.scores(rows, subscribers=[events.append])) == 2
+    said = [event.message for event in events if isinstance(event, Note)]
+    assert said[0].startswith("1 text longer than the model's context of 512 tokens")
+    assert "row 2" in said[0]
+
+
 def test_a_base_in_memory_is_shared_and_stays_itself(
     finished: tuple[Path, list[Event]], reward: RewardModel, tiny_model: Path, file: Path
 ) -> None:

@@ -51,6 +51,18 @@ class RowSet:
     """UTF-8 bytes of each row's supervised text, without control tokens."""
     choices: ChoiceSet | None = None
     """The choices whose likelihoods are compared; None where none are."""
+    context: int | None = None
+    """The tokens that the model's context has; None where they are not known."""
+
+    @property
+    def beyond(self) -> list[str]:
+        """Where the rows stand that are longer than the model's context, or leave no room in it for an answer."""
+        context = math.inf if self.context is None else self.context
+        return [
+            record.where
+            for record, example, question in zip(self.records, self.examples, self.questions, strict=True)
+            if len(example.tokens) > context or (question is not None and len(question.prompt) >= context)
+        ]
 
     @property
     def asked(self) -> list[int]:
@@ -128,7 +140,10 @@ def prepare(
                 longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
     if problems:
         raise DataError(f"{len(problems)} of {count_of(len(records), 'row')} cannot be encoded:\n{listing(problems)}")
-    return RowSet(list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS, list(raw), sizes)
+    return RowSet(
+        list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS, list(raw), sizes,
+        context=assistant.model.spec.max_positions,
+    )  # fmt: skip
 
 
 def _question(assistant: Assistant, record: Record) -> Question | None:

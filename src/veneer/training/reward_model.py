@@ -23,8 +23,8 @@ from veneer.data.chat import Encoder, Example, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.problems import RowProblem, grouped
-from veneer.errors import AdapterError, DataError
-from veneer.events import Stage, Subscriber, broadcast, ignore
+from veneer.errors import AdapterError, DataError, listing
+from veneer.events import Level, Note, Stage, Subscriber, broadcast, ignore
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
@@ -69,7 +69,13 @@ class RewardModel:
 
     def scores_of(self, records: Sequence[Record], emit: Subscriber = ignore) -> list[float]:
         """The score of each record. Raises DataError as `scores`."""
-        return self.scores_of_examples([self.encoder.encode(record) for record in records], emit)
+        examples, context = [self.encoder.encode(record) for record in records], self.model.spec.max_positions
+        beyond = [one.where for one in examples if len(one.tokens) > context]
+        if beyond:
+            said = f"{count_of(len(beyond), 'text')} longer than the model's context of {context:,} tokens"
+            message = f"{said}, whose scores mean nothing; give shorter ones:\n{listing(beyond, limit=5)}"
+            emit(Note(message=message, level=Level.WARNING))
+        return self.scores_of_examples(examples, emit)
 
     @torch.no_grad()
     def scores_of_examples(self, examples: Sequence[Example], emit: Subscriber = ignore) -> list[float]:
