@@ -273,13 +273,11 @@ def combine(
         other_base: what happens where adapters were trained beside different bases, an `OtherBase` or its name.
 
     Raises:
-        ConfigError: an unknown name, one folder alone, or a folder that is given twice.
+        ConfigError: an unknown name, one folder that is not in a list, or a folder that is given twice.
         AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
     """
     check_types(combine, locals())
-    if isinstance(adapters, str | Path):
-        raise ConfigError(f"adapters: one folder, {adapters}; give a list of several")
     weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
     how = Combination(
         kind=choice(CombinationType, kind, "kind"),
