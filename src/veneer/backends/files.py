@@ -47,7 +47,9 @@ class HfFiles:
 
     def _check(self, skeleton: Skeleton) -> None:
         problems = [
-            f"{name}: is quantised and stored the other way round" for name in self.stored if name in self._turned
+            f"{name}: is quantised and stored transposed; take the model's unquantised checkpoint, and method qlora"
+            for name in self.stored
+            if name in self._turned
         ]
         for name, parameter in skeleton.module.named_parameters():
             found = self._sources.get(name)
