@@ -63,6 +63,12 @@ from veneer.planning.setup import BatchShape, Setup
 
 LENGTHS = [23, 1, 40, 9]
 every_family = pytest.mark.parametrize("variant", FAMILIES)
+_FIRST = {model_type: variant for variant, (model_type, _) in reversed(FAMILIES.items())}
+one_of_each_family = pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=() if name in _FIRST.values() else pytest.mark.slow) for name in FAMILIES],
+)
+"""One variant of each model_type in the fast suite, since the others hold their adapters in the same layers."""
 
 
 def theirs_of(variant: str) -> PreTrainedModel:
@@ -184,7 +190,7 @@ def randomise(parameters: Iterator[Tensor] | list[Tensor], seed: int = 0) -> Non
         parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-@every_family
+@one_of_each_family
 def test_an_adapter_is_the_same_in_peft(variant: str, tmp_path: Path) -> None:
     """Names of the files, logits, and the gradients of every factor."""
     theirs = theirs_of(variant)
@@ -244,7 +250,7 @@ def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) ->
         assert largest_difference(their_logits(back, texts), packed_logits(model, texts)) < 1e-4
 
 
-@every_family
+@one_of_each_family
 def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Path) -> None:
     theirs = theirs_of(variant)
     model = load_model(

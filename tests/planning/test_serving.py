@@ -118,6 +118,7 @@ def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Pa
     assert invoke("plan", "--model", "m", "--sequences", 3).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_server_takes_no_more_than_its_plan(folder: Path, model: CausalLM, tmp_path: Path) -> None:
     """Both budgets are filled: 24 requests at a time under 12 adapters, with room for 6."""
     for number in range(12):

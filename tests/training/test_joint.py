@@ -77,6 +77,7 @@ def without_times(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in event.items() if key not in fleeting} for event in found]
 
 
+@pytest.mark.slow  # bfloat16, to the bit, is in the fast suite
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("settings", [DIFFERENT, KINDS, DROPPED], ids=["different", "kinds", "dropped"])
 def test_each_is_the_run_that_it_is_alone_in_float32(

@@ -20,6 +20,7 @@ from veneer.io.gguf.reader import GgufCheckpoint, decode
 from veneer.quant.blocks import decode_blocks
 
 
+@pytest.mark.slow
 def test_smollm2_equals_the_plain_reference() -> None:
     model = GgufCheckpoint(smollm2_gguf())
     parts = {
