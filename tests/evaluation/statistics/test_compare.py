@@ -263,6 +263,22 @@ def test_the_p_of_seeds_that_agree_on_every_row_is_that_of_so_many_coins() -> No
     assert found.p == 0.25
 
 
+@pytest.mark.parametrize("value", [1 / 7, 0.1, 0.5])
+def test_equal_rows_leave_the_doubt_of_rows_that_were_not_drawn_whatever_their_last_digits(value: float) -> None:
+    """Sums of 1/7 over resamples differ in their last digits; such an interval was a point, and a half's was not."""
+    base, tuned = mean_of("rouge_l", [value] * 30), mean_of("rouge_l", [1.0 - value / 3] * 30)
+    assert base is not None
+    assert tuned is not None
+    (alone,) = describe([base])
+    assert (alone.low, alone.high) == pytest.approx(tuple(map(float, wilson(value * 30, 30))))
+    expected = tuple(map(float, tango((1 - value * 4 / 3) * 30, 0, 30)))
+    for adapters in ([[tuned]], [[tuned], [tuned]]):
+        (found,) = contrast([base], adapters)
+        assert (found.low, found.high) == pytest.approx(expected)
+        assert found.interval == "Tango"
+    assert found.p == 2.0**-29
+
+
 def test_unequal_rows_are_refused() -> None:
     with pytest.raises(DataError, match="3 rows scored with the base and 2 with the adapter"):
         compare(scored(0, 3), scored(0, 2))

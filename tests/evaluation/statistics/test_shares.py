@@ -56,6 +56,12 @@ def test_tangos_interval_turns_with_the_models() -> None:
     assert tuple(map(float, tango(2, 9, 70))) == pytest.approx((-float(high), -float(low)), abs=1e-12)
 
 
+def test_wilsons_interval_holds_the_share_of_rows_that_are_all_alike() -> None:
+    for rows in range(1, 400):
+        assert float(wilson(rows, rows)[1]) == 1.0
+        assert float(wilson(0, rows)[0]) == 0.0
+
+
 def test_no_interval_has_width_zero() -> None:
     low, high = tango(np.array([0, 30, 0]), np.array([0, 0, 30]), 30)
     assert np.all(high - low > 0.05)

@@ -26,7 +26,7 @@ from veneer.evaluation.statistics.measures import (
     ratio,
 )
 from veneer.evaluation.statistics.resampling import ends, resampled, swap_p, swapped
-from veneer.evaluation.statistics.seeds import seeds_by_rows
+from veneer.evaluation.statistics.seeds import ROUNDING, seeds_by_rows
 from veneer.evaluation.statistics.shares import mcnemar, tango, wilson
 from veneer.evaluation.statistics.significance import holm
 
@@ -229,7 +229,7 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
     if all(one.bounded for one in (*bases, *adapters)):
         # No two shares are further apart than 1, which Student's interval of few seeds does not know.
         low, high = max(low, -1.0), min(high, 1.0)
-        if low == high:
+        if _no_spread(low, high):
             low, high = _equal_rows(found.difference, _rows_of(base))
             interval = "Tango"
     result = Comparison(base.name, means[0], means[1], found.difference, low, high, interval, found.p)
@@ -241,8 +241,8 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
 
 
 def _no_spread(low: float, high: float) -> bool:
-    """Whether the rows do not tell how far they spread: they are equal, or there is one."""
-    return low == high or not np.isfinite([low, high]).any()
+    """Whether the rows do not tell how far a share spreads: they are equal but for rounding, or there is one."""
+    return high - low <= ROUNDING or not np.isfinite([low, high]).any()
 
 
 def _equal_rows(difference: float, count: float) -> tuple[float, float]:

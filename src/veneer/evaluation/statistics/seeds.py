@@ -18,6 +18,9 @@ import numpy as np
 from veneer.evaluation.statistics.measures import Floats, Measure
 from veneer.evaluation.statistics.student import probability, quantile
 
+ROUNDING = 1e-9
+"""What counts as no spread, as a share of the values: sums of equal rows differ in their last digits."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeedDifference:
@@ -46,7 +49,7 @@ def seeds_by_rows(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Seed
         return SeedDifference(mean, -math.inf, math.inf, 1.0)
     variance, freedom = variance_of_mean(parts)
     half = quantile(0.975, freedom) * math.sqrt(variance)
-    if variance == 0.0:
+    if math.sqrt(variance) <= ROUNDING * max(abs(one.total) for one in (*bases, *adapters)):
         # As many rows as there are, all on one side: as likely as so many coins.
         p = 1.0 if mean == 0.0 else 2.0 ** (1 - counting)
     else:

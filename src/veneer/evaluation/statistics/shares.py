@@ -32,7 +32,8 @@ def wilson(right: ArrayLike, rows: ArrayLike, z: float = Z95) -> tuple[Floats, F
     share = np.asarray(right, dtype=float) / n
     spread = z * np.sqrt(np.maximum(share * (1 - share), 0.0) / n + z**2 / (4 * n**2))
     centre, scale = share + z**2 / (2 * n), 1 + z**2 / n
-    return np.maximum((centre - spread) / scale, 0.0), np.minimum((centre + spread) / scale, 1.0)
+    # Where all rows are alike the share is an end itself, and rounding would leave it outside.
+    return np.clip((centre - spread) / scale, 0.0, share), np.clip((centre + spread) / scale, share, 1.0)
 
 
 def tango(gained: ArrayLike, lost: ArrayLike, rows: ArrayLike, z: float = Z95) -> tuple[Floats, Floats]:
