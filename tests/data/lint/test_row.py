@@ -191,6 +191,15 @@ def test_a_pair_has_its_other_answer_as_a_row() -> None:
 
 
 def test_a_row_without_an_answer_is_told_from_one_that_is_broken() -> None:
-    for raw, asks in (({"prompt": "a"}, True), ({"messages": ASKED}, True), ({"prompt": ""}, False), ({"a": 1}, False)):
+    for raw, asks in (
+        ({"prompt": "a"}, True),
+        ({"prompt": "a", "completion": None}, True),
+        ({"prompt": "a", "completion": ""}, True),
+        ({"prompt": "a", "completion": 4}, False),
+        ({"prompt": "a", "completion": 0}, False),
+        ({"messages": ASKED}, True),
+        ({"prompt": ""}, False),
+        ({"a": 1}, False),
+    ):
         assert read_row("f:1", raw, LintSetting()).unanswered is asks
         assert not read_row("f:1", raw, LintSetting(rows=RowKind.ANSWERS)).unanswered

@@ -16,7 +16,7 @@ from veneer.data.json_values import BadRow
 from veneer.data.kind_rows import PARTS, to_kind
 from veneer.data.lint.fields import Placed, place
 from veneer.data.preference import is_pair
-from veneer.data.prompts import PromptRow, to_prompt
+from veneer.data.prompts import COMPLETION, PromptRow, to_prompt
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
@@ -221,10 +221,9 @@ def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
 
 
 def _asks(raw: Any, where: str, setting: LintSetting) -> bool:
-    """Whether a row is a prompt."""
+    """Whether a row is a prompt that has no answer; one that cannot be used, as a number, is an answer too."""
     with suppress(BadRow):
-        to_prompt(raw, where, setting.columns)
-        return True
+        return to_prompt(raw, where, setting.columns).columns.get(COMPLETION) in (None, "")
     return False
 
 

@@ -139,11 +139,16 @@ def lint(
 
     Raises:
         DataError: a file cannot be read at all, or holds no rows.
-        ConfigError: a rule that is to be ignored is not known, a number is below 1, or no row of a side has the column
-            of groups.
+        ConfigError: a rule that is to be ignored is not known, a number is below 1, no row of a side has the column of
+            groups, or there is a column of groups and one side.
     """
     options = options or LintOptions()
     check_least(1, {"max_length": max_length, "processes": options.processes})
+    if options.group is not None and eval_file is None:
+        raise ConfigError(
+            f"--group {options.group}: groups are compared with those of the evaluation rows, and there are none; name "
+            "them by --eval-data"
+        )
     unknown = sorted(options.ignore - RULES.keys())
     if unknown:
         lines = [f"{name!r}{nearest(name, list(RULES))}" for name in unknown]

@@ -34,6 +34,18 @@ def test_white_space_around_a_question_hides_no_repeat(tmp_path: Path) -> None:
     assert found_in(lint(write(train, rows[:4]), eval_file=held)) == {"leaked-row": ["test.jsonl:1"]}
 
 
+def test_evaluation_rows_are_compared_with_each_other_too(tmp_path: Path) -> None:
+    """A score counts a repeated row twice, and one of two contradicting labels is wrong in any answer."""
+    train = write(tmp_path / "rows.jsonl", clean(4))
+    labelled = [{"prompt": sentence(50 + i), "completion": ("yes", "no")[i % 2]} for i in range(20)]
+    rows = [*labelled, labelled[2], {"prompt": labelled[4]["prompt"], "completion": "no"}]
+    held = write(tmp_path / "test.jsonl", rows)
+    assert found_in(lint(train, eval_file=held)) == {
+        "duplicate": ["test.jsonl:21"],
+        "conflicting-labels": ["test.jsonl:5", "test.jsonl:22"],
+    }
+
+
 def test_several_right_answers_are_no_error(tmp_path: Path) -> None:
     rows = [chat(f"u:{sentence(i // 2)}", f"a:{sentence(100 + i)}") for i in range(12)]
     report = lint(write(tmp_path / "rows.jsonl", rows))

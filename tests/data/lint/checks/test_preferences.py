@@ -42,6 +42,15 @@ def test_a_pair_that_another_row_turns_round_is_found_and_an_equal_one_is_not(tm
     assert found(tmp_path, rows)["swapped-pair"] == [1, 3]
 
 
+def test_contradictions_among_the_evaluation_rows_are_found(tmp_path: Path) -> None:
+    held = tmp_path / "test.jsonl"
+    labelled = [{"prompt": "Why?", "completion": "So.", "label": label} for label in (True, False)]
+    rows = [pair(5, "Three", "Four"), pair(5, "Four", "Three"), *labelled]
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = found(tmp_path, [pair(0, "One", "Two"), pair(1, "Two", "One")], eval_file=held)
+    assert (lines["swapped-pair"], lines["both-labels"]) == ([1, 2], [3, 4])
+
+
 def test_two_equal_answers_cannot_be_used(tmp_path: Path) -> None:
     rows = [pair(0, "Same", "Same"), pair(1, "One", "Other")]
     assert found(tmp_path, rows) == {"unusable-row": [1]}

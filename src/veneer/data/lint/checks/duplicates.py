@@ -1,4 +1,5 @@
-"""Rows that say what an earlier row says, and equal questions with different answers.
+"""Rows that say what an earlier row says, and equal questions with different answers: of the training rows, and of the
+evaluation rows, each by themselves. What stands on both sides is leaked (`veneer.data.lint.checks.leakage`).
 
 A row that says the same under the other label of KTO repeats nothing, and an answer that is labelled as undesirable
 contradicts no other answer (`veneer.data.lint.checks.preferences` looks at such labels).
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import TRAINING, UNDESIRABLE, FileFacts
+from veneer.data.lint.facts import EVALUATION, TRAINING, UNDESIRABLE, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
 DUPLICATE = LintRule(
@@ -46,9 +47,10 @@ _LABEL_REPEATS = 4
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
-    rows = np.flatnonzero(facts.usable & (facts.side == TRAINING))
-    yield from _repeats(facts, rows)
-    yield from _conflicts(facts, rows)
+    for side in (TRAINING, EVALUATION):
+        rows = np.flatnonzero(facts.usable & (facts.side == side))
+        yield from _repeats(facts, rows)
+        yield from _conflicts(facts, rows)
 
 
 def _repeats(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:

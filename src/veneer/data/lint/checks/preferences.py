@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.lint.checks.duplicates import groups
-from veneer.data.lint.facts import DESIRABLE, TRAINING, UNDESIRABLE, FileFacts
+from veneer.data.lint.facts import DESIRABLE, EVALUATION, TRAINING, UNDESIRABLE, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
 SWAPPED = LintRule(
@@ -71,12 +71,14 @@ _RARE = 0.05
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
-    training = facts.usable & (facts.side == TRAINING)
+    training, evaluation = (facts.usable & (facts.side == side) for side in (TRAINING, EVALUATION))
     pairs = np.flatnonzero(training & (facts.rejected != 0))
     yield from _swapped(facts, pairs)
+    yield from _swapped(facts, np.flatnonzero(evaluation & (facts.rejected != 0)))
     yield from _longer(facts, pairs)
     labelled = np.flatnonzero(training & (facts.label != 0) & (facts.rejected == 0))
     yield from _both_ways(facts, labelled)
+    yield from _both_ways(facts, np.flatnonzero(evaluation & (facts.label != 0) & (facts.rejected == 0)))
     yield from _unlabelled(facts, np.flatnonzero(training & (facts.rejected == 0)), len(labelled))
     for label, name in ((DESIRABLE, "true"), (UNDESIRABLE, "false")):
         rare = labelled[facts.label[labelled] == label]
