@@ -21,7 +21,7 @@ from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, DataError, OutputError
 from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_rows
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, Result, StageBegun, StageProgress
+from veneer.events import Event, Note, Result, StageBegun, StageProgress
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
@@ -109,6 +109,21 @@ def test_text_rows_have_a_loss_and_no_answer(tiny_model: Path, tmp_path: Path) -
     report = evaluate(str(tiny_model), data, compute=FLOAT32)
     assert [one.name for one in report.base] == ["loss", "perplexity", "bits_per_byte"]
     assert report.samples == []
+
+
+def test_rows_beyond_the_models_context_are_told_of_before_they_are_computed(tiny_model: Path, tmp_path: Path) -> None:
+    context = open_assistant(str(tiny_model), compute=FLOAT32).model.spec.max_positions
+    data = write_rows(tmp_path / "t.jsonl", [{"text": "a b c"}, {"text": "1 2 " * context}])
+    events: list[Event] = []
+    report = evaluate(str(tiny_model), data, compute=FLOAT32, subscribers=[events.append])
+    (told,) = (one for one in report.warnings if "context" in one)
+    assert told.startswith(f"1 row of 2 longer than the model's context of {context} tokens")
+    assert f"{data}:2: " in told
+    assert f"{data}:1: " not in told
+    notes = [isinstance(one, Note) and one.message == told for one in events]
+    first = next(place for place, one in enumerate(events) if "losses" in str(one))
+    assert notes.index(True) < first
+    assert sum(notes) == 1
 
 
 def test_a_row_that_ends_in_a_call_counts_by_its_loss(tiny_model: Path, tmp_path: Path) -> None:

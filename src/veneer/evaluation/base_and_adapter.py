@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from veneer.assistant import Assistant
 from veneer.counting import count_of
-from veneer.errors import listing
 from veneer.evaluation.metrics.choose import ChosenMetrics
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import ModelScores, RowSet, last_message, score_model
@@ -76,7 +75,7 @@ def put_together(
         seconds=seconds,
         primary=primary or (names[0] if names else None),
         details={who: found for who, found in details.items() if found},
-        warnings=[*_too_long(rows), *_warnings(len(base.rows), clusters)],
+        warnings=[*rows.warnings, *_warnings(len(base.rows), clusters)],
     )
 
 
@@ -106,17 +105,6 @@ def _samples(rows: RowSet, base: Sequence[RowScore], tuned: Sequence[RowScore] |
 
 def _mean_loss(row: RowScore) -> float | None:
     return row.loss_sum / row.supervised if row.supervised else None
-
-
-def _too_long(rows: RowSet) -> list[str]:
-    found = rows.beyond
-    if not found:
-        return []
-    return [
-        f"{count_of(len(found), 'row')} of {len(rows.records)} longer than the model's context of {rows.context:,} "
-        f"tokens, or without room in it for an answer: what is measured there is no text that the model can read. "
-        f"Evaluate on shorter ones:\n{listing(found, limit=5)}"
-    ]
 
 
 def _warnings(rows: int, clusters: NDArray[np.int64] | None) -> list[str]:

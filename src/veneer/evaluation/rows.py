@@ -22,7 +22,7 @@ from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
-from veneer.events import Stage, Subscriber, ignore
+from veneer.events import Level, Note, Stage, Subscriber, ignore
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
@@ -51,18 +51,8 @@ class RowSet:
     """UTF-8 bytes of each row's supervised text, without control tokens."""
     choices: ChoiceSet | None = None
     """The choices whose likelihoods are compared; None where none are."""
-    context: int | None = None
-    """The tokens that the model's context has; None where they are not known."""
-
-    @property
-    def beyond(self) -> list[str]:
-        """Where the rows stand that are longer than the model's context, or leave no room in it for an answer."""
-        context = math.inf if self.context is None else self.context
-        return [
-            record.where
-            for record, example, question in zip(self.records, self.examples, self.questions, strict=True)
-            if len(example.tokens) > context or (question is not None and len(question.prompt) >= context)
-        ]
+    warnings: list[str] = field(default_factory=list)
+    """What of the rows makes their measures less than they seem."""
 
     @property
     def asked(self) -> list[int]:
@@ -118,7 +108,8 @@ def prepare(
     emit: Subscriber = ignore,
     raw: Sequence[Mapping[str, Any]] = (),
 ) -> RowSet:
-    """Encode rows as examples (for the loss) and as questions (for generation).
+    """Encode rows as examples (for the loss) and as questions (for generation). Rows that are longer than the model's
+    context are told of before they are computed, which may take hours.
 
     Raises:
         DataError: rows that the chat template refuses; all are named.
@@ -140,10 +131,25 @@ def prepare(
                 longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
     if problems:
         raise DataError(f"{len(problems)} of {count_of(len(records), 'row')} cannot be encoded:\n{listing(problems)}")
-    return RowSet(
-        list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS, list(raw), sizes,
-        context=assistant.model.spec.max_positions,
-    )  # fmt: skip
+    warnings = _beyond_context(examples, questions, assistant.model.spec.max_positions)
+    for warning in warnings:
+        emit(Note(message=warning, level=Level.WARNING))
+    most = max_new_tokens or longest + EXTRA_TOKENS
+    return RowSet(list(records), examples, questions, most, list(raw), sizes, warnings=warnings)
+
+
+def _beyond_context(examples: Sequence[Example], questions: Sequence[Question | None], limit: int) -> list[str]:
+    found = [
+        f"{example.where}: {len(example.tokens):,} tokens"
+        for example, question in zip(examples, questions, strict=True)
+        if len(example.tokens) > limit or (question is not None and len(question.prompt) >= limit)
+    ]
+    said = (
+        f"{count_of(len(found), 'row')} of {len(examples)} longer than the model's context of {limit:,} tokens, or "
+        "without room in it for an answer: what is measured there is no text that the model can read, and takes long. "
+        f"Evaluate on shorter ones:\n{listing(found, limit=5)}"
+    )
+    return [said] if found else []
 
 
 def _question(assistant: Assistant, record: Record) -> Question | None:

@@ -287,7 +287,8 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     ]
     report = replace(report, trained_rows=trained, warnings=[*said, *_of_labels(request, rows), *report.warnings])
     for warning in report.warnings:
-        emit(Note(message=warning, level=Level.WARNING))
+        if warning not in rows.warnings:  # said before the rows were computed
+            emit(Note(message=warning, level=Level.WARNING))
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
     if request.html is not None:
         model = " on ".join([*map(str, folders_of(request)[:1]), request.assistant.model])
