@@ -96,6 +96,20 @@ def test_parquet(tmp_path: Path) -> None:
     assert (second.messages, second.where) == ((USER, ANSWER), f"{path}:2")
 
 
+def test_quotes_behind_a_space_are_text_and_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,completion\nWhy?, "So."\nHow?," ""So."""\nWho?, She said "me"\n')
+    found = read_file(path)
+    assert found.records[0].completion == ' "So."'
+    (note,) = found.notes
+    assert note.startswith(
+        f"{path}: rows with a cell whose quotes stand behind a space, and so are part of its text: 2 "
+    )
+    assert f"(first: {path}:2)" in note
+    path.write_text('prompt,completion\nWhy?,"So."\n')
+    assert read_file(path).notes == ()
+
+
 def test_parquet_notes_that_null_and_absent_are_one(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     rows = [{"messages": [USER, {**ANSWER, "name": "x"}], "id": 1}, {"messages": [USER, ANSWER], "id": None}]

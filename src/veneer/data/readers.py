@@ -161,6 +161,7 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str]) -> Iterator[tu
     reader = csv.reader(chain([first], lines), strict=True)
     start, empty = 1, 0
     swallowing: list[str] = []
+    behind: list[str] = []
     try:
         header = _header(path, next(reader, []))
         start = reader.line_num + 1
@@ -174,12 +175,19 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str]) -> Iterator[tu
                 continue
             if any(_looks_like_rows(cell, len(header)) for cell in cells):
                 swallowing.append(where)
+            if any(_quoted_behind_space(cell) for cell in cells):
+                behind.append(where)
             row: Any = _checked(dict(zip(header, cells, strict=True)))
             yield where, row if isinstance(row, BadRow) else _parse_cells(row)
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, reader.line_num)}") from error
     if empty:
         notes.append(f"{path}: rows of empty cells alone, which are left out: {empty:,}")
+    if behind:
+        notes.append(
+            f"{path}: rows with a cell whose quotes stand behind a space, and so are part of its text: {len(behind):,} "
+            f"(first: {behind[0]}); if they are to enclose it, write no space behind the comma"
+        )
     if swallowing:
         notes.append(
             f"{path}: rows with a cell over several lines that each read as a row of this file: {len(swallowing):,} "
@@ -202,6 +210,12 @@ def _cells(line: str, mark: str) -> list[str]:
         return next(csv.reader([line], delimiter=mark, strict=True), [])
     except csv.Error:
         return []
+
+
+def _quoted_behind_space(cell: str) -> bool:
+    """Whether a cell is a text in quotes but for the spaces before them, as people write rows by hand."""
+    text = cell.strip()
+    return cell[:1].isspace() and len(text) > 1 and text[0] == text[-1] == '"'
 
 
 def _looks_like_rows(cell: str, columns: int) -> bool:
