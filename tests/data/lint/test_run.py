@@ -13,7 +13,7 @@ from veneer.data.lint import run
 from veneer.data.lint.run import LintOptions, lint
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, DataError
-from veneer.events import Event, StageBegun, StageEnded
+from veneer.events import Event, Note, StageBegun, StageEnded
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -78,6 +78,18 @@ def test_a_column_of_groups_that_no_row_has_is_refused(tmp_path: Path) -> None:
         lint(with_group, eval_file=without, options=LintOptions(group="customer"))
     with pytest.raises(ConfigError, match=r"--group customer: .* there are none; name them by --eval-data"):
         lint(with_group, options=LintOptions(group="customer"))
+
+
+def test_what_a_reader_leaves_out_is_said(tmp_path: Path) -> None:
+    """A run says so of the same file; the check before it was silent."""
+    train, held = tmp_path / "rows.csv", tmp_path / "test.csv"
+    train.write_text("prompt,completion\nWhy?,So.\n,\n,\n")
+    held.write_text('prompt,completion\nHow?, "So."\n')
+    said: list[str] = []
+    lint(train, eval_file=held, subscribers=[lambda one: said.append(one.message) if isinstance(one, Note) else None])
+    assert said[0] == f"{train}: rows of empty cells alone, which are left out: 2"
+    assert said[1].startswith(f"{held}: rows with a cell whose quotes stand behind a space")
+    assert len(said) == 2
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:

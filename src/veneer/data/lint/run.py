@@ -32,7 +32,7 @@ from veneer.data.records import iterate_rows
 from veneer.data.sources import files_named
 from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
-from veneer.events import Stage, Subscriber, broadcast
+from veneer.events import Note, Stage, Subscriber, broadcast
 from veneer.io.tokenizer import Tokenizer
 
 ALONE = 4_000
@@ -160,10 +160,12 @@ def lint(
         sides.append([str(path) for path in files_named(str(eval_file), emit)])
     files = tuple(chain.from_iterable(sides))
     setting = LintSetting(tokenizer, max_length, columns or {}, None if objective is None else objective.rows)
-    tally = Tally()
+    tally, notes = Tally(), list[str]()
     with Spill() as spill:
         with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
-            facts = _facts(sides, setting, options, tally, spill, stage)
+            facts = _facts(sides, setting, options, tally, spill, stage, notes)
+        for note in notes:
+            emit(Note(message=note))
         if not len(facts):
             raise DataError(f"{file} holds no rows; a data file needs at least one")
         _check_group(facts, options.group)
@@ -204,14 +206,20 @@ def _check_group(facts: FileFacts, column: str | None) -> None:
 
 
 def _facts(
-    files: Sequence[Sequence[str]], setting: LintSetting, options: LintOptions, tally: Tally, spill: Spill, stage: Stage
+    files: Sequence[Sequence[str]],
+    setting: LintSetting,
+    options: LintOptions,
+    tally: Tally,
+    spill: Spill,
+    stage: Stage,
+    notes: list[str],
 ) -> FileFacts:
     starts: list[int] = []
-    rows = _numbered(files[TRAINING], starts, 0)
+    rows = _numbered(files[TRAINING], starts, 0, notes)
     sample = list(islice(rows, SAMPLE))
     plain = LintSetting(columns=setting.columns, rows=setting.rows)
     boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
-    chunks = _chunks(files, chain(sample, rows), starts)
+    chunks = _chunks(files, chain(sample, rows), starts, notes)
     job = _Job(setting, options.group, boilerplate)
     gathered, labels = Gathered(), Labels()
     done = 0
@@ -227,17 +235,18 @@ def _facts(
     return gathered.facts(tuple(chain.from_iterable(files)), starts, spill, labels)
 
 
-def _numbered(files: Sequence[str], starts: list[int], first: int) -> Iterator[tuple[str, Any]]:
-    """The rows of files in order; the number of each file's first row is added to `starts`."""
+def _numbered(files: Sequence[str], starts: list[int], first: int, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """The rows of files in order; the number of each file's first row is added to `starts`, and to `notes` what of a
+    file could not be read exactly."""
     for file in files:
         starts.append(first)
-        for row in iterate_rows(file):
+        for row in iterate_rows(file, notes):
             first += 1
             yield row
 
 
 def _chunks(
-    files: Sequence[Sequence[str]], training: Iterator[tuple[str, Any]], starts: list[int]
+    files: Sequence[Sequence[str]], training: Iterator[tuple[str, Any]], starts: list[int], notes: list[str]
 ) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
     """The rows of both sides in chunks."""
     rows = 0
@@ -245,7 +254,7 @@ def _chunks(
         rows += len(chunk)
         yield TRAINING, chunk
     for side in files[EVALUATION:]:
-        for chunk in in_chunks(_numbered(side, starts, rows)):
+        for chunk in in_chunks(_numbered(side, starts, rows, notes)):
             yield EVALUATION, chunk
 
 
