@@ -84,7 +84,9 @@ def test_sources_are_planned_as_the_rows_of_one_file(tiny_model: Path, tiny_data
     [
         (("--device", "abacus"), "--device 'abacus' is unknown"),
         (("--rank", "65536", "--set", "lora.init=olora"), "init olora decomposes a layer"),
-        (("--data", "rows.jsonl", "--tokens", "5"), "--data or --tokens"),
+        (("--data", "rows.jsonl", "--tokens", "5"), "--data, or --rows and --tokens, not both"),
+        (("--data", "rows.jsonl", "--rows", "5"), "--data, or --rows and --tokens, not both"),
+        (("--serve", "--rows", "5"), "without --data, --rows"),
         (("--set", "lora.ranks=3"), "did you mean"),
     ],
 )

@@ -34,7 +34,7 @@ NO_FILE = "-"
 @click.option(
     "--data", type=ROWS, help="The rows to train on. Without them --rows, --tokens and --length say what to suppose."
 )
-@click.option("--rows", type=COUNT, default=1000, show_default=True, help="The number of rows, without --data.")
+@click.option("--rows", type=COUNT, help="The number of rows, without --data. [default: 1000]")
 @click.option("--tokens", type=Count(2), help="Tokens in an average row, without --data. [default: as --length]")
 @click.option("--length", type=Count(2), help="Tokens in the longest row. [default: as --tokens, or else 512]")
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
@@ -58,7 +58,7 @@ def plan(
     model: str,
     method: str,
     data: str | None,
-    rows: int,
+    rows: int | None,
     tokens: int | None,
     length: int | None,
     rank: int | None,
@@ -79,13 +79,13 @@ def plan(
 
     if not serve and (sequences is not None or adapters is not None):
         raise click.UsageError("--sequences and --adapters go with --serve")
-    if serve and (data is not None or tokens is not None or device not in ("auto", "cpu")):
-        raise click.UsageError("--serve plans a server on the CPU, without --data, --tokens or another --device")
+    if serve and (data is not None or (rows, tokens) != (None, None) or device not in ("auto", "cpu")):
+        raise click.UsageError("--serve plans a server on the CPU, without --data, --rows, --tokens or a --device")
     # Sources are rows too, and no option names them.
     sources = any(text.partition("=")[0].strip() == "data.sources" for text in assignments)
     rows_given = data is not None or sources
-    if rows_given and tokens is not None:
-        raise click.UsageError("give --data or --tokens, not both: the rows say how long they are")
+    if rows_given and (rows, tokens) != (None, None):
+        raise click.UsageError("give --data, or --rows and --tokens, not both: a file says how many its rows are")
     if tokens is not None and length is not None and tokens > length:
         raise click.UsageError(f"--tokens {tokens} of an average row are more than --length {length} of the longest")
     flags = {
@@ -102,5 +102,5 @@ def plan(
         plan_server_visibly(config, context=length, sequences=sequences, adapters=adapters, as_json=as_json)
         return
     longest = length or tokens or 512
-    supposed = SupposedRows(rows=rows, tokens=tokens or longest, longest=longest)
+    supposed = SupposedRows(rows=rows or 1000, tokens=tokens or longest, longest=longest)
     plan_visibly(config, device, None if rows_given else supposed, as_json=as_json)
