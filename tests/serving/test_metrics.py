@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import socket
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from served import ADAPTER, BASE, call, serving, until
@@ -43,3 +46,21 @@ def test_figures_count_what_was_done(assistant: Assistant, other: LanguageModel)
     assert found["veneer:http_errors_total"] == 1
     for name in ("prefix_cache_queries_total", "prefix_cache_hits_total", "num_preemptions_total"):
         assert f"vllm:{name}" in found
+
+
+def test_answers_whose_client_has_gone_are_counted_too(assistant: Assistant) -> None:
+    content = {"model": BASE, "prompt": [5, 6, 7], "max_tokens": 400, "n": 64, "ignore_eos": True}
+    with serving(assistant) as (server, service):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            body = json.dumps(content).encode()
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            assert until(lambda: service.front.stats().new_tokens > 0)
+        assert until(lambda: figures(server).get("vllm:request_success_total") == 64)
+        assert b'finished_reason="cancelled"' in call(server, "GET", "/metrics")[2]
+
+
+def test_what_the_gate_refuses_is_counted_too(assistant: Assistant) -> None:
+    with serving(assistant) as (server, _):
+        assert call(server, "GET", "/v1/models", host="elsewhere.example")[0] == 403
+        assert figures(server)["veneer:http_errors_total"] == 1

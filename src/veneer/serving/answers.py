@@ -47,6 +47,8 @@ class Answers:
         self._arrived: Arrivals = asyncio.Queue()
         self._began, self._end = time.perf_counter(), loop.time() + seconds
         self._last: dict[int, float] = {}
+        self._counted: set[int] = set()
+        """Numbers of the answers whose end has been counted."""
 
     def submit(self, front: EngineThread, request: GenerationRequest) -> None:
         """Ask the engine for one more answer; see `EngineThread.submit`."""
@@ -57,10 +59,13 @@ class Answers:
         return self._handles[number].adapter_key
 
     def cancel(self) -> None:
-        """Ask the engine to end what has not ended, before its next step."""
-        for handle in self._handles:
-            if handle.finished is None:
+        """Ask the engine to end what has not ended, before its next step; nobody takes events any more."""
+        for number, handle in enumerate(self._handles):
+            finished = handle.finished
+            if finished is None:
                 handle.cancel()
+            if number not in self._counted:
+                self._metrics.ended((FinishReason.CANCELLED if finished is None else finished.reason).value)
 
     async def events(self) -> AsyncIterator[tuple[int, GenerationEvent]]:
         """All events of all answers as they come, each with the number of its answer.
@@ -114,6 +119,7 @@ class Answers:
                 self._metrics.first_token(now - self._began)
             self._last[number] = now
         elif isinstance(event, Finished):
+            self._counted.add(number)
             self._metrics.finished(event.reason.value, now - self._began)
 
 

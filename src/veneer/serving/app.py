@@ -60,7 +60,8 @@ def build_app(service: Service, access: Access) -> ASGIApp:
     admin = {} if access.admin_keys is None else ADMIN
     routes: list[BaseRoute] = [_route(service, path, endpoint, "GET") for path, endpoint in GET.items()]
     routes += [_route(service, path, endpoint, "POST") for path, endpoint in {**POST, **admin}.items()]
-    return Guard(_application(service, routes), replace(access, admin_paths=frozenset(admin)))
+    access = replace(access, admin_paths=frozenset(admin))
+    return Guard(_application(service, routes), access, on_refused=service.metrics.error)
 
 
 def _route(service: Service, path: str, endpoint: Endpoint, method: str) -> Route:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -102,10 +103,11 @@ class Guard:
     Args:
         app: the application.
         access: who may talk to it.
+        on_refused: told the status of each answer that refuses a request.
     """
 
-    def __init__(self, app: ASGIApp, access: Access):
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, on_refused: Callable[[int], None] = lambda status: None):
+        self._app, self._access, self._on_refused = app, access, on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Every answer has the request's number, the client's own where it sent one."""
@@ -125,6 +127,7 @@ class Guard:
         try:
             self._access.check(scope["path"], headers, asks_first=asks_first)
         except ApiError as error:
+            self._on_refused(error.status)
             await error.response()(scope, receive, numbered)
             return
         if asks_first:

@@ -61,6 +61,10 @@ class Metrics:
     def finished(self, reason: str, seconds: float) -> None:
         """An answer ended."""
         self._whole.observe(seconds)
+        self.ended(reason)
+
+    def ended(self, reason: str) -> None:
+        """An answer ended; nobody may have waited for it any more, so that it took no time to speak of."""
         self._ended.labels(self._model, reason).inc()
 
     def error(self, status: int) -> None:
