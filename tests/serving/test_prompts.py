@@ -52,3 +52,16 @@ def test_thoughts_and_names_of_tools_reach_the_template_by_all_their_names(key: 
     assert thought[key] == "It rains."
     assert result["name"] == "weather"
     assert both["name"] == "sky"
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    given = [
+        {"role": "assistant", "content": None, "refusal": "I cannot."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not."}]},
+        {"role": "assistant", "content": "Yes.", "refusal": None},
+        {"role": "assistant", "content": None},
+    ]
+    found = [message["content"] for message in read_messages(Fields({"messages": given}))]
+    assert found == ["I cannot.", "I will not.", "Yes.", ""]
+    with pytest.raises(ApiError, match="refusal"):
+        read_messages(Fields({"messages": [{"role": "assistant", "content": None, "refusal": 3}]}))

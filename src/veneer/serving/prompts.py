@@ -35,8 +35,9 @@ MOST_MESSAGES = 10_000
 def read_messages(fields: Fields, name: str = "messages") -> list[Message]:
     """The turns of a conversation, as chat templates take them.
 
-    Keys of a turn that no template reads (`id`, `refusal`, `annotations`) are left out: clients send back what they
-    got. The arguments of calls become objects, which is what templates take.
+    Keys of a turn that no template reads (`id`, `annotations`) are left out: clients send back what they got. A refusal
+    is what the assistant said where there is no content. The arguments of calls become objects, which is what templates
+    take.
 
     Raises:
         ApiError: 400, there are none, or one breaks a rule.
@@ -67,7 +68,7 @@ def _message(turn: Fields) -> Message:
     if message["content"] is None:
         if role != "assistant":
             raise turn.wrong("content", "must be a string or a list of text parts")
-        message["content"] = ""
+        message["content"] = turn.text("refusal") or ""
     for key, own in TEXTS.items():
         value = turn.text(key)
         if value is not None:
@@ -84,10 +85,13 @@ def _content(turn: Fields) -> str | None:
         return turn.text("content")
     texts = []
     for number, part in enumerate(content):
-        path = f"content[{number}]"
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise turn.wrong(path, 'must be a text part, {"type": "text", "text": …}; this server reads text alone')
-        texts.append(part["text"])
+        form = part.get("type") if isinstance(part, dict) else None
+        text = part.get(form) if isinstance(part, dict) and form in ("text", "refusal") else None
+        if not isinstance(text, str):
+            raise turn.wrong(
+                f"content[{number}]", 'must be a text part, {"type": "text", "text": …}; this server reads text alone'
+            )
+        texts.append(text)
     return "".join(texts)
 
 
