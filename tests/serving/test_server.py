@@ -17,10 +17,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openai import InternalServerError, OpenAI
 
-from served import BASE, call, serving, until
+from served import ADAPTER, BASE, FixedAdapters, call, serving, until
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
+from veneer.model.language import LanguageModel
 from veneer.serving.build import build_service, server_of
 from veneer.serving.guard import Access
 from veneer.serving.keys import Keys
@@ -248,6 +250,19 @@ def test_an_error_of_the_servers_own_says_where_and_not_what(
     assert any("RuntimeError" in record.getMessage() for record in records)
     shown = [record.getMessage() + str(record.exc_info) for record in records]
     assert not [text for text in shown if "canary" in text]
+
+
+def test_an_adapter_that_cannot_be_used_is_asked_for_once(assistant: Assistant, other: LanguageModel) -> None:
+    with serving(assistant, adapters={ADAPTER: other}) as (server, service):
+        catalogue = service.models.catalogue
+        assert isinstance(catalogue, FixedAdapters)
+        catalogue.broken.add(ADAPTER)
+        with (
+            OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client,
+            pytest.raises(InternalServerError, match="damaged"),
+        ):
+            client.completions.create(model=ADAPTER, prompt=[5, 6], max_tokens=2)
+        assert b'veneer:http_errors_total{status="500"} 1.0' in call(server, "GET", "/metrics")[2]
 
 
 def test_other_machines_get_in_with_a_key_alone(running: tuple[HttpServer, Service]) -> None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from veneer.errors import AdapterError
 from veneer.serving.body import read_json
 from veneer.serving.catalogue import AdapterCatalogue, GenerationConflict
-from veneer.serving.errors import ApiError, json_response
+from veneer.serving.errors import NO_RETRY, ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.service import Service
 
@@ -37,8 +37,7 @@ async def load_adapter(service: Service, request: Request) -> Response:
         version = await asyncio.to_thread(catalogue.load, name, expected)
     except GenerationConflict as error:
         # A client that tries again by itself would do what the field is there to prevent.
-        headers = {"x-should-retry": "false"}
-        raise ApiError(409, str(error), param="expected_generation", headers=headers) from error
+        raise ApiError(409, str(error), param="expected_generation", headers=NO_RETRY) from error
     except AdapterError as error:
         raise ApiError(400, str(error), param="lora_name") from error
     content = {"lora_name": name, "generation": version.generation}

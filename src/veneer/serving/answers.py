@@ -20,7 +20,7 @@ from veneer.generation.request import (
     TokenMade,
     gathered,
 )
-from veneer.serving.errors import ApiError
+from veneer.serving.errors import NO_RETRY, ApiError
 from veneer.serving.metrics import Metrics
 from veneer.serving.outbox import Arrivals, Outbox
 
@@ -126,7 +126,9 @@ class Answers:
 def _check(event: Finished) -> None:
     if event.reason is FinishReason.ERROR:
         status = 400 if event.refused else 500
-        raise ApiError(status, event.error or "the engine could not carry the request out")
+        # An adapter that cannot be used, or an engine that has failed, is no better for being asked again at once.
+        headers = {} if event.refused else NO_RETRY
+        raise ApiError(status, event.error or "the engine could not carry the request out", headers=headers)
     if event.reason is FinishReason.CANCELLED:
         raise ApiError(503, "the server is about to stop")
 

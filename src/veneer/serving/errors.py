@@ -16,6 +16,8 @@ _TYPES = {
     409: "conflict_error",
     429: "rate_limit_error",
 }
+NO_RETRY = {"x-should-retry": "false"}
+"""The header by which OpenAI's clients do not ask again by themselves, as they do after 409 and 500."""
 
 
 class ApiError(Exception):
