@@ -14,7 +14,7 @@ from veneer.serving.answers import Answers
 from veneer.serving.body import read_json
 from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
-from veneer.serving.logprobs import TokenBytes, completion_logprobs, token_text
+from veneer.serving.logprobs import TextOffsets, TokenBytes, completion_logprobs, token_text
 from veneer.serving.openai_answers import chunks, fingerprint, head
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
@@ -167,7 +167,7 @@ def completion_choice(
         tokens, found = [*request.prompt, *tokens], [*result.prompt_logprobs, *found]
     logprobs = None
     if request.logprobs is not None:
-        logprobs = completion_logprobs(tokens, found, token_bytes)
+        logprobs = completion_logprobs(tokens, found, token_bytes, TextOffsets())
     return {
         "index": number,
         "text": text,
@@ -179,14 +179,13 @@ def completion_choice(
 async def _pieces(
     service: Service, asked: CompletionRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
-    characters = [0] * len(asked.requests)
+    places = [TextOffsets() for _ in asked.requests]
     async for number, made in answers.events():
         if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
             logprobs = None
             if made.logprob is not None:
                 tokens = service.grammars.token_bytes
-                logprobs = completion_logprobs([made.token], [made.logprob], tokens, characters[number])
-                characters[number] += len(logprobs["tokens"][0])
+                logprobs = completion_logprobs([made.token], [made.logprob], tokens, places[number])
             yield {"index": number, "text": made.text, "logprobs": logprobs, "finish_reason": None}
         elif isinstance(made, Finished):
             usage.add(number, made)

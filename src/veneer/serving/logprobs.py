@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,23 @@ from veneer.generation.request import TokenLogprob
 
 TokenBytes = Callable[[int], bytes]
 """The bytes of a token."""
+
+
+class TextOffsets:
+    """Where the tokens of a text begin in it, in characters. One that goes on with a character has that one's place."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._characters = 0
+
+    def next(self, content: bytes) -> int:
+        """The place of the next token, which has these bytes."""
+        begun, _ = self._decoder.getstate()
+        goes_on = content[:1] and content[0] & 0xC0 == 0x80
+        # What was begun and does not go on is a character too, U+FFFD.
+        place = self._characters + bool(begun and not goes_on)
+        self._characters += len(self._decoder.decode(content))
+        return place
 
 
 def chat_logprob(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]:
@@ -23,7 +41,7 @@ def _entry(token: int, logprob: float, token_bytes: TokenBytes) -> dict[str, Any
 
 
 def completion_logprobs(
-    tokens: Sequence[int], found: Sequence[TokenLogprob | None], token_bytes: TokenBytes, offset: int = 0
+    tokens: Sequence[int], found: Sequence[TokenLogprob | None], token_bytes: TokenBytes, places: TextOffsets
 ) -> dict[str, Any]:
     """Tokens in the form of completions.
 
@@ -31,18 +49,14 @@ def completion_logprobs(
         tokens: the tokens.
         found: for each its log-probability; None for a first one, which nothing comes before.
         token_bytes: the bytes of a token.
-        offset: characters of the text before the first of them.
+        places: tells where they begin, and knows what came before.
     """
-    texts = [token_text(token_bytes(token)) for token in tokens]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+    contents = [token_bytes(token) for token in tokens]
     return {
-        "tokens": texts,
+        "tokens": [token_text(content) for content in contents],
         "token_logprobs": [None if one is None else finite(one.logprob) for one in found],
         "top_logprobs": [None if one is None else _top(one, token_bytes) for one in found],
-        "text_offset": offsets,
+        "text_offset": [places.next(content) for content in contents],
     }
 
 
