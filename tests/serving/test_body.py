@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -63,6 +64,16 @@ def test_nesting_without_end_is_400(server: HttpServer, opening: str) -> None:
         deep = [deep]
     status, _, answer = call(server, "POST", "/v1/chat/completions", {"model": BASE, "messages": deep})
     assert status == 400
+
+
+def test_a_compressed_body_is_415_and_told_so(server: HttpServer) -> None:
+    body = gzip.compress(json.dumps({"model": BASE, "prompt": "a", "max_tokens": 1}).encode())
+    status, headers, answer = call(server, "POST", "/v1/completions", body, content_encoding="gzip")
+    assert status == 415
+    assert headers["accept-encoding"] == "identity"
+    assert "without compression" in answer["error"]["message"]
+    content = {"model": BASE, "prompt": "a", "max_tokens": 1}
+    assert call(server, "POST", "/v1/completions", content, content_encoding="identity")[0] == 200
 
 
 @pytest.mark.parametrize(

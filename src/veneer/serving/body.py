@@ -20,8 +20,8 @@ async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
     """The JSON object that a client sent.
 
     Raises:
-        ApiError: 413, the body is too large; 408, it did not come in time; 400, it is no JSON object, or is nested too
-            deeply.
+        ApiError: 413, the body is too large; 408, it did not come in time; 415, it is compressed; 400, it is no JSON
+            object, or is nested too deeply.
     """
     try:
         async with asyncio.timeout(limits.read_seconds):
@@ -30,6 +30,14 @@ async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
         raise ApiError(
             408, f"the body did not come within {limits.read_seconds:g} seconds", headers={"connection": "close"}
         ) from None
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            415,
+            f"content-encoding: {coding[:32]!r}, but a body must be plain JSON; send it without compression",
+            code="unsupported_encoding",
+            headers={"accept-encoding": "identity"},
+        )
     return await asyncio.to_thread(_parse, body)
 
 
