@@ -171,6 +171,24 @@ def test_what_is_under_way_is_answered_at_the_end_and_nothing_new(assistant: Ass
             socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
 
+def test_a_client_that_reads_slowly_gets_its_whole_answer_at_the_end(assistant: Assistant) -> None:
+    content = {**LONG, "max_tokens": 200, "n": 32, "logprobs": 20, "stream": True}
+    body = json.dumps(content).encode()
+    head = f"POST /v1/completions HTTP/1.0\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    with serving(assistant) as (server, service), socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(head.encode() + body)
+        assert until(lambda: service.front.stats().new_tokens == 200 * 32)
+        assert not service.drain(0.2), "the engine has ended, and the client has not taken the answer"
+        pieces = []
+        while piece := connection.recv(65536):
+            pieces.append(piece)
+        assert service.drain(30)
+    assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+
+
 def test_what_takes_too_long_at_the_end_is_cancelled(assistant: Assistant) -> None:
     with serving(assistant) as (server, service):
         found: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 from starlette.types import Receive
 
 from veneer.errors import VeneerError
-from veneer.generation.engine_thread import EngineClosed, EngineThread
+from veneer.generation.engine_thread import POLL_SECONDS, EngineClosed, EngineThread
 from veneer.generation.request import GenerationRequest, GenerationResult
 from veneer.model.language import ModelSpec
 from veneer.serving.answers import Answers, unless_gone
@@ -32,7 +33,8 @@ RETRY_SECONDS = 1
 
 @dataclass(slots=True)
 class Service:
-    """One base model with its adapters, ready to answer. All of it is used on the event loop's thread."""
+    """One base model with its adapters, ready to answer. All but `drain` and `close` is used on the event loop's
+    thread."""
 
     front: EngineThread
     outbox: Outbox
@@ -64,8 +66,13 @@ class Service:
         return self.front.accepting
 
     def drain(self, seconds: float) -> bool:
-        """See `EngineThread.drain`."""
-        return self.front.drain(seconds)
+        """Take no further requests, and wait until those that are there have ended and their clients have taken the
+        answers, or for so many seconds; whether all have. Only other threads than the loop's may wait here."""
+        end = time.monotonic() + seconds
+        ended = self.front.drain(seconds)
+        while self._under_way and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        return ended and not self._under_way
 
     def close(self) -> None:
         """See `EngineThread.close`."""
