@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tiny import write_model
-from tiny_models import documents, packed_logits
+from tiny_models import BACKENDS, documents, packed_logits, use_backend
 from veneer.errors import ConfigError
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine
+from veneer.generation.cohort import SCORED_TOKENS
 from veneer.generation.engine import GenerationEngine
 from veneer.generation.request import (
     FinishReason,
@@ -75,8 +76,13 @@ def test_requests_that_join_at_any_step_get_what_they_get_alone(model: CausalLM)
     assert engine.stats().running == engine.stats().waiting == 0
 
 
-def test_log_probabilities_are_those_of_the_whole_text(model: CausalLM) -> None:
-    [prompt] = documents([11], vocab=model.spec.vocab_size)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("length", [1, 11, SCORED_TOKENS + 44])
+def test_log_probabilities_are_those_of_the_whole_text(
+    length: int, backend: str, model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_backend(backend, monkeypatch)
+    [prompt] = documents([length], vocab=model.spec.vocab_size)
     engine = build_engine(model)
     [result] = finished(engine, engine.submit(request(prompt, logprobs=3, prompt_logprobs=2)))
     text = prompt + list(result.tokens)

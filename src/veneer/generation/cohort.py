@@ -27,6 +27,8 @@ DECODED_LIMIT = 10**9
 """A 4-bit model whose weights take at most this many bytes when decoded is decoded once."""
 KEEP_SHARE = 0.75
 """Dropping rows copies the cache, so it waits until a smaller share of them is left."""
+SCORED_TOKENS = 256
+"""Tokens of a prompt whose logits are made at once."""
 SHORT_TOKENS = 256
 """Tokens that the longest sequence of a cohort may have more than twice its shortest."""
 
@@ -165,7 +167,13 @@ class CohortRunner:
         model, tokens = self._model_of(item.adapter), item.work.sequence.tokens
         given = torch.tensor(tokens, device=model.device)
         hidden = model.documents(given, torch.arange(len(tokens), device=model.device), [len(tokens)])
-        return StepOutput(torch.cat((model.logits(hidden[:-1]).float(), last.logits)), last.likeliest)
+        # Logits of a long prompt are hundreds of megabytes: they are made in pieces, and held once.
+        logits = last.logits.new_empty(len(tokens), last.logits.shape[1])
+        for start in range(0, len(tokens) - 1, SCORED_TOKENS):
+            stop = min(start + SCORED_TOKENS, len(tokens) - 1)
+            logits[start:stop] = model.logits(hidden[start:stop])
+        logits[-1] = last.logits[0]
+        return StepOutput(logits, last.likeliest)
 
     def _model_of(self, adapter: LoadedAdapter | None) -> LanguageModel:
         if adapter is None:
