@@ -192,6 +192,7 @@ BAD_CSV = [
     (b'messages\n"[{""role"": 1, ""role"": 2}]"\n', "f.csv:2: column 'messages': the key 'role' stands twice"),
     (b'messages\n"[{""role"":""user"",""content"":""\\u0000""}]"\n', "f.csv:2: column 'messages': a NUL character"),
     (b"text,text\na,b\n", "f.csv:1: a column name is repeated"),
+    (b"text,,\na,,\n", "f.csv:1: 2 columns have no name; name them, or delete them"),
     (b"question\na\n", "f.csv:2: no format is known for the keys 'question'"),
     (b"text\n", "holds no rows"),
     (

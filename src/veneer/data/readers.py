@@ -243,6 +243,11 @@ def _header(path: Path, cells: list[str]) -> list[str]:
         bad = unusable_at(name)
         if bad is not None:
             raise DataError(f"{path}:1: {unusable(name, bad, 'a column name')}")
+    if header.count("") > 1:
+        raise DataError(
+            f"{path}:1: {header.count('')} columns have no name; name them, or delete them (spreadsheets save empty "
+            "columns where there was something once)"
+        )
     if len(set(header)) != len(header):
         raise DataError(f"{path}:1: a column name is repeated: {', '.join(map(repr, header))}")
     return header
