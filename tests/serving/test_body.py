@@ -66,6 +66,11 @@ def test_nesting_without_end_is_400(server: HttpServer, opening: str) -> None:
     assert status == 400
 
 
+def test_a_byte_order_mark_before_the_body_is_passed_over(server: HttpServer) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"prompt": "late"}).encode()
+    assert call(server, "POST", "/tokenize", body)[0] == 200
+
+
 def test_a_compressed_body_is_415_and_told_so(server: HttpServer) -> None:
     body = gzip.compress(json.dumps({"model": BASE, "prompt": "a", "max_tokens": 1}).encode())
     status, headers, answer = call(server, "POST", "/v1/completions", body, content_encoding="gzip")

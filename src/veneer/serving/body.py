@@ -66,7 +66,8 @@ async def _read(request: Request, most: int) -> bytes:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        value = parse_row(body.decode("utf-8"))
+        # Some clients on Windows begin a text with a byte order mark, which RFC 8259 lets a reader pass over.
+        value = parse_row(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8 text (byte {error.start})", code="invalid_json") from error
     except BadRow as error:
