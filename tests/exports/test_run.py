@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_an_adapter_from_peft_without_a_run_is_merged_as_asked(tiny_model: Path,
         (tmp_path / "c" / name).read_bytes() for name in names
     ]
     assert recorded.merged_into == "dequantised"
+
+
+def test_a_revision_that_peft_has_written_beside_a_folder_is_passed_over(
+    tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "peft"
+    bare.mkdir()
+    config = json.loads((lora / "adapter_config.json").read_bytes())
+    config |= {"base_model_name_or_path": str(tiny_model), "revision": "main"}
+    (bare / "adapter_config.json").write_text(json.dumps(config))
+    (bare / "adapter_model.safetensors").write_bytes((lora / "adapter_model.safetensors").read_bytes())
+    record = export(bare, tmp_path / "out", compute=FLOAT32)
+    assert record.model == str(tiny_model)
 
 
 def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tmp_path: Path) -> None:

@@ -154,7 +154,9 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
         raise ConfigError(
             f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
         )
-    checkpoint = open_checkpoint(str(named), revision=config.get("revision") if request.model is None else None)
+    # PEFT's adapters may name a revision beside a folder; it is one of the hub's models alone.
+    here = request.model is not None or Path(str(named)).expanduser().exists()
+    checkpoint = open_checkpoint(str(named), revision=None if here else config.get("revision"))
     description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
     can = description.capabilities
     needed = {Target.GGUF: can.gguf, Target.GGUF_ADAPTER: can.gguf, Target.MERGED_4BIT: can.quantised_files}
