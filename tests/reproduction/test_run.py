@@ -131,6 +131,11 @@ def test_other_inputs_are_refused_with_their_names_before_anything_is_trained(
     assert not copy.with_name("run.reproduced").exists()
 
 
+def test_a_base_of_the_hub_at_a_revision_may_be_a_folder_now(copy: Path, tiny_model: Path) -> None:
+    rewrite(copy, {"config": {**lock_of(copy)["config"], "revision": "v1"}})
+    assert reproduce(copy, model=tiny_model).same
+
+
 def test_another_environment_is_named_before_training_and_does_not_stop_it(copy: Path) -> None:
     lock = lock_of(copy)
     rewrite(

@@ -141,7 +141,7 @@ def _refuse_revision(path: Path, revision: str | None) -> None:
     if revision is not None and path.exists():
         raise ModelError(
             f"revision {revision!r} is for a model of the hub, and {path} is here: its files are taken as they are. "
-            "Leave revision out."
+            "Leave revision out, or take back the one that a run has recorded by --set revision=null."
         )
 
 

@@ -183,7 +183,8 @@ def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Pat
     values = json.loads(to_text(lock["config"]))
     values["output"] = str(target)
     if moved["model"] is not None:
-        values["model"] = str(moved["model"])
+        # A revision belongs to the name that it was given with; the files are compared with those of the run anyway.
+        values |= {"model": str(moved["model"]), "revision": None}
     run = RunFolder(folder)
     for key, own in (("file", run.data_file), ("eval_file", run.eval_data_file)):
         recorded = values["data"].get(key)
