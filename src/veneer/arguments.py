@@ -1,4 +1,4 @@
-"""The types of what public functions are given, checked against their annotations before anything is done.
+"""What public functions are given: its types, checked against their annotations before anything is done.
 
 A type checker sees a wrong one where it is written. Whoever works without one, as in a notebook, is told here, in place
 of being told by whatever trips over it later, or of getting a result that means something else.
@@ -62,6 +62,11 @@ def check_least(least: int, numbers: Mapping[str, int | None]) -> None:
     ]
     if problems:
         raise ConfigError(f"numbers that are too small:\n{listing(problems)}")
+
+
+def names_given(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Names that a function takes alone or as a list; a text alone is one name, and not its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any, overload
 from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination
-from veneer.arguments import check_type, check_types
+from veneer.arguments import check_type, check_types, names_given
 from veneer.assistant import Conversation, open_assistant, turns
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
@@ -31,7 +31,6 @@ from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choi
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.columns import named_columns
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
-from veneer.evaluation.metrics.choose import names_of
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
@@ -182,7 +181,7 @@ def lint(
             max_length=max_length,
             columns=mapped,
             objective=trained,
-            options=LintOptions(ignore=frozenset(names_of(ignore)), group=group, processes=processes),
+            options=LintOptions(ignore=frozenset(names_given(ignore)), group=group, processes=processes),
             passes=passes,
             subscribers=subscribers,
         )
@@ -242,7 +241,7 @@ def compare(
         held_out=held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
-        metrics=names_of(metrics),
+        metrics=names_given(metrics),
         assignments=tuple(assignments),
         preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
     )

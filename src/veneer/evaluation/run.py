@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.arguments import check_types
+from veneer.arguments import check_types, names_given
 from veneer.assistant import (
     Assistant,
     AssistantRequest,
@@ -44,7 +44,7 @@ from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.evaluation.judge.verdicts import JudgeResult
-from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics, names_of
+from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import (
@@ -151,10 +151,10 @@ def evaluate(
             data=str(file),
             limit=limit,
             max_new_tokens=max_new_tokens,
-            metrics=names_of(metrics),
+            metrics=names_given(metrics),
             cluster=cluster,
             more_adapters=tuple(Path(one) for one in given[1:]),
-            suites=names_of(suites),
+            suites=names_given(suites),
             suite_items=suite_items,
             gate=None if gate is None else Path(gate),
             judge=None if judge is None else Path(judge),

@@ -44,8 +44,8 @@ def norm_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     """Compare the tensors that `spec` needs with the names and shapes in the files, before any matrix is read.
 
-    Tensors that it does not need are passed over, as transformers does (a copy of a tied head, tables of angles), but
-    not biases of its own modules: without them the model would compute something else. Biases of zeros are none.
+    Tensors that it does not need are for `veneer.loading.unread` to tell of, but biases of its own modules are refused:
+    without them the model would compute something else. Biases of zeros are none.
 
     Raises:
         ModelError: tensors are missing or of another shape, or a bias is too many; all are named.

@@ -53,11 +53,6 @@ class ChosenMetrics:
     """The measure that was declared by naming its metric first; None where nothing was named, or the user's own was."""
 
 
-def names_of(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Names that were given to a function of the API; a text alone is one name, and not its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
 def named_metrics(names: Sequence[str]) -> ChosenMetrics:
     """The metrics that `--metric` names.
 
