@@ -291,3 +291,13 @@ def test_a_mark_for_which_there_is_no_room_is_an_output_error_and_leaves_none(tm
     with files.exclusive(tmp_path, "ä") as left:
         assert (tmp_path / files.LOCK).read_text(encoding="utf-8") == "ä"
     assert left == ""
+
+
+def test_a_text_is_read_from_regular_files_alone(tmp_path: Path) -> None:
+    """A pipe would keep whoever reads it waiting."""
+    (tmp_path / "text").write_bytes("größer\xff".encode("latin-1"))
+    os.mkfifo(tmp_path / "pipe")
+    assert files.read_regular(tmp_path / "text", errors="replace") == "gr\ufffd\ufffder\ufffd"
+    for name in ("pipe", "absent", "."):
+        with pytest.raises(FileNotFoundError, match="No such file"):
+            files.read_regular(tmp_path / name)

@@ -76,6 +76,17 @@ def room_for(path: Path, needed: int) -> str:
     return f" ({', '.join(filter(None, facts))})"
 
 
+def read_regular(file: Path, *, errors: str = "strict") -> str:
+    """The text of a file, UTF-8; `errors` are those of `bytes.decode`.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file: a pipe would keep whoever reads it waiting.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    return file.read_text(encoding="utf-8", errors=errors)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, atomically.
 

@@ -13,6 +13,7 @@ import yaml
 
 from veneer.config import DataSection, RunConfig
 from veneer.config.values import flat
+from veneer.io.files import read_regular
 from veneer.run_folder import RunFolder
 from veneer.run_records.log import EvaluatedStep, RunLog
 from veneer.run_records.state import RunState, state_of
@@ -110,10 +111,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
     It is read as it stands, whatever version of veneer wrote it, and is not checked.
     """
-    file = RunFolder(folder).config_file
     try:
-        # A pipe in its place would keep whoever reads it waiting.
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) if file.is_file() else {}
+        values = yaml.load(read_regular(RunFolder(folder).config_file), Loader=yaml.CSafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -122,7 +121,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any] | None:
     """The mapping in a file of JSON of a run's folder (`run.lock`, `summary.json`); None where there is none."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        values = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from veneer.io.files import LOCK
+from veneer.io.files import LOCK, read_regular
 from veneer.posix import is_locked
 
 
@@ -49,9 +49,7 @@ def state_of(folder: Path, end: Mapping[str, Any]) -> RunState:
 
 def mark_of(folder: Path) -> str:
     """The mark that a process of the run holds or has left; empty where it ended by itself, or never began."""
-    lock = folder / LOCK
     try:
-        # A pipe in its place would keep whoever reads it waiting.
-        return lock.read_text(encoding="utf-8", errors="replace") if lock.is_file() else ""
+        return read_regular(folder / LOCK, errors="replace")
     except OSError:
         return ""
