@@ -7,17 +7,22 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 
 from invoking import invoke
+from loaded import linears
 from peft_folders import write_adapter
 from tiny import write_model
 from veneer.adapters.adapter import remove
+from veneer.adapters.spec import LoraSpec
 from veneer.config import RunConfig, parse
+from veneer.enums import Bias, Factors, Method, Scaling, Variant
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.load import load_model
@@ -25,7 +30,7 @@ from veneer.model.decoder import CausalLM
 from veneer.model.spec import DecoderSpec
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
-from veneer.planning.serving import ServingPlan, plan_serving
+from veneer.planning.serving import ServingPlan, computed_by_modules, plan_serving
 from veneer.planning.setup import Setup
 from veneer.serving.adapter_loading import adapter_loader
 
@@ -78,6 +83,47 @@ def test_sequences_and_adapters_have_the_bytes_that_the_engine_counts(
     assert plan.base == sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
 
 
+@pytest.mark.parametrize(
+    ("settings", "by_modules"),
+    [
+        ({}, False),
+        ({"scaling": Scaling.RSLORA}, False),
+        ({"factors": Factors.B}, False),
+        ({"factor_bias": True}, False),
+        ({"bias": Bias.ALL}, False),  # a Llama has no biases
+        ({"variant": Variant.DORA}, True),
+        ({"modules_to_save": ("norm",)}, True),
+        ({"modules_to_save": ("q_proj",)}, True),
+        ({"target_modules": ("q_proj", "embed_tokens")}, True),
+        ({"trainable_tokens": {"model.embed_tokens": (1, 2)}}, True),
+    ],
+)
+def test_adapters_that_modules_compute_are_told_by_their_settings(
+    folder: Path, tmp_path: Path, settings: dict[str, Any], by_modules: bool
+) -> None:
+    """The server says of the same adapter whether it has factors for the compiled step."""
+    base = load_model(open_checkpoint(folder), dtype=torch.float32)
+    (tmp_path / "one").mkdir()
+    remove(base, write_adapter(tmp_path / "one", base, **settings))
+    base.requires_grad_(False).eval()
+    assert (adapter_loader(base)(tmp_path / "one").model is not None) is by_modules
+    assert isinstance(base.spec, DecoderSpec)
+    lora = LoraSpec(**({"rank": 4, "alpha": 6.0} | settings))
+    assert computed_by_modules(Setup.of(config(folder), base.spec, torch.float32, "cpu", 1, lora=lora)) is by_modules
+
+
+def test_whole_prompts_and_decoded_weights_are_counted_under_such_adapters(folder: Path, model: CausalLM) -> None:
+    limit = Limit(bytes=1000 * MB, source="the test")
+    plain, dora = (
+        plan_serving(replace(setup(folder, model), method=Method.QLORA, lora=lora), limit, context=64, start=265 * MB)
+        for lora in (LoraSpec(rank=4, alpha=6.0), LoraSpec(rank=4, alpha=6.0, variant=Variant.DORA))
+    )
+    assert plain.prompt == plain.decoded == 0
+    assert dora.prompt > 64 * 4 * model.spec.hidden_size
+    assert dora.decoded == sum(4 * layer.weight.numel() for layer in linears(model).values())
+    assert dora.peak - dora.sequences * dora.prompt - dora.decoded > plain.fixed
+
+
 def test_what_is_left_open_takes_the_room_that_there_is(folder: Path, model: CausalLM) -> None:
     plan = planned(folder, model, 1000 * MB)
     assert plan.refusal is None
@@ -119,12 +165,17 @@ def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_server_takes_no_more_than_its_plan(folder: Path, model: CausalLM, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", Variant)
+def test_a_server_takes_no_more_than_its_plan(folder: Path, tmp_path: Path, variant: Variant) -> None:
     """Both budgets are filled: 24 requests at a time under 12 adapters, with room for 6."""
+    model = load_model(open_checkpoint(folder), dtype=torch.float32)
     for number in range(12):
         (tmp_path / f"a{number}").mkdir(parents=True)
-        remove(model, write_adapter(tmp_path / f"a{number}", model, rank=RANK))
-    plan = planned(folder, model, 10**10, start_of_a_plan(), sequences=8, adapters=6)
+        remove(model, write_adapter(tmp_path / f"a{number}", model, rank=RANK, variant=variant))
+    lora = LoraSpec(rank=RANK, alpha=RANK, variant=variant)
+    wanted = replace(setup(folder, model), lora=lora)
+    limit = Limit(bytes=10**10, source="the test")
+    plan = plan_serving(wanted, limit, context=64, start=start_of_a_plan(), sequences=8, adapters=6)
     command = [sys.executable, "-m", "veneer", "serve", "--model", str(folder), "--adapters", str(tmp_path), "--json"]
     command += ["--name", "base", "--port", "0", "--device", "cpu", "--dtype", "float32"]
     command += ["--cache-memory", str(plan.cache_memory), "--adapter-memory", str(plan.adapter_memory)]

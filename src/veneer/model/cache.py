@@ -64,8 +64,10 @@ class KVCache:
         """Drop every row that is not in `rows` (int64 indices)."""
         self.lengths = self.lengths[rows]
         self.longest = int(self.lengths.max())
-        self.keys = [layer[rows] for layer in self.keys]
-        self.values = [layer[rows] for layer in self.values]
+        # One layer after another, so that no more than a layer is there twice.
+        for layers in (self.keys, self.values):
+            for number, layer in enumerate(layers):
+                layers[number] = layer[rows]
 
 
 class PrefillAttention:

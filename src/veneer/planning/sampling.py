@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 
 from veneer.adapters.targets import ALL_LINEAR
-from veneer.enums import Variant
+from veneer.enums import Products, Variant
 from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
@@ -50,9 +50,17 @@ def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
     if not through_modules(setup):
         return total
     # The rows of a batch that is left smaller are copied.
-    total += cache
-    whole = setup.dtype.itemsize * sum(one.weights for one in chain.from_iterable(map(dict.values, setup.linears)))
-    return total + (min(DECODED_LIMIT, whole) if setup.quantized else 0)
+    return total + cache + decoded_bytes(setup)
+
+
+def decoded_bytes(setup: Setup) -> int:
+    """Bytes of a base's packed weights, which modules decode once where all together are not too many."""
+    if setup.products is Products.INT8:
+        return 0
+    linears = chain.from_iterable(map(dict.values, setup.linears))
+    packed = (one for one in linears if one.path not in setup.dense or setup.block_bytes(one) is not None)
+    whole = setup.dtype.itemsize * sum(one.weights for one in packed)
+    return whole if whole <= DECODED_LIMIT else 0
 
 
 def through_modules(setup: Setup) -> bool:

@@ -1,23 +1,27 @@
 """What a server takes, and what fits: adapters, sequences and context, from a model's configuration and a limit.
 
 The server's memory is what it has before the first request (the program and the base), what a step works in, and the
-two budgets that it keeps by itself: `--cache-memory` for keys and values, `--adapter-memory` for adapters.
+two budgets that it keeps by itself: `--cache-memory` for keys and values, `--adapter-memory` for adapters. What is more
+than low-rank updates of linear layers is computed by the model's modules (`veneer.generation.cohort`): whole prompts at
+once, beside weights that are decoded.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from math import prod
 from typing import Any
 
 import torch
 
+from veneer.enums import Bias, Variant
 from veneer.errors import ConfigError
 from veneer.generation.scheduler import Limits
 from veneer.planning.base import base_bytes
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB, resident
-from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, step_width, token_bytes
+from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_bytes, step_width, token_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.trained import by_adapter
 
@@ -37,12 +41,16 @@ class ServingPlan:
     base: int
     workspace: int
     """What a step works in: rows of the widest layers, and logits."""
+    decoded: int
+    """The weights of a quantised base, decoded; 0 where no module needs them."""
     heap: int
     """What the allocator holds beyond the tensors."""
     sequence: int
     """Keys and values of a sequence of `context` tokens."""
+    prompt: int
+    """What the prompt of such a sequence is computed in as a whole; 0 where prompts are computed in pieces."""
     adapter: int
-    """An adapter of `rank` on all linear layers."""
+    """An adapter of `rank`, on the layers that were asked for."""
     context: int
     rank: int
     sequences: int
@@ -56,7 +64,7 @@ class ServingPlan:
     @property
     def fixed(self) -> int:
         """What is taken whatever is asked."""
-        return self.start + self.base + self.workspace + self.heap
+        return self.start + self.base + self.workspace + self.decoded + self.heap
 
     @property
     def cache_memory(self) -> int:
@@ -71,7 +79,7 @@ class ServingPlan:
     @property
     def peak(self) -> int:
         """The most that the server takes."""
-        return self.fixed + (self.cache_memory + self.adapter_memory) * MB
+        return self.fixed + (self.cache_memory + self.adapter_memory) * MB + self.sequences * self.prompt
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -111,23 +119,27 @@ def plan_serving(
     adapter = sum(prod(shape) for _, shape in shapes) * adapter_dtype.itemsize
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
     sequence = token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
-    base, workspace = base_bytes(setup), _workspace(setup, limits)
-    heap = int(HEAP_SHARE * (base + workspace))
+    by_modules = computed_by_modules(setup)
+    prompt = 4 * step_width(setup) * context if by_modules else 0
+    base, workspace, decoded = base_bytes(setup), _workspace(setup, limits), decoded_bytes(setup) if by_modules else 0
+    heap = int(HEAP_SHARE * (base + workspace + decoded))
     start = (resident() if start is None else start) + SERVER_START
-    room = int(min(limit.bytes, 2**62)) - start - base - workspace - heap
-    given = (sequences or 0) * sequence + (adapters or 0) * adapter
+    room = int(min(limit.bytes, 2**62)) - start - base - workspace - decoded - heap
+    given = (sequences or 0) * (sequence + prompt) + (adapters or 0) * adapter
     share = (room - given) // (2 if sequences is None and adapters is None else 1)
     found = ServingPlan(
         start=start,
         base=base,
         workspace=workspace,
+        decoded=decoded,
         heap=heap,
         sequence=sequence,
+        prompt=prompt,
         adapter=adapter,
         context=context,
         rank=setup.lora.rank,
         # A server runs no more at a time, however much memory there is.
-        sequences=min(limits.sequences, max(0, share // sequence)) if sequences is None else sequences,
+        sequences=min(limits.sequences, max(0, share // (sequence + prompt))) if sequences is None else sequences,
         adapters=max(0, share // adapter) if adapters is None else adapters,
         limit=limit,
         refusal=None,
@@ -135,11 +147,23 @@ def plan_serving(
     return _judged(found, quantized=setup.quantized)
 
 
+def computed_by_modules(setup: Setup) -> bool:
+    """Whether a server computes adapters of this kind by the model's modules, one batch an adapter, because they are
+    more than what `veneer.adapters.step_factors` makes of them."""
+    low_rank = setup.lora.variant is Variant.LORA and not (
+        setup.updated or setup.lora.modules_to_save or setup.lora.trainable_tokens
+    )
+    biases = setup.lora.bias is not Bias.NONE and any(
+        linear.bias for linear in chain.from_iterable(map(dict.values, setup.linears))
+    )
+    return setup.spec.mixture is not None or biases or not low_rank
+
+
 def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
     """The plan, with a refusal where it does not fit."""
     if plan.sequences and plan.adapters and plan.peak <= plan.limit.bytes + 2 * MB:
         return plan
-    need = plan.fixed + max(1, plan.sequences) * plan.sequence + max(1, plan.adapters) * plan.adapter
+    need = plan.fixed + max(1, plan.sequences) * (plan.sequence + plan.prompt) + max(1, plan.adapters) * plan.adapter
     remedy = "a shorter --length, fewer of them, or " + ("a larger limit" if quantized else "--method qlora")
     message = (
         f"a server with {max(1, plan.sequences):,} sequences of {plan.context:,} tokens and {max(1, plan.adapters):,} "

@@ -110,16 +110,19 @@ def serving_table(config: RunConfig, plan: ServingPlan) -> Table:
         "program": (plan.start, "interpreter, torch and the server"),
         "base": (plan.base, "the model's weights"),
         "workspace": (plan.workspace, "what a step works in"),
+        "decoded": (plan.decoded, "quantised weights, decoded for adapters of this kind"),
+        "prompts": (plan.sequences * plan.prompt, "what whole prompts under such adapters are computed in"),
         "heap": (plan.heap, "what the allocator holds beyond the tensors"),
         "cache": (plan.cache_memory * 10**6, f"{plan.sequences:,} sequences of {plan.context:,} tokens"),
         "adapters": (plan.adapter_memory * 10**6, f"{plan.adapters:,} of rank {plan.rank} in memory"),
     }
     for name, (size, text) in rows.items():
-        table.add_row(name, f"{size / 1e6:,.0f}", text)
+        if size:
+            table.add_row(name, f"{size / 1e6:,.0f}", text)
     table.add_section()
     table.add_row("peak", f"{plan.peak / 1e6:,.0f}", "")
     table.add_row("limit", f"{plan.limit.bytes / 1e6:,.0f}", Text(plan.limit.source))
-    table.add_row("one more", f"{plan.sequence / 1e6:,.1f}", "a sequence")
+    table.add_row("one more", f"{(plan.sequence + plan.prompt) / 1e6:,.1f}", "a sequence")
     table.add_row("", f"{plan.adapter / 1e6:,.1f}", "an adapter")
     table.add_section()
     options = f"--cache-memory {plan.cache_memory} --adapter-memory {plan.adapter_memory}"
