@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     from veneer.evaluation.judge.verdicts import JudgeResult as JudgeResult
     from veneer.evaluation.report import Report as Report
     from veneer.evaluation.report import Sample as Sample
-    from veneer.evaluation.run import EvaluationRequest as EvaluationRequest
+    from veneer.evaluation.request import EvaluationRequest as EvaluationRequest
     from veneer.evaluation.run import evaluate as evaluate
     from veneer.evaluation.scoring import RowScore as RowScore
     from veneer.evaluation.statistics.compare import Comparison as Comparison

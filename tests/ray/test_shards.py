@@ -15,7 +15,8 @@ from tiny import rows, run_config, write_rows
 from veneer.assistant import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
-from veneer.evaluation.run import EvaluationRequest, run_evaluation
+from veneer.evaluation.request import EvaluationRequest
+from veneer.evaluation.run import run_evaluation
 from veneer.events import Note, Result
 from veneer.ray.shards import Contributions, EvaluationPart, Joined, Part, contributed, put_together
 from veneer.training.run import train

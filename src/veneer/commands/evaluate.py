@@ -110,7 +110,7 @@ def evaluate(
     is measured is how often the chosen answer has the higher score.
     """
     in_processes(devices, on=on)
-    from veneer.evaluation.run import EvaluationRequest
+    from veneer.evaluation.request import EvaluationRequest
     from veneer.reward_model import is_reward_adapter
     from veneer.screens.evaluate import evaluate_visibly
     from veneer.screens.rewards import evaluate_pairs_visibly

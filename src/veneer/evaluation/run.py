@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from veneer.arguments import check_types, names_given
 from veneer.assistant import (
     Assistant,
-    AssistantRequest,
     assistant_request,
     enough_memory,
     load_assistant,
@@ -28,17 +26,16 @@ from veneer.data.trained_rows import trained_among
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, listing
 from veneer.evaluation.base_and_adapter import put_together, score_both
-from veneer.evaluation.columns import named_columns, record_columns, undesirable
+from veneer.evaluation.columns import named_columns, undesirable
 from veneer.evaluation.forgetting import (
     KL,
     OpenSuite,
     RowSuite,
-    check_suites,
     open_suite,
     score_suite,
     suite_result,
 )
-from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
+from veneer.evaluation.gate import ReleaseGate, announced, decide
 from veneer.evaluation.harness import is_task
 from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
@@ -47,6 +44,7 @@ from veneer.evaluation.judge.verdicts import JudgeResult
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
+from veneer.evaluation.request import EvaluationRequest, settle
 from veneer.evaluation.rows import (
     ModelScores,
     RowSet,
@@ -63,38 +61,6 @@ from veneer.io.files import prove_file
 from veneer.run_folder import trained_rows_of
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationRequest:
-    """An evaluation as it is asked for."""
-
-    assistant: AssistantRequest
-    """The model, and the adapter that is scored beside it."""
-    data: str
-    """The rows: JSONL, JSON, CSV or Parquet."""
-    limit: int | None = None
-    """The number of rows that are scored, from the first; None takes all."""
-    max_new_tokens: int | None = None
-    """Longest answer, in tokens; None takes a little more than the longest reference has."""
-    metrics: tuple[str, ...] = ()
-    """Metrics by name (docs/evaluation.md), the primary one first; none takes what the rows call for."""
-    cluster: str | None = None
-    """The column whose equal values make rows a cluster; None takes each row as one."""
-    more_adapters: tuple[Path, ...] = ()
-    """Further adapters, which were trained like the first one with other seeds."""
-    suites: tuple[str, ...] = ()
-    """Suites that are answered as well (`veneer.evaluation.forgetting`)."""
-    suite_items: int | None = None
-    """Items of each generated suite or task of lm-eval; None takes what the gate needs, or 400, and whole tasks."""
-    gate: Path | None = None
-    """A file of margins that the adapter must keep."""
-    judge: Path | None = None
-    """A file that names a judge, which compares the answers of base and adapter; None asks none."""
-    html: Path | None = None
-    """A page to write, with everything that was found."""
-    columns: Mapping[Column, str] = field(default_factory=dict)
-    """veneer's name of a column to the file's; none takes those of the first adapter's run, where the file has them."""
 
 
 def evaluate(
@@ -182,61 +148,17 @@ def contribute(request: EvaluationRequest, share: Share) -> None:
         VeneerError: model, adapter or data cannot be used.
     """
     with enough_memory(request.assistant, "evaluating", LESS_ROWS):
-        request, gate, names = _settled(request)
+        settled = settle(request)
+        request = settled.request
         loaded, rows, chosen = _loaded(request, (), share)
-        shared = [name for name in names if not is_task(name) and not name.startswith(KL)]
-        opened = [open_suite(name, _items(name, request, gate), loaded) for name in shared]
+        shared = [name for name in settled.suites if not is_task(name) and not name.startswith(KL)]
+        opened = [open_suite(name, settled.items(name), loaded) for name in shared]
         _score_all(request, loaded, rows, replace(chosen, answers=()), [_silent(one) for one in opened], ())
 
 
 def _silent(suite: OpenSuite) -> OpenSuite:
     """A suite of rows whose answers are looked at by another process."""
     return replace(suite, chosen=replace(suite.chosen, answers=())) if isinstance(suite, RowSuite) else suite
-
-
-def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate | None, tuple[str, ...]]:
-    """The request with the columns of its file and what its gate asks for, the gate, and the names of all suites.
-
-    Raises:
-        ConfigError: they cannot be used, a number is below 1, an adapter is given twice, or there is none to use
-            them on.
-        DataError: the file cannot be read.
-    """
-    _check_request(request)
-    gate = None if request.gate is None else read_gate(request.gate)
-    if gate is not None and gate.metric is not None:
-        request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
-    suites = tuple(dict.fromkeys((*request.suites, *(gate.suites if gate else ()))))
-    check_suites(suites, request.suite_items)
-    if request.assistant.adapter is None and (suites or gate or request.judge or request.more_adapters):
-        raise ConfigError(
-            "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
-        )
-    columns = record_columns(request.data, request.columns, recorded_run(request.assistant.adapter))
-    return replace(request, columns=columns), gate, suites
-
-
-def _check_request(request: EvaluationRequest) -> None:
-    """Refuse numbers below 1, which as the end of a slice of the rows would leave some out, or all; and an adapter that
-    is given twice, which would count as two seeds."""
-    numbers = {
-        "limit": request.limit,
-        "max_new_tokens": request.max_new_tokens,
-        "suite_items": request.suite_items,
-    }
-    problems = [
-        f"{name}: must be a whole number of at least 1, got {n!r}"
-        for name, n in numbers.items()
-        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1)
-    ]
-    folders = Counter(one.resolve() for one in folders_of(request))
-    problems += [
-        f"adapter: {folder} is given {times} times; give it once, and beside it those of runs with other seeds"
-        for folder, times in folders.items()
-        if times > 1
-    ]
-    if problems:
-        raise ConfigError(f"the evaluation cannot be made:\n{listing(problems)}")
 
 
 def _loaded(
@@ -261,11 +183,12 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     if request.html is not None:
         prove_file(request.html)
     judge = None if request.judge is None else read_judge(request.judge)
-    request, gate, suites = _settled(request)
+    settled = settle(request)
+    request, gate = settled.request, settled.gate
     loaded, rows, chosen = _loaded(request, subscribers, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     _try_on_references(rows, chosen)
-    opened = [open_suite(name, _items(name, request, gate), loaded, emit) for name in suites]
+    opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
     _announce(gate, opened, (chosen.primary, len(rows.records)) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, subscribers)
     report = put_together(
@@ -291,15 +214,10 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
             emit(Note(message=warning, level=Level.WARNING))
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
     if request.html is not None:
-        model = " on ".join([*map(str, folders_of(request)[:1]), request.assistant.model])
+        model = " on ".join([*map(str, request.folders[:1]), request.assistant.model])
         write_report(request.html, report, f"{model}: {Path(request.data).name}")
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
-
-
-def folders_of(request: EvaluationRequest) -> list[Path]:
-    """The folders of all adapters of a request."""
-    return [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
 
 
 def _trained(adapter: Path, rows: RowSet) -> list[str]:
@@ -391,7 +309,7 @@ def _completed(
     ]
     report = replace(
         report,
-        adapters=[str(one) for one in folders_of(request)],
+        adapters=[str(one) for one in request.folders],
         cluster=request.cluster,
         suites=results,
         trained=training_facts(request.assistant.adapter),
@@ -400,13 +318,6 @@ def _completed(
         return report
     primary = next((one for one in report.comparison if one.name == report.primary), None)
     return replace(report, gate=decide(gate, primary, {one.name: one.comparison for one in results}))
-
-
-def _items(name: str, request: EvaluationRequest, gate: ReleaseGate | None) -> int | None:
-    """The number of items of a suite that has as many as are asked for; None leaves it to the suite."""
-    if request.suite_items is not None or gate is None or name not in gate.suites or is_task(name):
-        return request.suite_items
-    return gate.items_of(name)
 
 
 def _announce(

@@ -14,7 +14,8 @@ from veneer.assistant import AssistantRequest, load_assistant
 from veneer.data.records import Message
 from veneer.errors import VeneerError
 from veneer.evaluation.report import Report
-from veneer.evaluation.run import EvaluationRequest, contribute, run_evaluation
+from veneer.evaluation.request import EvaluationRequest
+from veneer.evaluation.run import contribute, run_evaluation
 from veneer.events import Event, Note, Result, Stage, Subscriber, broadcast
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import Blank, nothing

@@ -17,7 +17,8 @@ from veneer.evaluation.gate import GateResult, Verdict
 from veneer.evaluation.judge.verdicts import JudgedShare, JudgeResult
 from veneer.evaluation.metrics.json_fields import KINDS
 from veneer.evaluation.report import Report, Sample
-from veneer.evaluation.run import EvaluationRequest, contribute, run_evaluation
+from veneer.evaluation.request import EvaluationRequest
+from veneer.evaluation.run import contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number

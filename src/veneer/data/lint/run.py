@@ -144,28 +144,14 @@ def lint(
     """
     options = options or LintOptions()
     check_least(1, {"max_length": max_length, "processes": options.processes})
-    if options.group is not None and eval_file is None:
-        raise ConfigError(
-            f"--group {options.group}: groups are compared with those of the evaluation rows, and there are none; name "
-            "them by --eval-data"
-        )
-    unknown = sorted(options.ignore - RULES.keys())
-    if unknown:
-        lines = [f"{name!r}{nearest(name, list(RULES))}" for name in unknown]
-        raise ConfigError(f"no such rule:\n{listing(lines)}\nknown: {', '.join(RULES)}")
+    _check_options(options, compared=eval_file is not None)
     began = time.perf_counter()
     emit = broadcast(subscribers)
-    sides = [[str(path) for path in files_named(str(file), emit)]]
-    if eval_file is not None:
-        sides.append([str(path) for path in files_named(str(eval_file), emit)])
-    files = tuple(chain.from_iterable(sides))
+    sides = [[str(path) for path in files_named(str(side), emit)] for side in (file, eval_file) if side is not None]
     setting = LintSetting(tokenizer, max_length, columns or {}, None if objective is None else objective.rows)
-    tally, notes = Tally(), list[str]()
+    tally = Tally()
     with Spill() as spill:
-        with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
-            facts = _facts(sides, setting, options, tally, spill, stage, notes)
-        for note in notes:
-            emit(Note(message=note))
+        facts = _facts(sides, setting, options, tally, spill, emit)
         if not len(facts):
             raise DataError(f"{file} holds no rows; a data file needs at least one")
         _check_group(facts, options.group)
@@ -177,18 +163,30 @@ def lint(
     for one in passes:
         for row, finding in one(emit):
             tally.add([row], finding)
-    skipped = () if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS)
     found = tally.ordered(options.ignore)
     if facts.unanswered.all():
         found = tuple(replace(one, rule=UNANSWERED) if one.rule.name == UNANSWERED.name else one for one in found)
     return LintReport(
-        files=files,
+        files=tuple(chain.from_iterable(sides)),
         facts=facts,
         found=found,
-        skipped=skipped,
+        skipped=() if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS),
         seconds=time.perf_counter() - began,
         objective=objective,
     )
+
+
+def _check_options(options: LintOptions, *, compared: bool) -> None:
+    """Refuse rules that there are not, and a column of groups where no evaluation rows are compared with."""
+    if options.group is not None and not compared:
+        raise ConfigError(
+            f"--group {options.group}: groups are compared with those of the evaluation rows, and there are none; name "
+            "them by --eval-data"
+        )
+    unknown = sorted(options.ignore - RULES.keys())
+    if unknown:
+        lines = [f"{name!r}{nearest(name, list(RULES))}" for name in unknown]
+        raise ConfigError(f"no such rule:\n{listing(lines)}\nknown: {', '.join(RULES)}")
 
 
 def _named(files: Sequence[str]) -> str:
@@ -206,33 +204,46 @@ def _check_group(facts: FileFacts, column: str | None) -> None:
 
 
 def _facts(
-    files: Sequence[Sequence[str]],
+    sides: Sequence[Sequence[str]],
     setting: LintSetting,
     options: LintOptions,
     tally: Tally,
     spill: Spill,
-    stage: Stage,
-    notes: list[str],
+    emit: Subscriber,
 ) -> FileFacts:
-    starts: list[int] = []
-    rows = _numbered(files[TRAINING], starts, 0, notes)
-    sample = list(islice(rows, SAMPLE))
-    plain = LintSetting(columns=setting.columns, rows=setting.rows)
-    boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
-    chunks = _chunks(files, chain(sample, rows), starts, notes)
-    job = _Job(setting, options.group, boilerplate)
-    gathered, labels = Gathered(), Labels()
-    done = 0
-    for chunk in _checked(job, chunks, options.processes):
-        for place, finding in chunk.findings:
-            tally.add([done + place], finding)
-        gathered.add(chunk.noted)
-        spill.append(chunk.noted.shingles, chunk.noted.counts)
-        if chunk.noted.table["side"][0] == TRAINING:
-            labels.add(done, chunk.noted.answers)
-        done += len(chunk.noted.table)
-        stage.advance(len(chunk.noted.table))
-    return gathered.facts(tuple(chain.from_iterable(files)), starts, spill, labels)
+    """Read all rows, and check each by itself; what is found goes to `tally`.
+
+    Args:
+        sides: files of the rows to train on, and of those to evaluate on.
+        setting: how rows are read, and measured.
+        options: which rules, and how.
+        tally: takes what is found.
+        spill: takes what near-duplicates are searched by.
+        emit: told how far it is, and what of a file could not be read exactly.
+    """
+    files = tuple(chain.from_iterable(sides))
+    with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
+        starts, notes = list[int](), list[str]()
+        rows = _numbered(sides[TRAINING], starts, 0, notes)
+        sample = list(islice(rows, SAMPLE))
+        plain = LintSetting(columns=setting.columns, rows=setting.rows)
+        boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
+        chunks = _chunks(sides, chain(sample, rows), starts, notes)
+        job = _Job(setting, options.group, boilerplate)
+        gathered, labels = Gathered(), Labels()
+        done = 0
+        for chunk in _checked(job, chunks, options.processes):
+            for place, finding in chunk.findings:
+                tally.add([done + place], finding)
+            gathered.add(chunk.noted)
+            spill.append(chunk.noted.shingles, chunk.noted.counts)
+            if chunk.noted.table["side"][0] == TRAINING:
+                labels.add(done, chunk.noted.answers)
+            done += len(chunk.noted.table)
+            stage.advance(len(chunk.noted.table))
+    for message in notes:
+        emit(Note(message=message))
+    return gathered.facts(files, starts, spill, labels)
 
 
 def _numbered(files: Sequence[str], starts: list[int], first: int, notes: list[str]) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,114 @@
+"""What an evaluation is asked for, and whether it can be made, before a model is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from veneer.assistant import AssistantRequest, recorded_run
+from veneer.enums import Column
+from veneer.errors import ConfigError, listing
+from veneer.evaluation.columns import record_columns
+from veneer.evaluation.forgetting import check_suites
+from veneer.evaluation.gate import ReleaseGate, read_gate
+from veneer.evaluation.harness import is_task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRequest:
+    """An evaluation as it is asked for."""
+
+    assistant: AssistantRequest
+    """The model, and the adapter that is scored beside it."""
+    data: str
+    """The rows: JSONL, JSON, CSV or Parquet."""
+    limit: int | None = None
+    """The number of rows that are scored, from the first; None takes all."""
+    max_new_tokens: int | None = None
+    """Longest answer, in tokens; None takes a little more than the longest reference has."""
+    metrics: tuple[str, ...] = ()
+    """Metrics by name (docs/evaluation.md), the primary one first; none takes what the rows call for."""
+    cluster: str | None = None
+    """The column whose equal values make rows a cluster; None takes each row as one."""
+    more_adapters: tuple[Path, ...] = ()
+    """Further adapters, which were trained like the first one with other seeds."""
+    suites: tuple[str, ...] = ()
+    """Suites that are answered as well (`veneer.evaluation.forgetting`)."""
+    suite_items: int | None = None
+    """Items of each generated suite or task of lm-eval; None takes what the gate needs, or 400, and whole tasks."""
+    gate: Path | None = None
+    """A file of margins that the adapter must keep."""
+    judge: Path | None = None
+    """A file that names a judge, which compares the answers of base and adapter; None asks none."""
+    html: Path | None = None
+    """A page to write, with everything that was found."""
+    columns: Mapping[Column, str] = field(default_factory=dict)
+    """veneer's name of a column to the file's; none takes those of the first adapter's run, where the file has them."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of all adapters."""
+        return [one for one in (self.assistant.adapter, *self.more_adapters) if one is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRequest:
+    """A request with the columns of its file and what its gate asks for."""
+
+    request: EvaluationRequest
+    gate: ReleaseGate | None
+    suites: tuple[str, ...]
+    """The names of all suites."""
+
+    def items(self, suite: str) -> int | None:
+        """The number of items of a suite that has as many as are asked for; None leaves it to the suite."""
+        if self.request.suite_items is not None or self.gate is None or suite not in self.gate.suites or is_task(suite):
+            return self.request.suite_items
+        return self.gate.items_of(suite)
+
+
+def settle(request: EvaluationRequest) -> SettledRequest:
+    """Read what the request names, except the model.
+
+    Raises:
+        ConfigError: they cannot be used, a number is below 1, an adapter is given twice, or there is none to use
+            them on.
+        DataError: the file cannot be read.
+    """
+    _check_request(request)
+    gate = None if request.gate is None else read_gate(request.gate)
+    if gate is not None and gate.metric is not None:
+        request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
+    suites = tuple(dict.fromkeys((*request.suites, *(gate.suites if gate else ()))))
+    check_suites(suites, request.suite_items)
+    if request.assistant.adapter is None and (suites or gate or request.judge or request.more_adapters):
+        raise ConfigError(
+            "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
+        )
+    columns = record_columns(request.data, request.columns, recorded_run(request.assistant.adapter))
+    return SettledRequest(replace(request, columns=columns), gate, suites)
+
+
+def _check_request(request: EvaluationRequest) -> None:
+    """Refuse numbers below 1, which as the end of a slice of the rows would leave some out, or all; and an adapter that
+    is given twice, which would count as two seeds."""
+    numbers = {
+        "limit": request.limit,
+        "max_new_tokens": request.max_new_tokens,
+        "suite_items": request.suite_items,
+    }
+    problems = [
+        f"{name}: must be a whole number of at least 1, got {n!r}"
+        for name, n in numbers.items()
+        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1)
+    ]
+    folders = Counter(one.resolve() for one in request.folders)
+    problems += [
+        f"adapter: {folder} is given {times} times; give it once, and beside it those of runs with other seeds"
+        for folder, times in folders.items()
+        if times > 1
+    ]
+    if problems:
+        raise ConfigError(f"the evaluation cannot be made:\n{listing(problems)}")

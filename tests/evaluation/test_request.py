@@ -1,0 +1,67 @@
+"""A request that cannot be carried out is refused before a model is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import rows, run_config, write_rows
+from veneer.assistant import AssistantRequest
+from veneer.enums import Column
+from veneer.errors import ConfigError
+from veneer.evaluation.request import EvaluationRequest, settle
+from veneer.evaluation.run import evaluate
+from veneer.training.run import train
+
+
+def request(data: Path, adapter: Path | None = None, **settings: Any) -> EvaluationRequest:
+    """Of a model that is not there: nothing here reads it."""
+    assistant = AssistantRequest(model="absent", adapter=adapter)
+    return EvaluationRequest(assistant=assistant, data=str(data), **settings)
+
+
+def test_numbers_below_one_are_all_named(tiny_data: Path) -> None:
+    whole = r"limit: must be a whole number of at least 1, got -1\n.*max_new_tokens: .* got 0\n.*suite_items: .* got -3"
+    with pytest.raises(ConfigError, match=whole):
+        settle(request(tiny_data, limit=-1, max_new_tokens=0, suite_items=-3))
+    with pytest.raises(ConfigError, match=r"max_new_tokens: must be a whole number or None, got 2\.5"):
+        evaluate("absent", tiny_data, max_new_tokens=2.5)  # type: ignore[arg-type]
+
+
+def test_an_adapter_that_is_given_twice_is_no_second_seed(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    again = tmp_path / "b" / ".." / "a"
+    with pytest.raises(ConfigError, match=rf"adapter: {tmp_path / 'a'} is given 2 times"):
+        settle(request(tiny_data, tmp_path / "a", more_adapters=(again, tmp_path / "c")))
+    assert request(tiny_data, tmp_path / "a", more_adapters=(again,)).folders == [tmp_path / "a", again]
+    assert request(tiny_data).folders == []
+
+
+def test_what_compares_an_adapter_with_its_base_needs_one(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text("suites: {arithmetic: 0.05}\n")
+    asked: dict[str, Any]
+    for asked in ({"suites": ("arithmetic",)}, {"gate": tmp_path / "gate.yaml"}, {"judge": tmp_path / "judge.yaml"}):
+        with pytest.raises(ConfigError, match="compare an adapter with its base: give an adapter"):
+            settle(request(tiny_data, **asked))
+
+
+def test_a_gates_suites_and_items_are_asked_for(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).output
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("suites: {arithmetic: 0.05}\n")
+    settled = settle(request(tiny_data, adapter, gate=gate, suites=("copying", "arithmetic")))
+    assert settled.gate is not None
+    assert settled.suites == ("copying", "arithmetic")
+    assert settled.items("arithmetic") == settled.gate.items_of("arithmetic")
+    assert settled.items("copying") is None, "the suite says"
+    fixed = settle(request(tiny_data, adapter, gate=gate, suite_items=7))
+    assert fixed.items("arithmetic") == 7
+
+
+def test_columns_are_kept_as_they_were_given(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "t.jsonl", [{"question": "a", "answer": "b"}])
+    columns = {Column.PROMPT: "question", Column.COMPLETION: "answer"}
+    assert settle(request(data, columns=columns)).request.columns == columns
+    assert settle(request(write_rows(tmp_path / "own.jsonl", rows(1)))).request.columns == {}
