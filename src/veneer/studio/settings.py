@@ -67,27 +67,12 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     Raises:
         ApiError: 400, naming the field that is to blame.
     """
-    unknown = sorted(name for name in body if name not in KNOWN)
-    if unknown:
-        named = ", ".join(name[:40] for name in unknown[:8])
-        raise ApiError(400, f"fields that are not known here: {named}", param=unknown[0][:40])
-    extension = _mapping(body, EXTENSION)
-    strange = sorted(set(extension) - set(EXTENSION_FIELDS))
-    if strange:
-        raise ApiError(400, f"{EXTENSION} has the fields {', '.join(EXTENSION_FIELDS)}; got {strange[0][:40]!r}",
-                       param=EXTENSION)  # fmt: skip
+    extension = _extension(body)
     settings = _own_settings(extension)
     objective = _objective(body, extension, settings)
     hyper = _hyperparameters(body, objective)
-    names, rewards = _named_in(settings), _rewards(settings)
     grader = _mapping(_mapping(body, "method"), "reinforcement").get("grader")
-    if grader is not None or _mapping(body, "method").get("type") == "reinforcement":
-        if rewards:
-            message = (
-                f"method.reinforcement.grader and {EXTENSION}.settings.rewards both say what is rewarded; give one"
-            )
-            raise ApiError(400, message, param=PARAM)
-        rewards = rewards_of(grader)
+    names, rewards = _named_in(settings), _rewards(settings, body, grader)
     seed = _whole(body, "seed", 0, 2**31 - 1)
     pairs = [*_hyper_settings(hyper), *_integrations(body)]
     if objective is not ObjectiveName.SFT:
@@ -100,9 +85,6 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     if twice:
         message = f"{', '.join(twice)}: {EXTENSION}.settings and another field say different things; give one"
         raise ApiError(400, message, param=EXTENSION)
-    priority = extension.get("priority", 0)
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise ApiError(400, f"{EXTENSION}.priority must be a whole number", param=EXTENSION)
     return JobRequest(
         model=_text(body, "model", 500, required=True) or "",
         training_file=_text(body, "training_file", 100, required=True) or "",
@@ -120,8 +102,29 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
             **({} if grader is None else {"grader": grader}),
             "integrations": body.get("integrations") or [],
         },
-        priority=priority,
+        priority=_priority(extension),
     )
+
+
+def _extension(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """veneer's own part of a body in which all fields are known."""
+    unknown = sorted(name for name in body if name not in KNOWN)
+    if unknown:
+        named = ", ".join(name[:40] for name in unknown[:8])
+        raise ApiError(400, f"fields that are not known here: {named}", param=unknown[0][:40])
+    extension = _mapping(body, EXTENSION)
+    strange = sorted(set(extension) - set(EXTENSION_FIELDS))
+    if strange:
+        message = f"{EXTENSION} has the fields {', '.join(EXTENSION_FIELDS)}; got {strange[0][:40]!r}"
+        raise ApiError(400, message, param=EXTENSION)
+    return extension
+
+
+def _priority(extension: Mapping[str, Any]) -> int:
+    priority = extension.get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise ApiError(400, f"{EXTENSION}.priority must be a whole number", param=EXTENSION)
+    return priority
 
 
 def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: Mapping[str, Any]) -> ObjectiveName:
@@ -261,12 +264,17 @@ def _named_in(settings: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _rewards(settings: dict[str, Any]) -> Sequence[Reward]:
-    """Take the rewards out of settings."""
+def _rewards(settings: dict[str, Any], body: Mapping[str, Any], grader: object) -> Sequence[Reward]:
+    """Take the rewards out of settings, or make them of a grader: whichever of the two says what is rewarded."""
     found = settings.pop("rewards", None) or []
     if not isinstance(found, list) or len(found) > MOST_REWARDS or not all(isinstance(one, Mapping) for one in found):
         raise ApiError(400, f"rewards are a list of up to {MOST_REWARDS} objects", param=EXTENSION)
-    return [dict(one) for one in found]
+    if grader is None and _mapping(body, "method").get("type") != "reinforcement":
+        return [dict(one) for one in found]
+    if found:
+        message = f"method.reinforcement.grader and {EXTENSION}.settings.rewards both say what is rewarded; give one"
+        raise ApiError(400, message, param=PARAM)
+    return rewards_of(grader)
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
