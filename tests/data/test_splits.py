@@ -150,6 +150,11 @@ def test_near_duplicates_stay_on_one_side(folder: Path) -> None:
         ([{"text": "a", "g": 1}, {"text": "b"}], {"by": "group", "column": "g"}, "1 of 2 rows have no 'g'"),
         ([{"text": "a", "g": 1}, {"text": "b", "g": 1}], {"by": "group", "column": "g"}, "all rows are of one group"),
         ([{"text": "a", "t": "soon"}, {"text": "b", "t": 3}], {"by": "time", "column": "t"}, "rows.jsonl:1: 'soon'"),
+        (
+            [{"text": "a", "t": 1704067200}, {"text": "b", "t": "2024-01-02"}, {"text": "c", "t": "2024-01-03"}],
+            {"by": "time", "column": "t"},
+            r"a number in 1 row and a date in 2 rows, which cannot be compared.*numbers are here:\n.*rows.jsonl:1",
+        ),
         ([{"text": "a", "t": 3}, {"text": "b", "t": 3}], {"by": "time", "column": "t"}, "the same in too many rows"),
         ([{"text": "a"}, {"text": "b"}], {"by": "label"}, "plain text has no label"),
         ([{"prompt": "a", "completion": "x"}, {"prompt": "b", "completion": "y"}], {"by": "label"}, "no label has two"),

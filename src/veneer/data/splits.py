@@ -229,33 +229,53 @@ def _by_time(records: Records, data: DataSection) -> NDArray[np.bool_]:
 
 
 def _times(records: Records, data: DataSection) -> NDArray[np.float64]:
-    times = array("d")
-    problems = []
+    """The moment of each row, as a number.
+
+    Raises:
+        DataError: a value is neither a number nor a date, or there are both. Nobody knows what a number counts, so that
+            it cannot be compared with a date.
+    """
+    times, dated, problems = array("d"), bytearray(), []
     for where, value in _column(records, data):
-        time = _time(value)
-        if time is None:
+        number = _number(value)
+        seconds = _date(value) if number is None else number
+        if seconds is None:
             problems.append(f"{where}: {value!r}")
         else:
-            times.append(time)
+            times.append(seconds)
+            dated.append(number is None)
     if problems:
         raise DataError(
-            f"data.split by time: {data.split.column!r} is neither a number nor a date (ISO 8601) in {len(problems)} "
-            f"rows:\n{listing(problems)}"
+            f"data.split by time: {data.split.column!r} is neither a number nor a date (ISO 8601) in "
+            f"{count_of(len(problems), 'row')}:\n{listing(problems)}"
+        )
+    dates = sum(dated)
+    if 0 < dates < len(dated):
+        few = dates <= len(dated) - dates
+        fewer = [record.where for record, date in zip(records, dated, strict=True) if bool(date) is few]
+        raise DataError(
+            f"data.split by time: {data.split.column!r} is a number in {count_of(len(dated) - dates, 'row')} and a "
+            f"date in {count_of(dates, 'row')}, which cannot be compared; write all in one way. The "
+            f"{'dates' if few else 'numbers'} are here:\n{listing(fewer)}"
         )
     return np.frombuffer(times, dtype=np.float64)
 
 
-def _time(text: str) -> float | None:
-    """Seconds since 1970, or the number itself; None for what is neither a date nor a number."""
+def _number(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return None
     return number if math.isfinite(number) else None
+
+
+def _date(text: str) -> float | None:
+    """Seconds since 1970 of a date in ISO 8601, which is in UTC where it does not say."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _column(records: Records, data: DataSection) -> Iterator[tuple[str, str]]:
