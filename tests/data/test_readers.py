@@ -63,6 +63,17 @@ def test_csv(tmp_path: Path) -> None:
     assert csv.field_size_limit() == limit
 
 
+def test_empty_csv_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+    """As a spreadsheet saves a table beside which there was something once."""
+    (tmp_path / "t.csv").write_text("prompt,,completion,,\na,,b,,\nc,,d,,\n,,,,\n")
+    notes: list[str] = []
+    rows = [row for _, row in iterate_rows(tmp_path / "t.csv", notes)]
+    assert rows == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+    assert notes == [f"{tmp_path / 't.csv'}: rows of empty cells alone, which are left out: 1"]
+    (tmp_path / "one.csv").write_text(",text\n1,a\n")
+    assert [row for _, row in iterate_rows(tmp_path / "one.csv")] == [{"": "1", "text": "a"}]
+
+
 def test_csv_rows_of_empty_cells_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_text('prompt,completion\na,b\n\n,\n"",""\nc,d\n')
@@ -192,7 +203,8 @@ BAD_CSV = [
     (b'messages\n"[{""role"": 1, ""role"": 2}]"\n', "f.csv:2: column 'messages': the key 'role' stands twice"),
     (b'messages\n"[{""role"":""user"",""content"":""\\u0000""}]"\n', "f.csv:2: column 'messages': a NUL character"),
     (b"text,text\na,b\n", "f.csv:1: a column name is repeated"),
-    (b"text,,\na,,\n", "f.csv:1: 2 columns have no name; name them, or delete them"),
+    (b"text,,\na,,\nb,,c\n", "f.csv:3: column 3 has a cell and no name; name the column in the first line"),
+    (b"text,,text,\na,,b,\n", "f.csv:1: a column name is repeated: 'text', 'text'"),
     (b"question\na\n", "f.csv:2: no format is known for the keys 'question'"),
     (b"text\n", "holds no rows"),
     (

@@ -170,15 +170,11 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str]) -> Iterator[tu
             if not any(cells):
                 empty += len(cells) > 0  # a blank line has none
                 continue
-            if len(cells) != len(header):
-                yield where, BadRow(f"{len(cells)} cells, but the header names {len(header)} columns")
-                continue
             if any(_looks_like_rows(cell, len(header)) for cell in cells):
                 swallowing.append(where)
             if any(_quoted_behind_space(cell) for cell in cells):
                 behind.append(where)
-            row: Any = _checked(dict(zip(header, cells, strict=True)))
-            yield where, row if isinstance(row, BadRow) else _parse_cells(row)
+            yield where, _row(header, cells)
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, reader.line_num)}") from error
     if empty:
@@ -243,14 +239,26 @@ def _header(path: Path, cells: list[str]) -> list[str]:
         bad = unusable_at(name)
         if bad is not None:
             raise DataError(f"{path}:1: {unusable(name, bad, 'a column name')}")
-    if header.count("") > 1:
-        raise DataError(
-            f"{path}:1: {header.count('')} columns have no name; name them, or delete them (spreadsheets save empty "
-            "columns where there was something once)"
-        )
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}:1: a column name is repeated: {', '.join(map(repr, header))}")
+    # Spreadsheets save empty columns where there was something once.
+    named = [name for name in header if name] if header.count("") > 1 else header
+    if len(set(named)) != len(named):
+        raise DataError(f"{path}:1: a column name is repeated: {', '.join(map(repr, named))}")
     return header
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> Any:
+    """The cells by the names of their columns, or the BadRow that says why they are no row. Of several columns without
+    a name the empty cells are left out."""
+    if len(cells) != len(header):
+        return BadRow(f"{len(cells)} cells, but the header names {len(header)} columns")
+    row = dict(zip(header, cells, strict=True))
+    if header.count("") > 1:
+        del row[""]
+        filled = [place for place, (name, cell) in enumerate(zip(header, cells, strict=True), 1) if cell and not name]
+        if filled:
+            return BadRow(f"column {filled[0]} has a cell and no name; name the column in the first line")
+    row = _checked(row)
+    return row if isinstance(row, BadRow) else _parse_cells(row)
 
 
 def _parse_cells(row: dict[str, Any]) -> Any:
