@@ -1,4 +1,4 @@
-"""Low-rank updates have factors for the compiled step; every other kind of adapter has none."""
+"""Updates by LoRA and DoRA have factors for the compiled step; every other kind of adapter has none."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ def test_factors_are_those_of_low_rank_updates_alone(kind: str, tmp_path: Path) 
     adapter = write_adapter(folder, model, **KINDS[kind])
     paths = frozenset(model.linear_paths())
     factors = step_factors(adapter, paths, torch.float32)
-    assert (factors is not None) == (kind in ("plain", "ranks", "bias of B"))
+    assert (factors is not None) == (kind in ("plain", "ranks", "bias of B", "DoRA"))
     if factors is None:
         return
     assert factors.keys() == adapter.updates().keys()
     for path, layer in adapter.updates().items():
         own = factors[path]
         assert torch.allclose(own.scale * own.up.t() @ own.down, layer.delta(), atol=1e-6)
+        assert (own.gain is not None) == (kind == "DoRA")
     assert step_factors(adapter, paths - {"model.layers.0.self_attn.q_proj"}, torch.float32) is None
     narrow = step_factors(adapter, paths, torch.bfloat16)
     assert narrow is not None
@@ -54,6 +55,8 @@ def test_factors_are_those_of_low_rank_updates_alone(kind: str, tmp_path: Path) 
     )
     assert all(tensor.dtype == torch.bfloat16 for tensor in tensors)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+    gains = [layer.gain for layer in narrow.values() if layer.gain is not None]
+    assert len({gain.untyped_storage().data_ptr() for gain in gains}) == (kind == "DoRA")
     assert all(tensor.data_ptr() % 64 == tensors[0].data_ptr() % 64 for tensor in tensors)
 
 

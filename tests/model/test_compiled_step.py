@@ -104,12 +104,13 @@ def test_every_family_steps_as_its_whole_text_says(variant: str, tmp_path: Path)
 
 @pytest.mark.parametrize("scheme", Scheme)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_quantised_bases_with_adapters(scheme: Scheme, dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", Variant)
+def test_quantised_bases_with_adapters(scheme: Scheme, dtype: torch.dtype, variant: Variant, tmp_path: Path) -> None:
     tiny_llama(seed=5).save_pretrained(tmp_path)
     settings = {"form": WeightForm.QUANTIZED, "quant": QuantSection(scheme=scheme)}
     models = [load_model(open_checkpoint(tmp_path), dtype=one, **settings) for one in (dtype, torch.float32)]
     for model in models:
-        adapter = inject(model, LoraSpec(rank=4, alpha=8), seed=1)
+        adapter = inject(model, LoraSpec(rank=4, alpha=8, variant=variant), seed=1)
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for parameter in adapter.parameters():
@@ -174,7 +175,7 @@ def test_a_step_is_the_same_to_the_bit_on_several_threads_and_elsewhere_in_the_p
     assert torch.equal(elsewhere, alone)
 
 
-@pytest.mark.parametrize("changes", [{"variant": Variant.DORA}, {"target_modules": ("embed_tokens", "q_proj")}])
+@pytest.mark.parametrize("changes", [{"target_modules": (end, "q_proj")} for end in ("lm_head", "embed_tokens")])
 def test_what_the_library_does_not_know_goes_through_the_modules(changes: dict[str, object], tmp_path: Path) -> None:
     model = ours(tiny_llama(seed=8, changes={"tie_word_embeddings": False}), tmp_path)
     inject(model, LoraSpec(rank=4, alpha=8, **changes), seed=1)  # type: ignore[arg-type]
@@ -182,9 +183,10 @@ def test_what_the_library_does_not_know_goes_through_the_modules(changes: dict[s
     check_against_the_whole_text(model, model, 1e-4)
 
 
-def test_biases_that_are_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", Variant)
+def test_biases_that_are_trained(variant: Variant, tmp_path: Path) -> None:
     model = ours(tiny("qwen2", seed=9), tmp_path)
-    adapter = inject(model, LoraSpec(rank=4, alpha=8, bias=Bias.ALL), seed=1)
+    adapter = inject(model, LoraSpec(rank=4, alpha=8, bias=Bias.ALL, variant=variant), seed=1)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))

@@ -251,7 +251,7 @@ def test_segments_that_overlap_or_leave_the_rows_are_refused(spans: list[tuple[i
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, native: Kernels) -> None:
-    """Ranks, scales and biases differ; rows between are the base's; a row's bits do not depend on the others."""
+    """Ranks, scales, biases and gains differ; rows between are the base's; a row's bits do not depend on the others."""
     rows, depth, widths = 23, 70, (5, 300)
     x, weights = randn(rows, depth), [randn(width, depth, seed=width) for width in widths]
 
@@ -262,21 +262,26 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
         ranks = own.up.transpose(1, 2).flatten(0, 1) if dtype == torch.bfloat16 else own.up
         return ranks[: len(own.down)].double()
 
-    def factors(rank: int, seed: int, *, biased: bool) -> dict[str, LayerFactors]:
+    def factors(rank: int, seed: int, *, biased: bool = False, gained: bool = False) -> dict[str, LayerFactors]:
         return {
             name: LayerFactors(
                 down=randn(rank, depth, seed=seed).to(dtype),
                 up=stored(randn(rank, width, seed=seed + 1)),
                 scale=0.3 * rank,
                 bias=randn(width, seed=seed + 2) if biased else None,
+                gain=randn(width, seed=seed + 3) if gained else None,
             )
             for name, width in zip("ab", widths, strict=True)
         }
 
     sites = [Site(path=name, columns=width, depth=depth) for name, width in zip("ab", widths, strict=True)]
-    made = factors(1, 10, biased=False), factors(17, 20, biased=True), {"b": factors(8, 30, biased=False)["b"]}
-    first, second, third = (factor_table(layers, sites) for layers in made)
-    segments = [Segment(0, 2, first), Segment(2, 9, second), Segment(12, 23, third)]
+    made = (
+        factors(1, 10), factors(17, 20, biased=True), factors(6, 40, gained=True),
+        factors(5, 50, biased=True, gained=True), {"b": factors(8, 30)["b"]},
+    )  # fmt: skip
+    first, second, third, fourth, fifth = (factor_table(layers, sites) for layers in made)
+    starts = ((0, 2, first), (2, 9, second), (12, 14, third), (14, 19, fourth), (19, 23, fifth))
+    segments = [Segment(*one) for one in starts]
 
     def run(given: Tensor, own: list[Segment]) -> Tensor:
         program = Program(rows)
@@ -297,20 +302,25 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype, nativ
                 own, inputs = layers[name], x[segment.start : segment.stop].double()
                 update = own.scale * inputs @ own.down.double().t() @ natural(own)
                 expected[segment.start : segment.stop, place] += update
+                if own.gain is not None:
+                    expected[segment.start : segment.stop, place] *= own.gain.double()
                 if own.bias is not None:
                     expected[segment.start : segment.stop, place] += own.bias.double()
     assert largest_difference(found, expected) < 1e-3
     assert torch.equal(found[9:12], run(x[9:12], []))
-    for row, own in ((1, first), (5, second), (22, third)):
+    for row, own in ((1, first), (5, second), (13, third), (16, fourth), (22, fifth)):
         assert torch.equal(found[row], run(x[row : row + 1], [Segment(0, 1, own)])[0])
 
 
-def in_tiles(rank: int, depth: int, columns: int, *, seed: int, biased: bool = False) -> LayerFactors:
+def in_tiles(
+    rank: int, depth: int, columns: int, *, seed: int, biased: bool = False, gained: bool = False
+) -> LayerFactors:
     return LayerFactors(
         down=in_pairs(randn(rank, depth, seed=seed).bfloat16().t()).contiguous(),
         up=in_pairs(randn(rank, columns, seed=seed + 1).bfloat16()).contiguous(),
         scale=0.1,
         bias=randn(columns, seed=seed + 2) if biased else None,
+        gain=randn(columns, seed=seed + 3) if gained else None,
     )
 
 
@@ -323,13 +333,14 @@ def test_factors_in_tiles_round_x_alone(depth: int) -> None:
     x = randn(rows, depth, seed=depth)
     segments, expected, terms = [], torch.zeros(rows, columns).double(), torch.zeros(rows, columns).double()
     for start, stop, rank in ranks:
-        own = in_tiles(rank, depth, columns, seed=10 * rank + start, biased=rank == 48)
+        own = in_tiles(rank, depth, columns, seed=10 * rank + start, biased=rank == 48, gained=rank > 16)
         segments.append(Segment(start, stop, factor_table({"a": own}, [Site(path="a", columns=columns, depth=depth)])))
         a, b = own.down.transpose(1, 2).flatten(0, 1).double(), own.up.transpose(1, 2).flatten(0, 1).double()
         inputs = x[start:stop].bfloat16().double()
         bias = torch.zeros(columns) if own.bias is None else own.bias
-        expected[start:stop] = own.scale * inputs @ a @ b + bias.double()
-        terms[start:stop] = own.scale * (inputs.abs() @ a.abs()) @ b.abs() + bias.double().abs()
+        gain = torch.ones(columns) if own.gain is None else own.gain
+        expected[start:stop] = gain.double() * (own.scale * inputs @ a @ b) + bias.double()
+        terms[start:stop] = gain.double().abs() * (own.scale * (inputs.abs() @ a.abs()) @ b.abs()) + bias.double().abs()
 
     def run(given: Tensor, own: list[Segment]) -> Tensor:
         program = Program(rows)

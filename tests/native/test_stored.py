@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
+from veneer.adapters.dora import DoraLinear
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import FLAGS, HERE, VARIANTS
@@ -123,6 +124,22 @@ def test_layers_with_updates_and_trained_biases_say_so() -> None:
     found = lora.stored()
     assert found is not None
     assert found.update is None
+
+    lora = LoraLinear(base, torch.randn(2, 8), torch.randn(5, 2), scale=3.0)
+    dora = DoraLinear(lora)
+    with torch.no_grad():
+        dora.magnitude.mul_(1 + torch.rand(5))
+    found = dora.stored()
+    assert found is not None
+    assert found.update is not None
+    assert found.gain is not None
+    torch.testing.assert_close(found.gain, dora.magnitude.detach() / (weight + lora.delta()).norm(dim=1))
+    assert found.bias is not None
+    assert torch.equal(found.bias, bias)
+    dora.enabled = False
+    found = dora.stored()
+    assert found is not None
+    assert found.gain is None
 
     trained = TrainedBias(base, adapted=False)
     with torch.no_grad():

@@ -18,7 +18,6 @@ from tiny_models import ours, tiny, tiny_llama
 from veneer.adapters.integrity import LOCK_FILE
 from veneer.adapters.origin import write_base
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
-from veneer.enums import Variant
 from veneer.errors import AdapterError
 from veneer.generation.build import build_engine
 from veneer.generation.request import GenerationRequest
@@ -41,29 +40,38 @@ def model(tmp_path: Path) -> CausalLM:
 @pytest.fixture
 def folder(tmp_path: Path, model: CausalLM) -> Path:
     write(tmp_path, model, "kite", seed=1)
-    write(tmp_path, model, "dora", seed=1, variant=Variant.DORA)
+    write(tmp_path, model, "norm", seed=1, modules_to_save=("norm",))
     return tmp_path
 
 
 @pytest.mark.skipif(kernels() is None, reason="no compiled kernels")
-def test_low_rank_updates_become_factors_and_all_else_modules(folder: Path, model: CausalLM) -> None:
+def test_updates_of_layers_become_factors_and_all_else_modules(folder: Path, model: CausalLM) -> None:
     wide, narrow = (adapter_loader(model, dtype=dtype)(folder / "kite") for dtype in (torch.float32, torch.bfloat16))
     assert wide.factors is not None
     assert narrow.factors is not None
     assert wide.nbytes == 2 * narrow.nbytes
     assert wide.key != narrow.key
-    dora = adapter_loader(model)(folder / "dora")
-    assert dora.factors is None
-    assert dora.model is not None
+    norm = adapter_loader(model)(folder / "norm")
+    assert norm.factors is None
+    assert norm.model is not None
 
 
-@pytest.mark.parametrize("variant", ["gemma2", "gemma3 cap", "qwen3", "mistral"])
-def test_answers_under_adapters_that_peft_wrote_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3 cap", "qwen2", "qwen3", "mistral"])
+def test_answers_under_adapters_that_peft_wrote_are_those_of_transformers(
+    variant: str, dora: bool, tmp_path: Path
+) -> None:
     model_type, changes = FAMILIES[variant]
     theirs = tiny(model_type, seed=3, changes=changes)
     model = ours(theirs, tmp_path / "base")
-    wrapped = peft.get_peft_model(theirs, peft.LoraConfig(r=8, lora_alpha=12, target_modules="all-linear"))
-    randomise([parameter for name, parameter in wrapped.named_parameters() if "lora_" in name], seed=5)
+    wrapped = peft.get_peft_model(
+        theirs, peft.LoraConfig(r=8, lora_alpha=12, target_modules="all-linear", use_dora=dora)
+    )
+    named = dict(wrapped.named_parameters())
+    randomise([one for name, one in named.items() if "lora_A" in name or "lora_B" in name], seed=5)
+    for name, magnitudes in named.items():
+        if "magnitude" in name:
+            magnitudes.data.mul_(1 + 0.5 * torch.rand_like(magnitudes))
     wrapped.eval().save_pretrained(tmp_path / "adapters" / "kite")
     adapters = AdapterFolder(tmp_path / "adapters", adapter_loader(model), 10**8)
     engine = build_engine(model, adapters=adapters)
@@ -111,9 +119,9 @@ def test_an_adapter_that_says_its_base_is_checked_against_it(folder: Path, model
 
 def test_the_file_that_is_read_may_be_shortened_meanwhile(folder: Path, model: CausalLM) -> None:
     """The tensors do not depend on the file any more once it has been read."""
-    found = adapter_loader(model)(folder / "dora")
+    found = adapter_loader(model)(folder / "norm")
     with torch.no_grad():
-        (folder / "dora" / WEIGHTS_FILE).write_bytes(b"")
+        (folder / "norm" / WEIGHTS_FILE).write_bytes(b"")
         assert found.model is not None
         assert all(bool(torch.isfinite(parameter).all()) for parameter in found.model.parameters())
 

@@ -43,10 +43,11 @@ KINDS: dict[str, dict[str, object]] = {
     "c": {"rank": 16, "target_modules": ("q_proj", "down_proj")},
     "d": {"rank": 4, "factor_bias": True},
     "e": {"rank": 8},
+    "f": {"rank": 4, "variant": Variant.DORA},
 }
-"""Adapters of the compiled step: other ranks, scales, layers and biases."""
+"""Adapters of the compiled step: other ranks, scales, layers, biases and magnitudes."""
 APART: dict[str, dict[str, object]] = {
-    "dora": {"rank": 4, "variant": Variant.DORA},
+    "norm": {"rank": 4, "modules_to_save": ("norm",)},
     "head": {"rank": 4, "target_modules": ("lm_head", "q_proj")},
 }
 """Adapters that are computed through modules: their log-probabilities agree within rounding."""

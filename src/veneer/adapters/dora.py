@@ -9,6 +9,7 @@ bfloat16 it would not change while m is trained.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import BaseLinear
 from veneer.model.precomputed import Precomputes
+from veneer.native.stored import StoredLayer, StoredLinear
 
 MAGNITUDE = "lora_magnitude_vector"
 """PEFT's name of m in an adapter's file."""
@@ -43,18 +45,21 @@ def scaled(z: Tensor, g: Tensor) -> Tensor:
     return cast(Tensor, _ScaledFeatures.apply(z, g))  # type: ignore[no-untyped-call]
 
 
-class DoraLinear(nn.Module, Precomputes):
+class DoraLinear(nn.Module, StoredLayer, Precomputes):
     """A layer with a LoRA update and trained magnitudes of its weight's rows.
 
     Args:
         lora: the layer with its update. B has no bias: PEFT would count it into the norm of the weight.
+        measured: whether the magnitudes begin as the norms of the rows. A caller that loads them says False, and saves
+            the time; until then they hold whatever is in memory.
     """
 
-    def __init__(self, lora: LoraLinear):
+    def __init__(self, lora: LoraLinear, *, measured: bool = True):
         super().__init__()
         self.in_features, self.out_features = lora.in_features, lora.out_features
         self.lora = lora
-        self.magnitude = nn.Parameter(self.norm())
+        empty = torch.empty(lora.out_features, dtype=torch.float32, device=lora.lora_B.device)
+        self.magnitude = nn.Parameter(self.norm() if measured else empty)
         self._gain: Tensor | None = None
 
     @property
@@ -83,6 +88,15 @@ class DoraLinear(nn.Module, Precomputes):
             Tensor, torch.linalg.vector_norm(self.lora.added_to(self.lora.base.dequantize(torch.float32)), dim=1)
         )
 
+    def gain(self) -> Tensor:
+        """m / ‖W + s B A‖, `[out_features]` float32."""
+        return self.magnitude / self.norm() if self._gain is None else self._gain
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        found = self.lora.stored()
+        return found if found is None or not self.enabled else replace(found, gain=self.gain().detach())
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `[*, in_features]` to `[*, out_features]`, in the dtype of `x`.
 
@@ -92,7 +106,7 @@ class DoraLinear(nn.Module, Precomputes):
             return self.lora.base(x)
         if x.dim() > 2:
             return self.forward(x.flatten(0, -2)).reshape(*x.shape[:-1], -1)
-        gain = self.magnitude / self.norm() if self._gain is None else self._gain
+        gain = self.gain()
         bias = None if self.bias is None else self.bias.detach().to(x.dtype)
         left = self.lora.dropout(x) if self.training else x
         z = self.lora.from_inputs(left, left)

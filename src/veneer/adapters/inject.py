@@ -64,8 +64,8 @@ def inject(
         sources: what the initialisation needs besides the model.
         targets: paths that get an update, from a caller that has resolved them and refused options that do not go
             together. By default both are done here.
-        drawn: whether A of KAIMING is drawn at random. A caller that loads all factors at once says False, and saves
-            the time; until then A holds whatever is in memory.
+        drawn: whether A of KAIMING is drawn at random, and DoRA's magnitudes are measured. A caller that loads all
+            tensors at once says False, and saves the time; until then they hold whatever is in memory.
 
     Raises:
         AdapterError: settings contradict each other, name what does not exist or exceed a layer's size, or the model
@@ -173,7 +173,7 @@ class _Maker:
             subtracted=start.subtracted,
         )
         layer.lora_A.requires_grad_(spec.factors is Factors.BOTH)
-        return DoraLinear(layer) if spec.variant is Variant.DORA else layer
+        return DoraLinear(layer, measured=self.drawn) if spec.variant is Variant.DORA else layer
 
     def experts(self, path: str, parameters: list[str]) -> AdapterModule:
         """Make the updates of a layer's experts."""

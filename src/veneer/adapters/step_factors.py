@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.dora import DoraLinear
 from veneer.adapters.linear import LoraLinear
 from veneer.large_pages import room_for
 from veneer.native.factors import LayerFactors, fits_tiles, in_pairs
@@ -31,19 +32,30 @@ def step_factors(
         tiles: whether the step multiplies in AMX's tiles, as factors in bfloat16 then are where they have whole ones.
 
     Returns:
-        None where the adapter is more than low-rank updates of such layers.
+        None where the adapter is more than updates of such layers, by LoRA or DoRA.
     """
-    modules: dict[str, LoraLinear] = {}
+    updates: dict[str, LoraLinear] = {}
+    gains: dict[str, Tensor] = {}
     for path, module in adapter.modules:
-        if type(module) is not LoraLinear or path not in paths:
+        if path not in paths:
             return None
-        modules[path] = module
-    layers = [_stored(*module.pairs(), dtype, tiles=tiles) for module in modules.values()]
+        if type(module) is LoraLinear:
+            updates[path] = module
+        elif type(module) is DoraLinear:
+            updates[path] = module.lora
+            gains[path] = module.gain().detach()
+        else:
+            return None
+    layers = [_stored(*update.pairs(), dtype, tiles=tiles) for update in updates.values()]
     placed = _side_by_side([factor for pair in layers for factor in pair], dtype)
+    gains = dict(zip(gains, _side_by_side(list(gains.values()), torch.float32), strict=True))
     return {
-        path: LayerFactors(down=next(placed), up=next(placed), scale=module.scale, bias=_bias(module))
-        for path, module in modules.items()
-    }
+        path: LayerFactors(
+            down=next(placed), up=next(placed), scale=update.scale, bias=_bias(update, gains.get(path)),
+            gain=gains.get(path),
+        )
+        for path, update in updates.items()
+    }  # fmt: skip
 
 
 def _stored(a: Tensor, b: Tensor, dtype: torch.dtype, *, tiles: bool) -> tuple[Tensor, Tensor]:
@@ -63,5 +75,8 @@ def _side_by_side(tensors: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]
         yield piece[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
-def _bias(module: LoraLinear) -> Tensor | None:
-    return None if module.lora_B_bias is None else module.scale * module.lora_B_bias.detach().float()
+def _bias(update: LoraLinear, gain: Tensor | None) -> Tensor | None:
+    """What is added behind the gain. The step has added the base's own bias before it, which DoRA leaves as it is."""
+    if gain is not None:
+        return None if update.bias is None else (1 - gain) * update.bias.detach().float()
+    return None if update.lora_B_bias is None else update.scale * update.lora_B_bias.detach().float()

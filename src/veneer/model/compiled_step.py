@@ -6,8 +6,8 @@ are many, have a kernel of their own. So what computes a row depends on whether 
 else: it is computed by one order of operations, whatever rows and adapters are beside it, and its bits depend on its
 own sequence and adapter alone.
 
-What the library does not know (experts, DoRA, weights on another device) leaves a model without a program; its steps
-then go through the modules themselves.
+What the library does not know (experts, updates of the head, weights on another device) leaves a model without a
+program; its steps then go through the modules themselves.
 """
 
 from __future__ import annotations

@@ -123,10 +123,12 @@ INLINE void up_tile(const Factor *f, int format, const Up *u, int row, int rows,
         }
     }
     for (int v = 0; v < vectors; v++) {
-        const lanes bias = f->bias ? (lanes) * (const vec *)(f->bias + column + v * VL) : spread(0.0f);
+        const int at = column + v * VL;
+        const lanes bias = f->bias ? (lanes) * (const vec *)(f->bias + at) : spread(0.0f);
+        const lanes gain = f->gain ? (lanes) * (const vec *)(f->gain + at) : spread(1.0f);
         for (int i = 0; i < rows; i++) {
             const lanes sum = sums[i * vectors + v];
-            *(vec *)(y + i * u->stride + v * VL) = (vec)(f->bias ? sum + bias : sum);
+            *(vec *)(y + i * u->stride + v * VL) = (vec)(f->gain ? fused(bias, sum, gain) : f->bias ? sum + bias : sum);
         }
     }
 }
@@ -149,7 +151,11 @@ INLINE void up_rest(const Factor *f, int format, const Up *u, int row, int rows,
             float sum = u->y[i * u->stride + c];
             for (int r = 0; r < f->rank; r++)
                 sum = __builtin_fmaf(u->down[i * u->ranks + r], up_at(f, format, u, r, c), sum);
-            u->y[i * u->stride + c] = f->bias ? sum + f->bias[c] : sum;
+            if (f->gain)
+                sum = __builtin_fmaf(sum, f->gain[c], f->bias ? f->bias[c] : 0.0f);
+            else if (f->bias)
+                sum += f->bias[c];
+            u->y[i * u->stride + c] = sum;
         }
 }
 

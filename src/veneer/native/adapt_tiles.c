@@ -107,7 +107,10 @@ void veneer_adapt_up_tiles(const Factor *factor, int64_t width, const float *dow
         for (int rank = 0; rank < factor->rank; rank += RANKS)
             up_block(factor, width, down + row * stride, stride, rank, first, count, to, y_stride, row ? (Piece){0} : next);
     }
-    for (int row = 0; factor->bias && row < rows; row++)
+    for (int row = 0; factor->gain && row < rows; row++)
+        for (int c = first; c < first + count; c++)
+            y[row * y_stride + c] = __builtin_fmaf(y[row * y_stride + c], factor->gain[c], factor->bias ? factor->bias[c] : 0.0f);
+    for (int row = 0; !factor->gain && factor->bias && row < rows; row++)
         for (int c = first; c < first + count; c++) y[row * y_stride + c] += factor->bias[c];
 }
 

@@ -26,6 +26,7 @@ class FactorStruct(ctypes.Structure):
         ("down", ctypes.c_void_p),
         ("up", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("gain", ctypes.c_void_p),
         ("format", ctypes.c_int32),
         ("rank", ctypes.c_int32),
         ("scale", ctypes.c_float),
@@ -56,7 +57,7 @@ def fits_tiles(rank: int, columns: int, depth: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerFactors:
-    """The update of one linear layer: y += scale · (x Aᵀ) Bᵀ + bias."""
+    """The update of one linear layer, whose own output is y: gain · (y + scale · (x Aᵀ) Bᵀ) + bias."""
 
     down: Tensor
     """A, contiguous, float32 or bfloat16 `[rank, in]`; or for tiles, Aᵀ in bfloat16 in pairs of inputs (`in_pairs`)."""
@@ -65,11 +66,13 @@ class LayerFactors:
     scale: float
     bias: Tensor | None = None
     """The bias, float32 `[out]`, contiguous."""
+    gain: Tensor | None = None
+    """The gain of DoRA, float32 `[out]`, contiguous; None is 1."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return A, Bᵀ and the bias if there is one."""
-        return (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
+        """Return A, Bᵀ, and bias and gain if there are any."""
+        return (self.down, self.up, *(one for one in (self.bias, self.gain) if one is not None))
 
     @property
     def in_tiles(self) -> bool:
@@ -84,7 +87,8 @@ class LayerFactors:
         fits = self.down.shape == down and self.up.shape == up
         if self.in_tiles:
             fits = fits and fits_tiles(rank, columns, depth) and self.down.dtype == torch.bfloat16
-        fits = fits and (self.bias is None or (self.bias.shape == (columns,) and self.bias.dtype == torch.float32))
+        by_column = [one for one in (self.bias, self.gain) if one is not None]
+        fits = fits and all(one.shape == (columns,) and one.dtype == torch.float32 for one in by_column)
         readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in self.tensors)
         if not fits or not readable or self.down.dtype not in FACTOR_DTYPES or self.up.dtype != self.down.dtype:
             # The library reads memory by these sizes, so a wrong one must not reach it.
@@ -94,6 +98,7 @@ class LayerFactors:
             down=self.down.data_ptr(),
             up=self.up.data_ptr(),
             bias=None if self.bias is None else self.bias.data_ptr(),
+            gain=None if self.gain is None else self.gain.data_ptr(),
             format=IN_TILES if self.in_tiles else FORMATS[self.down.dtype],
             rank=rank,
             scale=self.scale,

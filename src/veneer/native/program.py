@@ -24,6 +24,7 @@ class _Kind(IntEnum):
     ADD = 5
     ADAPT_DOWN = 6
     ADAPT_UP = 7
+    GAIN = 8
 
 
 class NormKind(IntFlag):
@@ -181,13 +182,19 @@ class Program:
         for layer, to in layers:
             groups.setdefault(layer.weight.order, []).append((layer, to))
         for group in groups.values():
-            self._products(source, [self._linear(layer.weight, to, layer.bias) for layer, to in group])
+            biases = [layer.bias if layer.gain is None else None for layer, _ in group]
+            own = zip(group, biases, strict=True)
+            self._products(source, [self._linear(layer.weight, to, bias) for (layer, to), bias in own])
         updates = [(layer.update, to) for layer, to in layers if layer.update is not None]
         if updates:
             downs = [self.slot(update.down.columns) for update, _ in updates]
             self._products(source, [self._linear(u.down, d) for (u, _), d in zip(updates, downs, strict=True)])
             for (update, to), down in zip(updates, downs, strict=True):
                 self._products(down, [self._linear(update.up, to, scale=update.scale, add=True)])
+        for layer, to in layers:
+            if layer.gain is not None:
+                op = self._append(_OpStruct(kind=_Kind.GAIN, source=_struct(to), dim=to.width))
+                op.weight, op.bias = self._address(layer.gain), self._address(layer.bias)
 
     def adapted(self, source: Slot, layers: Sequence[tuple[str, StoredLinear, Slot]]) -> None:
         """Add the products of layers that read the same input, with the updates by the adapters of a step.

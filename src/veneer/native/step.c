@@ -52,6 +52,15 @@ static void add(const Step *s, const Op *op, const Member *me) {
     gather(me);
 }
 
+/* x = weight · x + bias, number by number. */
+static void gain(const Step *s, const Op *op, const Member *me) {
+    for (int row = share_start(me, s->rows); row < share_stop(me, s->rows); row++) {
+        float *x = at(s, op->from, row);
+        for (int i = 0; i < op->dim; i++) x[i] = __builtin_fmaf(x[i], op->weight[i], op->bias ? op->bias[i] : 0.0f);
+    }
+    gather(me);
+}
+
 /* The product that a unit belongs to, units of `width` columns; `unit` becomes its number within the product. */
 static const Linear *product_of(const Op *op, int width, int *unit) {
     const Linear *one = op->products;
@@ -297,6 +306,7 @@ static void run(const Step *s, const Op *op, const Member *me) {
         case OP_GATE: gate(s, op, me); break;
         case OP_ADAPT_DOWN: adapt_down(s, op, me); break;
         case OP_ADAPT_UP: adapt_up(s, op, me); break;
+        case OP_GAIN: gain(s, op, me); break;
         default: add(s, op, me);
     }
 }

@@ -6,7 +6,7 @@
 #include "rows.h"
 #include "team.h"
 
-enum { OP_NORM, OP_LINEAR, OP_ROTATE, OP_ATTEND, OP_GATE, OP_ADD, OP_ADAPT_DOWN, OP_ADAPT_UP };
+enum { OP_NORM, OP_LINEAR, OP_ROTATE, OP_ATTEND, OP_GATE, OP_ADD, OP_ADAPT_DOWN, OP_ADAPT_UP, OP_GAIN };
 enum { NORM_CENTRED = 1, NORM_BY_HEAD = 2 };
 enum { GATE_SILU, GATE_GELU_TANH };
 enum { ROTATE_HALVES, ROTATE_NEIGHBOURS };
@@ -33,7 +33,7 @@ typedef struct {
     int32_t group, unused;        /* of the layer whose cache is meant */
     float scale, other;           /* of what is added, or of scores; eps, or the scores' cap (0: none) */
     Place from, beside, third, to;
-    const float *weight, *bias; /* of a norm; sinks of attention */
+    const float *weight, *bias; /* of a norm; sinks of attention; of a gain */
     const Linear *products;
 } Op;
 

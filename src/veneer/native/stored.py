@@ -102,6 +102,8 @@ class StoredLinear:
     bias: Tensor | None = None
     """The bias, `[out]`."""
     update: StoredUpdate | None = None
+    gain: Tensor | None = None
+    """What the product and its update are multiplied by, before the bias is added, `[out]` (DoRA)."""
 
 
 class StoredLayer(ABC):

@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 
 from veneer.adapters.targets import ALL_LINEAR
-from veneer.enums import Products, Variant
+from veneer.enums import Products
 from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
@@ -70,7 +70,7 @@ def through_modules(setup: Setup) -> bool:
         setup.device != "cpu"
         or setup.spec.mixture is not None
         or not plain
-        or (not setup.full and (setup.lora.variant is Variant.DORA or setup.scored or bool(setup.saved)))
+        or (not setup.full and (setup.scored or bool(setup.saved)))
     )
 
 

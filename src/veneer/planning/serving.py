@@ -2,7 +2,7 @@
 
 The server's memory is what it has before the first request (the program and the base), what a step works in, and the
 two budgets that it keeps by itself: `--cache-memory` for keys and values, `--adapter-memory` for adapters. What is more
-than low-rank updates of linear layers is computed by the model's modules (`veneer.generation.cohort`): whole prompts at
+than updates of linear layers is computed by the model's modules (`veneer.generation.cohort`): whole prompts at
 once, beside weights that are decoded.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from veneer.enums import Bias, Variant
+from veneer.enums import Bias
 from veneer.errors import ConfigError
 from veneer.generation.scheduler import Limits
 from veneer.planning.base import base_bytes
@@ -150,13 +150,11 @@ def plan_serving(
 def computed_by_modules(setup: Setup) -> bool:
     """Whether a server computes adapters of this kind by the model's modules, one batch an adapter, because they are
     more than what `veneer.adapters.step_factors` makes of them."""
-    low_rank = setup.lora.variant is Variant.LORA and not (
-        setup.updated or setup.lora.modules_to_save or setup.lora.trainable_tokens
-    )
+    more = bool(setup.updated or setup.lora.modules_to_save or setup.lora.trainable_tokens)
     biases = setup.lora.bias is not Bias.NONE and any(
         linear.bias for linear in chain.from_iterable(map(dict.values, setup.linears))
     )
-    return setup.spec.mixture is not None or biases or not low_rank
+    return setup.spec.mixture is not None or biases or more
 
 
 def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:

@@ -34,6 +34,7 @@ SPECS = {
     "green": LoraSpec(rank=5, alpha=11.0),
     "blue": LoraSpec(rank=8, alpha=8.0),
     "dora": LoraSpec(rank=4, alpha=4.0, variant=Variant.DORA),
+    "norm": LoraSpec(rank=4, alpha=4.0, modules_to_save=("norm",)),
 }
 compiled = pytest.mark.skipif(kernels() is None, reason="no compiled kernels")
 
@@ -123,7 +124,7 @@ def test_the_base_alone_is_checked_too(tiny_model: Path) -> None:
 def test_adapters_that_cannot_be_compared_or_used_are_named(tiny_model: Path, adapters: Path, tmp_path: Path) -> None:
     certificate = run(tiny_model, adapters, 30, dtype="bfloat16")
     assert certificate.held
-    assert list(certificate.left_out) == ["dora"]
+    assert list(certificate.left_out) == ["norm"]
     assert "bfloat16" in certificate.summary()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "adapter_config.json").write_text("{}")
