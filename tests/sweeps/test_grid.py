@@ -37,6 +37,21 @@ def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], 
         points(values, {"output": ["a", "b"]}, tmp_path)
     with pytest.raises(ConfigError, match=r"lora\.rank: no value is given"):
         points(values, {"lora.rank": [], "train.seed": [0]}, tmp_path)
+    with pytest.raises(ConfigError, match="nothing is varied"):
+        points(values, {}, tmp_path)
+    with pytest.raises(ConfigError, match=r"lora\.rank: a value is given twice"):
+        points(values, {"lora.rank": [2, 4, 2.0]}, tmp_path)
+
+
+def test_a_key_and_the_section_that_it_is_a_part_of_cannot_both_be_given(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    grid = {"lora.rank": [2, 8], "lora": [{"rank": 4}]}
+    with pytest.raises(ConfigError, match=r"lora\.rank: lora is varied too, of which it is a part"):
+        points(values, grid, tmp_path)
+    with pytest.raises(ConfigError, match=r"lora\.alpha"):
+        check_settings({"lora": [{"rank": 4}]}, ["lora.alpha"])
+    check_settings({"lora.rank": [4]}, ["lora"])
 
 
 def test_a_key_that_is_varied_and_set_is_refused() -> None:

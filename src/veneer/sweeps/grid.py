@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from veneer.config import RunConfig, parse
 from veneer.config.values import laid_over, override
@@ -45,7 +49,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         found = [_number(value) for value in override({}, [f"values=[{values}]"])["values"]]
         if key in grid:
             problems.append(f"{key}: given twice; give all of its values at once")
-        if any(found.count(value) > 1 for value in found):
+        if _repeats(found):
             problems.append(f"{key}: a value is given twice")
         grid[key] = found
     if not grid and not problems:
@@ -65,7 +69,7 @@ def check_settings(grid: Mapping[str, Sequence[Any]], given: Iterable[str]) -> N
     Raises:
         ConfigError: naming all of them.
     """
-    twice = [key for key in dict.fromkeys(given) if key in grid]
+    twice = [key for key in dict.fromkeys(given) if key in grid or _section_of(key, grid) is not None]
     if twice:
         raise ConfigError(f"a setting is both varied and set; give it to --grid alone:\n{listing(twice)}")
 
@@ -75,13 +79,32 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) else value
 
 
+def plain_grid(grid: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
+    """Varied settings as the table of a sweep can hold them: paths and members of an `Enum` as texts, numbers of numpy
+    as Python's."""
+    return {key: [_plain(value) for value in some] for key, some in grid.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output: Path) -> list[Point]:
     """All points, the last key varying fastest; each has a folder of its own in `output`.
 
     Raises:
-        ConfigError: a point is no valid configuration, or a key has no values; all such are named.
+        ConfigError: a point is no valid configuration, a key has no values, or one of them twice, or nothing is varied;
+            all such are named.
     """
-    found, problems = [], [f"{key}: no value is given; give at least one" for key, some in grid.items() if not some]
+    found, problems = list[Point](), _problems(grid)
     for number, chosen in enumerate(product(*grid.values()), start=1):
         settings = dict(zip(grid, chosen, strict=True))
         name = _name(number, settings)
@@ -92,11 +115,34 @@ def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output:
             found.append(Point(name, settings, config))
         except ConfigError as error:
             problems.append(f"{name}: {error}")
-    if "output" in grid:
-        problems.append("output: every point has a folder of its own; give --output alone")
     if problems:
         raise ConfigError(f"these points cannot be run:\n{listing(problems)}")
     return found
+
+
+def _problems(grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Why a grid has no points of its own, whatever its values are."""
+    found = [] if grid else ["nothing is varied; give at least one setting and its values"]
+    for key, some in grid.items():
+        if not some:
+            found.append(f"{key}: no value is given; give at least one")
+        if _repeats(some):
+            found.append(f"{key}: a value is given twice")
+        section = _section_of(key, grid)
+        if section is not None:
+            found.append(f"{key}: {section} is varied too, of which it is a part; vary one of them")
+    if "output" in grid:
+        found.append("output: every point has a folder of its own; give --output alone")
+    return found
+
+
+def _repeats(values: Sequence[Any]) -> bool:
+    return any(value in values[:place] for place, value in enumerate(values))
+
+
+def _section_of(key: str, grid: Mapping[str, Any]) -> str | None:
+    """The varied section that a key is a part of: whatever is said of the key would be dropped, or the section."""
+    return next((section for section in grid if key.startswith(f"{section}.")), None)
 
 
 def _name(number: int, settings: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
-from veneer.sweeps.grid import Point, points
+from veneer.sweeps.grid import Point, plain_grid, points
 from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, read_outcome, to_json
 from veneer.training.best import BestBy
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
@@ -97,7 +97,7 @@ def sweep_shared(
     Raises:
         Interrupted, VeneerError: as `sweep`.
     """
-    emit = broadcast(subscribers)
+    emit, grid = broadcast(subscribers), plain_grid(grid)
     found = points(values, grid, output)
     by = compared_by(found)
     make_output_folder(output)
