@@ -116,6 +116,13 @@ def test_where_signals_are_deferred_they_are_noted_and_take_effect_at_the_end(tm
     assert (tmp_path / "left").exists()
 
 
+def test_a_signal_that_a_block_has_heeded_does_not_take_effect_again(tmp_path: Path) -> None:
+    body = DEFERRED.replace("LEFT.touch()):", "LEFT.touch()) as heed:").replace("'noted', ", "heed() or 'noted', ")
+    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 0
+    assert "after\n" in ended.err
+
+
 def test_a_second_interrupt_ends_at_once_and_a_second_request_of_a_supervisor_does_not(tmp_path: Path) -> None:
     command = program(tmp_path, DEFERRED)
     ended = signalled(command, (tmp_path / "ready").exists, signal.SIGINT, signal.SIGINT)

@@ -143,27 +143,34 @@ def end_by_signals(program: Callable[[], None]) -> None:
 
 
 @contextmanager
-def deferred(then: Callable[[], None] = lambda: None, notice: str = NOTICE) -> Iterator[None]:
+def deferred(then: Callable[[], None] = lambda: None, notice: str = NOTICE) -> Iterator[Callable[[], None]]:
     """Within the block the first signal is only noted; `stop_signalled` says so. When the block ends well in spite of
-    it, the signal takes effect.
+    it, the signal takes effect, unless the function that is yielded was called: the block has then stopped for the
+    signal, and whoever called it says so.
 
     Args:
         then: called when the signal comes, from within its handler.
         notice: what is said then.
     """
+    heeded = False
+
+    def heed() -> None:
+        nonlocal heeded
+        heeded = True
+
     handler = _installed()
     if handler is None:
-        yield
+        yield heed
         return
     outer, said = handler.then, handler.notice
     if handler.received is not None and outer is None:
         handler.stop()
     handler.then, handler.notice = then, notice
     try:
-        yield
+        yield heed
     finally:
         handler.then, handler.notice = outer, said
-    if handler.received is not None and outer is None:
+    if handler.received is not None and outer is None and not heeded:
         handler.stop()
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from preference_rows import pairs
-from tiny import rows, run_config, tree, write_rows
+from tiny import CommandLine, rows, run_config, tree, write_rows
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml
+from veneer.enums import Method
 from veneer.errors import Interrupted, OutputError
 from veneer.events import Evaluated, Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
@@ -113,6 +116,21 @@ def test_a_sweep_that_was_stopped_goes_on_and_trains_nothing_twice(values: dict[
     assert len(groups_of(seen)) == 1
 
 
+def test_a_signal_leaves_the_table_and_the_same_command_goes_on(
+    command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "sweep"
+    argv = ["sweep", "--model", str(tiny_model), "--data", str(tiny_data), "--output", str(output), "--device", "cpu"]
+    argv += ["--grid", "train.seed=0,1", "--held-out", "0.2", "--set", "train.steps=400", "--set", "lora.rank=2"]
+    log = output / "01-seed=0" / "events.jsonl"
+    ended = command_line.run(*argv, when=log, holds='"StepDone"', sent=signal.SIGTERM)
+    assert ended.code == 128 + signal.SIGTERM, ended.err
+    assert f"the sweep in {output} was stopped; the same command goes on with it" in " ".join(ended.err.split())
+    found = json.loads((output / "results.json").read_text())
+    assert [one["state"] for one in found] == ["interrupted"] * 2
+    assert all(0 < one["steps"] < 400 for one in found)
+
+
 def test_points_that_cannot_share_a_base_come_one_after_another(values: dict[str, Any], tmp_path: Path) -> None:
     seen: list[Event] = []
     grid = {"method": ["lora", "full", "qlora"], "train.seed": [0, 1]}
@@ -130,6 +148,18 @@ def test_groups_are_as_large_as_the_memory_allows(
     seen: list[Event] = []
     sweep(values, GRID, tmp_path / "sweep", subscribers=[seen.append])
     assert [len(group) for group in groups_of(seen)] == [3, 1]
+
+
+def test_values_of_a_grid_may_be_paths_members_of_an_enum_and_numbers_of_numpy(
+    values: dict[str, Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    values["train"] |= {"steps": 1, "eval_every": 1}
+    grid: dict[str, Any] = {"method": [Method.LORA], "data.file": [tiny_data], "lora.rank": np.array([2, 4])}
+    sweep(values, grid, tmp_path / "sweep")
+    found = json.loads((tmp_path / "sweep" / "results.json").read_text())
+    plain = {"method": "lora", "data.file": str(tiny_data)}
+    assert [one["settings"] for one in found] == [plain | {"lora.rank": rank} for rank in (2, 4)]
+    assert [one["state"] for one in found] == ["complete"] * 2
 
 
 def test_settings_may_be_given_as_a_configuration(values: dict[str, Any], tmp_path: Path) -> None:

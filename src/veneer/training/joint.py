@@ -18,7 +18,7 @@ from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
 from veneer.data.kinds import load_kind
 from veneer.enums import Method, ObjectiveName, Recompute
-from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
+from veneer.errors import ConfigError, Interrupted, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.hardware import computing_on, resolve_device
 from veneer.heap import heap_kept
@@ -234,10 +234,12 @@ class Lockstep:
         """Train them to their ends; arguments, result and errors as `train_together`."""
         try:
             self._rehearse()
-            with deferred():
+            with deferred() as heed:
                 live = _following(self.members, lambda member: member.session.engine.start(member.session.progress))
                 while live:
                     live = _following(live, self._step_of(live))
+                if any(isinstance(member.outcome, Interrupted) for member in self.members):
+                    heed()  # whoever asked for these runs is told so, and has something to write down
         except OutOfMemory:
             for member in self.members:
                 if member.outcome is None:
