@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config
-from veneer.comparison.order import RESULT_FILE, Order, RunOutcome, read_answers, read_order, read_outcome
+from veneer.comparison.order import (
+    ANSWERS_FILE,
+    CHOICES_FILE,
+    RESULT_FILE,
+    Order,
+    RunOutcome,
+    read_answers,
+    read_choices,
+    read_order,
+    read_outcome,
+    write_choices,
+)
 from veneer.errors import OutputError
 from veneer.evaluation.scoring import RowScore
 
@@ -27,11 +38,24 @@ def test_an_outcome_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert read_outcome(tmp_path) is None
     OUTCOME.write(tmp_path, ["a", None])
     assert read_outcome(tmp_path) == OUTCOME
-    assert read_answers(tmp_path) == ["a", None]
+    assert read_answers(tmp_path, 2) == ["a", None]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"rows": [{}]}', '{"rows": [], "method": "lora"}'])
 def test_a_damaged_result_is_named_with_the_remedy(text: str, tmp_path: Path) -> None:
     (tmp_path / RESULT_FILE).write_text(text)
-    with pytest.raises(OutputError, match="delete it to run this again"):
+    with pytest.raises(OutputError, match=f"delete the folder {tmp_path} to make this run again"):
         read_outcome(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "null", '["a"]', None])
+def test_damaged_answers_and_choices_are_named_with_the_remedy(text: str | None, tmp_path: Path) -> None:
+    write_choices(tmp_path, [[1.0], [2.0]])
+    assert read_choices(tmp_path, 2) == [[1.0], [2.0]]
+    if text is not None:
+        for name in (ANSWERS_FILE, CHOICES_FILE):
+            (tmp_path / name).write_text(text)
+        with pytest.raises(OutputError, match=f"delete the folder {tmp_path} to make this run again"):
+            read_choices(tmp_path, 2)
+    with pytest.raises(OutputError, match=f"delete the folder {tmp_path} to make this run again"):
+        read_answers(tmp_path, 2)

@@ -81,7 +81,7 @@ def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: C
         assert one.metrics == pytest.approx({row.name: row.value for row in report.adapter or report.base})
         assert made.details[folder.name] == next(iter(reversed(report.details.values())))
         answers = [sample.adapter if adapter else sample.base for sample in report.samples]
-        assert read_answers(folder) == answers
+        assert read_answers(folder, len(answers)) == answers
         assert one.steps == 3
         assert one.learning_rate == 0.01
         assert one.bytes_on_disk == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -155,6 +155,13 @@ def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed:
 
 
 @pytest.mark.usefixtures("forked_runs")
+@pytest.mark.parametrize("text", ["{", "[]", "null", "[1]"])
+def test_settings_that_veneer_did_not_write_are_refused(text: str, made: CompareResult, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(OutputError, match="give another output folder"):
+        compare(replace(made.config, output=str(tmp_path)))
+
+
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     made: CompareResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from veneer.config import RunConfig, parse
 from veneer.enums import ObjectiveName
@@ -141,7 +142,7 @@ def read_outcome(folder: Path) -> RunOutcome | None:
         rows = [RowScore(answer=None, **row) for row in values.pop("rows")]
         return RunOutcome(rows=rows, **values)
     except (ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{path}: not a result that veneer wrote ({error}); delete it to run this again") from error
+        raise _damaged(path, str(error)) from error
 
 
 def write_choices(folder: Path, losses: Sequence[Sequence[float]]) -> None:
@@ -153,14 +154,37 @@ def write_choices(folder: Path, losses: Sequence[Sequence[float]]) -> None:
     write_text(folder / CHOICES_FILE, to_text([list(row) for row in losses]) + "\n")
 
 
-def read_choices(folder: Path) -> list[list[float]]:
-    """What `write_choices` has written; empty where nothing was."""
-    path = folder / CHOICES_FILE
-    losses: list[list[float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return losses
+def read_choices(folder: Path, rows: int) -> list[list[float]]:
+    """What `write_choices` has written for so many rows; empty where nothing was.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
+    return _rows_in(folder / CHOICES_FILE, rows) if (folder / CHOICES_FILE).is_file() else []
 
 
-def read_answers(folder: Path) -> list[str | None]:
-    """The answers of a run that is done, one for each row; None for a row that asks nothing."""
-    answers: list[str | None] = json.loads((folder / ANSWERS_FILE).read_text(encoding="utf-8"))
-    return answers
+def read_answers(folder: Path, rows: int) -> list[str | None]:
+    """The answers of a run that is done, one for each of so many rows; None for a row that asks nothing.
+
+    Raises:
+        OutputError: the file is damaged, or not there.
+    """
+    return _rows_in(folder / ANSWERS_FILE, rows)
+
+
+def _rows_in(path: Path, rows: int) -> list[Any]:
+    """A list in a file, which has one item for each row."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, list) or len(found) != rows:
+        raise _damaged(path, f"it is no list of {rows:,}")
+    return found
+
+
+def _damaged(path: Path, why: str) -> OutputError:
+    return OutputError(
+        f"{path}: not what veneer wrote for this comparison ({why}); delete the folder {path.parent} to make this run "
+        "again"
+    )

@@ -154,8 +154,8 @@ def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise OutputError(f"{path}: not what veneer wrote ({error}); give another output folder") from error
     other = [
         f"{key}: {before.get(key)} there, {value} now" for key, value in settings.items() if before.get(key) != value

@@ -187,7 +187,7 @@ def _result(
 ) -> CompareResult:
     """What the runs that are done have measured."""
     runs = [
-        task.measured(found, read_answers(order.folder), read_choices(order.folder))
+        task.measured(found, read_answers(order.folder, task.count), read_choices(order.folder, len(task.choices)))
         for order in orders
         if order.done and (found := read_outcome(order.folder)) is not None
     ]
