@@ -175,6 +175,15 @@ def test_the_primary_measure_is_tested_alone_and_the_others_together() -> None:
     assert adjusted([], None) == []
 
 
+def test_what_rescales_the_loss_is_no_test_of_its_own_and_has_the_p_of_the_loss() -> None:
+    named = (("exact", 0.04), ("fields", 0.01), ("loss", 0.03), ("perplexity", 0.03), ("bits_per_byte", 0.029))
+    found = [Comparison(name, 0, 0, 0, 0, 0, p=p) for name, p in named]
+    assert [one.holm for one in adjusted(found, None)] == [None, 0.02, 0.03, 0.03, 0.03]
+    assert [one.holm for one in adjusted(found, "loss")] == [0.04, 0.02, None, None, None]
+    crowded = [*found[:1], *(Comparison(f"m{n}", 0, 0, 0, 0, 0, p=0.02) for n in range(4)), *found[2:]]
+    assert [one.holm for one in adjusted(crowded, None)][-3:] == [0.1] * 3
+
+
 def test_a_gain_is_above_zero_where_the_adapter_is_better() -> None:
     assert Comparison("exact", 0.5, 0.6, 0.1, 0.05, 0.2).gain == (0.1, 0.05, 0.2)
     assert Comparison("loss", 2.0, 1.5, -0.5, -0.7, -0.2).gain == (0.5, 0.2, 0.7)

@@ -33,6 +33,8 @@ from veneer.evaluation.statistics.significance import holm
 BOOTSTRAP = "bootstrap over rows"
 CLUSTER_BOOTSTRAP = "bootstrap over clusters"
 SEEDS = "Student over seeds × rows"
+RESCALED = ("perplexity", "bits_per_byte")
+"""Measures that say what the loss says, in other units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +190,15 @@ def contrast_seeds(
 
 
 def adjusted(found: Sequence[Comparison], primary: str | None) -> list[Comparison]:
-    """Comparisons with the p of all but the primary one adjusted by Holm; perplexity and bits only rescale the loss."""
+    """Comparisons with the p of all but the primary one adjusted by Holm. Perplexity and bits only rescale the loss:
+    they do not count as measures of their own, and have its adjusted p."""
     first = primary or (found[0].name if found else None)
-    tested = [one for one in found if one.name not in (first, "perplexity", "bits_per_byte") and one.p is not None]
+    tested = [one for one in found if one.name not in (first, *RESCALED) and one.p is not None]
     values = holm([one.p for one in tested if one.p is not None])
     by_name = {one.name: value for one, value in zip(tested, values, strict=True)}
+    if "loss" in by_name:
+        rescaled = {one.name for one in found if one.name in RESCALED and one.name != first and one.p is not None}
+        by_name |= dict.fromkeys(rescaled, by_name["loss"])
     return [replace(one, holm=by_name.get(one.name)) for one in found]
 
 
