@@ -288,11 +288,13 @@ def test_a_broken_evaluation_stops_the_run_and_is_never_the_best(
     losses = iter([2.0, math.nan, 1.0])
     model, trainable = adapted(tiny_model)
     found = bench(tmp_path, model, trainable, Cut([eight]), steps=3, evaluate=lambda: next(losses))
-    with pytest.raises(Diverged, match="step 2: the evaluation loss is nan"):
+    with pytest.raises(Diverged, match=r"step 2: the evaluation loss is nan.* are kept in .*step-000002"):
         found.run()
     last = read_events(tmp_path / "events.jsonl")[-1]
     assert (last["reason"], last["best_step"], last["best_loss"]) == ("diverged", 1, 2.0)
-    assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
+    folder = found.engine.checkpoints.folder
+    assert folder.checkpoint_steps() == [1, 2]
+    assert json.loads((folder.checkpoint(2) / "state.json").read_text())["progress"]["evaluation_due"]
     assert_no_nan_on_disk(tmp_path)
 
 

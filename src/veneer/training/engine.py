@@ -85,7 +85,7 @@ class Engine:
 
         Raises:
             Diverged: a loss or gradient was not finite, or bad steps came in a row; the weights before are kept as a
-                checkpoint. Or the evaluation loss was not finite; then the last checkpoint is the one before it.
+                checkpoint. Or the evaluation loss was not finite; the weights that were evaluated are kept so, too.
             Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
             OutOfMemory: not even smaller micro-batches fit; the last step is kept as a checkpoint.
             RankLost: another process of the run is gone; the last step is kept as a checkpoint.
@@ -375,7 +375,7 @@ class Engine:
 
     def _kept_before(self, progress: Progress) -> str:
         """Write a checkpoint of the last step that was made, and say so. A step that made weights NaN or infinite is
-        noticed by the loss of the next one: what it made cannot be kept."""
+        noticed by the loss of the next one, or of its evaluation: what it made cannot be kept."""
         if progress.step == 0:
             return "Nothing was trained before it."
         try:
@@ -392,14 +392,15 @@ class Engine:
         found = evaluate()
         if found is None:
             self.give_up(progress)
-        progress.evaluation_due = False
         loss = found.loss
         if not math.isfinite(loss):
+            kept = self._kept_before(progress)  # with the evaluation due: whoever goes on makes it again
             self._finish(progress, "diverged")
             raise Diverged(
-                f"step {progress.step}: the evaluation loss is {loss}; it must be finite. The checkpoints of earlier "
-                "steps are kept. Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
+                f"step {progress.step}: the evaluation loss is {loss}; it must be finite. Lower train.learning_rate, "
+                f"or look at the evaluation rows with compute.dtype=float32. {kept}"
             )
+        progress.evaluation_due = False
         best = self.best_by.note(found, progress)
         self.log.emit(
             Evaluated(
