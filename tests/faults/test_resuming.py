@@ -124,6 +124,10 @@ def test_a_complete_run_that_is_resumed_is_left_as_it_is_to_the_byte(
     (output / "summary.json").unlink()
     assert not train(config, resume=True).complete_before
     assert (output / "summary.json").is_file()
+    for garbage in ("{", "[]", '{"step": 5}'):
+        (output / "summary.json").write_text(garbage)
+        assert not train(config, resume=True).complete_before
+        assert json.loads((output / "summary.json").read_text())["step"] == 6
     longer = run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG, "train.keep=9", "train.epochs=4")
     assert train(longer, resume=True).progress.step == 8
     assert json.loads((output / "run.lock").read_text())["schedules"] == [

@@ -153,10 +153,13 @@ def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
     try:
         lock = json.loads(folder.lock_file.read_text(encoding="utf-8"))
         locked = lock["steps"], lock["config"]["train"]["publish"], lock["result"]
+        reached = json.loads(folder.summary_file.read_text(encoding="utf-8"))["step"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return False
-    beside = folder.config_file, folder.curve_file, folder.summary_file
-    return all(file.is_file() for file in beside) and locked == (step, publish.value, _digests(folder))
+    if reached != step or not (folder.config_file.is_file() and folder.curve_file.is_file()):
+        return False
+    expected = step, publish.value, _digests(folder)
+    return bool(locked == expected)
 
 
 def _digests(folder: RunFolder) -> dict[str, str]:
