@@ -76,6 +76,14 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     assert names(tmp_path / "result") == ["old"]
 
 
+def test_a_link_to_nothing_in_the_place_of_a_folder_is_no_want_of_space(tmp_path: Path) -> None:
+    (tmp_path / "result").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="result") as caught, files.atomic_folder(tmp_path / "result") as folder:
+        (folder / "a.txt").write_text("a")
+    assert "Give another output folder" in str(caught.value)
+    assert "space" not in str(caught.value)
+
+
 def test_staged_files_replace_those_of_the_same_name_only(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old a")
     (tmp_path / "b").write_text("old b")

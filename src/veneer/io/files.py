@@ -59,9 +59,11 @@ def reported(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def _refusal(path: Path, reason: str, room: str) -> OutputError:
+    """`room` is empty where the disk is not full."""
+    remedy = "Free space or give" if room else "Give"
     return OutputError(
-        f"{path}: cannot be written: {reason}{room}. "
-        "Free space or give another output folder; what was complete there before is untouched."
+        f"{path}: cannot be written: {reason}{room}. {remedy} another output folder; what was complete there before is "
+        "untouched."
     )
 
 
