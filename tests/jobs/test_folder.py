@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from veneer.config.values import read_yaml
+from veneer.errors import OutputError
 from veneer.jobs.folder import JobFolder, job_folders
 from veneer.jobs.job import Job, new_id
 
@@ -33,6 +34,12 @@ def test_a_job_in_another_jobs_folder_is_none(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path / "copy")
     folder.write(Job(id="original", created_at=1.0, settings={}))
     assert folder.read() is None
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        JobFolder(tmp_path / "a").write(Job(id="a", created_at=1.0, settings={}))
 
 
 def test_ids_differ() -> None:

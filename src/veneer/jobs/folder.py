@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from veneer.io.files import write_text
+from veneer.io.files import reported, write_text
 from veneer.jobs.job import Job, JobKind, job_of
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
@@ -77,7 +77,8 @@ class JobFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        with reported(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         if job.attempts == 0 or not self.settings_file.is_file():
             settings = {**job.settings, "output": str(self.path)}
             write_text(self.settings_file, to_text(settings, indent=2, ensure_ascii=False) + "\n")
