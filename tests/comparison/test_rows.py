@@ -37,5 +37,7 @@ def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Pa
     asked_in_training = {row["prompt"] for row in preferred}
     assert not asked_in_training & {row["prompt"] for row in scored}
     assert all(row["completion"] == row["choices"][0] for row in scored)
+    (tmp_path / "out" / "runs" / "base").mkdir(parents=True)
+    (tmp_path / "out" / "runs" / "base" / "events.jsonl").touch()
     with pytest.raises(OutputError, match="preference: dpo there, orpo now"):
         prepare_rows(replace(asked, preference=ObjectiveName.ORPO), tmp_path / "out")

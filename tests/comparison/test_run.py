@@ -154,14 +154,26 @@ def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed:
     assert tree(Path(made.config.output)) == before
 
 
-@pytest.mark.usefixtures("forked_runs")
 @pytest.mark.parametrize("text", ["{", "[]", "null", "[1]"])
 def test_settings_that_veneer_did_not_write_are_refused(text: str, made: CompareResult, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(text)
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    (tmp_path / "runs" / "base" / "result.json").write_text("{}")
     with pytest.raises(OutputError, match="give another output folder"):
         compare(replace(made.config, output=str(tmp_path)))
 
 
+@pytest.mark.usefixtures("forked_runs")
+def test_a_comparison_that_was_refused_keeps_nobody_from_its_folder(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = replace(question(tiny_model, tiny_data, tmp_path / "out"), methods=(Method.LORA,), seeds=1)
+    with pytest.raises(ConfigError, match=r"lora\.rnk"):
+        compare(replace(config, assignments=(*config.assignments, "lora.rnk=4")))
+    assert compare(config).problems == {}
+
+
+@pytest.mark.usefixtures("forked_runs")
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     made: CompareResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

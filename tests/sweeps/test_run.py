@@ -21,7 +21,7 @@ from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.enums import Method
-from veneer.errors import Interrupted, OutputError
+from veneer.errors import DataError, Interrupted, OutputError
 from veneer.events import Evaluated, Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
 from veneer.sweeps.grid import points
@@ -179,6 +179,15 @@ def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any
     seen: list[Event] = []
     sweep(values, grid, tmp_path, subscribers=[seen.append])
     assert groups_of(seen) == []
+
+
+def test_a_sweep_that_was_refused_keeps_nobody_from_its_folder(
+    values: dict[str, Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    values["train"] |= {"steps": 1, "eval_every": 1}
+    with pytest.raises(DataError, match="misspelt"):
+        sweep(values, {"data.file": [str(tiny_data), "misspelt.jsonl"]}, tmp_path)
+    assert [one.state for one in sweep(values, {"data.file": [str(tiny_data)]}, tmp_path)] == ["complete"]
 
 
 def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from veneer.comparison.order import RESULT_FILE
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.comparison.settings import SOURCES, CompareConfig, key_of
 from veneer.config import parse
@@ -20,9 +21,12 @@ from veneer.data.splits import split
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import sampled_digest, write_text
+from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 
 SETTINGS_FILE = "settings.json"
+RUNS = "runs"
+"""The folder that holds those of the runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,11 @@ def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[
 
 
 def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
-    if not path.is_file():
+    """Refuse a folder that holds another comparison of which a run was begun. A comparison that was refused itself, for
+    a misspelt setting say, keeps nobody from the folder."""
+    runs = (path.parent / RUNS).glob("*/")
+    begun = any((run / RESULT_FILE).exists() or RunFolder(run).events_file.exists() for run in runs)
+    if not begun or not path.is_file():
         return
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))

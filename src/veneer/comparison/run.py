@@ -21,7 +21,7 @@ from veneer.comparison.order import (
     read_choices,
     read_outcome,
 )
-from veneer.comparison.rows import ComparedRows, prepare_rows, trained_on
+from veneer.comparison.rows import RUNS, ComparedRows, prepare_rows, trained_on
 from veneer.comparison.settings import CompareConfig, check_question, key_of
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
@@ -211,7 +211,7 @@ def _result(
 def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list[list[Order]]:
     """The base, then seed by seed every method: a comparison that is cut short has something of all. Behind them, where
     there is a preference, the same once more."""
-    runs, methods = Path(config.output) / "runs", list(dict.fromkeys(config.methods))
+    runs, methods = Path(config.output) / RUNS, list(dict.fromkeys(config.methods))
     each = [(seed, method) for seed in range(config.seeds) for method in methods]
 
     def order(contender: str, seed: int, run: RunConfig, after: str | None = None) -> Order:

@@ -19,6 +19,7 @@ from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadc
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
+from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.sweeps.grid import Point, plain_grid, points
@@ -134,10 +135,12 @@ def sweep_shared(
 
 
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
-    """Write down what is swept, or refuse a folder that holds another sweep."""
+    """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun. A sweep that
+    was refused itself, for a misspelt file say, keeps nobody from the folder."""
     file = output / GRID_FILE
     text = to_text({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
-    if file.is_file() and file.read_text(encoding="utf-8") != text:
+    begun = any(RunFolder(folder).events_file.exists() for folder in output.iterdir() if folder.is_dir())
+    if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)
 
