@@ -26,7 +26,7 @@ from veneer.events import Evaluated, Event, Result, RunDone, RunEvent, RunsJoine
 from veneer.sweeps import run as sweep_run
 from veneer.sweeps.grid import points
 from veneer.sweeps.outcome import best_of
-from veneer.sweeps.run import sweep
+from veneer.sweeps.run import NOT_AGAIN, sweep
 from veneer.training.run import train
 
 GRID: dict[str, list[Any]] = {"lora.rank": [2, 4], "train.learning_rate": [0.001, 0.02]}
@@ -179,6 +179,8 @@ def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any
     seen: list[Event] = []
     sweep(values, grid, tmp_path, subscribers=[seen.append])
     assert groups_of(seen) == []
+    told = [(event.run, event.event.message) for event in seen if isinstance(event, RunEvent)]
+    assert told == [(outcomes[1].name, NOT_AGAIN)]
 
 
 def test_a_sweep_that_was_refused_keeps_nobody_from_its_folder(

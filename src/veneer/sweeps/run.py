@@ -15,7 +15,7 @@ from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped, listing
-from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
+from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ from veneer.training.run import train
 GRID_FILE = "sweep.json"
 RESULTS_FILE = "results.json"
 CHART_FILE = "results.svg"
+NOT_AGAIN = "it diverged before, and is not trained again; delete its folder to train it once more"
 TOGETHER = 8
 """Most points in one run: beyond that a pass is as wide as it needs to be."""
 
@@ -114,6 +115,9 @@ def sweep_shared(
         for point in found:
             if point.name in done_before:
                 emit(RunDone(run=point.name, before=True))
+        for outcome in outcomes:
+            if outcome.state == "diverged":
+                of_run(outcome.name, emit)(Note(message=NOT_AGAIN, level=Level.WARNING))
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
 
         def ended(points: Sequence[Point]) -> None:
