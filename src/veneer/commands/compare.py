@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS, devices_option, examples, in_processes, model_option, on_option, set_option
+from veneer.commands.options import (
+    METHODS,
+    devices_option,
+    examples,
+    in_processes,
+    model_option,
+    on_option,
+    refuse_repeats,
+    set_option,
+)
 from veneer.commands.parameter_types import COUNT, FEW, PATH, ROWS, Number
 from veneer.enums import Method, ObjectiveName
 
@@ -88,6 +97,8 @@ def compare(
     known = list(METHODS.choices)
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
+    refuse_repeats("--methods", names)
+    refuse_repeats("--metric", metrics)
     in_processes(devices, on=on)
     from veneer.comparison.settings import CompareConfig
     from veneer.screens.compare import compare_visibly
