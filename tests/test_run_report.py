@@ -88,7 +88,19 @@ def test_what_is_left_out_is_said(
     assert report is not None
     assert report.rows == 3
     assert len(report.samples) == 2
-    assert report.warnings[0] == "3 of the 20 rows that were kept for evaluation are in this report"
+    trained, left_out, more, few = report.warnings
+    assert trained.startswith(f"3 of 3 rows were trained by the run of {result.output}: its measures are too good")
+    assert list(report.trained_rows) == [str(result.output)]
+    assert left_out == "3 of the 20 rows that were kept for evaluation are in this report"
+    assert more.startswith("here losses are compared")
+    assert few.startswith("3 rows say little")
+    page = (result.output / "report.html").read_text()
+    assert all(text.splitlines()[0] in page for text in (trained, left_out, few))
+
+
+def test_rows_that_were_kept_are_not_called_trained(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2"))
+    assert "were trained by" not in (result.output / "report.html").read_text()
 
 
 def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(

@@ -22,6 +22,7 @@ from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import ModelScores, RowSet, prepare
 from veneer.evaluation.scoring import score
+from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
 from veneer.event_log import by_step
@@ -126,8 +127,10 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     facts = training_facts(result.output)
     if facts is not None:
         facts["plan"] = _planned(result, folder)
-    warnings = _warnings(len(found.records), report)
-    report = replace(report, trained=facts, adapters=[str(result.output)], warnings=warnings)
+    adapters = [str(result.output)]
+    seen = seen_rows(adapters, rows.records)
+    warnings = [*said_of_seen_rows(seen, report.rows), *_left_out(len(found.records), report.rows), *report.warnings]
+    report = replace(report, trained=facts, adapters=adapters, trained_rows=seen, warnings=warnings)
     write_report(folder.report_file, report, f"Training of {result.output.name}")
     return report
 
@@ -194,12 +197,9 @@ def _planned(result: RunResult, folder: RunFolder) -> list[dict[str, Any]]:
     return [{"name": name, "planned": planned, "measured": measured} for name, (planned, measured) in pairs.items()]
 
 
-def _warnings(kept: int, report: Report) -> list[str]:
+def _left_out(kept: int, reported: int) -> list[str]:
     """What the report leaves out, and where more is to be had."""
-    lines = []
-    if kept > report.rows:
-        lines.append(f"{report.rows} of the {kept} rows that were kept for evaluation are in this report")
-    return [
-        *lines,
-        "here losses are compared and some rows answered; `veneer evaluate` has the measures of the task",
-    ]
+    more = "here losses are compared and some rows answered; `veneer evaluate` has the measures of the task"
+    if kept == reported:
+        return [more]
+    return [f"{reported} of the {kept} rows that were kept for evaluation are in this report", more]

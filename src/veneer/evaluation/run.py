@@ -22,9 +22,8 @@ from veneer.assistant import (
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
-from veneer.data.trained_rows import trained_among
 from veneer.enums import Column, Method, ObjectiveName
-from veneer.errors import ConfigError, listing
+from veneer.errors import ConfigError
 from veneer.evaluation.base_and_adapter import put_together, score_both
 from veneer.evaluation.columns import named_columns, undesirable
 from veneer.evaluation.forgetting import (
@@ -53,12 +52,12 @@ from veneer.evaluation.rows import (
     prepare_choices,
     score_model,
 )
+from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import prove_file
-from veneer.run_folder import trained_rows_of
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
 
@@ -202,13 +201,9 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     report = _completed(report, request, gate, opened, models)
     if judge is not None:
         report = replace(report, judge=_judged(judge, request, rows, models, clusters, emit))
-    trained = {folder: where for folder in report.adapters if (where := _trained(Path(folder), rows))}
-    said = [
-        f"{len(where)} of {len(rows.records)} rows were trained by {_trainer(Path(folder))}: its measures are too "
-        f"good, by an amount that nobody knows. Evaluate on rows that were not:\n{listing(where)}"
-        for folder, where in trained.items()
-    ]
-    report = replace(report, trained_rows=trained, warnings=[*said, *_of_labels(request, rows), *report.warnings])
+    seen = seen_rows(report.adapters, rows.records)
+    said = [*said_of_seen_rows(seen, len(rows.records)), *_of_labels(request, rows)]
+    report = replace(report, trained_rows=seen, warnings=[*said, *report.warnings])
     for warning in report.warnings:
         if warning not in rows.warnings:  # said before the rows were computed
             emit(Note(message=warning, level=Level.WARNING))
@@ -218,11 +213,6 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
         write_report(request.html, report, f"{model}: {Path(request.data).name}")
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
-
-
-def _trained(adapter: Path, rows: RowSet) -> list[str]:
-    """Where the rows stand that the adapter was trained on; none where no run wrote them down."""
-    return trained_among(trained_rows_of(adapter), rows.records)
 
 
 def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
@@ -236,15 +226,6 @@ def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
         "here; evaluate on rows with desirable answers alone"
     )
     return [said] if count else []
-
-
-def _trainer(adapter: Path) -> str:
-    """Who has trained an adapter, as a message says it."""
-    run = recorded_run(adapter)
-    if run is None:
-        return f"the runs whose adapters {adapter} was combined of"
-    start = run.train.from_adapter
-    return f"the run of {adapter}" + ("" if start is None else f", or that of {start}, from which it started")
 
 
 def _judged(

@@ -1,0 +1,39 @@
+"""Which of the evaluated rows an adapter's own run has trained, and what is said of them: there it looks too good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from veneer.assistant import recorded_run
+from veneer.data.records import Record
+from veneer.data.trained_rows import trained_among
+from veneer.errors import listing
+from veneer.run_folder import trained_rows_of
+
+
+def seen_rows(adapters: Sequence[str], records: Sequence[Record]) -> dict[str, list[str]]:
+    """Where the rows stand that an adapter was trained on, by the adapter's folder; only those with such rows.
+
+    Raises:
+        DataError: a run's record of its rows cannot be read, or is damaged.
+    """
+    return {folder: where for folder in adapters if (where := trained_among(trained_rows_of(Path(folder)), records))}
+
+
+def said_of_seen_rows(seen: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """A warning for each adapter that was trained on some of the `count` rows."""
+    return [
+        f"{len(where)} of {count} rows were trained by {_trainer(Path(folder))}: its measures are too good, by an "
+        f"amount that nobody knows. Evaluate on rows that were not:\n{listing(where)}"
+        for folder, where in seen.items()
+    ]
+
+
+def _trainer(adapter: Path) -> str:
+    """Who has trained an adapter, as a message says it."""
+    run = recorded_run(adapter)
+    if run is None:
+        return f"the runs whose adapters {adapter} was combined of"
+    start = run.train.from_adapter
+    return f"the run of {adapter}" + ("" if start is None else f", or that of {start}, from which it started")
