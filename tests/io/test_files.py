@@ -169,6 +169,21 @@ def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:
         files.write_tensors(tmp_path / "absent" / "t", tensors, {})
 
 
+def test_tensors_may_be_read_by_whoever_reads_other_new_files(tmp_path: Path) -> None:
+    """A server with a user of its own reads adapters that somebody else has trained."""
+    (tmp_path / "other").touch()
+    before = os.umask(0o027)
+    try:
+        (tmp_path / "group").touch()
+        files.write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)}, {})
+    finally:
+        os.umask(before)
+    files.write_tensors(tmp_path / "b.safetensors", {"a": torch.ones(2)}, {})
+    mode = {name: (tmp_path / name).stat().st_mode for name in names(tmp_path)}
+    assert mode["a.safetensors"] == mode["group"]
+    assert mode["b.safetensors"] == mode["other"]
+
+
 def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / ".partial-123-step").mkdir()
     (tmp_path / ".partial-123-step" / "x").write_text("x")

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -120,11 +121,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file. Writing is not atomic: use it inside `atomic_folder`, or with a new name.
 
+    Whoever may read other new files may read it too: the package makes files that their owner alone may read.
+
     Raises:
         OutputError: the file cannot be written.
     """
     with reported(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())):
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
+        path.chmod(mode)
 
 
 @contextmanager
