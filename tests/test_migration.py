@@ -77,12 +77,28 @@ def test_a_name_with_a_star_stands_for_every_end() -> None:
         ("dataset_prepared_path", ("data.cache_dir",)),
         ("pref_beta", ("dpo.beta",)),
         ("reward_funcs", ("rewards",)),
+        ("rl_beta", COUNTERPARTS["beta"].keys),
+        ("temperature", ("grpo.temperature", "distillation.temperature")),
+        ("early_stopping_steps", ("train.patience",)),
+        ("interleave_probs", ("data.sources",)),
+        ("gpu_memory_limit", ("compute.memory_limit_mb",)),
     ],
 )
 def test_what_veneer_has_is_not_said_to_be_missing(name: str, keys: tuple[str, ...]) -> None:
     found = counterpart([name])
     assert found is not None
     assert found.keys == keys
+
+
+def test_a_name_that_is_spelt_like_another_setting_does_not_lead_to_it() -> None:
+    names = """
+        rope_scaling embedding_learning_rate relora_steps galore_rank kd_alpha ld_alpha max_lora_rank enable_thinking
+        train_on_eos min_sample_len sample_packing_group_size steps_per_generation freeze_trainable_layers packed fused
+        max_new_tokens shuffle compile lora_on_cpu token
+    """
+    for name in names.split():
+        assert counterpart([name]) is not None, name
+        assert "did you mean" not in refusal(**BASE, **{name: 1}), name
 
 
 def test_several_devices_are_asked_for_by_the_command() -> None:

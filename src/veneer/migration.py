@@ -74,6 +74,7 @@ _OBJECTIVE = (
     "a sum over the whole step, divided once"
 )
 _NONE = "there is no such setting"
+_SHUFFLED = "there is no such setting: rows come in another order in every epoch, which follows from train.seed"
 _FORMATS = "there is no such setting: a row's format is recognised by its keys"
 
 _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -84,7 +85,10 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("revision",), "branch, tag or commit of a hub id"),
     ("trust_remote_code model_init_kwargs model_type tokenizer_type base_model_config auto_mapping",
      (), "there is no such setting: the architecture is read from config.json, and code of a model is never run"),
-    ("tokenizer_config tokenizer_name tokenizer_name_or_path tokenizer_use_fast use_fast_tokenizer",
+    ("rope_scaling rope_theta overrides_of_model_config overrides_of_model_kwargs is_falcon_derived_model",
+     (), "there is no such setting: sizes and positions are those of the model's config.json"),
+    ("tokenizer_config tokenizer_name tokenizer_name_or_path tokenizer_use_fast use_fast_tokenizer tokenizer_legacy "
+     "tokenizer_use_mistral_common split_special_tokens",
      (), "there is no such setting: the tokenizer is the model's"),
     ("adapter_name_or_path lora_model_dir",
      ("train.from_adapter",), "one folder of an adapter, which the run starts from; without it an adapter starts anew"),
@@ -156,6 +160,9 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("lora.layers_to_transform",), "numbers of the adapted layers"),
     ("layers_pattern peft_layers_pattern",
      ("lora.target_modules",), "a regular expression over whole paths"),
+    ("lora_attn_modules apply_lora_to_mlp apply_lora_to_output finetune_attention_modules finetune_mlp_modules "
+     "finetune_language_layers",
+     ("lora.target_modules",), "all-linear, or a list of names, as [q_proj, v_proj]"),
     ("fan_in_fan_out lora_fan_in_fan_out",
      (), "there is no such setting: how a weight lies is known from the model"),
     ("peft_autocast_adapter_dtype autocast_adapter_dtype",
@@ -168,7 +175,9 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("lora.rank",), "the section is called lora, and its keys are other ones too"),
     ("layer_replication peft_layer_replication megatron_config megatron_core corda_config lora_ga_config "
      "velora_config alora_invocation_tokens use_qalora qalora_group_size monteclora_config runtime_config "
-     "use_bdlora arrow_config kasa_config relora use_galore use_apollo use_badam use_llama_pro",
+     "use_bdlora arrow_config kasa_config relora relora_* use_galore galore_* use_apollo apollo_* use_badam badam_* "
+     "use_llama_pro use_muon use_adam_mini shift_attn s2_attention mixture_of_depths freeze_trainable_layers "
+     "freeze_trainable_modules freeze_extra_modules unfrozen_parameters optimizer_in_bwd qat kd_trainer kd_alpha",
      (), "veneer has no such kind of adapter or method"),
     # The rows.
     ("dataset datasets dataset_name dataset_path data_path data_files train_file train_data train_dataset "
@@ -180,27 +189,36 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("data.eval_file",), "a file for the evaluation loss, given as data.file"),
     ("val_set_size val_size validation_split eval_split test_size validation_split_percentage",
      ("data.held_out",), "a share of the rows, less than 1; a number of rows is not taken"),
-    ("max_length max_seq_length max_seq_len sequence_len cutoff_len model_max_length block_size context_length",
+    ("mix_strategy interleave_probs",
+     ("data.sources",), "a list of {file, weight}"),
+    ("max_length max_seq_length max_seq_len sequence_len eval_sequence_len cutoff_len model_max_length "
+     "block_size context_length",
      ("data.max_length",), _LENGTH),
     ("truncation_mode excess_length_strategy truncation",
      ("data.overlong",), "drop, truncate, which cuts a row's end, or split, which cuts a text into pieces"),
     ("packing sample_packing eval_sample_packing neat_packing eval_packing packing_strategy padding_free "
      "group_by_length pad_to_sequence_len pad_to_multiple_of train_sampling_strategy length_column_name "
-     "sample_packing_sequentially",
+     "sample_packing_sequentially sample_packing_group_size sample_packing_bin_size batch_flattening packed",
      (), _PACKED),
     ("completion_only_loss assistant_only_loss train_on_inputs train_on_responses_only train_on_prompt "
-     "mask_history roles_to_train response_template instruction_template",
+     "mask_history roles_to_train response_template instruction_template train_on_input train_on_eos train_on_eot",
      (), _TRAINED),
-    ("chat_template template chat_template_path default_system eos_token pad_token special_tokens "
+    ("chat_template template chat_template_path chat_template_jinja enable_thinking tool_format default_system "
+     "eos_token pad_token special_tokens "
      "default_system_message",
      (), _TEMPLATE),
-    ("dataset_text_field field_messages field_instruction field_input field_output column_mapping columns_mapping",
+    ("dataset_text_field field_messages field_instruction field_input field_output column_mapping columns_mapping "
+     "column_map",
      ("data.columns",), "the file's name of each column, as {text: content}"),
     ("dataset_kwargs formatting_func dataset_format remove_unused_columns label_names",
      (), _FORMATS),
     ("dataset_num_proc dataset_processes preprocessing_num_workers "
-     "streaming shuffle_dataset ignore_data_skip dataset_dir buffer_size preprocessing_batch_size",
+     "streaming ignore_data_skip dataset_dir buffer_size preprocessing_batch_size",
      (), _LOADING),
+    ("shuffle shuffle_dataset disable_shuffling shuffle_merged_datasets shuffle_before_merging_datasets",
+     (), _SHUFFLED),
+    ("min_sample_len",
+     (), "there is no such setting: no row is left out for being short"),
     ("dataset_prepared_path tokenized_path",
      ("data.cache_dir",), "the folder of tokenised rows, which large files get by themselves (data.cache)"),
     ("overwrite_cache",
@@ -243,14 +261,19 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("train.clip",), "the largest norm of the whole gradient; 0 clips nothing"),
     ("loraplus_lr_ratio lora_plus_lr_ratio",
      ("train.lora_plus_ratio",), "the rate of B as a multiple of A's"),
-    ("loraplus_lr_embedding embedding_lr embedding_lr_scale optim_args optim_target_modules lr_groups "
+    ("loss_watchdog_threshold loss_watchdog_patience",
+     ("train.skip_bad_steps",),
+     "true leaves out a step whose loss is not finite or far above the last ones, and three in a row end the run"),
+    ("loraplus_lr_embedding embedding_lr embedding_lr_scale embedding_learning_rate lr_quadratic_warmup "
+     "lr_div_factor optim_args optim_target_modules lr_groups "
      "adam_epsilon2 adam_beta3",
      (), _NONE),
     ("random_state data_seed",
      ("train.seed",), "it seeds the adapter's start, the order of the rows and dropout"),
     ("full_determinism",
      ("compute.deterministic",), "it is for a GPU; the same run on the same CPU gives the same bytes without it"),
-    ("neftune_noise_alpha label_smoothing_factor router_aux_loss_coef average_tokens_across_devices",
+    ("neftune_noise_alpha label_smoothing_factor router_aux_loss_coef moe_aux_loss_coef average_tokens_across_devices "
+     "use_weighting f_divergence_type f_alpha_divergence_coef ld_alpha seq_kd delta",
      (), _OBJECTIVE),
     ("loss_type",
      ("dpo.loss", "grpo.loss_type"), "the formula of pairs, or of sampled answers; other objectives have one each"),
@@ -261,8 +284,9 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     # Preferences, rewards and teachers.
     ("pref_beta dpo_beta",
      ("dpo.beta",), "β of dpo; orpo, cpo, simpo and kto have their own in the section of their name"),
-    ("rl_beta",
-     ("dpo.beta", "kto.beta"), "β of the objective, in the section of its name"),
+    ("rl_beta beta",
+     ("dpo.beta", "orpo.beta", "cpo.beta", "simpo.beta", "kto.beta", "grpo.beta", "distillation.beta"),
+     "β of the objective, in the section of its name"),
     ("pref_loss dpo_loss_type",
      ("dpo.loss",), "sigmoid, robust, hinge, ipo or sigmoid_norm; orpo and simpo are objectives"),
     ("pref_ftx rpo_alpha",
@@ -279,16 +303,31 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("kto.desirable_weight",), _SAME),
     ("kto_rejected_weight kto_undesirable_weight",
      ("kto.undesirable_weight",), _SAME),
-    ("ref_model ref_model_adapters precompute_ref_log_probs sync_ref_model",
+    ("ref_model ref_model_adapters ref_adapter_name model_adapter_name force_use_ref_model precompute_ref_log_probs "
+     "sync_ref_model",
      ("dpo.reference", "kto.reference", "grpo.reference"),
      "start or base; its log-probabilities are computed without a second model"),
+    ("reference_free",
+     ("objective",), "orpo, cpo and simpo compare with no reference"),
     ("max_prompt_length",
      ("data.max_length",), "of the prompt under grpo, and of the whole row under all other objectives"),
     ("reward_funcs reward_weights reward_model reward_model_path",
      ("rewards",), "a list of {python, command, metric or adapter, weight}; docs/objectives.md has the keys"),
     ("teacher_model teacher_model_name_or_path",
      ("distillation.teacher",), "a directory, a GGUF file or a hub id, with the vocabulary of model"),
-    ("use_vllm vllm_*",
+    ("kd_temperature",
+     ("distillation.temperature",), _SAME),
+    ("temperature",
+     ("grpo.temperature", "distillation.temperature"), "of sampled answers, or of the scores that are compared"),
+    ("top_k",
+     ("grpo.top_k", "distillation.top_k"), "of sampled answers, or the teacher's tokens that are kept"),
+    ("steps_per_generation generation_batch_size",
+     ("train.examples_per_step", "grpo.num_iterations"),
+     "answers are sampled for one step at a time: to so many prompts, for so many optimiser steps"),
+    ("max_new_tokens eval_max_new_tokens",
+     ("grpo.max_completion_length",),
+     "the longest sampled answer; `veneer evaluate` and `generate` take --max-new-tokens"),
+    ("use_vllm vllm_* fast_inference max_lora_rank",
      (), "there is no such setting: answers are sampled by veneer's own engine, over the weights that train"),
     # Evaluation, checkpoints, logs.
     ("eval_steps evals_per_epoch eval_strategy evaluation_strategy eval_delay eval_on_start eval_interval "
@@ -300,7 +339,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("train.keep",), "checkpoints kept; the one of the best evaluation is kept besides"),
     ("do_train do_eval do_predict predict_with_generate prediction_loss_only",
      (), "there is no such setting: `veneer train` trains, `veneer evaluate` scores, `veneer generate` answers"),
-    ("early_stopping_patience",
+    ("early_stopping_patience early_stopping_steps",
      ("train.patience",), "evaluations in a row without a new best one, after which the run ends"),
     ("load_best_model_at_end",
      ("train.publish",), "`best` for true: the weights of the best evaluation become the result"),
@@ -327,22 +366,27 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      (), _LOG),
     ("hub_* push_to_hub push_to_hub_*",
      (), _HUB),
+    ("token hf_token hf_hub_token hf_use_auth_token use_auth_token",
+     (), "there is no such setting: the hub is asked with the token that `hf auth login` has stored"),
     # The machine.
-    ("bf16 fp16 tf32 torch_dtype pure_bf16 bf16_full_eval fp16_full_eval",
+    ("bf16 fp16 tf32 bfloat16 float16 torch_dtype pure_bf16 bf16_full_eval fp16_full_eval",
      ("compute.dtype",),
      "bfloat16, float16 or float32; adapters and their gradients are float32 in each, and float16 scales the loss"),
     ("gradient_checkpointing activation_checkpointing use_gradient_checkpointing gradient_checkpointing_kwargs "
-     "activation_checkpointing_kwargs activation_offloading disable_gradient_checkpointing",
+     "activation_checkpointing_kwargs activation_offloading disable_gradient_checkpointing "
+     "enable_activation_checkpointing enable_activation_offloading use_reentrant_gc use_unsloth_gc",
      ("compute.recompute",),
      "auto recomputes only where the memory does not suffice; layers always, never not at all"),
     ("flash_attention flash_attn flash_attn_2 attn_implementation xformers_attention sdp_attention eager_attention "
+     "better_transformer flash_attn_* "
      "use_liger_kernel enable_liger_kernel liger_* use_unsloth lora_mlp_kernel lora_qkv_kernel lora_o_kernel "
-     "torch_compile torch_compile_* use_cache torch_empty_cache_steps unsloth_tiled_mlp",
+     "torch_compile torch_compile_* use_cache torch_empty_cache_steps unsloth_tiled_mlp "
+     "cut_cross_entropy fused compile",
      (), _KERNELS),
     ("device_map use_cpu no_cuda max_memory",
      ("compute.device",), "auto, cpu, cuda or cuda:N; the memory's limit is compute.memory_limit_mb"),
-    ("gpu_memory_utilization",
-     ("compute.memory_limit_mb",), "megabytes, not a share"),
+    ("gpu_memory_utilization gpu_memory_limit",
+     ("compute.memory_limit_mb",), "megabytes, neither gigabytes nor a share"),
     ("deepspeed fsdp fsdp_*",
      ("compute.sharding",),
      "`full` for FSDP2 of full fine-tuning, whose weights each process holds a part of; adapters train on several "
@@ -352,6 +396,8 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("ddp_* local_rank accelerator_config parallelism_config tensor_parallel_size "
      "context_parallel_size sequence_parallel_degree world_size num_gpus",
      (), _DEVICES),
+    ("lora_on_cpu low_cpu_mem_usage experimental_skip_move_to_device",
+     (), "there is no such setting: weights are read one by one, to where they are computed"),
     ("debug skip_memory_metrics enable_jit_checkpoint batch_eval_metrics include_for_metrics "
      "eval_do_concat_batches eval_use_gather_object restore_callback_states_from_checkpoint",
      (), _NONE),

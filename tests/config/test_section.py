@@ -51,6 +51,23 @@ def test_every_wrong_thing_is_named_in_one_error() -> None:
     assert message.count("\n  - ") == 7
 
 
+@pytest.mark.parametrize(
+    ("given_values", "said"),
+    [
+        (values(track="wandb"), "- track: must be a list, such as [wandb], got 'wandb'"),
+        (values(lora={"layers_to_transform": 3}), "- lora.layers_to_transform: must be a list, such as [3], got 3"),
+        (
+            values(lora={"exclude_modules": {}}),
+            "- lora.exclude_modules: input should be a valid string; or must be a list, such as […], got {}",
+        ),
+        (values(lora={"rank_pattern": 3}), "- lora.rank_pattern: must be a mapping, such as {key: value}, got 3"),
+        (values(lora=True), "- lora: is a section, and must be a mapping of its keys, such as {key: value}, got True"),
+    ],
+)
+def test_lists_and_mappings_are_asked_for_in_the_words_of_yaml(given_values: dict[str, Any], said: str) -> None:
+    assert said in refusal(given_values)
+
+
 def test_a_missing_key_inside_a_section_is_named_in_full() -> None:
     assert "- data.file: required, but not given" in refusal({"model": "m", "output": "o", "data": {}})
 

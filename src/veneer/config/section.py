@@ -76,11 +76,23 @@ def _explain(error: ValidationError, section: type[Section]) -> list[str]:
         elif problem["type"] == "missing":
             text = "required, but not given"
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            text = f"{message[0].lower()}{message[1:]}"
+            text = _said(problem["type"], problem["msg"], problem["input"])
             met[key] = f", got {_SHORT.repr(problem['input'])}"
         lines.setdefault(key, []).append(text)
     return [f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}" for key, texts in lines.items()]
+
+
+def _said(kind: str, message: str, given: Any) -> str:
+    """What a value must be, in the words of YAML and of the command line, where pydantic has Python's."""
+    if kind in ("tuple_type", "list_type"):
+        item = given if isinstance(given, (str, int, float)) and given != "" else "…"
+        return f"must be a list, such as [{item}]"
+    if kind in ("dict_type", "mapping_type"):
+        return "must be a mapping, such as {key: value}"
+    if kind in ("model_type", "model_attributes_type"):
+        return "is a section, and must be a mapping of its keys, such as {key: value}"
+    message = message.removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _hint(key: str, known: list[str]) -> str:
