@@ -15,7 +15,7 @@ from rich.table import Table
 
 from consoles import recorded
 from tiny import CommandLine
-from veneer.screens.console import say, show_table
+from veneer.screens.console import new_table, say, show_table
 
 PATH = "/a/folder/of/results/" + "x" * 40
 
@@ -48,6 +48,15 @@ def test_brackets_are_text() -> None:
     console = recorded()
     say(console, "rows [/x] of [bold]y[/bold]")
     assert console.export_text() == "rows [/x] of [bold]y[/bold]\n"
+
+
+def test_brackets_in_a_table_are_text() -> None:
+    table = new_table("t [/x]", "[spam]", "[/ham]", ":x:")
+    table.add_row("[b]bold", "[/none]", ":smile:")
+    console = recorded(width=80)
+    show_table(console, table)
+    text = console.export_text()
+    assert [word for word in ("[spam]", "[/ham]", ":x:", "[b]bold", "[/none]", ":smile:") if word not in text] == []
 
 
 def test_a_title_is_as_wide_as_the_screen_and_not_as_its_table() -> None:

@@ -5,7 +5,7 @@ import pytest
 from consoles import recorded
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.compare import Comparison, Metric
-from veneer.screens.evaluate import comparison_table, metric_table, report_table, sample_table
+from veneer.screens.evaluate import comparison_table, detail_tables, metric_table, report_table, sample_table
 
 
 def compared(name: str, low: float, high: float) -> Comparison:
@@ -29,6 +29,15 @@ def text_of(table: object) -> str:
     console = recorded()
     console.print(table)
     return console.export_text()
+
+
+def test_labels_and_fields_in_brackets_are_text() -> None:
+    labels = ["[spam]", "[/ham]"]
+    details = {"confusion": {"labels": labels, "counts": [[1, 0, 0], [0, 1, 0]]}}
+    report = Report(rows=2, base=[], details={"base": details})
+    (table,) = detail_tables(report)
+    text = text_of(table)
+    assert text.count("[spam]") == text.count("[/ham]") == 2
 
 
 def test_a_comparison_shows_shares_in_percent_and_points() -> None:

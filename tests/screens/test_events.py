@@ -56,6 +56,13 @@ def test_a_run_in_a_pipe_is_one_line_a_tenth() -> None:
     assert "qlora: 56,789 trainable parameters, 1,234 rows, 40 steps, peak learning rate 0.001\n" in text
 
 
+def test_a_stage_is_shown_in_a_terminal_as_it_is_called() -> None:
+    console = recorded(terminal=True, width=100)
+    with EventScreen(console) as display:
+        display(StageBegun(stage="checking a[/b] [bold]c :smile:.jsonl", total=3, unit="row"))
+    assert "checking a[/b] [bold]c :smile:.jsonl" in console.export_text()
+
+
 def test_a_short_run_shows_every_step() -> None:
     text = shown(3, *(step(n) for n in range(1, 4)))
     assert [line.split()[1] for line in text.splitlines() if line.startswith("step")] == ["1/3", "2/3", "3/3"]

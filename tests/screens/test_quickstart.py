@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from support import smollm2_gguf
-from veneer.screens.quickstart import program
+from tiny import run_config
+from veneer.screens.quickstart import next_commands, program
 
 
 def run_quickstart(folder: Path, *arguments: str) -> dict[str, object]:
@@ -39,6 +41,13 @@ def test_the_next_commands_can_be_given_as_they_are_printed(tmp_path: Path, monk
         assert program() == expected
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/veneer")
     assert program() == "veneer"
+
+
+def test_the_next_commands_hold_names_with_spaces_and_brackets(tmp_path: Path) -> None:
+    config = run_config(tmp_path / "my model", tmp_path / "rows.jsonl", tmp_path / "out [b]")
+    for words in map(shlex.split, next_commands(config)):
+        assert words[words.index("--model") + 1] == config.model
+        assert "--adapter" not in words or words[words.index("--adapter") + 1] == config.output
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.file_proxy import FileProxy
 from rich.measure import Measurement
+from rich.style import StyleType
 from rich.table import Table
 from rich.text import Text
 
@@ -57,6 +58,17 @@ def say_error(message: str) -> None:
     screen.print(text, soft_wrap=True)
 
 
+class TextTable(Table):
+    """A table whose cells are what they say: a label `[spam]` or `:x:` is neither markup nor an emoji."""
+
+    def add_row(
+        self, *renderables: RenderableType | None, style: StyleType | None = None, end_section: bool = False
+    ) -> None:
+        """Add a line of cells."""
+        cells = (Text(cell) if isinstance(cell, str) else cell for cell in renderables)
+        super().add_row(*cells, style=style, end_section=end_section)
+
+
 def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
     """A table without rows, for `show_table`: columns with a heading hold figures and are on the right.
 
@@ -65,9 +77,9 @@ def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
         headings: a column for each; more may be added.
         no_wrap: whether the cells of these columns stay on one line.
     """
-    table = Table(title=Text(title))
+    table = TextTable(title=Text(title))
     for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=no_wrap)
+        table.add_column(Text(heading), justify="right" if heading else "left", no_wrap=no_wrap)
     return table
 
 

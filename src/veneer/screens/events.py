@@ -102,7 +102,12 @@ class EventScreen:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self.console, self._clock = console, clock
         self._bars = Progress(
-            TextColumn("[bold]{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
+            TextColumn(
+                "{task.description}",
+                style="bold",
+                markup=False,  # a file's name may have brackets
+                table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1),
+            ),
             BarColumn(bar_width=10),
             _Facts(table_column=Column(no_wrap=True)),
             console=console,

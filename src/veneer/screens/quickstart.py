@@ -34,7 +34,7 @@ def program() -> str:
         return "veneer"
     if called.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m veneer"
-    return os.path.relpath(called)
+    return shlex.quote(os.path.relpath(called))
 
 
 def quickstart_visibly(
@@ -63,11 +63,11 @@ def quickstart_visibly(
     """
     config = walkthrough_config(method, model, output, device, time_limit)
     screen = console()
-    screen.print(f"[bold]1. Training[/bold] {method.value} on {config.data.training_name}", highlight=False)
+    say(screen, f"1. Training {method.value} on {config.data.training_name}", style="bold")
     begun = time.perf_counter()
     with limit_of_all(time_limit):
         trained = train_visibly(config)
-    screen.print("[bold]2. Evaluating[/bold] base and tuned model on held-out messages, greedy answers")
+    say(screen, "2. Evaluating base and tuned model on held-out messages, greedy answers", style="bold")
     with EventScreen(screen) as shown:
         result = scored(trained, config, rows, shown, begun, time_limit)
     if result.shortening is not None:
@@ -92,15 +92,19 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
         f"evaluated in {duration(sum(report.seconds for report in reports.values()))}",
         highlight=False,
     )
-    folder, data = config.output, bundled_data() / SETS["new phrasings"]
     what = "model" if config.method is Method.FULL else "adapter"
-    output.print(
-        f"\nThe {what} is in [bold]{folder}[/bold], its loss curve in {folder}/loss.svg. Next:", highlight=False
-    )
-    use = f"--model {folder}" if config.method is Method.FULL else f"--model {config.model} --adapter {folder}"
-    for command in (
+    say(output, f"\nThe {what} is in {config.output}, its loss curve in {config.output}/loss.svg. Next:")
+    for command in next_commands(config):
+        output.print(f"  {command}", soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def next_commands(config: RunConfig) -> list[str]:
+    """What to do with the result, as commands that can be given as they are printed."""
+    folder, model = shlex.quote(config.output), shlex.quote(config.model)
+    data = shlex.quote(str(bundled_data() / SETS["new phrasings"]))
+    use = f"--model {folder}" if config.method is Method.FULL else f"--model {model} --adapter {folder}"
+    return [
         f"{program()} chat {use}",
         f"{program()} evaluate {use} --data {data}",
-        f"{program()} train --model {config.model} --data YOUR_ROWS.jsonl --output my-adapter",
-    ):
-        output.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+        f"{program()} train --model {model} --data YOUR_ROWS.jsonl --output my-adapter",
+    ]

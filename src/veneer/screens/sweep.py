@@ -74,7 +74,7 @@ def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> 
     by, way = outcomes[0].best_by, "highest" if outcomes[0].higher else "lowest"
     table = new_table(f"{count_of(len(outcomes), 'point')}" + ("" if by == LOSS else f", compared by the {way} {by}"))
     for key in outcomes[0].settings:
-        table.add_column(key.rpartition(".")[2])
+        table.add_column(Text(key.rpartition(".")[2]))
     metric = () if by == LOSS else (f"best {by}",)
     for name in (*metric, "final loss", "best loss", "training loss", "time"):
         table.add_column(Text(name), justify="right")
