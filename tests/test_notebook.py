@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from veneer.notebook import html_facts, html_table
+import pytest
+
+from veneer.notebook import html_facts, html_notes, html_table
 
 
 def test_every_text_is_escaped() -> None:
@@ -11,6 +13,24 @@ def test_every_text_is_escaped() -> None:
     assert "&lt;b&gt;rows&lt;/b&gt; &amp; more" in shown
     assert "1,235" in shown
     assert shown.count("<tr>") == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (12_345, "12,345"), (1_234_567, "1,234,567"), (-12_345, "-12,345"), (20_221.4, "20,221"), (1234.5678, "1,235"),
+        (0.00001234, "1.234e-05"), (0.5, "0.5"), (float("nan"), "nan"), (float("inf"), "inf"),
+        (10**400, f"{10**400:,}"),
+    ],
+)  # fmt: skip
+def test_counts_are_whole(value: float, shown: str) -> None:
+    assert f">{shown}<" in html_facts("run", {"n": value})
+
+
+def test_remarks_are_a_list() -> None:
+    assert html_notes(["<b>", "x\n  - y"]).count("<li") == 2
+    assert "<b>" not in html_notes(["<b>"])
+    assert html_notes([]) == ""
 
 
 def test_facts_are_rows() -> None:

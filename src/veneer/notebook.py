@@ -7,7 +7,7 @@ from html import escape
 
 
 def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with a caption. Texts stand on the left, numbers (as they are written) on the right."""
+    """A table with a caption. Texts stand on the left, numbers on the right: whole ones whole, others in 4 digits."""
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -18,7 +18,14 @@ def html_facts(title: str, facts: Mapping[str, object]) -> str:
     return html_table(title, ("", ""), facts.items())
 
 
+def html_notes(notes: Iterable[str]) -> str:
+    """A list of remarks, whose lines stay lines; nothing where there are none."""
+    lines = "".join(f"<li style='white-space:pre-line'>{escape(note)}</li>" for note in notes)
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
 def _cell(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"<td style='text-align:left'>{escape(str(value))}</td>"
-    return f"<td style='text-align:right'>{value:,.4g}</td>"
+    places = "," if isinstance(value, int) else ",.0f" if 10_000 <= abs(value) < 1e15 else ",.4g"
+    return f"<td style='text-align:right'>{format(value, places)}</td>"

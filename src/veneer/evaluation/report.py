@@ -10,7 +10,7 @@ from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult
 from veneer.evaluation.judge.verdicts import JudgeResult
 from veneer.evaluation.statistics.compare import Comparison, Metric
-from veneer.notebook import html_table
+from veneer.notebook import html_notes, html_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,13 @@ class Report:
         return asdict(self)
 
     def _repr_html_(self) -> str:
-        """The table that notebooks show."""
-        if not self.comparison:
+        """The table that notebooks show, and what makes it less sure than it looks."""
+        if self.comparison:
+            headings: tuple[str, ...] = ("", "base", "adapter", "difference", "95 % from", "to")
+            rows: list[tuple[object, ...]] = [
+                (one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in self.comparison
+            ]
+        else:
+            headings = ("", "value", "95 % from", "to")
             rows = [(one.name, one.value, one.low, one.high) for one in self.base]
-            return html_table(f"{count_of(self.rows, 'row')}", ("", "value", "95 % from", "to"), rows)
-        return html_table(
-            f"{count_of(self.rows, 'row')}",
-            ("", "base", "adapter", "difference", "95 % from", "to"),
-            [(one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in self.comparison],
-        )
+        return html_table(count_of(self.rows, "row"), headings, rows) + html_notes(self.warnings)
