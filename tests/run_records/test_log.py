@@ -11,7 +11,7 @@ from pathlib import Path
 
 from run_logs import evaluated, finished, started, step_done
 from veneer.event_log import EventLog, by_step, read_events
-from veneer.events import AnswersJudged, Event, Level, Note, SamplesAnswered
+from veneer.events import AnswersJudged, CheckpointSaved, Event, Level, Note, SamplesAnswered
 from veneer.run_records.curves import curve_of
 from veneer.run_records.log import MOST_JUDGED, RunLog
 
@@ -42,6 +42,29 @@ def test_a_log_that_is_read_piece_by_piece_is_the_log_that_is_read_at_once(tmp_p
     assert log.steps.tolist() == once.steps.tolist() == list(range(1, 61))
     assert log.columns["loss"].tolist() == list(by_step(read_events(path), "StepDone", "loss").values())
     assert [one.step for one in log.evaluations] == [60]
+
+
+def test_what_was_read_stays_as_it_is_while_another_log_reads_on(tmp_path: Path) -> None:
+    """A thread that looks into the arrays of a log, as curves do, would stop a log that grows in place."""
+    path = written(tmp_path / "events.jsonl", started(9), *(step_done(step) for step in range(1, 4)))
+    first = RunLog(path).refreshed()
+    assert first.refreshed() is first
+    views = [memoryview(column) for column in (first.steps, *first.columns.values())]
+    answers = AnswersJudged(step=4, answers=1, tokens=1, failed=(), prompts=("p",), shown=("a",), rewards=(1.0,))
+    noted = (evaluated(4, 1.0), answers, CheckpointSaved(step=4, path="x", bytes=1, seconds=0.1), Note(message="n"))
+    written(path, step_done(4), *noted)
+    with path.open("ab") as file:
+        file.write(b'{"event": "StepDone"')
+    later = first.refreshed()
+    assert later.steps.tolist() == [1, 2, 3, 4]
+    assert [len(one) for one in (later.evaluations, later.judged, later.checkpoints, later.lines)] == [1] * 4
+    assert [len(view) for view in views] == [3] * len(views)
+    assert [first.evaluations, first.judged, first.checkpoints, first.lines] == [[]] * 4
+    assert later.refreshed() is later
+    path.unlink()
+    assert later.refreshed() is later
+    written(path, started(3), step_done(1))
+    assert later.refreshed().steps.tolist() == [1]
 
 
 def test_steps_that_a_resumed_run_makes_again_count_once(tmp_path: Path) -> None:

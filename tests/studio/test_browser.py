@@ -443,6 +443,22 @@ def test_pages_fit_their_width_and_every_control_has_a_name(
     context.close()
 
 
+def test_long_names_are_broken_in_a_narrow_window(browser: Any, tmp_path: Path, tiny_model: Path) -> None:
+    name = "claims_of_2026_" + "x" * 120
+    base = Path(shutil.copytree(tiny_model, tmp_path / "bases" / name))
+    write_run(tmp_path / "runs" / name, 3, config=f"model: {base}\nmethod: lora\n")
+    (tmp_path / "runs" / name / "run.lock").write_text("{}", encoding="utf-8")
+    with studio(tmp_path / "runs", base) as opened:
+        page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
+        page.goto(opened.running.link)
+        page.get_by_text(name).first.wait_for(timeout=20_000)
+        for at in ("runs", f"run/{name}", "new", "export", "chat"):
+            page.goto(f"{opened.running.url}/#/{at}")
+            page.locator("h1").wait_for()
+            page.wait_for_timeout(500)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), at
+
+
 @pytest.mark.parametrize("at", ["runs", "run/plain", "new", "report", "chat"])
 def test_every_control_is_reached_by_the_keyboard_and_a_page_begins_at_its_content(watched: Watched, at: str) -> None:
     page = watched.page

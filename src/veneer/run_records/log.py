@@ -11,6 +11,7 @@ import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,21 @@ class JudgedStep:
     """The reward of each."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """What has been added to the file of a log."""
+
+    lines: bytes
+    """Whole lines."""
+    inode: int
+    """The file's."""
+    anew: bool
+    """Whether the file is another one than before, of which these lines are all."""
+
+
 @dataclass(slots=True)
 class RunLog:
-    """The events of a run so far. `refresh` reads what has been added since.
+    """The events of a run so far. `refresh` reads what has been added since, and `refreshed` leaves this one as it is.
 
     Args:
         path: the file `events.jsonl` of the run's folder; it may not be there yet.
@@ -127,22 +140,58 @@ class RunLog:
         Raises:
             OSError: the file is there and cannot be read.
         """
+        added = self._added()
+        if added is not None:
+            self._read_on(added)
+        return added is not None and bool(added.lines)
+
+    def refreshed(self) -> RunLog:
+        """This log where nothing was added since, else another one that has it.
+
+        A thread that reads this one meanwhile (its arrays, which cannot grow then) sees as much of every column.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+        """
+        added = self._added()
+        if added is None:
+            return self
+        later = self._copied()
+        later._read_on(added)
+        return later
+
+    def _added(self) -> _Added | None:
+        """What has been added to the file; None where there is nothing."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
-            return False
-        if found.st_ino != self._inode or found.st_size < self._offset:
-            self._begin_anew(found.st_ino)
-        if found.st_size == self._offset:
-            return False
+            return None
+        anew = found.st_ino != self._inode or found.st_size < self._offset
+        if not anew and found.st_size == self._offset:
+            return None
         with self.path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(0 if anew else self._offset)
             text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        lines = text[: text.rfind(b"\n") + 1]
+        return _Added(lines, found.st_ino, anew) if lines or anew else None
+
+    def _read_on(self, added: _Added) -> None:
+        if added.anew:
+            self._begin_anew(added.inode)
+        self._offset += len(added.lines)
+        for line in added.lines.splitlines():
             self._take(line)
-        return bool(whole)
+
+    def _copied(self) -> RunLog:
+        """A log with the same content, nothing of which grows with this one."""
+        later = copy(self)
+        later.steps = self.steps[:]
+        later.columns = {name: column[:] for name, column in self.columns.items()}
+        later.metrics = {name: column[:] for name, column in self.metrics.items()}
+        later.judged, later.lines = self.judged[:], self.lines[:]
+        later.evaluations, later.samples = self.evaluations[:], self.samples[:]
+        later.checkpoints, later.skipped = self.checkpoints[:], self.skipped[:]
+        return later
 
     def _begin_anew(self, inode: int) -> None:
         """Forget everything: the file was written anew."""

@@ -49,9 +49,9 @@ def read_extras(folder: RunFolder) -> RunExtras:
     )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class WatchedRun:
-    """A run in the folder."""
+    """A run in the folder, as it was at a look: a request reads it while the next look goes on."""
 
     name: str
     log: RunLog
@@ -151,11 +151,12 @@ class Watcher:
             known = self._runs.get(name)
         folder = RunFolder(path)
         stamp = tuple(map(_written_at, (folder.config_file, path / NOTES, folder.report_file)))
-        log = RunLog(folder.events_file) if known is None else known.log
+        before = RunLog(folder.events_file) if known is None else known.log
         try:
-            told = log.refresh()
+            log = before.refreshed()
         except OSError:
             return  # deleted meanwhile
+        told = log is not before
         new = known is None or stamp != known.stamp
         # A run that rests may be begun again, and one that is running be killed: that shows in its lock.
         if known is not None and not (told or new) and state_of(path, log.end) is known.record.state:
@@ -164,14 +165,10 @@ class Watcher:
         extras = read_extras(folder) if known is None or new else known.extras
         record = read_record(name, path, log, settings)
         with self._lock:
-            if known is None:
-                self._runs[name] = WatchedRun(name, log, settings, record, extras, self._next(), stamp)
-                self._removed.pop(name, None)
-            elif record != known.record or extras != known.extras or told:
-                known.settings, known.record, known.extras = settings, record, extras
-                known.version = self._next()
-            if known is not None:
-                known.stamp = stamp
+            changed = known is None or record != known.record or extras != known.extras or told
+            version = self._next() if known is None or changed else known.version
+            self._runs[name] = WatchedRun(name, log, settings, record, extras, version, stamp)
+            self._removed.pop(name, None)
 
     def _next(self) -> int:
         self._version += 1
