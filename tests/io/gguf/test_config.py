@@ -153,6 +153,34 @@ def test_what_llama_cpp_assumes_is_read_so(tokenizer: Path, tmp_path: Path) -> N
         read_config(described.family, Metadata(tmp_path / "f", header.metadata, "olmo2"), header)
 
 
+def test_longrope_is_known_by_its_lists(tokenizer: Path, tmp_path: Path) -> None:
+    """llama.cpp's converter names no type of scaling for Phi-3 and Phi-4-mini."""
+    _, checkpoint = saved_model(CASES["phi3 longrope"](), tmp_path / "model")
+    write_file(tmp_path / "whole.gguf", checkpoint, tokenizer)
+    whole = GgufCheckpoint(tmp_path / "whole.gguf").config
+    content = (tmp_path / "whole.gguf").read_bytes()
+    # Another key of the length is nobody's key, so that the offsets of the tensors stay.
+    (tmp_path / "typeless.gguf").write_bytes(content.replace(b"phi3.rope.scaling.type", b"phi3.rope.scaling.none"))
+    typeless = GgufCheckpoint(tmp_path / "typeless.gguf").config
+    assert typeless == whole
+    assert typeless["rope_scaling"]["rope_type"] == "longrope"
+    assert spec_from_hf(typeless).rope.kind is RopeKind.LONGROPE
+    (tmp_path / "half.gguf").write_bytes(content.replace(b"rope_factors_long.weight", b"rope_factors_lost.weight"))
+    with pytest.raises(ModelError, match=r"LongRoPE's scaling, but lacks the tensor rope_factors_long\.weight"):
+        GgufCheckpoint(tmp_path / "half.gguf")
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("model_type", ["stablelm", "phi3"])
+def test_the_turned_share_of_a_head_is_the_files(model_type: str, share: float, tmp_path: Path) -> None:
+    config = {**SIZES, "model_type": model_type, "partial_rotary_factor": share, "rms_norm_eps": 1e-5}
+    described = describe(config)
+    header = GgufHeader(3, dict(described.values), _tensors(described))
+    read = read_config(described.family, Metadata(tmp_path / "f", header.metadata, model_type), header)
+    assert read["partial_rotary_factor"] == share
+    assert spec_from_hf(read).rope.turned(16) == 16 * share
+
+
 def test_gpt_oss_without_scaling_says_so(tmp_path: Path) -> None:
     """A config.json without scaling would be one with gpt-oss' own."""
     config = {**SIZES, "model_type": "gpt_oss", "head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2}

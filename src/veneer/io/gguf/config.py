@@ -49,6 +49,9 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     rope = read_rope(meta, header, attention["head_dim"], positions)
     if "partial_rotary_factor" in rope and not family.partial:
         raise _one_head_size(meta, "rope.dimension_count", attention["head_dim"])
+    if family.partial:
+        # Without it the family's own share would be taken, which is a quarter for StableLM.
+        rope.setdefault("partial_rotary_factor", 1.0)
     config: dict[str, Any] = {
         "model_type": family.model_types[0],
         "architectures": [family.class_name],

@@ -182,6 +182,9 @@ def _scaling(meta: Metadata, header: GgufHeader, turned: int, theta: float, posi
     if FREQUENCIES in header.tensors:
         return rope_scaling_from_factors(_factors(meta, header, FREQUENCIES, turned // 2), turned, theta, positions)
     kind = meta.metadata.get(meta.key("rope.scaling.type"))
+    if kind == "longrope" or LONG in header.tensors or SHORT in header.tensors:
+        # llama.cpp's converter writes LongRoPE's lists and names no type; llama.cpp goes by the lists.
+        return _read_longrope(meta, header, turned, positions)
     if kind is None and meta.has("rope.scale_linear"):
         kind, key = "linear", "rope.scale_linear"
     else:
@@ -193,8 +196,6 @@ def _scaling(meta: Metadata, header: GgufHeader, turned: int, theta: float, posi
         return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         return _read_yarn(meta, positions)
-    if kind == "longrope":
-        return _read_longrope(meta, header, turned, positions)
     raise ModelError(
         f"{meta.path}: rope scaling of the type {kind!r} is not read (linear, llama3, yarn and longrope are)."
     )
@@ -220,7 +221,7 @@ def _read_longrope(meta: Metadata, header: GgufHeader, turned: int, positions: i
     found: dict[str, Any] = {"rope_type": "longrope"}
     for name, tensor in (("long_factor", LONG), ("short_factor", SHORT)):
         if tensor not in header.tensors:
-            raise ModelError(f"{meta.path} says rope scaling longrope, but lacks the tensor {tensor}.")
+            raise ModelError(f"{meta.path} has LongRoPE's scaling, but lacks the tensor {tensor}.")
         found[name] = [shortest(value) for value in _factors(meta, header, tensor, turned // 2)]
     usual = _long_attention(positions / original, original)
     attention = meta.real("rope.scaling.attn_factor", usual)
