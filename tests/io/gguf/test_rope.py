@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import transformers as hf
 
 from gguf_files import tiny_model, write_model
+from gguf_models import SIZES
 from veneer.errors import ModelError
+from veneer.io.gguf.config import describe
 from veneer.io.gguf.reader import GgufCheckpoint
-from veneer.io.gguf.rope import llama3_factors, rope_scaling_from_factors
+from veneer.io.gguf.rope import ORIGINAL, llama3_factors, rope_scaling_from_factors
+from veneer.model.spec import spec_from_hf
 
 
 @pytest.mark.parametrize(("factor", "original"), [(8.0, 8192), (32.0, 8192), (4.0, 48)])
@@ -34,6 +40,24 @@ def test_factors_that_are_not_llama3s_are_passed_on() -> None:
     scaling = rope_scaling_from_factors(factors, 8, 10000.0, 64)
     assert scaling == {"rope_type": "veneer_factors", "factors": [float(value) for value in factors]}
     assert rope_scaling_from_factors(np.ones(4, dtype=np.float32), 8, 10000.0, 64) is None
+
+
+@pytest.mark.parametrize(
+    ("outside", "inside", "original"), [(32, 64, 32), (None, 64, 4096), (32, None, 32), (None, None, 4096)]
+)
+def test_the_original_context_is_the_one_that_transformers_takes(
+    outside: int | None, inside: int | None, original: int, tmp_path: Path
+) -> None:
+    """Phi-3 has it outside of the scaling, with a default; what stands inside is not read."""
+    scaling: dict[str, Any] = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    scaling |= {} if inside is None else {ORIGINAL: inside}
+    config = {**SIZES, "model_type": "phi3", "rms_norm_eps": 1e-5, "rope_scaling": scaling}
+    config |= {} if outside is None else {ORIGINAL: outside}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    theirs = hf.AutoConfig.from_pretrained(tmp_path)
+    assert theirs.rope_parameters[ORIGINAL] == original
+    assert describe(config).values["phi3.rope.scaling.original_context_length"] == original
+    assert spec_from_hf(config).rope.original_max_positions == original
 
 
 def test_linear_scaling_and_kinds_that_are_refused(tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ _ALL = (
         class_name="Phi3ForCausalLM",
         names=Names(rows=(*NORMS, *FUSED), biases=_NO_BIAS),
         granted=_whole_heads,
+        defaults={"max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
         ropes=frozenset(("default", "longrope")),
         partial=True,
     ),

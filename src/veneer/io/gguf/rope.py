@@ -56,7 +56,8 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
     local_theta = local.get("rope_theta", config.get("rope_local_base_freq"))
     kind = settings.get("rope_type", settings.get("type", "default"))
     scaling = dict(settings)
-    if ORIGINAL not in scaling and config.get(ORIGINAL):
+    if config.get(ORIGINAL):
+        # transformers takes this one where the scaling has another.
         scaling[ORIGINAL] = config[ORIGINAL]
     return Rope(
         theta=float(theta),
