@@ -161,7 +161,7 @@ def _metadata(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Value]:
 def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
     """The matrices of a base that an update can be put on, by their Hugging Face names."""
     parts = pieces(family_of(config).names, completed(config))
-    return {piece.sources[0]: piece for piece in parts if len(piece.sources) == 1}
+    return {piece.sources[0]: piece for piece in parts if not piece.stacked}
 
 
 def factors(update: LoraLinear, piece: Piece, alpha: float) -> Iterator[tuple[str, Tensor]]:

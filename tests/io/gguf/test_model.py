@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -50,6 +51,24 @@ def test_every_family_is_the_same_model(case: str, tokenizer: Path, tmp_path: Pa
     }
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
     assert llama_cpp_gap(file, model) < (TABLED_GELU if case.startswith("gemma") else EXACT)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.MixtralConfig(**SIZES, num_local_experts=1, num_experts_per_tok=1, sliding_window=None),
+        hf.StableLmConfig(**{**SIZES, "num_key_value_heads": 1}, qk_layernorm=True),
+    ],
+    ids=["an expert", "a key head"],
+)
+def test_one_of_what_is_stacked_is_a_stack(config: Any, tokenizer: Path, tmp_path: Path) -> None:
+    model, checkpoint = saved_model(config, tmp_path / "model")
+    write_file(tmp_path / "model.gguf", checkpoint, tokenizer)
+    back = GgufCheckpoint(tmp_path / "model.gguf")
+    for name in needed(checkpoint.config):
+        assert torch.equal(back.read(name, torch.float32), checkpoint.read(name, torch.float32)), name
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
+    assert llama_cpp_gap(tmp_path / "model.gguf", model) < EXACT
 
 
 @pytest.mark.parametrize("quant", list(Quant), ids=lambda quant: quant.value)

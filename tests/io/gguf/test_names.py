@@ -25,7 +25,7 @@ def test_every_tensor_of_the_model_is_in_one_piece_with_its_shape(case: str) -> 
         assert sources.count(EMBEDDING) == (2 if family.names.head is Head.ALWAYS else 1)
     assert {name for name in sources if ".mlp.experts." not in name} == plain
     for piece in found:
-        if len(piece.sources) == 1:
+        if not piece.stacked:
             assert piece.shape == theirs[piece.sources[0]], piece.name
         elif ".experts." not in piece.sources[0]:
             assert piece.shape == (len(piece.sources), *theirs[piece.sources[0]]), piece.name

@@ -165,7 +165,7 @@ def _fill(
         del left[name]
         progress(name)
         for piece, index in places[name]:
-            shape = piece.shape if len(piece.sources) == 1 else piece.shape[1:]
+            shape = piece.shape[1:] if piece.stacked else piece.shape
             if tuple(tensor.shape) != shape:
                 raise ModelError(f"{name} is {list(tensor.shape)}, and the configuration says {list(shape)}")
             planned = plan[piece.name]

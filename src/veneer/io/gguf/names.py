@@ -62,7 +62,9 @@ class Piece:
     shape: tuple[int, ...]
     """The shape, row-major."""
     sources: tuple[str, ...]
-    """The Hugging Face names; several tensors are stacked along the first dimension."""
+    """The Hugging Face names; `stacked` ones are stacked along the first dimension."""
+    stacked: bool = False
+    """Whether each source is one entry of the tensor, even if there is one alone (a mixture of one expert)."""
     heads: int = 0
     """How many heads have interleaved rows in the file, or 0. llama.cpp turns neighbouring pairs, Hugging Face the two
     halves of a head."""
@@ -215,8 +217,10 @@ def _of_row(
         if suffix == "bias" and row.ours not in biased:
             continue
         source = f"{their_prefix}{row.theirs}" + ("" if row.bare else f".{suffix}")
-        sources = tuple(source.replace("*", str(index)) for index in range(shape[0])) if "*" in source else (source,)
-        found.append(Piece(f"{our_prefix}{row.ours}.{suffix}", extents, sources, heads, offset))
+        stacked = "*" in source
+        sources = tuple(source.replace("*", str(index)) for index in range(shape[0])) if stacked else (source,)
+        name = f"{our_prefix}{row.ours}.{suffix}"
+        found.append(Piece(name, extents, sources, stacked=stacked, heads=heads, offset=offset))
     return found
 
 

@@ -222,8 +222,8 @@ def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str
             misshapen.append(f"{name}: {info.shape}, the metadata says {piece.shape}")
         if info.kind not in FLOATS and info.kind not in QUANTISED:
             kinds.append(f"{name}: {info.kind.name}")
-        stacked = len(piece.sources) > 1
-        found |= {source: _Entry(info, piece, index if stacked else None) for index, source in enumerate(piece.sources)}
+        for index, source in enumerate(piece.sources):
+            found[source] = _Entry(info, piece, index if piece.stacked else None)
     missing = [name for name in expected if name not in header.tensors]
     for offenders, what in (
         (unknown, "holds tensors that its architecture does not have"),
