@@ -380,3 +380,27 @@ def test_factors_that_no_target_claims_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(config | {"target_parameters": None, "target_modules": ["q_proj"]}), encoding="utf-8")
     with pytest.raises(AdapterError, match="target_parameters name no parameter"):
         load_adapter(load(files), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt_oss", {"target_modules": r".*layers\.[01]\..*(v_proj|down_proj)"}),
+        ("mixtral", {"target_modules": ".*_proj", "target_parameters": ["gate_up_proj"]}),
+        ("qwen3_moe", {"target_modules": "(?i).*_PROJ", "target_parameters": ["mlp.experts.down_proj"]}),
+        ("qwen3_moe", {"target_modules": ["q_proj"], "target_parameters": ["down_proj"]}),
+        ("qwen3_moe", {"target_modules": "all-linear", "target_parameters": ["gate_up_proj"]}),
+    ],
+)
+def test_modules_and_parameters_are_named_apart_as_in_peft(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """An expression means modules, a parameter's name no module of a dense layer, of which Qwen3-MoE has one here."""
+    theirs = tiny_mixture(kind, **({"mlp_only_layers": [1]} if kind == "qwen3_moe" else {}))
+    theirs.save_pretrained(tmp_path / "base")
+    files = open_checkpoint(tmp_path / "base")
+    adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=6, **settings)).eval()
+    stir([parameter for parameter in adapted.parameters() if parameter.requires_grad])
+    adapted.save_pretrained(tmp_path / "adapter")
+    model = load(files)
+    load_adapter(model, tmp_path / "adapter")
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, TEXTS), their_logits(adapted, TEXTS)) < 1e-4

@@ -23,6 +23,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
 from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
+from veneer.model.mixture import DOWN, GATE_UP
 
 HEADS = (SCORE, "classifier")
 """Names of the heads of transformers' models that score texts."""
@@ -306,14 +307,31 @@ def _is_list(value: Any, kind: type) -> bool:
 
 
 def _all_targets(config: Mapping[str, Any]) -> str | tuple[str, ...]:
-    """Target modules and parameters together. A parameter `weight` means its module."""
+    """Target modules and parameters together. A parameter `weight` means its module.
+
+    In PEFT an expression in target_modules selects modules alone, and a name in target_parameters parameters alone:
+    neither `.*_proj` nor a dense layer's `down_proj` means the experts' parameter `down_proj`.
+    """
     modules = _names(config.get("target_modules") or ())
-    parameters = [_without_weight(name) for name in config.get("target_parameters") or ()]
+    parameters = [_parameter(name) for name in config.get("target_parameters") or ()]
     if not isinstance(modules, str):
-        return (*modules, *parameters)
-    if not parameters or modules == ALL_LINEAR:
+        # Where PEFT turns an expression into names, it lists these two, and goes by the parameters.
+        listed = [name for name in modules if name not in (GATE_UP, DOWN)] if parameters else modules
+        return (*listed, *parameters)
+    if modules == ALL_LINEAR:
         return modules
-    return f"{modules}|(.*\\.)?({'|'.join(map(re.escape, parameters))})"
+    return "|".join((_outside_of_experts(modules), *(rf"(.*\.)?{re.escape(name)}" for name in parameters)))
+
+
+def _parameter(name: str) -> str:
+    return f"experts.{name}" if name in (GATE_UP, DOWN) else _without_weight(name)
+
+
+def _outside_of_experts(expression: str) -> str:
+    """An expression that matches what the given one does, without paths of experts."""
+    flags = re.match(r"(\(\?[aiLmsux]+\))*", expression)
+    start = flags.group() if flags else ""
+    return rf"{start}(?!.*\.experts\.)(?:{expression.removeprefix(start)})"
 
 
 def _without_weight(name: str) -> str:
