@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -402,5 +403,31 @@ def test_modules_and_parameters_are_named_apart_as_in_peft(kind: str, settings: 
     adapted.save_pretrained(tmp_path / "adapter")
     model = load(files)
     load_adapter(model, tmp_path / "adapter")
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, TEXTS), their_logits(adapted, TEXTS)) < 1e-4
+
+
+def test_factors_for_each_expert_are_refused_until_peft_has_joined_them(tmp_path: Path) -> None:
+    """PEFT makes one pair of factors of those that it wrote beside transformers 4, when it opens them."""
+    theirs, files = model_and_files("qwen3_moe", tmp_path / "base")
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for layer in range(2):
+        for expert in range(EXPERTS):
+            for leaf, sizes in {"gate_proj": (40, 64), "up_proj": (40, 64), "down_proj": (64, 40)}.items():
+                name = f"base_model.model.model.layers.{layer}.mlp.experts.{expert}.{leaf}"
+                tensors[f"{name}.lora_A.weight"] = 0.1 * torch.randn(2, sizes[1], generator=generator)
+                tensors[f"{name}.lora_B.weight"] = 0.1 * torch.randn(sizes[0], 2, generator=generator)
+    (tmp_path / "old").mkdir()
+    save_file(tensors, tmp_path / "old" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["gate_proj", "up_proj", "down_proj"]}
+    config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "old" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"each expert by itself(?s:.)*experts\.0\.down_proj(?s:.)*save it again"):
+        load_adapter(load(files), tmp_path / "old")
+    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "old").eval()
+    adapted.save_pretrained(tmp_path / "joined")
+    model = load(files)
+    load_adapter(model, tmp_path / "joined")
     with torch.no_grad():
         assert largest_difference(packed_logits(model, TEXTS), their_logits(adapted, TEXTS)) < 1e-4

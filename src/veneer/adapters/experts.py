@@ -8,7 +8,9 @@ wrapped last stand under `mlp.experts`, those of the other under `mlp.experts.ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -22,6 +24,7 @@ from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
 from veneer.model.language import ModelSpec
 from veneer.model.mixture import DOWN, GATE_UP
 
+_ONE_EXPERT = re.compile(r"\.experts\.\d+\..*\.lora_")
 INNER = "base_layer."
 """PEFT's prefix of the factors of the parameter that was wrapped first, where both are wrapped."""
 
@@ -172,6 +175,25 @@ def targets_for_peft(adapter_paths: Sequence[str], *, everywhere: bool) -> tuple
         else:
             modules.append(short.rpartition(".")[2] if everywhere else path)
     return sorted(set(modules)), sorted(set(parameters))
+
+
+def refuse_single_experts(names: Iterable[str], directory: Path) -> None:
+    """Refuse factors for each expert by itself, of an adapter on a mixture whose experts are one parameter in PEFT.
+
+    Args:
+        names: names of the adapter's tensors.
+        directory: of the adapter.
+
+    Raises:
+        AdapterError: there are such factors.
+    """
+    single = sorted({name.partition(".lora_")[0] for name in names if _ONE_EXPERT.search(name)})
+    if single:
+        raise AdapterError(
+            f"{directory}: the adapter has factors for each expert by itself, as PEFT made them beside transformers "
+            f"4:\n{listing(single)}\nOpen it with PEFT beside transformers 5 and save it again "
+            "(PeftModel.from_pretrained, save_pretrained); that writes one pair of factors for all experts of a layer"
+        )
 
 
 def paths_of_tensors(prefixes_found: Sequence[str], names: Names) -> list[str]:
