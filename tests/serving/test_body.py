@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from served import BASE, call, serving
+from served import BASE, call, raw, serving
 from veneer.assistant import Assistant
 from veneer.serving.limits import ServerLimits
 from veneer.serving.prompts import PromptEncoder
@@ -64,6 +64,12 @@ def test_nesting_without_end_is_400(server: HttpServer, opening: str) -> None:
         deep = [deep]
     status, _, answer = call(server, "POST", "/v1/chat/completions", {"model": BASE, "messages": deep})
     assert status == 400
+
+
+def test_a_body_that_is_announced_as_too_large_is_not_asked_for(server: HttpServer) -> None:
+    head = f"host: localhost\r\nexpect: 100-continue\r\ncontent-length: {LIMIT + 1}\r\n\r\n".encode()
+    answer = raw(server, b"POST /v1/completions HTTP/1.1\r\n" + head)
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_byte_order_mark_before_the_body_is_passed_over(server: HttpServer) -> None:

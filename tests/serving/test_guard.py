@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from served import BASE, call, serving
+from served import BASE, call, raw, serving
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.serving.app import ADMIN, GET, POST
@@ -46,6 +46,14 @@ def test_every_route_asks_for_the_key_by_every_method(guarded: HttpServer) -> No
 
 
 @pytest.mark.scenario(35)
+@pytest.mark.parametrize("path", ["/health/..", "/v1/models", "/v1/load_lora_adapter", "//health", ""])
+def test_a_target_with_its_host_is_no_way_around_the_key(guarded: HttpServer, path: str) -> None:
+    for start in ("http://localhost", "https://127.0.0.1:8000", "HTTP://localhost/"):
+        assert call(guarded, "GET", start + path)[0] == 401
+    assert call(guarded, "GET", "http://localhost/health")[0] == 200
+
+
+@pytest.mark.scenario(35)
 def test_each_key_opens_as_a_bearer_token_and_as_a_password(guarded: HttpServer) -> None:
     for key in (KEY, "another-key-of-it"):
         basic = base64.b64encode(f"anybody:{key}".encode()).decode()
@@ -70,6 +78,13 @@ def test_adapters_are_managed_under_keys_of_their_own_alone(guarded: HttpServer,
 )
 def test_a_name_that_the_server_does_not_know_is_refused(server: HttpServer, method: str, host: str) -> None:
     assert call(server, method, "/health", Host=host)[0] in (400, 403)
+
+
+@pytest.mark.parametrize("header", [b"", b"host:\r\n"])
+def test_a_request_without_a_host_is_told_so(server: HttpServer, header: bytes) -> None:
+    answer = raw(server, b"GET /health HTTP/1.0\r\n" + header + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"the request has no header host" in answer
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8000", "192.168.1.7:80"])

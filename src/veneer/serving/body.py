@@ -23,6 +23,7 @@ async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
         ApiError: 413, the body is too large; 408, it did not come in time; 415, it is compressed; 400, it is no JSON
             object, or is nested too deeply.
     """
+    _check_announced(request, limits.body_bytes)
     try:
         async with asyncio.timeout(limits.read_seconds):
             body = await _read(request, limits.body_bytes)
@@ -39,6 +40,19 @@ async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
             headers={"accept-encoding": "identity"},
         )
     return await asyncio.to_thread(_parse, body)
+
+
+def _check_announced(request: Request, most: int) -> None:
+    """Raise ApiError for a body that a client announces, and sends only if it is asked to (`expect: 100-continue`)."""
+    size = request.headers.get("content-length", "0")
+    if request.headers.get("expect", "").lower() == "100-continue" and size.isdecimal() and int(size) > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(
+        413, f"the body has more than {most:,} bytes, the most that are taken", headers={"connection": "close"}
+    )
 
 
 async def _read(request: Request, most: int) -> bytes:
@@ -58,9 +72,7 @@ async def _read(request: Request, most: int) -> bytes:
             pieces.clear()
             more = more and size <= MOST_DROPPED * most
     if size > most:
-        raise ApiError(
-            413, f"the body has more than {most:,} bytes, the most that are taken", headers={"connection": "close"}
-        )
+        raise _too_large(most)
     return b"".join(pieces)
 
 

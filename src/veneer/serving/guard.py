@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import IGNORED_HEADER
 from veneer.serving.keys import Keys
+from veneer.serving.target import by_path
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key."""
@@ -59,6 +60,14 @@ class Access:
             asks_first: whether a browser asks for an allowed page what it may send (`asks_first`); it has no key yet.
         """
         host = headers.get("host", "")
+        if not host:
+            # HTTP/1.0 knows requests without one, such as checks of a load balancer.
+            raise ApiError(
+                403,
+                "the request has no header host, or an empty one; send host: localhost, or an address or name of the "
+                "server",
+                code="host_not_allowed",
+            )
         name = _name_of(host)
         if name is None or not (name == "localhost" or name in self.hosts or _is_address(name)):
             raise ApiError(
@@ -113,6 +122,7 @@ class Guard:
         """See ASGI. Every answer has the request's number, the client's own where it sent one."""
         if scope["type"] != "http":
             return
+        scope = by_path(scope)
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID, "")
         number = given if _ID.fullmatch(given) else uuid.uuid4().hex
