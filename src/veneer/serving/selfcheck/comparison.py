@@ -9,8 +9,9 @@ from typing import Any
 
 from veneer.serving.selfcheck.questions import TOP
 
-TOLERANCE = 1e-5
-"""Largest difference of log-probabilities that torch computes in float32, beside other rows or alone."""
+TOLERANCE = 1e-4
+"""Largest difference of log-probabilities that torch computes in float32, beside other rows or alone. Its products round by
+the number of rows: by 3e-5 with SmolLM2-135M, and by more the deeper a model is."""
 COMPARED = ("text", "tokens", "token_logprobs", "top_logprobs", "finish_reason")
 """What is compared of an answer."""
 
