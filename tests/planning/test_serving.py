@@ -19,10 +19,11 @@ from invoking import invoke
 from loaded import linears
 from peft_folders import write_adapter
 from tiny import write_model
+from tiny_models import saved, tiny
 from veneer.adapters.adapter import remove
 from veneer.adapters.spec import LoraSpec
 from veneer.config import RunConfig, parse
-from veneer.enums import Bias, Factors, Method, Scaling, Variant
+from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.load import load_model
@@ -81,6 +82,36 @@ def test_sequences_and_adapters_have_the_bytes_that_the_engine_counts(
     assert plan.adapter == adapter_loader(model)(tmp_path / "one").nbytes
     assert plan.sequence == model.row_bytes(64 + 16)
     assert plan.base == sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init": Init.PISSA},
+        {"init": Init.OLORA, "variant": Variant.DORA},
+        {"factors": Factors.B},
+        {"factor_bias": True},
+        {"variant": Variant.DORA},
+        {"variant": Variant.DORA, "bias": Bias.ALL},
+        {"modules_to_save": ("norm",)},
+        {"target_modules": ("q_proj", "embed_tokens")},
+    ],
+    ids=str,
+)
+def test_an_adapter_of_any_kind_has_the_bytes_that_the_server_counts(
+    settings: dict[str, Any], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    saved(tiny("qwen2"), tmp_path / "base")  # has biases
+    base = load_model(open_checkpoint(tmp_path / "base"), dtype=torch.float32)
+    (tmp_path / "one").mkdir()
+    remove(base, write_adapter(tmp_path / "one", base, **settings))
+    base.requires_grad_(False).eval()
+    assert isinstance(base.spec, DecoderSpec)
+    lora = LoraSpec(**({"rank": 4, "alpha": 6.0} | settings))
+    of = Setup.of(config(tmp_path / "base"), base.spec, torch.float32, "cpu", 1, lora=lora)
+    plan = plan_serving(of, Limit(bytes=1000 * MB, source="the test"), context=64, adapter_dtype=dtype)
+    assert plan.adapter == adapter_loader(base, dtype=dtype)(tmp_path / "one").nbytes
 
 
 @pytest.mark.parametrize(

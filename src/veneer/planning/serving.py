@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from math import prod
 from typing import Any
 
 import torch
 
-from veneer.enums import Bias
+from veneer.enums import Bias, Method, Variant
 from veneer.errors import ConfigError
 from veneer.generation.scheduler import Limits
 from veneer.planning.base import base_bytes
@@ -23,7 +22,6 @@ from veneer.planning.choose import Limit
 from veneer.planning.memory import MB, resident
 from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_bytes, step_width, token_bytes
 from veneer.planning.setup import Setup
-from veneer.planning.trained import by_adapter
 
 SERVER_START = 25 * MB
 """What a server's process takes beside the base more than one that plans: imports, threads, its first request (23 to
@@ -115,11 +113,10 @@ def plan_serving(
     if not 1 <= context <= spec.max_positions:
         raise ConfigError(f"--length {context:,}: the model's context has {spec.max_positions:,} tokens")
     limits = Limits()
-    shapes = by_adapter(spec, setup.linears, setup.lora, setup.updated)
-    adapter = sum(prod(shape) for _, shape in shapes) * adapter_dtype.itemsize
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
     sequence = token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
     by_modules = computed_by_modules(setup)
+    adapter = _adapter_bytes(setup, torch.float32 if by_modules else adapter_dtype)
     prompt = 4 * step_width(setup) * context if by_modules else 0
     base, workspace, decoded = base_bytes(setup), _workspace(setup, limits), decoded_bytes(setup) if by_modules else 0
     heap = int(HEAP_SHARE * (base + workspace + decoded))
@@ -155,6 +152,22 @@ def computed_by_modules(setup: Setup) -> bool:
         linear.bias for linear in chain.from_iterable(map(dict.values, setup.linears))
     )
     return setup.spec.mixture is not None or biases or more
+
+
+def _adapter_bytes(setup: Setup, dtype: torch.dtype) -> int:
+    """What an adapter takes: factors in a dtype, with a subtracted pair, and numbers of each output in float32.
+
+    Modules hold all of it in float32.
+    """
+    lora, linears = setup.lora, list(chain.from_iterable(map(dict.values, setup.linears)))
+    adapted = [linear for linear in linears if linear.rank and not linear.experts]
+    dora = lora.variant is Variant.DORA
+    by_output = sum(linear.outputs * (dora + lora.factor_bias) for linear in adapted)
+    weights = replace(setup, method=Method.LORA).adapter_weights - by_output
+    if dora and not computed_by_modules(setup):
+        # What the gain would take of the base's own bias is added again.
+        by_output += sum(linear.outputs for linear in adapted if linear.bias)
+    return weights * dtype.itemsize + by_output * torch.float32.itemsize
 
 
 def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
