@@ -13,7 +13,7 @@ from typing import Any
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text, with_reasons
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, read_outcome
+from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, lost_of, read_outcome
 from veneer.training.best import BestBy
 
 
@@ -92,3 +92,33 @@ def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
     assert "log10 of train.learning_rate" in drawn
     assert "rank=16" in drawn
     assert drawn.count("<circle") == 5
+
+
+def test_what_a_log_has_lost_is_told(values: dict[str, Any], tmp_path: Path) -> None:
+    for number, (kept, lost) in enumerate(
+        [
+            (lambda line: True, None),
+            (lambda line: False, "has lost 3 of 3 steps that were made"),
+            (lambda line: '"step": 2' not in line, "has lost 1 of 3 steps that were made"),
+            (lambda line: "RunFinished" not in line, "has lost the end of the run"),
+        ]
+    ):
+        (point,) = points(values, {"train.seed": [0]}, tmp_path / str(number))
+        assert lost_of(point) is None
+        told(point, [{"loss": 2.0}] * 3)
+        folder = RunFolder(Path(point.config.output))
+        folder.summary_file.write_text('{"step": 3}', encoding="utf-8")
+        lines = folder.events_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        folder.events_file.write_text("".join(filter(kept, lines)), encoding="utf-8")
+        assert lost_of(point) == (None if lost is None else f"{folder.events_file} {lost}")
+
+
+def test_steps_of_a_run_that_has_not_ended_are_those_of_its_checkpoints(values: dict[str, Any], tmp_path: Path) -> None:
+    (point,) = points(values, {"train.seed": [0]}, tmp_path)
+    folder = RunFolder(Path(point.config.output))
+    folder.checkpoint(2).mkdir(parents=True)
+    assert lost_of(point) == f"{folder.events_file} has lost 2 of 2 steps that were made"
+    skipped = {"event": "StepSkipped", "step": 1, "loss": 3.0, "grad_norm": 1.0}
+    done = {"event": "StepDone", "step": 2, "loss": 3.0, "seconds": 1.0, "memory_mb": 1.0}
+    folder.events_file.write_text("".join(to_text(one) + "\n" for one in (skipped, done)), encoding="utf-8")
+    assert lost_of(point) is None

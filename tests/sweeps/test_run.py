@@ -214,6 +214,24 @@ def test_points_of_other_rows_are_not_compared(values: dict[str, Any], tmp_path:
     assert [one.state for one in sweep(values, grid, tmp_path / "sweep")] == ["complete"] * 2
 
 
+def test_a_point_whose_log_is_lost_is_refused_by_name(values: dict[str, Any], tmp_path: Path) -> None:
+    values["train"] |= {"steps": 2, "eval_every": 2}
+    grid: dict[str, list[Any]] = {"lora.rank": [2, 4]}
+    sweep(values, grid, tmp_path)
+    log = tmp_path / "01-rank=2" / "events.jsonl"
+    log.write_text("garbage\n", encoding="utf-8")
+    before = tree(tmp_path)
+    for lock in (False, True):
+        if lock:
+            (tmp_path / "01-rank=2" / "run.lock").write_text("garbage", encoding="utf-8")
+            before = tree(tmp_path)
+        with pytest.raises(OutputError, match=r"01-rank=2/events.jsonl has lost 2 of 2 steps(.|\n)*train them once more"):
+            sweep(values, grid, tmp_path)
+        assert tree(tmp_path) == before
+    shutil.rmtree(tmp_path / "01-rank=2")
+    assert [one.state for one in sweep(values, grid, tmp_path)] == ["complete"] * 2
+
+
 def test_the_command(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "unused", "train.steps=2")
     arguments = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.charts import Series, line_chart
+from veneer.counting import count_of
 from veneer.event_log import by_step
 from veneer.run_folder import RunFolder
 from veneer.strict_json import restored, to_text, with_reasons
@@ -104,6 +106,34 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
         best_value=None if best is None or by.measure == LOSS else values[best],
         higher=by.higher,
     )
+
+
+def lost_of(point: Point) -> str | None:
+    """What a point's log has lost of what its folder says was made; None where it tells of all of it. The table is made
+    from the log: without it a point that is complete would look as if it had never begun.
+
+    Args:
+        point: of a sweep.
+    """
+    folder = RunFolder(Path(point.config.output))
+    told, ended = set[object](), False
+    for event in folder.each_event():
+        if event.get("event") in ("StepDone", "StepSkipped"):
+            told.add(event.get("step"))
+        ended = ended or (event.get("event") == "RunFinished" and event.get("reason") == "complete")
+    steps = range(1, max([_published(folder), *folder.checkpoint_steps()]) + 1)
+    missing = sum(step not in told for step in steps)
+    if missing:
+        return f"{folder.events_file} has lost {missing} of {count_of(len(steps), 'step')} that were made"
+    return None if ended or not folder.lock_file.is_file() else f"{folder.events_file} has lost the end of the run"
+
+
+def _published(folder: RunFolder) -> int:
+    """The step after which a run ended that has published its result; 0 where it has not."""
+    try:
+        return int(json.loads(folder.summary_file.read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return 0
 
 
 def _metric(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[int, float]:

@@ -23,7 +23,7 @@ from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.sweeps.grid import Point, plain_grid, points
-from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, read_outcome, to_json
+from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, lost_of, read_outcome, to_json
 from veneer.training.best import BestBy
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
 from veneer.training.locked_inputs import changed_inputs, read_lock
@@ -109,6 +109,7 @@ def sweep_shared(
         outcomes = [read_outcome(point, by) for point in found] if share.first else []
         done_before = {one.name for one in outcomes if one.done}
         if share.first:
+            _refuse_lost_logs(found)
             _refuse_other_inputs(found, outcomes)
         done_before = set(json.loads(share.told(to_text(sorted(done_before)))))
         pending = [point for point in found if point.name not in done_before]
@@ -147,6 +148,20 @@ def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[
     if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)
+
+
+def _refuse_lost_logs(found: Sequence[Point]) -> None:
+    """Refuse points whose logs do not tell what was trained: the table would be without their losses.
+
+    Raises:
+        OutputError: naming all of them.
+    """
+    lost = [line for point in found if (line := lost_of(point)) is not None]
+    if lost:
+        raise OutputError(
+            f"the table of this sweep is made from the logs of its points, and some are damaged:\n{listing(lost)}\n"
+            "Put them back from a copy, or delete the folders of these points to train them once more."
+        )
 
 
 def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome]) -> None:
