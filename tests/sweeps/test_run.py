@@ -187,7 +187,7 @@ def test_a_sweep_that_was_refused_keeps_nobody_from_its_folder(
     values: dict[str, Any], tiny_data: Path, tmp_path: Path
 ) -> None:
     values["train"] |= {"steps": 1, "eval_every": 1}
-    with pytest.raises(DataError, match="misspelt"):
+    with pytest.raises(DataError, match=r"^02-file=misspelt\.jsonl: .*misspelt"):
         sweep(values, {"data.file": [str(tiny_data), "misspelt.jsonl"]}, tmp_path)
     assert [one.state for one in sweep(values, {"data.file": [str(tiny_data)]}, tmp_path)] == ["complete"]
 
@@ -225,7 +225,9 @@ def test_a_point_whose_log_is_lost_is_refused_by_name(values: dict[str, Any], tm
         if lock:
             (tmp_path / "01-rank=2" / "run.lock").write_text("garbage", encoding="utf-8")
             before = tree(tmp_path)
-        with pytest.raises(OutputError, match=r"01-rank=2/events.jsonl has lost 2 of 2 steps(.|\n)*train them once more"):
+        with pytest.raises(
+            OutputError, match=r"01-rank=2/events.jsonl has lost 2 of 2 steps(.|\n)*train them once more"
+        ):
             sweep(values, grid, tmp_path)
         assert tree(tmp_path) == before
     shutil.rmtree(tmp_path / "01-rank=2")

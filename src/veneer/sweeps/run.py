@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
-from veneer.errors import Interrupted, OutputError, TrainingStopped, listing
+from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError, listing
 from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import exclusive, make_output_folder, write_text
@@ -175,13 +175,26 @@ def _refuse_other_inputs(found: Sequence[Point], outcomes: Sequence[SweepOutcome
     problems = []
     for point, outcome in zip(found, outcomes, strict=True):
         if outcome.state == "complete":
-            changed = changed_inputs(read_lock(Path(point.config.output)), point.config)
+            with _named(point):
+                changed = changed_inputs(read_lock(Path(point.config.output)), point.config)
             problems += [f"{point.name}: {line}" for line in changed]
     if problems:
         raise OutputError(
             f"points of this sweep were trained from something else:\n{listing(problems)}\n"
             "Give another output folder, or the files that they were trained from."
         )
+
+
+@contextmanager
+def _named(point: Point) -> Iterator[None]:
+    """Say of what is refused within the block which point it is of: nothing else tells it of points of other models or
+    rows."""
+    try:
+        yield
+    except TrainingStopped:
+        raise
+    except VeneerError as error:
+        raise type(error)(f"{point.name}: {error}") from error
 
 
 class PointTrainer(Protocol):
@@ -248,7 +261,8 @@ def _groups(
     with Stage(emit, "planning", total=len(pending), unit="runs") as stage:
         for point in pending:
             stage.advance(0, point.name)
-            prepared.append(prepare_joint(point.config, resume=True, rows=store.load, processes=processes))
+            with _named(point):
+                prepared.append(prepare_joint(point.config, resume=True, rows=store.load, processes=processes))
             stage.advance()
     for point, run in zip(pending, prepared, strict=True):
         for group in groups:
