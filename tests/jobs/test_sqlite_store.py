@@ -14,7 +14,7 @@ from job_workers import queue_of
 from veneer.errors import OutputError
 from veneer.jobs import sqlite_store
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import JobStatus, job_of
+from veneer.jobs.job import Job, JobStatus, job_of
 from veneer.jobs.sqlite_store import SqliteStore
 
 
@@ -71,6 +71,32 @@ def test_a_change_whose_folder_cannot_be_written_is_none(tmp_path: Path) -> None
     found = queue.get(job.id)
     assert found is not None
     assert found.status is JobStatus.QUEUED
+
+
+def test_a_job_whose_folder_cannot_be_written_holds_up_no_other(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    blocked, other = (queue.create({"model": "x"}, {}) for _ in range(2))
+    folder, aside = tmp_path / blocked.id, tmp_path / "aside"
+    folder.rename(aside)
+    folder.write_text("a file in the place of the folder", encoding="utf-8")
+
+    def claim() -> Job | None:
+        return queue.store.claim("me", "cpu", lambda job: None, lambda job: replace(job, status=JobStatus.RUNNING))
+
+    claimed = claim()
+    assert claimed is not None
+    assert claimed.id == other.id
+    found = queue.get(blocked.id)
+    assert found is not None
+    assert (found.status, found.attempts) == (JobStatus.QUEUED, 0)
+    assert "cannot be written" in (found.waiting or "")
+    with pytest.raises(OutputError, match="cannot be written"):
+        claim()
+    folder.unlink()
+    aside.rename(folder)
+    claimed = claim()
+    assert claimed is not None
+    assert claimed.id == blocked.id
 
 
 def test_two_workers_never_get_one_job(tmp_path: Path) -> None:

@@ -80,20 +80,29 @@ class SqliteStore:
 
     def claim(self, owner: str, device: str, refusal: Callable[[Job], str | None], start: Change) -> Job | None:
         """See `JobStore.claim`."""
+        unwritten: list[OutputError] = []
         with self._writing() as database:
             order = "select document from jobs where status = ? order by priority desc, place, created, id"
             for (document,) in database.execute(order, (JobStatus.QUEUED.value,)).fetchall():
                 job = _job(document)
                 reason = refusal(job)
-                if reason is not None:
-                    if reason != job.waiting:
-                        self._changed(database, job, lambda one, why=reason: replace(one, waiting=why))  # type: ignore[misc]
+                try:
+                    if reason is not None:
+                        if reason != job.waiting:
+                            self._changed(database, job, lambda one, why=reason: replace(one, waiting=why))  # type: ignore[misc]
+                        continue
+                    started = self._changed(database, job, start)
+                except OutputError as error:
+                    # Those behind it do not wait for it. Why it waits stands in the store alone.
+                    unwritten.append(error)
+                    _put(database, replace(job, waiting=str(error)))
                     continue
-                started = self._changed(database, job, start)
                 if started is not None:
                     lease = (job.id, owner, device, _now(), _boot())
                     database.execute("insert or replace into leases values (?, ?, ?, ?, ?)", lease)
                     return started
+        if unwritten:
+            raise unwritten[0]
         return None
 
     def beat(self, job: str, owner: str) -> bool:

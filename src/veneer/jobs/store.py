@@ -55,13 +55,17 @@ class JobStore(Protocol):
         ...
 
     def claim(self, owner: str, device: str, refusal: Callable[[Job], str | None], start: Change) -> Job | None:
-        """Give a worker the first queued job that it can carry out, with a lease.
+        """Give a worker the first queued job that it can carry out, with a lease. One whose folder cannot be written is
+        passed over, with the reason as its `waiting`, which the store alone holds.
 
         Args:
             owner: the worker.
             device: where it computes.
             refusal: says why a job cannot be carried out now, which then is the job's `waiting`.
             start: makes the job one that is carried out.
+
+        Raises:
+            OutputError: no job can be carried out, and the folder of one cannot be written.
         """
         ...
 
