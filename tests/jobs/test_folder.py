@@ -42,5 +42,13 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
         JobFolder(tmp_path / "a").write(Job(id="a", created_at=1.0, settings={}))
 
 
+def test_a_folder_without_the_lock_of_its_process_was_deleted(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    assert folder.deleted()
+    folder.path.mkdir()
+    folder.process_file.touch()
+    assert not folder.deleted()
+
+
 def test_ids_differ() -> None:
     assert len({new_id() for _ in range(100)}) == 100

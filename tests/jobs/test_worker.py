@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
-from veneer.jobs.worker import Worker, free_memory, worker_lock, worker_runs
+from veneer.jobs.worker import DELETED, Worker, free_memory, worker_lock, worker_runs
 from veneer.run_records.find import open_run
 
 
@@ -265,3 +266,25 @@ def test_a_disk_without_room_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
     wait_for(lambda: status(queue, job) is not JobStatus.QUEUED)
     worker.stop.set()
     thread.join()
+
+
+def test_a_job_whose_folder_is_deleted_is_stopped_and_says_so(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue)
+    asked = tmp_path / "asked"
+    program = f"""
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(asked)!r}).touch(), sys.exit(1)))
+pathlib.Path({str(tmp_path / job.id)!r}, "begun").touch()
+time.sleep(60)
+"""
+    worker = Worker(tmp_path, SqliteStore(tmp_path), command=[sys.executable, "-c", program])
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    wait_for((tmp_path / job.id / "begun").exists)
+    shutil.rmtree(tmp_path / job.id)
+    found = becomes(queue, job, JobStatus.FAILED)
+    worker.stop.set()
+    thread.join()
+    assert found.error == DELETED
+    assert asked.exists()

@@ -71,6 +71,15 @@ class JobFolder:
         """What the process of an attempt has printed."""
         return self.path / f"job-output-{attempt}.txt"
 
+    def deleted(self) -> bool:
+        """Whether the folder of a job that a process is at was deleted. What the process writes from then on makes
+        another one."""
+        try:
+            self.process_file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return False
+
     def write(self, job: Job) -> None:
         """Write the job, atomically, and its settings as long as it has not begun.
 

@@ -26,6 +26,7 @@ from veneer.jobs.folder import STUDIO, JobFolder
 from veneer.jobs.job import Job, JobStatus, JobWish
 from veneer.jobs.judge import judged
 from veneer.jobs.process import FoundProcess, StartedProcess, job_lock
+from veneer.jobs.queue import ended
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.jobs.store import JobStore
 from veneer.posix import is_locked
@@ -37,6 +38,9 @@ IDLE_SECONDS = 0.25
 BEAT_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 """Seconds after which is tried again what could not be written."""
+DELETED = (
+    "its folder was deleted while it was running, and its process was stopped; make the job again for its result"
+)
 
 
 class JobProcess(Protocol):
@@ -137,15 +141,16 @@ class Worker:
             else:
                 options = [] if self.device == "auto" else ["--device", self.device]
                 process = StartedProcess(folder, job, held, self.command, options)
-            killed = self._watch(job.id, process) == -signal.SIGKILL
+            killed = self._watch(job.id, folder, process) == -signal.SIGKILL
             self._persistently(lambda: self._judge(job.id, folder, killed=killed))
 
     def _begun(self, job: Job, folder: JobFolder) -> bool:
         """Whether a process was started in this attempt already: then its output is there."""
         return folder.output_file(job.attempts).exists()
 
-    def _watch(self, job: str, process: JobProcess) -> int:
-        """Wait for the end of a process, and ask it to stop where that is wanted; its exit code."""
+    def _watch(self, job: str, folder: JobFolder, process: JobProcess) -> int:
+        """Wait for the end of a process, and ask it to stop where that is wanted, or its folder was deleted; its exit
+        code."""
         asked, beat = False, 0.0
         while True:
             code = process.code()
@@ -157,7 +162,7 @@ class Worker:
                     self.store.beat(job, self.owner)
                     beat = now
                 found = self.store.get(job)
-                wanted = found is None or found.wanted is not JobWish.RUN or self.stop.is_set()
+                wanted = found is None or found.wanted is not JobWish.RUN or self.stop.is_set() or folder.deleted()
                 # One that is asked again before it listens must be told again; a second SIGTERM changes nothing.
                 if wanted:
                     process.send(signal.SIGTERM)
@@ -165,11 +170,13 @@ class Worker:
             time.sleep(IDLE_SECONDS / 5 if asked else IDLE_SECONDS)
 
     def _judge(self, job: str, folder: JobFolder, *, killed: bool) -> None:
-        stopping = self.stop.is_set()
+        stopping, deleted = self.stop.is_set(), folder.deleted()
 
         def change(found: Job) -> Job | None:
             if found.status is not JobStatus.RUNNING:
                 return None
+            if deleted and found.wanted is not JobWish.CANCEL:
+                return ended(found, JobStatus.FAILED, DELETED, time.time())
             return judged(found, folder, killed=killed, stopping=stopping, now=time.time())
 
         self.store.change(job, change)
