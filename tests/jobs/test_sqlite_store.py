@@ -89,7 +89,7 @@ def test_a_job_whose_folder_cannot_be_written_holds_up_no_other(tmp_path: Path) 
     found = queue.get(blocked.id)
     assert found is not None
     assert (found.status, found.attempts) == (JobStatus.QUEUED, 0)
-    assert "cannot be written" in (found.waiting or "")
+    assert found.waiting == "its folder cannot be written: File exists"
     with pytest.raises(OutputError, match="cannot be written"):
         claim()
     folder.unlink()

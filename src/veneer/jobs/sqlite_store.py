@@ -95,7 +95,7 @@ class SqliteStore:
                 except OutputError as error:
                     # Those behind it do not wait for it. Why it waits stands in the store alone.
                     unwritten.append(error)
-                    _put(database, replace(job, waiting=str(error)))
+                    _put(database, replace(job, waiting=_unwritable(error)))
                     continue
                 if started is not None:
                     lease = (job.id, owner, device, _now(), _boot())
@@ -209,6 +209,12 @@ def _write_ahead(database: sqlite3.Connection) -> None:
 def _put(database: sqlite3.Connection, job: Job) -> None:
     row = (job.id, job.created_at, job.status.value, job.priority, job.place, to_text(job.to_json()))
     database.execute("insert or replace into jobs values (?, ?, ?, ?, ?, ?)", row)
+
+
+def _unwritable(error: OutputError) -> str:
+    """Why a job waits whose folder cannot be written, without the path: a client learns none of this machine's."""
+    cause = error.__cause__
+    return "its folder cannot be written" + (f": {cause.strerror}" if isinstance(cause, OSError) else "")
 
 
 def _get(database: sqlite3.Connection, job: str) -> Job | None:
