@@ -293,6 +293,30 @@ def test_samples_reports_and_their_intervals_are_shown(
     assert [float(cell) for cell in table[1].split(",")[4:]] == [measured[key] for key in ("difference", "low", "high")]
 
 
+def test_notes_in_two_tabs_are_not_overwritten_unseen(watched: Watched, opened: Opened) -> None:
+    write_run(opened.studio.root / "noted", 3)
+    opened.studio.watcher.look()
+    page = watched.page
+    watched.go("run/noted")
+    watched.sees("Notes")
+
+    def elsewhere(text: str) -> None:
+        assert opened.http.put("/studio/notes?name=noted", json={"text": text, "tags": []}).status_code == 200
+
+    elsewhere("from another tab")
+    wait_for(lambda: page.get_by_label("Text").input_value() == "from another tab")
+    page.get_by_label("Text").fill("mine")
+    elsewhere("newer")
+    page.wait_for_timeout(1500)
+    assert page.get_by_label("Text").input_value() == "mine"
+    page.get_by_role("button", name="Save").click()
+    watched.sees("“newer”. Save again to replace that.")
+    assert opened.http.get("/studio/run?name=noted").json()["record"]["text"] == "newer"
+    page.get_by_role("button", name="Save").click()
+    watched.sees("Saved")
+    assert opened.http.get("/studio/run?name=noted").json()["record"]["text"] == "mine"
+
+
 def test_sampled_answers_are_shown_with_their_rewards(watched: Watched, opened: Opened) -> None:
     page, run = watched.page, write_run(opened.studio.root / "sampled", 3)
     with EventLog(run / "events.jsonl") as log:

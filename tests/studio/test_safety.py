@@ -119,6 +119,19 @@ def test_notes_are_kept_in_the_runs_folder_within_limits(opened: Opened) -> None
     assert opened.http.put("/studio/notes?name=other", json={"text": ""}).status_code == 404
 
 
+def test_notes_that_were_changed_elsewhere_are_not_replaced(opened: Opened) -> None:
+    def put(text: str, before: object = None) -> int:
+        body = {"text": text, "tags": ["one"]} | ({} if before is None else {"before": before})
+        return opened.http.put("/studio/notes?name=mine", json=body).status_code
+
+    assert put("first") == 200
+    assert put("second", {"text": "first", "tags": ["one"]}) == 200
+    for before in ({"text": "first", "tags": ["one"]}, {"text": "second", "tags": []}, "second", []):
+        assert put("third", before) == 409
+    assert opened.http.get("/studio/run?name=mine").json()["record"]["text"] == "second"
+    assert put("third") == 200
+
+
 def test_a_run_that_the_command_line_made_is_there_and_its_curve_is_a_table_too(opened: Opened) -> None:
     write_run(opened.studio.root / "from" / "outside", 5)
     opened.studio.watcher.look()

@@ -38,9 +38,7 @@ IDLE_SECONDS = 0.25
 BEAT_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 """Seconds after which is tried again what could not be written."""
-DELETED = (
-    "its folder was deleted while it was running, and its process was stopped; make the job again for its result"
-)
+DELETED = "its folder was deleted while it was running, and its process was stopped; make the job again for its result"
 
 
 class JobProcess(Protocol):

@@ -36,7 +36,7 @@ from veneer.studio.objects import finite, job_object
 from veneer.studio.results import results_of
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import METRIC_NAMES, task_object
-from veneer.studio.watch import NOTES, Changes, WatchedRun
+from veneer.studio.watch import NOTES, Changes, WatchedRun, read_extras
 from veneer.training.best import higher_is_better
 
 STREAM_SECONDS = 0.4
@@ -185,12 +185,19 @@ async def report(studio: Studio, request: Request) -> Response:
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:
-    """PUT /studio/notes?name=…: a text and tags, which are kept in the run's folder."""
+    """PUT /studio/notes?name=…: a text and tags, which are kept in the run's folder.
+
+    With `before`, the text and tags that the caller changes, notes that are others by now are not replaced.
+    """
     run, body = studio.run_of(request), await read_body(request, studio.limits)
     text, tags = body.get("text", ""), body.get("tags", [])
     fine = isinstance(text, str) and len(text) <= 20_000 and isinstance(tags, list) and len(tags) <= 32
     if not fine or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
         raise ApiError(400, "notes are a text of up to 20,000 characters and up to 32 tags of up to 64", param="notes")
+    before, now = body.get("before"), await asyncio.to_thread(read_extras, RunFolder(run.record.path))
+    if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
+        message = "these notes were changed elsewhere, in another tab say, since they were read; read them again first"
+        raise ApiError(409, message, param="before", code="changed", headers={"x-should-retry": "false"})
     try:
         await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
     except OutputError as error:

@@ -130,9 +130,22 @@ function Details({ more, run, job }) {
       <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<a key=${step} class="tag" title="chat with this checkpoint" href=${chats ? link("chat", "", { model: `${adapter}-step-${step}` }) : undefined}>step ${number(step)}${step === run.best_step ? " · best" : ""}</a>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
 }
 
+const equal = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 function Notes({ name, notes }) {
   const [text, setText] = useState(notes.text), [tags, setTags] = useState(notes.tags.join(", ")), [said, say] = useState("");
-  const save = async () => { try { await send(apiPath("/studio/notes", { name }), { text, tags: tags.split(",").map((tag) => tag.trim()).filter(Boolean) }, "PUT"); say("Saved"); } catch (error) { say(error.message); } };
+  const [known, know] = useState({ text: notes.text, tags: notes.tags });
+  const list = tags.split(",").map((tag) => tag.trim()).filter(Boolean), stored = { text: notes.text, tags: notes.tags };
+  useEffect(() => {
+    // What another tab has saved is shown, unless something is being written here.
+    if (!equal(stored, known) && equal({ text, tags: list }, known)) { know(stored); setText(stored.text); setTags(stored.tags.join(", ")); say(""); }
+  }, [JSON.stringify(stored)]);
+  const save = async () => {
+    try { know(await send(apiPath("/studio/notes", { name }), { text, tags: list, before: known }, "PUT")); say("Saved"); } catch (error) {
+      if (equal(stored, known)) { say(error.message); return; }
+      know(stored);
+      say(`Not saved: elsewhere they were changed meanwhile, to “${[stored.tags.join(", "), stored.text].filter(Boolean).join(" – ")}”. Save again to replace that.`);
+    }
+  };
   return html`<section class="card"><header><h2>Notes</h2><span class="quiet" role="status">${said}</span><button class="btn small" onClick=${save}>Save</button></header><div class="stack"><label class="field"><span>Tags</span><input value=${tags} placeholder="baseline, ablation" onInput=${(event) => setTags(event.target.value)} /></label><label class="field"><span>Text</span><textarea rows="3" value=${text} onInput=${(event) => setText(event.target.value)} /></label></div></section>`;
 }
 
