@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from run_values import refusal, values
+from veneer.config import check, parse
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,11 @@ from run_values import refusal, values
         ({"train": {"eval_every": 5}}, "train.eval_every"),
         ({"method": "full", "compute": {"products": "int8"}}, "take method lora or qlora"),
         ({"quant": {"scheme": "int8", "block": 128}}, "quant.block is of the 4-bit schemes"),
+        (
+            {"track": ["wandb"], "tracking": {"project": "a/b"}},
+            "'a/b' cannot be a project of wandb, whose name has none",
+        ),
+        ({"track": ["wandb"], "tracking": {"project": "ä" * 129}}, "has 129 characters"),
         ({"quant": {"scheme": "int8", "double_quant": False}}, "quant.double_quant is of the 4-bit schemes"),
     ],
 )
@@ -30,3 +36,8 @@ def test_settings_that_contradict_each_other_are_refused(sections: dict[str, Any
 def test_all_contradictions_are_named_at_once() -> None:
     train = {"examples_per_step": 4, "tokens_per_step": 100, "epochs": 1, "steps": 5, "eval_every": 3}
     assert refusal(values(train=train)).count("\n  - ") == 3
+
+
+def test_only_wandb_is_asked_for_the_name_of_its_project() -> None:
+    for track, project in (([], "a/b"), (["tensorboard", "mlflow"], "a/b"), (["wandb"], "ä b" + "c" * 125)):
+        check(parse(values(track=track, tracking={"project": project}), where="run.yaml"))

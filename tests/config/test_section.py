@@ -68,6 +68,12 @@ def test_lists_and_mappings_are_asked_for_in_the_words_of_yaml(given_values: dic
     assert said in refusal(given_values)
 
 
+def test_nothing_behind_a_key_is_called_so() -> None:
+    assert refusal(values(tracking={"project": None})).endswith(
+        "- tracking.project: input should be a valid string, got nothing (null)"
+    )
+
+
 def test_a_missing_key_inside_a_section_is_named_in_full() -> None:
     assert "- data.file: required, but not given" in refusal({"model": "m", "output": "o", "data": {}})
 

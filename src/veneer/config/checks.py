@@ -29,6 +29,7 @@ from veneer.enums import (
     Sharding,
     SplitBy,
     TokenCache,
+    TrackerName,
 )
 from veneer.errors import ConfigError, listing
 
@@ -89,6 +90,7 @@ def check(config: RunConfig) -> None:
         )
     problems += sharding_problems(config)
     problems += quant_problems(config.quant)
+    problems += tracking_problems(config)
     problems += objective_problems(config)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
@@ -109,6 +111,8 @@ def split_problems(data: DataSection) -> list[str]:
     return problems
 
 
+WANDB_FORBIDS, WANDB_LONGEST = "/\\#?%:", 128
+"""What wandb's client refuses in the name of a project: signs, and more characters than that."""
 IN_PARTS = (OptimizerName.ADAMW, OptimizerName.LION, OptimizerName.SGD)
 """Optimisers that change each number by its own state, so that a tensor may be in parts."""
 
@@ -133,6 +137,24 @@ def sharding_problems(config: RunConfig) -> list[str]:
         ),
     }
     return [f"compute.sharding full {why}" for why, wrong in found.items() if wrong]
+
+
+def tracking_problems(config: RunConfig) -> list[str]:
+    """What a tracker cannot take, which would be told after the run alone."""
+    if TrackerName.WANDB not in config.track:
+        return []
+    project, problems = config.tracking.project, []
+    if any(sign in project for sign in WANDB_FORBIDS):
+        problems.append(
+            f"tracking.project {project!r} cannot be a project of wandb, whose name has none of "
+            f"{' '.join(WANDB_FORBIDS)}; give another one"
+        )
+    if len(project) > WANDB_LONGEST:
+        problems.append(
+            f"tracking.project has {len(project):,} characters, and the name of a project of wandb at most "
+            f"{WANDB_LONGEST}; give a shorter one"
+        )
+    return problems
 
 
 def quant_problems(quant: QuantSection) -> list[str]:

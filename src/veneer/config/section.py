@@ -77,9 +77,14 @@ def _explain(error: ValidationError, section: type[Section]) -> list[str]:
             text = "required, but not given"
         else:
             text = _said(problem["type"], problem["msg"], problem["input"])
-            met[key] = f", got {_SHORT.repr(problem['input'])}"
+            met[key] = f", got {_met(problem['input'])}"
         lines.setdefault(key, []).append(text)
     return [f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}" for key, texts in lines.items()]
+
+
+def _met(value: Any) -> str:
+    """A value that was met; YAML takes nothing behind a key for null, which an empty text is not."""
+    return "nothing (null)" if value is None else _SHORT.repr(value)
 
 
 def _said(kind: str, message: str, given: Any) -> str:
