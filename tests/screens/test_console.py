@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -11,7 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from consoles import recorded
 from tiny import CommandLine
@@ -57,6 +61,19 @@ def test_brackets_in_a_table_are_text() -> None:
     show_table(console, table)
     text = console.export_text()
     assert [word for word in ("[spam]", "[/ham]", ":x:", "[b]bold", "[/none]", ":smile:") if word not in text] == []
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("width", [80, 24])
+def test_borders_stand_below_each_other_whatever_the_encoding_has(encoding: str, width: int) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    table = new_table("names", "", "größte")
+    for name in ("Prüfung … 猫" * 2, "plain"):
+        table.add_row(name, Text("−1 €", style="bold"))
+    show_table(Console(file=stream, width=width), table)
+    stream.seek(0)
+    lines = stream.read().splitlines()[1:]
+    assert len({cell_len(line) for line in lines}) == 1, lines
 
 
 def test_a_title_is_as_wide_as_the_screen_and_not_as_its_table() -> None:

@@ -91,13 +91,31 @@ def show_table(screen: Console, table: Table, *, whole: bool = False) -> None:
         table: what is printed.
         whole: whether a log has every cell whole, on lines as long as it takes, so that names can be searched for.
     """
+    _spell_out(screen, table)
     with _room(screen, table if whole else None):
         _show_table(screen, table)
 
 
 def width_of(screen: Console, table: Table) -> int:
     """The characters of a table whose cells are whole."""
+    _spell_out(screen, table)
     return Measurement.get(screen, screen.options.update(max_width=sys.maxsize), table).maximum
+
+
+def _spell_out(screen: Console, table: Table) -> None:
+    """Write what a screen's encoding does not have as the stream would (`\\xfc`), before columns get their widths."""
+    if screen.encoding.startswith("utf"):
+        return
+    for column in table.columns:
+        for text in (column.header, *column.cells):
+            if isinstance(text, Text):
+                text.plain = _escaped(text.plain, screen.encoding)
+        if column.overflow == "ellipsis" and _escaped("…", screen.encoding) != "…":
+            column.overflow = "fold"
+
+
+def _escaped(text: str, encoding: str) -> str:
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 
 @contextmanager
