@@ -76,6 +76,25 @@ def test_borders_stand_below_each_other_whatever_the_encoding_has(encoding: str,
     assert len({cell_len(line) for line in lines}) == 1, lines
 
 
+def test_a_table_that_a_terminal_has_no_room_for_is_lines() -> None:
+    def table() -> Table:
+        made = new_table("m (4 rows)", "", "base", "adapter", "95 % interval")
+        made.add_row("json", "-219.5123", "-1.5", "-217 to -2")
+        made.add_row("json fields", "", Text("+3.25", style="green"), "")
+        made.caption = "below"
+        return made
+
+    narrow, log, wide = recorded(terminal=True, width=30), recorded(width=30), recorded(terminal=True, width=60)
+    for screen in (narrow, log, wide):
+        show_table(screen, table())
+    assert narrow.export_text().splitlines() == [
+        "m (4 rows)", "json", "  base -219.5123, adapter", "  -1.5, 95 % interval -217 to", "  -2", "json fields",
+        "  adapter +3.25", "below",
+    ]  # fmt: skip
+    assert "│" in wide.export_text()
+    assert "│" in log.export_text()
+
+
 def test_a_title_is_as_wide_as_the_screen_and_not_as_its_table() -> None:
     table = Table(title=f"{PATH} (3 rows)", caption=f"also in {PATH}")
     table.add_column("a")

@@ -39,12 +39,18 @@ def say(screen: Console, message: str, style: str = "") -> None:
     screen.print(Text(fitted(screen, message), style=style), soft_wrap=True)
 
 
-def fitted(screen: Console, message: str) -> str:
-    """A message with newlines where a terminal's lines end; in a log it stays as it is."""
+def fitted(screen: Console, message: str, *, indent: int = 0) -> str:
+    """A message with newlines where a terminal's lines end; in a log it stays as it is.
+
+    Args:
+        screen: where it is printed.
+        message: what is printed.
+        indent: how many characters of each line are left free.
+    """
     if not screen.is_terminal:
         return message
     lines = (
-        textwrap.wrap(line, screen.width, break_long_words=False, break_on_hyphens=False) or [""]
+        textwrap.wrap(line, max(1, screen.width - indent), break_long_words=False, break_on_hyphens=False) or [""]
         for line in message.split("\n")
     )
     return "\n".join(part for parts in lines for part in parts)
@@ -84,7 +90,8 @@ def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
 
 
 def show_table(screen: Console, table: Table, *, whole: bool = False) -> None:
-    """Print a table with its title above and its caption below: neither is squeezed into the table's width.
+    """Print a table with its title above and its caption below: neither is squeezed into the table's width. Where a
+    terminal has no room for it without cutting words, its rows are lines.
 
     Args:
         screen: where it is printed.
@@ -99,7 +106,11 @@ def show_table(screen: Console, table: Table, *, whole: bool = False) -> None:
 def width_of(screen: Console, table: Table) -> int:
     """The characters of a table whose cells are whole."""
     _spell_out(screen, table)
-    return Measurement.get(screen, screen.options.update(max_width=sys.maxsize), table).maximum
+    return _measured(screen, table).maximum
+
+
+def _measured(screen: Console, table: Table) -> Measurement:
+    return Measurement.get(screen, screen.options.update(max_width=sys.maxsize), table)
 
 
 def _spell_out(screen: Console, table: Table) -> None:
@@ -133,6 +144,19 @@ def _show_table(screen: Console, table: Table) -> None:
     if table.title is not None:
         say(screen, str(table.title), style="bold")
     caption, table.title, table.caption = table.caption, None, None
-    screen.print(table)
+    if screen.is_terminal and table.show_header and _measured(screen, table).minimum > screen.width:
+        _show_lines(screen, table)
+    else:
+        screen.print(table)
     if caption is not None:
         say(screen, str(caption), style="italic")
+
+
+def _show_lines(screen: Console, table: Table) -> None:
+    """Print the rows of a table as lines: the first cell of each, and below it the others with their headings."""
+    headings = [str(column.header) for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        name, *known = (f"{heading} {cell}".strip() for heading, cell in zip(headings, cells, strict=True) if str(cell))
+        say(screen, name, style="bold")
+        if known:
+            say(screen, textwrap.indent(fitted(screen, ", ".join(known), indent=2), "  "))
