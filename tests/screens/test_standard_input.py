@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +32,12 @@ def test_what_is_not_utf_8_is_refused(errors: str) -> None:
 def test_the_character_is_named_where_python_hands_halves_on() -> None:
     with pytest.raises(DataError, match=r"at character 2; give it in UTF-8"):
         text_of(stream(" éa".encode() + b"\xff", "surrogateescape").read)
+
+
+def test_where_the_locale_is_none_of_utf_8_that_is_said() -> None:
+    program = "from veneer.screens.standard_input import not_text as f; print(f('\\udcc3\\udcbc', 0), f('\\udcfc', 0))"
+    place = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    asked = [sys.executable, "-c", program]
+    said = subprocess.run(asked, env={**os.environ, **place}, capture_output=True, text=True, check=True).stdout
+    assert "takes texts for ascii. Give a locale of UTF-8 (LC_ALL=C.UTF-8)" in said
+    assert said.endswith("is not UTF-8 text, at character 0; give it in UTF-8\n")

@@ -39,11 +39,12 @@ class Text(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See `click.ParamType.convert`."""
         from veneer.data.json_values import half_character
+        from veneer.screens.standard_input import not_text
 
         text = str(super().convert(value, param, ctx))
         at = half_character(text)
         if at is not None:
-            self.fail(f"it is not UTF-8 text, at character {at}; give it in UTF-8.", param, ctx)
+            self.fail(f"it {not_text(text, at)}.", param, ctx)
         return text
 
 

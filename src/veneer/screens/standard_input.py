@@ -1,7 +1,8 @@
-"""Text from standard input: UTF-8, or an error that says so."""
+"""Text from standard input and from the command line: UTF-8, or an error that says so."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from veneer.data.json_values import half_character
@@ -23,6 +24,24 @@ def text_of(read: Callable[[], str]) -> str:
         raise DataError(f"standard input is not UTF-8 text: {error}") from error
     at = half_character(text)
     if at is not None:
-        # Python hands on bytes that are not UTF-8 as halves of characters where the locale is C.
-        raise DataError(f"standard input is not UTF-8 text, at character {at}; give it in UTF-8")
+        raise DataError(f"standard input {not_text(text, at)}")
     return text
+
+
+def not_text(text: str, at: int) -> str:
+    """What is wrong with a text in which Python hands on bytes as halves of characters, and the remedy: the bytes are
+    not UTF-8, or the locale's encoding is not.
+
+    Args:
+        text: what Python has made of it.
+        at: the index of the first such character.
+    """
+    encoding = sys.getfilesystemencoding()
+    try:
+        text.encode(encoding, errors="surrogateescape").decode("utf-8")
+    except ValueError:
+        return f"is not UTF-8 text, at character {at}; give it in UTF-8"
+    return (
+        f"has a letter, at character {at}, that Python does not read here: it takes texts for {encoding}. Give a "
+        "locale of UTF-8 (LC_ALL=C.UTF-8), or leave PYTHONUTF8=0 out"
+    )
