@@ -12,6 +12,7 @@ from run_logs import finished, started, step_done
 from support import needs
 from tracked_runs import EVENTS, LOCK, MEASURES, SAMPLES, nothing_leaves, table, tell
 from veneer.enums import TrackerName
+from veneer.trackers.board import TrackedRun
 
 pytestmark = needs("mlflow", "pip install 'veneer[mlflow]'")
 
@@ -49,6 +50,26 @@ def test_mlflow_has_settings_numbers_tables_and_documents(
     assert table(run / "artifacts" / "evaluation" / "measures" / "step-000003.json") == MEASURES
     assert json.loads((run / "artifacts" / "run.lock").read_text()) == LOCK
     assert "chosen: a rate" in (run / "artifacts" / "log.txt").read_text()
+
+
+def test_rewards_may_be_called_as_their_users_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from veneer.trackers.mlflow import Mlflow, metric_name
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    run = TrackedRun(
+        id="1234", name="name", folder=str(tmp_path), project="p", online=False, settings={"model": "m"}, resumed_at=0
+    )
+    odd = ("50 %", "50 §", "a?\n", "..", "a//b", "/a", "a/", "", "x" * 300)
+    named = {f"objective/rewards/{name}/mean": float(place) for place, name in enumerate(odd)}
+    board = Mlflow(run)
+    board.numbers({"train/loss": 1.0, **named}, 1)
+    board.numbers({"train/loss": 0.5}, 2)
+    board.close("complete")
+    assert values(only_run(tmp_path), "train/loss") == {1: 1.0, 2: 0.5}
+    assert metric_name("objective/rewards/Länge 2/mean") == "objective/rewards/Länge 2/mean"
+    for name, value in named.items():
+        assert values(only_run(tmp_path), metric_name(name)) == {1: value}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, RunTag
@@ -16,6 +17,8 @@ FOLDER = "mlruns"
 ID_TAG = "veneer.id"
 LONGEST = 6_000
 """Characters of a parameter's value that MLflow takes."""
+LONGEST_NAME = 250
+"""Characters of a metric's name that it takes."""
 AT_ONCE = 100
 """Parameters that it takes at once."""
 STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
@@ -51,7 +54,8 @@ class Mlflow:
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """See `Board.numbers`."""
         now = int(1000 * time.time())
-        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        told = [Metric(metric_name(name), value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics=told)
 
     def text(self, name: str, text: str, step: int) -> None:
         """See `Board.text`; all of them become one file in the end."""
@@ -74,6 +78,16 @@ class Mlflow:
         self._client.set_terminated(self._id, STATUS.get(reason, "FAILED"))
 
 
+def metric_name(name: str) -> str:
+    """The name under which MLflow takes a metric: a reward, whose name is any text, may have been called otherwise. It
+    is the name itself where that is taken, and else what is taken of it with a digest, so that no two become one."""
+    parts = name.split("/")
+    if _named(name) and len(name) <= LONGEST_NAME and not any(part in ("", ".", "..") for part in parts):
+        return name
+    taken = "/".join("".join(letter if _named(letter) else "_" for letter in part).strip(".") or "_" for part in parts)
+    return f"{taken[: LONGEST_NAME - 10]}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
 def _named(key: str) -> bool:
-    """Whether MLflow takes a key as a parameter's name."""
+    """Whether MLflow takes a key as a parameter's or a metric's name, as far as its letters go."""
     return all(letter.isalnum() or letter in "_-. :/" for letter in key)
