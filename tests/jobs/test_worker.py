@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from job_workers import Workers, becomes, kill, played, queue_of, status, wait_for, workers
+from job_workers import PLAY, Workers, becomes, kill, played, queue_of, status, wait_for, workers
 from played_runs import chain
 from tiny import tree
+from veneer.io.files import lock_patiently
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
@@ -288,3 +289,27 @@ time.sleep(60)
     thread.join()
     assert found.error == DELETED
     assert asked.exists()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_job_of_a_device_that_has_no_worker_any_more_goes_on_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 2)
+    store = SqliteStore(tmp_path)
+    gone = Worker(tmp_path, store, "cuda:7")
+    assert store.claim(gone.owner, gone.device, lambda one: None, gone._start) is not None
+    worker = Worker(tmp_path, store, command=[sys.executable, "-S", str(PLAY)])
+    assert worker._left_over() is None
+    monkeypatch.setattr("veneer.jobs.worker.ABANDONED_SECONDS", 0.0)
+    if kept:
+        with worker_lock(tmp_path, "cuda:7").open("w") as file:
+            lock_patiently(file)
+            assert worker._left_over() is None
+        return
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    becomes(queue, job, JobStatus.SUCCEEDED)
+    worker.stop.set()
+    thread.join()

@@ -28,7 +28,7 @@ from veneer.jobs.judge import judged
 from veneer.jobs.process import FoundProcess, StartedProcess, job_lock
 from veneer.jobs.queue import ended
 from veneer.jobs.sqlite_store import SqliteStore
-from veneer.jobs.store import JobStore
+from veneer.jobs.store import JobLease, JobStore
 from veneer.posix import is_locked
 from veneer.strict_json import to_text
 from veneer.system import memory, memory_limit
@@ -38,6 +38,8 @@ IDLE_SECONDS = 0.25
 BEAT_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 """Seconds after which is tried again what could not be written."""
+ABANDONED_SECONDS = 30.0
+"""Seconds without a beat after which the job of a device without a worker is another's to see to."""
 DELETED = "its folder was deleted while it was running, and its process was stopped; make the job again for its result"
 
 
@@ -100,12 +102,19 @@ class Worker:
             self.stop.wait(IDLE_SECONDS)
 
     def _left_over(self) -> Job | None:
-        """A job that was being carried out on this device by a worker that is gone: there is one worker a device."""
-        owned = {lease.job for lease in self.store.leases() if lease.device not in (self.device, "")}
+        """A job that was being carried out by a worker that is gone, on this device, which has one worker, or on one
+        that has none any more, as where a studio is started again with other devices."""
+        owned = {lease.job for lease in self.store.leases() if self._others(lease)}
         for job in self.store.jobs(JobStatus.RUNNING):
             if job.id not in owned:
                 return job
         return None
+
+    def _others(self, lease: JobLease) -> bool:
+        """Whether a lease is of another device that has a worker, or may soon have one again."""
+        if lease.device in (self.device, ""):
+            return False
+        return lease.age < ABANDONED_SECONDS or worker_runs(self.root, lease.device)
 
     def _next(self) -> Job | None:
         return self.store.claim(self.owner, self.device, self._refusal, self._start)
