@@ -119,6 +119,21 @@ def test_the_merged_model_is_the_live_adapter(kind: str, tiny_model: Path, tmp_p
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is tied
 
 
+@pytest.mark.parametrize("excluded", [["lm_head"], r".*(lm_head|\.1\.mlp\.up_proj)"])
+def test_a_head_that_is_excluded_and_tied_is_updated_in_the_written_folder_too(
+    excluded: list[str] | str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """PEFT's `ensure_weight_tying` goes before the exclusion of the head."""
+    base = write(tmp_path / "base", tiny_model, TIED)
+    settings = {"target_modules": ["up_proj", "embed_tokens"], "ensure_weight_tying": True, "exclude_modules": excluded}
+    with torch.no_grad():
+        live = their_logits(adapt(base, settings, tmp_path / "adapter"), TEXTS)
+        export(tmp_path / "adapter", tmp_path / "out", model=str(tmp_path / "base"), to=Target.PEFT)
+        model = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+        found = their_logits(peft.PeftModel.from_pretrained(model, tmp_path / "out").eval(), TEXTS)
+    assert largest_difference(found, live) < 1e-5
+
+
 @pytest.mark.parametrize("written_by_peft", [False, True])
 def test_an_embedding_whose_head_is_tied_comes_out_right(
     written_by_peft: bool, tiny_model: Path, tmp_path: Path

@@ -20,7 +20,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.score import SCORE
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, matches, names_path
 from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.mixture import DOWN, GATE_UP
@@ -106,6 +106,9 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
         "use_dora": spec.variant is Variant.DORA,
         **_ranks(spec, updates),
     }
+    if HEAD in updates and matches(spec.exclude_modules, HEAD):
+        # `ensure_weight_tying` puts an update on a head that is excluded by its name. It is written as the head's own.
+        config |= {"exclude_modules": None, "layers_to_transform": None, "target_modules": list(updates)}
     return config | _on_mixture(adapter, updates, config)
 
 
