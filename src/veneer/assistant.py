@@ -29,6 +29,7 @@ from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.tokenizer import Tokenizer
+from veneer.loading.ends import end_notes
 from veneer.loading.expected import check_vocabulary
 from veneer.loading.forms import TableForm, WeightForm
 from veneer.loading.unread import unread_notes
@@ -365,6 +366,7 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     loaded.requires_grad_(False).eval()
     if isinstance(loaded, CausalLM):
         warnings += unread_notes(checkpoint, loaded.spec)
+    warnings += end_notes(checkpoint, loaded.spec.vocab_size)
     put_on = None if adapter is None else load_adapter(loaded, adapter)
     other = None if base is None else base.problem()
     if other is not None:

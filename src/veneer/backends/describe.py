@@ -14,6 +14,7 @@ from veneer.io.checkpoint import ModelConfig, dtype_in_headers
 from veneer.io.model_files import decoded_when_read, dtype_of_files
 from veneer.io.prequantised import described_quantisation
 from veneer.io.protocol import Checkpoint
+from veneer.loading.ends import end_notes
 from veneer.loading.expected import linear_paths
 from veneer.loading.stored import block_formats, stored_layers, stored_quantisation, table_formats
 from veneer.loading.unread import unread_notes
@@ -52,7 +53,7 @@ def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Descript
         tables=table_formats(model.blocks),
         dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
-        notes=() if isinstance(model, ModelConfig) else unread_notes(model, spec),
+        notes=() if isinstance(model, ModelConfig) else unread_notes(model, spec) + end_notes(model, spec.vocab_size),
     )
 
 
@@ -67,9 +68,9 @@ def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Descri
     spec = bones.spec
     paths = [line.path for line in spec.linears]
     if isinstance(model, ModelConfig):
-        stored = described_quantisation(model.config, paths)
+        stored, ends = described_quantisation(model.config, paths), ()
     else:
-        stored = stored_layers(HfFiles(model, bones), paths)
+        stored, ends = stored_layers(HfFiles(model, bones), paths), end_notes(model, spec.vocab_size)
     return Description(
         source=model.source,
         backend=Backend.HF,
@@ -81,7 +82,7 @@ def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Descri
         tables={},
         dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
-        notes=(said(model.config, wanted), *_layers_without_adapter(spec)),
+        notes=(said(model.config, wanted), *_layers_without_adapter(spec), *ends),
     )
 
 

@@ -1,0 +1,26 @@
+"""Ids under which the files end an answer, and which no token of the model has."""
+
+from __future__ import annotations
+
+from veneer.io.protocol import Checkpoint
+
+KEY = "eos_token_id"
+
+
+def end_notes(checkpoint: Checkpoint, vocab_size: int) -> tuple[str, ...]:
+    """What the user should know of the ends in generation_config.json: one sentence on ids without a token, or nothing.
+
+    Args:
+        checkpoint: whose generation_config.json is meant.
+        vocab_size: the number of tokens of the model, from 0 on.
+    """
+    value = checkpoint.generation_config.get(KEY)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    strange = [one for one in ids if not 0 <= one < vocab_size]
+    if not strange:
+        return ()
+    return (
+        f"generation_config.json of {checkpoint.source} ends answers at {KEY} {value!r}, and the model has the tokens "
+        f"0 to {vocab_size - 1}: {', '.join(map(str, strange))} can never be said. Answers end at the tokenizer's end "
+        f"of text and the template's end of turn alone; if they run on, correct {KEY}.",
+    )
