@@ -102,8 +102,18 @@ def _from_some_layer_on(config: Config, head_dim: int) -> tuple[LayerSpec, ...]:
         raise ModelError(f"max_window_layers is {first!r}; it must be a whole number")
     layers = range(int(config["num_hidden_layers"]))
     types = layer_types(config, (SLIDING if size is not None and layer >= first else FULL for layer in layers))
+    _refuse_window_that_is_off(config, types)
     rotary = rope(config, head_dim)
     return tuple(LayerSpec(attention_spec=attention_spec, rope=rotary) for attention_spec in windowed(types, size))
+
+
+def _refuse_window_that_is_off(config: Config, types: list[str]) -> None:
+    """Refuse layers with a window where `use_sliding_window` says that there is none; transformers fails there."""
+    if SLIDING in types and not switch(config, "use_sliding_window", False):
+        raise ModelError(
+            f"layer_types has {SLIDING!r}, and use_sliding_window is {config.get('use_sliding_window', False)!r}; set "
+            f"use_sliding_window to true if these layers have the window, or make them {FULL!r}"
+        )
 
 
 def smollm3(config: Config) -> DecoderSpec:
@@ -120,6 +130,7 @@ def smollm3(config: Config) -> DecoderSpec:
         )
     size = window(config) if switch(config, "use_sliding_window", False) else None
     types = layer_types(config, (SLIDING if size is not None and not value else FULL for value in turned[:layers]))
+    _refuse_window_that_is_off(config, types)
     rotary = rope(config, shape["head_dim"], theta=2_000_000.0)
     return DecoderSpec(
         **shape,
