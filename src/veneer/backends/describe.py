@@ -68,9 +68,11 @@ def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Descri
     spec = bones.spec
     paths = [line.path for line in spec.linears]
     if isinstance(model, ModelConfig):
-        stored, ends = described_quantisation(model.config, paths), ()
+        stored = described_quantisation(model.config, paths)
+        ends: tuple[str, ...] = ()
     else:
-        stored, ends = stored_layers(HfFiles(model, bones), paths), end_notes(model, spec.vocab_size)
+        stored = stored_layers(HfFiles(model, bones), paths)
+        ends = end_notes(model, spec.vocab_size)
     return Description(
         source=model.source,
         backend=Backend.HF,
