@@ -23,7 +23,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, read_tensors, save_adapter
+from veneer.adapters.store import CONFIG_FILE, config_warnings, read_tensors, save_adapter
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
@@ -151,6 +151,17 @@ def test_a_whole_submodule_is_saved_and_read_by_both(folder: Path, tmp_path: Pat
     assert {path for path, _ in written.modules} >= {"model.layers.0.mlp.gate_proj", "model.layers.1.mlp.down_proj"}
     loaded = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
     assert largest_difference(packed_logits(own, TEXTS), their_logits(loaded, TEXTS)) < 1e-5
+
+
+def test_a_module_to_save_that_the_model_lacks_is_passed_over_as_in_peft_and_told_of(tmp_path: Path) -> None:
+    theirs = their_adapter(target_modules=["q_proj"], modules_to_save=["norm", "lm_haed", "classifier"])
+    theirs.save_pretrained(tmp_path / "theirs")
+    read = ours(tiny_llama(), tmp_path / "a")
+    load_adapter(read, tmp_path / "theirs")
+    assert largest_difference(packed_logits(read, TEXTS), their_logits(theirs, TEXTS)) < 1e-5
+    (warning,) = config_warnings(tmp_path / "theirs")
+    assert "modules_to_save" in warning
+    assert sorted(re.findall(r"\n  - (\w+)", warning)) == ["classifier", "lm_haed"]
 
 
 def test_a_module_to_save_without_tensors_is_an_error(model: CausalLM, folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.headers import repeated_names
+from veneer.io.headers import repeated_names, tensor_names
 
 ENTRY = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 
@@ -27,6 +27,15 @@ def test_repeated_names_are_found(tmp_path: Path) -> None:
     assert repeated_names(twice(tmp_path / "x.safetensors")) == ["a"]
     save_file({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "y.safetensors", metadata={"a": "b"})
     assert repeated_names(tmp_path / "y.safetensors") == []
+    assert sorted(tensor_names(tmp_path / "y.safetensors")) == ["a", "b"]
+
+
+def test_a_damaged_header_names_nothing(tmp_path: Path) -> None:
+    for number, content in enumerate((b"", b"\x02", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 1 << 60) + b"{}")):
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(content)
+        assert tensor_names(file) == []
+        assert repeated_names(file) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 8, b"\x08" + b"\0" * 7 + b"{]", struct.pack("<Q", 9) + b"[" * 9])

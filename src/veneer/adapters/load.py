@@ -27,7 +27,7 @@ from veneer.adapters.store import (
     read_reward_config,
     read_tensors,
 )
-from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, selects, value_of_pattern
+from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, selects, value_of_pattern, with_parents
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError, listing
@@ -171,7 +171,7 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
 
     Raises:
-        AdapterError: the name of a tensor is unknown, or a module of `modules_to_save` has none.
+        AdapterError: the name of a tensor is unknown.
     """
     named = dict.fromkeys(
         name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
@@ -182,13 +182,6 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm. A module's
     # name stands for all modules in it.
     saved = {path: None for path in whole if _is_saved(spec, path)}
-    modules = {one for path in whole for one in _with_parents(path)}
-    untrained = [name for name in spec.modules_to_save if not any(one.endswith(name) for one in modules)]
-    if untrained:
-        raise AdapterError(
-            f"{directory / WEIGHTS_FILE} lacks the weights of modules that {CONFIG_FILE} names in modules_to_save:\n"
-            f"{listing(untrained)}\nSave the adapter again."
-        )
     strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
     if strange:
         raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")
@@ -213,13 +206,7 @@ def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value
 
 def _is_saved(spec: LoraSpec, path: str) -> bool:
     """Whether a module, or one that it is in, is of `modules_to_save`."""
-    return any(one.endswith(spec.modules_to_save) for one in _with_parents(path))
-
-
-def _with_parents(path: str) -> list[str]:
-    """A path and the paths of all modules that it is in."""
-    names = path.split(".")
-    return [".".join(names[:count]) for count in range(len(names), 0, -1)]
+    return any(one.endswith(spec.modules_to_save) for one in with_parents(path))
 
 
 def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, directory: Path) -> None:

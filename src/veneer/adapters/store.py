@@ -21,12 +21,12 @@ from veneer.adapters.integrity import check_unchanged
 from veneer.adapters.origin import write_base
 from veneer.adapters.peft_config import adapter_config, parse_config, unknown_settings
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import expression_of_key
+from veneer.adapters.targets import expression_of_key, with_parents
 from veneer.enums import Task
 from veneer.errors import AdapterError, listing
 from veneer.expressions import endless
 from veneer.io.files import write_tensors, write_text
-from veneer.io.headers import repeated_names
+from veneer.io.headers import repeated_names, tensor_names
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.strict_json import to_text
 
@@ -133,13 +133,29 @@ def read_reward_config(directory: Path) -> LoraSpec:
 
 def config_warnings(directory: Path) -> list[str]:
     """What the user should know of a saved adapter's configuration. Raises as `read_config`."""
-    unknown = unknown_settings(read_config(directory)[1])
-    if not unknown:
+    spec, config = read_config(directory)
+    warnings = []
+    unknown = unknown_settings(config)
+    if unknown:
+        warnings.append(
+            f"{directory / CONFIG_FILE} has keys that neither PEFT nor veneer knows. They are switched off, and are "
+            f"passed over:\n{listing(unknown)}"
+        )
+    unsaved = _without_weights(spec, directory / WEIGHTS_FILE)
+    if unsaved:
+        warnings.append(
+            f"{directory / CONFIG_FILE} names modules in modules_to_save of which {WEIGHTS_FILE} has no weights. They "
+            f"are passed over, as PEFT passes over modules that a model does not have:\n{listing(unsaved)}"
+        )
+    return warnings
+
+
+def _without_weights(spec: LoraSpec, weights: Path) -> list[str]:
+    """Names in `modules_to_save` that no tensor of the file stands for; nothing where the file cannot be read."""
+    if not spec.modules_to_save or not weights.is_file():
         return []
-    return [
-        f"{directory / CONFIG_FILE} has keys that neither PEFT nor veneer knows. They are switched off, and are passed "
-        f"over:\n{listing(unknown)}"
-    ]
+    modules = {one for name in tensor_names(weights) for one in with_parents(name.rpartition(".")[0])}
+    return [name for name in spec.modules_to_save if modules and not any(one.endswith(name) for one in modules)]
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:

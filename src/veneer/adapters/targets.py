@@ -117,6 +117,12 @@ def names_module(name: str, path: str) -> bool:
     return f".{name}." in f".{path}."
 
 
+def with_parents(path: str) -> list[str]:
+    """A path and the paths of all modules that it is in."""
+    names = path.split(".")
+    return [".".join(names[:count]) for count in range(len(names), 0, -1)]
+
+
 def is_router(path: str) -> bool:
     """Whether a path is that of a mixture's router."""
     return path.endswith(tuple(f".mlp.{name}" for name in ROUTERS))

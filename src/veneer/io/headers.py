@@ -19,9 +19,7 @@ def repeated_names(path: Path) -> list[str]:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if length <= LONGEST else b""
+    text = _header(path)
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, object]]) -> None:
@@ -34,3 +32,23 @@ def repeated_names(path: Path) -> list[str]:
     except (ValueError, RecursionError):
         return []
     return repeated
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors in a safetensors file; a damaged header has none, as in `repeated_names`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        entries = json.loads(_header(path))
+    except (ValueError, RecursionError):
+        return []
+    return [name for name in entries if name != "__metadata__"] if isinstance(entries, dict) else []
+
+
+def _header(path: Path) -> bytes:
+    """The JSON of a header, which nothing has looked at; empty where it is said to be too long."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return file.read(length) if length <= LONGEST else b""

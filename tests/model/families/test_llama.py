@@ -54,16 +54,22 @@ def test_granite_has_its_four_multipliers(variant: str) -> None:
         ("qwen2", {"layer_types": ["full_attention"]}, ["each of the 2 layers"]),
         ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, ["linear_attention"]),
         (
-            "qwen3", {"layer_types": ["full_attention", "sliding_attention"], "use_sliding_window": True,
-                      "sliding_window": None},
+            "qwen3",
+            {
+                "layer_types": ["full_attention", "sliding_attention"],
+                "use_sliding_window": True,
+                "sliding_window": None,
+            },
             ["no sliding_window is set"],
         ),
         (
-            "qwen2", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8},
+            "qwen2",
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8},
             ["use_sliding_window is False", "set use_sliding_window to true", "'full_attention'"],
         ),
         (
-            "smollm3", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8},
+            "smollm3",
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8},
             ["use_sliding_window is False"],
         ),
         ("qwen2", {"use_sliding_window": "yes"}, ["use_sliding_window", "'yes'"]),
