@@ -431,3 +431,17 @@ def test_factors_for_each_expert_are_refused_until_peft_has_joined_them(tmp_path
     load_adapter(model, tmp_path / "joined")
     with torch.no_grad():
         assert largest_difference(packed_logits(model, TEXTS), their_logits(adapted, TEXTS)) < 1e-4
+
+
+def test_trained_biases_of_routers_are_refused_as_what_they_are(tmp_path: Path) -> None:
+    """PEFT's `bias: all` means whatever has `bias` in its name; a router's is none of a linear layer."""
+    theirs, files = model_and_files("gpt_oss", tmp_path / "base")
+    for bias in ("all", "lora_only"):
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], bias=bias, task_type="CAUSAL_LM")
+        adapted = peft.get_peft_model(theirs, config)
+        adapted.save_pretrained(tmp_path / bias)
+        theirs = adapted.unload()
+    load_adapter(load(files), tmp_path / "lora_only")
+    named = r"biases of routers(?s:.)*\n  - model\.layers\.0\.mlp\.router\.bias\n(?s:.)*bias: lora_only"
+    with pytest.raises(AdapterError, match=named):
+        load_adapter(load(files), tmp_path / "all")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.module import copy_tensors
-from veneer.adapters.targets import Names, expert_parameter, matches
+from veneer.adapters.targets import Names, expert_parameter, is_router, matches
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear
 from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
@@ -193,6 +193,25 @@ def refuse_single_experts(names: Iterable[str], directory: Path) -> None:
             f"{directory}: the adapter has factors for each expert by itself, as PEFT made them beside transformers "
             f"4:\n{listing(single)}\nOpen it with PEFT beside transformers 5 and save it again "
             "(PeftModel.from_pretrained, save_pretrained); that writes one pair of factors for all experts of a layer"
+        )
+
+
+def refuse_router_biases(names: Iterable[str], directory: Path) -> None:
+    """Refuse biases of routers, which PEFT trains with `bias: all` beside those of linear layers.
+
+    Args:
+        names: names of the adapter's tensors.
+        directory: of the adapter.
+
+    Raises:
+        AdapterError: there are such biases.
+    """
+    biases = sorted(name for name in names if name.endswith(".bias") and is_router(name.removesuffix(".bias")))
+    if biases:
+        raise AdapterError(
+            f"{directory}: the adapter has trained biases of routers, as PEFT does with bias: all, and only biases of "
+            f"linear layers are read here:\n{listing(biases)}\nTrain it with bias: lora_only, or merge it by PEFT "
+            "(merge_and_unload, save_pretrained) and take the merged model"
         )
 
 

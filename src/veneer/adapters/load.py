@@ -13,7 +13,7 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKEN_ROWS
-from veneer.adapters.experts import paths_of_tensors, refuse_single_experts, target_paths
+from veneer.adapters.experts import paths_of_tensors, refuse_router_biases, refuse_single_experts, target_paths
 from veneer.adapters.inject import inject, module_paths
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.overflow import check_updates
@@ -152,6 +152,7 @@ def _without(key: str, patterns: Mapping[str, Value]) -> dict[str, Value]:
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
     if model.spec.mixture is not None:
         refuse_single_experts(tensors, directory)
+        refuse_router_biases(tensors, directory)
     found = _found(tensors, spec, directory)
     _check_complete(model, spec, found, directory)
     check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
