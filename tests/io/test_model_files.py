@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from tiny import tree
 from tiny_models import documents, largest_difference, their_logits
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model, save_settings, stream_files, stream_model
+from veneer.model.spec import spec_from_hf
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,25 @@ def test_settings_are_the_origins_but_for_what_changes(origin: Checkpoint, tmp_p
     assert config == same | {"torch_dtype": "float16", "vocab_size": 7, "quantization_config": {"quant_method": "x"}}
     save_settings(tmp_path, {}, open_checkpoint_of(tmp_path, origin))
     assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_the_scaling_of_gemma3_is_written_so_that_transformers_5_takes_it(origin: Checkpoint, tmp_path: Path) -> None:
+    """transformers 4 reads `type` where there is no `rope_type`; from 5 on no scaling at all is taken then."""
+
+    def theirs(config: dict[str, Any]) -> Any:
+        return Gemma3TextConfig(**config).rope_parameters["full_attention"]["rope_type"]
+
+    config = {"model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 6,
+              "rope_scaling": {"type": "linear", "factor": 8.0}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_settings(tmp_path, {}, open_checkpoint_of(tmp_path, origin))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (theirs(dict(config)), theirs(dict(written))) == ("default", "linear")
+    spec = spec_from_hf(written)
+    assert spec == spec_from_hf(config)
+    rotary = spec.layers[5].rope
+    assert rotary is not None
+    assert rotary.factor == 8.0
 
 
 def open_checkpoint_of(folder: Path, origin: Checkpoint) -> Checkpoint:

@@ -149,6 +149,7 @@ def save_settings(
     config = {**origin.config, **changes}
     config.pop("dtype", None)
     config.pop(CONFIG_KEY, None)
+    config |= _said_in_full(config)
     if quantization is not None:
         config[CONFIG_KEY] = dict(quantization)
     write_text(directory / "config.json", to_text(config, indent=2, sort_keys=True) + "\n")
@@ -156,3 +157,11 @@ def save_settings(
         generation = to_text(dict(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
     (tokenizer or origin.tokenizer()).save(directory)
+
+
+def _said_in_full(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scaling of Gemma 3 with `rope_type` where it has `type` alone: transformers 4 reads either, 5 the first."""
+    scaling = config.get("rope_scaling")
+    if config.get("model_type") != "gemma3_text" or not isinstance(scaling, Mapping) or "type" not in scaling:
+        return {}
+    return {"rope_scaling": {"rope_type": scaling["type"], **scaling}}
