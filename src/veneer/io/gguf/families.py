@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from veneer.defaults import GPT_OSS_SCALING
 from veneer.io.gguf.metadata import Presence, Setting
 from veneer.io.gguf.names import (
     AFTER_NORMS,
@@ -315,14 +316,7 @@ _ALL = (
             "attention_bias": True,
         },
         granted=_gpt_oss,
-        scaling={
-            "rope_type": "yarn",
-            "factor": 32.0,
-            "beta_fast": 32.0,
-            "beta_slow": 1.0,
-            "truncate": False,
-            "original_max_position_embeddings": 4096,
-        },
+        scaling=GPT_OSS_SCALING,
         mixture=True,
         window_period=2,
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from veneer.defaults import GPT_OSS_SCALING
 from veneer.errors import ModelError
 from veneer.model.families.fields import (
     FULL,
@@ -80,13 +81,6 @@ def qwen3_moe(config: Config) -> DecoderSpec:
             dense=frozenset(layer for layer in range(layers) if layer in named or (layer + 1) % step),
         ),
     )
-
-
-GPT_OSS_SCALING = {
-    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-    "original_max_position_embeddings": 4096,
-}  # fmt: skip
-"""The scaling of a config.json without one; `{"rope_type": "default"}` says that there is none."""
 
 
 def gpt_oss(config: Config) -> DecoderSpec:
