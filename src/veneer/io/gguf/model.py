@@ -17,6 +17,7 @@ from veneer.io.gguf.config import Described, completed, describe, family_of
 from veneer.io.gguf.encode import FILE_TYPES, Quant, encode, fitting, kind_of
 from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import OUTPUT, Piece, interleaved, pieces
+from veneer.io.gguf.stripping import stripping_name
 from veneer.io.gguf.vocabulary import write_vocabulary
 from veneer.io.gguf.writer import GgufWriter, Planned
 from veneer.io.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def write_model(
         tensors: the model's tensors under their Hugging Face names, in any order and float type; a tied head is
             left out.
         quant: the format of the matrices.
-        name: the model's name, for people.
+        name: the model's name, for people. It is changed where llama.cpp would cut texts otherwise for it.
         progress: called with the Hugging Face name of every tensor.
 
     Raises:
@@ -68,7 +69,7 @@ def write_model(
     """
     described = describe(config)
     vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]))
-    values = _values(described, quant, name) | dict(vocabulary.values)
+    values = _values(described, quant, stripping_name(name, tokenizer)) | dict(vocabulary.values)
     plan = _plan(described, quant, values)
     notes = [*described.notes, *vocabulary.notes, *_narrowed(plan, quant, described)]
     with GgufWriter(path, values, list(plan.values())) as file:

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from veneer.errors import ModelError, nearest
+from veneer.io.gguf.stripping import KEEPING, NAME, strips
 from veneer.io.tokenizer import Tokenizer, finish, surround
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -115,12 +116,14 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
         raise ModelError(
             f"{source} has the tokenizer model {kind!r}; only 'gpt2' (byte-level BPE) and 'llama' are read."
         )
+    taken = strips(metadata.get(NAME), reader.tokens)
     for token, token_type in zip(reader.tokens, reader.types, strict=True):
         # These tokens are found in the raw text, as in llama.cpp.
+        rstrip = taken and token not in KEEPING
         if token_type in (CONTROL, UNKNOWN):
-            backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+            backend.add_special_tokens([AddedToken(token, special=True, normalized=False, rstrip=rstrip)])
         elif token_type == USER_DEFINED:
-            backend.add_tokens([AddedToken(token, special=False, normalized=False)])
+            backend.add_tokens([AddedToken(token, special=False, normalized=False, rstrip=rstrip)])
     names = {
         "bos_token": reader.named("bos"),
         "eos_token": reader.named("eos"),

@@ -17,6 +17,7 @@ from tokenizers import AddedToken
 
 from veneer.errors import ModelError, listing
 from veneer.io.gguf.metadata import Value
+from veneer.io.gguf.stripping import strip_notes
 from veneer.io.gguf.tokenizer import (
     BYTE,
     CONTROL,
@@ -120,7 +121,7 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     named: dict[str, Value] = {f"{_PREFIX}{name}": value for name, value in values.items()}
     if tokenizer.chat_template is not None:
         named["tokenizer.chat_template"] = tokenizer.chat_template
-    notes += [*_bos_note(tokenizer), *_verify(tokenizer, named)]
+    notes += [*_bos_note(tokenizer), *strip_notes(tokenizer), *_verify(tokenizer, named)]
     return Vocabulary(named, tuple(notes))
 
 
