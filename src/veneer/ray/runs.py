@@ -102,7 +102,8 @@ class TaskTrainer:
 
             self.nodes.each(train_point, points, [point.name for point in points], done, threads=threads)
         if failed:
-            reasons = listing(f"{name}: {error}" for name, error in failed)
+            # What is refused while a point is planned begins with its name already.
+            reasons = listing(f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in failed)
             raise VeneerError(f"{len(failed)} of {len(points)} points could not be trained:\n{reasons}")
         return False
 
