@@ -225,7 +225,8 @@ _NAMES = {
     "veneer.evaluation.gate": ("Condition", "GateResult", "Verdict"),
     "veneer.evaluation.judge.verdicts": ("JudgeResult", "JudgedShare"),
     "veneer.evaluation.report": ("Report", "Sample"),
-    "veneer.evaluation.run": ("EvaluationRequest", "evaluate"),
+    "veneer.evaluation.request": ("EvaluationRequest",),
+    "veneer.evaluation.run": ("evaluate",),
     "veneer.evaluation.scoring": ("RowScore",),
     "veneer.evaluation.statistics.compare": ("Comparison", "Metric"),
     "veneer.events": (
