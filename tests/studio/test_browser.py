@@ -307,13 +307,20 @@ def test_notes_in_two_tabs_are_not_overwritten_unseen(watched: Watched, opened: 
     wait_for(lambda: page.get_by_label("Text").input_value() == "from another tab")
     page.get_by_label("Text").fill("mine")
     elsewhere("newer")
-    page.wait_for_timeout(1500)
+    card = page.locator("section", has=page.get_by_role("heading", name="Notes"))
+
+    def save() -> str:
+        """Save once, and read what is said of it when the answer is there."""
+        with page.expect_response(lambda response: "/studio/notes" in response.url):
+            card.get_by_role("button", name="Save").click()
+        page.wait_for_timeout(300)
+        return card.get_by_role("status").inner_text()
+
+    # The page learns of other tabs by and by; until then it is refused without the other text.
+    wait_for(lambda: "“newer”. Save again to replace that." in save())
     assert page.get_by_label("Text").input_value() == "mine"
-    page.get_by_role("button", name="Save").click()
-    watched.sees("“newer”. Save again to replace that.")
     assert opened.http.get("/studio/run?name=noted").json()["record"]["text"] == "newer"
-    page.get_by_role("button", name="Save").click()
-    watched.sees("Saved")
+    assert save() == "Saved"
     assert opened.http.get("/studio/run?name=noted").json()["record"]["text"] == "mine"
 
 
