@@ -116,7 +116,7 @@ def plan_serving(
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
     sequence = token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
     by_modules = computed_by_modules(setup)
-    adapter = _adapter_bytes(setup, torch.float32 if by_modules else adapter_dtype)
+    adapter = _adapter_bytes(setup, None if by_modules else adapter_dtype)
     prompt = 4 * step_width(setup) * context if by_modules else 0
     base, workspace, decoded = base_bytes(setup), _workspace(setup, limits), decoded_bytes(setup) if by_modules else 0
     heap = int(HEAP_SHARE * (base + workspace + decoded))
@@ -154,20 +154,19 @@ def computed_by_modules(setup: Setup) -> bool:
     return setup.spec.mixture is not None or biases or more
 
 
-def _adapter_bytes(setup: Setup, dtype: torch.dtype) -> int:
-    """What an adapter takes: factors in a dtype, with a subtracted pair, and numbers of each output in float32.
-
-    Modules hold all of it in float32.
+def _adapter_bytes(setup: Setup, dtype: torch.dtype | None) -> int:
+    """What an adapter takes: factors in a dtype, with a subtracted pair, and numbers of each output in float32; or for
+    None, all of it in float32, as modules hold it.
     """
     lora, linears = setup.lora, list(chain.from_iterable(map(dict.values, setup.linears)))
     adapted = [linear for linear in linears if linear.rank and not linear.experts]
     dora = lora.variant is Variant.DORA
     by_output = sum(linear.outputs * (dora + lora.factor_bias) for linear in adapted)
     weights = replace(setup, method=Method.LORA).adapter_weights - by_output
-    if dora and not computed_by_modules(setup):
+    if dora and dtype is not None:
         # What the gain would take of the base's own bias is added again.
         by_output += sum(linear.outputs for linear in adapted if linear.bias)
-    return weights * dtype.itemsize + by_output * torch.float32.itemsize
+    return weights * (torch.float32 if dtype is None else dtype).itemsize + by_output * torch.float32.itemsize
 
 
 def _judged(plan: ServingPlan, *, quantized: bool) -> ServingPlan:
