@@ -92,7 +92,7 @@ def _steps(task: Task) -> int:
 def measured(outcome: RunOutcome, task: Task, runs: Path) -> RunOutcome:
     """A run with the task's own measures of its answers."""
     name = outcome.method if outcome.method == "base" else f"{outcome.method}-{outcome.seed}"
-    answers = [answer or "" for answer in read_answers(runs / name)]
+    answers = [answer or "" for answer in read_answers(runs / name, len(task.test))]
     return replace(outcome, metrics={**outcome.metrics, **task.measure(answers)})
 
 
