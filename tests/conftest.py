@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from forking import ForkServer
 from tiny import CommandLine, rows, run_config, write_model, write_rows
 from training_runs import LONG, SETTINGS
 from veneer.planning import time
+from veneer.signals import SIGNALS
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
@@ -32,6 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="how often the repeated tests of tests/faults inject their fault, as a multiple of their least",
     )
+
+
+def pytest_configure() -> None:
+    """Let the tests' programs get signals that this process ignores, as under `nohup` or in the background of a script:
+    what is ignored stays so in all that is started, and tests that end a program by a signal would wait for ever. A
+    signal that is handled, by nothing being done, is the system's own again in a started program."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -240,7 +240,7 @@ def test_an_update_of_zeros_changes_no_bit():
         (40, 31, 4, torch.bfloat16),
         (40, 32, 3, torch.bfloat16),
         (3, 32, 4, torch.bfloat16),
-        (40, 32, 4, torch.float32),
+        (40, 32, 4, torch.float16),
         (40, 32, 4, torch.float64),
     ],
 )
@@ -327,6 +327,33 @@ def test_in_float32_a_layer_is_multiplied_as_it_is_stored(dtype, monkeypatch):
     torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
     exact = grad.double() @ weight.double() + 0.5 * (left.double() @ a.right.double())
     torch.testing.assert_close(back.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(native is None, reason="no compiled kernels")
+@pytest.mark.parametrize(("rows", "depth", "columns"), SHAPES)
+@pytest.mark.parametrize("rank", [0, 3])
+def test_in_float32_a_row_does_not_depend_on_the_rows_beside_it(rows, depth, columns, rank):
+    x, grad = random(rows, depth, dtype=torch.float32), random(rows, columns, dtype=torch.float32)
+    weight, bias = random(columns, depth, dtype=torch.float32), random(columns, dtype=torch.float32)
+    left = random(rows, rank, dtype=torch.float32)
+    b, a = random(columns, rank, dtype=torch.float32), random(rank, depth, dtype=torch.float32)
+
+    def both(some):
+        forward, backward = (LowRank(left[some], right, 0.7) if rank else None for right in (b, a))
+        return outputs(x[some], weight, bias, forward), inputs(grad[some], weight, backward)
+
+    y, back = both(slice(None))
+    for some in (slice(0, 1), slice(1, 8), slice(rows - 1, rows)):
+        alone = both(some)
+        assert torch.equal(alone[0], y[some])
+        assert torch.equal(alone[1], back[some])
+    exact, terms = exact_sum(x, weight.T, bias, (left, b.T, 0.7) if rank else None)
+    assert ((y.double() - exact).abs() <= terms * 2**-18).all()
+    exact, terms = exact_sum(grad, weight, None, (left, a, 0.7) if rank else None)
+    assert ((back.double() - exact).abs() <= terms * 2**-18).all()
+    room = torch.full_like(y, torch.nan)
+    assert outputs(x, weight, bias, LowRank(left, b, 0.7) if rank else None, out=room) is room
+    assert torch.equal(room, y)
 
 
 def test_a_layer_without_rows_has_no_outputs():

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.load import load_adapter
 from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import config_warnings, read_tokenizer
+from veneer.adapters.store import config_warnings, read_config, read_tokenizer
 from veneer.arguments import check_type, check_types
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
@@ -341,7 +341,7 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
 
 def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     adapter, compute = request.adapter, request.compute
-    warnings = [] if adapter is None else config_warnings(adapter)
+    warnings = [] if adapter is None else config_warnings(adapter, *read_config(adapter))
     run = recorded_run(adapter)
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)

@@ -54,8 +54,8 @@ def combine_folders(
     """
     if (output / CONFIG_FILE).exists():
         raise OutputError(f"{output} holds an adapter already; give another output folder")
-    configs = [read_config(folder)[1] for folder in folders]
-    warnings = [warning for folder in folders for warning in config_warnings(folder)]
+    read = {folder: read_config(folder) for folder in folders}
+    warnings = [warning for folder, found in read.items() for warning in config_warnings(folder, *found)]
     base_files, problem = _common_base({folder: read_base(folder) for folder in folders})
     if problem is not None and other_base is OtherBase.REFUSE:
         raise AdapterError(f"{problem}\nGive --allow-other-base to combine them all the same.")
@@ -63,6 +63,7 @@ def combine_folders(
     result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
     make_output_folder(output)
+    configs = [config for _, config in read.values()]
     bases = tuple(dict.fromkeys(str(config.get("base_model_name_or_path")) for config in configs))
     with staged_files(output) as staged:
         save_adapter(staged, result, base=bases[0], revision=configs[0].get("revision"), base_files=base_files)

@@ -3,7 +3,8 @@
 In bfloat16 on a processor with AVX-512 BF16 or AMX kernels of our own make them (native/products.c, product_tiles.c,
 outer.c): base and update have one sum in float32, instead of being added after both were rounded, and no kernel is
 compiled for every number of rows. In float32 the same is done on every instruction set, with the weight of a layer as
-it is stored (native/frozen.c). Elsewhere torch's products do the same one after the other.
+it is stored (native/frozen.c); a row's bits do not depend on the rows beside it there. Elsewhere torch's products do the
+same one after the other.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from veneer.padding import pad_to_multiple
 
 FEWEST_ROWS = 16
 """With fewer rows, laying out the weight for the kernel would take longer than the product."""
+DEEPEST = 16_384
+"""Outputs of a weight up to which the kernel takes the gradient of its inputs in float32. A head has more: each thread
+would lay all of it out for its own rows, and torch's product takes four fifths of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,11 @@ def outputs(
         wide_bias = None if bias is None else bias.float()
         native.product(x, weight, factors, wide_bias, scale, y, by_outputs=True)
         return y
+    frozen = _float_kernels(x, update, weight)
+    stored = None if frozen is None else stored_dense(weight)
+    if frozen is not None and stored is not None:
+        y = x.new_empty((x.shape[0], weight.shape[0])) if out is None else out
+        return _frozen_product(frozen, x, stored, update, bias, y, by_outputs=True)
     own_bias = None if bias is None else bias.to(x.dtype)
     if x.is_cuda and update is not None and out is None:
         return _onto_update(x, weight.t(), update.left, update.right.t(), update.scale, own_bias)
@@ -117,7 +126,12 @@ def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None, onto: Te
         factors, scale = _factors(update)
         native.product(grad, weight, factors, None, scale, x, by_outputs=False, add=onto is not None)
         return x
-    if grad.is_cuda and update is not None:
+    frozen = _float_kernels(grad, update, weight) if len(weight) <= DEEPEST else None
+    stored = None if frozen is None else stored_dense(weight)
+    if frozen is not None and stored is not None:
+        x = grad.new_empty((grad.shape[0], weight.shape[1]))
+        _frozen_product(frozen, grad, stored, update, None, x, by_outputs=False)
+    elif grad.is_cuda and update is not None:
         x = _onto_update(grad, weight, update.left, update.right, update.scale, None)
     else:
         x = grad @ weight
@@ -159,26 +173,24 @@ def layer_outputs(x: Tensor, layer: StoredFrozen, update: LowRank | None = None)
     In float32 veneer's own kernel widens the stored weight on its way (native/frozen.c), so that no decoded copy is
     made and a row's bits do not depend on the rows beside it.
     """
-    native, stored = _stored_kernels(x, layer, update)
-    if native is None or stored is None:
+    frozen = _float_kernels(x, update)
+    stored = None if frozen is None else layer.stored()
+    if frozen is None or stored is None:
         return outputs(x, layer.dequantize(x.dtype), layer.bias, update)
-    y = x.new_empty((x.shape[0], stored.columns))
-    bias = None if layer.bias is None else layer.bias.detach().float().contiguous()
-    factors, scale = _stored_factors(update)
-    native.frozen_product(x, stored, factors, bias, scale, y, by_outputs=True)
-    return y
+    y = x.new_empty((x.shape[0], stored.weight.columns))
+    return _frozen_product(frozen, x, stored.weight, update, layer.bias, y, by_outputs=True)
 
 
 def layer_inputs(
     grad: Tensor, layer: StoredFrozen, update: LowRank | None = None, onto: Tensor | None = None
 ) -> Tensor:
     """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad; see `layer_outputs` and `inputs`."""
-    native, stored = _stored_kernels(grad, layer, update)
-    if native is None or stored is None:
+    frozen = _float_kernels(grad, update)
+    stored = None if frozen is None else layer.stored()
+    if frozen is None or stored is None:
         return inputs(grad, layer.dequantize(grad.dtype), update, onto)
-    x = grad.new_empty((grad.shape[0], stored.depth))
-    factors, scale = _stored_factors(update)
-    native.frozen_product(grad, stored, factors, None, scale, x, by_outputs=False)
+    x = grad.new_empty((grad.shape[0], stored.weight.depth))
+    _frozen_product(frozen, grad, stored.weight, update, None, x, by_outputs=False)
     # Within the product, whose sum is taken in parts, it would be another number.
     return x if onto is None else onto.add_(x)
 
@@ -291,19 +303,30 @@ def _factors(update: LowRank | None) -> tuple[tuple[Tensor, Tensor] | None, floa
     return (None, 1.0) if update is None else ((update.left, update.right), update.scale)
 
 
-def _stored_kernels(x: Tensor, layer: StoredFrozen, update: LowRank | None) -> tuple[Kernels | None, Stored | None]:
-    """The kernels and the weight as it is stored, where they can make this product in float32."""
+def _float_kernels(x: Tensor, update: LowRank | None, *others: Tensor) -> Kernels | None:
+    """The kernels, where they can make a product of x in float32."""
     factors = () if update is None else (update.left, update.right)
-    if x.dtype != torch.float32 or x.dim() != 2 or not usable(x, *factors):
-        return None, None
-    native = kernels()
-    found = None if native is None else layer.stored()
-    return native, None if found is None else found.weight
+    if x.dtype != torch.float32 or x.dim() != 2 or not usable(x, *factors, *others):
+        return None
+    return kernels()
 
 
-def _stored_factors(update: LowRank | None) -> tuple[tuple[Tensor, Stored] | None, float]:
-    if update is None:
-        return None, 1.0
-    right = stored_dense(update.right)
-    assert right is not None
-    return (update.left, right), update.scale
+def _frozen_product(
+    native: Kernels,
+    x: Tensor,
+    weight: Stored,
+    update: LowRank | None,
+    bias: Tensor | None,
+    y: Tensor,
+    *,
+    by_outputs: bool,
+) -> Tensor:
+    """y, filled in float32 with a product by a weight as it is stored."""
+    wide_bias = None if bias is None else bias.detach().float().contiguous()
+    factors, scale = None, 1.0
+    if update is not None:
+        right = stored_dense(update.right)
+        assert right is not None
+        factors, scale = (update.left, right), update.scale
+    native.frozen_product(x, weight, factors, wide_bias, scale, y, by_outputs=by_outputs)
+    return y

@@ -61,14 +61,22 @@ def test_sums_are_rounded_once_in_a_narrow_dtype() -> None:
     assert torch.equal(one(TOKENS, torch.float32), one.base.weight[TOKENS])
 
 
-def test_what_is_precomputed_changes_nothing_and_is_forgotten() -> None:
+def test_norms_are_measured_anew_when_a_factor_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     one = lora(magnitudes=True)
-    before = one(TOKENS, torch.float32)
-    one.precompute()
-    assert torch.equal(one(TOKENS, torch.float32), before)
-    one.lora_embedding_B.data += 1
-    one.forget_precomputed()
-    assert not torch.equal(one(TOKENS, torch.float32), before)
+    calls = []
+    norm = LoraEmbedding._norm
+    monkeypatch.setattr(LoraEmbedding, "_norm", lambda layer: calls.append(1) or norm(layer))
+    for _ in range(3):
+        one(TOKENS, torch.float32)
+    assert len(calls) == 1
+    with torch.no_grad():
+        one.lora_embedding_B.add_(1)
+    changed = one(TOKENS, torch.float32)
+    assert len(calls) == 2
+    other = lora(magnitudes=True)
+    with torch.no_grad():
+        other.lora_embedding_B.add_(1)
+    assert torch.equal(changed, other(TOKENS, torch.float32))
 
 
 def test_norms_are_summed_in_parts_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

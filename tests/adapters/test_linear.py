@@ -15,6 +15,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.loading.forms import WeightForm
 from veneer.model.decoder import BaseLinear, DenseLinear
+from veneer.native.library import kernels
 from veneer.quant.linear import QuantLinear
 
 IN, OUT, RANK = 40, 24, 5
@@ -53,6 +54,16 @@ def written_out(layer: LoraLinear, x: Tensor, a: Tensor, b: Tensor, mask: Tensor
 def mask_of(shape: torch.Size, dropout: float, seed: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return Dropout(probability=dropout, generator=generator)(torch.ones(shape, dtype=dtype)).double()
+
+
+@pytest.mark.skipif(kernels() is None, reason="no compiled kernels: torch's products round by their number of rows")
+@pytest.mark.parametrize("kind", BASES)
+def test_a_row_in_float32_is_the_one_that_it_is_alone(kind: str) -> None:
+    layer, x = adapted(base_layer(kind)), randn(70, IN, seed=5)
+    with torch.no_grad():
+        whole = layer(x)
+        for some in (slice(0, 1), slice(3, 9), slice(64, 70)):
+            assert torch.equal(layer(x[some]), whole[some])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

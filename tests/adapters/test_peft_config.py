@@ -48,7 +48,15 @@ USED: dict[str, Any] = {
 def test_each_feature_that_is_not_supported_is_refused_by_name(key: str, model: CausalLM, folder: Path) -> None:
     write_adapter(folder, model)
     change_config(folder, {key: USED[key]})
-    with pytest.raises(AdapterError, match=f"- {key}: "):
+    with pytest.raises(AdapterError, match=rf"- {key}: (.|\n)*merge it into its base with PEFT"):
+        load_adapter(model, folder)
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "PROMPT_TUNING", None])
+def test_another_kind_of_adapter_is_refused_with_a_remedy(kind: str | None, model: CausalLM, folder: Path) -> None:
+    write_adapter(folder, model)
+    change_config(folder, {"peft_type": kind})
+    with pytest.raises(AdapterError, match=rf"peft_type is {kind!r}, .*merge it into its base with PEFT"):
         load_adapter(model, folder)
 
 

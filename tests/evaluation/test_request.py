@@ -39,6 +39,14 @@ def test_an_adapter_that_is_given_twice_is_no_second_seed(tiny_data: Path, tmp_p
     assert request(tiny_data).folders == []
 
 
+def test_a_name_that_is_given_twice_is_not_passed_over(tiny_data: Path, tmp_path: Path) -> None:
+    twice = r"metrics: 'exact' is given 2 times; give it once\n.*suites: 'arithmetic' is given 3 times"
+    with pytest.raises(ConfigError, match=twice):
+        settle(request(tiny_data, metrics=("exact", "f1", "exact"), suites=("arithmetic",) * 3))
+    with pytest.raises(ConfigError, match="metrics: 'exact' is given 2 times"):
+        evaluate("absent", tiny_data, metrics=["exact", "exact"])
+
+
 def test_what_compares_an_adapter_with_its_base_needs_one(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text("suites: {arithmetic: 0.05}\n")
     asked: dict[str, Any]

@@ -361,6 +361,25 @@ def test_no_more_give_way_to_a_cohort_than_it_waits_for(placement: Placement) ->
     assert scheduler.preemptions == 2  # a quarter of the places
 
 
+def test_what_a_cohort_had_answered_comes_behind_its_prompt_token_by_token() -> None:
+    """As it came before it was preempted, so that a token is computed by the same operations."""
+    scheduler, _ = make({"sequences": 8, "prompt_tokens": 64, "block_tokens": 4})
+    again, other = (sequence_of(number, "", [number] * 5, 9, placement=Placement.COHORT) for number in range(2))
+    again.tokens += [7, 8, 9]
+    scheduler.add(again)
+    scheduler.add(other)
+    seen = []
+    for _ in range(5):
+        work = scheduler.plan()
+        seen.append([(one.sequence.number, one.start, one.count, one.ends) for one in work])
+        scheduler.computed(work)
+        other.tokens.append(1)
+    assert seen[0] == [(0, 0, 5, False), (1, 0, 5, True)]
+    assert [step[0] for step in seen[1:4]] == [(0, 5, 1, False), (0, 6, 1, False), (0, 7, 1, True)]
+    assert [step[-1] for step in seen[1:]] == [(1, place, 1, True) for place in (5, 6, 7, 8)]
+    assert len(seen[4]) == 1  # nobody has added a token to the first one
+
+
 def test_what_never_fits_is_refused() -> None:
     scheduler, _ = make({"sequences": 2, "prompt_tokens": 8, "block_tokens": 4}, budget=80)
     scheduler.check(sequence_of(0, "", [1] * 30, 10))

@@ -154,7 +154,7 @@ def test_layers_with_updates_and_trained_biases_say_so() -> None:
 @pytest.mark.parametrize("rank", [0, 1, 16, 340])
 @pytest.mark.parametrize("rows", [1, 5, 6, 23, 130])
 def test_training_products_and_their_updates(kind: str, rank: int, rows: int, native: Kernels) -> None:
-    shapes = [(1, 1), (40, 64), (200, 96), (193, 577), (64, 704), (40, 1536)]
+    shapes = [(1, 1), (16, 576), (40, 64), (32, 96), (200, 96), (193, 577), (64, 704), (40, 1536)]
     for columns, depth in [shape for shape in shapes if fits(kind, shape[1])]:
         layer, weight = layer_of(kind, columns, depth)
         stored = layer.stored()
@@ -202,6 +202,55 @@ def test_a_row_of_training_does_not_depend_on_the_others_nor_on_the_threads(
         torch.set_num_threads(count)
         for first, last in [(0, 61), (0, 1), (7, 9), (20, 33), (60, 61)]:
             assert torch.equal(product(first, last), whole[first:last])
+
+
+@pytest.mark.parametrize("shared", [1, 8, 16, 24, 32, 48, 64, 65])
+def test_a_column_of_training_does_not_depend_on_the_others(shared: int, native: Kernels) -> None:
+    """An adapter's A alone is multiplied as it is among those of other layers."""
+    weight, x = torch.randn(80, 577), torch.randn(23, 577)
+
+    def columns(first: int, last: int) -> Tensor:
+        stored = stored_dense(weight[first:last].contiguous())
+        assert stored is not None
+        y = torch.empty(23, last - first)
+        native.frozen_product(x, stored, None, None, 1.0, y, by_outputs=True)
+        return y
+
+    whole = columns(0, 80)
+    assert torch.equal(columns(0, shared), whole[:, :shared])
+    assert torch.equal(columns(80 - shared, 80), whole[:, 80 - shared :])
+
+
+@every_layer
+@pytest.mark.parametrize("rank", [1, 3, 16, 65])
+def test_norms_of_updated_rows(kind: str, rank: int, native: Kernels, threads: None) -> None:
+    for columns, depth in [shape for shape in SHAPES if fits(kind, shape[1])]:
+        layer, weight = layer_of(kind, columns, depth)
+        stored = layer.stored()
+        assert stored is not None
+        a, b = torch.randn(rank, depth) / rank, torch.randn(columns, rank)
+
+        found = native.row_norms(stored.weight, a, b, -0.7)
+
+        exact = (weight.double() - 0.7 * b.double() @ a.double()).norm(dim=1)
+        terms = (weight.double().abs() + 0.7 * b.double().abs() @ a.double().abs()).norm(dim=1)
+        assert found.dtype == torch.float32
+        assert ((found.double() - exact).abs() <= 2**-21 * terms).all()
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert torch.equal(native.row_norms(stored.weight, a, b, -0.7), found)
+
+
+def test_norms_of_rows_that_an_update_takes_away_are_what_is_left(native: Kernels) -> None:
+    a, b, left = torch.randn(2, 600), torch.randn(40, 2), 1e-3 * torch.randn(40, 600)
+    weight = (left.double() - b.double() @ a.double()).float()
+    stored = stored_dense(weight)
+    assert stored is not None
+
+    found = native.row_norms(stored, a, b, 1.0)
+
+    exact = (weight.double() + b.double() @ a.double()).norm(dim=1)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("products", [KernelProducts.PAIRS, KernelProducts.TILES])

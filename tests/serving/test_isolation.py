@@ -23,6 +23,7 @@ from veneer.adapters.adapter import remove
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
+from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Variant
 from veneer.generation.build import build_engine
 from veneer.generation.engine import GenerationEngine
@@ -48,9 +49,14 @@ KINDS: dict[str, dict[str, object]] = {
 """Adapters of the compiled step: other ranks, scales, layers, biases and magnitudes."""
 APART: dict[str, dict[str, object]] = {
     "norm": {"rank": 4, "modules_to_save": ("norm",)},
+    "ends": {"rank": 4, "modules_to_save": ("lm_head", "embed_tokens")},
+    "layer": {"rank": 4, "target_modules": ("q_proj",), "modules_to_save": ("o_proj",)},
+    "tokens": {"rank": 4, "trainable_tokens": dict.fromkeys((EMBEDDING, HEAD), (3, 7, 11))},
     "head": {"rank": 4, "target_modules": ("lm_head", "q_proj")},
+    "turned": {"rank": 4, "target_modules": ("lm_head", "k_proj"), "variant": Variant.DORA},
+    "embedding": {"rank": 4, "target_modules": ("embed_tokens", "up_proj")},
 }
-"""Adapters that are computed through modules: their log-probabilities agree within rounding."""
+"""Adapters that are computed through modules."""
 
 
 def write(folder: Path, model: CausalLM, name: str, *, seed: int, **settings: object) -> None:
@@ -138,16 +144,10 @@ def random_request(source: random.Random, vocab: int, names: list[str | None]) -
     )
 
 
-def check(found: GenerationResult, expected: GenerationResult, *, exact: bool) -> None:
-    if exact:
-        assert found.tokens == expected.tokens
-        assert found.logprobs == expected.logprobs
-        assert found.prompt_logprobs == expected.prompt_logprobs
-        return
-    for own, other in zip(found.logprobs, expected.logprobs, strict=False):
-        assert own.logprob == pytest.approx(other.logprob, abs=1e-5)
-        if own.token != other.token:
-            break
+def check(found: GenerationResult, expected: GenerationResult) -> None:
+    assert found.tokens == expected.tokens
+    assert found.logprobs == expected.logprobs
+    assert found.prompt_logprobs == expected.prompt_logprobs
 
 
 def exchange(source: Path, folder: Path) -> None:
@@ -191,7 +191,7 @@ def interleave(world: World, folder: Path, count: int, names: list[str | None], 
             assert handle.cancelled or "changed" in str(found.finished.error)
             continue
         ended += 1
-        check(found, alone(version, handle.request), exact=handle.request.adapter not in APART)
+        check(found, alone(version, handle.request))
     assert ended > 0.6 * count
     return engine
 
@@ -221,11 +221,12 @@ def test_layers_with_windows_and_capped_scores_keep_requests_apart(
     pytest.fail("nothing was shared")
 
 
-def test_adapters_that_are_computed_apart_answer_beside_the_others(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_adapters_that_are_computed_apart_answer_beside_the_others(seed: int, world: World, tmp_path: Path) -> None:
     if world.model.dtype == torch.bfloat16:
-        pytest.skip("products of torch in bfloat16 round by their height; in float32 they agree within 1e-5")
+        pytest.skip("products in bfloat16 round by their height; those in float32 do not")
     shutil.copytree(world.first, tmp_path / "adapters")
-    interleave(world, tmp_path / "adapters", 30, [None, "a", *APART], seed=2)
+    interleave(world, tmp_path / "adapters", 30, [None, "a", *APART], seed=seed)
 
 
 @pytest.mark.slow
@@ -244,6 +245,6 @@ def test_the_base_after_an_adapter_is_the_base(world: World) -> None:
         sampling = Sampling(max_new_tokens=6)
         request = GenerationRequest(prompt=tuple(range(3, 24)), sampling=sampling, adapter=name, logprobs=1)
         [found] = run(engine, engine.submit(request))
-        check(found, alone(world.first, request), exact=True)
+        check(found, alone(world.first, request))
     assert engine.stats().shared_tokens == 2 * 20
     adapters.close()

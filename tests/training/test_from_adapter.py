@@ -135,6 +135,21 @@ def test_a_quantised_copy_of_the_base_is_that_base(tiny_model: Path, tiny_data: 
     assert not [event for event in said if isinstance(event, Note) and event.level is Level.WARNING]
 
 
+def test_what_the_adapters_configuration_says_without_effect_is_said(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(first / "adapter_model.safetensors", copy)
+    config = json.loads((first / "adapter_config.json").read_text())
+    (copy / "adapter_config.json").write_text(json.dumps(config | {"use_something_new": False}))
+    said: list[Event] = []
+    train(further(tiny_model, tiny_data, tmp_path / "second", copy), subscribers=[said.append])
+    warnings = [event.message for event in said if isinstance(event, Note) and event.level is Level.WARNING]
+    assert any("use_something_new" in warning for warning in warnings)
+
+
 def test_kinds_that_cannot_be_gone_on_with_are_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", some_rows(8))
     first = train(run_config(tiny_model, data, tmp_path / "first", "train.steps=1", "lora.new_tokens=[<new>]")).output

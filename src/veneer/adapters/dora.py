@@ -15,10 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from veneer.adapters.kept_norm import KeptNorm
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import BaseLinear
-from veneer.model.precomputed import Precomputes
+from veneer.native.arguments import usable
+from veneer.native.library import kernels
 from veneer.native.stored import StoredLayer, StoredLinear
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -45,7 +47,7 @@ def scaled(z: Tensor, g: Tensor) -> Tensor:
     return cast(Tensor, _ScaledFeatures.apply(z, g))  # type: ignore[no-untyped-call]
 
 
-class DoraLinear(nn.Module, StoredLayer, Precomputes):
+class DoraLinear(nn.Module, StoredLayer):
     """A layer with a LoRA update and trained magnitudes of its weight's rows.
 
     Args:
@@ -60,7 +62,7 @@ class DoraLinear(nn.Module, StoredLayer, Precomputes):
         self.lora = lora
         empty = torch.empty(lora.out_features, dtype=torch.float32, device=lora.lora_B.device)
         self.magnitude = nn.Parameter(self.norm() if measured else empty)
-        self._gain: Tensor | None = None
+        self._norm = KeptNorm()
 
     @property
     def base(self) -> BaseLinear:
@@ -84,13 +86,16 @@ class DoraLinear(nn.Module, StoredLayer, Precomputes):
     @torch.no_grad()
     def norm(self) -> Tensor:
         """Norms of the rows of W + s B A, `[out_features]` float32."""
-        return cast(
-            Tensor, torch.linalg.vector_norm(self.lora.added_to(self.lora.base.dequantize(torch.float32)), dim=1)
-        )
+        a, b = (factor.float().contiguous() for factor in self.lora.pairs())
+        native = kernels() if usable(a, b) else None
+        stored = self.base.stored() if native is not None and isinstance(self.base, StoredLayer) else None
+        if native is not None and stored is not None:
+            return native.row_norms(stored.weight, a, b, self.lora.scale)
+        return cast(Tensor, torch.linalg.vector_norm(self.lora.added_to(self.base.dequantize(torch.float32)), dim=1))
 
     def gain(self) -> Tensor:
         """m / ‖W + s B A‖, `[out_features]` float32."""
-        return self.magnitude / self.norm() if self._gain is None else self._gain
+        return self.magnitude / self._norm.of((self.lora.lora_A, self.lora.lora_B), self.norm)
 
     def stored(self) -> StoredLinear | None:
         """See `StoredLayer`."""
@@ -114,15 +119,6 @@ class DoraLinear(nn.Module, StoredLayer, Precomputes):
         if left is not x:
             y = y + (self.lora.base(x) - self.lora.base(left))
         return y if bias is None else y + bias
-
-    @torch.no_grad()
-    def precompute(self) -> None:
-        """Compute m / ‖·‖ once. See `Precomputes`."""
-        self._gain = self.magnitude / self.norm()
-
-    def forget_precomputed(self) -> None:
-        """Compute m / ‖·‖ in every call again. See `Precomputes`."""
-        self._gain = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """A, B and the magnitudes. See `AdapterModule.trained`."""

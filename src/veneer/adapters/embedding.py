@@ -6,16 +6,17 @@ zero and B does not.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.adapters.dora import MAGNITUDE, scaled
+from veneer.adapters.kept_norm import KeptNorm
 from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import BaseLinear
-from veneer.model.precomputed import Precomputes
+from veneer.products import inputs, outer, outputs
 from veneer.tables import TokenLookup, TokenTable, parts
 
 NORM_ROWS = 4096
@@ -24,7 +25,27 @@ TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
 """PEFT's name of the trained rows in an adapter's file. They are the rows themselves, not their change."""
 
 
-class LoraEmbedding(nn.Module, Precomputes):
+class _Outputs(torch.autograd.Function):
+    """x Wᵀ for a trained W in the dtype of x, by a product of `veneer.products`: in float32 no row depends on others."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return outputs(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        return inputs(grad, weight), outer(grad, x, 1.0).to(weight.dtype)
+
+
+def _outputs(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ, `[tokens, in]` to `[tokens, out]`, with gradients for both."""
+    return cast(Tensor, _Outputs.apply(x, weight))  # type: ignore[no-untyped-call]
+
+
+class LoraEmbedding(nn.Module):
     """An embedding with a LoRA update, and optionally DoRA's magnitudes.
 
     Args:
@@ -43,7 +64,7 @@ class LoraEmbedding(nn.Module, Precomputes):
         self.scale = scale
         self.enabled = True
         self.magnitude = nn.Parameter(self._norm()) if magnitudes else None
-        self._gain: Tensor | None = None
+        self._kept = KeptNorm()
 
     @property
     def rank(self) -> int:
@@ -56,9 +77,10 @@ class LoraEmbedding(nn.Module, Precomputes):
             return cast(Tensor, self.base(tokens, dtype))
         # Summed in float32 and rounded once, since all later layers depend on it.
         rows = functional.embedding(tokens, self.lora_embedding_A.t())
-        summed: Tensor = self.base(tokens, torch.float32) + (rows @ self.lora_embedding_B.t()) * self.scale
+        summed: Tensor = self.base(tokens, torch.float32) + _outputs(rows, self.lora_embedding_B) * self.scale
         if self.magnitude is not None:
-            summed = scaled(summed, self.magnitude / self._norm() if self._gain is None else self._gain)
+            factors = self.lora_embedding_A, self.lora_embedding_B
+            summed = scaled(summed, self.magnitude / self._kept.of(factors, self._norm))
         return summed.to(dtype)
 
     @torch.no_grad()
@@ -71,15 +93,6 @@ class LoraEmbedding(nn.Module, Precomputes):
             summed = rows.float() + (a @ self.lora_embedding_B.t()) * self.scale
             squares += summed.square().sum(0, dtype=torch.float64)
         return squares.sqrt().float()
-
-    @torch.no_grad()
-    def precompute(self) -> None:
-        """Compute the factors of the columns once. See `Precomputes`."""
-        self._gain = None if self.magnitude is None else self.magnitude / self._norm()
-
-    def forget_precomputed(self) -> None:
-        """Compute the factors of the columns in every call again. See `Precomputes`."""
-        self._gain = None
 
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The update as a matrix, `[vocab, dim]` computed in `dtype`."""
@@ -189,7 +202,7 @@ class TokenHead(nn.Module):
         scores = self.base(x)
         if not self.enabled:
             return scores
-        return scores.index_copy(1, self.rows.ids, x @ self.rows.values.to(x.dtype).t())
+        return scores.index_copy(1, self.rows.ids, _outputs(x, self.rows.values.to(x.dtype)))
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained rows, unless they belong to the embedding. See `AdapterModule.trained`."""

@@ -25,6 +25,8 @@ from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.mixture import DOWN, GATE_UP
 
+ELSEWHERE = "merge it into its base with PEFT (merge_and_unload), where PEFT can, and give veneer the merged model"
+"""What can be done with an adapter that veneer does not read."""
 HEADS = (SCORE, "classifier")
 """Names of the heads of transformers' models that score texts."""
 
@@ -205,10 +207,13 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
     """
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise AdapterError(f"{path}: peft_type is {kind!r}; supported: 'LORA'")
+        raise AdapterError(f"{path}: peft_type is {kind!r}, and veneer reads 'LORA' alone; {ELSEWHERE}")
     used = [f"{key}: {value!r}" for key, value in config.items() if _is_used(key, value)]
     if used:
-        raise AdapterError(f"{path} uses features that veneer does not support:\n{listing(used)}")
+        raise AdapterError(
+            f"{path} uses features that veneer does not support:\n{listing(used)}\nTrain the adapter without them, or "
+            f"{ELSEWHERE}"
+        )
     problems = _faults(config)
     if problems:
         raise AdapterError(f"{path}: not a usable adapter configuration:\n{listing(problems)}")

@@ -131,9 +131,8 @@ def read_reward_config(directory: Path) -> LoraSpec:
     return spec
 
 
-def config_warnings(directory: Path) -> list[str]:
-    """What the user should know of a saved adapter's configuration. Raises as `read_config`."""
-    spec, config = read_config(directory)
+def config_warnings(directory: Path, spec: LoraSpec, config: dict[str, Any]) -> list[str]:
+    """What the user should know of a saved adapter's configuration, which `read_config` has read."""
     warnings = []
     unknown = unknown_settings(config)
     if unknown:

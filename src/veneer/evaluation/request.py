@@ -73,8 +73,8 @@ def settle(request: EvaluationRequest) -> SettledRequest:
     """Read what the request names, except the model.
 
     Raises:
-        ConfigError: they cannot be used, a number is below 1, an adapter is given twice, or there is none to use
-            them on.
+        ConfigError: they cannot be used, a number is below 1, an adapter, a metric or a suite is given twice, or there
+            is none to use them on.
         DataError: the file cannot be read.
     """
     _check_request(request)
@@ -92,8 +92,8 @@ def settle(request: EvaluationRequest) -> SettledRequest:
 
 
 def _check_request(request: EvaluationRequest) -> None:
-    """Refuse numbers below 1, which as the end of a slice of the rows would leave some out, or all; and an adapter that
-    is given twice, which would count as two seeds."""
+    """Refuse numbers below 1, which as the end of a slice of the rows would leave some out, or all; an adapter that is
+    given twice, which would count as two seeds; and names that are given twice, of which one would be passed over."""
     numbers = {
         "limit": request.limit,
         "max_new_tokens": request.max_new_tokens,
@@ -108,6 +108,12 @@ def _check_request(request: EvaluationRequest) -> None:
     problems += [
         f"adapter: {folder} is given {times} times; give it once, and beside it those of runs with other seeds"
         for folder, times in folders.items()
+        if times > 1
+    ]
+    problems += [
+        f"{option}: {name!r} is given {times} times; give it once"
+        for option, names in (("metrics", request.metrics), ("suites", request.suites))
+        for name, times in Counter(names).items()
         if times > 1
     ]
     if problems:

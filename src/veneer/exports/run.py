@@ -142,8 +142,8 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
         VeneerError: model, adapter or data cannot be used.
     """
     adapter, to = request.adapter, request.to
-    _, config = read_config(adapter)
-    for warning in config_warnings(adapter):
+    spec, config = read_config(adapter)
+    for warning in config_warnings(adapter, spec, config):
         emit(Note(message=warning, level=Level.WARNING))
     run = recorded_run(adapter)
     # The run knows the place of its base, where the adapter has a name for others to read.

@@ -20,7 +20,6 @@ from veneer.generation.sampling import likeliest
 from veneer.generation.sequence import Placement
 from veneer.gpu.transfer import sent
 from veneer.model.language import Decoding, LanguageModel
-from veneer.model.precomputed import precomputed
 from veneer.quant.packed import decoded_weights
 
 DECODED_LIMIT = 10**9
@@ -52,7 +51,6 @@ class _Cohort:
     decoding: Decoding
     rows: list[int]
     """Numbers of the sequences, in the order of the cache's rows."""
-    precomputed: ExitStack
     ended: set[int] = field(default_factory=set)
     """Sequences among them that have ended, or go on elsewhere, and whose rows have not been dropped yet."""
 
@@ -101,7 +99,8 @@ class CohortRunner:
         for cohort in self._cohorts:
             self._lay(cohort.rows, cohort.decoding.widths())
             going = {row: by_number[row] for row in cohort.rows if row not in cohort.ended}
-            tokens = [going[row].work.sequence.tokens[-1] if row in going else 0 for row in cohort.rows]
+            works = [going[row].work if row in going else None for row in cohort.rows]
+            tokens = [0 if work is None else work.sequence.tokens[work.start] for work in works]
             logits = cohort.decoding.step(sent(torch.tensor(tokens), self._model.device))
             found |= {row: output for row, output in zip(cohort.rows, _outputs(logits), strict=True) if row in going}
         begun: dict[bytes | None, list[StepInput]] = {}
@@ -130,7 +129,6 @@ class CohortRunner:
             cohort.ended |= set(cohort.rows) - kept
             left = [place for place, row in enumerate(cohort.rows) if row not in cohort.ended]
             if not left:
-                cohort.precomputed.close()
                 cohort.rows = []
             elif len(left) <= KEEP_SHARE * len(cohort.rows):
                 cohort.decoding.keep(torch.tensor(left, device=self._model.device))
@@ -148,13 +146,12 @@ class CohortRunner:
         if self._decoded is None:
             self._decoded = ExitStack()
             self._decoded.enter_context(decoded_weights(self._model.modules(), self._model.dtype, DECODED_LIMIT))
-        contexts = ExitStack()
-        contexts.enter_context(precomputed(model.modules()))
-        tokens = [token for sequence in sequences for token in sequence.tokens]
-        lengths = [len(sequence.tokens) for sequence in sequences]
+        # What a sequence has answered before it was preempted comes behind, a token a step.
+        tokens = [token for sequence in sequences for token in sequence.tokens[: sequence.prompt_tokens]]
+        lengths = [sequence.prompt_tokens for sequence in sequences]
         self._lay([sequence.number for sequence in sequences], lengths)
         logits = decoding.prefill(torch.tensor(tokens, device=model.device), lengths)
-        self._cohorts.append(_Cohort(decoding, [sequence.number for sequence in sequences], contexts))
+        self._cohorts.append(_Cohort(decoding, [sequence.number for sequence in sequences]))
         return dict(zip((sequence.number for sequence in sequences), _outputs(logits), strict=True))
 
     def _lay(self, numbers: Sequence[int], tokens: Sequence[int]) -> None:

@@ -139,9 +139,7 @@ class Scheduler:
         for sequence in self._in_turn():
             if sequence not in self.running:
                 continue  # it was preempted for one before it
-            count = sequence.pending
-            if count > 1 and sequence.placement is Placement.BLOCKS:
-                count = min(count, left)
+            count = _next_count(sequence, left)
             if count == 0 or not self._cover(sequence, sequence.computed + count):
                 continue
             found.append(Work(sequence, sequence.computed, count))
@@ -363,3 +361,14 @@ class Scheduler:
 
     def _busy(self) -> Iterator[str]:
         return (sequence.adapter for sequence in self.running)
+
+
+def _next_count(sequence: Sequence, left: int) -> int:
+    """How many tokens of a sequence are computed next, where `left` tokens of prompts may be.
+
+    A cohort's prompt is computed at once. After a preemption the answer comes behind it token by token, as it was computed
+    before: as a part of a prompt its tokens would have other bits.
+    """
+    if sequence.placement is Placement.COHORT:
+        return min(sequence.pending, 1 if sequence.computed else sequence.prompt_tokens)
+    return min(sequence.pending, left) if sequence.pending > 1 else sequence.pending

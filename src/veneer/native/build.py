@@ -44,6 +44,7 @@ SOURCES = (
     "products.c",
     "prompts.c",
     "quant.c",
+    "row_norms.c",
     "row_pairs.c",
     "rows.c",
     "step.c",

@@ -22,7 +22,7 @@
 #endif
 #define PANEL (VL * STRIPS)
 #define WIDTH 192 /* columns that are laid out at a time, a multiple of every PANEL */
-#define PART 320  /* depth that is laid out at a time, at most */
+#define PART 320  /* depth that is laid out at a time, at most: whole chunks, since those of 4 bits are widened at once */
 #define TURNED 16 /* rows of W that are turned at a time */
 
 typedef float lanes __attribute__((vector_size(VL * 4)));
@@ -66,20 +66,31 @@ static void lay_out(const Product *p, const Matrix *w, int first, int width, int
 
 static inline lanes fused(lanes sum, float a, lanes b) { return sum + a * b; }
 
-/* sums += x · panel over `count` numbers of ROWS rows. */
-__attribute__((always_inline)) static inline void add_products(lanes sums[ROWS][STRIPS], const float *const x[ROWS],
-                                                               const float *panel, int count) {
+/* sums += x · panel over `count` numbers of ROWS rows, in the first `strips` strips. */
+__attribute__((always_inline)) static inline void add_strips(lanes sums[ROWS][STRIPS], const float *const x[ROWS],
+                                                             const float *panel, int count, const int strips) {
     for (int k = 0; k < count; k++, panel += PANEL) {
         lanes right[STRIPS];
 #pragma GCC unroll 4
-        for (int j = 0; j < STRIPS; j++) right[j] = *(const vec *)(panel + j * VL);
+        for (int j = 0; j < strips; j++) right[j] = *(const vec *)(panel + j * VL);
 #pragma GCC unroll 6
         for (int i = 0; i < ROWS; i++) {
             const float left = x[i][k];
 #pragma GCC unroll 4
-            for (int j = 0; j < STRIPS; j++) sums[i][j] = fused(sums[i][j], left, right[j]);
+            for (int j = 0; j < strips; j++) sums[i][j] = fused(sums[i][j], left, right[j]);
         }
     }
+}
+
+/* The same for as many strips as `width` columns take: an adapter's A has few, and the panel's others are zeros. */
+__attribute__((always_inline)) static inline void add_products(lanes sums[ROWS][STRIPS], const float *const x[ROWS],
+                                                               const float *panel, int count, int width) {
+    if (width > 2 * VL)
+        add_strips(sums, x, panel, count, STRIPS);
+    else if (width > VL)
+        add_strips(sums, x, panel, count, 2);
+    else
+        add_strips(sums, x, panel, count, 1);
 }
 
 /* Where ROWS rows begin, from number `start` on; rows beyond the last are the last one again. */
@@ -104,13 +115,13 @@ static void tile(const Product *p, int64_t first, int column, int start, int cou
     if (start == 0 && p->rank) {
         memset(sums, 0, sizeof sums);
         point(p->x2, p->rank, first, p->rows, 0, x);
-        add_products(sums, x, update, p->rank);
+        add_products(sums, x, update, p->rank, width);
         for (int i = 0; i < ROWS; i++)
             for (int j = 0; j < STRIPS; j++) *(vec *)(to + i * stride + j * VL) = sums[i][j] * p->scale;
     }
     memset(sums, 0, sizeof sums);
     point(p->x, p->depth, first, p->rows, start, x);
-    add_products(sums, x, panel, count);
+    add_products(sums, x, panel, count, width);
     if (start || p->rank)
         for (int i = 0; i < ROWS; i++)
             for (int j = 0; j < STRIPS; j++) sums[i][j] += *(const vec *)(to + i * stride + j * VL);
@@ -138,7 +149,8 @@ static void block(const Product *p, int column, int64_t first, int64_t end, floa
                 memcpy(update + (int64_t)c * p->rank + (int64_t)k * PANEL, base + (int64_t)c * count,
                        (size_t)count * PANEL * 4);
         }
-    const int parts = (p->depth + PART - 1) / PART, deep = (p->depth + parts - 1) / parts;
+    const int parts = (p->depth + PART - 1) / PART, even = (p->depth + parts - 1) / parts;
+    const int deep = (int)whole_chunks(even) < PART ? (int)whole_chunks(even) : PART;
     for (int start = 0; start < p->depth; start += deep) {
         const int count = p->depth - start < deep ? p->depth - start : deep;
         lay_out(p, p->w, column, width, start, count, base, row);

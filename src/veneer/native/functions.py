@@ -279,6 +279,16 @@ class Kernels(Rowwise):
             pointer(y),
         )
 
+    def row_norms(self, weight: Stored, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        """Return the norms of the rows of W + scale · B A, float32 `[columns]`, by the weight as it is stored.
+
+        A float32 `[rank, depth]`, B float32 `[columns, rank]`.
+        """
+        norms = torch.empty(weight.columns, dtype=torch.float32)
+        matrix, factor = matrix_struct(weight), ctypes.c_float(scale)
+        self._call("row_norms", ctypes.byref(matrix), pointer(a), pointer(b), a.shape[0], factor, pointer(norms))
+        return norms
+
     def step(
         self,
         operations: ctypes.Array[Any],

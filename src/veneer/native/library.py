@@ -14,7 +14,7 @@ from veneer.native.build import VARIANTS, library_path, machine
 from veneer.native.functions import Kernels
 from veneer.native.processor import runnable_variants
 
-REVISION = 12
+REVISION = 13
 """The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it, but not in
 runs of the first revision. The second has float32 products of its own. The third has windows, soft caps and sinks in
 attention. The fourth computes generated answers in another order, and prompts in bfloat16 products. The fifth computes
@@ -24,7 +24,8 @@ bfloat16 products, where the processor multiplies pairs of bfloat16 faster than 
 tiles too, and takes the weights of prompts in another order. The ninth multiplies adapters in bfloat16 in tiles where
 the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention;
 and SwiGLU in float32 has another order of operations. The eleventh adds up norms of bfloat16
-in another order, where the processor has AVX-512 BF16. The twelfth computes answers under DoRA in a compiled step."""
+in another order, where the processor has AVX-512 BF16. The twelfth computes answers under DoRA in a compiled step. The
+thirteenth multiplies by an adapter's factors in float32, and measures DoRA's norms, in its own kernels."""
 
 
 @dataclass(frozen=True, slots=True)

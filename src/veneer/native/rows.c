@@ -117,13 +117,8 @@ DEFINE_FEW(few_q8_0, WEIGHT_Q8_0)
         for (; k + CHUNK <= count; k += CHUNK) {                                                \
             vec w[VECTORS];                                                                     \
             widen_chunk(m, format, &table, place + k, column, w);                               \
-            if (format == WEIGHT_4BIT) {                                                        \
-                float mixed[CHUNK];                                                             \
-                memcpy(mixed, w, sizeof mixed);                                                 \
-                for (int p = 0; p < CHUNK; p++) out[k + paired_place(p)] = mixed[p];            \
-            } else {                                                                            \
-                for (int v = 0; v < VECTORS; v++) *(vec *)(out + k + v * VL) = w[v];            \
-            }                                                                                   \
+            if (format == WEIGHT_4BIT) in_natural_order(w);                                     \
+            for (int v = 0; v < VECTORS; v++) *(vec *)(out + k + v * VL) = w[v];                \
         }                                                                                       \
         return k;                                                                               \
     }

@@ -138,6 +138,11 @@ INLINE vec widen_sixteen(const uint8_t *codes, __m512 table) {
     return (vec)_mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(bytes), right), table);
 }
 
+INLINE void in_natural_order(vec w[VECTORS]) {
+    const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    for (int v = 0; v < VECTORS; v++) w[v] = (vec)_mm512_permutexvar_ps(order, (__m512)w[v]);
+}
+
 INLINE void widen_4bit(const Matrix *m, float scale, int64_t place, int half, vec w[HALF]) {
     const __m512 table = _mm512_mul_ps(_mm512_loadu_ps(m->values), _mm512_set1_ps(scale));
     const uint8_t *codes = (const uint8_t *)m->codes + place / 2 + 16 * half;
@@ -150,6 +155,17 @@ INLINE void widen_4bit(const Matrix *m, float scale, int64_t place, int half, ve
 static inline int paired_place(int p) {
     const int vector = p / 8, lane = p / 4 % 2, byte = 16 * lane + 4 * (vector % 4) + p % 4;
     return 2 * byte + vector / 4;
+}
+
+/* The first half holds the codes of bytes' upper halves, the second half those of their neighbours: four of either from the
+ * chunk's first 32 weights and four from its last. */
+INLINE void in_natural_order(vec w[VECTORS]) {
+    for (int v = 0; v < HALF; v++) {
+        const __m256 even = (__m256)w[v], odd = (__m256)w[HALF + v];
+        const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+        w[v] = (vec)_mm256_permute2f128_ps(low, high, 0x20);
+        w[HALF + v] = (vec)_mm256_permute2f128_ps(low, high, 0x31);
+    }
 }
 
 typedef struct {
@@ -187,6 +203,7 @@ INLINE void widen_paired(const Matrix *m, const Planes *planes, const float *sca
 }
 #else
 #define HAS_PAIRED 0
+INLINE void in_natural_order(vec w[VECTORS]) { (void)w; }
 #endif
 
 #if VL == 8

@@ -18,7 +18,14 @@ from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_any_config, read_tensors
+from veneer.adapters.store import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    config_warnings,
+    read_any_config,
+    read_tensors,
+)
 from veneer.config import RunConfig
 from veneer.enums import Init, ObjectiveName, OtherBase, Task
 from veneer.errors import AdapterError, ConfigError, listing
@@ -102,14 +109,18 @@ def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
 
 
 def check_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
-    """Refuse another base than that of the adapter that the run starts from, or warn of it where it was asked for.
+    """Refuse another base than that of the adapter that the run starts from, or warn of it where it was asked for; and
+    warn of what the adapter's configuration says without effect.
 
     Raises:
         AdapterError: it is another one; the files that differ are named.
     """
     if config.train.from_adapter is None:
         return
-    problem = BaseCheck(Path(config.train.from_adapter), config.model, origin.files()).problem()
+    folder = Path(config.train.from_adapter)
+    for warning in config_warnings(folder, *read_any_config(folder)):
+        emit(Note(message=warning, level=Level.WARNING))
+    problem = BaseCheck(folder, config.model, origin.files()).problem()
     refuse_other_base(problem, config, "Give the adapter's own base by --model, start a new adapter", emit)
 
 

@@ -38,11 +38,11 @@ def test_bit_for_bit_everything_counts(other: dict[str, Any]) -> None:
 
 
 def test_within_rounding_log_probabilities_may_differ_a_little() -> None:
-    near = changed(token_logprobs=[-0.5 + 3e-5, -1.0])
+    near = changed(token_logprobs=[-0.5 + 3e-6, -1.0])
     found = compare(near, ANSWER, Exactness.ROUNDED)
     assert found.problem is None
-    assert found.largest == pytest.approx(3e-5)
-    assert compare(changed(token_logprobs=[-0.5, -1.001]), ANSWER, Exactness.ROUNDED).problem is not None
+    assert found.largest == pytest.approx(3e-6)
+    assert compare(changed(token_logprobs=[-0.5, -1.0001]), ANSWER, Exactness.ROUNDED).problem is not None
     assert compare(changed(tokens=["a"]), ANSWER, Exactness.ROUNDED).problem is not None
 
 
