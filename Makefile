@@ -53,6 +53,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples docs benchmarks scripts hatch_build.py
 	$(BIN)/ruff format --check src tests examples docs benchmarks scripts hatch_build.py
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_imports.py
 
 docs: $(VENV)/.installed-test

@@ -62,8 +62,10 @@ def attention(documents: int, length: int) -> tuple[Callable[[], object], Callab
         both_ways(native, packed, q, k, v, grad)
 
     def torchs() -> None:
-        batch = [x.view(documents, length, -1, 64).transpose(1, 2).detach().requires_grad_() for x in (q, k, v)]
-        output = functional.scaled_dot_product_attention(*batch, is_causal=True, enable_gqa=True)
+        queries, keys, values = (
+            x.view(documents, length, -1, 64).transpose(1, 2).detach().requires_grad_() for x in (q, k, v)
+        )
+        output = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
         output.backward(grad.view(documents, length, 9, 64).transpose(1, 2))
 
     return ours, torchs

@@ -21,7 +21,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Result:
     eval_seconds: float
 
 
-def subset(rows: Sequence[dict[str, object]], count: int, path: Path) -> int:
+def subset(rows: Sequence[Mapping[str, object]], count: int, path: Path) -> int:
     """Write `count` rows, drawn by SEED, as JSONL in the order of the file; returns how many there were."""
     chosen = sorted(random.Random(SEED).sample(range(len(rows)), min(count, len(rows))))
     path.parent.mkdir(parents=True, exist_ok=True)

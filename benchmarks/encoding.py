@@ -27,6 +27,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.system import available_cores
 
 DATA = DataSection(file="-", max_length=4096)
+WORDS_A_ROW = 20
 
 
 def encoded(records: list[Record], tokenizer: Tokenizer, processes: int) -> Iterator[EncodedRow]:
@@ -60,7 +61,7 @@ def main() -> None:
     for kind in ("text", "chat"):
         with TemporaryDirectory() as folder:
             file = Path(folder) / "rows.jsonl"
-            write(file, given.megabytes, kind)
+            write(file, given.megabytes, "MB", kind, WORDS_A_ROW)
             records = read_records(file)
         times: dict[int, list[float]] = {1: [], given.processes: []}
         for _ in range(given.repetitions):

@@ -160,7 +160,7 @@ def text_measures(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     answers = [answer.strip() or "-" for answer in answers]
     # sacrebleu wants the n-th references of all answers together, None where one has fewer.
     most = max(map(len, references))
-    padded = [[refs[n] if n < len(refs) else None for refs in references] for n in range(most)]
+    padded: list[Any] = [[refs[n] if n < len(refs) else None for refs in references] for n in range(most)]
     scorer = RougeScorer(["rougeL"])
     rouge = [
         scorer.score_multi(list(refs), answer)["rougeL"].fmeasure

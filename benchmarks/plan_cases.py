@@ -158,8 +158,8 @@ def taught() -> list[Case]:
 
 def others() -> list[Case]:
     """What the grid leaves out: kinds of adapters, optimisers, schemes, long rows, other sizes and families."""
-    dora = {"lora": {"variant": "dora"}}
-    lora = [
+    dora: dict[str, dict[str, Any]] = {"lora": {"variant": "dora"}}
+    lora: list[dict[str, dict[str, Any]]] = [
         dora, {"lora": {"init": "pissa_fast"}}, {"lora": {"init": "eva"}},
         {"lora": {"modules_to_save": ["embed_tokens"]}},
         {"lora": {"target_modules": ["q_proj", "v_proj", "embed_tokens"]}},
@@ -167,7 +167,7 @@ def others() -> list[Case]:
         {"lora": {"factors": "b"}}, {"lora": {"target_modules": ["q_proj"]}},
         {"lora": {"layers_to_transform": [28, 29]}}, {"compute": {"products": "int8"}}, {"data": {"held_out": 0.2}},
     ]  # fmt: skip
-    qlora = [
+    qlora: list[dict[str, dict[str, Any]]] = [
         dora, {"lora": {"init": "olora"}}, {"lora": {"init": "loftq"}}, {"quant": {"scheme": "int8"}},
         {"quant": {"scheme": "fp4", "double_quant": False, "block": 4096}}, {"compute": {"products": "int8"}},
     ]  # fmt: skip

@@ -128,6 +128,7 @@ def run(case: Case, model: str, data: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         result = train(parse(values_of(case, model, folder, data), where="the grid"))
+        assert result.plan is not None, "transformers computes none of the grid's models"
         return {
             "measured": result.peak_memory_mb,
             "plan": result.plan.to_json(),

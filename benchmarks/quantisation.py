@@ -34,7 +34,7 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.evaluation.scoring import RowScore, row_losses
-from veneer.evaluation.statistics import compare
+from veneer.evaluation.statistics.compare import compare
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
@@ -221,7 +221,7 @@ def streaming(model_source: str) -> None:
     """Print what a whole model takes from bfloat16 files to quantised ones, and to open these."""
     checkpoint = open_checkpoint(model_source)
     model = load_model(checkpoint, dtype=torch.bfloat16)
-    count = sum(model.get_submodule(path).weight.numel() for path in linear_paths(model.spec))  # type: ignore[operator, union-attr]
+    count = sum(model.get_parameter(f"{path}.weight").numel() for path in linear_paths(model.spec))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "source").mkdir()

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import safe_open
@@ -210,10 +211,10 @@ class Cases:
                 yield from self.killed(name)
         for name in REOPENED:
             if self.wanted(f"reproduce-{name}"):
-                yield self.reopened(f"reproduce-{name}", name, lambda name=name: self.new.call("reproduce", name))
+                yield self.reopened(f"reproduce-{name}", name, partial(self.new.call, "reproduce", name))
         if self.wanted("evaluate-lora"):
             command = ("evaluate", "--model", "../inputs/models/llama", "--adapter", "lora", "--data")
-            said = lambda: self.new.call(*command, "../inputs/test.jsonl", "--max-new-tokens", "4")  # noqa: E731
+            said = partial(self.new.call, *command, "../inputs/test.jsonl", "--max-new-tokens", "4")
             yield self.reopened("evaluate-lora", "lora", said)
 
     def both(self, case: str, command: Sequence[str]) -> Outcome:
@@ -308,11 +309,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkout(options.old, Path(scratch) / "old") as old,
             checkout(options.new, Path(scratch) / "new") as new,
         ):
-            sides = [Side(name, source, work / name) for name, source in (("old", old), ("new", new))]
-            for side in sides:
+            before, after = Side("old", old, work / "old"), Side("new", new, work / "new")
+            for side in (before, after):
                 side.work.mkdir()
             outcomes = []
-            for outcome in Cases(*sides, only=options.only).outcomes():
+            for outcome in Cases(before, after, options.only).outcomes():
                 print(f"{outcome.case:32} {outcome.verdict:8} {outcome.detail}", flush=True)
                 outcomes.append(outcome)
     count = {verdict: sum(one.verdict == verdict for one in outcomes) for verdict in ("same", "refused")}

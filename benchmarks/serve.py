@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,11 @@ class Bench:
         self.targets.append((what, f"≤ {form.format(most)}", f"{form.format(found)}: {verdict}"))
 
 
+def _asked_alone(bench: Bench, clients: int, number: int) -> list[Ask]:
+    """What so many clients ask in a round."""
+    return bench.asks(clients, 100 * clients + number)
+
+
 def alone(bench: Bench) -> None:
     """No adapter, beside both files of llama.cpp."""
     with _beside_llama(bench, None, []) as (own, *peers):
@@ -163,7 +169,7 @@ def alone(bench: Bench) -> None:
             loads = bench.measure(
                 f"alone, {clients} clients",
                 [own, *peers],
-                lambda number, clients=clients: bench.asks(clients, 100 * clients + number),
+                partial(_asked_alone, bench, clients),
                 clients,
             )
             what = f"no adapter, {clients} clients, llama-server"

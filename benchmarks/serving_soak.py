@@ -29,12 +29,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ollama
 import openai
 from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 from serving_load import Server, prompts
 from serving_systems import make_adapters, name_of, veneer_server
 
@@ -149,7 +151,7 @@ def ask_openai(soak: Soak) -> None:
 def ask_langchain(soak: Soak) -> None:
     """A chat."""
     one = random.choice([question for question in soak.questions if question.chat])
-    client = ChatOpenAI(base_url=f"{soak.url}/v1", api_key=KEY, model=one.model, max_retries=0, **one.fields)
+    client = ChatOpenAI(base_url=f"{soak.url}/v1", api_key=SecretStr(KEY), model=one.model, max_retries=0, **one.fields)
     if random.random() < 0.5:
         soak.compare("langchain", one, "".join(str(part.content) for part in client.stream(one.prompt)))
     else:
@@ -305,14 +307,14 @@ def main() -> None:
         options = ["--key-file", str(files["keys"]), "--admin-key-file", str(files["admin-keys"])]
         *names, spare = ["base", *map(name_of, range(args.adapters))]
         questions = questions_of(names, args.seed)
-        with veneer_server(model, folder / "adapters", args.threads, options=options) as cold:
+        server_of = partial(veneer_server, model, folder / "adapters", args.threads, options=options)
+        with server_of() as cold:
             client = Soak(cold, questions, names, spare, 0.0).openai()
             for question in questions:
                 question.expected = answer(client, question, stream=False)
         print(f"{len(questions)} questions were answered by a cold server, one after another", flush=True)
         log = Path(own, "log")
-        small = {"adapter_mb": ADAPTER_MB, "cache_mb": CACHE_MB}
-        with veneer_server(model, folder / "adapters", args.threads, options=options, log=log, **small) as server:
+        with server_of(adapter_mb=ADAPTER_MB, cache_mb=CACHE_MB, log=log) as server:
             soak = Soak(server, questions, names, spare, time.monotonic() + 60 * args.minutes)
             soak_for(soak, args.clients, server.resident())
         said = log.read_text()

@@ -3,8 +3,8 @@
 In bfloat16 on a processor with AVX-512 BF16 or AMX kernels of our own make them (native/products.c, product_tiles.c,
 outer.c): base and update have one sum in float32, instead of being added after both were rounded, and no kernel is
 compiled for every number of rows. In float32 the same is done on every instruction set, with the weight of a layer as
-it is stored (native/frozen.c); a row's bits do not depend on the rows beside it there. Elsewhere torch's products do the
-same one after the other.
+it is stored (native/frozen.c); there a row's bits do not depend on the rows beside it. Elsewhere torch's products do
+the same one after the other.
 """
 
 from __future__ import annotations

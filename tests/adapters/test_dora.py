@@ -68,9 +68,7 @@ def test_it_multiplies_by_the_turned_weight_and_its_gradients_are_those_of_the_f
 
 
 @pytest.mark.parametrize("base", bases(), ids=["dense", "quantised"])
-def test_norms_are_those_of_torch_where_there_are_no_kernels(
-    base: BaseLinear, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_norms_are_those_of_torch_where_there_are_no_kernels(base: BaseLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     dora = layer(base)
     found = dora.norm()
     monkeypatch.setattr("veneer.adapters.dora.kernels", lambda: None)

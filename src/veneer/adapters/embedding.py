@@ -26,7 +26,7 @@ TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
 
 
 class _Outputs(torch.autograd.Function):
-    """x Wᵀ for a trained W in the dtype of x, by a product of `veneer.products`: in float32 no row depends on others."""
+    """x Wᵀ for a trained W of its dtype, by a product of `veneer.products`. In float32 no row depends on others."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -366,8 +366,8 @@ class Scheduler:
 def _next_count(sequence: Sequence, left: int) -> int:
     """How many tokens of a sequence are computed next, where `left` tokens of prompts may be.
 
-    A cohort's prompt is computed at once. After a preemption the answer comes behind it token by token, as it was computed
-    before: as a part of a prompt its tokens would have other bits.
+    A cohort's prompt is computed at once. After a preemption the answer comes behind it token by token, as it was
+    computed before: as a part of a prompt its tokens would have other bits.
     """
     if sequence.placement is Placement.COHORT:
         return min(sequence.pending, 1 if sequence.computed else sequence.prompt_tokens)

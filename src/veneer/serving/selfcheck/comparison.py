@@ -10,8 +10,8 @@ from typing import Any
 from veneer.serving.selfcheck.questions import TOP
 
 TOLERANCE = 1e-5
-"""Largest difference of log-probabilities that modules compute in float32, beside other rows or alone. veneer's products do
-not round by the number of rows, but where torch makes one (experts), its products do."""
+"""Largest difference of log-probabilities that modules compute in float32, beside other rows or alone. veneer's
+products do not round by the number of rows. Where torch makes one (experts), its products do."""
 COMPARED = ("text", "tokens", "token_logprobs", "top_logprobs", "finish_reason")
 """What is compared of an answer."""
 
