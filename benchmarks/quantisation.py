@@ -35,12 +35,13 @@ from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics.compare import compare
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import linear_paths
+from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
 from veneer.quant.codes import CodeBook, dequantize_nested, quantize_4bit, quantize_nested
 from veneer.quant.rowwise import quantize_rowwise
 from veneer.quant.schemes import pack
@@ -138,17 +139,25 @@ def scores(model: CausalLM, examples: Sequence[Example]) -> list[RowScore]:
     return [RowScore(loss, count, None, None, None) for loss, count in row_losses(model, examples)]
 
 
+def floats(checkpoint: Checkpoint) -> CausalLM:
+    """The model with weights that can be replaced, whatever its files hold: rounded to bfloat16, in float32."""
+    model = load_model(checkpoint, dtype=torch.bfloat16, form=WeightForm.TRAINABLE).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.bfloat16())
+    return model
+
+
 @torch.no_grad()
 def quality(model_source: str, data: Path, tokens: int) -> None:
     """Print the table of errors and perplexities."""
     checkpoint = open_checkpoint(model_source)
-    model = load_model(checkpoint, dtype=torch.bfloat16).eval()
-    layers = [model.get_submodule(path) for path in linear_paths(model.spec)]
+    model = floats(checkpoint)
+    layers = [model.get_parameter(f"{path}.weight") for path in linear_paths(model.spec)]
     rows = texts(data, checkpoint.tokenizer(), tokens)
     for name, examples in rows.items():
         scored = sum(int(one.loss_mask[1:].sum()) for one in examples)
         print(f"{name}: {len(examples)} rows, {sum(len(one.tokens) for one in examples):,} tokens, {scored:,} scored")
-    originals = [layer.weight.detach().clone() for layer in layers if isinstance(layer, DenseLinear)]
+    originals = [layer.bfloat16() for layer in layers]
     reference: dict[str, list[RowScore]] = {}
     print("| | bits a weight | weight error | " + " | ".join(rows) + " |")
     print("|---" * (3 + len(rows)) + "|")
@@ -159,7 +168,7 @@ def quality(model_source: str, data: Path, tokens: int) -> None:
             error += float((held.decoded.double() - weight.double()).square().sum())
             squares += float(weight.double().square().sum())
             size, count = size + held.bytes, count + weight.numel()
-            layer.weight.copy_(held.decoded)  # type: ignore[operator, union-attr]
+            layer.copy_(held.decoded)
         cells = []
         for text, examples in rows.items():
             own = scores(model, examples)
@@ -220,12 +229,12 @@ def speed() -> None:
 def streaming(model_source: str) -> None:
     """Print what a whole model takes from bfloat16 files to quantised ones, and to open these."""
     checkpoint = open_checkpoint(model_source)
-    model = load_model(checkpoint, dtype=torch.bfloat16)
+    model = floats(checkpoint)
     count = sum(model.get_parameter(f"{path}.weight").numel() for path in linear_paths(model.spec))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "source").mkdir()
-        tensors = {key: parameter.detach() for key, parameter in model.named_parameters()}
+        tensors = {key: parameter.bfloat16() for key, parameter in model.named_parameters()}
         save_model(folder / "source", tensors, checkpoint)
         del model, tensors
         print("\n| file to file, one core | million weights/s | transformers + bitsandbytes | | opened in |")
