@@ -16,7 +16,7 @@ from stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
-from veneer.native.build import FLAGS, HERE, VARIANTS
+from veneer.native.build import FLAGS, HERE, SOURCES, VARIANTS
 from veneer.native.functions import KernelProducts, Kernels
 from veneer.native.program import CacheBlocks, Program
 from veneer.native.stored import stored_dense
@@ -297,7 +297,7 @@ def test_products_on_arm_are_exact_and_alone_as_in_a_batch(tmp_path: Path) -> No
         pytest.skip("no cross compiler, or no emulator, for 64-bit Arm (aarch64-linux-gnu-gcc, qemu-aarch64)")
     sources = [
         str(Path(__file__).with_name("rows_check.c")),
-        *(str(HERE / name) for name in ("decode.c", "next.c", "panels.c", "rows.c")),
+        *(str(HERE / name) for name in SOURCES),
     ]
     program = tmp_path / "check"
     flags = [*FLAGS, *VARIANTS["aarch64"]["neon"], f"-I{HERE}", "-static", "-o", str(program)]
