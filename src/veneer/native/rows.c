@@ -148,7 +148,7 @@ int veneer_rows_order(const Matrix *m) {
     return HAS_PAIRED && m->format == WEIGHT_4BIT && m->depth % CHUNK == 0 ? PAIRED : NATURAL;
 }
 
-/* A chunk of numbers in the order of paired_place. */
+/* A chunk of numbers in the order in which widened codes stand (widen.h); where these stand in their own, it is that. */
 INLINE void prepare_paired(const float *x, float *out) {
 #if VL == 16
     const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
@@ -162,7 +162,7 @@ INLINE void prepare_paired(const float *x, float *out) {
         _mm_storeu_ps(to + CHUNK / 2, _mm_shuffle_ps(left, right, _MM_SHUFFLE(3, 1, 3, 1)));
     }
 #else
-    for (int p = 0; p < CHUNK; p++) out[p] = x[paired_place(p)];
+    memcpy(out, x, CHUNK * sizeof *out);
 #endif
 }
 

@@ -129,8 +129,6 @@ INLINE void fetch_weights(int format, const char *from, int64_t place, int64_t c
  * the last four, each by a shift of its own. The sixteen values, times the scale, are one register, and a permutation looks
  * all up; it reads four bits of an index and no more. (A conversion, which gives each byte a lane, shares its unit with the
  * permutations.) */
-static inline int paired_place(int p) { return p / 16 * 16 + p % 2 * 8 + p % 16 / 2; }
-
 INLINE vec widen_sixteen(const uint8_t *codes, __m512 table) {
     const __m512i right = _mm512_setr_epi32(4, 4, 0, 0, 12, 12, 8, 8, 20, 20, 16, 16, 28, 28, 24, 24);
     int64_t bytes;
@@ -150,13 +148,6 @@ INLINE void widen_4bit(const Matrix *m, float scale, int64_t place, int half, ve
 }
 #elif VL == 8
 #define HAS_PAIRED 1
-/* The four bytes of a value are looked up apart, 32 codes at a time, and put together by interleaving: 12 instructions,
- * where looking up floats (which eight values of a register allow) would take 20. */
-static inline int paired_place(int p) {
-    const int vector = p / 8, lane = p / 4 % 2, byte = 16 * lane + 4 * (vector % 4) + p % 4;
-    return 2 * byte + vector / 4;
-}
-
 /* The first half holds the codes of bytes' upper halves, the second half those of their neighbours: four of either from the
  * chunk's first 32 weights and four from its last. */
 INLINE void in_natural_order(vec w[VECTORS]) {
@@ -168,6 +159,8 @@ INLINE void in_natural_order(vec w[VECTORS]) {
     }
 }
 
+/* The four bytes of a value are looked up apart, 32 codes at a time, and put together by interleaving: 12 instructions,
+ * where looking up floats (which eight values of a register allow) would take 20. */
 typedef struct {
     __m256i plane[4];
 } Planes;
@@ -220,7 +213,6 @@ typedef int Table;
 #else
 #define WIDEN_4BIT(m, table, scales, halves, place, half, w) \
     ((void)(table), (void)(scales), widen_each(m, (place) + CHUNK / 2 * (half), w))
-static inline int paired_place(int p) { return p; }
 INLINE void widen_each(const Matrix *m, int64_t place, vec w[HALF]) {
     float values[CHUNK / 2];
     for (int k = 0; k < CHUNK / 2; k++) values[k] = element(m, place + k, 0);
