@@ -1,5 +1,5 @@
 // The shell: what stands beside every page, and which page is shown.
-import { html, render, useEffect, useRef, useState } from "/static/preact.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
 import { connect, link, number, useStore } from "/static/lib.js";
 import { Run, Runs } from "/static/runs.js";
 import { Compare, Sweeps } from "/static/compare.js";
@@ -48,13 +48,17 @@ function Task({ id }) {
 }
 
 function App() {
-  const [at, go] = useState(place()), content = useRef(null);
+  const [at, go] = useState(place), content = useRef(null), opened = useRef(at);
   const { runs, jobs, connected, closed } = useStore();
   useEffect(() => {
-    const moved = () => { go(place()); scrollTo(0, 0); content.current.focus(); };
+    const moved = () => go(place());
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
+  // When another page is there, with its title, it is read from its beginning; the first one comes as the browser opened it.
+  useLayoutEffect(() => {
+    if (at !== opened.current) { scrollTo(0, 0); content.current.focus(); }
+  }, [at]);
   const current = { run: "runs", compare: "runs", task: (jobs.get(at.name) || { veneer: {} }).veneer.kind === "export" ? "export" : "report" }[at.page] || at.page;
   const counts = { runs: runs.size, queue: [...jobs.values()].filter((job) => ["queued", "running", "validating_files"].includes(job.veneer.status)).length };
   return html`<div class="shell"><button class="btn skip" onClick=${() => content.current.focus()}>To the page's content</button><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>

@@ -1,5 +1,5 @@
 // What the pages share: asking the studio, the store of runs and jobs that one stream keeps right, and figures.
-import { html, useEffect, useState } from "/static/preact.js";
+import { html, useEffect, useLayoutEffect, useState } from "/static/preact.js";
 
 // A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
 export const OWN = { "x-refusals": "answered" };
@@ -102,7 +102,7 @@ export const Bar = ({ part, label }) => html`<span class="bar" role="img" aria-l
 export const Fault = ({ error }) => error ? html`<p class="banner" role="alert">${error.message}</p>` : null;
 // What a page begins with; the window is called so too.
 export function Head({ title, about, children }) {
-  useEffect(() => { document.title = `${title} · veneer studio`; }, [title]);
+  useLayoutEffect(() => { document.title = `${title} · veneer studio`; }, [title]);
   return html`<div class="head"><div class="grow"><h1>${title}</h1>${about && html`<p>${about}</p>`}</div>${children}</div>`;
 }
 export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(Boolean).map(([name, value, small]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${small && html` <small>${small}</small>`}</dd></div>`)}</dl>`;
@@ -137,7 +137,8 @@ export function download(name, kind, text) {
   anchor.href = address;
   anchor.download = name;
   anchor.click();
-  setTimeout(() => URL.revokeObjectURL(address), 1000);
+  // A browser fetches it a while after the click, where training has the processor.
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
 // A text that a spreadsheet would take for a formula begins with an apostrophe.
