@@ -41,6 +41,7 @@ from veneer.training.optimizers.base import RuleOptimizer
 RATE = 1e-3
 MICRO_BATCH_TOKENS = 2048
 HELD_OUT_ROWS = 64
+SPEC = LoraSpec(rank=16, alpha=32.0)
 
 
 @dataclass
@@ -69,10 +70,16 @@ class Side:
         self.losses.append(total)
 
 
-def prepare(checkpoint: Checkpoint, form: WeightForm, products: Products) -> Side:
-    """A model with a new adapter of rank 16 on all linear layers."""
-    model = load_model(checkpoint, form=form, products=products)
-    adapter = inject(model, LoraSpec(rank=16, alpha=32.0))
+def prepare(
+    checkpoint: Checkpoint,
+    form: WeightForm,
+    products: Products,
+    spec: LoraSpec = SPEC,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Side:
+    """A model with a new adapter on all linear layers."""
+    model = load_model(checkpoint, form=form, products=products, dtype=dtype)
+    adapter = inject(model, spec)
     named = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
     return Side(model, adapter, RuleOptimizer(named, AdamW((0.9, 0.99)), weight_decay=0.0))
 

@@ -41,6 +41,32 @@ def test_a_sum_of_rows_its_norm_and_their_gradient(native: Kernels, dtype: torch
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("rows", "dim"), [(1, 16), (64, 63), (200, 48), (131, 576)])
+def test_scaled_columns_are_torchs_to_the_bit_and_their_gradients_a_formulas(
+    native: Kernels, dtype: torch.dtype, rows: int, dim: int
+) -> None:
+    x, grad, scales = torch.randn(rows, dim).to(dtype), torch.randn(rows, dim).to(dtype), torch.rand(dim) + 0.5
+    assert torch.equal(native.scale_columns_forward(x, scales), (x * scales).to(dtype))
+    found, found_scales = native.scale_columns_backward(x, scales, grad)
+    assert torch.equal(found, (grad * scales).to(dtype))
+    terms = grad.double() * x.double()
+    assert ((found_scales.double() - terms.sum(0)).abs() <= 1e-6 * terms.abs().sum(0)).all()
+
+
+def test_gradients_of_scales_do_not_depend_on_the_number_of_threads(native: Kernels) -> None:
+    x, grad, scales = torch.randn(300, 70), torch.randn(300, 70), torch.rand(70)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(native.scale_columns_backward(x, scales, grad)[1])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(other, found[0]) for other in found)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_swiglu_and_its_gradients_also_far_from_zero(native: Kernels, dtype: torch.dtype) -> None:
     gate = (torch.randn(3000) * 8).to(dtype)
     gate[:4] = torch.tensor([-200.0, 200.0, 0.0, -87.5])

@@ -20,6 +20,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import BaseLinear
 from veneer.native.arguments import usable
+from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.stored import StoredLayer, StoredLinear
 
@@ -33,13 +34,22 @@ class _ScaledFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, g: Tensor) -> Tensor:
         ctx.save_for_backward(z, g)
-        return (z * g).to(z.dtype)
+        native = _kernels(z, g)
+        return (z * g).to(z.dtype) if native is None else native.scale_columns_forward(z, g)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         z, g = ctx.saved_tensors
+        native = _kernels(z, g, grads[0])
+        if native is not None:
+            return native.scale_columns_backward(z, g, grads[0])
         wide = torch.promote_types(z.dtype, g.dtype)
         return (grads[0] * g).to(z.dtype), (grads[0].to(wide) * z).sum(0, dtype=wide).to(g.dtype)
+
+
+def _kernels(z: Tensor, g: Tensor, *others: Tensor) -> Kernels | None:
+    """The compiled kernels, where they take rows `z`, others like them, and factors `g` of their columns."""
+    return kernels() if z.dim() == 2 and usable(z, *others) and g.dtype is torch.float32 and usable(g) else None
 
 
 def scaled(z: Tensor, g: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ SOURCES = (
     "amx.c",
     "attention.c",
     "attention_bf16.c",
+    "column_scales.c",
     "decode.c",
     "elementwise.c",
     "norms.c",

@@ -14,7 +14,7 @@ from veneer.native.build import VARIANTS, library_path, machine
 from veneer.native.functions import Kernels
 from veneer.native.processor import runnable_variants
 
-REVISION = 13
+REVISION = 14
 """The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it, but not in
 runs of the first revision. The second has float32 products of its own. The third has windows, soft caps and sinks in
 attention. The fourth computes generated answers in another order, and prompts in bfloat16 products. The fifth computes
@@ -25,7 +25,8 @@ tiles too, and takes the weights of prompts in another order. The ninth multipli
 the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention;
 and SwiGLU in float32 has another order of operations. The eleventh adds up norms of bfloat16
 in another order, where the processor has AVX-512 BF16. The twelfth computes answers under DoRA in a compiled step. The
-thirteenth multiplies by an adapter's factors in float32, and measures DoRA's norms, in its own kernels."""
+thirteenth multiplies by an adapter's factors in float32, and measures DoRA's norms, in its own kernels. The fourteenth
+adds up the gradients of DoRA's magnitudes in another order."""
 
 
 @dataclass(frozen=True, slots=True)

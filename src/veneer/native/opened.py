@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-INTERFACE = 14
+INTERFACE = 15
 """The version of the functions' arguments, and of what is done with them; interface.c has the same number."""
 
 

@@ -1,5 +1,5 @@
-"""What is computed row by row between the matrix products: norms, gated products, rotary positions (norms.c,
-elementwise.c)."""
+"""What is computed row by row between the matrix products: norms, gated products, rotary positions, scaled columns
+(norms.c, elementwise.c, column_scales.c)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from veneer.native.arguments import DTYPES, pointer
 from veneer.native.opened import OpenedLibrary
+
+SUMMED_ROWS = 64
+"""Rows whose gradients of a column's factor are added up first (ROWS of column_scales.c)."""
 
 
 class Rowwise(OpenedLibrary):
@@ -64,6 +67,34 @@ class Rowwise(OpenedLibrary):
             pointer(grad_x),
         )
         return grad_x
+
+    def scale_columns_forward(self, x: Tensor, scales: Tensor) -> Tensor:
+        """Return x · scales, `[rows, dim]`, rounded once; `scales` is float32 `[dim]`."""
+        y = torch.empty_like(x)
+        self._call(
+            "scale_columns_forward",
+            DTYPES[x.dtype],
+            pointer(x),
+            pointer(scales),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            pointer(y),
+        )
+        return y
+
+    def scale_columns_backward(self, x: Tensor, scales: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x, and of the scales in float32."""
+        grad_x, grad_scales = torch.empty_like(x), torch.empty_like(scales)
+        sums = torch.empty(-(-x.shape[0] // SUMMED_ROWS), x.shape[1], dtype=torch.float32)
+        self._call(
+            "scale_columns_backward",
+            DTYPES[x.dtype],
+            *(pointer(tensor) for tensor in (x, scales, grad)),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            *(pointer(tensor) for tensor in (grad_x, sums, grad_scales)),
+        )
+        return grad_x, grad_scales
 
     def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
         """Return silu(gate) · up."""
