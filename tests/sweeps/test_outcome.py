@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text, with_reasons
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, lost_of, read_outcome
+from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, chart, compared_by, dumped, lost_of, read_outcome
 from veneer.training.best import BestBy
 
 
@@ -92,6 +94,29 @@ def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
     assert "log10 of train.learning_rate" in drawn
     assert "rank=16" in drawn
     assert drawn.count("<circle") == 5
+
+
+def test_a_folder_is_read_again_only_where_its_log_or_lock_has_changed(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(point: Point, by: BestBy) -> SweepOutcome:
+        read.append(point.name)
+        return read_outcome(point, by)
+
+    monkeypatch.setattr("veneer.sweeps.outcome.read_outcome", counted)
+    found = points(values, {"train.seed": [0, 1, 2]}, tmp_path)
+    table = OutcomeTable(BestBy())
+    told(found[0], [{"loss": 2.0}])
+    assert [one.state for one in table.of(found)] == ["complete", "waiting", "waiting"]
+    told(found[1], [{"loss": 1.0}])
+    RunFolder(Path(found[0].config.output)).lock_file.unlink()
+    read.clear()
+    assert [one.state for one in table.of(found)] == ["interrupted", "complete", "waiting"]
+    assert read == [found[0].name, found[1].name]
+    assert table.of(found) == [read_outcome(point, BestBy()) for point in found]
+    assert len(read) == 2
 
 
 def test_what_a_log_has_lost_is_told(values: dict[str, Any], tmp_path: Path) -> None:

@@ -108,6 +108,36 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
     )
 
 
+class OutcomeTable:
+    """The outcomes of a sweep's points, which are asked for after every group of points. All logs together are long, so
+    that a folder is read again only where its log has changed."""
+
+    def __init__(self, by: BestBy):
+        self._by = by
+        self._read: dict[str, tuple[object, SweepOutcome]] = {}
+
+    def of(self, points: Sequence[Point]) -> list[SweepOutcome]:
+        """What the folders of these points hold by now."""
+        return [self._outcome(point) for point in points]
+
+    def _outcome(self, point: Point) -> SweepOutcome:
+        folder = RunFolder(Path(point.config.output))
+        state = _file_state(folder.events_file), folder.lock_file.is_file()
+        kept = self._read.get(point.name)
+        if kept is None or kept[0] != state:
+            kept = self._read[point.name] = (state, read_outcome(point, self._by))
+        return kept[1]
+
+
+def _file_state(file: Path) -> tuple[int, int] | None:
+    """When a file was written last and its bytes; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def lost_of(point: Point) -> str | None:
     """What a point's log has lost of what its folder says was made; None where it tells of all of it. The table is made
     from the log: without it a point that is complete would look as if it had never begun.

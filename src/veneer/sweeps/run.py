@@ -23,8 +23,7 @@ from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.sweeps.grid import Point, plain_grid, points
-from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, lost_of, read_outcome, to_json
-from veneer.training.best import BestBy
+from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, chart, compared_by, dumped, lost_of, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
 from veneer.training.locked_inputs import changed_inputs, read_lock
 from veneer.training.run import train
@@ -106,7 +105,8 @@ def sweep_shared(
     with exclusive(output) if share.first else nullcontext():
         if share.first:
             _claim(output, values, grid)
-        outcomes = [read_outcome(point, by) for point in found] if share.first else []
+        table = OutcomeTable(by)
+        outcomes = table.of(found) if share.first else []
         done_before = {one.name for one in outcomes if one.done}
         if share.first:
             _refuse_lost_logs(found)
@@ -122,7 +122,8 @@ def sweep_shared(
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
 
         def ended(points: Sequence[Point]) -> None:
-            done = {outcome.name for outcome in _so_far(output, found, by, share) if outcome.done}
+            now = _report(output, table.of(found)) if share.first else table.of(points)
+            done = {outcome.name for outcome in now if outcome.done}
             for point in points:
                 if point.name in done:
                     emit(RunDone(run=point.name, before=False))
@@ -131,7 +132,7 @@ def sweep_shared(
         interrupted = any(share.all([interrupted] * len(own), len(pending))) or interrupted
         if not share.first:
             return None
-        outcomes = _report(output, found, by)
+        outcomes = _report(output, table.of(found))
     if interrupted:
         raise Interrupted(f"the sweep in {output} was stopped; the same command goes on with it")
     best = best_of(outcomes)
@@ -300,13 +301,8 @@ def _train_group(
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 
-def _so_far(output: Path, found: Sequence[Point], by: BestBy, share: Share) -> list[SweepOutcome]:
-    """Every point as it is now; the first process writes that down."""
-    return _report(output, found, by) if share.first else [read_outcome(point, by) for point in found]
-
-
-def _report(output: Path, found: Sequence[Point], by: BestBy) -> list[SweepOutcome]:
-    outcomes = [read_outcome(point, by) for point in found]
+def _report(output: Path, outcomes: list[SweepOutcome]) -> list[SweepOutcome]:
+    """Write table and chart; the outcomes that they show."""
     write_text(output / RESULTS_FILE, dumped(outcomes))
     write_text(output / CHART_FILE, chart(outcomes))
     return outcomes

@@ -7,6 +7,8 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
 from veneer.training.parallel.launch import launch
 
 PROGRAM = """
@@ -42,3 +44,11 @@ def test_a_process_that_was_stopped_does_not_outlive_one_that_has_failed(tmp_pat
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     name = f"rank 1 on {socket.gethostname()} was ended by SIGKILL"
     assert launched(signal.SIGKILL, tmp_path) == (128 + signal.SIGKILL, [name])
+
+
+def test_processes_share_the_cores_that_the_command_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.training.parallel.launch.available_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    program = "import os, sys; open(sys.argv[1] + '/' + os.environ['RANK'], 'w').write(os.environ['OMP_NUM_THREADS'])"
+    assert launch([sys.executable, "-I", "-S", "-c", program, str(tmp_path)], 2, 600.0, print) == 0
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["3", "3"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tiny import run_config
+from veneer.data.prompts import to_prompt
 from veneer.data.rows import Rows, load_rows
 from veneer.io.tokenizer import from_directory
 from veneer.training.parallel.group import Alone
@@ -46,6 +49,17 @@ def test_rows_come_back_as_they_were(read: Rows, tmp_path: Path) -> None:
     assert [one.where for one in again.train] == [one.where for one in read.train]
     assert isinstance(again.train[0].tokens.base, np.memmap)
     assert again.train[0].tokens.dtype == np.int32
+
+
+def test_prompts_come_back_with_their_columns(read: Rows, tmp_path: Path) -> None:
+    said = {"messages": [{"role": "user", "content": "where?"}], "amount": float("nan"), "not_finite": [1.5, None]}
+    prompts = to_prompt(said, "rows:1"), to_prompt({"prompt": "when?", "day": date(2026, 2, 3)}, "rows:2")
+    write_rows(tmp_path / "rows", replace(read, prompts=prompts))
+    first, second = read_rows(tmp_path / "rows").prompts
+    assert math.isnan(first.columns["amount"])
+    assert first.columns["not_finite"] == [1.5, None]
+    assert (first.record, first.given, first.under) == (prompts[0].record, prompts[0].given, "messages")
+    assert second == replace(prompts[1], columns={"day": "2026-02-03"})
 
 
 def test_they_are_read_once_on_each_host_that_does_not_see_the_file(

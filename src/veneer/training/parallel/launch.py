@@ -6,7 +6,6 @@ report of a failure is a traceback; here the first process that fails says why, 
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from datetime import timedelta
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from veneer.signals import deferred, signal_exit_code
+from veneer.system import available_cores
 from veneer.training.parallel.ranks import variables_of
 
 POLL = 0.05
@@ -41,7 +41,7 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
         The exit code of the first process that has failed; 0 where none has.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False)
-    threads = max(1, (os.cpu_count() or 1) // devices)
+    threads = max(1, available_cores() // devices)
     processes = [
         subprocess.Popen(command, env=variables_of(rank, devices, store.port, threads)) for rank in range(devices)
     ]

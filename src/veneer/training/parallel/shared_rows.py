@@ -29,7 +29,7 @@ from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore
 from veneer.io.files import atomic_file
 from veneer.io.tokenizer import Tokenizer
-from veneer.strict_json import to_text
+from veneer.strict_json import restored, to_text, with_reasons
 from veneer.training.parallel.group import Group
 
 FILE = ".rows.safetensors"
@@ -95,16 +95,23 @@ def read_rows(path: Path) -> Rows:
 
 
 def _said(prompt: PromptRow) -> list[Any]:
-    """A prompt as values of JSON, for `_prompt`."""
+    """A prompt as values of JSON, for `_prompt`. Dates and the like become texts: answers are judged by the process
+    that has read the rows, which has them as they are."""
     record = prompt.record
-    return [record.where, record.messages, record.tools, prompt.given, dict(prompt.columns)]
+    columns = with_reasons({"columns": dict(prompt.columns)})
+    return [record.where, record.messages, record.tools, prompt.given, columns, prompt.under]
 
 
 def _prompt(
-    where: str, messages: list[Message], tools: list[dict[str, Any]] | None, given: Any, columns: dict[str, Any]
+    where: str,
+    messages: list[Message],
+    tools: list[dict[str, Any]] | None,
+    given: str | list[Message],
+    columns: dict[str, Any],
+    under: str,
 ) -> PromptRow:
     record = Record(where, tuple(messages), None if tools is None else tuple(tools))
-    return PromptRow(record, given if isinstance(given, str) else tuple(given), columns)
+    return PromptRow(record, given if isinstance(given, str) else tuple(given), restored(columns)["columns"], under)
 
 
 @dataclass(slots=True)
