@@ -130,6 +130,11 @@ def by_compiled_kernel(setup: Setup) -> bool:
     return setup.device == "cpu" and kernels() is not None and setup.spec.head_dim % MIN_DIM_MULTIPLE == 0
 
 
+def norms_by_kernel(setup: Setup) -> bool:
+    """Whether DoRA's norms are measured from the weights as they are stored, without a matrix for the updated one."""
+    return setup.device == "cpu" and kernels() is not None and setup.dtype in (torch.float32, torch.bfloat16)
+
+
 def blocks_are_joined(setup: Setup, batch: BatchShape) -> bool:
     """Whether what attention makes of several blocks is laid end to end afterwards. The compiled kernel writes it
     there."""
