@@ -258,6 +258,39 @@ def test_a_file_that_is_being_written_is_said_to_change_and_not_to_be_damaged(
     catalogue.close()
 
 
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "--adapter-memory"),
+        (MemoryError(), "--adapter-memory"),
+        (KeyError("lora_A"), "red: reading it has failed; the log says where"),
+    ],
+)
+def test_who_waits_is_told_of_any_failure_and_the_next_adapter_is_read(
+    assistant: Assistant, folder: Path, problem: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr("veneer.serving.adapters.log.error", lambda message, *values: logged.append(message % values))
+    loader, problems = adapter_loader(assistant.model), [problem]
+
+    def load(own: Path) -> LoadedAdapter:
+        if problems:
+            raise problems.pop()
+        return loader(own)
+
+    catalogue = AdapterFolder(folder, load, 10**9)
+    told = threading.Event()
+    first = catalogue.lease("red", told.set)
+    assert told.wait(WAIT)
+    assert first.adapter is None
+    assert first.error is not None
+    assert said in str(first.error)
+    first.release()
+    assert taken(catalogue, "green") != taken(catalogue, "red")
+    catalogue.close()
+    assert [one.split()[0] for one in logged] == (["KeyError"] if isinstance(problem, KeyError) else [])
+
+
 def test_all_adapters_are_read_on_one_thread(assistant: Assistant, folder: Path) -> None:
     # The allocator keeps what a thread has freed for that thread.
     readers: set[int] = set()

@@ -10,21 +10,27 @@ room for it beside those in use, until some of them are given back.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest
 from veneer.generation.runner import LoadedAdapter
+from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.serving.adapter_loading import Loader, content_digest
 from veneer.serving.adapter_memory import AdapterMemory, Version
 from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MEMORY = "Ask again when less else runs; `veneer serve` takes less with a smaller --adapter-memory and --cache-memory."
+"""The remedy where there was no memory for an adapter."""
+log = logging.getLogger("veneer.serving")
 
 
 class AdapterFolder:
@@ -207,7 +213,7 @@ class AdapterFolder:
         """Have the first version of the queue read, if there is room for it; the lock is held."""
         if self._queue and not self._reading and not self._closed and self._memory.make_room(self._expected()):
             self._reading = True
-            self._pool.submit(self._fetch, self._queue[0])
+            self._pool.submit(self._fetch, self._queue[0]).add_done_callback(_log_failure)
 
     def _expected(self) -> int:
         """Bytes that the first version of the queue is taken to need; one that never fits is read, and then refused."""
@@ -216,11 +222,19 @@ class AdapterFolder:
 
     def _fetch(self, version: Version) -> None:
         """Load the first version of the queue; on the pool's thread."""
-        error, found = None, None
+        # What is told where something is raised that no reader of files should raise.
+        error: VeneerError | None = AdapterError(f"{version.folder.name}: reading it has failed; the log says where")
+        found = None
         try:
-            found = self._read(version)
+            found, error = self._read(version), None
         except VeneerError as problem:
             error = problem
+        finally:
+            # Whatever was raised: who waits must be told, and the next one be read.
+            self._conclude(version, found, error)
+
+    def _conclude(self, version: Version, found: tuple[bytes, LoadedAdapter] | None, error: VeneerError | None) -> None:
+        """Take the first version of the queue out of it, where it need not be read again, and tell those who wait."""
         with self._lock:
             self._reading = False
             waiting = []
@@ -274,8 +288,13 @@ class AdapterFolder:
                 self._check_still(version, before, problem)
                 raise
             self._check_still(version, before)
-        except (OSError, MemoryError) as error:
-            raise AdapterError(f"{name}: cannot be read: {error}") from error
+        except KINDS as error:
+            if is_out_of_memory(error):
+                # The error's own traceback holds the tensors of every frame.
+                raise AdapterError(f"{message_of(f'reading the adapter {name}', str(error))} {MEMORY}") from None
+            if isinstance(error, OSError):
+                raise AdapterError(f"{name}: cannot be read: {error}") from error
+            raise
         return before, adapter
 
     @staticmethod
@@ -308,6 +327,14 @@ class Lease:
         if not self._released:
             self._released = True
             self._source.release(self._version)
+
+
+def _log_failure(reading: Future[None]) -> None:
+    """Log where a reading was ended by an error of the program, which nobody else sees."""
+    problem = None if reading.cancelled() else reading.exception()
+    if problem is not None:
+        place = traceback.extract_tb(problem.__traceback__)[-1]
+        log.error("%s in %s, line %s", type(problem).__name__, place.filename, place.lineno)
 
 
 def adapter_names(folder: Path) -> list[str]:
