@@ -342,6 +342,25 @@ def test_adapters_that_come_later_are_taken_up(tmp_path: Path, assistant: Assist
     found = AdapterFolder(tmp_path, adapter_loader(assistant.model), 10**9)
     assert found.versions() == []
     (tmp_path / "late").symlink_to(folder / "red")
-    found.discover()
+    found.take_up("late")
     assert [one.name for one in found.versions()] == ["late"]
+    for name in ("../late", "nobody", ""):
+        with pytest.raises(AdapterError, match="none of that name"):
+            found.take_up(name)
     found.close()
+
+
+def test_an_adapter_that_is_taken_up_again_is_another_version_only_where_its_files_are(
+    catalogue: AdapterFolder, folder: Path
+) -> None:
+    before = taken(catalogue, "red")
+    catalogue.take_up("red")
+    assert {one.name: one.generation for one in catalogue.versions()}["red"] == 1
+    held = catalogue.lease("red", lambda: None)
+    shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
+    catalogue.take_up("red")
+    assert {one.name: one.generation for one in catalogue.versions()}["red"] == 2
+    assert taken(catalogue, "red") == taken(catalogue, "green") != before
+    assert held.adapter is not None
+    assert held.adapter.key == before
+    held.release()

@@ -105,22 +105,26 @@ class AdapterFolder:
         with self._lock:
             return [AdapterVersion(name, self._current[name].generation) for name in sorted(self._current)]
 
-    def discover(self) -> None:
-        """Take up the adapters whose folders have come since; they are loaded when they are asked for.
+    def take_up(self, name: str) -> None:
+        """Let a name stand for what its folder holds now: an adapter that has come since, or other files than those
+        that were loaded. They are loaded when they are asked for; requests under way keep the version that they have.
 
         Raises:
-            ConfigError: a name cannot be one of a model.
+            AdapterError: there is none of that name, or its files cannot be read.
         """
-        found = _names(self._folder)
+        self._check_there(name)
+        try:
+            now = content_digest(self._folder / name)
+        except OSError as error:
+            raise AdapterError(f"{name}: cannot be read: {error.strerror}") from error
         with self._lock:
-            for name in found:
-                if name not in self._current:
-                    self._current[name] = self._version(name)
+            version = self._current.get(name)
+            if version is None or version.digest not in (None, now):
+                self._replace(name, self._version(name))
 
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
-        if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
-            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
+        self._check_there(name)
         with self._lock:
             self._compare(name, expected_generation)
         version = self._loose(name)
@@ -161,6 +165,10 @@ class AdapterFolder:
         with self._lock:
             self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _check_there(self, name: str) -> None:
+        if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
+            raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
 
     def _version(self, name: str) -> Version:
         version = self._loose(name)

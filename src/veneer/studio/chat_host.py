@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from veneer.assistant import open_assistant
-from veneer.errors import ConfigError, VeneerError
+from veneer.errors import VeneerError
 from veneer.io.checkpoint import model_name
+from veneer.io.files import reported
 from veneer.run_folder import RunFolder
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
@@ -23,8 +23,9 @@ from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
+from veneer.studio.links import link
 from veneer.studio.request import StudioRequest
-from veneer.studio.results import plain_name, results_of
+from veneer.studio.results import digest_of, plain_name, results_of
 from veneer.studio.watch import Watcher
 
 _CHECKPOINT = re.compile(r"(.+)-step-([0-9]{1,9})", re.DOTALL)
@@ -78,7 +79,8 @@ class ChatHost:
                 await asyncio.to_thread(self._open, source)
             service = self.service
             assert isinstance(service, Service)
-            await asyncio.to_thread(self._take_up, adapters)
+            if name in adapters:
+                await asyncio.to_thread(self._take_up, name, adapters[name][1])
         return service
 
     def open(self, source: str) -> None:
@@ -95,8 +97,9 @@ class ChatHost:
         if self.service is not None:
             self.service.drain(self.limits.drain_seconds)
             self.close()
-        folder = self.links / plain_name(model_name(source))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._links_of(source)
+        with reported(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             assistant = open_assistant(source, compute=self.request.compute)
             loader = adapter_loader(assistant.model, base_files=assistant.files)
@@ -112,18 +115,21 @@ class ChatHost:
             raise ApiError(400, str(error), param="model") from error
         self.source = source
 
-    def _take_up(self, adapters: dict[str, tuple[str, Path]]) -> None:
-        """Link the adapters of the base that is loaded, so that they can be asked for."""
-        if self._adapters is None or self.source is None:
-            return
-        folder = self.links / plain_name(model_name(self.source))
-        for name, (source, path) in adapters.items():
-            link = folder / name
-            if source == self.source and name != model_name(source) and not link.exists():
-                with suppress(FileExistsError):
-                    link.symlink_to(path.resolve())
-        with suppress(ConfigError):
-            self._adapters.discover()
+    def _take_up(self, name: str, folder: Path) -> None:
+        """Let an adapter of the base that is loaded be asked for, as its folder is now.
+
+        Raises:
+            AdapterError: its files cannot be read.
+            OutputError: its link cannot be written.
+        """
+        assert self._adapters is not None
+        assert self.source is not None
+        link(self._links_of(self.source) / name, folder)
+        self._adapters.take_up(name)
+
+    def _links_of(self, source: str) -> Path:
+        """The folder of links to the adapters of a base; two bases of one name have two."""
+        return self.links / f"{plain_name(model_name(source))}-{digest_of(source)}"
 
 
 def _checkpoint(name: str, adapters: Mapping[str, tuple[str, Path]]) -> dict[str, tuple[str, Path]]:

@@ -1,18 +1,29 @@
-"""What finished runs have made: adapters, by the names that clients give them."""
+"""What finished runs have made: adapters, by the names that clients give them.
+
+An adapter's name is made from its run's alone wherever that can be: a client that knows it must not get another adapter
+by it because of a run that comes or goes. One name depends on another run: that of `team/a` is `team-a`, which is read
+and typed more easily than one with a digest, unless the folder has a run that is itself called `team-a`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.adapters.store import CONFIG_FILE
 from veneer.enums import ObjectiveName
+from veneer.io.checkpoint import model_name
 from veneer.jobs.job import JobStatus
 from veneer.run_records.state import RunState
 from veneer.studio.objects import model_of
 from veneer.studio.watch import Watcher
 
+MOST_CHARACTERS, DIGITS = 90, 8
+"""Characters of a name before its digest, and of the digest. A checkpoint's step must have room behind them."""
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -33,17 +44,39 @@ def results_of(watcher: Watcher) -> dict[str, MadeAdapter]:
     """The adapters of all finished runs, by their names."""
     jobs = {job.id: job for job in watcher.since(0).jobs}
     found: dict[str, MadeAdapter] = {}
-    for run in watcher.runs():
+    runs = watcher.runs()
+    names = {run.name for run in runs}
+    bases = {model_name(source) for source in {run.record.model for run in runs} if source is not None}
+    for run in runs:
         record, job = run.record, jobs.get(run.name)
         whole = record.state is RunState.FINISHED and (record.path / CONFIG_FILE).is_file()
         if record.model is None or not whole or (job is not None and job.status is not JobStatus.SUCCEEDED):
             continue
-        name = model_of(job) if job is not None else plain_name(run.name)
+        name = model_of(job) if job is not None else adapter_name(run.name, names, bases)
         scores = run.settings.get("objective") == ObjectiveName.REWARD.value
         found[name] = MadeAdapter(run.name, record.model, record.path, scores)
     return found
 
 
+def adapter_name(run: str, runs: Collection[str], bases: Collection[str]) -> str:
+    """The name of a run's adapter: the run's own where it can be one of a model, with `-` for `/`; a digest follows
+    where two runs could have one name otherwise.
+
+    Args:
+        run: the name of the run.
+        runs: the names of all runs.
+        bases: the names of base models, which no adapter may have.
+    """
+    plain = plain_name(run)
+    own = plain == run or (plain.replace("-", "/") == run and plain not in runs)
+    return plain if own and plain not in bases else f"{plain}-{digest_of(run)}"
+
+
 def plain_name(name: str) -> str:
-    """A name without what addresses and files give a meaning to."""
-    return _STRANGE.sub("-", name).strip("-.")[:120] or "run"
+    """A name without what addresses and files give a meaning to; several names may come to one."""
+    return _STRANGE.sub("-", name)[:MOST_CHARACTERS].strip("-._") or "run"
+
+
+def digest_of(name: str) -> str:
+    """A short digest that tells names apart which come to one plain name."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:DIGITS]

@@ -1,0 +1,91 @@
+"""One base in memory, and beside it each run's own adapter as its files are now."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studios import Opened, studio
+from tiny import rows, run_config, write_rows
+from veneer.adapters.store import WEIGHTS_FILE
+from veneer.run_report import train
+
+QUESTION = {"messages": [{"role": "user", "content": "0: parcel?"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> list[Path]:
+    """The folders of three runs on one base, with different adapters."""
+    root = tmp_path_factory.mktemp("trained")
+    file = write_rows(root / "rows.jsonl", rows(4))
+    folders = [root / f"seed-{seed}" for seed in range(3)]
+    for seed, folder in enumerate(folders):
+        train(run_config(tiny_model, file, folder, "train.steps=1", "lora.rank=2", f"train.seed={seed}"))
+    assert len({(folder / WEIGHTS_FILE).read_bytes() for folder in folders}) == 3
+    return folders
+
+
+@pytest.fixture
+def opened(tmp_path: Path, tiny_model: Path, trained: list[Path]) -> Iterator[Opened]:
+    runs = tmp_path / "runs"
+    shutil.copytree(trained[0], runs / "team" / "a")
+    shutil.copytree(trained[1], runs / "team-a")
+    with studio(runs, tiny_model) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def prints(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, trained: list[Path]) -> list[str]:
+    """What says of an answer that the adapter of each of those runs gave it."""
+    runs = tmp_path_factory.mktemp("prints") / "runs"
+    for folder in trained:
+        shutil.copytree(folder, runs / folder.name)
+    with studio(runs, tiny_model) as found:
+        return [answering(found, folder.name) for folder in trained]
+
+
+def answering(opened: Opened, model: str) -> str:
+    answer = opened.http.post("/v1/chat/completions", json={"model": model, **QUESTION})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return str(found["system_fingerprint"])
+
+
+def test_runs_whose_names_are_alike_answer_each_with_its_own_adapter(opened: Opened, prints: list[str]) -> None:
+    names = [one.id for one in opened.client.models.list() if one.id != "model"]
+    assert len(names) == 2
+    (nested,) = set(names) - {"team-a"}
+    assert [answering(opened, nested), answering(opened, "team-a")] == prints[:2]
+    made = opened.http.post("/studio/exports", json={"run": "team-a", "to": "peft"}).json()
+    assert made["veneer"]["of"] == "team-a"
+    made = opened.http.post("/studio/exports", json={"run": nested, "to": "peft"}).json()
+    assert made["veneer"]["of"] == "team/a"
+
+
+def test_a_run_that_is_trained_anew_in_its_place_changes_what_answers(
+    opened: Opened, prints: list[str], trained: list[Path]
+) -> None:
+    assert answering(opened, "team-a") == prints[1]
+    shutil.rmtree(opened.studio.root / "team-a")
+    shutil.copytree(trained[2], opened.studio.root / "team-a")
+    opened.studio.watcher.look()
+    assert answering(opened, "team-a") == prints[2]
+
+
+def test_a_folder_of_runs_that_was_moved_or_copied_answers_with_its_own_adapters(
+    opened: Opened, prints: list[str], trained: list[Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    answering(opened, "team-a")
+    copied = shutil.copytree(opened.studio.root, tmp_path / "copied", symlinks=True)
+    shutil.rmtree(copied / "team-a")
+    shutil.copytree(trained[2], copied / "team-a")
+    with studio(copied, tiny_model) as found:
+        assert answering(found, "team-a") == prints[2]
+    moved = shutil.move(copied, tmp_path / "moved")
+    with studio(moved, tiny_model) as found:
+        assert answering(found, "team-a") == prints[2]
+    assert answering(opened, "team-a") == prints[1]
