@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from typing import Any
 import pytest
 
 from studios import Opened, studio
-from tiny import rows, run_config, write_rows
+from tiny import rows, run_config, write_model, write_rows
 from veneer.adapters.store import WEIGHTS_FILE
+from veneer.assistant import Assistant, open_assistant
+from veneer.config import ComputeSection
+from veneer.model.language import LanguageModel
 from veneer.run_report import train
 
 QUESTION = {"messages": [{"role": "user", "content": "0: parcel?"}], "max_tokens": 2}
@@ -89,3 +94,26 @@ def test_a_folder_of_runs_that_was_moved_or_copied_answers_with_its_own_adapters
     with studio(moved, tiny_model) as found:
         assert answering(found, "team-a") == prints[2]
     assert answering(opened, "team-a") == prints[1]
+
+
+def test_the_base_in_memory_is_gone_before_another_one_is_loaded(
+    tmp_path: Path, tiny_model: Path, trained: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_model(tmp_path / "other", seed=1)
+    shutil.copytree(trained[0], tmp_path / "runs" / "one")
+    models: list[weakref.ref[LanguageModel]] = []
+    left: list[int] = []
+
+    def watched(source: str, *, compute: ComputeSection) -> Assistant:
+        left.append(sum(model() is not None for model in models))
+        found = open_assistant(source, compute=compute)
+        models.append(weakref.ref(found.model))
+        return found
+
+    monkeypatch.setattr("veneer.studio.chat_host.open_assistant", watched)
+    with studio(tmp_path / "runs", tiny_model, other) as found:
+        for name in ("model", "one", "other", "one"):
+            answering(found, name)
+    assert len(models) == 3
+    assert left == [0, 0, 0]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("veneer-adapters")]

@@ -6,6 +6,7 @@ The base is loaded when it is first asked for. Where another one is asked for, i
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,15 +89,19 @@ class ChatHost:
         self._open(source)
 
     def close(self) -> None:
-        """Let the model go."""
+        """Let the model go, and the adapters beside it, whose loader holds it too."""
         if self.service is not None:
             self.service.close()
-            self.service, self.source = None, None
+        if self._adapters is not None:
+            self._adapters.close()
+        self.service, self.source, self._adapters = None, None, None
 
     def _open(self, source: str) -> None:
         if self.service is not None:
             self.service.drain(self.limits.drain_seconds)
-            self.close()
+        self.close()
+        # An engine and its model refer to each other, and Python looks for such rings only now and then.
+        gc.collect()
         folder = self._links_of(source)
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +117,7 @@ class ChatHost:
                 limits=self.limits,
             )
         except VeneerError as error:
+            self.close()
             raise ApiError(400, str(error), param="model") from error
         self.source = source
 
