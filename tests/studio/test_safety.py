@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from run_logs import write_run
 from studios import Opened, studio
+from veneer.event_log import EventLog
+from veneer.events import Note
+from veneer.jobs.job import JobKind, JobStatus
 from veneer.studio import uploads
 from veneer.studio.app import ROUTES
 
@@ -107,6 +111,55 @@ def test_uploads_have_a_size_a_kind_and_a_name_that_is_only_shown(
     assert sent("rows.jsonl", b"x" * 5_000).status_code == 413
     assert opened.http.post("/v1/files", content=b"x", headers={"content-type": "text/plain"}).status_code == 400
     assert not list((opened.studio.root / ".studio" / "files").glob(".partial-*"))
+
+
+def test_jobs_their_events_and_refusals_name_no_path_of_this_machine(opened: Opened) -> None:
+    queue, root, base = opened.studio.queue, opened.studio.root, "/srv/models/tiny"
+    settings = {"model": base, "distillation": {"teacher": "/srv/models/large"}}
+    for kind in (JobKind.TRAIN, JobKind.EVALUATE):
+        job = queue.create(settings, {"model": "tiny"}, kind=kind, status=JobStatus.VALIDATING)
+        write_run(root / job.id, steps=1)
+        with EventLog(root / job.id / "events.jsonl") as log:
+            log.emit(Note(message=f"{base} was read, beside {base}-2; {root / job.id}/report.html is written"))
+        queue.refuse(job.id, f"the weights are kept in {root}/{job.id}/checkpoints/step-3, and {root} is full")
+        opened.studio.watcher.look()
+        path = f"/v1/fine_tuning/jobs/{job.id}"
+        found = opened.http.get(path)
+        said = f"the weights are kept in {job.id}/checkpoints/step-3, and the folder of runs is full"
+        assert found.json()["error"]["message"] == said
+        events = opened.http.get(f"{path}/events", params={"limit": 100})
+        messages = [event["message"] for event in events.json()["data"]]
+        assert f"tiny was read, beside {base}-2; {job.id}/report.html is written" in messages
+        told = [found.text, events.text, opened.http.get("/v1/fine_tuning/jobs").text]
+        assert not [text for text in told if str(root) in text or "/srv/models/large" in text]
+    refused = opened.http.post("/v1/chat/completions", json={"model": f"{root}/x", "messages": []})
+    assert refused.status_code == 404
+    assert str(root) not in refused.text
+
+
+def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(opened: Opened) -> None:
+    queue, root = opened.studio.queue, opened.studio.root
+    files, kept = root / ".studio" / "files", root / ".studio" / "kept"
+    if files.is_dir():
+        files.rename(kept)
+    files.write_text("a file in the folder's place")
+    sent = {"files": {"file": ("rows.jsonl", b'{"text": "a"}\n')}, "data": {"purpose": "fine-tune"}}
+    answers = [opened.http.post("/v1/files", **sent)]  # type: ignore[arg-type]
+    files.unlink()
+    if kept.is_dir():
+        kept.rename(files)
+    job = queue.create({"model": "tiny"}, {}, status=JobStatus.VALIDATING)
+    # A folder in the place of the file's temporary name is refused as a full disk refuses.
+    blocked = root / job.id / f".partial-{os.getpid()}-job.json"
+    blocked.mkdir()
+    answers.append(opened.http.post(f"/v1/fine_tuning/jobs/{job.id}/cancel"))
+    blocked.rmdir()
+    queue.cancel(job.id)
+    for answer in answers:
+        assert answer.status_code == 507, answer.text
+        assert "no room on the studio's disk" in answer.json()["error"]["message"]
+        assert str(root) not in answer.text
+    assert opened.http.post("/v1/files", **sent).status_code == 200  # type: ignore[arg-type]
 
 
 def test_notes_are_kept_in_the_runs_folder_within_limits(opened: Opened) -> None:

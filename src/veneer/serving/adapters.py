@@ -301,7 +301,7 @@ class AdapterFolder:
                 # The error's own traceback holds the tensors of every frame.
                 raise AdapterError(f"{message_of(f'reading the adapter {name}', str(error))} {MEMORY}") from None
             if isinstance(error, OSError):
-                raise AdapterError(f"{name}: cannot be read: {error}") from error
+                raise AdapterError(f"{name}: cannot be read: {error.strerror or error}") from error
             raise
         return before, adapter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,12 +15,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from veneer.errors import VeneerError
+from veneer.errors import OutputError, VeneerError
 from veneer.serving.answers import ClientGone
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.guard import Access, Guard
 from veneer.serving.service import VERSION
 from veneer.studio import chat_routes, file_routes, job_routes, pages, run_routes, task_routes
+from veneer.studio.called import folder_called, models_called, without_paths
 from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
 
@@ -85,10 +87,11 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
 def build_studio_app(studio: Studio, access: Access) -> ASGIApp:
     """The ASGI application of a studio, for those whom `access` and a key or a session let in."""
     routes: list[BaseRoute] = [_route(studio, path, endpoint, method) for (method, path), endpoint in ROUTES.items()]
-    handlers = {
-        ApiError: _refused,
-        VeneerError: _mended,
-        HTTPException: _unknown,
+    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+        ApiError: partial(_refused, studio),
+        OutputError: partial(_unwritten, studio),
+        VeneerError: partial(_mended, studio),
+        HTTPException: partial(_unknown, studio),
         ClientGone: _gone,
         Exception: _failed,
     }
@@ -104,24 +107,36 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
     return Route(path, call, methods=[method])
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(studio: Studio, request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _said(request, error)
+    return _said(studio, request, error)
 
 
-async def _mended(request: Request, error: Exception) -> Response:
-    return _said(request, ApiError(400, str(error)))
+async def _unwritten(studio: Studio, request: Request, error: Exception) -> Response:
+    # The path is for whoever runs the studio: clients can do nothing about it.
+    log.error("%s", error)
+    message = (
+        "it cannot be written: there may be no room on the studio's disk, whose log has the reason; ask again then"
+    )
+    return _said(studio, request, ApiError(507, message))
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
+async def _mended(studio: Studio, request: Request, error: Exception) -> Response:
+    return _said(studio, request, ApiError(400, str(error)))
+
+
+async def _unknown(studio: Studio, request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = "there is no such route" if error.status_code == 404 else str(error.detail)
-    return _said(request, ApiError(error.status_code, message, headers=error.headers))
+    return _said(studio, request, ApiError(error.status_code, message, headers=error.headers))
 
 
-def _said(request: Request, error: ApiError) -> Response:
-    """A refusal. The studio's own pages ask for it as an answer, with its status in a header: Chromium takes every
-    other status for an error of the page, and what somebody is typing is none."""
+def _said(studio: Studio, request: Request, given: ApiError) -> Response:
+    """A refusal, without paths of this machine. The studio's own pages ask for it as an answer, with its status in a
+    header: Chromium takes every other status for an error of the page, and what somebody is typing is none."""
+    called = {**folder_called(studio.root), **models_called(studio.bases.all().values())}
+    message = without_paths(given.message, called)
+    error = ApiError(given.status, message, param=given.param, code=given.code, headers=given.headers)
     if request.headers.get(REFUSALS) != ANSWERED or error.status >= 500:
         return error.response()
     return json_response(error.content, headers={**error.headers, "x-refused": str(error.status)})

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from veneer.io.checkpoint import model_name
+from veneer.jobs.job import Job
 
 
 def called(value: Any, names: Mapping[str, str]) -> Any:
@@ -16,7 +21,27 @@ def called(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def without_paths(message: str, called: Mapping[str, str]) -> str:
-    """A text in which paths stand as their users call them."""
-    for path, name in called.items():
-        message = message.replace(path, name)
+    """A text in which paths stand as their users call them; the longest come first, since they begin with others."""
+    for path in sorted(called, key=len, reverse=True):
+        # /a/runs is no part of /a/runs-2.
+        end = "" if path.endswith("/") else r"(?![\w-])"
+        message = re.sub(re.escape(path) + end, lambda _, name=called[path]: name, message)  # type: ignore[misc]
     return message
+
+
+def paths_of(job: Job, root: Path) -> dict[str, str]:
+    """What users call the paths that the messages of a job may have: of its files, its models, and the folder of runs,
+    below which a path is told as it stands there."""
+    teacher = (job.settings.get("distillation") or {}).get("teacher")
+    models = [source for source in (job.settings.get("model"), teacher) if isinstance(source, str)]
+    return {**folder_called(root), **models_called(models), **(job.details.get("called") or {})}
+
+
+def folder_called(root: Path) -> dict[str, str]:
+    """What users call the folder of runs, and what stands in it."""
+    return {str(root): "the folder of runs", f"{root}/": ""}
+
+
+def models_called(sources: Iterable[str]) -> dict[str, str]:
+    """What users call models, by their paths; a hub id is called so already."""
+    return {source: model_name(source) for source in sources if Path(source).is_absolute()}

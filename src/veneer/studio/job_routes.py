@@ -20,7 +20,7 @@ from veneer.studio.inputs import config_of, inputs_of
 from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
-from veneer.studio.settings import EXTENSION, job_request
+from veneer.studio.settings import job_request
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import task_object
 
@@ -47,17 +47,14 @@ async def create(studio: Studio, request: Request) -> Response:
         "rate_multiplier": asked.rate_multiplier,
         "called": dict(inputs.called),
     }
-    try:
-        await asyncio.to_thread(inputs.write_code)
-        job = await asyncio.to_thread(
-            studio.queue.create,
-            laid_over(dict(asked.values), named),
-            details,
-            priority=asked.priority,
-            status=JobStatus.VALIDATING,
-        )
-    except VeneerError as error:
-        raise ApiError(400, str(error), param=EXTENSION) from error
+    await asyncio.to_thread(inputs.write_code)
+    job = await asyncio.to_thread(
+        studio.queue.create,
+        laid_over(dict(asked.values), named),
+        details,
+        priority=asked.priority,
+        status=JobStatus.VALIDATING,
+    )
     studio.checking.check_job(job)
     await studio.looked()
     return json_response(_job(studio, job))
@@ -88,7 +85,7 @@ async def events(studio: Studio, request: Request) -> Response:
     """GET /v1/fine_tuning/jobs/{job}/events; with `type` only those of it."""
     job = _found(studio, request)
     run = studio.watcher.run(job.id)
-    made = await asyncio.to_thread(events_of, job, None if run is None else run.log)
+    made = await asyncio.to_thread(events_of, job, None if run is None else run.log, studio.root)
     kind = request.query_params.get("type")
     return json_response(_page(request, [event for event in made if kind in (None, event["type"])]))
 
@@ -199,9 +196,9 @@ def _found(studio: Studio, request: Request) -> Job:
 
 def _job(studio: Studio, job: Job) -> dict[str, Any]:
     if job.kind is not JobKind.TRAIN:
-        return task_object(job)
+        return task_object(job, studio.root)
     run = studio.watcher.run(job.id)
-    return job_object(job, None if run is None else run.record)
+    return job_object(job, None if run is None else run.record, studio.root)
 
 
 def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from veneer.enums import ObjectiveName
@@ -12,7 +13,7 @@ from veneer.run_folder import RunFolder
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord
 from veneer.run_records.state import RunState
-from veneer.studio.called import called
+from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS
 
@@ -41,14 +42,15 @@ def model_of(job: Job) -> str:
     return f"{job.details.get('suffix') or 'ft'}-{job.id.removeprefix('ftjob-')[:12]}"
 
 
-def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
+def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
     """A job.
 
     Args:
         job: the job.
         run: its run; None where nothing of it is there yet.
+        root: the folder of runs, which no message names.
     """
-    details = job.details
+    details, paths = job.details, paths_of(job, root)
     given = details.get("hyperparameters", {})
     hyper = {name: given.get(name, "auto") for name in HYPERPARAMETERS}
     running = run is not None and run.state is RunState.RUNNING and job.status is JobStatus.RUNNING
@@ -71,12 +73,12 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
         "method": _method(job, hyper),
         "metadata": details.get("metadata") or {},
         "integrations": details.get("integrations") or [],
-        "error": None if job.error is None else {"code": "job_failed", "message": job.error, "param": None},
+        "error": error_of(job, paths),
         EXTENSION: {
             "status": job.status.value,
             "wanted": job.wanted.value,
             "priority": job.priority,
-            "waiting": job.waiting,
+            "waiting": None if job.waiting is None else without_paths(job.waiting, paths),
             "peak": job.peak,
             "objective": objective_of(job).value,
             "attempts": job.attempts,
@@ -85,9 +87,16 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
             "step": 0 if run is None else run.step,
             "steps": 0 if run is None else run.steps,
             "loss": None if run is None else finite(run.loss),
-            "settings": called(_without_files(job.settings), details.get("called") or {}),
+            "settings": called(_without_files(job.settings), paths),
         },
     }
+
+
+def error_of(job: Job, paths: Mapping[str, str]) -> dict[str, Any] | None:
+    """Why a job has failed, with paths as their users call them; None where it has not."""
+    if job.error is None:
+        return None
+    return {"code": "job_failed", "message": without_paths(job.error, paths), "param": None}
 
 
 def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,10 +132,12 @@ def _estimated(run: RunRecord) -> int | None:
     return int(run.begun + run.seconds + left)
 
 
-def events_of(job: Job, log: RunLog | None) -> list[dict[str, Any]]:
-    """What happened to a job, and in its run: the newest first."""
+def events_of(job: Job, log: RunLog | None, root: Path) -> list[dict[str, Any]]:
+    """What happened to a job, and in its run: the newest first. No message names a path below `root`, or another one of
+    this machine."""
     found = [*_notes(job.id, job.history), *(_run_events(job.id, log) if log is not None else [])]
-    return [event for _, _, event in sorted(found, key=lambda one: one[:2], reverse=True)]
+    events, paths = [event for _, _, event in sorted(found, key=lambda one: one[:2], reverse=True)], paths_of(job, root)
+    return [{**event, "message": without_paths(event["message"], paths)} for event in events]
 
 
 Placed = tuple[float, int, dict[str, Any]]

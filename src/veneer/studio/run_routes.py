@@ -76,10 +76,10 @@ def _change_values(studio: Studio, changes: Changes, *, whole: bool) -> dict[str
     jobs = []
     for job in changes.jobs:
         if job.kind is not JobKind.TRAIN:
-            jobs.append(task_object(job))
+            jobs.append(task_object(job, studio.root))
             continue
         run = studio.watcher.run(job.id)
-        jobs.append(job_object(job, None if run is None else run.record))
+        jobs.append(job_object(job, None if run is None else run.record, studio.root))
     return {
         "whole": whole,
         "runs": [run_values(run) for run in changes.runs],

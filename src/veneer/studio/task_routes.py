@@ -9,7 +9,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from veneer.errors import VeneerError
 from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind, JobStatus
@@ -39,7 +38,7 @@ async def show_export(studio: Studio, request: Request) -> Response:
     def read() -> dict[str, Any]:
         named = {**(job.details.get("called") or {}), str(folder): folder.name}
         return {
-            "task": task_object(job),
+            "task": task_object(job, studio.root),
             "record": called(read_json(folder / RECORD_FILE), named),
             "parity": called(read_json(folder / PARITY_FILE), named),
             "files": [{"name": name, "bytes": path.stat().st_size} for name, path in _files(folder).items()],
@@ -75,10 +74,7 @@ def _found(studio: Studio, request: Request, kind: JobKind) -> tuple[Job, Path]:
 async def _made(studio: Studio, request: Request, kind: JobKind) -> Response:
     body = await read_body(request, studio.limits)
     settings, details = await asyncio.to_thread(task_settings, studio, kind, body)
-    try:
-        job = await asyncio.to_thread(studio.queue.create, settings, details, kind=kind, status=JobStatus.VALIDATING)
-    except VeneerError as error:
-        raise ApiError(400, str(error)) from error
+    job = await asyncio.to_thread(studio.queue.create, settings, details, kind=kind, status=JobStatus.VALIDATING)
     studio.checking.check_job(job)
     await studio.looked()
-    return json_response(task_object(job))
+    return json_response(task_object(job, studio.root))

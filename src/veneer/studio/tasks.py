@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from veneer.evaluation.metrics.choose import METRICS
@@ -13,8 +14,9 @@ from veneer.exports.request import StoredDtype, Target
 from veneer.io.gguf.encode import Quant
 from veneer.jobs.job import Job, JobKind
 from veneer.serving.errors import ApiError
-from veneer.studio.called import without_paths
+from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.inputs import adapter_of
+from veneer.studio.objects import error_of
 from veneer.studio.studio import Studio
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
@@ -41,14 +43,14 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
     made = adapter_of(studio, run, "run")
     settings: dict[str, Any] = {"model": made.base, "adapter": str(made.folder)}
     details: dict[str, Any] = {"run": made.run, "model": studio.bases.name_of(made.base)}
-    called = {str(made.folder): run}
+    names = {str(made.folder): run}
     if body.get("file") is not None or kind is JobKind.EVALUATE:
         file = studio.rows_of(body.get("file"), "file")
         settings["data"] = str(studio.files.content(file))
         details |= {"file": file.id, "filename": file.filename}
-        called[settings["data"]] = file.filename
+        names[settings["data"]] = file.filename
     chosen = _evaluation(body) if kind is JobKind.EVALUATE else _export(body)
-    return settings | chosen, {**details, "called": called}
+    return settings | chosen, {**details, "called": names}
 
 
 def _evaluation(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,11 +120,11 @@ def _wrong(key: str, rule: str) -> ApiError:
     return ApiError(400, f"{key}: {rule}", param=key)
 
 
-def task_object(job: Job) -> dict[str, Any]:
-    """An evaluation or an export, in the form that jobs have on the pages."""
-    details = job.details
-    error = None if job.error is None else without_paths(job.error, details.get("called") or {})
+def task_object(job: Job, root: Path) -> dict[str, Any]:
+    """An evaluation or an export, in the form that jobs have on the pages; no message names a path below `root`."""
+    details, paths = job.details, paths_of(job, root)
     what = details.get("filename", "") if job.kind is JobKind.EVALUATE else job.settings.get("to", "")
+    rest = {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")}
     return {
         "id": job.id,
         "object": f"veneer.{'evaluation' if job.kind is JobKind.EVALUATE else 'export'}",
@@ -130,17 +132,17 @@ def task_object(job: Job) -> dict[str, Any]:
         "finished_at": None if job.finished_at is None else int(job.finished_at),
         "model": details.get("model", ""),
         "status": job.status.value,
-        "error": None if error is None else {"code": "job_failed", "message": error, "param": None},
+        "error": error_of(job, paths),
         "veneer": {
             "kind": job.kind.value,
             "status": job.status.value,
             "wanted": job.wanted.value,
             "priority": job.priority,
-            "waiting": job.waiting,
+            "waiting": None if job.waiting is None else without_paths(job.waiting, paths),
             "peak": job.peak,
             "attempts": job.attempts,
             "of": details.get("run", ""),
             "name": f"{job.kind.value} {what}",
-            "settings": {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")},
+            "settings": called(rest, paths),
         },
     }

@@ -11,7 +11,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from veneer.errors import VeneerError
+from veneer.errors import ConfigError
 from veneer.serving.errors import ApiError
 from veneer.studio.files import FileStore, StoredFile
 
@@ -30,6 +30,7 @@ async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTE
 
     Raises:
         ApiError: 413, it is too large; 408, it does not come; 400, it is no such form, or of no kind that is read.
+        OutputError: it cannot be written.
     """
     form = None
     try:
@@ -42,7 +43,7 @@ async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTE
         try:
             with store.new(file.filename, str(purpose)) as (stored, place):
                 await _write(file, place)
-        except VeneerError as error:
+        except ConfigError as error:
             raise ApiError(400, str(error), param="file") from error
         found = store.get(stored.id)
         assert isinstance(found, StoredFile)
