@@ -7,6 +7,7 @@ A grader of a job becomes one reward, and a `multi` a reward for each of its par
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -63,12 +64,13 @@ def weights_of(formula: object, names: set[str]) -> dict[str, float]:
         raise _refused(f"calculate_output is a formula of up to {MOST_FORMULA} characters")
     try:
         factors = _linear(ast.parse(formula.strip(), mode="eval").body, names)
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         factors = {}
-    if not factors or "" in factors:
+    if not factors or "" in factors or not all(map(math.isfinite, factors.values())):
         raise _refused(
             f"calculate_output {formula[:80]!r}: rewards are added, each times a number, so that it must be a sum such "
-            f"as 0.7 * {min(names)}; functions, powers, products of graders and constants beside them are not computed"
+            f"as 0.7 * {min(names)}; functions, powers, products of graders and constants beside them are not "
+            "computed; numbers are finite, in 64 bits"
         )
     return factors
 
@@ -78,11 +80,12 @@ def _linear(node: ast.expr, names: set[str]) -> dict[str, float]:
 
     Raises:
         ValueError: it is no sum of names times numbers.
+        ArithmeticError: a number is larger than all that are computed with, or something is divided by 0.
     """
     match node:
         case ast.Name(id=name) if name in names:
             return {name: 1.0}
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool) and float(value) < math.inf:
             return {"": float(value)}
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return _scaled(_linear(inner, names), -1.0)
