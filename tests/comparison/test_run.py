@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed:
     with pytest.raises(OutputError, match="holds a comparison of something else"):
         compare(replace(made.config, **changed))
     assert tree(Path(made.config.output)) == before
+
+
+def test_settings_of_a_method_that_are_not_given_again_are_another_comparison(
+    made: CompareResult, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(made.config.output, tmp_path / "out"))
+    settings = json.loads((output / "settings.json").read_text())
+    (output / "settings.json").write_text(json.dumps(settings | {"settings of lora": ["lora.rank=64"]}))
+    with pytest.raises(OutputError, match=r"settings of lora: \['lora\.rank=64'\] there, none now"):
+        compare(replace(made.config, output=str(output)))
+
+
+@pytest.mark.usefixtures("forked_runs")
+def test_of_settings_that_are_given_twice_the_last_counts(made: CompareResult) -> None:
+    first = f"{SETTINGS[0].partition('=')[0]}=99"
+    assert compare(replace(made.config, assignments=(first, *SETTINGS))).problems == {}
+    with pytest.raises(OutputError, match="holds a comparison of something else"):
+        compare(replace(made.config, assignments=(*SETTINGS, first)))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "[1]"])

@@ -32,6 +32,28 @@ def laid(examples: list[Example], most: int, *, prompts: bool) -> list[int]:
     return [len(batch.tokens) for batch in pack(examples, most, prompts=prompts, pad_to_multiple_of=1)]
 
 
+def first_fit(lengths: list[int], most: int) -> list[list[int]]:
+    """First-fit decreasing as it is said: the longest first, each into the first micro-batch with room for it."""
+    room: list[int] = []
+    bins: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        place = next((number for number, left in enumerate(room) if left >= lengths[index]), len(room))
+        if place == len(room):
+            room.append(most)
+            bins.append([])
+        room[place] -= lengths[index]
+        bins[place].append(index)
+    return [sorted(one) for one in bins]
+
+
+def test_each_example_goes_into_the_first_micro_batch_that_has_room() -> None:
+    source = random.Random(0)
+    for _ in range(500):
+        most = source.randint(1, 50)
+        lengths = [source.randint(1, 70) for _ in range(source.randint(0, 40))]
+        assert fill(lengths, most) == first_fit(lengths, most)
+
+
 @pytest.mark.parametrize("common", [0, 10, 200])
 def test_micro_batches_of_several_prompts_lay_no_more_than_those_of_fine_tuning(common: int) -> None:
     for seed in range(60):

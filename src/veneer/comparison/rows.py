@@ -147,11 +147,16 @@ def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[
         "evaluation rows": scored,
         "longest answer": config.max_new_tokens,
         # Of the sources their rows count, wherever these lie.
-        "settings": sorted(text for text in config.assignments if key_of(text) != SOURCES),
+        "settings": [text for text in _lasting(config.assignments) if key_of(text) != SOURCES],
         **({"weights of data.sources": list(weights)} if weights else {}),
         **({"preference": config.preference.value} if config.preference else {}),
-        **{f"settings of {method.value}": sorted(more) for method, more in config.more.items()},
+        **{f"settings of {method.value}": _lasting(more) for method, more in config.more.items()},
     }
+
+
+def _lasting(assignments: Sequence[str]) -> list[str]:
+    """The assignments that count, sorted: of several with one key the last."""
+    return sorted({key_of(text): text for text in assignments}.values())
 
 
 def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
@@ -166,7 +171,9 @@ def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
     except (ValueError, TypeError) as error:
         raise OutputError(f"{path}: not what veneer wrote ({error}); give another output folder") from error
     other = [
-        f"{key}: {before.get(key)} there, {value} now" for key, value in settings.items() if before.get(key) != value
+        f"{key}: {before.get(key, 'none')} there, {settings.get(key, 'none')} now"
+        for key in dict.fromkeys([*settings, *before])
+        if before.get(key) != settings.get(key)
     ]
     if other:
         raise OutputError(

@@ -16,18 +16,44 @@ from veneer.data.prompt_groups import by_prompt, common_beginning, laid_tokens, 
 
 def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Choose the examples of each micro-batch (see `pack`): for each, their indices in `lengths`, ascending."""
-    room: list[int] = []
+    rooms = _Rooms(len(lengths), max_tokens)
     bins: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        length = lengths[index]
-        place = next((number for number, left in enumerate(room) if left >= length), None)
-        if place is None:
-            room.append(max_tokens - length)
-            bins.append([index])
-        else:
-            room[place] -= length
-            bins[place].append(index)
+        # What is longer than a micro-batch has one of its own: only an empty one has all its room.
+        place = rooms.first(min(lengths[index], max_tokens))
+        if place == len(bins):
+            bins.append([])
+        bins[place].append(index)
+        rooms.take(place, lengths[index])
     return [sorted(indices) for indices in bins]
+
+
+class _Rooms:
+    """The room left in each of so many micro-batches, empty at first.
+
+    The first with enough room is found through a tree of maxima. An evaluation packs all of its rows at once, and would
+    look through all micro-batches for each of them otherwise.
+    """
+
+    def __init__(self, count: int, room: int):
+        self._leaves = 1 << max(0, count - 1).bit_length()
+        self._most = [room] * (2 * self._leaves)
+
+    def first(self, need: int) -> int:
+        """The first with so much room; an empty one always has it."""
+        node = 1
+        while node < self._leaves:
+            node *= 2
+            node += self._most[node] < need
+        return node - self._leaves
+
+    def take(self, place: int, tokens: int) -> None:
+        """Let so many tokens have their room in one."""
+        node = place + self._leaves
+        self._most[node] -= tokens
+        while node > 1:
+            node //= 2
+            self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
 
 
 def fill_prompts(examples: Sequence[Example], max_tokens: int) -> list[list[list[int]]]:

@@ -198,10 +198,12 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
     sizes = [kinds.sizes[label] for label in labels]
     quotas = [min(math.floor(share * size), size - 1) for size in sizes]
     remainders = sorted(range(len(labels)), key=lambda place: quotas[place] - share * sizes[place])
+    held = sum(quotas)
     for place in remainders:
-        if sum(quotas) < count and quotas[place] < sizes[place] - 1:
+        if held < count and quotas[place] < sizes[place] - 1:
             quotas[place] += 1
-    if not sum(quotas):
+            held += 1
+    if not held:
         raise DataError("data.split by label: no label has two rows, so that none can be held out; split by row")
     left = dict(zip(labels, quotas, strict=True))
     mask = np.zeros(len(kinds), dtype=np.bool_)
