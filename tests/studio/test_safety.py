@@ -162,6 +162,18 @@ def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(ope
     assert opened.http.post("/v1/files", **sent).status_code == 200  # type: ignore[arg-type]
 
 
+def test_a_preference_that_a_full_disk_refuses_is_told_and_can_be_sent_again(opened: Opened) -> None:
+    kept = opened.studio.root / ".studio" / "preferences.jsonl"
+    kept.parent.mkdir(exist_ok=True)
+    body = {"prompt": [{"role": "user", "content": "where?"}], "chosen": "1", "rejected": "2"}
+    kept.symlink_to("/dev/full")
+    refused = opened.http.post("/studio/preferences", json=body)
+    kept.unlink()
+    assert refused.status_code == 507, refused.text
+    assert str(opened.studio.root) not in refused.text
+    assert opened.http.post("/studio/preferences", json=body).json() == {"kept": 1}
+
+
 def test_notes_are_kept_in_the_runs_folder_within_limits(opened: Opened) -> None:
     put = opened.http.put("/studio/notes?name=mine", json={"text": "<b>", "tags": ["one"]})
     assert put.status_code == 200

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
+from veneer.io.files import reported
 from veneer.jobs.folder import STUDIO
 from veneer.serving.body import read_json
 from veneer.serving.chat import chat_completions
@@ -61,12 +64,17 @@ async def prefer(studio: Studio, request: Request) -> Response:
         "chosen": [{"role": "assistant", "content": texts[0]}],
         "rejected": [{"role": "assistant", "content": texts[1]}],
     }
-    line = to_text(row, ensure_ascii=False) + "\n"
+    line = to_text(row, ensure_ascii=False).encode() + b"\n"
 
     def keep() -> int:
-        with preferences_file(studio).open("a", encoding="utf-8") as file:
-            file.write(line)
-        return preferences_file(studio).read_bytes().count(b"\n")  # texts may have other ends of lines in them
+        path = preferences_file(studio)
+        with reported(path), path.open("ab", buffering=0) as file:
+            written = file.write(line)
+            if written != len(line):
+                # A part of a row would keep all of them from being trained on.
+                file.truncate(file.tell() - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return path.read_bytes().count(b"\n")  # texts may have other ends of lines in them
 
     return json_response({"kept": await asyncio.to_thread(keep)})
 
