@@ -9,14 +9,14 @@ import pytest
 
 from job_workers import queue_of
 from veneer.errors import ConfigError
-from veneer.jobs.job import JobStatus, JobWish
+from veneer.jobs.job import Job, JobStatus, JobWish, job_of
 
 ALLOWED = {
     "cancel": {JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED},
     "pause": {JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING},
     "resume": {JobStatus.PAUSED},
     "validated": {JobStatus.VALIDATING},
-    "refuse": {JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED},
+    "refuse": {JobStatus.VALIDATING},
 }
 
 
@@ -49,6 +49,31 @@ def test_a_running_job_is_asked_and_another_is_changed_at_once(tmp_path: Path) -
     assert cancelled.wanted is JobWish.CANCEL
     assert queue.pause(job.id) is None
     assert queue.cancel("no such job") is None
+
+
+def test_a_job_that_is_paused_before_it_was_looked_at_is_looked_at_when_it_goes_on(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    job = queue.create({}, {}, status=JobStatus.VALIDATING)
+    queue.pause(job.id)
+    assert queue.validated(job.id, 7) is None
+    assert queue.refuse(job.id, "a look that ends late") is None
+    resumed = queue.resume(job.id)
+    assert resumed is not None
+    assert resumed.status is JobStatus.VALIDATING
+    queue.validated(job.id, 7)
+    queue.pause(job.id)
+    resumed = queue.resume(job.id)
+    assert resumed is not None
+    assert (resumed.status, resumed.peak) == (JobStatus.QUEUED, 7)
+
+
+@pytest.mark.parametrize(("state", "checked"), [(JobStatus.VALIDATING, False), (JobStatus.QUEUED, True)])
+def test_a_job_of_a_folder_that_does_not_say_it_was_looked_at_was_if_it_is_further(
+    state: JobStatus, checked: bool
+) -> None:
+    values = Job(id="job", created_at=1.0, settings={}, status=state).to_json()
+    del values["checked"]
+    assert job_of(values).checked is checked
 
 
 def test_the_queue_goes_by_priority_and_place(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,11 +21,6 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.tokenizer import from_directory
-from veneer.jobs.job import JobStatus
-from veneer.jobs.queue import JobQueue
-from veneer.jobs.sqlite_store import SqliteStore
-from veneer.studio.checking import Checking
-from veneer.studio.files import FileStore
 from veneer.studio.settings import ADAPTERS, MODELS, PATHS
 
 
@@ -169,24 +163,6 @@ def test_a_job_that_never_fits_fails_with_the_plans_reason(opened: Opened, file:
     done = until(opened, job.id, lambda found: found.status == "failed")
     assert done.error is not None
     assert "MB" in done.error.message
-
-
-def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
-    queue = JobQueue(tmp_path, SqliteStore(tmp_path))
-    job = queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
-    # A folder in the place of the file's temporary name is refused as a full disk refuses.
-    blocked = tmp_path / job.id / f".partial-{os.getpid()}-job.json"
-    blocked.mkdir()
-    checking = Checking(FileStore(tmp_path / "files"), queue)
-    checking.check_job(job)
-    time.sleep(0.2)
-    assert queue.get(job.id) == job
-    blocked.rmdir()
-    wait_for(lambda: [one.status for one in queue.jobs()] == [JobStatus.FAILED])
-    checking.close()
 
 
 def test_the_estimate_is_the_plan_and_the_preview_is_what_trains(

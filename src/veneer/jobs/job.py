@@ -70,6 +70,8 @@ class Job:
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the one who asked has said: names of files, a suffix, metadata."""
     status: JobStatus = JobStatus.QUEUED
+    checked: bool = True
+    """Whether it was looked at, or need not be: one that was paused before goes back to `VALIDATING`."""
     wanted: JobWish = JobWish.RUN
     priority: int = 0
     """Jobs of a higher priority come first."""
@@ -109,6 +111,7 @@ def job_of(values: Mapping[str, Any]) -> Job:
     given = dict(values)
     given["status"], given["wanted"] = JobStatus(given["status"]), JobWish(given["wanted"])
     given["kind"] = JobKind(given.get("kind", JobKind.TRAIN))
+    given.setdefault("checked", given["status"] is not JobStatus.VALIDATING)
     given["history"] = tuple(JobNote(**note) for note in given["history"])
     return Job(**given)
 

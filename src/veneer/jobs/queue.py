@@ -48,7 +48,7 @@ class JobQueue:
         now = self._clock()
         job = Job(
             id=new_id(), created_at=now, settings=settings, details=details, status=status, kind=kind,
-            priority=_priority(priority), peak=peak,
+            checked=status is not JobStatus.VALIDATING, priority=_priority(priority), peak=peak,
         )  # fmt: skip
         return self.store.add(job.noted(now, "the job was made"))
 
@@ -72,16 +72,18 @@ class JobQueue:
             if found.status is not JobStatus.VALIDATING:
                 return None
             chosen = found.settings if settings is None else settings
-            ready = replace(found, status=JobStatus.QUEUED, peak=peak, settings=chosen)
+            ready = replace(found, status=JobStatus.QUEUED, checked=True, peak=peak, settings=chosen)
             return ready.noted(self._clock(), "its files are in order")
 
         return self.store.change(job, change)
 
     def refuse(self, job: str, reason: str) -> Job | None:
-        """End a job that cannot be carried out."""
+        """End a job that was looked at and cannot be carried out; None where nobody waits for that any more."""
 
         def change(found: Job) -> Job | None:
-            return None if found.status.ended else self._ended(found, JobStatus.FAILED, reason)
+            if found.status is not JobStatus.VALIDATING:
+                return None
+            return self._ended(found, JobStatus.FAILED, reason)
 
         return self.store.change(job, change)
 
@@ -110,11 +112,13 @@ class JobQueue:
         return self.store.change(job, change)
 
     def resume(self, job: str) -> Job | None:
-        """Let a job that rests, or is about to, go on; None where it does not."""
+        """Let a job that rests, or is about to, go on; None where it does not. One that nobody has looked at yet is
+        `VALIDATING` then, and must be."""
 
         def change(found: Job) -> Job | None:
             if found.status is JobStatus.PAUSED:
-                again = replace(found, status=JobStatus.QUEUED, wanted=JobWish.RUN, kills=0)
+                status = JobStatus.QUEUED if found.checked else JobStatus.VALIDATING
+                again = replace(found, status=status, wanted=JobWish.RUN, kills=0)
                 return again.noted(self._clock(), "it goes on")
             if found.status is JobStatus.RUNNING and found.wanted is JobWish.PAUSE:
                 return replace(found, wanted=JobWish.RUN).noted(self._clock(), "it goes on")

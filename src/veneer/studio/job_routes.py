@@ -110,7 +110,14 @@ async def pause(studio: Studio, request: Request) -> Response:
 
 async def resume(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/{job}/resume."""
-    return await _changed(studio, request, studio.queue.resume, "gone on with")
+
+    def resumed(name: str) -> Job | None:
+        job = studio.queue.resume(name)
+        if job is not None and job.status is JobStatus.VALIDATING:
+            studio.checking.check_job(job)
+        return job
+
+    return await _changed(studio, request, resumed, "gone on with")
 
 
 async def move(studio: Studio, request: Request) -> Response:
