@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from job_workers import wait_for
-from studios import studio
-from veneer.jobs.job import JobStatus
-from veneer.jobs.queue import JobQueue
-from veneer.jobs.sqlite_store import SqliteStore
+from job_workers import becomes, queue_of, wait_for
+from studios import CPU, logged, studio
+from veneer.errors import OutputError
+from veneer.jobs.job import Job, JobStatus
 from veneer.studio.checking import Checking
-from veneer.studio.files import FileStore
+from veneer.studio.files import FileStatus, FileStore
 
 
 def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
-    queue = JobQueue(tmp_path, SqliteStore(tmp_path))
+    queue = queue_of(tmp_path)
     job = queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
     # A folder in the place of the file's temporary name is refused as a full disk refuses.
     blocked = tmp_path / job.id / f".partial-{os.getpid()}-job.json"
@@ -33,6 +32,71 @@ def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
     blocked.rmdir()
     wait_for(lambda: [one.status for one in queue.jobs()] == [JobStatus.FAILED])
     checking.close()
+
+
+def test_a_store_that_cannot_be_read_once_delays_the_look_at_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
+    queue = queue_of(tmp_path)
+    job = queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
+    stored, failed = queue.store.get, []
+
+    def full(name: str) -> Job | None:
+        if not failed:
+            failed.append(name)
+            raise OutputError("jobs.sqlite: cannot be opened")
+        return stored(name)
+
+    monkeypatch.setattr(queue.store, "get", full)
+    checking = Checking(FileStore(tmp_path / "files"), queue)
+    checking.check_job(job)
+    becomes(queue, job, JobStatus.FAILED)
+    checking.close()
+    assert failed == [job.id]
+
+
+def test_an_error_that_nobody_has_foreseen_is_logged_and_ends_what_was_looked_at(
+    tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object, **more: object) -> None:
+        raise ZeroDivisionError("a row of the user")
+
+    for name in ("lint", "planned"):
+        monkeypatch.setattr(f"veneer.studio.checking.{name}", broken)
+    queue, files = queue_of(tmp_path), FileStore(tmp_path / "files")
+    job = queue.create({"model": "m", "data": {"file": "f"}}, {}, status=JobStatus.VALIDATING)
+    with files.new("rows.jsonl", "fine-tune") as (file, path):
+        path.write_bytes(tiny_data.read_bytes())
+    checking = Checking(files, queue)
+    with logged() as messages:
+        checking.begin()
+        failed = becomes(queue, job, JobStatus.FAILED)
+    checking.close()
+    assert failed.error == "the studio has failed on it (ZeroDivisionError); the studio's log says where"
+    found = files.get(file.id)
+    assert found is not None
+    assert (found.status, found.status_details) == (FileStatus.ERROR, failed.error)
+    for said, name in zip(messages, (file.id, job.id), strict=True):
+        assert said.startswith(f"ERROR: {name}: ZeroDivisionError in ")
+        assert "a row of the user" not in said
+
+
+def test_a_job_that_was_made_is_answered_for_where_the_pages_cannot_be_told_of_it(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OutputError("jobs.sqlite: cannot be opened")
+
+    with studio(tmp_path / "runs", tiny_model) as opened:
+        file = opened.client.files.create(file=tiny_data, purpose="fine-tune").id
+        # Slots: the class is what is patched.
+        monkeypatch.setattr("veneer.studio.watch.Watcher.look", lambda watcher: full())
+        body = {"model": "model", "training_file": file, "veneer": {"settings": {**CPU, "train.steps": 1}}}
+        made = opened.http.post("/v1/fine_tuning/jobs", json=body)
+        assert made.status_code == 200
+        assert opened.studio.queue.get(made.json()["id"]) is not None
+        assert opened.client.fine_tuning.jobs.cancel(made.json()["id"]).status == "cancelled"
 
 
 def test_a_job_that_is_paused_while_it_is_looked_at_keeps_its_rate_and_its_plan(

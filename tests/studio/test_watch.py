@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from job_workers import queue_of, wait_for
 from run_logs import step_done, write_run
+from studios import logged
+from veneer.errors import OutputError
 from veneer.event_log import EventLog
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.studio.watch import Watcher
@@ -41,3 +45,28 @@ def test_a_run_that_grows_while_its_curves_are_drawn_goes_on_being_watched(tmp_p
     assert changed.record.step == 6
     assert changed.log.steps.tolist() == [1, 2, 3, 4, 5, 6]
     assert watcher.since(watcher.since(0).version).runs == []
+
+
+def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veneer.studio.watch.SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.watch.RETRY_SECONDS", 0.02)
+    watcher = watching(tmp_path / "runs")
+    watcher.start()
+    stored, failed = watcher.store.jobs, []
+
+    def full(*statuses: object) -> object:
+        if len(failed) < 2:
+            failed.append(statuses)
+            raise OutputError("jobs.sqlite: cannot be opened: unable to open database file")
+        return stored()
+
+    with logged() as messages:
+        monkeypatch.setattr(watcher.store, "jobs", full)
+        wait_for(lambda: len(failed) == 2)
+        job = queue_of(tmp_path / "runs").create({}, {})
+        wait_for(lambda: [one.id for one in watcher.since(0).jobs] == [job.id])
+    watcher.close()
+    assert watcher.since(0).version > 0
+    assert messages == ["WARNING: jobs.sqlite: cannot be opened: unable to open database file"] * 2

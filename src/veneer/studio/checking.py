@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from veneer.config import parse
 from veneer.counting import count_of
@@ -33,6 +34,7 @@ LINT = "lint.json"
 RETRY_SECONDS = 2.0
 """Seconds after which is tried again what could not be written."""
 log = logging.getLogger("veneer.studio")
+T = TypeVar("T")
 
 
 class Checking:
@@ -63,11 +65,31 @@ class Checking:
 
     def check_file(self, file: StoredFile) -> None:
         """Let a file be checked by the lint."""
-        self._pool.submit(self._check_file, file)
+        self._submit(file.id, lambda: self._check_file(file), lambda said: self._fail(file, said))
 
     def check_job(self, job: Job) -> None:
         """Let a job be planned, and then wait for a worker."""
-        self._pool.submit(self._check_job, job)
+        self._submit(job.id, lambda: self._check_job(job), lambda said: self._queue.refuse(job.id, said))
+
+    def _submit(self, name: str, look: Callable[[], None], fail: Callable[[str], object]) -> None:
+        """Let something be looked at. An error that nobody has foreseen is logged, and `fail` ends with it what was
+        looked at: nobody else would hear of it, and the look would never end."""
+
+        def end(looked: Future[None]) -> None:
+            error = looked.exception()
+            if error is None:
+                return
+            # Where it happened, and not what: an error's own words may hold what a user wrote.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("%s: %s in %s, line %s", name, type(error).__name__, place.filename, place.lineno)
+            said = f"the studio has failed on it ({type(error).__name__}); the studio's log says where"
+            self._persistently(lambda: fail(said))
+
+        # The pool has one thread: `end` comes after the look.
+        self._pool.submit(end, self._pool.submit(look))
+
+    def _fail(self, file: StoredFile, said: str) -> None:
+        self._files.put(replace(file, status=FileStatus.ERROR, status_details=said))
 
     def _check_file(self, file: StoredFile) -> None:
         rows = self._files.content(file)
@@ -79,7 +101,7 @@ class Checking:
                 report = lint(rows, objective=ObjectiveName.GRPO)
         except VeneerError as error:
             said = str(error).replace(str(rows), file.filename)
-            self._persistently(lambda: self._files.put(replace(file, status=FileStatus.ERROR, status_details=said)))
+            self._persistently(lambda: self._fail(file, said))
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
         said = f"{count_of(report.rows, 'row')}: {errors:,} with errors, {warnings:,} with warnings"
@@ -101,7 +123,7 @@ class Checking:
         self._persistently(keep)
 
     def _check_job(self, job: Job) -> None:
-        found = self._queue.get(job.id)
+        found = self._persistently(lambda: self._queue.get(job.id))
         if found is None or found.status is not JobStatus.VALIDATING:
             return
         try:
@@ -114,15 +136,16 @@ class Checking:
         else:
             self._persistently(lambda: self._queue.validated(job.id, checked.peak, checked.settings))
 
-    def _persistently(self, write: Callable[[], object]) -> None:
-        """Write what was found as soon as there is room for it: a disk that is full now has room again some time."""
+    def _persistently(self, ask: Callable[[], T]) -> T | None:
+        """Ask the store, or write what was found, as soon as there is room for it: a disk that is full now has room
+        again some time. None where the studio is closed before."""
         while not self._closing.is_set():
             try:
-                write()
-                return
+                return ask()
             except OutputError as error:
                 log.warning("%s", error)
                 self._closing.wait(RETRY_SECONDS)
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

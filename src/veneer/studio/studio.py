@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from veneer.enums import JobCode
+from veneer.errors import OutputError
 from veneer.jobs.folder import STUDIO
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
@@ -23,6 +25,8 @@ from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
 from veneer.studio.watch import WatchedRun, Watcher
 from veneer.studio.workers import WorkerKeeper
+
+log = logging.getLogger("veneer.studio")
 
 
 @dataclass(slots=True)
@@ -95,8 +99,12 @@ class Studio:
         return found
 
     async def looked(self) -> None:
-        """Take up at once what a request has changed."""
-        await asyncio.to_thread(self.watcher.look)
+        """Take up at once what a request has changed. Where that fails, the request is done all the same, and the pages
+        are told of it by the next look."""
+        try:
+            await asyncio.to_thread(self.watcher.look)
+        except (OutputError, OSError) as error:
+            log.warning("%s", error)
 
 
 def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:

@@ -6,6 +6,7 @@ changed since the number that it saw last, and misses nothing.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from veneer.errors import OutputError
 from veneer.jobs.job import Job
 from veneer.jobs.store import JobStore
 from veneer.run_folder import RunFolder
@@ -23,8 +25,11 @@ from veneer.run_records.state import state_of
 
 SECONDS = 0.5
 """Seconds between two looks."""
+RETRY_SECONDS = 2.0
+"""Seconds until the next look where one has failed."""
 NOTES = "studio-notes.json"
 """The file with a user's text and tags, in the folder of a run."""
+log = logging.getLogger("veneer.studio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +180,15 @@ class Watcher:
         return self._version
 
     def _watch(self) -> None:
-        while not self._stop.wait(SECONDS):
-            self.look()
+        pause = SECONDS
+        while not self._stop.wait(pause):
+            try:
+                self.look()
+                pause = SECONDS
+            except (OutputError, OSError) as error:
+                # A full disk, say, on which the store cannot be opened: it may have room again.
+                log.warning("%s", error)
+                pause = RETRY_SECONDS
 
 
 def _written_at(file: Path) -> float:
