@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from veneer.errors import OutputError
 from veneer.jobs import sqlite_store
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus, job_of
+from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
 
 
@@ -29,6 +32,74 @@ def test_a_store_that_is_deleted_or_damaged_is_made_again_from_the_folders(tmp_p
         damage(tmp_path / ".studio" / "jobs.sqlite")
         assert queue.jobs() == before
         assert [job.status for job in queue.store.jobs(JobStatus.CANCELLED)] == [JobStatus.CANCELLED]
+
+
+def filled(root: Path, count: int) -> JobQueue:
+    """A queue with jobs in a file of many pages, and nothing beside it."""
+    queue = queue_of(root)
+    jobs = [
+        Job(id=f"ftjob-{n}", created_at=float(n), settings={"model": "m"}, details={"rows": "r" * 6_000})
+        for n in range(count)
+    ]
+    for job in jobs:
+        JobFolder(root / job.id).write(job)
+    assert len(queue.jobs()) == count
+    return queue
+
+
+def overwritten(root: Path, place: slice) -> None:
+    """The pages of a store with bytes of 0xFF in a place of them."""
+    file = root / ".studio" / "jobs.sqlite"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("pragma wal_checkpoint(truncate)")
+        size = database.execute("pragma page_size").fetchone()[0]
+    content = bytearray(file.read_bytes())
+    at = slice(place.start * size, len(content) if place.stop is None else place.stop * size)
+    content[at] = b"\xff" * len(content[at])
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [slice(3, None), slice(1, None), slice(1, 2), slice(10, 60)])
+def test_a_store_that_is_damaged_behind_its_header_is_made_again_within_the_call(tmp_path: Path, place: slice) -> None:
+    queue = filled(tmp_path, 40)
+    before = queue.jobs()
+    for call in (queue.jobs, queue.store.reconcile, lambda: queue.prioritise(before[20].id, 0)):
+        overwritten(tmp_path, place)
+        call()
+        assert queue.jobs() == before
+        made = queue.create({}, {})
+        assert queue.cancel(made.id) is not None
+        shutil.rmtree(tmp_path / made.id)
+        queue.store.reconcile()
+    assert (tmp_path / ".studio" / "jobs.damaged").is_file()
+
+
+@pytest.mark.parametrize("document", ["{}", "no json", "[1]", b"\xff\xfe\xfd"])
+def test_a_document_that_is_none_of_a_job_is_damage(tmp_path: Path, document: str | bytes) -> None:
+    queue = filled(tmp_path, 3)
+    before = queue.jobs()
+    with closing(sqlite3.connect(tmp_path / ".studio" / "jobs.sqlite")) as database:
+        database.execute("update jobs set document = cast(? as text) where id = 'ftjob-1'", (document,))
+        database.commit()
+    assert queue.get("ftjob-1") == before[1]
+    assert queue.jobs() == before
+
+
+def test_who_finds_a_damage_that_another_one_has_mended_sets_nothing_aside(tmp_path: Path) -> None:
+    queue = filled(tmp_path, 40)
+    file, first = tmp_path / ".studio" / "jobs.sqlite", []
+    overwritten(tmp_path, slice(3, None))
+    store = SqliteStore(tmp_path)
+
+    def read(database: sqlite3.Connection) -> int:
+        if not first:
+            assert len(queue.jobs()) == 40
+            first.append(file.stat().st_ino)
+        rows = database.execute("select document from jobs").fetchall()
+        return len(rows)
+
+    assert store._with(read) == 40
+    assert first == [file.stat().st_ino]
 
 
 def test_what_was_written_into_a_folder_and_not_into_the_store_is_taken_over(tmp_path: Path) -> None:

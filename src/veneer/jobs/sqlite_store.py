@@ -1,22 +1,27 @@
 """Jobs in a file of SQLite, for any number of processes on one machine.
 
-Every call opens the file anew. So a file that was deleted or damaged meanwhile is made again, from the folders of the
-jobs. Times of leases are of the clock since the machine was started: the wall's may jump.
+Every call opens the file anew. So a file that was deleted meanwhile is made again, from the folders of the jobs. One
+that turns out to be damaged, wherever in it that is, is set aside as `jobs.damaged`, and the call begins again: the
+folders are never behind, so that of a change that was under way nothing is lost. Times of leases are of the clock since
+the machine was started: the wall's may jump.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from veneer.errors import OutputError
+from veneer.io.files import reported
 from veneer.jobs.folder import STUDIO, JobFolder, job_folders
 from veneer.jobs.job import Job, JobStatus, job_of
 from veneer.jobs.store import Change, JobLease
@@ -38,6 +43,23 @@ create table if not exists leases (
   job text primary key, owner text not null, device text not null, beat real not null, boot text not null
 );
 """
+_DOCUMENT = "cast(document as blob)"
+"""As bytes: sqlite3 calls a text that is no UTF-8 an operational error, as it does a full disk."""
+T = TypeVar("T")
+log = logging.getLogger("veneer.jobs")
+
+
+class _Damage(Exception):
+    """The file cannot be read as what it is.
+
+    Args:
+        reason: what is wrong.
+        file: the number of the file (its inode) that was open; None where it could not be opened.
+    """
+
+    def __init__(self, reason: str, file: int | None = None):
+        super().__init__(reason)
+        self.file = file
 
 
 class SqliteStore:
@@ -53,84 +75,119 @@ class SqliteStore:
 
     def add(self, job: Job) -> Job:
         """See `JobStore.add`."""
-        with self._writing() as database:
+
+        def write(database: sqlite3.Connection) -> Job:
             last = database.execute("select max(place) from jobs").fetchone()[0]
             placed = replace(job, place=(last or 0.0) + 1.0)
             JobFolder(self._root / job.id).write(placed)
             _put(database, placed)
-        return placed
+            return placed
+
+        return self._writing(write)
 
     def get(self, job: str) -> Job | None:
         """See `JobStore.get`."""
-        with self._open() as database:
-            return _get(database, job)
+        return self._with(lambda database: _get(database, job))
 
     def jobs(self, *statuses: JobStatus) -> Sequence[Job]:
         """See `JobStore.jobs`."""
-        with self._open() as database:
-            rows = database.execute("select document from jobs order by created, id").fetchall()
-        found = [_job(row[0]) for row in rows]
-        return [job for job in found if not statuses or job.status in statuses]
+
+        def read(database: sqlite3.Connection) -> list[Job]:
+            rows = database.execute(f"select {_DOCUMENT} from jobs order by created, id").fetchall()
+            return [_job(row[0]) for row in rows]
+
+        return [job for job in self._with(read) if not statuses or job.status in statuses]
 
     def change(self, job: str, change: Change) -> Job | None:
         """See `JobStore.change`."""
-        with self._writing() as database:
+
+        def write(database: sqlite3.Connection) -> Job | None:
             found = _get(database, job)
             return None if found is None else self._changed(database, found, change)
+
+        return self._writing(write)
 
     def claim(self, owner: str, device: str, refusal: Callable[[Job], str | None], start: Change) -> Job | None:
         """See `JobStore.claim`."""
         unwritten: list[OutputError] = []
-        with self._writing() as database:
-            order = "select document from jobs where status = ? order by priority desc, place, created, id"
-            for (document,) in database.execute(order, (JobStatus.QUEUED.value,)).fetchall():
-                job = _job(document)
-                reason = refusal(job)
-                try:
-                    if reason is not None:
-                        if reason != job.waiting:
-                            self._changed(database, job, lambda one, why=reason: replace(one, waiting=why))  # type: ignore[misc]
-                        continue
-                    started = self._changed(database, job, start)
-                except OutputError as error:
-                    # Those behind it do not wait for it. Why it waits stands in the store alone.
-                    unwritten.append(error)
-                    _put(database, replace(job, waiting=_unwritable(error)))
-                    continue
-                if started is not None:
-                    lease = (job.id, owner, device, _now(), _boot())
-                    database.execute("insert or replace into leases values (?, ?, ?, ?, ?)", lease)
-                    return started
-        if unwritten:
+
+        def write(database: sqlite3.Connection) -> Job | None:
+            unwritten.clear()
+            job = self._started(database, refusal, start, unwritten)
+            if job is not None:
+                lease = (job.id, owner, device, _now(), _boot())
+                database.execute("insert or replace into leases values (?, ?, ?, ?, ?)", lease)
+            return job
+
+        claimed = self._writing(write)
+        if claimed is None and unwritten:
             raise unwritten[0]
+        return claimed
+
+    def _started(
+        self,
+        database: sqlite3.Connection,
+        refusal: Callable[[Job], str | None],
+        start: Change,
+        unwritten: list[OutputError],
+    ) -> Job | None:
+        """The first queued job that can be carried out, started; `unwritten` takes up what was wrong with others."""
+        order = f"select {_DOCUMENT} from jobs where status = ? order by priority desc, place, created, id"
+        for (document,) in database.execute(order, (JobStatus.QUEUED.value,)).fetchall():
+            job = _job(document)
+            reason = refusal(job)
+            try:
+                if reason is not None:
+                    if reason != job.waiting:
+                        self._changed(database, job, lambda one, why=reason: replace(one, waiting=why))  # type: ignore[misc]
+                    continue
+                started = self._changed(database, job, start)
+            except OutputError as error:
+                # Those behind it do not wait for it. Why it waits stands in the store alone.
+                unwritten.append(error)
+                _put(database, replace(job, waiting=_unwritable(error)))
+                continue
+            if started is not None:
+                return started
         return None
 
     def beat(self, job: str, owner: str) -> bool:
         """See `JobStore.beat`."""
-        with self._writing() as database:
+
+        def write(database: sqlite3.Connection) -> bool:
             told = database.execute(
                 "update leases set beat = ?, boot = ? where job = ? and owner = ?", (_now(), _boot(), job, owner)
             )
             return told.rowcount > 0
 
+        return self._writing(write)
+
     def release(self, job: str, owner: str) -> None:
         """See `JobStore.release`."""
-        with self._writing() as database:
-            database.execute("delete from leases where job = ? and owner = ?", (job, owner))
+        self._writing(
+            lambda database: database.execute("delete from leases where job = ? and owner = ?", (job, owner)).rowcount
+        )
 
     def leases(self) -> Sequence[JobLease]:
         """See `JobStore.leases`."""
-        with self._open() as database:
-            rows = database.execute("select job, owner, device, beat, boot from leases").fetchall()
+        rows = self._with(
+            lambda database: database.execute("select job, owner, device, beat, boot from leases").fetchall()
+        )
         now, boot = _now(), _boot()
         return [
             JobLease(job, owner, at, now - beat if boot == of else float("inf")) for job, owner, at, beat, of in rows
         ]
 
     def reconcile(self) -> None:
-        """See `JobStore.reconcile`."""
-        with self._writing() as database:
+        """See `JobStore.reconcile`. The whole file is checked too."""
+
+        def write(database: sqlite3.Connection) -> None:
+            said = database.execute("pragma quick_check(1)").fetchone()[0]
+            if said != "ok":
+                raise _Damage(said)
             self._reconcile(database)
+
+        self._writing(write)
 
     def _reconcile(self, database: sqlite3.Connection) -> None:
         told = {job.id: job for job in (folder.read() for folder in job_folders(self._root)) if job is not None}
@@ -147,34 +204,72 @@ class SqliteStore:
             _put(database, made)
         return made
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """The database, which nobody else changes within the block."""
-        with self._open() as database:
-            database.execute("begin immediate")
-            # Where the block fails, closing the database rolls everything back.
-            yield database
-            database.execute("commit")
+    def _writing(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """What `write` makes, with the database, which nobody else changes meanwhile."""
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+        def whole(database: sqlite3.Connection) -> T:
+            database.execute("begin immediate")
+            # Where `write` fails, closing the database rolls everything back.
+            made = write(database)
+            database.execute("commit")
+            return made
+
+        return self._with(whole)
+
+    def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` makes, with the database: a second time with a new one, where the file is damaged."""
         try:
-            database = self._connect()
-        except sqlite3.OperationalError as error:
-            raise OutputError(f"{self._file}: cannot be opened: {error}") from error
-        except sqlite3.DatabaseError:
-            # Damaged: the folders hold all of it.
-            self._file.replace(self._file.with_suffix(".damaged"))
-            database = self._connect()
+            return self._once(work)
+        except _Damage as damage:
+            self._set_aside(damage)
         try:
-            yield database
+            return self._once(work)
+        except _Damage as damage:
+            message = (
+                f"{self._file}: was damaged and made anew, and is damaged again: {damage}; the disk may be failing"
+            )
+            raise OutputError(message) from damage
+
+    def _once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        opened: int | None = None
+        try:
+            with closing(self._connect()) as database:
+                opened = self._number()
+                return work(database)
+        except _Damage as damage:
+            raise _Damage(str(damage), opened) from damage
         except sqlite3.OperationalError as error:
-            raise OutputError(f"{self._file}: cannot be written: {error}; the jobs' folders are as before") from error
-        finally:
-            database.close()
+            done = "opened" if opened is None else "written"
+            raise OutputError(f"{self._file}: cannot be {done}: {error}; the jobs' folders are as before") from error
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise  # a mistake in here: damage has no class of its own
+            raise _Damage(str(error), opened) from error
+
+    def _set_aside(self, damage: _Damage) -> None:
+        """Let the next call make the file anew, unless another one has done so meanwhile."""
+        if damage.file is not None and damage.file != self._number():
+            return
+        aside = self._file.with_suffix(".damaged")
+        log.warning(
+            "%s: %s; it is set aside as %s and made anew from the jobs' folders", self._file, damage, aside.name
+        )
+        with reported(self._file):
+            # What was written ahead belongs to it, and not to the new one.
+            for end in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    self._file.with_name(self._file.name + end).replace(aside.with_name(aside.name + end))
+
+    def _number(self) -> int | None:
+        """Which file stands there: its inode; None where there is none."""
+        try:
+            return self._file.stat().st_ino
+        except FileNotFoundError:
+            return None
 
     def _connect(self) -> sqlite3.Connection:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with reported(self._file.parent):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as failed:
             database = sqlite3.connect(self._file, timeout=BUSY_SECONDS, isolation_level=None)
             failed.callback(database.close)
@@ -218,12 +313,15 @@ def _unwritable(error: OutputError) -> str:
 
 
 def _get(database: sqlite3.Connection, job: str) -> Job | None:
-    row = database.execute("select document from jobs where id = ?", (job,)).fetchone()
+    row = database.execute(f"select {_DOCUMENT} from jobs where id = ?", (job,)).fetchone()
     return None if row is None else _job(row[0])
 
 
-def _job(document: str) -> Job:
-    return job_of(json.loads(document))
+def _job(document: bytes) -> Job:
+    try:
+        return job_of(json.loads(document))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _Damage(f"a job in it cannot be read: {type(error).__name__}") from error
 
 
 def _now() -> float:
