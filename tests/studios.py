@@ -54,10 +54,12 @@ def logged() -> Iterator[list[str]]:
 
 
 @contextmanager
-def studio(folder: Path, *models: Path, job_code: JobCode = JobCode.REFUSE) -> Iterator[Opened]:
+def studio(
+    folder: Path, *models: Path, job_code: JobCode = JobCode.REFUSE, devices: tuple[str, ...] = ()
+) -> Iterator[Opened]:
     request = StudioRequest(
         folder=folder, models=tuple(map(str, models)), port=0, compute=ComputeSection(device="cpu", dtype="float32"),
-        job_code=job_code,
+        job_code=job_code, devices=devices,
     )  # fmt: skip
     with studio_server(request) as (_, made, running):
         key = running.key_file.read_text().strip()

@@ -27,8 +27,12 @@ FP16_CAPABILITY = (7, 0)
 """The first of NVIDIA's cards that multiply float16 in tensor cores (Volta; Turing is 7.5)."""
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, option: str = "compute.device") -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
+
+    Args:
+        name: the device.
+        option: what messages call it: where the user has named it.
 
     Raises:
         ConfigError: there is no such device, or torch makes tensors on another one than the CPU where nothing is said.
@@ -42,12 +46,12 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
-        raise ConfigError(f"compute.device {name!r} is unknown; use auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"{option} {name!r} is unknown; use auto, cpu, cuda or cuda:N")
     if name != "cpu":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(name.partition(":")[2] or 0) >= count:
             found = f"torch sees {count} CUDA devices" if count else "torch sees no CUDA device"
-            raise ConfigError(f"compute.device {name!r}: {found} on this machine; use cpu, or install torch with CUDA")
+            raise ConfigError(f"{option} {name!r}: {found} on this machine; use cpu, or install torch with CUDA")
     return torch.device(name)
 
 

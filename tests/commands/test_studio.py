@@ -37,6 +37,14 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert f"{file}/.studio: cannot be written" in refused("studio", "--folder", file)
 
 
+def test_workers_of_devices_that_are_not_there_are_refused_before_it_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    assert "--worker 'gpu' is unknown" in refused("studio", "--folder", folder, "--worker", "gpu")
+    assert "--worker 'cuda:99': torch sees" in refused("studio", "--folder", folder, "--worker", "cuda:99")
+    assert "cpu is given twice" in refused("studio", "--folder", folder, "--worker", "cpu", "--worker", "cpu")
+    assert not folder.exists()
+
+
 def test_other_machines_need_a_key_file(tmp_path: Path) -> None:
     assert "--key-file" in refused("studio", "--folder", tmp_path, "--host", "0.0.0.0")
     keys = tmp_path / "keys"

@@ -165,6 +165,17 @@ def test_what_does_not_fit_waits_and_says_so_while_smaller_ones_go(tmp_path: Pat
     assert (claimed.id, claimed.waiting) == (large.id, None)
 
 
+def test_a_worker_of_a_card_takes_jobs_of_any_card_and_leaves_those_of_other_devices(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    other, any_card = (queue.create({"compute": {"device": device}}, {}) for device in ("cuda:1", "cuda"))
+    claimed = Worker(tmp_path, SqliteStore(tmp_path), "cuda:0")._next()
+    assert claimed is not None
+    assert claimed.id == any_card.id
+    found = queue.get(other.id)
+    assert found is not None
+    assert found.waiting == "it waits for the device cuda:1"
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(None, 7_000), (9_000, 7_000), (5_000, 5_000)])
 def test_a_job_on_a_gpu_waits_for_no_main_memory(
     limit: int | None, expected: int, monkeypatch: pytest.MonkeyPatch

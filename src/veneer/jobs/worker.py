@@ -22,6 +22,7 @@ from typing import Protocol
 
 from veneer.errors import OutputError
 from veneer.io.files import lock_patiently
+from veneer.jobs.device import serves
 from veneer.jobs.folder import STUDIO, JobFolder
 from veneer.jobs.job import Job, JobStatus, JobWish
 from veneer.jobs.judge import judged
@@ -121,7 +122,7 @@ class Worker:
 
     def _refusal(self, job: Job) -> str | None:
         wants = (job.settings.get("compute") or {}).get("device", "auto")
-        if wants not in ("auto", self.device) and self.device != "auto":
+        if not serves(self.device, wants):
             return f"it waits for the device {wants}"
         room = self.room(self.device)
         if job.peak is None or room is None or job.peak <= room:

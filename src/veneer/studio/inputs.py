@@ -95,6 +95,18 @@ def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunCon
         raise ApiError(400, str(error), param=EXTENSION) from error
 
 
+def check_device(studio: Studio, config: RunConfig) -> None:
+    """Raises ApiError (400) where no worker computes on the device of a run, which would wait for ever."""
+    wanted = config.compute.device
+    if not studio.workers.serve(wanted):
+        has = ", ".join(studio.workers.devices)
+        message = (
+            f"compute.device {wanted!r}: no worker of this studio computes there; its devices are {has}: name one of "
+            f"them, leave it auto, or start the studio with --worker {wanted} too"
+        )
+        raise ApiError(400, message, param=EXTENSION)
+
+
 def adapter_of(studio: Studio, name: str, param: str) -> MadeAdapter:
     """The adapter of that name, or of a run of that name. Raises ApiError (404) where there is none."""
     return _result(results_of(studio.watcher), name, param, scores=False)

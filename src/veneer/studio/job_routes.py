@@ -16,7 +16,7 @@ from veneer.run_folder import RunFolder
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.studio.called import without_paths
-from veneer.studio.inputs import config_of, inputs_of
+from veneer.studio.inputs import check_device, config_of, inputs_of
 from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
@@ -36,7 +36,7 @@ async def create(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs."""
     asked = job_request(await read_json(request, studio.limits))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
-    config_of(asked, inputs)
+    check_device(studio, config_of(asked, inputs))
     named: list[tuple[str, Any]] = [("model", inputs.model), ("data.file", str(inputs.rows)), *inputs.settings.items()]
     named += [] if inputs.evaluation is None else [("data.eval_file", str(inputs.evaluation))]
     details = {
@@ -150,6 +150,7 @@ async def estimate(studio: Studio, request: Request) -> Response:
     asked = job_request(await read_json(request, studio.limits))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     config = config_of(asked, inputs, "my-adapter")
+    check_device(studio, config)
     try:
         plan = await asyncio.to_thread(planned, config, asked.rate_multiplier)
     except VeneerError as error:

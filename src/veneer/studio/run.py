@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,9 +114,11 @@ def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, 
     from veneer.studio.bases import check_models
     from veneer.studio.sessions import Sessions, own_key
     from veneer.studio.studio import make_studio
+    from veneer.studio.workers import worker_devices
 
     check_host(request.host, with_key=request.key_file is not None)
     check_models(request.models)
+    request = replace(request, devices=worker_devices(request.devices))
     own = request.folder / STUDIO
     make_output_folder(own)
     key_file = request.key_file or own / "key"

@@ -108,11 +108,8 @@ class Studio:
 
 
 def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:
-    """A studio over a folder, which is made where there is none.
-
-    Raises:
-        ConfigError, OutputError: the folder or a device cannot be used.
-    """
+    """A studio over a folder, which is made where there is none, with workers of the devices as `worker_devices` gives
+    them."""
     root = request.folder.resolve()
     own = root / STUDIO
     own.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from veneer.errors import ConfigError
+from veneer.hardware import resolve_device
+from veneer.jobs.device import AUTO, CUDA, FIRST, serves
 from veneer.jobs.worker import end_worker, worker_runs
 
 SECONDS = 1.0
@@ -25,12 +29,31 @@ def all_devices() -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(count)) or ("auto",)
 
 
+def worker_devices(names: Sequence[str]) -> tuple[str, ...]:
+    """The devices of the workers that a user names, `cuda` by its number.
+
+    Raises:
+        ConfigError: this machine has no such device, or two workers would have one.
+    """
+    found: dict[str, str] = {}
+    """The name that was given to each device."""
+    for name in names:
+        device = str(resolve_device(name, "--worker"))
+        device = FIRST if device == CUDA else device
+        if device in found:
+            twice = found[device] == name
+            both = f"{name} is given twice" if twice else f"{found[device]} and {name} are one device, {device}"
+            raise ConfigError(f"--worker: {both}; a device has one worker: leave one of them out")
+        found[device] = name
+    return tuple(AUTO if name == AUTO else device for device, name in found.items())
+
+
 class WorkerKeeper:
     """Keeps the workers of a folder of runs.
 
     Args:
         root: the folder.
-        devices: a worker for each; empty for `all_devices`.
+        devices: a worker for each (`worker_devices`); empty for `all_devices`.
     """
 
     def __init__(self, root: Path, devices: tuple[str, ...] = ()):
@@ -43,6 +66,12 @@ class WorkerKeeper:
     def devices(self) -> tuple[str, ...]:
         """The devices that have a worker."""
         return self._devices
+
+    def serve(self, wanted: str) -> bool:
+        """Whether a job of a device will be carried out: by a worker of these, or one that was started beside them."""
+        if any(serves(device, wanted) for device in self._devices):
+            return True
+        return any(worker_runs(self._root, device) for device in (wanted, AUTO))
 
     def start(self) -> None:
         """Start the workers."""

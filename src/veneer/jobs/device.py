@@ -1,0 +1,16 @@
+"""Which jobs the worker of a device carries out: by the names of the devices alone, so that it needs no torch."""
+
+from __future__ import annotations
+
+AUTO, CUDA, FIRST = "auto", "cuda", "cuda:0"
+
+
+def serves(device: str, wanted: str) -> bool:
+    """Whether the worker of `device` carries out a job whose `compute.device` is `wanted`.
+
+    A job of `cuda` is for any card. A worker of `cuda` has the first one; one of `auto` leaves the device to the job.
+    """
+    if AUTO in (device, wanted):
+        return True
+    own = FIRST if device == CUDA else device
+    return own.startswith(f"{CUDA}:") if wanted == CUDA else own == wanted
