@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from veneer.cli import main
@@ -29,7 +30,9 @@ def test_every_option_is_one_of_its_command(tmp_path: Path, kind: JobKind) -> No
         JobKind.EXPORT: {"data": "d", "to": "gguf", "dtype": "float16", "quant": "q8_0"},
     }[kind]  # fmt: skip
     command, *given = words(kind, tmp_path, **settings)
-    parsed = main.commands[command].make_context(command, given).params
+    # click keeps the names of a command's help from the first context that it gets: they are the parent's.
+    parent = click.Context(main, **main.context_settings)
+    parsed = main.commands[command].make_context(command, given, parent=parent).params
     assert parsed["model"] == "m"
     for key, value in settings.items():
         told = parsed[key]
