@@ -87,7 +87,8 @@ def test_a_document_that_is_none_of_a_job_is_damage(tmp_path: Path, document: st
 
 def test_who_finds_a_damage_that_another_one_has_mended_sets_nothing_aside(tmp_path: Path) -> None:
     queue = filled(tmp_path, 40)
-    file, first = tmp_path / ".studio" / "jobs.sqlite", []
+    file = tmp_path / ".studio" / "jobs.sqlite"
+    first: list[int] = []
     overwritten(tmp_path, slice(3, None))
     store = SqliteStore(tmp_path)
 

@@ -40,7 +40,8 @@ def test_a_store_that_cannot_be_read_once_delays_the_look_at_a_job(
     monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
     queue = queue_of(tmp_path)
     job = queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
-    stored, failed = queue.store.get, []
+    stored = queue.store.get
+    failed: list[str] = []
 
     def full(name: str) -> Job | None:
         if not failed:

@@ -54,7 +54,8 @@ def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(
     monkeypatch.setattr("veneer.studio.watch.RETRY_SECONDS", 0.02)
     watcher = watching(tmp_path / "runs")
     watcher.start()
-    stored, failed = watcher.store.jobs, []
+    stored = watcher.store.jobs
+    failed: list[object] = []
 
     def full(*statuses: object) -> object:
         if len(failed) < 2:
