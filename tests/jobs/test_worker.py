@@ -210,7 +210,7 @@ def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> Non
                 kill(process)
         if source.random() < 0.1:
             for file in (root / ".studio").glob("jobs.sqlite*"):
-                file.unlink()
+                file.unlink(missing_ok=True)  # SQLite removes its own where the last connection ends
         if not worker_runs(root, "auto"):
             begun.append(started.start(root))
         jobs = [job if status(queue, job) is not JobStatus.SUCCEEDED else played(queue, 20) for job in jobs]
