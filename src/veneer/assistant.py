@@ -20,9 +20,10 @@ from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.chat import Encoder, start_template, stop_tokens, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
-from veneer.errors import DataError, OutOfMemory, listing
+from veneer.errors import OutOfMemory
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import OnProgress, OnToken, generate
+from veneer.generation.context import cut_warning, is_cut, refuse_full
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
 from veneer.generation.text import TextStream
@@ -134,13 +135,8 @@ class Assistant:
 
     def _refuse_full(self, prompts: Sequence[Sequence[int]]) -> None:
         """Refuse prompts that leave no room in the model's context for an answer."""
-        context = self.model.spec.max_positions
-        full = [f"prompt {number}: {len(one):,} tokens" for number, one in enumerate(prompts, 1) if len(one) >= context]
-        if full:
-            raise DataError(
-                f"the model's context has {context:,} tokens, and there is no room in it for an answer to\n"
-                f"{listing(full)}\nGive a shorter text."
-            )
+        named = ((f"prompt {number}", len(one)) for number, one in enumerate(prompts, 1))
+        refuse_full(named, self.model.spec.max_positions)
 
     def _continued(
         self,
@@ -163,11 +159,10 @@ class Assistant:
         cut = [
             f"prompt {number + 1}"
             for number, prompt, answer in zip(streams, prompts, outputs, strict=True)
-            if len(prompt) + len(answer) == context and len(answer) < sampling.max_new_tokens
+            if is_cut(sampling, len(prompt), len(answer), context)
         ]
         if cut:
-            message = f"answers end where the model's context of {context:,} tokens does:\n{listing(cut)}"
-            emit(Note(message=message, level=Level.WARNING))
+            emit(Note(message=cut_warning(cut, context), level=Level.WARNING))
         return outputs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
 from veneer.assistant import Assistant, turns
 from veneer.errors import AdapterError, ConfigError, DataError
-from veneer.events import Event, Note
+from veneer.events import Event, Level, Note
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
@@ -117,6 +118,60 @@ def test_an_adapter_whose_files_are_damaged_ends_the_job_and_keeps_what_was_answ
     with pytest.raises(AdapterError, match=r"row 2: .*green"):
         answered(assistant, questions(6), tmp_path / "out.jsonl", own)
     assert [line["row"] for line in lines(tmp_path / "out.jsonl")] == [0, 1]
+
+
+def filling(assistant: Assistant, room: int) -> BatchQuestion:
+    """A question that leaves room for so many tokens in the model's context."""
+    context, text = assistant.model.spec.max_positions, ""
+    while (size := len(assistant.encoder.prompt_tokens(turns(None, text)))) < context - room:
+        text += "?" * max(1, (context - room - size) // 2)
+    assert size == context - room
+    return BatchQuestion(text, turns(None, text), None)
+
+
+def test_questions_that_leave_no_room_for_an_answer_are_refused_before_the_first_answer(
+    assistant: Assistant, tmp_path: Path
+) -> None:
+    context, output = assistant.model.spec.max_positions, tmp_path / "out.jsonl"
+    asked = [*questions(1), filling(assistant, 0), *questions(1), filling(assistant, -5)]
+    with pytest.raises(DataError, match=rf"context has {context} .*\n.*row 1: {context} .*\n.*row 3: {context + 5} "):
+        answered(assistant, asked, output, None)
+    assert list(tmp_path.iterdir()) == []  # the same output takes the answers once the questions are shorter
+    with pytest.raises(ConfigError, match=f"max_new_tokens: {context + 1}"):
+        answered(assistant, questions(1), output, None, Sampling(max_new_tokens=context + 1))
+
+
+def test_answers_end_where_the_context_does_with_a_warning_of_their_rows(assistant: Assistant, tmp_path: Path) -> None:
+    asked = [*questions(1), filling(assistant, 2)]
+    endless = Sampling(max_new_tokens=6, logit_bias=dict.fromkeys(assistant.stop_ids, -100.0))
+    said: list[Event] = []
+    answer_file(assistant, asked, tmp_path / "out.jsonl", endless, job={}, subscribers=[said.append])
+    (tokens,) = generate(
+        assistant.model,
+        [assistant.encoder.prompt_tokens(asked[1].messages)],
+        sampling=replace(endless, max_new_tokens=2),
+        stop_ids=assistant.stop_ids,
+        streams=[1],
+    )
+    found = lines(tmp_path / "out.jsonl")[1]
+    assert (found["answer"], found["finish"]) == (assistant.tokenizer.decode(tokens), "length")
+    assert len(tokens) == 2
+    (warning,) = [one.message for one in said if isinstance(one, Note) and one.level is Level.WARNING]
+    assert "answers end where the model's context" in warning
+    assert "row 1" in warning
+    assert "row 0" not in warning
+
+
+def test_answers_of_before_stay_where_a_later_question_is_too_long(assistant: Assistant, tmp_path: Path) -> None:
+    output, asked = tmp_path / "out.jsonl", [filling(assistant, 0), *questions(1)]
+    answered(assistant, questions(2)[:1] * 2, output, None)
+    first = output.read_bytes().split(b"\n")[0] + b"\n"
+    output.write_bytes(first)  # as an earlier version has answered the first question
+    assert [line["row"] for line in answered(assistant, asked, output, None)] == [0, 1]
+    output.write_bytes(first)
+    with pytest.raises(DataError, match="row 1: "):
+        answered(assistant, [*questions(1), filling(assistant, 0)], output, None)
+    assert output.read_bytes() == first
 
 
 def test_rows_name_adapters_by_a_text(tmp_path: Path) -> None:

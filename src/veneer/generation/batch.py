@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 
 from veneer.errors import DataError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
 from veneer.generation.cohort import Router
+from veneer.generation.context import within
 from veneer.generation.pace import Pace
 from veneer.generation.request import (
     Finished,
@@ -83,12 +83,11 @@ def generate(
     if context is not None:
         sampling.check_context(context)  # as it was asked for: below it is cut to the room that each prompt leaves
 
-    def within(prompt: Sequence[int]) -> Sampling:
-        room = sampling.max_new_tokens if context is None else context - len(prompt)
-        return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+    def settings(prompt: Sequence[int]) -> Sampling:
+        return sampling if context is None else within(sampling, len(prompt), context)
 
     requests = [
-        GenerationRequest(prompt=tuple(prompt), sampling=within(prompt), stream=stream, stop_ids=stop_ids)
+        GenerationRequest(prompt=tuple(prompt), sampling=settings(prompt), stream=stream, stop_ids=stop_ids)
         for stream, prompt in zip(range(len(prompts)) if streams is None else streams, prompts, strict=True)
     ]
     return answer_all(

@@ -97,11 +97,16 @@ class AnswersFile:
         return count
 
 
+def has_answers(path: Path) -> bool:
+    """Whether a file of answers is there, with anything in it."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
     try:
         before = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if path.exists() and path.stat().st_size:
+        if has_answers(path):
             raise ConfigError(
                 f"{path}: is there already, and no {note.name} beside it; give another --output"
             ) from None

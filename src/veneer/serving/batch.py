@@ -17,16 +17,24 @@ from veneer.assistant import Assistant
 from veneer.counting import count_of
 from veneer.data.records import SUFFIXES, Message, iterate_rows
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
-from veneer.events import Note, Stage, Subscriber, broadcast
+from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
 from veneer.generation.build import CACHE_BYTES, build_engine
-from veneer.generation.request import STREAMS, FinishReason, GenerationHandle, GenerationRequest, gathered
+from veneer.generation.context import cut_warning, is_cut, refuse_full, within
+from veneer.generation.request import (
+    STREAMS,
+    FinishReason,
+    GenerationHandle,
+    GenerationRequest,
+    GenerationResult,
+    gathered,
+)
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader, content_digest
 from veneer.serving.adapters import AdapterFolder, adapter_names
-from veneer.serving.answers_file import ROW, AnswersFile
+from veneer.serving.answers_file import ROW, AnswersFile, has_answers
 
 ADAPTER = "adapter"
 """The key of a row that names its adapter."""
@@ -105,10 +113,15 @@ def answer_file(
 
     Raises:
         AdapterError: rows name adapters that are not there, or that cannot be used.
-        ConfigError: the output is another job's, or a question does not fit into the model's context.
-        DataError, OutputError: see `AnswersFile`.
+        ConfigError: the output is another job's, or answers may be longer than the model's context.
+        DataError: questions leave no room in the model's context for an answer; all that are not answered yet are
+            named. See `AnswersFile` too.
+        OutputError: see `AnswersFile`.
     """
     emit = broadcast(subscribers)
+    sampling.check_context(assistant.model.spec.max_positions)
+    # Before the job is noted: whoever shortens a question in the input has another job, and the same output.
+    prompts = None if has_answers(output) else _prompts(assistant, questions, 0)
     digests = _digests(questions, adapters)
     settings = {**job, "base": _base(assistant), "adapters": digests, "sampling": _plain(sampling)}
     with ExitStack() as ends:
@@ -123,22 +136,37 @@ def answer_file(
             source = ends.enter_context(closing(AdapterFolder(adapters, loader, ADAPTER_BYTES)))
         left = len(questions) - file.done
         stage = ends.enter_context(Stage(emit, "answering", total=left, unit="rows"))
-        _answer(assistant, questions, file, sampling, source, stage.advance)
+        if prompts is None:
+            prompts = _prompts(assistant, questions, file.done)
+        cut: list[str] = []
+        try:
+            _answer(assistant, questions, prompts, file, sampling, source, stage.advance, cut)
+        finally:  # also where the job is stopped: whoever goes on with it is not told of these
+            if cut:
+                emit(Note(message=cut_warning(cut, assistant.model.spec.max_positions), level=Level.WARNING))
     return BatchResult(len(questions), file.done)
+
+
+def _prompts(assistant: Assistant, questions: Sequence[BatchQuestion], first: int) -> dict[int, list[int]]:
+    """The tokens of every question from a row on, by their rows. Raises DataError where they fill the context."""
+    found = {row: assistant.encoder.prompt_tokens(questions[row].messages) for row in range(first, len(questions))}
+    refuse_full(((f"row {row}", len(prompt)) for row, prompt in found.items()), assistant.model.spec.max_positions)
+    return found
 
 
 def _answer(
     assistant: Assistant,
     questions: Sequence[BatchQuestion],
+    prompts: dict[int, list[int]],
     file: AnswersFile,
     sampling: Sampling,
     source: AdapterFolder | None,
     on_done: Callable[[], None],
+    cut: list[str],
 ) -> None:
-    prompts = {
-        row: assistant.encoder.prompt_tokens(questions[row].messages) for row in range(file.done, len(questions))
-    }
-    longest = max(map(len, prompts.values()), default=0) + sampling.max_new_tokens
+    """Write the answers to `prompts`; rows whose answers the model's context ends are put into `cut`."""
+    context = assistant.model.spec.max_positions
+    longest = max((min(len(prompt) + sampling.max_new_tokens, context) for prompt in prompts.values()), default=0)
     engine = build_engine(
         assistant.model,
         stop_ids=assistant.stop_ids,
@@ -152,9 +180,10 @@ def _answer(
     with closing(engine):
         while written < len(questions):
             while asked < len(questions) and asked - written < AHEAD:
+                prompt = prompts.pop(asked)
                 request = GenerationRequest(
-                    prompt=tuple(prompts.pop(asked)),
-                    sampling=sampling,
+                    prompt=tuple(prompt),
+                    sampling=within(sampling, len(prompt), context),
                     stream=asked % STREAMS,
                     adapter=questions[asked].adapter,
                 )
@@ -163,13 +192,15 @@ def _answer(
             if not engine.step() and not engine.idle:
                 time.sleep(0.002)  # adapters are being read
             while written in handles and handles[written].finished is not None:
-                file.append(_line(assistant, written, questions[written], handles.pop(written)))
+                result = gathered(iter(handles.pop(written).ready()))
+                file.append(_line(assistant, written, questions[written], result))
+                if is_cut(sampling, result.finished.prompt_tokens, result.finished.new_tokens, context):
+                    cut.append(f"row {written}")
                 written += 1
                 on_done()
 
 
-def _line(assistant: Assistant, row: int, question: BatchQuestion, handle: GenerationHandle) -> dict[str, Any]:
-    result = gathered(iter(handle.ready()))
+def _line(assistant: Assistant, row: int, question: BatchQuestion, result: GenerationResult) -> dict[str, Any]:
     if result.finished.reason is FinishReason.ERROR:
         kind = ConfigError if question.adapter is None else AdapterError
         raise kind(f"row {row}: {result.finished.error}; what was answered before stays, and the command goes on there")
