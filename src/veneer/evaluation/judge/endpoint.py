@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from veneer.assistant import Assistant
 from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
+from veneer.evaluation.judge.ahead import OnAnswer, RefusedError, ask_ahead
 from veneer.generation.batch import answer_all
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
@@ -32,9 +33,6 @@ PAUSE = 1.0
 """Seconds before a question is asked again, doubled every time."""
 LONGEST_PAUSE = 120.0
 """Seconds that are waited at most where the endpoint says how long (`Retry-After`)."""
-
-OnAnswer = Callable[[int, str], None]
-"""Told of every answer as it comes: the number of the question, and the text."""
 
 
 class Answerer(Protocol):
@@ -63,31 +61,19 @@ class EndpointAnswerer:
     pause: float = PAUSE
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
-        """See `Answerer`. Once the endpoint has refused the key or the address, the rest is not asked."""
-        problems: dict[int, str] = {}
-        with ThreadPoolExecutor(self.at_once) as pool:
-            waiting = {pool.submit(self._one, messages): number for number, messages in enumerate(conversations)}
-            for done in as_completed(waiting):
-                if done.cancelled():
-                    problems[waiting[done]] = "not asked, after the others were refused"
-                    continue
-                try:
-                    on_answer(waiting[done], done.result())
-                except _RefusedError as error:
-                    problems[waiting[done]] = str(error)
-                    if error.for_all:
-                        for other in waiting:
-                            other.cancel()
-        return problems
+        """See `Answerer`. Once the endpoint has refused the key or the address, the rest is not asked; nor where
+        `on_answer` fails or the process is stopped (`ask_ahead`)."""
+        return ask_ahead(self._one, conversations, self.at_once, on_answer)
 
-    def _one(self, messages: Sequence[Message]) -> str:
+    def _one(self, messages: Sequence[Message], halt: threading.Event) -> str:
         for attempt in range(self.retries + 1):
             try:
                 return self._ask(messages)
-            except _RefusedError as error:
+            except RefusedError as error:
                 if not error.passing or attempt == self.retries:
                     raise
-                time.sleep(max(self.pause * 2**attempt, min(error.after, LONGEST_PAUSE)))
+                if halt.wait(max(self.pause * 2**attempt, min(error.after, LONGEST_PAUSE))):
+                    raise
         raise AssertionError("the last attempt returns or raises")
 
     def _ask(self, messages: Sequence[Message]) -> str:
@@ -107,23 +93,15 @@ class EndpointAnswerer:
                 answer = connection.getresponse()
                 body, status, told = answer.read(), answer.status, answer.getheader("retry-after")
             except (OSError, http.client.HTTPException) as error:
-                raise _RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
+                raise RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
         if status != 200:
-            raise _RefusedError(
+            raise RefusedError(
                 f"{self.url}: {status}: {error_message(body)}",
                 passing=status in BUSY,
                 for_all=status in (401, 403, 404),
                 after=seconds_told(told),
             )
         return _text(body, self.url)
-
-
-class _RefusedError(Exception):
-    """A question has no answer."""
-
-    def __init__(self, message: str, *, passing: bool = False, for_all: bool = False, after: float = 0.0) -> None:
-        super().__init__(message)
-        self.passing, self.for_all, self.after = passing, for_all, after
 
 
 def seconds_told(header: str | None) -> float:
@@ -145,11 +123,11 @@ def _text(body: bytes, url: str) -> str:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, RecursionError, KeyError, IndexError, TypeError) as error:
         said = error_message(body)
-        raise _RefusedError(
+        raise RefusedError(
             f"{url}: the answer cannot be read; is it an endpoint of OpenAI's interface? It said: {said}"
         ) from error
     if not isinstance(content, str):
-        raise _RefusedError(f"{url}: the answer has no text")
+        raise RefusedError(f"{url}: the answer has no text")
     # JSON may hold halves of characters, which no file can.
     return content.encode("utf-8", errors="replace").decode()
 
