@@ -149,7 +149,7 @@ def answer_into(
     Raises:
         AdapterError, ConfigError, DataError, OutputError: see `veneer.serving.batch.answer_file`.
     """
-    from veneer.serving.adapter_loading import content_digest
+    from veneer.adapters.content import content_digest
     from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
 
     conversations = read_conversations(path, system)

@@ -10,19 +10,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 
 from veneer.adapters.beside import load_beside
+from veneer.adapters.content import content_digest
 from veneer.adapters.integrity import LOCK_FILE, MANIFEST_FILE, check_unchanged
 from veneer.adapters.origin import BASE_FILE, BaseFiles, read_base
 from veneer.adapters.step_factors import step_factors
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError, listing
 from veneer.generation.runner import LoadedAdapter
-from veneer.io.digests import file_digest
 from veneer.io.files import sha256 as whole_digest
 from veneer.model.language import LanguageModel
 from veneer.native.factors import factor_table
@@ -94,23 +93,6 @@ def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
     for name in (LOCK_FILE, MANIFEST_FILE):
         (copied / name).unlink(missing_ok=True)
     return recorded
-
-
-def content_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> bytes:
-    """Digest of what an adapter computes: its configuration, which has the scale, and its tensors.
-
-    Args:
-        folder: of the adapter.
-        digest: tells the SHA-256 of a file.
-
-    Raises:
-        AdapterError: a file is missing.
-        OSError: a file cannot be read.
-    """
-    try:
-        return sha256("".join(digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)).encode()).digest()
-    except FileNotFoundError as error:
-        raise AdapterError(f"{folder.name}: {Path(error.filename).name} is missing") from error
 
 
 def _copy_of(folder: Path, parent: Path) -> Path:

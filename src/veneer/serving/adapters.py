@@ -19,11 +19,12 @@ from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
+from veneer.adapters.content import content_digest
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest
 from veneer.generation.runner import LoadedAdapter
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
-from veneer.serving.adapter_loading import Loader, content_digest
+from veneer.serving.adapter_loading import Loader
 from veneer.serving.adapter_memory import AdapterMemory, Version
 from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 

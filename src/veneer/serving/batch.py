@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from veneer.adapters.content import content_digest
 from veneer.assistant import Assistant
 from veneer.counting import count_of
 from veneer.data.records import SUFFIXES, Message, iterate_rows
@@ -32,7 +33,7 @@ from veneer.generation.request import (
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.io.digests import file_digest
-from veneer.serving.adapter_loading import adapter_loader, content_digest
+from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
 from veneer.serving.answers_file import ROW, AnswersFile, has_answers
 

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from endpoints import endpoint, said
+from peft_folders import rewrite_tensors, write_adapter
 from tiny import run_config, write_rows
+from tiny_models import ours, tiny_llama
 from veneer.config import ComputeSection
+from veneer.data.records import Message
 from veneer.enums import Dtype
-from veneer.errors import ConfigError, DataError
+from veneer.errors import AdapterError, ConfigError, DataError
+from veneer.evaluation.judge import run
+from veneer.evaluation.judge.ahead import OnAnswer
 from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge, read_human
 from veneer.evaluation.judge.settings import JudgeSettings
@@ -129,6 +137,49 @@ def test_an_answer_with_a_line_separator_is_not_asked_for_again(tmp_path: Path) 
         first = judge(settings, pairs()[:1])
         assert judge(settings, pairs()[:1]) == first
     assert len(asked) == 2
+
+
+class Counted:
+    """A judge that counts its questions, in the place of the model that would be loaded."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
+        self.asked += len(conversations)
+        for number, _ in enumerate(conversations):
+            on_answer(number, "Verdict: 1")
+        return {}
+
+
+def test_a_judge_that_was_trained_anew_in_its_place_is_asked_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted()
+    monkeypatch.setattr(run, "_answerer", lambda settings, compute, emit: counted)
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    write_adapter(adapter, ours(tiny_llama(), tmp_path / "base"))
+    settings = JudgeSettings(model=str(model), adapter=adapter, record=tmp_path / "record.jsonl", prompt=PROMPT)
+    judge(settings, pairs())
+    judge(settings, pairs())
+    assert counted.asked == 4
+    rewrite_tensors(adapter, lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
+    judge(settings, pairs())
+    assert counted.asked == 8
+    content = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(content | {"rms_norm_eps": 1e-3}))
+    judge(settings, pairs())
+    assert counted.asked == 12
+    moved = replace(settings, model=str(model.rename(tmp_path / "moved")), adapter=adapter.rename(tmp_path / "better"))
+    judge(moved, pairs())
+    assert counted.asked == 12
+    judge(replace(moved, adapter=None), pairs())
+    assert counted.asked == 16
+    (tmp_path / "better" / "adapter_model.safetensors").unlink()
+    with pytest.raises(AdapterError, match=r"better: adapter_model\.safetensors is missing"):
+        judge(moved, pairs())
 
 
 def test_evaluate_asks_a_judge_only_where_it_is_told_to(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

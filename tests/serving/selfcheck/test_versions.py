@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from veneer.serving.adapter_loading import content_digest
+from veneer.adapters.content import content_digest
 from veneer.serving.selfcheck.versions import AdapterVersions
 
 

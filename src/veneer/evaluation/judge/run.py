@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.adapters.content import content_digest
 from veneer.assistant import assistant_request, load_assistant
 from veneer.config import ComputeSection
 from veneer.counting import count_of
-from veneer.errors import DataError, OutputError, listing
+from veneer.errors import AdapterError, DataError, ModelError, OutputError, listing
 from veneer.evaluation.judge.endpoint import Answerer, EndpointAnswerer, LocalAnswerer, read_key
 from veneer.evaluation.judge.questions import AnswerPair, Choice, JudgeQuestion, questions_of, verdict
 from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.judge.verdicts import JudgedPair, JudgeResult, judged
 from veneer.events import Stage, Subscriber, ignore
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.digests import file_digest
 from veneer.strict_json import to_text
 
 HUMAN_KEYS = ("question", "first", "second", "human")
@@ -47,6 +50,7 @@ def judge(
         DataError: rows that people have judged cannot be used, questions have no answer (their rows are named; the
             answers that came are recorded), or no answer holds a verdict.
         OutputError: the record cannot be written.
+        ModelError, AdapterError: a judge that is loaded here cannot be used.
     """
     human = [] if settings.human is None else read_human(settings.human)
     every = [*pairs, *(pair for pair, _ in human)]
@@ -80,7 +84,8 @@ def _answers(
     settings: JudgeSettings, questions: Sequence[JudgeQuestion], compute: ComputeSection | None, emit: Subscriber
 ) -> list[str]:
     """The answers to all questions: those that are recorded, and the others asked for now."""
-    digests = [_digest(settings, question) for question in questions]
+    who = _who(settings) if questions else []
+    digests = [_digest(who, question) for question in questions]
     known = _recorded(settings.record)
     missing = list({digest: place for place, digest in enumerate(digests) if digest not in known}.values())
     if missing:
@@ -116,14 +121,28 @@ def _answerer(settings: JudgeSettings, compute: ComputeSection | None, emit: Sub
     return LocalAnswerer(load_assistant(request, subscribers=[emit]), settings.max_tokens)
 
 
-def _digest(settings: JudgeSettings, question: JudgeQuestion) -> str:
+def _who(settings: JudgeSettings) -> list[Any]:
+    """Whose an answer is. A judge that is loaded here is what its files hold, wherever they lie: a model or an adapter
+    that was trained anew in its place is another judge.
+
+    Raises:
+        ModelError, AdapterError: the files of a judge that is loaded here are missing or cannot be read.
+    """
+    if settings.url is not None:
+        return [settings.url, settings.model, None, settings.max_tokens]
+    try:
+        base = {file.name: file_digest(file) for file in open_checkpoint(settings.model).files()}
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    try:
+        adapter = None if settings.adapter is None else content_digest(settings.adapter).hex()
+    except OSError as error:
+        raise AdapterError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return [None, base, adapter, settings.max_tokens]
+
+
+def _digest(who: Sequence[Any], question: JudgeQuestion) -> str:
     """What an answer follows from: who is asked, and what."""
-    who = [
-        settings.url,
-        settings.model,
-        None if settings.adapter is None else str(settings.adapter),
-        settings.max_tokens,
-    ]
     return hashlib.sha256(to_text([who, list(question.messages)]).encode()).hexdigest()
 
 

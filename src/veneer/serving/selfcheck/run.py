@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from veneer.adapters.content import content_digest
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Stage, Subscriber, broadcast
@@ -28,7 +29,7 @@ from veneer.generation.runner import LoadedAdapter
 from veneer.hardware import resolve_dtype
 from veneer.io.checkpoint import model_name
 from veneer.native.library import choice as kernel_choice
-from veneer.serving.adapter_loading import Loader, adapter_loader, content_digest
+from veneer.serving.adapter_loading import Loader, adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
 from veneer.serving.build import build_service, server_of
 from veneer.serving.grammar import Grammars
