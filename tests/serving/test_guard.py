@@ -101,6 +101,13 @@ def test_a_page_of_another_site_is_refused_by_every_method(server: HttpServer, m
     assert "access-control-allow-origin" not in headers
 
 
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://\u00bd\u00bc", "//[x", ""])
+def test_an_origin_that_cannot_be_read_is_that_of_another_site(server: HttpServer, origin: str) -> None:
+    status, _, body = call(server, "GET", "/v1/models", Origin=origin)
+    assert status == 403
+    assert body["error"]["code"] == "origin_not_allowed"
+
+
 def test_the_servers_own_page_and_allowed_ones_may_call(server: HttpServer) -> None:
     assert call(server, "GET", "/v1/models", Origin=server.url)[0] == 200
     access = Access(hosts=frozenset({"models.example"}), origins=frozenset({"https://app.example"}))

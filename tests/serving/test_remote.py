@@ -101,5 +101,14 @@ def test_what_is_wrong_is_told_and_not_remembered(server: HttpServer) -> None:
     with pytest.raises(ConfigError, match="cannot be reached"):
         Conversation(RemoteAssistant(f"http://127.0.0.1:{port}", ADAPTER)).say("late?")
     for address in ("127.0.0.1:8000", "ftp://a", "", "http://"):
-        with pytest.raises(ConfigError, match="must be an address"):
+        with pytest.raises(ConfigError, match="is no address as"):
             RemoteAssistant(address, BASE)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999", "http://[::1", "http://h/v1?a=1", "http://me:secret@h"])
+@pytest.mark.parametrize("more", [(), ("--model", BASE)], ids=["first model", "named model"])
+def test_an_address_that_cannot_be_asked_is_refused_with_the_rule(address: str, more: tuple[str, ...]) -> None:
+    result = invoke("chat", "--server", address, *more, stdin="late?\n")
+    assert result.exit_code == 2
+    assert "--server: 'http://" in result.stderr
+    assert "secret" not in result.stderr

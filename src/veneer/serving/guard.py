@@ -76,7 +76,7 @@ class Access:
                 code="host_not_allowed",
             )
         for origin in headers.getlist("origin"):
-            if origin not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
+            if origin not in self.origins and not _is_of(origin, host):
                 raise ApiError(
                     403,
                     "a web page of another site called; start the server with --allowed-origin ORIGIN to let it",
@@ -148,6 +148,14 @@ class Guard:
             await Response(status_code=204, headers=allowed)(scope, receive, numbered)
             return
         await self._app(scope, receive, numbered)
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an origin is the server's own, by its `Host`. What cannot be read, such as `http://[`, is not."""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 def _name_of(host: str) -> str | None:

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
 
 from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
 from veneer.generation.sampling import Sampling
 from veneer.io.error_body import error_message
+from veneer.io.web_address import web_address
 from veneer.strict_json import to_text
 
 SECONDS = 600.0
@@ -35,7 +35,7 @@ class RemoteAssistant:
     """The server's key, where it asks for one."""
 
     def __post_init__(self) -> None:
-        _address(self.server)
+        web_address(self.server, "--server")
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
         """The model's next turn; `on_text` gets it piece by piece.
@@ -88,14 +88,6 @@ def first_model(server: str, key: str | None = None) -> str:
         ) from error
 
 
-def _address(server: str) -> SplitResult:
-    """The parts of a server's address. Raises ConfigError for what is no address of a web server."""
-    parts = urlsplit(server)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--server {server}: must be an address as http://127.0.0.1:8000")
-    return parts
-
-
 @contextmanager
 def _asked(server: str, key: str | None, route: str, content: object = None) -> Iterator[http.client.HTTPResponse]:
     """The server's answer on a route of OpenAI's interface, to a POST of some content or, without any, to a GET.
@@ -104,7 +96,7 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
         ConfigError: the address is none, or the server cannot be reached, here or while the answer is read.
         DataError: the server refuses.
     """
-    parts = _address(server)
+    parts = web_address(server, "--server")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     assert parts.hostname is not None
     headers = {} if key is None else {"authorization": f"Bearer {key}"}

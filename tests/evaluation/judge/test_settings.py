@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from invoking import invoke
 from veneer.errors import ConfigError
 from veneer.evaluation.judge.settings import read_judge
 
@@ -37,3 +38,13 @@ def test_everything_that_is_wrong_is_named_together(tmp_path: Path) -> None:
     file.write_text("model: here\nat_once: 2\n")
     with pytest.raises(ConfigError, match="at_once: is for an endpoint, and there is no url"):
         read_judge(file)
+
+
+@pytest.mark.parametrize("url", ["http://h:99999/v1", "http://[::1/v1", "https://h/v1?a=1", "https://me:secret@h/v1"])
+def test_an_address_that_cannot_be_asked_ends_the_command_before_a_model_is_read(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "judge.yaml"
+    file.write_text(f"model: big\nurl: '{url}'\n")
+    done = invoke("evaluate", "--model", "no-such-model", "--data", "absent.jsonl", "--judge", file)
+    assert done.exit_code == 2
+    assert "judge.yaml describes no judge:\n  - url: " in done.stderr
+    assert "secret" not in done.stderr

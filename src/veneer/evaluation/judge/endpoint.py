@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from veneer.assistant import Assistant
 from veneer.data.records import Message
@@ -23,6 +22,7 @@ from veneer.generation.batch import answer_all
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.error_body import error_message
+from veneer.io.web_address import web_address
 from veneer.strict_json import to_text
 
 SECONDS = 600.0
@@ -49,7 +49,11 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointAnswerer:
-    """A model behind an endpoint of OpenAI's interface."""
+    """A model behind an endpoint of OpenAI's interface.
+
+    Raises:
+        ConfigError: `url` is no address of a web server.
+    """
 
     url: str
     """Up to `/v1`; `/chat/completions` is put behind it."""
@@ -59,6 +63,9 @@ class EndpointAnswerer:
     at_once: int
     retries: int
     pause: float = PAUSE
+
+    def __post_init__(self) -> None:
+        web_address(self.url, "url")
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
         """See `Answerer`. Once the endpoint has refused the key or the address, the rest is not asked; nor where
@@ -77,7 +84,7 @@ class EndpointAnswerer:
         raise AssertionError("the last attempt returns or raises")
 
     def _ask(self, messages: Sequence[Message]) -> str:
-        parts = urlsplit(self.url)
+        parts = web_address(self.url, "url")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         assert parts.hostname is not None
         headers = {"content-type": "application/json"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.judge.questions import DEFAULT_PROMPT, PLACES
+from veneer.io.web_address import web_address
 
 KINDS: dict[str, type] = {
     "url": str, "model": str, "adapter": str, "key_file": str, "system": str, "prompt": str, "human": str,
@@ -75,9 +75,10 @@ def _problems(given: dict[str, Any]) -> list[str]:
     found = []
     if "model" not in given:
         found.append("model: missing; name a model of the endpoint, or one to load here")
-    parts = urlsplit(given.get("url", "http://host"))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        found.append(f"url: {given['url']!r} is no address as http://127.0.0.1:8000/v1")
+    try:
+        web_address(given.get("url", "http://host/v1"), "url")
+    except ConfigError as error:
+        found.append(str(error))
     if "url" in given and "adapter" in given:
         found.append("adapter: an endpoint has its own; name it by model")
     if "url" not in given:

@@ -1,0 +1,51 @@
+"""The address of a web server, as a user gives it: what cannot be asked, or would be dropped on the way, is refused."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from veneer.errors import ConfigError
+
+EXAMPLE = "http://127.0.0.1:8000"
+
+
+def web_address(text: str, what: str) -> SplitResult:
+    """The parts of an address; its `hostname` is there, and its `port` can be read.
+
+    Args:
+        text: the address.
+        what: where it stands, as a message says it: "--server".
+
+    Raises:
+        ConfigError: it is no address of a web server, or has parts that would not be sent.
+    """
+    # A password is a secret, also in a message.
+    shown = f"{what}: {re.sub(r'//.*@', '//…@', text)!r}"
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").encode("idna")
+    except ValueError as error:  # an open bracket, a label of a hundred letters
+        raise ConfigError(f"{shown} is no address as {EXAMPLE}: {error}") from error
+    if parts.scheme not in ("http", "https") or not host or any(one.isspace() or one < " " for one in text):
+        raise ConfigError(f"{shown} is no address as {EXAMPLE}")
+    if "@" in parts.netloc:
+        raise ConfigError(
+            f"{shown} has a user name or a password, which are not sent; leave them out, and give a key by its file"
+        )
+    if not _has_good_port(parts):
+        raise ConfigError(f"{shown} has a port that is none; give one between 1 and 65535, as in {EXAMPLE}")
+    if parts.query or parts.fragment:
+        raise ConfigError(
+            f"{shown} has more behind its path ({'?' if parts.query else '#'}…), which is not sent; leave it out"
+        )
+    if not parts.path.isascii():
+        raise ConfigError(f"{shown} has a path with letters beyond ASCII; write these as %XX")
+    return parts
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
