@@ -80,7 +80,10 @@ def test_a_model_that_is_not_there_is_an_error_of_their_form(theirs: ollama.Clie
     [
         {"temperature": -1},
         {"num_predict": 10**9},
+        {"mirostat": 1},
         {"mirostat": 2},
+        {"typical_p": 0},
+        {"tfs_z": 0.5},
         {"seed": "a"},
         {"stop": [""]},
         {"repeat_penalty": 0},
@@ -90,6 +93,16 @@ def test_options_out_of_range_are_refused(server: HttpServer, options: dict[str,
     status, _, answer = call(server, "POST", "/api/generate", {"model": BASE, "prompt": "a", "options": options})
     assert status == 400
     assert answer["error"].startswith(f"options.{next(iter(options))}")
+
+
+@pytest.mark.parametrize("options", [{"mirostat": 0}, {"typical_p": 1.0}, {"typical_p": 1}, {"tfs_z": 1}])
+def test_options_that_are_not_honoured_are_taken_where_they_are_off(
+    server: HttpServer, options: dict[str, object]
+) -> None:
+    content = {"model": BASE, "prompt": "a", "stream": False, "options": {"num_predict": 1, **options}}
+    status, headers, _ = call(server, "POST", "/api/generate", content)
+    assert status == 200
+    assert "x-veneer-ignored-fields" not in headers
 
 
 def test_a_request_without_a_question_finds_the_model_loaded(theirs: ollama.Client) -> None:

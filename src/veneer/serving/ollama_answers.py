@@ -24,6 +24,8 @@ from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, where its options are left out."""
 SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+OFF: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
+"""Options that are not honoured, each with the values at which it changes nothing."""
 NO_TOOLS = ToolUse()
 Response = Any
 """Any ASGI application."""
@@ -98,8 +100,8 @@ async def _request(
 ) -> tuple[GenerationRequest, tuple[str, ...]]:
     """The engine's request, and the names of the fields that are ignored."""
     options = fields.section("options") or Fields({}, "options")
-    for name in ("mirostat", "typical_p", "tfs_z"):
-        options.neutral(name, 0, 1.0, 1)
+    for name, off in OFF.items():
+        options.neutral(name, *off)
     values = {name: options.value(name) for name in SAME}
     values["repetition_penalty"] = options.number("repeat_penalty", *PENALTIES, 1.0)
     given = {name: value for name, value in values.items() if value is not None}
