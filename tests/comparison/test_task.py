@@ -75,6 +75,9 @@ def test_choices_are_compared_where_rows_list_them_or_their_metric_is_named(tmp_
     plain = [chat(f"{number}?", answer) for number, answer in enumerate(["red", "blue", "green"])]
     named = task_rows(str(write_rows(tmp_path / "plain.jsonl", plain)), check_metrics(["choice"]))
     assert [one.choices for one in named.choices] == [("red", "blue", "green")] * 3
+    many = write_rows(tmp_path / "many.jsonl", [chat(f"{number}?", f"{number}!") for number in range(100)])
+    with pytest.raises(DataError, match=r"100 different answers.*'choices'"):
+        task_rows(str(many), check_metrics(["choice"]))
     broken = write_rows(tmp_path / "broken.jsonl", [{**listed[0], "choices": ["blue", "green"]}])
     with pytest.raises(DataError, match="1 of 1 rows have no usable choices"):
         task_rows(str(broken), check_metrics(["choice"]))

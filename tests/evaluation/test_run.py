@@ -198,7 +198,8 @@ def test_choices_are_compared_by_their_likelihood(tiny_model: Path, tmp_path: Pa
     choices = ["late", "blue", "a parcel"]
     content = [{"prompt": f"{i}?", "completion": choices[i % 3], "choices": choices} for i in range(6)]
     data = write_rows(tmp_path / "t.jsonl", content)
-    report = evaluate(str(tiny_model), data, compute=FLOAT32)
+    told: list[Event] = []
+    report = evaluate(str(tiny_model), data, compute=FLOAT32, subscribers=[told.append])
     assert report.primary == "choice_accuracy"
     base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     right = []
@@ -212,6 +213,8 @@ def test_choices_are_compared_by_their_likelihood(tiny_model: Path, tmp_path: Pa
         right.append(int(np.argmin(losses)) == place % 3)
     assert next(one.value for one in report.base if one.name == "choice_accuracy") == pytest.approx(np.mean(right))
     assert sum(one["rows"] for one in report.details["base"]["calibration"]["bins"]) == 6
+    (begun,) = [one for one in told if isinstance(one, StageBegun) and one.stage == "tokenising choices"]
+    assert begun.total == 18
     content[2]["choices"] = ["late", "blue"]
     data, seen = write_rows(tmp_path / "t.jsonl", content), list[Event]()
     with pytest.raises(DataError, match="is none of the choices"):

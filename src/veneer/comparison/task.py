@@ -87,7 +87,7 @@ def task_rows(file: str, chosen: ChosenMetrics | None) -> TaskRows:
         chosen: the metrics; None takes those that the rows call for.
 
     Raises:
-        DataError: choices are compared, and rows have no usable ones; all are named.
+        DataError: choices are compared, and rows have no usable ones (see `choice_rows`).
     """
     pairs = read_rows(file)
     rows, places = [], []

@@ -52,7 +52,7 @@ def carry_out(order: Order) -> None:
     records, raw = [record for record, _ in pairs], [row for _, row in pairs]
     rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say, raw=raw)
     if order.choices:
-        rows = prepare_choices(assistant, rows, named_metrics([CHOICE]))
+        rows = prepare_choices(assistant, rows, named_metrics([CHOICE]), emit=_say)
         assert rows.choices is not None, "they were named"
         write_choices(order.folder, choice_losses(assistant, rows.choices, emit=_say))
     if found is None:

@@ -195,7 +195,7 @@ def open_suite(name: str, items: int | None, assistant: Assistant, emit: Subscri
     if name.startswith(KL):
         return DivergenceSuite(name, "KL(base ‖ adapter) in nats per token", rows)
     chosen = fitting(rows)
-    return RowSuite(name, "rows of the user", prepare_choices(assistant, rows, chosen), chosen)
+    return RowSuite(name, "rows of the user", prepare_choices(assistant, rows, chosen, emit=emit), chosen)
 
 
 def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Subscriber = ignore) -> list[Measure]:

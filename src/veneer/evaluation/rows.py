@@ -22,7 +22,7 @@ from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
-from veneer.events import Level, Note, Stage, Subscriber, ignore
+from veneer.events import Level, Note, Stage, Subscriber, counted, ignore
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
@@ -234,21 +234,24 @@ def fitting(rows: RowSet) -> ChosenMetrics:
     return fitting_metrics(answered, list_choices(answered))
 
 
-def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics) -> RowSet:
+def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore) -> RowSet:
     """The rows with their choices encoded, where metrics compare choices; else the rows as they are.
 
     Raises:
-        DataError: rows have no usable choices; all are named.
+        DataError: see `choice_rows`.
     """
     if not chosen.choice:
         return rows
     answered = rows.answered([None] * len(rows.records))
     found = choice_rows(answered)
-    examples = [
-        assistant.encoder.encode(with_answer(rows.records[index], row.reference, text))
-        for index, row, one in zip(rows.asked, answered, found, strict=True)
-        for text in one.choices
-    ]
+    total = sum(len(one.choices) for one in found)
+    with Stage(emit, "tokenising choices", total=total, unit="choices") as stage:
+        every = (
+            with_answer(rows.records[index], row.reference, text)
+            for index, row, one in zip(rows.asked, answered, found, strict=True)
+            for text in one.choices
+        )
+        examples = [assistant.encoder.encode(record) for record in counted(every, stage)]
     return replace(rows, choices=ChoiceSet(found, examples))
 
 

@@ -174,7 +174,7 @@ def _loaded(
         raw=[raw for _, raw in pairs],
     )
     chosen = named if request.metrics else fitting(rows)
-    return loaded, prepare_choices(loaded, rows, chosen), chosen
+    return loaded, prepare_choices(loaded, rows, chosen, emit=broadcast(subscribers)), chosen
 
 
 def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share) -> Report:

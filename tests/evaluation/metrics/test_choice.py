@@ -6,7 +6,8 @@ import pytest
 
 from veneer.data.records import Record
 from veneer.errors import DataError
-from veneer.evaluation.metrics.choice import ChoiceRow, choice, choices_of, with_answer
+from veneer.evaluation.metrics.base import AnsweredRow
+from veneer.evaluation.metrics.choice import FEW_LABELS, ChoiceRow, choice, choice_rows, choices_of, with_answer
 
 
 def test_the_likeliest_choice_is_the_answer() -> None:
@@ -43,6 +44,37 @@ def test_choices_that_cannot_be_compared_are_refused(row: dict[str, object], mes
 
 def test_rows_without_choices_have_the_labels() -> None:
     assert choices_of({}, "b", "f:1", ["a", "b"]) == ChoiceRow(("a", "b"), 1)
+
+
+def answered(references: list[str], **row: object) -> list[AnsweredRow]:
+    return [AnsweredRow(f"f:{number}", "", one, "", row) for number, one in enumerate(references, 1)]
+
+
+def test_answers_of_all_rows_are_choices_where_they_are_few_or_look_like_labels() -> None:
+    labels = tuple(f"label {number}" for number in range(77))
+    found = choice_rows(answered([labels[number % 77] for number in range(1000)]))
+    assert {one.choices for one in found} == {labels}
+    assert [one.right for one in found[:3]] == [0, 1, 2]
+    few = [f"a long answer {number} " * 9 for number in range(FEW_LABELS)]
+    assert choice_rows(answered(few))[5] == ChoiceRow(tuple(few), 5)
+
+
+@pytest.mark.parametrize(
+    ("references", "count"),
+    [
+        ([str(number) for number in range(100)], "100 rows have 100 different answers of up to 2 characters"),
+        ([f"{number % 30}{'x' * 60}" for number in range(900)], "900 rows have 30 different answers of up to 62"),
+        ([str(number % 40) for number in range(100)], "100 rows have 40 different answers"),
+    ],
+    ids=["all differ", "long", "too few rows"],
+)
+def test_answers_that_are_no_labels_are_refused_where_every_one_would_be_compared_on_every_row(
+    references: list[str], count: str
+) -> None:
+    with pytest.raises(DataError, match=rf"^choice: {count}.* 3 rows or more to each.*by the key 'choices'$"):
+        choice_rows(answered(references))
+    own = [AnsweredRow("f:1", "", one, "", {"choices": [one, "no"]}) for one in references]
+    assert [one.right for one in choice_rows(own)] == [0] * len(references)
 
 
 def test_only_the_last_answer_is_replaced_and_trains() -> None:

@@ -13,14 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from veneer.counting import count_of
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.metrics.calibration import calibration
+from veneer.evaluation.metrics.classification import LONGEST_LABEL, ROWS_A_LABEL, are_labels
 from veneer.evaluation.statistics.measures import mean_of
 
 CHOICES = "choices"
 """The key of a row that lists its choices."""
+
+FEW_LABELS = 20
+"""The number of different answers up to which they are compared whatever their form: they cost little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,9 @@ def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
     """The choices of rows: what each lists, or the answers of all rows.
 
     Raises:
-        DataError: rows have no usable choices; all are named.
+        DataError: rows have no usable choices; all are named. Or they list none, and their answers are no labels.
     """
-    labels = list(dict.fromkeys(row.reference for row in rows))
+    labels = [] if list_choices(rows) else _labels(rows)
     found, problems = [], []
     for row in rows:
         try:
@@ -74,6 +79,20 @@ def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
     if problems:
         raise DataError(f"{len(problems)} of {len(rows)} rows have no usable choices:\n{listing(problems)}")
     return found
+
+
+def _labels(rows: Sequence[AnsweredRow]) -> list[str]:
+    """The answers of all rows, as choices. Raises DataError where there would be far too many to compare."""
+    labels = list(dict.fromkeys(row.reference for row in rows))
+    if len(labels) > FEW_LABELS and not are_labels([row.reference.strip() for row in rows]):
+        longest = max(len(label.strip()) for label in labels)
+        raise DataError(
+            f"choice: {count_of(len(rows), 'row')} have {len(labels):,} different answers of up to "
+            f"{count_of(longest, 'character')}, and each would be compared on every row; more than {FEW_LABELS} are "
+            f"taken for choices only where there are {ROWS_A_LABEL} rows or more to each on average and none is longer "
+            f"than {LONGEST_LABEL} characters. Give every row its own choices in a list, by the key {CHOICES!r}"
+        )
+    return labels
 
 
 def with_answer(record: Record, reference: str, answer: str) -> Record:

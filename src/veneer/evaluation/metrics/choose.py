@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
-from veneer.evaluation.metrics.classification import classification
+from veneer.evaluation.metrics.classification import are_labels, classification
 from veneer.evaluation.metrics.custom import COMMAND, command_metric, python_metric
 from veneer.evaluation.metrics.json_fields import json_fields
 from veneer.evaluation.metrics.numbers import numbers
@@ -35,10 +35,6 @@ PRIMARY = {
 """The measure of a metric that is the primary one where the metric is named first."""
 SHARES = ("exact", "accuracy", "number", "choice_accuracy")
 """The measures that are a share of rows."""
-LONGEST_LABEL = 60
-"""The longest reference that is taken for a label, in characters."""
-ROWS_A_LABEL = 3
-"""The least number of rows that references have on average if they are taken for labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,6 @@ def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics
         return ChosenMetrics((json_fields,), False, None)
     if all("####" in reference or "\\boxed{" in reference for reference in references):
         return ChosenMetrics((numbers,), False, PRIMARY["number"])
-    labels = set(references)
-    if len(labels) > 1 and len(references) >= ROWS_A_LABEL * len(labels) and max(map(len, labels)) <= LONGEST_LABEL:
+    if are_labels(references):
         return ChosenMetrics((classification,), False, PRIMARY["classification"])
     return ChosenMetrics((rouge_l,), False, None)

@@ -15,6 +15,10 @@ from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.statistics.measures import Floats, Measure, mean_of
 
 _AROUND = " \t\r\n.,;:!?'\"`*()[]{}"
+LONGEST_LABEL = 60
+"""The longest reference that is taken for a label, in characters."""
+ROWS_A_LABEL = 3
+"""The least number of rows that references have on average if they are taken for labels."""
 
 
 def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
@@ -38,6 +42,13 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     ]
     details = {"confusion": {"labels": labels, "counts": confusion.tolist()}}
     return TaskResult([one for one in found if one is not None], details)
+
+
+def are_labels(references: Sequence[str]) -> bool:
+    """Whether references, without white space around them, are taken for labels by their form."""
+    labels = set(references)
+    few = 1 < len(labels) <= len(references) / ROWS_A_LABEL
+    return few and max(map(len, labels)) <= LONGEST_LABEL
 
 
 def spellings(labels: Sequence[str]) -> dict[str, int]:
