@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,23 @@ def test_with_fix_a_mended_copy_is_written_and_the_file_stays(tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert len((tmp_path / "new.jsonl").read_text().splitlines()) == 12
     assert file.read_bytes() == before
+
+
+def test_what_is_mended_of_joined_files_and_of_parquet_is_told(tmp_path: Path) -> None:
+    """A byte-order mark in front of a later line, or alone in one, and values that JSON has not: no traceback."""
+    row, mark = b'{"text": "a"}\n', "\ufeff".encode()
+    (tmp_path / "joined.jsonl").write_bytes(row + mark + b'{"text": "b"}\n')
+    (tmp_path / "alone.jsonl").write_bytes(row + mark + b"\n")
+    arrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    writer.write_table(arrow.table({"text": ["a"], "day": [date(2024, 2, 29)]}), tmp_path / "dated.parquet")
+    writer.write_table(arrow.table({"text": ["a"], "image": [b"\xff"]}), tmp_path / "image.parquet")
+    for name, rows, left_out in (("joined.jsonl", 2, 0), ("alone.jsonl", 1, 1), ("dated.parquet", 1, 0)):
+        lines = invoke("data", tmp_path / name, "--fix", tmp_path / f"new-{name}.jsonl", "--json").stdout.splitlines()
+        *changes, last = map(json.loads, lines)
+        assert len(changes) == last["changes"] == 1
+        assert (last["rows"], last["left_out"]) == (rows, left_out)
+    said = refused("data", tmp_path / "image.parquet", "--fix", tmp_path / "new.jsonl")
+    assert "image.parquet:1: image holds 1 byte that" in " ".join(said.split())
 
 
 def test_options_of_a_check_are_refused_where_a_file_is_mended(tmp_path: Path) -> None:

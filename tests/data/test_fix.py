@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,84 @@ def test_no_file_is_mended_in_place(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         fix(tmp_path / "none.jsonl", tmp_path / "new.jsonl", print)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+MARK = "\ufeff".encode()
+
+
+def test_a_mark_in_front_of_a_later_line_is_removed_and_told(tmp_path: Path) -> None:
+    joined = (MARK, CHAT.encode(), b"\n", MARK, b'{"text":  "kept"}\r\n', MARK, MARK, b'{"text": "twice"}\n')
+    done, changes, written = mended(tmp_path, *joined, MARK, b'{"text": \n')
+    assert written == f'{CHAT}\n{{"text":  "kept"}}\n{{"text": "twice"}}\n{{"text": \n'.encode()
+    told = "the byte-order mark in front of the row is removed"
+    assert changes == [f"{line}: {told}" for line in (2, 3, 4)]
+    assert done.rows == 4
+
+
+def test_a_line_of_a_mark_alone_is_left_out(tmp_path: Path) -> None:
+    done, changes, written = mended(tmp_path, MARK, b"\n", CHAT, MARK, b"\n", b'{"text": "last"}\n')
+    assert written == f'{CHAT}\n{{"text": "last"}}\n'.encode()
+    assert changes == ["3: left out, since it cannot be read: a byte-order mark, and nothing else"]
+    assert (done.rows, done.left_out) == (2, 1)
+
+
+def test_a_row_that_only_its_mark_told_from_another_is_left_out(tmp_path: Path) -> None:
+    _, changes, written = mended(tmp_path, CHAT, MARK, CHAT)
+    assert written == f"{CHAT}\n".encode()
+    assert [change.partition(" ")[2][:9] for change in changes] == ["the byte-", "left out,"]
+
+
+def parquet(path: Path, columns: dict[str, Any]) -> Path:
+    arrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    writer.write_table(arrow.table(columns), path)
+    return path
+
+
+def test_values_that_json_has_not_become_text(tmp_path: Path) -> None:
+    noon = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
+    columns = {
+        "prompt": ["a", "b", "b"],
+        "completion": [b"caf\xc3\xa9", b"x", b"x"],
+        "when": [noon] * 3,
+        "day": [noon.date()] * 3,
+        "price": [Decimal("1.50")] * 3,
+        "turns": [[{"day": noon.date()}]] * 3,
+        "count": [1, 2, 2],
+    }
+    changes: list[Change] = []
+    done = fix(parquet(tmp_path / "rows.parquet", columns), tmp_path / "new.jsonl", changes.append)
+    first, _ = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
+    assert first == {
+        "prompt": "a", "completion": "café", "when": "2024-02-29 12:30:00+00:00", "day": "2024-02-29",
+        "price": "1.50", "turns": [{"day": "2024-02-29"}], "count": 1,
+    }  # fmt: skip
+    assert (done.rows, done.left_out, done.changes) == (2, 1, len(changes))
+    texts = [change.text for change in changes if change.where.endswith(":1")]
+    assert texts == [
+        "completion: a value of type bytes is now the text 'café'",
+        "when: a value of type datetime is now the text '2024-02-29 12:30:00+00:00'",
+        "day: a value of type date is now the text '2024-02-29'",
+        "price: a value of type Decimal is now the text '1.50'",
+        "turns[0].day: a value of type date is now the text '2024-02-29'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        (b"\xff\xd8\xff", DataError, r"rows\.parquet:2: image holds 3 bytes that are no text.*without this column"),
+        (b"a\x00", DataError, r"rows\.parquet:2: image holds 2 bytes that are no text"),
+        (float("nan"), OutputError, r"rows\.parquet:2: JSON has no numbers for NaN.*\n  - image: nan"),
+    ],
+    ids=["bytes", "nul", "nan"],
+)
+def test_what_no_line_can_hold_is_refused_with_its_row(
+    value: object, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    file = parquet(tmp_path / "rows.parquet", {"text": ["a", "b"], "image": [None, value]})
+    with pytest.raises(error, match=said):
+        fix(file, tmp_path / "new.jsonl", lambda change: None)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 TEXTS = st.text(alphabet=st.sampled_from("ab \t\n\rÃ©â€™\ufeffé"), max_size=12)

@@ -3,9 +3,11 @@
 Every change is told, and a row that needs none is written with the bytes that it has. What is done:
 
 - UTF-8 that was read as Windows-1252 is undone where that is certain (`lint.mojibake`); byte-order marks are removed.
+  One at the front of a file is no part of a row, and nothing is told of it.
 - Line ends become `\\n`. A conversation's contents lose blank lines before and white space behind; a prompt of
   two strings keeps the end that its completion goes on from.
 - A role that is known under another name gets the name that veneer reads.
+- Values that JSON has not become text: dates, decimals and bytes, which Parquet has.
 - A row that equals an earlier one exactly, after all this, is left out.
 """
 
@@ -19,11 +21,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from veneer.data.json_values import BadRow
+from veneer.counting import count_of
+from veneer.data.json_values import BadRow, unusable_at
 from veneer.data.lint.mojibake import repaired
-from veneer.data.readers import iterate_rows
+from veneer.data.readers import iterate_rows, parse_line
 from veneer.data.sources import files_named
 from veneer.data.turns import SAME_ROLE, SHAREGPT_ROLES
 from veneer.errors import DataError, OutputError, listing
@@ -73,8 +76,8 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
         on_change: told of every change.
 
     Raises:
-        OutputError: the new file exists, has another kind of name, or cannot be written.
-        DataError: the file cannot be read at all, or there are several.
+        OutputError: the new file exists, has another kind of name, or cannot be written; or a number is not finite.
+        DataError: the file cannot be read at all, there are several, or a row holds bytes that are no text.
     """
     file, output = _one_file(str(file)), Path(output)
     if output.suffix.lower() != ".jsonl":
@@ -90,7 +93,9 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
         on_change(Change(where, text))
 
     with atomic_file(output) as partial, partial.open("wb") as target:
-        for where, raw, line in _lines(file):
+        for where, raw, line, marks in _lines(file):
+            for text in marks:
+                tell(where, text)
             if isinstance(raw, BadRow):
                 if line is None:
                     left_out += 1
@@ -99,7 +104,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
                     rows += 1
                     target.write(line)
                 continue
-            mended, texts = mend(raw)
+            mended, texts = _mended_row(where, raw)
             for text in texts:
                 tell(where, text)
             key = _key(mended)
@@ -109,7 +114,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
                 continue
             seen[key] = where
             rows += 1
-            _write(target, mended, line if not texts else None)
+            target.write(line if line is not None and not texts else _line(where, mended))
     return FixResult(output, rows, left_out, changes)
 
 
@@ -123,8 +128,19 @@ def _one_file(name: str) -> Path:
     return files[0]
 
 
+def _mended_row(where: str, row: Any) -> tuple[Any, list[str]]:
+    try:
+        return mend(row)
+    except BadRow as problem:
+        raise DataError(f"{where}: {problem}") from problem
+
+
 def mend(row: Any) -> tuple[Any, list[str]]:
-    """A mended copy of a row, and a sentence for every change; the row itself where there is none."""
+    """A mended copy of a row, and a sentence for every change; the row itself where there is none.
+
+    Raises:
+        BadRow: it holds bytes that are no text.
+    """
     texts: list[str] = []
     mended = _mended(row, "", "", "", texts)
     return (mended, texts) if texts else (row, [])
@@ -137,13 +153,38 @@ def _mended(value: Any, path: str, key: str, role: str, texts: list[str]) -> Any
             name: _mended(item, f"{path}.{name}" if path else str(name), str(name), spoken, texts)
             for name, item in value.items()
         }
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_mended(item, f"{path}[{index}]", key, role, texts) for index, item in enumerate(value)]
-    if not isinstance(value, str):
+    if value is None or isinstance(value, bool | int | float):
         return value
+    if not isinstance(value, str):
+        value = _as_text(value, path, texts)
     if key in ("role", "from") and "[" in path:
         return _named(value, path, SAME_ROLE if key == "role" else SHAREGPT_ROLES, texts)
     return _spaced(_encoded(value, path, texts), path, key, role, texts)
+
+
+def _as_text(value: Any, path: str, texts: list[str]) -> str:
+    """The text for a value that JSON has not: what bytes of UTF-8 say, and of a date what the rest of veneer reads."""
+    text = _decoded(value) if isinstance(value, bytes) else str(value)
+    if text is None:
+        raise BadRow(
+            f"{path} holds {count_of(len(value), 'byte')} that are no text, and JSON Lines has no bytes; write "
+            "the file without this column"
+        )
+    texts.append(
+        f"{path}: a value of type {type(value).__name__} is now the text {text[:60]!r}{'…' * (len(text) > 60)}"
+    )
+    return text
+
+
+def _decoded(value: bytes) -> str | None:
+    """The text that bytes are in UTF-8; None where they are none, or hold a NUL."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if unusable_at(text) is None else None
 
 
 def _named(name: str, path: str, known: dict[str, str], texts: list[str]) -> str:
@@ -203,22 +244,37 @@ def _key(row: Any) -> bytes:
     return blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=16).digest()
 
 
-def _write(target: BinaryIO, row: Any, line: bytes | None) -> None:
-    """Write a row, with the bytes that it had where they are given."""
-    target.write(line if line is not None else to_text(row, ensure_ascii=False).encode() + b"\n")
+def _line(where: str, row: Any) -> bytes:
+    try:
+        return to_text(row, ensure_ascii=False).encode() + b"\n"
+    except OutputError as error:
+        raise OutputError(f"{where}: {error}") from error
 
 
-def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None]]:
-    """Each row with where it stands and, of JSON Lines, its line."""
+def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None, list[str]]]:
+    """Each row with where it stands and, of JSON Lines, its line and what was done to that."""
     rows = iterate_rows(file)
     # The reader is asked first: it says what is wrong with a file that is not there.
     first = list(islice(rows, 1))
     if file.suffix.lower() != ".jsonl":
         for where, raw in chain(first, rows):
-            yield where, raw, None
+            yield where, raw, None, []
         return
     with file.open("rb") as handle:
-        # As the reader does: blank lines are passed over, and so is a byte-order mark.
-        lines = (line for line in (line.removeprefix(codecs.BOM_UTF8) for line in handle) if line.strip())
+        # As the reader does: a byte-order mark in front of the file is passed over, and so are blank lines.
+        start = next(handle, b"").removeprefix(codecs.BOM_UTF8)
+        lines = (line for line in chain([start], handle) if line.strip())
         for (where, raw), line in zip(chain(first, rows), lines, strict=True):
-            yield where, raw, line.rstrip(b"\r\n") + b"\n"
+            yield where, *_unmarked(raw, line.rstrip(b"\r\n") + b"\n")
+
+
+def _unmarked(raw: Any, line: bytes) -> tuple[Any, bytes | None, list[str]]:
+    """A row and its line without the byte-order marks in front of it, which files have that were joined."""
+    rest = line
+    while rest.startswith(codecs.BOM_UTF8):
+        rest = rest.removeprefix(codecs.BOM_UTF8)
+    if rest == line:
+        return raw, line, []
+    if not rest.strip():
+        return BadRow("a byte-order mark, and nothing else"), None, []
+    return parse_line(rest), rest, ["the byte-order mark in front of the row is removed"]

@@ -77,10 +77,11 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             if number == 1:
                 raw = _without_bom(raw, path)
             if raw.strip():
-                yield f"{path}:{number}", _parse_line(raw)
+                yield f"{path}:{number}", parse_line(raw)
 
 
-def _parse_line(raw: bytes) -> Any:
+def parse_line(raw: bytes) -> Any:
+    """The row in a line of JSON Lines, or the BadRow that says why there is none."""
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
