@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,8 +82,101 @@ def test_of_pairs_the_chosen_answers_are_judged(assistant: Assistant, tmp_path: 
     assert model_findings(assistant, file, {}) == []
 
 
-def test_few_rows_say_nothing(assistant: Assistant, tmp_path: Path) -> None:
-    assert model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()[:19]), {}) == []
+def test_few_rows_say_nothing_and_the_report_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", labelled()[:19])
+    found = reported(tiny_model, file)
+    assert found["findings"] == []
+    reason = "since the model can read 19 of 19 rows with an answer, and fewer than 20 tell nothing"
+    assert found["not_done"] == [f"likely label errors, {reason}"]
+    assert f"not done: likely label errors, {reason}\n" in judged(tiny_model, file).stdout
+
+
+def judged(model: Path, file: Path, *more: str) -> Result:
+    result = invoke("data", file, "--model", model, "--label-errors", *more)
+    assert result.exit_code in (0, 1), (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result
+
+
+def reported(model: Path, file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(judged(model, file, "--json").stdout)
+    return found
+
+
+@pytest.fixture
+def refusing_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model whose template refuses system turns."""
+    folder = tmp_path / "refusing"
+    shutil.copytree(tiny_model, folder)
+    file = folder / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    values["chat_template"] = refusal + values["chat_template"]
+    file.write_text(json.dumps(values))
+    return folder
+
+
+def with_system(row: dict[str, str]) -> dict[str, Any]:
+    told = [("system", "Sort."), ("user", row["prompt"]), ("assistant", row["completion"])]
+    return {"messages": [{"role": role, "content": content} for role, content in told]}
+
+
+def test_rows_that_the_template_refuses_are_reported_and_none_is_judged(refusing_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [with_system(row) for row in labelled()])
+    found = reported(refusing_model, file)
+    assert {one["rule"]: one["count"] for one in found["findings"]}["refused-by-template"] == 120
+    assert found["not_done"][0].startswith("likely label errors, since the model can read 0 of 120 rows")
+
+
+def test_rows_that_the_template_takes_are_judged_beside_refused_ones(refusing_model: Path, tmp_path: Path) -> None:
+    content = [*labelled(), *(with_system(row) for row in labelled(seed=1)[:10])]
+    found = reported(refusing_model, write_rows(tmp_path / "rows.jsonl", content))
+    counts = {one["rule"]: one["count"] for one in found["findings"]}
+    assert counts["refused-by-template"] == 10
+    assert counts["likely-label-error"] >= len(PLANTED)
+    assert found["not_done"] == []
+
+
+def test_plain_texts_that_repeat_are_no_labels(tiny_model: Path, tmp_path: Path) -> None:
+    texts = [{"text": "yes" if number % 4 else "no"} for number in range(48)]
+    found = reported(tiny_model, write_rows(tmp_path / "rows.jsonl", texts))
+    assert {"duplicate"} <= {one["rule"] for one in found["findings"]} <= {"duplicate", "unlikely-answer"}
+    assert found["not_done"] == []
+
+
+def test_beside_plain_texts_labels_are_judged_as_labels(assistant: Assistant, tmp_path: Path) -> None:
+    alone = model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()), {})
+    texts = [{"text": "What is the parcel number? " * 8} for _ in range(30)]
+    undone: list[str] = []
+    both = write_rows(tmp_path / "both.jsonl", [*labelled(), *texts])
+    assert model_findings(assistant, both, {}, undone=undone) == alone
+    assert undone == []
+
+
+def test_more_labels_than_memory_takes_are_left_out_and_told(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", labelled())
+    monkeypatch.setattr(label_errors, "MOST_PROBABILITIES", 360)
+    undone: list[str] = []
+    assert model_findings(assistant, file, {}, undone=undone)
+    assert undone == []
+    monkeypatch.setattr(label_errors, "MOST_PROBABILITIES", 359)
+    assert model_findings(assistant, file, {}, undone=undone) == []
+    assert undone == [
+        "likely label errors, since 120 rows with 3 labels need 360 probabilities, and 359 at most are held; give a "
+        "file with fewer rows or labels"
+    ]
+
+
+def test_as_many_labels_as_rows_allow_are_refused_before_the_model_reads(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_errors, "_prompts", None)
+    content = [{"prompt": f"{number}?", "completion": str(number // 4)} for number in range(24_000)]
+    undone: list[str] = []
+    assert model_findings(assistant, write_rows(tmp_path / "rows.jsonl", content), {}, undone=undone) == []
+    assert "24,000 rows with 6,000 labels need 144,000,000 probabilities" in undone[0]
 
 
 def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_path: Path) -> None:
@@ -142,4 +238,5 @@ def test_what_counts_as_labels() -> None:
     assert not are_labels(["a"] * 16), "one answer is no choice"
     assert not are_labels([str(number) for number in range(16)])
     assert not are_labels(["a", "b" * 41] * 8)
+    assert unlikely_from(np.full(20, 2.0)) > 2.0 + 1e-6, "rounding makes no row unlikely"
     assert unlikely_from(np.array([1.0, 2.0, 3.0, 100.0])) == pytest.approx(2.5 + 5 * 1.4826 * 1.0)

@@ -6,7 +6,8 @@ by confident learning (Northcutt, Jiang and Chuang 2021, https://arxiv.org/abs/1
 whose probability reaches their own mean over the rows that have them, the likeliest is another one than the row's, and
 likelier than that.
 
-Where answers are longer texts, a row is reported whose mean loss is more than five median deviations above the median.
+Where answers are longer texts, and among plain texts, a row is reported whose mean loss is more than five median
+deviations above the median.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.counting import count_of
 from veneer.data.chat import Trace, split_for_evaluation
 from veneer.data.formats import Record
 from veneer.data.json_values import BadRow
@@ -33,6 +35,7 @@ from veneer.data.lint.run import RowPass
 from veneer.data.orders import order
 from veneer.data.readers import iterate_rows
 from veneer.data.sources import files_named
+from veneer.data.turns import Message
 from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.scoring import row_losses
@@ -47,8 +50,12 @@ FEWEST = 20
 """Rows below which nothing is reported: neither a classifier nor a median is worth anything."""
 MOST_TOKENS = 2048
 """Tokens of a prompt that are looked at, from its end, and of a pass."""
+MOST_PROBABILITIES = 100_000_000
+"""Rows times labels, beyond which no classifier is fitted: some 3 GB of probabilities, scores and their gradients."""
 DEVIATIONS = 5.0
 """Median deviations, scaled to a normal distribution's standard deviation, above which a loss is reported."""
+SMALLEST_DEVIATION = 1e-3
+"""Where most rows say one thing, their median deviation is 0, and what rounding makes of a loss would be reported."""
 _PENALTY = 1e-2
 _STREAM = 2**31 + 7
 
@@ -60,7 +67,10 @@ class _Row:
     number: int
     """Its place among all rows of the file."""
     record: Record
+    prompt: tuple[Message, ...]
+    """The turns before the answer; none of a plain text."""
     answer: str
+    """The answer, or the whole of a plain text."""
 
 
 def refuse_prompts(kind: RowKind | None, name: str) -> None:
@@ -85,9 +95,9 @@ def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind
         file, columns, kind: as `model_findings`.
     """
 
-    def run(emit: Subscriber) -> list[tuple[int, Finding]]:
+    def run(emit: Subscriber, undone: list[str]) -> list[tuple[int, Finding]]:
         assistant = load_assistant(AssistantRequest(model=model), subscribers=[emit])
-        return model_findings(assistant, file, columns, emit, kind)
+        return model_findings(assistant, file, columns, emit, kind, undone)
 
     return run
 
@@ -98,6 +108,7 @@ def model_findings(
     columns: Mapping[Column, str],
     emit: Subscriber = ignore,
     kind: RowKind = RowKind.ANSWERS,
+    undone: list[str] | None = None,
 ) -> list[tuple[int, Finding]]:
     """What a model's pass over the rows of a file finds, with the number of each row in it.
 
@@ -107,17 +118,20 @@ def model_findings(
         columns: veneer's name of a column or key to the file's, where they differ.
         emit: told how far it is.
         kind: what the rows are read as; of a pair the chosen answer is judged.
+        undone: gets a sentence about what was not done, because there are too few rows or too many labels.
 
     Raises:
         DataError: the file cannot be read.
     """
+    undone = [] if undone is None else undone
     rows = list(_answered(file, columns, kind))
-    if len(rows) < FEWEST:
-        return []
-    answers = [row.answer for row in rows]
-    if are_labels(answers):
-        return _by_folds(assistant, rows, emit)
-    return _by_loss(assistant, rows, emit)
+    answered = [row for row in rows if row.record.text is None]
+    if not are_labels([row.answer for row in answered]):
+        return _by_loss(assistant, rows, emit, undone)
+    found = _by_folds(assistant, answered, emit, undone)
+    # A plain text has no prompt that a label could be told from.
+    texts = [row for row in rows if row.record.text is not None]
+    return [*found, *_by_loss(assistant, texts, emit, undone)] if texts else found
 
 
 def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[_Row]:
@@ -131,9 +145,9 @@ def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) ->
             continue  # `unusable-row` says so
         split = split_for_evaluation(record)
         if split is not None:
-            yield _Row(number, record, split[1].strip())
+            yield _Row(number, record, split[0], split[1].strip())
         elif record.text is not None:
-            yield _Row(number, record, record.text)
+            yield _Row(number, record, (), record.text)
 
 
 def are_labels(answers: Sequence[str]) -> bool:
@@ -143,23 +157,34 @@ def are_labels(answers: Sequence[str]) -> bool:
     return short >= 0.99 * len(answers) and 2 <= kinds <= len(answers) / ROWS_A_LABEL
 
 
+def _too_few(looked_for: str, readable: int, rows: int) -> str:
+    return (
+        f"{looked_for}, since the model can read {readable} of {count_of(rows, 'row')} with an answer, and fewer than "
+        f"{FEWEST} tell nothing"
+    )
+
+
 # ---------------------------------------------------------------- labels
 
 
-def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> list[tuple[int, Finding]]:
-    kept, prompts = [], []
-    for row in rows:
-        split = split_for_evaluation(row.record)
-        assert split is not None
-        try:
-            tokens = assistant.encoder.prompt_tokens(split[0], row.record.tools)
-        except DataError:
-            continue  # `refused-by-template` says so
-        if tokens:
-            kept.append(row)
-            prompts.append(tokens[-MOST_TOKENS:])
+def _by_folds(
+    assistant: Assistant, rows: Sequence[_Row], emit: Subscriber, undone: list[str]
+) -> list[tuple[int, Finding]]:
+    kinds = len({row.answer for row in rows})
+    if len(rows) * kinds > MOST_PROBABILITIES:
+        undone.append(
+            f"likely label errors, since {count_of(len(rows), 'row')} with {count_of(kinds, 'label')} need "
+            f"{len(rows) * kinds:,} probabilities, and {MOST_PROBABILITIES:,} at most are held; give a file with fewer "
+            "rows or labels"
+        )
+        return []
+    kept, prompts = _prompts(assistant, rows)
+    if len(kept) < FEWEST:
+        undone.append(_too_few("likely label errors", len(kept), len(rows)))
+        return []
     names = sorted({row.answer for row in kept})
-    labels = np.array([names.index(row.answer) for row in kept], dtype=np.int64)
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers[row.answer] for row in kept], dtype=np.int64)
     with Stage(emit, "reading prompts for label errors", total=len(prompts), unit="rows") as stage:
         features = prompt_features(assistant.model, prompts, stage)
     with Stage(emit, "looking for label errors", total=FOLDS, unit="folds") as stage:
@@ -170,6 +195,21 @@ def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> l
         detail = f"{names[labels[place]]!r} ({own:.2f}), where {names[likelier]!r} is likelier ({other:.2f})"
         found.append((kept[place].number, LABEL_ERROR.found(detail)))
     return found
+
+
+def _prompts(assistant: Assistant, rows: Sequence[_Row]) -> tuple[list[_Row], list[Sequence[int]]]:
+    """The rows whose prompts can be written as tokens, and these."""
+    kept: list[_Row] = []
+    prompts: list[Sequence[int]] = []
+    for row in rows:
+        try:
+            tokens = assistant.encoder.prompt_tokens(row.prompt, row.record.tools)
+        except DataError:
+            continue  # `refused-by-template` says so
+        if tokens:
+            kept.append(row)
+            prompts.append(tokens[-MOST_TOKENS:])
+    return kept, prompts
 
 
 def likely_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[list[int], list[int]]:
@@ -280,7 +320,9 @@ def confident_labels(probabilities: Numbers, labels: NDArray[np.int64]) -> NDArr
 # ---------------------------------------------------------------- texts
 
 
-def _by_loss(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> list[tuple[int, Finding]]:
+def _by_loss(
+    assistant: Assistant, rows: Sequence[_Row], emit: Subscriber, undone: list[str]
+) -> list[tuple[int, Finding]]:
     kept: list[_Row] = []
     losses: list[float] = []
     with Stage(emit, "reading rows for unlikely answers", total=len(rows), unit="rows") as stage:
@@ -293,6 +335,7 @@ def _by_loss(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> li
                     losses.append(total / targets)
             stage.advance(len(chunk))
     if len(losses) < FEWEST:
+        undone.append(_too_few("unlikely answers", len(losses), len(rows)))
         return []
     values = np.array(losses)
     limit = unlikely_from(values)
@@ -318,4 +361,4 @@ def _chunks(pairs: Iterator[tuple[_Row, Trace]]) -> Iterator[list[tuple[_Row, Tr
 def unlikely_from(losses: Numbers) -> float:
     """The loss above which a row is reported."""
     middle = float(np.median(losses))
-    return middle + DEVIATIONS * 1.4826 * float(np.median(np.abs(losses - middle)))
+    return middle + DEVIATIONS * 1.4826 * max(float(np.median(np.abs(losses - middle))), SMALLEST_DEVIATION)

@@ -221,4 +221,5 @@ def summary(report: LintReport) -> list[str]:
         )
     if report.skipped:
         lines.append(f"not checked, since no --model is named: {', '.join(report.skipped)}")
+    lines += [f"not done: {text}" for text in report.undone]
     return lines

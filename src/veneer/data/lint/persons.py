@@ -47,7 +47,7 @@ def person_pass(
     """
     known = _open(pipeline)
 
-    def run(emit: Subscriber) -> Iterator[tuple[int, Finding]]:
+    def run(emit: Subscriber, undone: list[str]) -> Iterator[tuple[int, Finding]]:
         with Stage(emit, "looking for names of persons", unit="rows") as stage:
             texts = ((text, number) for number, text in _texts(file, columns, kind))
             for document, number in known.pipe(texts, as_tuples=True, batch_size=64):

@@ -66,6 +66,8 @@ class LintReport:
     seconds: float
     objective: ObjectiveName | None = None
     """The objective for whose runs the rows were checked; None where each was read as what its keys say."""
+    undone: tuple[str, ...] = ()
+    """What was asked for and not done, and why, a sentence each."""
 
     @property
     def rows(self) -> int:
@@ -105,6 +107,7 @@ class LintReport:
                 for found in self.found
             ],
             "not_checked": list(self.skipped),
+            "not_done": list(self.undone),
             **self.statistics(),
         }
 

@@ -95,8 +95,9 @@ def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
                     yield replace(finding, detail=f"{other.part}: {finding.detail}")
 
 
-RowPass = Callable[[Subscriber], Iterable[tuple[int, Finding]]]
-"""Finds something in training rows, by their numbers in the file; told of, it says how far it is."""
+RowPass = Callable[[Subscriber, list[str]], Iterable[tuple[int, Finding]]]
+"""Finds something in training rows, by their numbers in the file. It is given whom it tells how far it is, and a list
+that gets a sentence about whatever it did not do."""
 
 _job: list[_Job] = []
 """The job of a process of the pool, set once when the process starts; empty elsewhere."""
@@ -160,8 +161,9 @@ def lint(
                 for rows, finding in check.run(facts):
                     tally.add(rows, finding)
                 stage.advance()
+    undone: list[str] = []
     for one in passes:
-        for row, finding in one(emit):
+        for row, finding in one(emit, undone):
             tally.add([row], finding)
     found = tally.ordered(options.ignore)
     if facts.unanswered.all():
@@ -173,6 +175,7 @@ def lint(
         skipped=() if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS),
         seconds=time.perf_counter() - began,
         objective=objective,
+        undone=tuple(undone),
     )
 
 

@@ -61,6 +61,7 @@ def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
         "fields": list(fields),
         "frequent": frequent,
         "not_checked": list(report.skipped),
+        "not_done": list(report.undone),
         "histograms": _histograms(report),
         **report.statistics(),
     }

@@ -13,7 +13,8 @@
     const left = data.rows.filter((row) => !row.ids && !row.strings).length;
     if (left) parts.push(`${number(left)} rows with findings are listed without their tokens, to keep this page small.`);
     at("summary").textContent = parts.join(" ");
-    if (data.not_checked.length) at("skipped").textContent = `Not checked, since no model was named: ${data.not_checked.join(", ")}.`;
+    const skipped = data.not_checked.length ? [`Not checked, since no model was named: ${data.not_checked.join(", ")}.`] : [];
+    at("skipped").textContent = [...skipped, ...data.not_done.map((text) => `Not done: ${text}.`)].join(" ");
   }
 
   /* Texts name commands and options between backticks, as messages in the terminal do. */
