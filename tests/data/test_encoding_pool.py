@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.test_stored_rows import mixed_rows
+from pooled import ended, started
 from tiny import rows, run_config, write_rows
 from veneer.data import encoding_pool, token_cache
 from veneer.data.encoding import encode_each, encoder_of
@@ -93,19 +94,6 @@ def test_a_row_that_takes_long_is_told_of_by_the_process_that_encodes_it(tokeniz
     assert steps[-1].done == len(text)
 
 
-def started(monkeypatch: pytest.MonkeyPatch) -> list[encoding_pool._Worker]:
-    """The processes that are started from now on."""
-    found: list[encoding_pool._Worker] = []
-    start = encoding_pool._Worker.start
-
-    def note() -> encoding_pool._Worker:
-        found.append(start())
-        return found[-1]
-
-    monkeypatch.setattr(encoding_pool._Worker, "start", note)
-    return found
-
-
 def test_a_process_that_is_killed_ends_the_job_and_all_others(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +105,8 @@ def test_a_process_that_is_killed_ends_the_job_and_all_others(
     os.kill(workers[0].process.pid, signal.SIGKILL)
     with pytest.raises(DataError, match="ended with -9, which often means that the memory was full"):
         list(each)
-    assert [one.process.poll() is not None for one in workers] == [True, True]
+    assert len(workers) == 2
+    assert ended(workers)
     gc.collect()  # what the failure has left ends without a word on standard error (pytest would fail)
 
 
@@ -132,4 +121,5 @@ def test_a_stop_ends_the_processes(tokenizer: Tokenizer, tmp_path: Path, monkeyp
     workers = started(monkeypatch)
     with pytest.raises(Interrupted):
         list(encode_in_processes(interrupted(), job(tokenizer), RowAudit(tokenizer, ()), 2))  # type: ignore[arg-type]
-    assert [one.process.poll() is not None for one in workers] == [True, True]
+    assert len(workers) == 2
+    assert ended(workers)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ import pytest
 
 import chat_templates as ct
 from lint_rows import found_in, sentence
+from pooled import ended, started
 from tiny import write_rows
 from veneer.data.lint import run
 from veneer.data.lint.run import LintOptions, lint
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, DataError
-from veneer.events import Event, Note, StageBegun, StageEnded
+from veneer.events import Event, Note, StageBegun, StageEnded, StageProgress
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -42,6 +45,43 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
     assert alone.rows == 1800
     assert {found.rule.name for found in alone.found} >= {"duplicate", "empty-turn", "leaked-row"}
+
+
+def test_a_process_that_is_killed_is_an_error_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system does it when the memory is full."""
+    monkeypatch.setattr(run, "ALONE", 2 * run.CHUNK)
+    workers = started(monkeypatch)
+    file = write(tmp_path / "rows.jsonl", rows(6_000))
+
+    def kill(event: Event) -> None:
+        if isinstance(event, StageProgress) and event.done and workers[0].process.poll() is None:
+            workers[0].process.kill()
+
+    with pytest.raises(DataError, match=r"a process that checks rows ended with -9, .*memory was full; --processes 1 "):
+        lint(file, options=LintOptions(processes=2), subscribers=[kill])
+    assert ended(workers)
+
+
+def test_a_script_without_a_guard_checks_many_rows(tmp_path: Path) -> None:
+    """The processes do not import it, as multiprocessing's would."""
+    file = write(tmp_path / "rows.jsonl", rows(5_000))
+    script = tmp_path / "script.py"
+    script.write_text(f"import veneer\nprint(veneer.lint({str(file)!r}, processes=2).rows)\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("5000\n", "")
+
+
+def test_where_processes_cannot_work_together_one_checks_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ALONE", run.CHUNK)
+    monkeypatch.setattr(sys, "platform", "win32")
+    workers = started(monkeypatch)
+    events: list[Event] = []
+    file = write(tmp_path / "rows.jsonl", rows(600))
+    assert lint(file, options=LintOptions(processes=2), subscribers=[events.append]).rows == 600
+    assert ["one process" in event.message for event in events if isinstance(event, Note)] == [True]
+    assert workers == []
 
 
 def test_stages_are_told(tmp_path: Path) -> None:

@@ -6,12 +6,9 @@ memory of a row is numbers (`facts`), and the numbers of the rows that a rule wa
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
+import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -30,6 +27,7 @@ from veneer.data.lint.spill import Spill
 from veneer.data.readers import count_lines
 from veneer.data.records import iterate_rows
 from veneer.data.sources import files_named
+from veneer.data.worker_pool import shared_out
 from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Note, Stage, Subscriber, broadcast
@@ -41,8 +39,6 @@ SAMPLE = 2_000
 """Rows at the front that are looked through for what nearly all rows say."""
 _BOILERPLATE = 0.9
 """Share of the rows that hold what is left aside in the search for near-duplicates."""
-_AHEAD = 4
-"""Chunks in work or waiting, for each process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +62,10 @@ class Chunk:
     noted: Noted
 
 
+_Part = tuple[int, Sequence[tuple[str, Any]]]
+"""Some rows, and the side that they are of."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """What every process needs to check rows."""
@@ -74,8 +74,23 @@ class _Job:
     group: str | None
     boilerplate: Hashes
 
-    def check(self, side: int, rows: Sequence[tuple[str, Any]]) -> Chunk:
+    @property
+    def does(self) -> str:
+        """What a process is there for."""
+        return "checks rows"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a process that has ended."""
+        return "--processes 1 (processes=1 in Python) checks them in one, which takes the least memory"
+
+    def begin(self, tell: Subscriber) -> Callable[[_Part], Chunk]:
+        """What checks rows in a process; it has nothing to tell on the way."""
+        return self.check
+
+    def check(self, part: _Part) -> Chunk:
         """Check some rows of one side."""
+        side, rows = part
         read = read_rows(rows, self.setting)
         findings = [(place, finding) for place, row in enumerate(read) for finding in _found(row, self.setting)]
         return Chunk(findings, note(read, side, self.group, self.boilerplate, self.setting.rows))
@@ -98,18 +113,6 @@ def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
 RowPass = Callable[[Subscriber, list[str]], Iterable[tuple[int, Finding]]]
 """Finds something in training rows, by their numbers in the file. It is given whom it tells how far it is, and a list
 that gets a sentence about whatever it did not do."""
-
-_job: list[_Job] = []
-"""The job of a process of the pool, set once when the process starts; empty elsewhere."""
-
-
-def _begin(job: _Job) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    _job.append(job)
-
-
-def _check(side: int, rows: Sequence[tuple[str, Any]]) -> Chunk:
-    return _job[0].check(side, rows)
 
 
 def lint(
@@ -139,7 +142,7 @@ def lint(
         subscribers: told of each stage and how far it is.
 
     Raises:
-        DataError: a file cannot be read at all, or holds no rows.
+        DataError: a file cannot be read at all, or holds no rows; or a process that checks rows has ended.
         ConfigError: a rule that is to be ignored is not known, a number is below 1, no row of a side has the column of
             groups, or there is a column of groups and one side.
     """
@@ -235,7 +238,7 @@ def _facts(
         job = _Job(setting, options.group, boilerplate)
         gathered, labels = Gathered(), Labels()
         done = 0
-        for chunk in _checked(job, chunks, options.processes):
+        for chunk in _checked(job, chunks, options.processes, emit):
             for place, finding in chunk.findings:
                 tally.add([done + place], finding)
             gathered.add(chunk.noted)
@@ -261,7 +264,7 @@ def _numbered(files: Sequence[str], starts: list[int], first: int, notes: list[s
 
 def _chunks(
     files: Sequence[Sequence[str]], training: Iterator[tuple[str, Any]], starts: list[int], notes: list[str]
-) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
+) -> Iterator[_Part]:
     """The rows of both sides in chunks."""
     rows = 0
     for chunk in in_chunks(training):
@@ -272,28 +275,14 @@ def _chunks(
             yield EVALUATION, chunk
 
 
-def _checked(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:
+def _checked(job: _Job, chunks: Iterator[_Part], processes: int, emit: Subscriber) -> Iterator[Chunk]:
     """What came of each chunk, in order. The first rows are checked here; only if there are more, by others."""
     here = list(islice(chunks, ALONE // CHUNK))
     if processes > 1 and (more := next(chunks, None)) is not None:
-        yield from _in_processes(job, chain(here, [more], chunks), processes)
-        return
-    for side, rows in chain(here, chunks):
-        yield job.check(side, rows)
-
-
-def _in_processes(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:
-    # A process that is forked would take the tokenizer's threads along, locked as they are.
-    context = multiprocessing.get_context("spawn")
-    waiting: deque[Future[Chunk]] = deque()
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
-        try:
-            for side, rows in chunks:
-                waiting.append(pool.submit(_check, side, rows))
-                if len(waiting) >= _AHEAD * processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        here.append(more)
+        if sys.platform != "win32":
+            yield from shared_out(chain(here, chunks), job, processes)
+            return
+        emit(Note(message="one process checks the rows, since those that work together need Linux or macOS"))
+    for part in chain(here, chunks):
+        yield job.check(part)
