@@ -189,6 +189,19 @@ def test_what_stands_beside_updates_is_refused(changes: dict[str, Any], reason: 
         combine([replace(one, spec=replace(one.spec, **changes))], Combination(kind=CombinationType.CAT))
 
 
+def test_factors_that_are_not_of_the_configurations_rank_are_refused(tmp_path: Path) -> None:
+    """They would be scaled by a rank that they do not have."""
+    their_adapters(tmp_path, [{"target_modules": ["q_proj", "v_proj"]}])
+    (one,) = read(tmp_path, 1)
+    other = replace(one, spec=replace(one.spec, rank=2))
+    with pytest.raises(AdapterError, match=r"q_proj: factors of shapes .* and adapter_config\.json says rank 2"):
+        combine([other], Combination(kind=CombinationType.CAT))
+    name = next(name for name in one.tensors if name.endswith("v_proj.lora_B.weight"))
+    halved = replace(one, tensors={key: tensor for key, tensor in one.tensors.items() if key != name})
+    with pytest.raises(AdapterError, match=r"v_proj\.lora_A\.weight and no .*v_proj\.lora_B\.weight"):
+        combine([halved], Combination(kind=CombinationType.CAT))
+
+
 @pytest.mark.parametrize("kind", [kind for kind in CombinationType if kind.by_factors], ids=lambda kind: kind.value)
 def test_unequal_ranks_are_refused_by_layer(kind: CombinationType, tmp_path: Path) -> None:
     """Also where the largest ranks are equal, on which PEFT fails in the middle."""

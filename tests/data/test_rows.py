@@ -50,6 +50,12 @@ def test_the_process_of_the_template_makes_ready_while_rows_are_read(
     assert template._child._process is process
 
 
+def test_labels_are_a_part_of_the_digest(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    read = load_rows(run_config(tiny_model, tiny_data, tmp_path).data, open_checkpoint(tiny_model).tokenizer())
+    digests = {replace(read, labels=labels).digest() for labels in ((), (True, False), (False, True))}
+    assert len(digests) == 3
+
+
 def test_rows_on_both_sides_are_reported(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     mixed = write_rows(tmp_path / "eval.jsonl", [*rows(2), *rows(3, seed=9)])
     notes = notes_of(tiny_model, tiny_data, tmp_path, f"data.eval_file={mixed}")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
+from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
@@ -67,6 +67,23 @@ def test_a_merged_model_computes_what_the_adapter_computes(
     theirs = LlamaForCausalLM.from_pretrained(merged).eval()
     with torch.no_grad():
         assert largest_difference(their_logits(theirs, TEXTS), packed_logits(model, TEXTS)) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [{"bias": Bias.ALL}, {"modules_to_save": ("norm",)}], ids=["bias", "saved"])
+def test_norms_that_have_a_bias_are_merged_with_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    base = tiny("stablelm", changes={"use_qkv_bias": True})
+    checkpoint = saved(base, tmp_path / "base")
+    model = load_model(checkpoint, dtype=torch.float32)
+    adapter = inject(model, LoraSpec(rank=4, alpha=8.0, target_modules=("q_proj",), **settings))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    merged = dict(adapter.merged())
+    assert not torch.equal(merged["model.norm.bias"], base.state_dict()["model.norm.bias"].double())
+    base.load_state_dict({name: tensor.float() for name, tensor in merged.items()}, strict=False)
+    with torch.no_grad():
+        assert largest_difference(their_logits(base, TEXTS), packed_logits(model, TEXTS)) < 1e-4
 
 
 def test_what_is_not_quantised_is_merged_as_the_files_have_it_whatever_was_trained_in(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from support import smollm2_gguf
@@ -215,20 +216,25 @@ def test_a_quantisation_that_is_not_read_is_refused_by_config_json_alone(tmp_pat
 def test_hub_ids_are_resolved_by_the_hub_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = single(tmp_path / "m")
     asked: list[tuple[str, str | None, list[str]]] = []
+    there = ["config.json", "model-1.safetensors", "tokenizer.json", "chat_template.jinja", "pytorch_model.bin", "m.py"]
+    again = ["original/model.safetensors", "consolidated.safetensors", "checkpoint-5/config.json"]
 
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns))
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        found = filter_repo_objects(
+            [*there, *again], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )  # fmt: skip
+        asked.append((name, revision, list(found)))
         return str(path)
 
     monkeypatch.setattr(module, "snapshot_download", snapshot)
     model = open_checkpoint("owner/some.name", revision="v1")
     assert model.source == "owner/some.name"
     assert asked[0][:2] == ("owner/some.name", "v1")
-    assert not any("bin" in pattern or pattern.endswith((".py", ".pt")) for pattern in asked[0][2])
+    assert asked[0][2] == there[:4]
 
 
 def test_hub_failures_name_the_model_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         raise LocalEntryNotFoundError("no network.\nand a long story")
 
     monkeypatch.setattr(module, "snapshot_download", snapshot)

@@ -37,6 +37,7 @@ def test_the_rows_of_a_data_file_are_asked_and_not_their_json(tmp_path: Path) ->
             before if before[0]["role"] == "system" else [{"role": "system", "content": "be brief"}, *before]
         )
     assert read_conversations(data, None)[0][1] == rows(3)[0]["messages"][:-1]
+    assert read_conversations(data.rename(tmp_path / "ROWS.JSONL"), None)[0][1] == rows(3)[0]["messages"][:-1]
 
 
 def test_rows_that_ask_nothing_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,7 @@ def test_rows_name_adapters_by_a_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "adapter": "red"}\n{"prompt": "b"}\n{"prompt": "c", "adapter": ""}\n')
     assert adapters_of_rows(path, 3) == ["red", None, None]
+    assert adapters_of_rows(Path(shutil.copy(path, tmp_path / "UPPER.JSONL")), 3) == ["red", None, None]
     path.write_text('{"prompt": "a", "adapter": 5}\n')
     with pytest.raises(DataError, match="must be a name, not 5"):
         adapters_of_rows(path, 1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -197,6 +198,23 @@ def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -
     sweep(values, {"lora.rank": [2]}, tmp_path)
     with pytest.raises(OutputError, match="another sweep"):
         sweep(values, {"lora.rank": [2, 4]}, tmp_path)
+
+
+def test_points_of_other_weights_of_sources_train_as_each_would_alone(values: dict[str, Any], tmp_path: Path) -> None:
+    files = [str(write_rows(tmp_path / f"{name}.jsonl", rows(6, seed=seed))) for seed, name in enumerate("ab")]
+    weighed = [
+        [{"file": file, "weight": weight} for file, weight in zip(files, weights, strict=True)]
+        for weights in ((1, 1), (3, 1))
+    ]
+    values["data"], values["train"]["eval_every"] = {}, None
+    sweep(values, {"data.sources": weighed}, tmp_path / "sweep")
+    swept = [load_file(next(tmp_path.glob(f"sweep/0{number}*")) / "adapter_model.safetensors") for number in (1, 2)]
+    for number, sources in enumerate(weighed):
+        output = tmp_path / f"alone{number}"
+        train(parse(values | {"data": {"sources": sources}, "output": str(output)}, where="test"))
+        found = load_file(output / "adapter_model.safetensors")
+        assert all(torch.equal(swept[number][name], tensor) for name, tensor in found.items())
+    assert any(not torch.equal(swept[0][name], tensor) for name, tensor in swept[1].items())
 
 
 def test_points_of_other_rows_are_not_compared(values: dict[str, Any], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, RmsNorm
 from veneer.model.language import Modules
+from veneer.model.leaves import WideNorm
 from veneer.tables import TokenLookup, copied_table
 
 
@@ -156,10 +157,13 @@ def base_tensors(base: object) -> dict[str, Tensor]:
     if isinstance(base, TokenLookup):
         return {"weight": copied_table(base.table, torch.float64)}
     if isinstance(base, RmsNorm):
-        return {"weight": base.weight.detach().double()}
-    linear = cast(BaseLinear, base)
-    found = {"weight": linear.dequantize(torch.float32).detach().double()}
-    return found if linear.bias is None else found | {"bias": linear.bias.detach().double()}
+        weight: Tensor = base.weight
+        bias: Tensor | None = base.bias if isinstance(base, WideNorm) else None
+    else:
+        linear = cast(BaseLinear, base)
+        weight, bias = linear.dequantize(torch.float32), linear.bias
+    found = {"weight": weight.detach().double()}
+    return found if bias is None else found | {"bias": bias.detach().double()}
 
 
 def remove(model: Modules, adapter: Adapter) -> None:

@@ -31,7 +31,7 @@ from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import check_expressions, read_config, read_tensors
+from veneer.adapters.store import CONFIG_FILE, check_expressions, read_config, read_tensors
 from veneer.adapters.targets import EMBEDDING, layer_number
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
@@ -106,9 +106,23 @@ class WeightedAdapter:
         known = tuple(path + end for path in self.paths() for end in (*_A, *_B, _COPY))
         if not faults:
             faults += [f"{name}: no update" for name in self.tensors if name not in known]
+            faults += self._rank_faults()
         if not self.tensors:
             faults.append("no tensors")
         return [f"{self.name} has {fault}" for fault in faults]
+
+    def _rank_faults(self) -> list[str]:
+        """Updates whose factors are not both there, or not of the rank that the configuration scales them by."""
+        found = []
+        for path in self.paths():
+            first, second = next(ends for ends in zip(_A, _B, strict=True) if path + ends[0] in self.tensors)
+            a, b, rank = self.tensors[path + first], self.tensors.get(path + second), self.spec.rank_of(path)
+            if b is None:
+                found.append(f"{path + first} and no {path + second}")
+            elif (len(a), b.shape[-1]) != (rank, rank):
+                shapes = f"{list(a.shape)} and {list(b.shape)}"
+                found.append(f"{path}: factors of shapes {shapes}, and {CONFIG_FILE} says rank {rank}")
+        return found
 
 
 _A = (".lora_A.weight", ".lora_embedding_A")

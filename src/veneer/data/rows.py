@@ -66,8 +66,10 @@ class Rows:
     """The rows as they ask, with their columns, those that are trained first; none where rows have answers."""
 
     def digest(self) -> str:
-        """A hash of every token and its loss mask, and of what judges sampled answers. Two runs with equal digests
-        train and evaluate the same numbers."""
+        """A hash of every token and its loss mask, of labels and margins, and of what judges sampled answers.
+
+        Which of the rows are evaluated, and how often an epoch has those of a source, is not in it.
+        """
         return self._digest
 
     @cached_property
@@ -78,6 +80,8 @@ class Rows:
         state = blake2b(digest_size=16)
         for example in chain(self.train, self.eval):
             add_to_digest(state, example)
+        if self.labels:
+            state.update(np.array(self.labels).tobytes())
         if self.margins:
             state.update(np.array(self.margins).tobytes())
         for prompt in self.prompts:

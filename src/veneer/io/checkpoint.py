@@ -38,6 +38,9 @@ WEIGHTS = "model*.safetensors"
 """Names of the files of weights, shards among them."""
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 """Files that are downloaded from a hub repository: no pickles and no code."""
+NOT_FROM_HUB = ["*/*", "consolidated*.safetensors"]
+"""Files that match `HUB_PATTERNS` and are left out: those of folders, and one maker's own copy of all weights. Both are
+the model once more."""
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
@@ -163,7 +166,7 @@ def _open_directory(path: Path, source: str) -> Checkpoint:
 
 def _download(name: str, revision: str | None, patterns: list[str] = HUB_PATTERNS) -> Path:
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_FROM_HUB))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         at = f" at revision {revision}" if revision else ""

@@ -57,7 +57,7 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
     Raises:
         DataError: the file cannot be read, holds no question, or has rows that ask nothing; all such are named.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         return [(question, turns(system, question)) for question in read_questions(path)]
     conversations, problems = [], []
     for record in collect(((where, with_answer(row)) for where, row in iterate_rows(path)), str(path)).records:

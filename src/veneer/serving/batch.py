@@ -75,7 +75,7 @@ def adapters_of_rows(path: Path, count: int) -> list[str | None]:
     Raises:
         DataError: what a row names is no text; all such rows are named.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         return [None] * count
     found: list[str | None] = []
     problems = []

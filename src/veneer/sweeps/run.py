@@ -239,12 +239,14 @@ class _RowStore:
     many times."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Rows] = {}
+        self._seen: dict[tuple[object, ...], Rows] = {}
 
     def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
         """The rows of a point; see `veneer.data.kinds.load_kind`."""
         rows = load_kind(data, tokenizer, emit, kind)
-        return self._seen.setdefault(rows.digest(), rows)
+        # What the digest leaves out: which rows are evaluated, what is one row, and how often an epoch has it.
+        key = rows.digest(), len(rows.train), rows.together, rows.sources
+        return self._seen.setdefault(key, rows)
 
 
 def _placed(point: Point, own_device: Callable[[ComputeSection], ComputeSection]) -> Point:
