@@ -24,6 +24,7 @@ from veneer.adapters.load import load_adapter
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, config_warnings, read_config, read_tensors, save_adapter
+from veneer.adapters.targets import EMBEDDING
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
@@ -223,6 +224,31 @@ def test_a_rank_that_no_tensor_has_is_refused_before_anything_is_allocated(
     (folder / CONFIG_FILE).write_text(json.dumps(config | settings))
     with pytest.raises(AdapterError, match=r"q_proj\.lora_A\.weight: shape \[\d+, \d+\], the rank is 1099511627776"):
         load_adapter(plain(tmp_path), folder)
+
+
+@pytest.mark.scenario(number=32)
+@pytest.mark.parametrize(
+    ("ids", "problem"),
+    [
+        ([-1], r"trainable_token_indices: -1, must be at least 0 and below 16,777,216"),
+        ([1 << 24], r"trainable_token_indices: 16777216, must be at least 0 and below 16,777,216"),
+        ([96 + 1000], r"embed_tokens: token 1096 makes 1,001 new rows, of which 1 are trained; .* has 96 tokens"),
+        ([3, 4], r"delta: shape \[1, \d+\], adapter_config.json names 2 tokens"),
+        (list(range(96, 1096)), r"delta: shape \[1, \d+\], adapter_config.json names 1,000 tokens"),
+    ],
+)
+def test_trained_tokens_that_no_row_is_saved_for_are_refused_before_anything_is_allocated(
+    ids: list[int], problem: str, model: CausalLM, folder: Path, tmp_path: Path
+) -> None:
+    write_adapter(folder, model, trainable_tokens={EMBEDDING: (3,)})
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(config | {"trainable_token_indices": ids}))
+    base = plain(tmp_path)
+    embedding, rows = base.embedding, base.spec.vocab_size
+    with pytest.raises(AdapterError, match=problem):
+        load_adapter(base, folder)
+    assert base.embedding is embedding
+    assert base.spec.vocab_size == rows == 96
 
 
 def test_embedding_and_head_of_an_untied_model_are_saved_apart_whatever_the_file_says_of_tying(tmp_path: Path) -> None:

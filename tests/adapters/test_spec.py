@@ -73,10 +73,13 @@ def test_only_a_start_by_decomposition_limits_the_rank(init: Init) -> None:
 
 def test_tokens_that_cannot_be_trained_are_all_named() -> None:
     LoraSpec(rank=4, alpha=8.0, trainable_tokens={EMBEDDING: (0, 9)}).check_tokens(10, tied=True, busy=())
-    spec = LoraSpec(rank=4, alpha=8.0, trainable_tokens={EMBEDDING: (3, 10, 3)})
+    spec = LoraSpec(rank=4, alpha=8.0, trainable_tokens={EMBEDDING: (3, 10, 3, -1)})
     with pytest.raises(AdapterError) as caught:
         spec.check_tokens(10, tied=True, busy=[HEAD, "model.norm"])
-    for line in ("token 10 is not below the vocabulary's 10", "token 3 is given twice", f"{HEAD}: carries an update"):
+    for line in (
+        *("token 10 is not below the vocabulary's 10", "token -1 is below 0", "token 3 is given twice"),
+        f"{HEAD}: carries an update",
+    ):
         assert line in str(caught.value)
     with pytest.raises(AdapterError) as caught:
         spec.check_tokens(10, tied=False, busy=[HEAD])

@@ -45,6 +45,9 @@ _UPDATES = tuple(
     )
 )
 """Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
+UNTRAINED_ROWS = 256
+"""Most rows that an adapter adds to the vocabulary without training them. There are some where the base's tokenizer has
+tokens beyond the base's rows, or where only some of several new tokens are trained."""
 
 
 def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
@@ -86,8 +89,9 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
     own, embeddings = _without_copies(tensors, spec, model, directory)
     before = EmbeddingSnapshot.of(model)
     set_embeddings(model, embeddings)
-    resize_embeddings(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
     try:
+        _check_tokens(spec, own, model.spec.vocab_size, directory)
+        resize_embeddings(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
         return _put_on(model, own, spec, directory)
     except AdapterError:
         before.restore(model)
@@ -107,6 +111,33 @@ def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path)
             problems.append(f"{name}: shape {list(tensor.shape)}, the rank is {spec.rank_of(path)}")
     if problems:
         raise AdapterError(f"{directory}: {CONFIG_FILE} names ranks that its tensors do not have:\n{listing(problems)}")
+
+
+def _check_tokens(spec: LoraSpec, tensors: Mapping[str, Tensor], vocab: int, directory: Path) -> None:
+    """Refuse trained tokens without rows, and those far beyond the vocabulary: its rows up to them would be allocated.
+
+    Raises:
+        AdapterError: naming every end of the model with such tokens.
+    """
+    problems = []
+    for path, ids in spec.trainable_tokens.items():
+        name = f"{path}.{TOKEN_ROWS}"
+        if name not in tensors:
+            problems.append(f"{name}: missing from the file")
+        elif list(tensors[name].shape[:1]) != [len(ids)]:
+            problems.append(f"{name}: shape {list(tensors[name].shape)}, {CONFIG_FILE} names {len(ids):,} tokens")
+        new = {token for token in ids if token >= vocab}
+        grown = max(new, default=vocab - 1) + 1 - vocab
+        if grown > len(new) + UNTRAINED_ROWS:
+            problems.append(
+                f"{path}: token {max(new)} makes {grown:,} new rows, of which {len(new):,} are trained; the "
+                f"model's vocabulary has {vocab:,} tokens, and at most {UNTRAINED_ROWS} new rows may be untrained"
+            )
+    if problems:
+        raise AdapterError(
+            f"{directory}: trainable_token_indices of {CONFIG_FILE} do not fit this model:\n{listing(problems)}\n"
+            "The adapter was trained over other embeddings; use it with the base model that it was trained on."
+        )
 
 
 def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.score import SCORE
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, matches, names_path
+from veneer.bounds import VOCABULARY
 from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.mixture import DOWN, GATE_UP
@@ -290,9 +291,16 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"alpha_pattern: {config['alpha_pattern']!r}, must give finite numbers")
     if config.get("bias") not in (None, *(bias.value for bias in Bias)):
         problems.append(f"bias: {config['bias']!r}, must be none, all or lora_only")
-    if not all(_is_list(ids, int) for ids in (tokens.values() if isinstance(tokens, dict) else [tokens or []])):
-        problems.append(f"trainable_token_indices: {tokens!r}, must be token ids")
+    problems += _token_faults(tokens)
     return problems
+
+
+def _token_faults(tokens: Any) -> list[str]:
+    lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens or []]
+    if not all(_is_list(ids, int) for ids in lists):
+        return [f"trainable_token_indices: {tokens!r}, must be token ids"]
+    strange = [token for ids in lists for token in ids if not 0 <= token < VOCABULARY]
+    return [f"trainable_token_indices: {token}, must be at least 0 and below {VOCABULARY:,}" for token in strange]
 
 
 def _values(pattern: Any) -> list[Any]:

@@ -171,6 +171,7 @@ class LoraSpec:
         problems = []
         for path, ids in self.trainable_tokens.items():
             problems += [f"{path}: token {i} is not below the vocabulary's {vocab}" for i in ids if i >= vocab]
+            problems += [f"{path}: token {i} is below 0" for i in ids if i < 0]
             problems += [f"{path}: token {i} is given twice" for i in sorted(set(ids)) if ids.count(i) > 1]
         own = set(self.trainable_tokens) | ({HEAD} if tied and EMBEDDING in self.trainable_tokens else set())
         problems += [
