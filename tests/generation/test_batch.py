@@ -3,7 +3,9 @@ never depends on another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,14 @@ from gguf import GGMLQuantizationType
 from gguf_files import tiny_model, write_model
 from tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny_llama
 from veneer.errors import ConfigError, DataError
-from veneer.generation.batch import answer_all, generate
-from veneer.generation.request import GenerationRequest
+from veneer.generation import batch
+from veneer.generation.batch import AHEAD, BATCH_ROWS, answer_all, generate, whole_answers
+from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.engine import GenerationEngine
+from veneer.generation.request import STREAMS, FinishReason, GenerationRequest
+from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sampling import Sampling
+from veneer.generation.sequence import Placement
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
@@ -166,3 +173,125 @@ def test_rows_that_stop_do_not_change_what_the_others_draw(model: CausalLM) -> N
     cut = [next((i for i, token in enumerate(tokens) if token in stop), len(tokens)) for tokens in free]
     expected = [tokens[:end] for tokens, end in zip(free, cut, strict=True)]
     assert generate(model, prompts, sampling=sampling, stop_ids=stop) == expected
+
+
+STOP = 9
+COUNT = 20_000
+
+
+class StubRunner:
+    """Computes nothing: the answer of each request has a length by its number, and then stops."""
+
+    groups = (BlockGroup(8, None),)
+    outgrown: frozenset[int] = frozenset()
+    prompts_apart = False
+
+    def __init__(self) -> None:
+        self.steps: list[list[tuple[int, int, int]]] = []
+        self.logits = torch.zeros(1, SHAPES["vocab_size"])
+
+    def placement(self, adapter: LoadedAdapter | None) -> Placement:
+        return Placement.BLOCKS
+
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block]) -> list[StepOutput | None]:
+        works = [item.work for item in inputs]
+        self.steps.append([(work.sequence.number, work.start, work.count) for work in works])
+        tokens = [STOP if len(work.sequence.answer) == work.sequence.number % 5 else 3 for work in works]
+        return [
+            None if item.wanted is Wanted.NONE else StepOutput(self.logits, token)
+            for item, token in zip(inputs, tokens, strict=True)
+        ]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[GenerationEngine, StubRunner]]:
+    """The engines that are built, which compute nothing."""
+    built: list[tuple[GenerationEngine, StubRunner]] = []
+
+    def build(model: CausalLM, *, router: object, **settings: Any) -> GenerationEngine:
+        runner = StubRunner()
+        built.append((GenerationEngine(runner, model, **settings), runner))
+        return built[-1][0]
+
+    monkeypatch.setattr(batch, "build_engine", build)
+    return built
+
+
+def asked(count: int, most: int = 4) -> list[GenerationRequest]:
+    sampling = Sampling(max_new_tokens=most)
+    lengths = [1 + number % 41 for number in range(count)]
+    return [
+        GenerationRequest(prompt=(5,) * length, sampling=sampling, stop_ids=frozenset({STOP})) for length in lengths
+    ]
+
+
+def test_of_many_requests_few_are_in_the_engine_and_greedy_ones_make_no_generator(
+    model: CausalLM, engines: list[tuple[GenerationEngine, StubRunner]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise AssertionError("a greedy answer draws nothing")
+
+    monkeypatch.setattr(torch, "Generator", refused)
+    held: list[int] = []
+    ended: list[int] = []
+
+    def progress(count: int, under_way: float, made: str) -> None:
+        stats = engines[0][0].stats()
+        held.append(stats.running + stats.waiting)
+        ended.append(count)
+
+    answers = answer_all(model, asked(COUNT, most=2), on_progress=progress)
+    assert [len(answer) for answer in answers] == [min(2, number % 5) for number in range(COUNT)]
+    assert sum(ended) == COUNT
+    assert AHEAD * BATCH_ROWS - BATCH_ROWS <= max(held) <= AHEAD * BATCH_ROWS
+
+
+def test_each_step_computes_what_it_would_with_all_requests_in_the_engine(
+    model: CausalLM, engines: list[tuple[GenerationEngine, StubRunner]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = answer_all(model, asked(300), batch_rows=8)
+    monkeypatch.setattr(batch, "AHEAD", 300)
+    assert answer_all(model, asked(300), batch_rows=8) == few
+    (_, one), (_, other) = engines
+    assert one.steps == other.steps
+
+
+def test_stopping_ends_the_requests_that_the_engine_has_not_got_too(
+    model: CausalLM, engines: list[tuple[GenerationEngine, StubRunner]]
+) -> None:
+    requests = asked(AHEAD * BATCH_ROWS + 50)
+    results = whole_answers(model, requests, stop=lambda: len(engines[0][1].steps) == 3)
+    assert {result.finished.reason for result in results[-50:]} == {FinishReason.CANCELLED}
+    assert results[0].finished.reason is FinishReason.STOP
+    assert [one.finished.prompt_tokens for one in results] == [len(one.prompt) for one in requests]
+
+
+def test_a_request_that_cannot_be_carried_out_is_refused_before_any_is_begun(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AHEAD", 1)
+    told: list[int] = []
+    with pytest.raises(ConfigError, match="1000000"):
+        generate(
+            model,
+            [[5], [6], [10**6]],
+            sampling=Sampling(max_new_tokens=2),
+            stop_ids=NONE,
+            batch_rows=1,
+            on_token=lambda row, token: told.append(token),
+        )
+    assert told == []
+
+
+def test_after_the_last_random_stream_the_first_comes_again(model: CausalLM) -> None:
+    drawn = Sampling(max_new_tokens=12, temperature=1.5)
+
+    def answers(streams: list[int]) -> list[list[int]]:
+        return generate(model, [[7, 8, 9]] * 2, sampling=drawn, stop_ids=NONE, streams=streams)
+
+    first = answers([0, 4])
+    assert first[0] != first[1]
+    assert answers([STREAMS, STREAMS + 4]) == first

@@ -13,9 +13,12 @@ from veneer.errors import DataError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
 from veneer.generation.cohort import Router
 from veneer.generation.context import within
+from veneer.generation.engine import GenerationEngine
 from veneer.generation.pace import Pace
 from veneer.generation.request import (
+    STREAMS,
     Finished,
+    FinishReason,
     GenerationEvent,
     GenerationRequest,
     GenerationResult,
@@ -39,6 +42,9 @@ BATCH_ROWS = 192
 """Most rows that are decoded together."""
 BLOCK_TOKENS = 16
 """Tokens of a block of the cache."""
+AHEAD = 4
+"""Requests that the engine holds for each of the rows that are decoded together. It admits them in their order and
+looks no further ahead, so that more would change nothing; each takes memory there, and time of every step."""
 
 
 def generate(
@@ -67,7 +73,8 @@ def generate(
         context: most tokens of a prompt together with what continues it, more than the longest prompt has; None for no
             such bound.
         router: where the prompts are under several adapters, says which is under which, by its index.
-        streams: the number of each prompt's random stream, where that is not its index.
+        streams: the number of each prompt's random stream, where that is not its index. After `STREAMS` of them the
+            first comes again.
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
@@ -87,7 +94,7 @@ def generate(
         return sampling if context is None else within(sampling, len(prompt), context)
 
     requests = [
-        GenerationRequest(prompt=tuple(prompt), sampling=settings(prompt), stream=stream, stop_ids=stop_ids)
+        GenerationRequest(prompt=tuple(prompt), sampling=settings(prompt), stream=stream % STREAMS, stop_ids=stop_ids)
         for stream, prompt in zip(range(len(prompts)) if streams is None else streams, prompts, strict=True)
     ]
     return answer_all(
@@ -165,19 +172,42 @@ def _carry_out(
 
         return listen
 
-    longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
-    # One row always fits.
-    cache_bytes = max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
-    limits = Limits(sequences=batch_rows or BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
+    rows = batch_rows or BATCH_ROWS
+    asked = 0
     with (
         evaluation_mode(model),
-        closing(build_engine(model, decoder=decoder, cache_bytes=cache_bytes, limits=limits, router=router)) as engine,
+        closing(_engine_for(model, requests, decoder, rows, router)) as engine,
     ):
-        for row, request in enumerate(requests):
-            engine.submit(request, on_event=listener(row))
+        for request in requests:
+            engine.check(request)  # so that what can never be carried out is refused before anything is computed
         going, ended = True, 0
         while going:
-            going = engine.step()
+            while asked < len(requests) and asked - pace.answers < AHEAD * rows:
+                engine.submit(requests[asked], on_event=listener(asked))
+                asked += 1
+            going = engine.step() or asked < len(requests)
             on_progress(pace.answers - ended, pace.under_way(), f"{pace.tokens:,} tokens")
             ended = pace.answers
             going = going and not stop()
+    for row in range(asked, len(requests)):  # those that `stop` came before
+        on_event(row, _never_begun(requests[row]))
+
+
+def _engine_for(
+    model: LanguageModel,
+    requests: Sequence[GenerationRequest],
+    decoder: TokenDecoder | None,
+    rows: int,
+    router: Router | None,
+) -> GenerationEngine:
+    """An engine that decodes so many rows together, and whose cache holds any one of the requests."""
+    longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
+    # One row always fits.
+    cache_bytes = max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
+    limits = Limits(sequences=rows, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
+    return build_engine(model, decoder=decoder, cache_bytes=cache_bytes, limits=limits, router=router)
+
+
+def _never_begun(request: GenerationRequest) -> Finished:
+    prompt = len(request.prompt)
+    return Finished(reason=FinishReason.CANCELLED, text="", prompt_tokens=prompt, cached_tokens=0, new_tokens=0)

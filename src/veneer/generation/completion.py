@@ -15,7 +15,7 @@ from veneer.generation.request import (
     TokenMade,
 )
 from veneer.generation.runner import StepOutput
-from veneer.generation.sampling import adjusted, choose
+from veneer.generation.sampling import adjusted, choose, likeliest
 from veneer.generation.sequence import Sequence
 from veneer.generation.text import StopScanner, TextStream, TokenDecoder
 
@@ -37,13 +37,12 @@ class Completion:
         self._sequence, self._stop_ids = sequence, stop_ids
         self._text = None if decoder is None else TextStream(decoder)
         self._scanner = StopScanner(handle.request.stop)
-        request = handle.request
-        self._generator = torch.Generator().manual_seed(request.sampling.seed * STREAMS + request.stream)
+        self._generator: torch.Generator | None = None
         self._prompt_scores: dict[int, TokenLogprob] = {}
         self._scored = handle.request.prompt_logprobs is None
         self._stop: str | int | None = None
         self._made = 0
-        self._greedy = request.sampling.plain and request.constraint is None
+        self._greedy = handle.request.sampling.plain and handle.request.constraint is None
 
     @property
     def scores_prompt(self) -> bool:
@@ -119,6 +118,10 @@ class Completion:
         if request.constraint is not None:
             scores = scores.cpu()
             request.constraint.restrict(scores)
+        if sampling.temperature == 0.0:
+            return likeliest(scores[None])[0]
+        if self._generator is None:  # made at the first draw: each takes 2.7 kB, and most requests wait or are greedy
+            self._generator = torch.Generator().manual_seed(sampling.seed * STREAMS + request.stream)
         return choose(scores, sampling, self._generator)
 
 

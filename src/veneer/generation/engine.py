@@ -114,7 +114,7 @@ class GenerationEngine:
             ConfigError: the request can never be carried out: it is larger than the cache, asks for more tokens than
                 the model's context has, needs a tokenizer that is not there, or names tokens that do not exist.
         """
-        sequence = self._sequence(request)
+        sequence = self._sequence(request, next(self._numbers))
         lease = None
         if request.adapter is not None:
             assert self._adapters is not None
@@ -127,8 +127,8 @@ class GenerationEngine:
         return handle
 
     def check(self, request: GenerationRequest) -> None:
-        """Raise ConfigError as `submit`, for a request that is not yet to be carried out."""
-        self._sequence(request)
+        """Raise ConfigError as `submit`, for a request that is not yet to be carried out. It takes no number."""
+        self._sequence(request, 0)
 
     @property
     def longest(self) -> int:
@@ -185,11 +185,11 @@ class GenerationEngine:
             for active in [*self._active.values(), *self._loading.values()]:
                 ends.callback(self._end, active, reason, error=error)
 
-    def _sequence(self, request: GenerationRequest) -> Sequence:
+    def _sequence(self, request: GenerationRequest, number: int) -> Sequence:
         """The sequence of a request that can be carried out."""
         self._check(request)
         sequence = Sequence(
-            number=next(self._numbers),
+            number=number,
             adapter=request.adapter or "",
             root=None,
             tokens=list(request.prompt),

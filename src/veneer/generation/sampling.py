@@ -165,9 +165,8 @@ def likeliest(scores: Tensor) -> list[int]:
 
 
 def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token from adjusted scores of one row `[vocab]`; takes one number of `generator` unless it is greedy."""
-    if sampling.temperature == 0.0:
-        return likeliest(scores[None])[0]
+    """The next token, drawn from adjusted scores of one row `[vocab]` by one number of `generator`; temperature above
+    0."""
     cumulated = probabilities(scores, sampling).cpu().cumsum(-1)
     drawn = torch.rand((), dtype=torch.float64, generator=generator) * cumulated[-1]
     # The first token whose cumulated probability is above the number drawn: one that has no probability never is.

@@ -17,7 +17,7 @@ from veneer.config import GrpoSection
 from veneer.data.prompts import PromptRow
 from veneer.events import Stage, Subscriber, ignore
 from veneer.generation.batch import whole_answers
-from veneer.generation.request import FinishReason, GenerationRequest, GenerationResult
+from veneer.generation.request import STREAMS, FinishReason, GenerationRequest, GenerationResult
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
@@ -97,7 +97,7 @@ def sample(
         GenerationRequest(
             prompt=tuple(int(token) for token in prompt),
             sampling=sampling,
-            stream=place * group + number,
+            stream=(place * group + number) % STREAMS,
             stop_ids=stop_ids,
             logprobs=0,
         )
