@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -52,6 +53,94 @@ def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
     for text in ("naïve 🎉 文字 𝔘", "🎉"):
         tokens = tokenizer.encode(text)
         assert not any(UNCERTAIN in piece for piece in streamed(tokenizer, tokens))
+
+
+def letters_of(tokenizer: Tokenizer) -> dict[int, int]:
+    """The token of each byte."""
+    if tokenizer.byte_tokens:
+        return {byte: token_of(tokenizer, f"<0x{byte:02X}>") for byte in range(256)}
+    # GPT-2's letters: bytes that are printed stand for themselves, the others are counted up from 256.
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
+    return {byte: token_of(tokenizer, letter) for byte, letter in letters.items()}
+
+
+def token_of(tokenizer: Tokenizer, text: str) -> int:
+    token = tokenizer.backend.token_to_id(text)
+    assert token is not None
+    return token
+
+
+def control_token(tokenizer: Tokenizer) -> int:
+    return token_of(tokenizer, "</s>" if tokenizer.byte_tokens else "<|im_end|>")
+
+
+def test_bytes_that_are_no_text_stream_as_they_decode(tokenizer: Tokenizer) -> None:
+    """Characters cut anywhere, with bytes, control tokens and words left out, put in and doubled between them."""
+    source = random.Random(3)
+    letters = letters_of(tokenizer)
+    assert tokenizer.decode([letters[byte] for byte in "文🎉".encode()]) == "文🎉"
+    wrong = [letters[byte] for byte in (0x80, 0xBF, 0xC0, 0xC3, 0xE0, 0xE4, 0xED, 0xF0, 0xF4, 0xF8, 0xFF, 0x20, 0x41)]
+    for _ in range(3000):
+        tokens: list[int] = []
+        for _ in range(source.randint(1, 12)):
+            whole = [letters[byte] for byte in source.choice("é文🎉𝔘 a\ufffd").encode()]
+            other = source.choice([control_token(tokenizer), source.choice(wrong), *tokenizer.encode(" naïve 🎉 b")])
+            tokens += source.choice([whole, whole, whole[: source.randint(0, 4)], whole[1:], [other], [other] * 4])
+            if source.random() < 0.2:
+                tokens.insert(source.randint(0, len(tokens)), control_token(tokenizer))
+        assert "".join(streamed(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+class Counted:
+    """A decoder that counts the tokens that it decodes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.byte_tokens = tokenizer.byte_tokens
+        self.tokens = 0
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        self.tokens += len(ids)
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def repeated(tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """What a model may write without end, by what it is."""
+    letters = letters_of(tokenizer)
+    halves = [letters[byte] for byte in "文".encode()[:2]]
+    control = [control_token(tokenizer)]
+    word = tokenizer.encode(" a")
+    space = [] if not tokenizer.byte_tokens else [token_of(tokenizer, "▁")]
+    found = {"bytes": [letters[0xFF]], "halves": halves, "controls": control, "both": halves + control, "words": word}
+    return found | ({"spaces": space, "spaces after bytes": [*halves * 50, *word, *space * 50]} if space else {})
+
+
+def test_every_token_costs_as_much_whatever_a_model_writes(tokenizer: Tokenizer) -> None:
+    for what, tokens in repeated(tokenizer).items():
+        for before in ([], tokenizer.encode("Hello")):
+            cost = []
+            for times in (200, 400):
+                decoder = Counted(tokenizer)
+                stream = TextStream(decoder)
+                for token in [*before, *tokens * times]:
+                    stream.push(token)
+                stream.finish()
+                cost.append(decoder.tokens)
+                assert stream.text == tokenizer.decode([*before, *tokens * times])
+            assert cost[1] <= 2 * cost[0] + 20, what
+
+
+@pytest.mark.parametrize("what", ["bytes", "halves", "both"])
+def test_bytes_without_end_that_are_no_text_are_sent_as_they_come(what: str) -> None:
+    tokenizer = KINDS["byte level"]()
+    tokens = repeated(tokenizer)[what] * 50
+    stream = TextStream(tokenizer)
+    for place, token in enumerate(tokens, 1):
+        stream.push(token)
+        assert len(stream.text) >= len(tokenizer.decode(tokens[:place])) - 1
+    assert set(stream.text) == {UNCERTAIN}
 
 
 def test_text_comes_with_its_tokens() -> None:

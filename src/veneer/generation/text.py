@@ -10,6 +10,9 @@ from typing import Protocol
 
 UNCERTAIN = "\ufffd"
 """What bytes decode to that are no character, or not yet."""
+WINDOW = 3
+"""Tokens that are decoded again with a new one: a character of UTF-8 has at most four bytes, so that a part of one has
+three at most, and each token has one at least."""
 
 
 class TokenDecoder(Protocol):
@@ -28,10 +31,13 @@ class TokenDecoder(Protocol):
 class TextStream:
     """Tokens in, text out as soon as it is certain.
 
-    A window of tokens is decoded with the new ones; what that has more than the window alone is their text. The window
-    begins with a token that has text of its own, because decoders strip the space before the first text. Text is
-    held back while it ends with U+FFFD, of which later tokens may make a character, and while tokens stand for single
-    bytes, since such decoders read all neighbouring bytes as a whole, also across control tokens.
+    A window of the last tokens is decoded with the new ones; what that has more than was sent is their text. The window
+    has text of its own, because decoders strip the space before the first text. A U+FFFD at the end is held back, of
+    which later tokens may make a character; all before it is certain, so that bytes without end that are no text are
+    sent, and cost as much each as other tokens. Control tokens have no text and are not kept.
+
+    While tokens stand for single bytes nothing is sent: such decoders read all neighbouring bytes as a whole, also
+    across control tokens, and a single wrong one makes U+FFFD of them all.
 
     Args:
         decoder: the model's tokenizer.
@@ -41,31 +47,37 @@ class TextStream:
     def __init__(self, decoder: TokenDecoder, on_text: Callable[[str], None] = lambda text: None):
         self._decoder, self._on_text = decoder, on_text
         self._bytes = decoder.byte_tokens
-        self._known: list[int] = []
-        self._known_text = ""
-        """What the tokens of `_known` decode to by themselves."""
-        self._new: list[int] = []
+        self._window: list[int] = []
+        """The last tokens: those that are decoded again, and those of which nothing was sent."""
+        self._sent = 0
+        """Characters of the window's text that were sent, or stand for some that were."""
         self._pieces: list[str] = []
 
     def push(self, token: int) -> str:
         """Take one more token; returns the text that has become certain."""
-        self._new.append(token)
-        if self._bytes and (token in self._bytes or not self._decoder.decode([token])):
+        if self._has_no_text(token):
             return ""
-        before, after = self._known_text, self._decoder.decode(self._known + self._new)
-        if after.endswith(UNCERTAIN):
+        self._window.append(token)
+        if token in self._bytes:
             return ""
-        if after:
-            alone = self._decoder.decode(self._new)
-            self._known, self._known_text = (self._new, alone) if alone else (self._known + self._new, after)
-            self._new = []
-        return self._send(after[len(before) :])
+        text = self._decoder.decode(self._window)
+        held = int(text.endswith(UNCERTAIN))
+        piece = text[self._sent : len(text) - held]
+        kept = self._decoder.decode(self._window[-WINDOW:])
+        if kept:
+            self._window, text = self._window[-WINDOW:], kept
+        self._sent = len(text) - held
+        return self._send(piece)
 
     def finish(self) -> str:
         """Send what was held back, and return it."""
-        after = self._decoder.decode(self._known + self._new)
-        self._new = []
-        return self._send(after[len(self._known_text) :])
+        text = self._decoder.decode(self._window)
+        piece, self._sent = text[self._sent :], len(text)
+        return self._send(piece)
+
+    def _has_no_text(self, token: int) -> bool:
+        """Whether it is a control token, which decoders never see: a space is there when it comes twice."""
+        return not self._decoder.decode([token]) and not self._decoder.decode([token, token])
 
     @property
     def text(self) -> str:
