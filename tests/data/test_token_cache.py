@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tiny import rows, run_config, write_model, write_rows
 from veneer.data.rows import Rows, load_rows
-from veneer.data.token_cache import cache_folder
+from veneer.data.sources import RowFile
+from veneer.data.stored_rows import stored_rows
+from veneer.data.token_cache import cache_folder, cached_tokens
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, StageBegun
 from veneer.io.checkpoint import open_checkpoint
@@ -53,6 +56,67 @@ def test_rows_are_encoded_once(loading: Loading) -> None:
     assert not loading.encoded, "a file is known by what is in it"
     assert again.digest() == first.digest()
     assert again.train[0].where == f"{moved}:1"
+
+
+NAMES = {
+    "another folder": (["train.jsonl", "extra_train.jsonl"], ["data/train.jsonl", "data/extra_train.jsonl"]),
+    "one name in another": (["data/train.jsonl", "train.jsonl"], ["train.jsonl", "data/train.jsonl"]),
+    "shifted": (["a.jsonl", "b.jsonl"], ["b.jsonl", "c.jsonl"]),
+    "swapped": (["a.jsonl", "b.jsonl"], ["b.jsonl", "a.jsonl"]),
+    "one in the next": (["a.jsonl", "aa.jsonl"], ["aa.jsonl", "aaa.jsonl"]),
+    "twice": (["a.jsonl", "b.jsonl", "a.jsonl"], ["b.jsonl", "c.jsonl", "b.jsonl"]),
+    "once, then twice": (["a.jsonl", "b.jsonl"], ["c.jsonl", "c.jsonl"]),
+    "twice, then once": (["c.jsonl", "c.jsonl"], ["a.jsonl", "b.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_files_of_other_names_stand_there_as_if_they_were_encoded_by_these(
+    kind: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = open_checkpoint(tiny_model).tokenizer()
+
+    def encoded(names: Sequence[str], cache: str) -> tuple[object, ...]:
+        for place, name in enumerate(names):
+            Path(name).parent.mkdir(exist_ok=True)
+            same = 0 if "once" in kind or name == names[0] else place
+            bad = {"text": 3}
+            write_rows(Path(name), [{"text": "a b c", "of no use": same}, bad, *rows(3, seed=same)])
+        own = (f"data.cache_dir={cache}", "data.bad_rows=skip")
+        data = run_config(tiny_model, Path(names[0]), tmp_path / "run", *own).data
+        said: list[str] = []
+        files = [Path(name) for name in names]
+        store = cached_tokens(files, data, tokenizer, "training", lambda event: None)
+        stored = stored_rows(
+            data,
+            [RowFile(file, "data.file", 1.0) for file in files],
+            [],
+            tokenizer,
+            lambda event: said.append(event.message) if isinstance(event, Note) else None,
+        )
+        places = [store.where(number) for number in range(len(store))]
+        notes = [note for note in said if "are read from" not in note]
+        assert any("of no use" in note for note in notes)
+        assert [problem.where for problem in store.problems()] == [f"{name}:2" for name in names]
+        return places, store.notes(), store.problems(), stored.skipped, stored.in_files, notes
+
+    then, now = NAMES[kind]
+    encoded(then, "cache")
+    made = len(list(Path("cache").iterdir()))
+    assert encoded(now, "cache") == encoded(now, "fresh")
+    assert (len(list(Path("cache").iterdir())) == made) == ("once" not in kind)
+
+
+def test_a_file_named_twice_is_read_from_the_disk_as_from_memory(loading: Loading) -> None:
+    write_rows(loading.data, [{**row, "of no use": 1} for row in rows(12)])
+    twice = f"data.sources=[{{file: {loading.data}}}, {{file: {loading.data}}}]"
+    memory = loading.load(twice, "data.file=null", "data.cache=never")
+    for _ in range(2):
+        disk = loading.load(twice, "data.file=null")
+        assert disk.digest() == memory.digest()
+        assert [one.where for one in disk.train] == [one.where for one in memory.train]
+    assert not loading.encoded
 
 
 def test_whatever_decides_about_tokens_makes_another_cache(loading: Loading) -> None:

@@ -211,7 +211,10 @@ def _in_files(store: TokenStore, entries: Marks | None) -> Counter[str]:
     counts = np.zeros(len(store.names), dtype=np.int64)
     for _, block, taken in _side(store, entries):
         counts += np.bincount(block["file"][taken & (block["length"] > 0)], minlength=len(counts))
-    return Counter(dict(zip(store.names, counts.tolist(), strict=True)))
+    found: Counter[str] = Counter()
+    for name, count in zip(store.names, counts.tolist(), strict=True):
+        found[name] += count  # a file may be named twice
+    return found
 
 
 # ---------------------------------------------------------------- repeats

@@ -117,6 +117,9 @@ def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> str:
         "checks": sorted(check.value for check in data.checks),
         "columns": sorted((column.value, name) for column, name in data.columns.items()),
     }
+    if len(set(files)) < len(files):
+        # The names are not in the key, but which of them are one file's is: its rows and notes stand under one name.
+        described["named"] = [files.index(file) for file in files]
     if data.split.column is not None:
         described["split"] = data.split.column  # it is not among the columns that the cache says are not used
     return hashlib.sha256(to_text(described, sort_keys=True).encode()).hexdigest()[:32]

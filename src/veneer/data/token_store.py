@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class StoreWriter:
 
     Args:
         folder: the folder.
-        names: the files of rows, as the rows' places name them.
+        names: the files of rows, in order, as the rows' places name them; one may be named twice.
 
     Raises:
         OutputError: something cannot be written.
@@ -110,6 +111,7 @@ class StoreWriter:
         self.rows = 0
         self.examples = 0
         self._folder = folder
+        self._names = list(names)
         self._numbers = {name: number for number, name in enumerate(names)}
         self._entries = 0
         self._start = 0
@@ -162,7 +164,7 @@ class StoreWriter:
                 self._files[PROBLEMS].write(line.encode("utf-8", "surrogatepass"))
             files = {name: file.close() for name, file in self._files.items()}
         meta = StoreMeta(
-            names=list(self._numbers),
+            names=self._names,
             rows=self.rows,
             entries=self._entries,
             tokens=self._start,
@@ -184,7 +186,7 @@ class TokenStore:
 
     Args:
         folder: the folder.
-        names: where the files of rows are now; those of `meta.json` by default.
+        names: where the files of rows are now, as many as in `meta.json` and as often each; those by default.
 
     Raises:
         DataError: it is damaged, or of another version: the message says what is wrong.
@@ -193,6 +195,7 @@ class TokenStore:
     def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
         self.meta = _read_meta(folder)
         self.names = self.meta.names if names is None else list(names)
+        self._now = dict(zip(self.meta.names, self.names, strict=True))
         self._folder = folder
         self._maps: dict[str, mmap.mmap] = {}
         for name in (TOKENS, ROWS):
@@ -235,17 +238,19 @@ class TokenStore:
         # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON leaves as it is.
         lines = (self._folder / PROBLEMS).read_bytes().splitlines()
         values = (json.loads(line.decode("utf-8", errors="surrogatepass")) for line in lines)
-        return [RowProblem(self.renamed(one["where"]), one["reason"]) for one in values]
+        return [RowProblem(self._place_now(one["where"]), one["reason"]) for one in values]
 
     def notes(self) -> list[str]:
         """What was said of the files and their rows when they were encoded, with the files' names of now."""
-        return [self.renamed(note) for note in self.meta.notes]
+        # In one pass, so that a name of now is never taken for one of then, and the longest name that fits first.
+        names = "|".join(re.escape(name) for name in sorted(self._now, key=len, reverse=True))
+        named = re.compile(rf"(?<![\w./-])(?:{names})(?![\w/-])")
+        return [named.sub(lambda found: self._now[found[0]], note) for note in self.meta.notes]
 
-    def renamed(self, text: str) -> str:
-        """A text about the files, with their names of now."""
-        for then, now in zip(self.meta.names, self.names, strict=True):
-            text = text.replace(then, now)
-        return text
+    def _place_now(self, where: str) -> str:
+        """A row's place, with its file's name of now."""
+        name, _, line = where.rpartition(":")
+        return f"{self._now[name]}:{line}"
 
     def _release(self) -> None:
         """Give the pages of the maps back: the system reads them again from its own memory, or from the disk."""
