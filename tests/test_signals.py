@@ -18,7 +18,7 @@ import pytest
 
 from tiny import CommandLine, rows, run_config, tree, write_rows
 from veneer.config import to_yaml
-from veneer.io.files import PARTIAL
+from veneer.io.leftovers import PARTIAL
 from veneer.signals import GRACE, SIGNALS
 from veneer.training.checkpoint import verify
 from veneer.training.run import train

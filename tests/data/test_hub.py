@@ -13,6 +13,7 @@ from tiny import rows, run_config, write_rows
 from veneer.data import hub
 from veneer.data.hub import HubName, hub_file, read_name
 from veneer.errors import CheckpointError, DataError
+from veneer.io.leftovers import HELD
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
 
@@ -55,6 +56,14 @@ def test_the_rows_of_a_split_are_written_once(dataset: Path) -> None:
     before = file.stat().st_mtime_ns
     assert hub_file(f"hub:{dataset}[train]") == file
     assert file.stat().st_mtime_ns == before
+
+
+def test_half_a_split_that_a_killed_run_left_is_gone_after_the_next(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for name in (".partial-1-rows.jsonl", ".partial-1-rows.jsonl" + HELD):
+        (tmp_path / "kept" / name).write_text("half")
+    file = hub_file(f"hub:{dataset}[train]")
+    assert list((tmp_path / "kept").iterdir()) == [file]
 
 
 def test_a_run_trains_and_is_made_again_from_the_name(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from veneer.data.token_cache import cache_folder, cached_tokens
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, StageBegun
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.leftovers import HELD, PARTIAL, held
 
 
 class Loading:
@@ -189,6 +190,20 @@ def test_a_run_that_is_killed_while_it_encodes_leaves_no_cache(loading: Loading)
         load_rows(config.data, open_checkpoint(loading.model).tokenizer(), kill)
     (folder,) = loading.cache.iterdir()
     assert not folder.name.startswith(".partial"), "what is there is whole"
+
+
+def test_what_killed_runs_left_in_the_cache_is_gone_after_the_next_that_encodes(loading: Loading) -> None:
+    left, used = (loading.cache / f".partial-{number}-{'0' * 32}" for number in (1, 2))
+    for partial in (left, used):
+        partial.mkdir(parents=True)
+        partial.with_name(partial.name + HELD).touch()
+    used.with_name(used.name + HELD).unlink()
+    with held(used):
+        loading.load()
+        assert used.is_dir()
+    assert not left.exists()
+    loading.load("data.max_length=60")
+    assert [folder for folder in loading.cache.iterdir() if folder.name.startswith(PARTIAL)] == []
 
 
 def test_of_two_runs_that_encode_at_once_both_find_what_one_wrote(loading: Loading) -> None:

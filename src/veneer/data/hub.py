@@ -12,6 +12,7 @@ from typing import Any
 from veneer.errors import DataError, OutputError
 from veneer.events import Stage, Subscriber, ignore
 from veneer.io.files import atomic_file, make_output_folder
+from veneer.io.leftovers import held, remove_dead
 from veneer.strict_json import to_text
 
 HUB = "hub:"
@@ -71,9 +72,11 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
         return file
     rows = _load(name, asked)
     make_output_folder(folder)
+    remove_dead(folder)
     with (
         Stage(emit, f"reading {name}", total=len(rows), unit="rows") as stage,
         atomic_file(file) as partial,
+        held(partial),
         partial.open("w", encoding="utf-8") as out,
     ):
         for line in _lines(name, rows):

@@ -28,6 +28,7 @@ from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, Stage, Subscriber
 from veneer.io.digests import file_digest
 from veneer.io.files import atomic_folder, make_output_folder, remove_folder
+from veneer.io.leftovers import remove_dead
 from veneer.io.tokenizer import Tokenizer
 from veneer.strict_json import to_text
 from veneer.system import available_cores
@@ -71,6 +72,8 @@ def cached_tokens(
             emit(Note(message=again, level=Level.WARNING))
             remove_folder(folder)
     make_output_folder(folder.parent)
+    # All, for what is killed is often started again with other rows or settings, and never with these.
+    remove_dead(folder.parent)
     try:
         with atomic_folder(folder) as partial:
             _encode(partial, names, data, tokenizer, what, emit)

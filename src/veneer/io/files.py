@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -22,10 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
+from veneer.io.leftovers import PARTIAL, held, remove_dead
 from veneer.posix import file_size_limit, lock_file
 
-PARTIAL = ".partial-"
-"""Prefix of the names of unfinished files and folders."""
 SAMPLE_BYTES = 1_000_000
 BLOCK = 512
 """Bytes in which the system counts what a file takes."""
@@ -35,6 +35,8 @@ LOOKS, LOOK_SECONDS = 5, 0.02
 """How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, a quota or a limit that leaves no room for a file."""
+_written = itertools.count()
+"""Numbers of the folders that this process writes."""
 
 
 @contextmanager
@@ -137,23 +139,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and is deleted when it does not.
 
+    What killed processes left of the folder is deleted first.
+
     Raises:
         OutputError: something cannot be written, or `path` exists already.
     """
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    # A number too, for two threads may write it at once; the one that is done first has it.
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}.{next(_written)}-{path.name}")
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()  # within: a signal may come while the system makes the folder
-            yield partial
-            for file in sorted(partial.rglob("*")):
-                _sync(file)
-            _sync(partial)
-            partial.rename(path)
-            _sync(path.parent)
-        finally:
+        remove_dead(path.parent, path.name)
+        with held(partial):
             shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()  # within: a signal may come while the system makes the folder
+                yield partial
+                for file in sorted(partial.rglob("*")):
+                    _sync(file)
+                _sync(partial)
+                partial.rename(path)
+                _sync(path.parent)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -177,13 +184,13 @@ def staged_files(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder so that a kill on the way leaves it whole, or leaves what `remove_partial` clears away.
+    """Delete a folder so that a kill on the way leaves it whole, or what `remove_partial` and `remove_dead` clear away.
 
     Raises:
         OutputError: it cannot be deleted.
     """
     doomed = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    with reported(path):
+    with reported(path), held(doomed):
         path.rename(doomed)
         shutil.rmtree(doomed)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from veneer.io.files import PARTIAL, reported
+from veneer.io.files import reported
+from veneer.io.leftovers import PARTIAL
 
 
 def link(place: Path, target: Path) -> None:

@@ -1,0 +1,105 @@
+"""What a killed process left half-written beside its place: told from what is being written by a lock, and deleted.
+
+An unfinished file or folder has a lock file, `.partial-PID-NAME.held`, beside it that its process holds. A number of a
+process would not do: those of other machines are other processes', and the system gives it away again. Where the file
+system has no locks there is no lock file, and what has none is never deleted: nobody knows whether it is in use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from veneer.errors import OutputError
+from veneer.posix import lock_file
+
+PARTIAL = ".partial-"
+"""Prefix of the names of unfinished files and folders."""
+HELD = ".held"
+"""End of the name of the file beside one of them on which its lock is taken."""
+TRIES, TRY_SECONDS = 5, 0.02
+"""How often, and how many seconds apart, a lock is tried that another process may be clearing away."""
+
+
+@contextmanager
+def held(partial: Path) -> Iterator[None]:
+    """Hold the lock of an unfinished file or folder, which is made and ended within the block.
+
+    Raises:
+        OSError: the lock file cannot be made.
+        OutputError: another process, or this one already, is writing there.
+    """
+    lock = partial.with_name(partial.name + HELD)
+    file = _locked(lock)
+    try:
+        yield
+    finally:
+        if not partial.is_dir():  # deleting one was interrupted, and is left to `remove_dead`
+            lock.unlink(missing_ok=True)
+        if file is not None:
+            file.close()
+
+
+def _locked(lock: Path) -> IO[Any] | None:
+    """A lock's file, open and locked; None where the file system has no locks."""
+    for _ in range(TRIES):
+        file = lock.open("ab")
+        try:
+            lock_file(file)
+        except BlockingIOError:
+            file.close()
+        except (OSError, OutputError):
+            file.close()
+            lock.unlink(missing_ok=True)
+            return None
+        else:
+            if _is_at(file, lock):
+                return file
+            file.close()  # it was deleted between the two: `remove_dead` took it for a dead process's
+        time.sleep(TRY_SECONDS)
+    raise OutputError(f"{lock.with_name(lock.name.removesuffix(HELD))}: another process is writing there; wait for it")
+
+
+def remove_dead(folder: Path, name: str = "") -> None:
+    """Delete the unfinished files and folders in `folder` whose process is gone; what is not ours to delete stays.
+
+    Args:
+        folder: where they are.
+        name: what they would have become; empty for all.
+    """
+    named = re.compile(rf"{re.escape(PARTIAL)}\d+(?:\.\d+)?-{re.escape(name) or '.+'}{re.escape(HELD)}", re.DOTALL)
+    for lock in sorted(folder.glob(f"{PARTIAL}*{HELD}")):
+        if named.fullmatch(lock.name):
+            # Another process may delete it at the same time, and another user's cannot be opened.
+            with suppress(FileNotFoundError, PermissionError):
+                _remove_if_dead(lock)
+
+
+def _remove_if_dead(lock: Path) -> None:
+    with lock.open("r+b") as file:
+        try:
+            lock_file(file)
+        except (OSError, OutputError):  # it is being written, or nobody can tell
+            return
+        if not _is_at(file, lock):
+            return
+        partial = lock.with_name(lock.name.removesuffix(HELD))
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        if not partial.exists():
+            lock.unlink(missing_ok=True)
+
+
+def _is_at(file: IO[Any], path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
