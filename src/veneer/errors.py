@@ -21,6 +21,7 @@ wrong, one error names all of them: `listing` formats them.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -92,3 +93,10 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """A hint naming the known word closest to `name`, or the empty string where none is close."""
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def where_raised(error: BaseException) -> str:
+    """The kind of an error that nobody has foreseen, and where it was raised, for a log. Its own words may hold what a
+    user wrote, and are left out."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.filename}, line {place.lineno}"

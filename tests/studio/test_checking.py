@@ -12,16 +12,23 @@ from job_workers import becomes, queue_of, wait_for
 from studios import CPU, logged, studio
 from veneer.errors import OutputError
 from veneer.jobs.job import Job, JobStatus
+from veneer.jobs.queue import JobQueue
 from veneer.studio.checking import Checking
 from veneer.studio.files import FileStatus, FileStore
 
 
-def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[JobQueue, Job]:
+    """A job that is still to be looked at, in its queue; what cannot be written is tried again soon."""
     monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
     queue = queue_of(tmp_path)
-    job = queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
+    return queue, queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
+
+
+def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
+    unlooked: tuple[JobQueue, Job], tmp_path: Path
+) -> None:
+    queue, job = unlooked
     # A folder in the place of the file's temporary name is refused as a full disk refuses.
     blocked = tmp_path / job.id / f".partial-{os.getpid()}-job.json"
     blocked.mkdir()
@@ -35,11 +42,9 @@ def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
 
 
 def test_a_store_that_cannot_be_read_once_delays_the_look_at_a_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unlooked: tuple[JobQueue, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veneer.studio.checking.RETRY_SECONDS", 0.02)
-    queue = queue_of(tmp_path)
-    job = queue.create({"model": "nothing"}, {}, status=JobStatus.VALIDATING)
+    queue, job = unlooked
     stored = queue.store.get
     failed: list[str] = []
 

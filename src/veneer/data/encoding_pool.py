@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from veneer.data.encoding import EncodedRow, encode_each, encoder_of
 from veneer.data.lint.audit import RowAudit, Told
@@ -37,15 +38,8 @@ class EncodingJob:
     checks: tuple[Check, ...]
     """The rules under which a row is refused."""
 
-    @property
-    def does(self) -> str:
-        """What a process is there for."""
-        return "encodes rows"
-
-    @property
-    def remedy(self) -> str:
-        """What to do about a process that has ended."""
-        return "the same command starts again"
+    does: ClassVar[str] = "encodes rows"
+    remedy: ClassVar[str] = "the same command starts again"
 
     def begin(self, tell: Subscriber) -> Callable[[Sequence[Record]], EncodedGroup]:
         """What encodes rows in a process, in groups.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-AUTO, CUDA, FIRST = "auto", "cuda", "cuda:0"
+AUTO, CUDA = "auto", "cuda"
+
+
+def numbered(device: str) -> str:
+    """A device, a card by its number: `cuda` is the first one."""
+    return f"{CUDA}:0" if device == CUDA else device
 
 
 def serves(device: str, wanted: str) -> bool:
@@ -12,5 +17,5 @@ def serves(device: str, wanted: str) -> bool:
     """
     if AUTO in (device, wanted):
         return True
-    own = FIRST if device == CUDA else device
+    own = numbered(device)
     return own.startswith(f"{CUDA}:") if wanted == CUDA else own == wanted

@@ -14,6 +14,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
 from veneer.gpu.attention import flash_takes_heads
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
+from veneer.native.arguments import DTYPES
 from veneer.native.attention import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
 from veneer.planning.mixture import has_experts, kept_by_experts
@@ -130,16 +131,15 @@ def by_compiled_kernel(setup: Setup) -> bool:
     return setup.device == "cpu" and kernels() is not None and setup.spec.head_dim % MIN_DIM_MULTIPLE == 0
 
 
-def norms_by_kernel(setup: Setup) -> bool:
-    """Whether DoRA's norms are measured from the weights as they are stored, without a matrix for the updated one."""
-    return setup.device == "cpu" and kernels() is not None and setup.dtype in (torch.float32, torch.bfloat16)
+def has_kernels(setup: Setup) -> bool:
+    """Whether there are compiled kernels of the run's dtype on its device."""
+    return setup.device == "cpu" and kernels() is not None and setup.dtype in DTYPES
 
 
 def blocks_are_joined(setup: Setup, batch: BatchShape) -> bool:
     """Whether what attention makes of several blocks is laid end to end afterwards. The compiled kernel writes it
     there."""
-    compiled = by_compiled_kernel(setup) and setup.dtype in (torch.float32, torch.bfloat16)
-    return batch.blocks > 1 and not compiled
+    return batch.blocks > 1 and not (by_compiled_kernel(setup) and has_kernels(setup))
 
 
 def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool) -> int:

@@ -22,10 +22,10 @@ from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.planning.activations import (
     blocks_are_joined,
+    has_kernels,
     kept_activations,
     kept_outside,
     largest_layer,
-    norms_by_kernel,
 )
 from veneer.planning.attention_scratch import attention_scratch, scratch_by_document
 from veneer.planning.base import base_bytes
@@ -341,8 +341,9 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
     if setup.full:
         # A weight's gradient in the compute dtype, and as float32; the head's, scaled.
         matrix += setup.largest_matrix * ((size if size < 4 else 0) + 4) + 4 * setup.head_weights
-    elif setup.lora.variant is Variant.DORA and not norms_by_kernel(setup):
-        matrix += 2 * 4 * setup.largest_matrix  # the weight, and with the update, when its rows are measured
+    elif setup.lora.variant is Variant.DORA and not has_kernels(setup):
+        # The weight, and with the update, when its rows are measured; the kernel reads the weight as it is stored.
+        matrix += 2 * 4 * setup.largest_matrix
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
     if setup.lora.variant is Variant.DORA and not setup.full:
         # By torch a gradient and its product with the outputs, in float32. The kernels need neither, but leave holes of

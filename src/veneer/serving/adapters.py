@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from veneer.adapters.content import content_digest
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
-from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest
+from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest, where_raised
 from veneer.generation.runner import LoadedAdapter
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.serving.adapter_loading import Loader
@@ -342,8 +341,7 @@ def _log_failure(reading: Future[None]) -> None:
     """Log where a reading was ended by an error of the program, which nobody else sees."""
     problem = None if reading.cancelled() else reading.exception()
     if problem is not None:
-        place = traceback.extract_tb(problem.__traceback__)[-1]
-        log.error("%s in %s, line %s", type(problem).__name__, place.filename, place.lineno)
+        log.error("%s", where_raised(problem))
 
 
 def adapter_names(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from veneer.errors import VeneerError
+from veneer.errors import VeneerError, where_raised
 from veneer.serving import adapter_routes, facts, ollama, ollama_answers, tokens
 from veneer.serving.answers import ClientGone
 from veneer.serving.chat import chat_completions
@@ -89,9 +88,7 @@ def _application(service: Service, routes: list[BaseRoute]) -> Starlette:
         return Response(status_code=499)
 
     async def failed(request: Request, error: Exception) -> Response:
-        # Where it happened, and not what: an error's own words may hold what a user wrote.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+        log.error("%s", where_raised(error))
         return await refused(request, ApiError(500, "the server has failed on this request; its log says where"))
 
     async def mended(request: Request, error: Exception) -> Response:

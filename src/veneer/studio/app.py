@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from veneer.errors import OutputError, VeneerError
+from veneer.errors import OutputError, VeneerError, where_raised
 from veneer.serving.answers import ClientGone
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.guard import Access, Guard
@@ -147,7 +146,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    # Where it happened, and not what: an error's own words may hold what a user wrote.
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+    log.error("%s", where_raised(error))
     return ApiError(500, "the studio has failed on this request; its log says where").response()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 from veneer.data.page.content import content
 from veneer.enums import ObjectiveName
-from veneer.errors import OutputError, VeneerError
+from veneer.errors import OutputError, VeneerError, where_raised
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import write_text
 from veneer.jobs.job import Job, JobKind, JobStatus
@@ -79,9 +78,7 @@ class Checking:
             error = looked.exception()
             if error is None:
                 return
-            # Where it happened, and not what: an error's own words may hold what a user wrote.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error("%s: %s in %s, line %s", name, type(error).__name__, place.filename, place.lineno)
+            log.error("%s: %s", name, where_raised(error))
             said = f"the studio has failed on it ({type(error).__name__}); the studio's log says where"
             self._persistently(lambda: fail(said))
 

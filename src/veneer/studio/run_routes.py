@@ -18,7 +18,6 @@ from starlette.responses import Response
 from veneer.config import RunConfig
 from veneer.config.values import flat
 from veneer.enums import JobCode
-from veneer.errors import OutputError
 from veneer.evaluation.suites.registry import SUITES
 from veneer.io.files import write_text
 from veneer.jobs.job import JobKind
@@ -198,10 +197,7 @@ async def put_notes(studio: Studio, request: Request) -> Response:
     if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
         message = "these notes were changed elsewhere, in another tab say, since they were read; read them again first"
         raise ApiError(409, message, param="before", code="changed", headers={"x-should-retry": "false"})
-    try:
-        await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
-    except OutputError as error:
-        raise ApiError(507, "the notes cannot be written: there may be no room on the disk") from error
+    await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
     await studio.looked()
     return json_response({"text": text, "tags": tags})
 

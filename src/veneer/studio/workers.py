@@ -14,7 +14,7 @@ import torch
 
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device
-from veneer.jobs.device import AUTO, CUDA, FIRST, serves
+from veneer.jobs.device import AUTO, numbered, serves
 from veneer.jobs.worker import end_worker, worker_runs
 
 SECONDS = 1.0
@@ -38,8 +38,7 @@ def worker_devices(names: Sequence[str]) -> tuple[str, ...]:
     found: dict[str, str] = {}
     """The name that was given to each device."""
     for name in names:
-        device = str(resolve_device(name, "--worker"))
-        device = FIRST if device == CUDA else device
+        device = numbered(str(resolve_device(name, "--worker")))
         if device in found:
             twice = found[device] == name
             both = f"{name} is given twice" if twice else f"{found[device]} and {name} are one device, {device}"

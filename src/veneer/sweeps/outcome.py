@@ -12,6 +12,7 @@ from typing import Any
 from veneer.charts import Series, line_chart
 from veneer.counting import count_of
 from veneer.event_log import by_step
+from veneer.io.digests import file_key
 from veneer.run_folder import RunFolder
 from veneer.strict_json import restored, to_text, with_reasons
 from veneer.sweeps.grid import Point
@@ -122,20 +123,18 @@ class OutcomeTable:
 
     def _outcome(self, point: Point) -> SweepOutcome:
         folder = RunFolder(Path(point.config.output))
-        state = _file_state(folder.events_file), folder.lock_file.is_file()
+        state = _log_state(folder.events_file), folder.lock_file.is_file()
         kept = self._read.get(point.name)
         if kept is None or kept[0] != state:
             kept = self._read[point.name] = (state, read_outcome(point, self._by))
         return kept[1]
 
 
-def _file_state(file: Path) -> tuple[int, int] | None:
-    """When a file was written last and its bytes; None where there is none."""
+def _log_state(file: Path) -> object:
     try:
-        found = file.stat()
+        return file_key(file)
     except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+        return None  # it was never begun, or its folder was deleted meanwhile
 
 
 def lost_of(point: Point) -> str | None:

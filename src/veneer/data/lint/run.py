@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from veneer.arguments import check_least
 from veneer.data.lint.checks.unusable import UNANSWERED
@@ -74,15 +74,8 @@ class _Job:
     group: str | None
     boilerplate: Hashes
 
-    @property
-    def does(self) -> str:
-        """What a process is there for."""
-        return "checks rows"
-
-    @property
-    def remedy(self) -> str:
-        """What to do about a process that has ended."""
-        return "--processes 1 (processes=1 in Python) checks them in one, which takes the least memory"
+    does: ClassVar[str] = "checks rows"
+    remedy: ClassVar[str] = "--processes 1 (processes=1 in Python) checks them in one, which takes the least memory"
 
     def begin(self, tell: Subscriber) -> Callable[[_Part], Chunk]:
         """What checks rows in a process; it has nothing to tell on the way."""

@@ -18,7 +18,7 @@ from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.metrics.calibration import calibration
-from veneer.evaluation.metrics.classification import LONGEST_LABEL, ROWS_A_LABEL, are_labels
+from veneer.evaluation.metrics.classification import LONGEST_LABEL, ROWS_A_LABEL, look_like_labels
 from veneer.evaluation.statistics.measures import mean_of
 
 CHOICES = "choices"
@@ -84,7 +84,7 @@ def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
 def _labels(rows: Sequence[AnsweredRow]) -> list[str]:
     """The answers of all rows, as choices. Raises DataError where there would be far too many to compare."""
     labels = list(dict.fromkeys(row.reference for row in rows))
-    if len(labels) > FEW_LABELS and not are_labels([row.reference.strip() for row in rows]):
+    if len(labels) > FEW_LABELS and not look_like_labels([row.reference.strip() for row in rows]):
         longest = max(len(label.strip()) for label in labels)
         raise DataError(
             f"choice: {count_of(len(rows), 'row')} have {len(labels):,} different answers of up to "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
-from veneer.evaluation.metrics.classification import are_labels, classification
+from veneer.evaluation.metrics.classification import classification, look_like_labels
 from veneer.evaluation.metrics.custom import COMMAND, command_metric, python_metric
 from veneer.evaluation.metrics.json_fields import json_fields
 from veneer.evaluation.metrics.numbers import numbers
@@ -90,6 +90,6 @@ def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics
         return ChosenMetrics((json_fields,), False, None)
     if all("####" in reference or "\\boxed{" in reference for reference in references):
         return ChosenMetrics((numbers,), False, PRIMARY["number"])
-    if are_labels(references):
+    if look_like_labels(references):
         return ChosenMetrics((classification,), False, PRIMARY["classification"])
     return ChosenMetrics((rouge_l,), False, None)

@@ -44,7 +44,7 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     return TaskResult([one for one in found if one is not None], details)
 
 
-def are_labels(references: Sequence[str]) -> bool:
+def look_like_labels(references: Sequence[str]) -> bool:
     """Whether references, without white space around them, are taken for labels by their form."""
     labels = set(references)
     few = 1 < len(labels) <= len(references) / ROWS_A_LABEL
