@@ -15,8 +15,8 @@ import torch
 from int8 import MICRO_BATCH_TOKENS, SPEC, prepare
 
 from veneer.bundled import bundled_data, bundled_model
-from veneer.data.batches import pack
 from veneer.data.encoding import encode_all
+from veneer.data.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products, Variant
 from veneer.heap import heap_kept
@@ -50,7 +50,7 @@ def main() -> None:
     with heap_kept():
         for number in range(args.steps):
             first = number * args.rows % (len(rows) - args.rows)
-            batches = pack(rows[first : first + args.rows], MICRO_BATCH_TOKENS)
+            batches = list(pack(rows[first : first + args.rows], MICRO_BATCH_TOKENS))
             for side in (lora, dora) if number % 2 else (dora, lora):
                 side.step(batches)
             print(f"step {number + 1:3d}  LoRA {lora.seconds[-1]:5.2f} s  DoRA {dora.seconds[-1]:5.2f} s", flush=True)

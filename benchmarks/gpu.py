@@ -68,8 +68,8 @@ from torch import nn
 
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.hardware import computing_on, processor
 from veneer.io.files import write_text
 from veneer.model.decoder import CausalLM, DenseLinear

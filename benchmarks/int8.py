@@ -24,8 +24,9 @@ from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.bundled import bundled_data, bundled_model
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.encoding import encode_all
+from veneer.data.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -123,7 +124,7 @@ def main() -> None:
     tokens = []
     for number in range(args.steps):
         first = number * args.rows % (len(rows) - args.rows)
-        batches = pack(rows[first : first + args.rows], MICRO_BATCH_TOKENS)
+        batches = list(pack(rows[first : first + args.rows], MICRO_BATCH_TOKENS))
         tokens.append(sum(batch.document_tokens for batch in batches))
         for side in (exact, fast) if number % 2 else (fast, exact):
             side.step(batches)
@@ -145,7 +146,7 @@ def main() -> None:
     differences = [b - a for a, b in zip(exact.losses, fast.losses, strict=True)]
     print(f"training loss, int8 - exact: mean {statistics.mean(differences):+.4f}, last {differences[-1]:+.4f}")
 
-    batches = pack(heldout[:HELD_OUT_ROWS], MICRO_BATCH_TOKENS)
+    batches = list(pack(heldout[:HELD_OUT_ROWS], MICRO_BATCH_TOKENS))
     print(f"loss on {HELD_OUT_ROWS} new records: exact {mean_loss(exact.model, batches):.4f}", end=", ")
     print(f"int8 {mean_loss(fast.model, batches):.4f}", end=", ")
     exact.adapter.load(fast.adapter.tensors())

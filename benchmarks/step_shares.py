@@ -17,8 +17,8 @@ from peers.launch import BUILD, choose_data, write_rows
 from torch.profiler import ProfilerActivity, profile
 
 from veneer.bundled import bundled_model
-from veneer.data.batches import pack
 from veneer.data.encoding import encode_all
+from veneer.data.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.heap import heap_kept
@@ -51,7 +51,9 @@ def main() -> None:
     examples = encode_all(
         read_records(rows), checkpoint.tokenizer(), max_length=None, overlong=Overlong.DROP
     ).examples  # fmt: skip
-    batches = [pack(examples[start : start + ROWS], MICRO_BATCH_TOKENS) for start in range(0, len(examples), ROWS)]
+    batches = [
+        list(pack(examples[start : start + ROWS], MICRO_BATCH_TOKENS)) for start in range(0, len(examples), ROWS)
+    ]
     with heap_kept():
         side = prepare(checkpoint, WeightForm.FROZEN, Products.EXACT)
         for batch in batches[:STEPS]:

@@ -11,8 +11,9 @@ import torch
 
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model

@@ -12,7 +12,8 @@ from source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
-    | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"},
+    | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"}
+    | {"lazy_sequence"},
     {"native", "large_pages"},
     {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},

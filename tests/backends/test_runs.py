@@ -27,7 +27,7 @@ from veneer.assistant import open_assistant
 from veneer.backends.load import load_hf, load_language_model
 from veneer.cli import main
 from veneer.config import ComputeSection
-from veneer.data.batches import pack
+from veneer.data.packing import pack
 from veneer.enums import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.io.checkpoint import open_checkpoint

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from veneer.data.batches import pack
 from veneer.data.beside import document_places, laid_beside
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.data.prompt_groups import prompt_length
 
 

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.data.filling import fill, fill_prompts
+from veneer.data.packing import pack
 from veneer.data.prompt_groups import by_prompt
 
 

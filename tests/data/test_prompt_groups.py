@@ -7,9 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from veneer.data.batches import Steps, pack
+from veneer.data.batches import Steps
 from veneer.data.chat import Example
 from veneer.data.orders import order
+from veneer.data.packing import pack
 from veneer.data.prompt_groups import (
     by_prompt,
     common_beginning,

@@ -31,8 +31,9 @@ from veneer.config import (
     RewardSection,
     SimpoSection,
 )
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.enums import Method, Schedule
 from veneer.event_log import EventLog
 from veneer.events import Event, StepDone

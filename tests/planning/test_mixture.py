@@ -13,7 +13,7 @@ from tiny_models import saved_for_backward
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
-from veneer.data.batches import pack
+from veneer.data.packing import pack
 from veneer.enums import Method
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint

@@ -16,8 +16,9 @@ from cut_steps import CUTS, Cut, SmallMemory, adapted
 from tiny import examples
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted, OutOfMemory
 from veneer.event_log import EventLog, read_events

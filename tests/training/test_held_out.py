@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from tiny import examples
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
+from veneer.data.packing import pack
 from veneer.errors import OutOfMemory
-from veneer.events import Event, Note, StageProgress
+from veneer.events import Event, Note, StageProgress, ignore
 from veneer.io.checkpoint import open_checkpoint
+from veneer.lazy_sequence import LazySequence
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.quant.packed import PackedLinear, decoded_weights
@@ -71,6 +74,26 @@ def test_decoded_weights_are_given_back_first(tiny_model: Path, tiny_data: Path)
     assert found.loss == exact
     notes = [event.message for event in said if isinstance(event, Note)]
     assert notes == ["the memory is full: quantised weights are decoded at each use from here on"]
+
+
+def test_micro_batches_are_laid_one_at_a_time(tiny_model: Path, tiny_data: Path) -> None:
+    packed = pack(examples(tiny_model, tiny_data), 300)
+    assert len(packed) > 3
+    laid: list[weakref.ref[torch.Tensor]] = []
+
+    def make(place: int) -> MicroBatch:
+        batch = packed[place]
+        laid.append(weakref.ref(batch.tokens))
+        # The one before is let go of when its successor is there.
+        assert sum(one() is not None for one in laid) <= 2
+        return batch
+
+    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    batches = LazySequence(len(packed), make)
+    found = evaluation(model, lambda most: batches, OverModel(model), ignore, Team())()
+    assert found is not None
+    assert found.loss == mean_loss(model, list(packed))
+    assert len(laid) > len(packed)
 
 
 def _never(model: torch.nn.Module) -> OverModel:

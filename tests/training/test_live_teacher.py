@@ -11,7 +11,7 @@ from preference_rows import full_logits
 from tiny import examples, rows, run_config, write_model, write_rows
 from training_runs import stopping_after
 from veneer.adapters.load import load_adapter
-from veneer.data.batches import pack
+from veneer.data.packing import pack
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, StepDone
 from veneer.io.checkpoint import open_checkpoint

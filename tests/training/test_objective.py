@@ -25,8 +25,9 @@ from veneer.config import (
     RewardSection,
     SimpoSection,
 )
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.enums import GrpoLoss
 from veneer.events import Event, StepDone, from_json
 from veneer.heap import heap_kept

@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM
 
 from cut_steps import CUTS, Cut, SmallMemory, adapted, full
 from tiny import examples
-from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel, mean_loss
 from veneer.training.objectives.base import Means, StepObjective

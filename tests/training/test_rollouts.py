@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tiny import run_config, write_rows
-from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.data.encoding import encoder_of
+from veneer.data.packing import pack
 from veneer.data.prompts import to_prompt
 from veneer.enums import Method
 from veneer.events import Event, StageProgress, ignore

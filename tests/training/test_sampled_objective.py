@@ -10,8 +10,8 @@ import torch
 
 from tiny import run_config, write_rows
 from veneer.config import GrpoSection
-from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.events import ignore
 from veneer.model.language import LanguageModel
 from veneer.training.build import build

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from veneer.data.batches import Beside, Block, MicroBatch, block_of, lay
+from veneer.data.batches import Beside, Block, MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import block_of, lay
 from veneer.data.prompt_groups import by_prompt, prompt_length
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.events import Stage, Subscriber, ignore
 from veneer.generation.batch import generate
 from veneer.generation.cohort import Router

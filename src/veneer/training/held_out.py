@@ -8,6 +8,7 @@ import torch
 
 from veneer.data.batches import MicroBatch
 from veneer.events import Note, Stage, Subscriber
+from veneer.lazy_sequence import items_at
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
@@ -71,11 +72,12 @@ def _attempt(
     batches = objective.prepared(batches)
     weights = objective.weights(batches)
     world = team.group.ranks.world
-    own = batches[team.group.ranks.rank :: world]
+    own = range(team.group.ranks.rank, len(batches), world)
     # Where weights are in parts, each process computes as many micro-batches as the first.
-    idle = [] if team.apart else batches[: -(-len(batches) // world) - len(own)]
+    idle = 0 if team.apart else -(-len(batches) // world) - len(own)
     with team.passing():
-        found, outcome = _own_means(model, [*own, *idle], objective, weights, emit, team.apart)
+        computed = items_at(batches, [*own, *range(idle)])
+        found, outcome = _own_means(model, computed, objective, weights, emit, team.apart)
     if team.shards is not None:
         team.shards.let_go()
     found = found[: len(own)]

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.config import TrainSection
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.data.rows import Rows
 from veneer.padding import pad_to_multiple
 from veneer.planning.setup import BatchShape

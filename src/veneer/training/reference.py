@@ -128,27 +128,27 @@ def reference_of(
         return found
     file, key = inputs.folder.reference_file, _key(inputs, model)
     _read(file, key, found, emit)
-    batches = found.table.missing([*data.steps.first_pass(), *data.steps.evaluation()])
+    unknown = found.table.unknown(_met(data))
     wanted = wanted_partners(data, partners) if partners is not None else []
     if partners is not None and not wanted:
         emit(Note(message=NO_PARTNERS, level=Level.WARNING))
     pairs = [pair for pair in wanted if pair not in found.partners]
-    if not batches and not pairs:
+    if not unknown and not pairs:
         return found
     without: AbstractContextManager[None] = nullcontext()
     if inputs.config.reference is ReferencePolicy.BASE and isinstance(trainable, AdapterTraining):
         without = trainable.adapter.disabled()
-    answers = sum(len(batch.numbers) for batch in batches) + len(pairs)
     with (
-        Stage(emit, DOING, total=answers, unit="answers") as stage,
+        Stage(emit, DOING, total=unknown + len(pairs), unit="answers") as stage,
         out_of_memory_while(DOING),
         evaluation_mode(model),
         torch.no_grad(),
         without,
     ):
         if partners is None:
-            for batch in batches:
-                _answers(model, batch, found, stage)
+            for batches in _first_batches(data):
+                for batch in found.table.missing(batches):
+                    _answers(model, batch, found, stage)
         else:
             most = int(inputs.config.compute.micro_batch_tokens)
             labelled = _Labelled(model, partners, partner_layout(inputs), most, found, stage)
@@ -160,9 +160,28 @@ def reference_of(
 
 def _answers(model: LanguageModel, batch: MicroBatch, found: Reference, stage: Stage) -> None:
     """The log-probabilities of a micro-batch's answers."""
-    hidden = hidden_states(model, batch)
-    found.table.put(batch, log_probabilities(hidden, model.lm_head, model.spec.scores, batch))
-    stage.advance(len(batch.numbers))
+    values = log_probabilities(hidden_states(model, batch), model.lm_head, model.spec.scores, batch)
+    _fill_in(batch, values, found, stage)
+
+
+def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) -> None:
+    """Take what was computed for a micro-batch, and tell how many answers became known by it."""
+    unknown = found.table.unknown(batch.numbers)
+    found.table.put(batch, values)
+    stage.advance(unknown)
+
+
+def _met(data: TrainingData) -> list[int]:
+    """The places of the answers that the run trains and evaluates."""
+    steps, trained = data.steps, len(data.rows.train)
+    first = [number for step in range(1, steps.first_steps + 1) for number in steps.numbers(step)]
+    return [*first, *range(trained, trained + len(data.rows.eval))]
+
+
+def _first_batches(data: TrainingData) -> Iterator[Sequence[MicroBatch]]:
+    """The micro-batches of every step in which rows are met first, and those of the evaluation."""
+    yield from (data.steps.micro_batches(step) for step in range(1, data.steps.first_steps + 1))
+    yield data.steps.evaluation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +231,8 @@ class _Labelled:
 
     def _together(self, batch: MicroBatch, pairs: Sequence[Partner], beside: Beside) -> None:
         hidden, values = beside_log_probabilities(self.model, self.partners, pairs, batch, beside)
-        self.found.table.put(batch, log_probabilities(hidden, self.model.lm_head, self.model.spec.scores, batch))
-        self.stage.advance(len(batch.numbers))
+        own = log_probabilities(hidden, self.model.lm_head, self.model.spec.scores, batch)
+        _fill_in(batch, own, self.found, self.stage)
         self._add(pairs, values)
 
     def _add(self, pairs: Sequence[Partner], values: Tensor) -> None:

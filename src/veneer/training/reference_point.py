@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from veneer.data.batches import Beside, MicroBatch, pack
+from veneer.data.batches import Beside, MicroBatch
 from veneer.data.beside import laid_beside
+from veneer.data.packing import pack
 from veneer.gpu.transfer import sent
+from veneer.lazy_sequence import LazySequence
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.padding import PAD_TO_MULTIPLE_OF
@@ -63,7 +65,7 @@ class WithReferencePoint:
         most = max(len(batch.tokens) for batch in batches)
         found = partner_log_probabilities(self.over.model, self.partners, pairs, most, self.layout)
         point = self._point(pairs, found)
-        return [replace(batch, baseline=point) for batch in batches]
+        return LazySequence(len(batches), lambda place: replace(batches[place], baseline=point))
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """See `Objective.weights`."""

@@ -18,10 +18,10 @@ from veneer.adapters.beside import sharing_weights
 from veneer.adapters.load import load_reward_adapter
 from veneer.arguments import check_type
 from veneer.counting import count_of
-from veneer.data.batches import pack
 from veneer.data.chat import Encoder, Example, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
+from veneer.data.packing import pack
 from veneer.data.problems import RowProblem, grouped
 from veneer.errors import AdapterError, DataError, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast, ignore

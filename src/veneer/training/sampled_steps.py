@@ -18,8 +18,9 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from veneer.config import GrpoSection
-from veneer.data.batches import MicroBatch, deal, pack
+from veneer.data.batches import MicroBatch, deal
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.data.prompts import PromptRow
 from veneer.errors import CheckpointError, DataError
 from veneer.events import AnswersJudged, Subscriber
@@ -179,7 +180,7 @@ class SampledSteps:
         share, tokens = self.steps.packing.share, most or self.steps.micro_batch_tokens
         assert tokens is not None, "the size of a micro-batch has not been chosen yet"
         size = self.steps.piece(prompt, answer, tokens)
-        return pack(
+        packed = pack(
             examples,
             tokens,
             share=share,
@@ -188,6 +189,7 @@ class SampledSteps:
             numbers=numbers,
             sizes=[laid(examples[start : start + size]) for start in range(0, len(examples), size)],
         )
+        return list(packed)
 
     def _tell(
         self, step: int, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], judged: Judged, totals: Floats

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import Block, MicroBatch, Steps, deal, layout, pack
+from veneer.data.batches import Block, MicroBatch, Steps, deal
 from veneer.data.filling import fill, fill_prompts
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import Indices
+from veneer.data.packing import layout, pack, parts_of
 from veneer.data.prompt_groups import by_prompt, common_beginning, laid_tokens, prompt_numbers
 from veneer.data.rows import Rows
 from veneer.enums import Method, ObjectiveName
 from veneer.errors import ConfigError
+from veneer.lazy_sequence import LazySequence
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.setup import BatchShape
 from veneer.products import compiled
@@ -110,11 +112,6 @@ class PackedSteps:
         """The number of steps in which the rows of the run are met first."""
         return min(self.total, self._steps.in_epoch(0))
 
-    def first_pass(self) -> Iterator[MicroBatch]:
-        """The micro-batches of the steps in which the rows of the run are met first."""
-        for step in range(1, self.first_steps + 1):
-            yield from self.micro_batches(step)
-
     def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
         """The 1-based step's rows, packed.
 
@@ -148,14 +145,15 @@ class PackedSteps:
         """Tokens of the 1-based step's rows."""
         return sum(self._sizes(self._steps.examples(step - 1)))
 
-    def evaluation(self, most: int | None = None) -> list[MicroBatch]:
-        """The evaluation rows, packed; an empty list where there are none. `most` as for `micro_batches`."""
+    def evaluation(self, most: int | None = None) -> Sequence[MicroBatch]:
+        """The evaluation rows, packed, each micro-batch laid when it is asked for; none where there are no rows. `most`
+        as for `micro_batches`."""
         if not len(self.rows.eval):
             return []
         numbers = range(len(self.rows.train), len(self.rows.train) + len(self.rows.eval))
         share = self._together == 1 or self.packing.share
         return pack(
-            list(self.rows.eval),
+            LazySequence(len(self.rows.eval), self.rows.eval.__getitem__),
             most or self._most(),
             share=share,
             together=self._together,
@@ -174,7 +172,7 @@ class PackedSteps:
 
     def _pack(self, chosen: Iterable[int], most: int) -> list[MicroBatch]:
         numbers = self._parts(chosen)
-        return pack(
+        packed = pack(
             [self.rows.train[number] for number in numbers],
             most,
             share=self.packing.share,
@@ -183,10 +181,12 @@ class PackedSteps:
             numbers=numbers,
             prompts=self.packing.prompts,
         )
+        # A step counts its micro-batches before it computes them, so that all are laid at once.
+        return list(packed)
 
     def _parts(self, chosen: Iterable[int]) -> list[int]:
         """The places of the examples that these rows consist of."""
-        return [row * self._together + part for row in chosen for part in range(self._together)]
+        return [part for row in chosen for part in parts_of(row, self._together)]
 
     def _supervised(self, row: int) -> int:
         return sum(self.rows.train[number].supervised for number in self._parts([row]))

@@ -255,7 +255,7 @@ def _evaluation_seconds(
         tokens += batch.document_tokens
         if spent >= most and tried >= FEWEST:
             break
-    return spent * sum(batch.document_tokens for batch in batches) / tokens if tokens else 0.0
+    return spent * sum(len(example.tokens) for example in steps.rows.eval) / tokens if tokens else 0.0
 
 
 def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.device) -> float:

@@ -16,10 +16,10 @@ from tiny import run_config, write_rows
 from trl_runs import IN_STEP, ROWS, STEPS, assert_same_adapter, assert_same_course, trained_by_trl
 from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import KtoSection
-from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.data.kinds import load_kind
 from veneer.data.orders import order
+from veneer.data.packing import pack
 from veneer.enums import RowKind
 from veneer.events import Event, StepDone
 from veneer.io.tokenizer import from_directory

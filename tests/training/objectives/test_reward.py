@@ -23,8 +23,9 @@ from trl_runs import (
 )
 from veneer.adapters.score import ScoreHead
 from veneer.config import RewardSection
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
+from veneer.data.packing import pack
 from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.base import Means

@@ -71,7 +71,7 @@ class Lanes:
     gradients: Sequence[Sequence[Tensor | None]]
     """Of each lane, by parameter."""
     losses: Sequence[float]
-    batch: MicroBatch = field(default_factory=lambda: SimpleNamespace(tokens=[0] * 8, lengths=(4, 4), units=2))  # type: ignore
+    batch: MicroBatch = field(default_factory=lambda: SimpleNamespace(tokens=[0] * 8, numbers=(0, 1), units=2))  # type: ignore
     weights: Mapping[str, float] = field(default_factory=lambda: {"loss": 1.0, "accuracy": 2.0})
 
     @property

@@ -3,7 +3,7 @@ held, and none is computed with while the run trains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
+from veneer.lazy_sequence import items_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class ReferenceTable:
         """Fill in what was computed for a micro-batch, `[documents]`."""
         self.values[list(batch.numbers)] = found.double().cpu().numpy()
 
-    def missing(self, batches: Iterable[MicroBatch]) -> list[MicroBatch]:
+    def unknown(self, numbers: Iterable[int]) -> int:
+        """How many of these examples are not known; one that stands here twice counts once."""
+        return int(np.isnan(self.values[[*set(numbers)]]).sum())
+
+    def missing(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """The micro-batches of which any answer is not known."""
-        return [batch for batch in batches if bool(np.isnan(self.values[list(batch.numbers)]).any())]
+        return items_at(batches, [place for place, batch in enumerate(batches) if self.unknown(batch.numbers)])

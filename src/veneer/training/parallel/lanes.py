@@ -312,7 +312,8 @@ STATUS = 2
 
 def _encoded(outcome: Outcome, batches: Sequence[MicroBatch]) -> Tensor:
     if isinstance(outcome, MemoryFault):
-        place = next(place for place, batch in enumerate(batches) if batch is outcome.batch)
+        # By its documents: a micro-batch of an evaluation is another object whenever it is asked for.
+        place = next(place for place, batch in enumerate(batches) if batch.numbers == outcome.batch.numbers)
         return torch.tensor([float(Halt.MEMORY), float(place)], dtype=torch.float64)
     return torch.tensor([float(Halt.NONE if outcome is None else Halt.SIGNAL), 0.0], dtype=torch.float64)
 
