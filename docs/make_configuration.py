@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from datetime import date
 from enum import Enum
 from typing import Any
 
@@ -81,7 +82,7 @@ def kind_name(kind: Any) -> str:
         return f"{kind_name(typing.get_args(kind)[1])} by name"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f"`{member.value}`" for member in kind)
-    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[kind]
+    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", date: "date"}[kind]
 
 
 def default(info: FieldInfo) -> str:

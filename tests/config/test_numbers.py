@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from veneer.errors import ConfigError
         ("data.held_out", [1.0, -0.1, True, float("nan")]),
         ("data.max_length", [1, 0, True, 2.5]),
         ("data.overlong", ["cut", True]),
+        ("data.template_date", ["today", 5, True, None, "2026-13-01", "2026-1-1", datetime(2026, 1, 1, 12)]),
         ("train.epochs", [0, -1, float("inf"), float("nan"), True, 1e300]),
         ("train.steps", [0, -5, 1.5, True]),
         ("train.learning_rate", [0, -1e-4, "automatic", float("nan"), True]),

@@ -47,7 +47,7 @@ def test_the_keys_are_these() -> None:
                 "tracking.project", "tracking.mode",
             "data.file", "data.eval_file", "data.held_out", "data.max_length", "data.overlong",
             "data.bad_rows", "data.checks", "data.columns", "data.split.by", "data.split.column",
-            "data.sources", "data.cache", "data.cache_dir",
+            "data.sources", "data.cache", "data.cache_dir", "data.template_date",
             "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.exclude_modules",
             "lora.layers_to_transform", "lora.rank_pattern", "lora.alpha_pattern", "lora.scaling", "lora.variant",
             "lora.init", "lora.factors", "lora.bias", "lora.modules_to_save", "lora.trainable_tokens",

@@ -11,7 +11,7 @@ from veneer.data import render_wire as wire
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are the system's, and differ elsewhere")
 
-DESCRIPTION = wire.request("describe", "x", {}, [])
+DESCRIPTION = wire.request("describe", "x", {}, [], None)
 
 
 def test_it_ends_by_itself_when_its_input_ends_or_nothing_is_asked() -> None:

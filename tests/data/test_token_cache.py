@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ from veneer.data.rows import Rows, load_rows
 from veneer.data.sources import RowFile
 from veneer.data.stored_rows import stored_rows
 from veneer.data.token_cache import cache_folder, cached_tokens
+from veneer.enums import TokenCache
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, StageBegun
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.leftovers import HELD, PARTIAL, held
+from veneer.io.tokenizer import from_directory
 
 
 class Loading:
@@ -137,6 +141,21 @@ def test_whatever_decides_about_tokens_makes_another_cache(loading: Loading) -> 
     loading.load()
     assert loading.encoded, "another template"
     assert changed.count == 12
+
+
+def test_a_template_that_writes_another_date_makes_another_cache(loading: Loading) -> None:
+    loading.model = write_model(loading.folder / "model")
+    config = loading.model / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("{% for", "{{ strftime_now('%d %b %Y') }} {% for", 1))
+    tokenizer = from_directory(loading.model)
+    data = run_config(loading.model, loading.data, loading.folder, "data.cache=always").data
+    data = data.model_copy(update={"cache_dir": str(loading.folder / "dated")})
+    for day in (date(2024, 7, 26), date(2024, 7, 27)):
+        dated = replace(tokenizer, template_date=day)
+        kept = load_rows(data, dated)
+        held = load_rows(data.model_copy(update={"cache": TokenCache.NEVER}), dated)
+        assert kept.digest() == held.digest()
+    assert len(list((loading.folder / "dated").iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "rows.bin", "problems.jsonl", "meta.json"])

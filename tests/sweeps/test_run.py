@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import xml.etree.ElementTree as ElementTree
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from preference_rows import pairs
-from tiny import CommandLine, rows, run_config, tree, write_rows
+from tiny import CommandLine, rows, run_config, tree, write_model, write_rows
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml
@@ -169,6 +170,25 @@ def test_settings_may_be_given_as_a_configuration(values: dict[str, Any], tmp_pa
     given = [sweep(one, grid, str(tmp_path / name)) for name, one in (("values", values), ("config", config))]
     assert given[0][0].state == given[1][0].state == "complete"
     assert given[0][0].final_loss == given[1][0].final_loss
+
+
+def test_a_sweep_that_goes_on_on_another_day_tells_templates_the_date_of_before(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "dated")
+    settings = model / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace("{% for", "{{ strftime_now('%d %b %Y') }} {% for", 1))
+    values |= {"model": str(model)}
+    grid = {"lora.rank": [2, 4]}
+    outcomes = sweep(values, grid, tmp_path / "sweep")
+    first, second = (tmp_path / "sweep" / one.name for one in outcomes)
+    shutil.rmtree(second)
+    for name in ("config.yaml", "run.lock"):
+        # As if it had been trained on another day, on which it wrote the same tokens.
+        text = (first / name).read_text()
+        (first / name).write_text(re.sub(r"20\d\d-\d\d-\d\d", "2024-07-26", text))
+    sweep(values, grid, tmp_path / "sweep")
+    assert read_yaml(second / "config.yaml")["data"]["template_date"] == "2024-07-26"
 
 
 def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any], tmp_path: Path) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from tiny import run_config, tree
-from veneer.config.values import read_yaml
+from tiny import run_config, tree, write_model
+from veneer.config import RunConfig
+from veneer.config.values import override, read_yaml
 from veneer.data.rows import load_rows
-from veneer.errors import ConfigError, Interrupted
-from veneer.events import Note
+from veneer.errors import CheckpointError, ConfigError, Interrupted
+from veneer.events import Note, ignore
 from veneer.io.checkpoint import open_checkpoint
+from veneer.reproduction.run import reproduce
+from veneer.training import prepare
 from veneer.training.run import train
+from veneer.training.run_inputs import prepare_run
 from veneer.training.steps import PackedSteps, Packing
 
 
@@ -65,3 +71,68 @@ def test_a_resumed_run_takes_what_was_chosen_before(
     train(first.model_copy(update={"output": str(tmp_path / "whole")}))
     name = "adapter_model.safetensors"
     assert tree(tmp_path / "run")[name] == tree(tmp_path / "whole")[name]
+
+
+class Clock(date):
+    """A date whose today is set."""
+
+    day = (2024, 7, 26)
+
+    @classmethod
+    def today(cls) -> date:
+        return date(*cls.day)
+
+
+@pytest.fixture
+def dated_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose chat template writes the date, and a clock for the runs on it."""
+    monkeypatch.setattr(prepare, "date", Clock)
+    monkeypatch.setattr(Clock, "day", (2024, 7, 26))
+    model = write_model(tmp_path / "dated")
+    settings = model / "tokenizer_config.json"
+    values = json.loads(settings.read_text())
+    values["chat_template"] = "{{ strftime_now('%d %b %Y') }} " + values["chat_template"]
+    settings.write_text(json.dumps(values))
+    return model
+
+
+def first_row(config: RunConfig) -> str:
+    inputs = prepare_run(config, ignore, resume=True)
+    return inputs.data.tokenizer.decode(inputs.data.rows.train[0].tokens.tolist())
+
+
+def test_a_template_that_writes_the_date_is_told_the_day_on_which_the_run_began(
+    dated_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(dated_model, tiny_data, tmp_path / "run", "train.steps=2")
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    monkeypatch.setattr(Clock, "day", (2024, 7, 27))
+    assert first_row(config).startswith("26 Jul 2024")
+    train(config, resume=True)
+    assert read_yaml(tmp_path / "run" / "config.yaml")["data"]["template_date"] == "2024-07-26"
+    whole = config.model_copy(update={"output": str(tmp_path / "whole")})
+    assert first_row(whole).startswith("27 Jul 2024")
+    fixed = override({}, ["data.template_date=2024-07-26"])["data"]
+    train(whole.model_copy(update={"data": config.data.model_copy(update=fixed)}))
+    name = "adapter_model.safetensors"
+    assert tree(tmp_path / "run")[name] == tree(tmp_path / "whole")[name]
+    assert reproduce(tmp_path / "run").same
+
+
+def test_another_date_is_refused_by_its_name_where_a_run_is_gone_on_with(
+    dated_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = run_config(dated_model, tiny_data, tmp_path / "run", "train.steps=2")
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    other = run_config(dated_model, tiny_data, tmp_path / "run", "train.steps=2", "data.template_date=2025-01-01")
+    with pytest.raises(CheckpointError, match=r"data\.template_date: '2024-07-26' then, '2025-01-01' now"):
+        train(other, resume=True)
+
+
+def test_a_template_that_asks_for_no_time_leaves_the_date_open(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"))
+    assert read_yaml(tmp_path / "run" / "config.yaml")["data"]["template_date"] == "auto"

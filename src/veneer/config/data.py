@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from veneer.config.numbers import NUMBER, Fraction, Name, Place, Rate
+from veneer.config.numbers import NUMBER, Day, Fraction, Name, Place, Rate
 from veneer.config.section import Section
 from veneer.enums import BadRows, Check, Column, Overlong, SplitBy, TokenCache
 
@@ -77,6 +77,10 @@ class DataSection(Section):
     100 MB of rows on, `always`, `never`. The result is the same."""
     cache_dir: Place | None = None
     """The folder of these files; `~/.cache/veneer/tokens` by default."""
+    template_date: Day | Literal["auto"] = "auto"
+    """The date that a chat template is told if it asks for the time (`strftime_now`), as Llama 3's does: rows, and what
+    the run asks its model, are written on this day. `auto` is the day on which the run begins; it is recorded, so that
+    a resumed or reproduced run has the same tokens."""
     columns: dict[Column, Name] = Field(default={})
     """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. No other
     columns are used then."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date, datetime
 from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from veneer.config.values import seconds_of
+
+_ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _no_truth(value: Any) -> Any:
@@ -31,6 +35,15 @@ def _written_out(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) else value
 
 
+def _day(value: Any) -> Any:
+    # pydantic takes numbers for seconds since 1970, and a time at midnight for a date.
+    if isinstance(value, str) and _ISO_DAY.fullmatch(value):
+        return value
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise ValueError("must be a date, as 2026-12-31")
+    return value
+
+
 def _power_of_two(value: int) -> int:
     if value & (value - 1):
         raise ValueError("must be a power of two: 1, 2, 4, 8 and so on")
@@ -51,4 +64,6 @@ Name = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes)]
 Place = Annotated[str, Field(min_length=1), BeforeValidator(_no_bytes), BeforeValidator(_written_out)]
 """The name of a file, a folder or a model, which Python may give as a path."""
 Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), NUMBER]
+Day = Annotated[date, BeforeValidator(_day)]
+"""A date, `2026-12-31`: YAML reads one out of these characters, JSON has them as a text."""
 Lanes = Annotated[int, Field(ge=1, le=4096), AfterValidator(_power_of_two), NUMBER]

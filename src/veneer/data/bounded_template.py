@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,20 @@ class BoundedTemplate:
         tokens: the variables `bos_token`, `eos_token`, `pad_token` and `unk_token` that the template sees; one that is
             missing is undefined there.
         specials: spellings of the tokenizer's special tokens, by which turns are told apart.
+        day: the date that the template is told; None is the clock's time, at each rendering.
 
     Raises:
         TemplateRefused: `source` is far longer than any template; what else is wrong with it is found at its first use.
     """
 
-    def __init__(self, source: str, *, tokens: Mapping[str, str], specials: Sequence[str]) -> None:
+    def __init__(
+        self, source: str, *, tokens: Mapping[str, str], specials: Sequence[str], day: date | None = None
+    ) -> None:
         if len(source) > MAX_SOURCE:
             raise TemplateRefused(f"the chat template has {len(source):,} characters; {MAX_SOURCE:,} are allowed")
         self.source = source
-        self._child = _Child(wire.request("describe", source, dict(tokens), list(specials)))
+        told = None if day is None else day.isoformat()
+        self._child = _Child(wire.request("describe", source, dict(tokens), list(specials), told))
         self._described: tuple[bool, Shape] | None = None
 
     def start(self) -> None:

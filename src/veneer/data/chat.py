@@ -13,6 +13,7 @@ import reprlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -348,12 +349,15 @@ def new_template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
     described = _described(tokenizer)
     if described is None:
         return None
-    source, tokens, specials = described
-    return BoundedTemplate(source, tokens=dict(tokens), specials=specials)
+    return _bounded(*described)
 
 
-def _described(tokenizer: Tokenizer) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]] | None:
-    """Source, named tokens and special tokens of the tokenizer's chat template, or None where it has none."""
+_Described = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...], date | None]
+"""Source, named tokens, special tokens and date of a chat template."""
+
+
+def _described(tokenizer: Tokenizer) -> _Described | None:
+    """What the tokenizer's chat template is, or None where it has none."""
     if tokenizer.chat_template is None:
         return None
     tokens = {
@@ -363,12 +367,16 @@ def _described(tokenizer: Tokenizer) -> tuple[str, tuple[tuple[str, str], ...], 
         "unk_token": tokenizer.unk_token,
     }
     given = tuple((name, token) for name, token in tokens.items() if token is not None)
-    return tokenizer.chat_template, given, tuple(tokenizer.special_tokens)
+    return tokenizer.chat_template, given, tuple(tokenizer.special_tokens), tokenizer.template_date
 
 
-@lru_cache(maxsize=16)
-def _template(source: str, tokens: tuple[tuple[str, str], ...], specials: tuple[str, ...]) -> BoundedTemplate:
-    return BoundedTemplate(source, tokens=dict(tokens), specials=specials)
+def _bounded(
+    source: str, tokens: tuple[tuple[str, str], ...], specials: tuple[str, ...], day: date | None
+) -> BoundedTemplate:
+    return BoundedTemplate(source, tokens=dict(tokens), specials=specials, day=day)
+
+
+_template = lru_cache(maxsize=16)(_bounded)
 
 
 def encode(record: Record, tokenizer: Tokenizer, template: BoundedTemplate | None) -> Example:

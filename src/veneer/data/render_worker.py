@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from veneer.data import render_wire as wire
@@ -37,15 +38,17 @@ class Renderer:
         source: the Jinja source.
         tokens: the named tokens that the template sees.
         specials: spellings of the tokenizer's special tokens.
+        day: the date that the template is told, as `2026-12-31`; None is the clock's time.
 
     Raises:
         DataError: `source` is not a template.
     """
 
-    def __init__(self, source: str, tokens: dict[str, Any], specials: list[str]) -> None:
+    def __init__(self, source: str, tokens: dict[str, Any], specials: list[str], day: str | None) -> None:
         self._budget, self._written = TimeBudget(), TextBudget()
         self._budget.begin(0, 0)
-        self._template = ChatTemplate(source, **tokens)
+        now = None if day is None else datetime.fromisoformat(day)
+        self._template = ChatTemplate(source, **tokens, now=now)
         self._finder = TurnFinder(self._template, SpecialTokens(specials, {}))
         self._budget.end()
 

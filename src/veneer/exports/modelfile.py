@@ -50,7 +50,7 @@ class Frame:
 
 def frame_of(tokenizer: Tokenizer) -> Frame | None:
     """The frame that a chat template puts around messages, or None where it does anything else."""
-    if "strftime_now" in (tokenizer.chat_template or ""):
+    if tokenizer.asks_for_time:
         return None  # today's date would be written down for good
     try:
         template = template_of(tokenizer)

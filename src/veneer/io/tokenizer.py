@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class Tokenizer:
     """Whether plain text, encoded with its special tokens, starts with `bos_token`."""
     special_tokens: tuple[str, ...] = ()
     """Control tokens, in the order of their ids."""
+    template_date: date | None = None
+    """The date that the chat template is told when it asks for the time; None is the clock's time. It is a matter of
+    the one who asks: it is not saved, and no part of `digest`."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Content of tokenizer_config.json. `save` keeps its plain values."""
     original: str | None = field(default=None, repr=False)
@@ -143,6 +147,11 @@ class Tokenizer:
         """SHA-256 of what it does: its vocabulary and rules, its named tokens, and the chat template."""
         named = [self.bos_token, self.eos_token, self.add_bos, self.chat_template]
         return hashlib.sha256((self.backend.to_str() + to_text(named)).encode()).hexdigest()
+
+    @property
+    def asks_for_time(self) -> bool:
+        """Whether the chat template can ask for the time, so that what it writes changes with it."""
+        return "strftime_now" in (self.chat_template or "")
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
         """A copy with these texts as new tokens, after all others.

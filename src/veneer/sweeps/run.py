@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from veneer.arguments import check_least, check_types
 from veneer.config import ComputeSection, DataSection, RunConfig
@@ -112,6 +113,7 @@ def sweep_shared(
             _refuse_lost_logs(found)
             _refuse_other_inputs(found, outcomes)
         done_before = set(json.loads(share.told(to_text(sorted(done_before)))))
+        found = _of_one_day(found)
         pending = [point for point in found if point.name not in done_before]
         for point in found:
             if point.name in done_before:
@@ -149,6 +151,28 @@ def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[
     if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)
+
+
+def _of_one_day(found: Sequence[Point]) -> list[Point]:
+    """The points with the date that templates were told in those that were begun: a sweep that goes on on another day
+    compares rows that were written alike.
+
+    Raises:
+        ConfigError: what a point recorded is damaged.
+    """
+    recorded = [RunFolder(Path(point.config.output)).config() for point in found]
+    days = [one.data.template_date for one in recorded if one is not None and one.data.template_date != "auto"]
+    if not days:
+        return list(found)
+    return [
+        point if begun is not None or point.config.data.template_date != "auto" else _dated(point, days[0])
+        for point, begun in zip(found, recorded, strict=True)
+    ]
+
+
+def _dated(point: Point, day: date | Literal["auto"]) -> Point:
+    data = point.config.data.model_copy(update={"template_date": day})
+    return replace(point, config=point.config.model_copy(update={"data": data}))
 
 
 def _refuse_lost_logs(found: Sequence[Point]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.experts import on_experts, target_paths
@@ -110,7 +111,7 @@ def prepare(
     if isinstance(rows, SupposedRows):
         found: Rows | SupposedRows = rows
     else:
-        tokenizer = tokenizer or description.tokenizer()
+        config, tokenizer = _dated(config, tokenizer or description.tokenizer())
         found = _loaded_rows(config, description, tokenizer, rows, emit)
     teacher = described_teacher(config)
     taught = _taught(config, teacher, description, tokenizer)
@@ -309,6 +310,17 @@ def _with_new_tokens(config: RunConfig, description: Description) -> tuple[RunCo
     lora = config.lora.model_copy(update={"trainable_tokens": trained})
     longer = replace(spec, vocab_size=max(spec.vocab_size, tokenizer.vocab_size))
     return config.model_copy(update={"lora": lora}), replace(description, spec=longer), tokenizer
+
+
+def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenizer]:
+    """The run and its tokenizer with the date that the chat template is told, if it asks for the time."""
+    if not tokenizer.asks_for_time:
+        return config, tokenizer
+    day = config.data.template_date
+    # This day where the user is, as a template that asks for the time is told without a date of its own.
+    day = date.today() if day == "auto" else day
+    config = config.model_copy(update={"data": config.data.model_copy(update={"template_date": day})})
+    return config, replace(tokenizer, template_date=day)
 
 
 def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tuple[str, ...] | None]:

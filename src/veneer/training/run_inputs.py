@@ -25,6 +25,7 @@ from veneer.training.reward_adapters import check_bases
 from veneer.training.teacher import check_teachers_base
 
 CHOSEN = {
+    "data": ("template_date",),
     "lora": ("rank",),
     "train": ("learning_rate", "lanes", "eval_every", "save_every"),
     "compute": ("micro_batch_tokens", "recompute"),
