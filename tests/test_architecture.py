@@ -13,7 +13,7 @@ from source_trees import SOURCE, trees, trees_kept
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
     | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"}
-    | {"lazy_sequence"},
+    | {"lazy_sequence", "whole_lines"},
     {"native", "large_pages"},
     {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
@@ -43,6 +43,7 @@ SIDEWAYS = {
     ("event_log", "events"),  # what is written
     ("event_log", "errors"),  # an event that cannot be written is an OutputError
     ("event_log", "strict_json"),  # an event is written as JSON
+    ("event_log", "whole_lines"),  # a line an event
     ("event_log", "step_values"),  # a number of each step that the events tell of
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),

@@ -13,6 +13,7 @@ from veneer.errors import OutputError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
 from veneer.step_values import StepValues
 from veneer.strict_json import NOT_FINITE, restored, to_text, with_reasons
+from veneer.whole_lines import append_line
 
 
 @dataclass(slots=True)
@@ -28,7 +29,6 @@ class EventLog:
 
     def __enter__(self) -> EventLog:
         try:
-            # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
             self._file = self.path.open("ab", buffering=0)
             torn = _torn(self.path)
         except OSError as error:
@@ -67,11 +67,9 @@ class EventLog:
             return
         assert self._file is not None
         try:
-            written = self._file.write(line)
+            append_line(self._file, line)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
-        if written != len(line):
-            raise OutputError(f"{self.path}: only {written} of {len(line)} bytes could be written: the disk is full")
 
 
 def _torn(path: Path) -> bool:

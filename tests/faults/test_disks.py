@@ -103,7 +103,7 @@ def test_a_file_that_may_grow_no_further_costs_nothing_that_was_complete(
         before = tree(output / "checkpoints" / "step-000002")
         ended = command_line.run(*argv, "--resume", limits={"RLIMIT_FSIZE": source.choice(sizes) - 1})
         assert ended.code == 2, ended.err
-        assert "File too large" in ended.err or "bytes could be written: the disk is full" in ended.err
+        assert "File too large" in ended.err
         assert "Traceback" not in ended.err
         assert tree(output / "checkpoints" / "step-000002") == before
         assert [verify(folder) for folder in (output / "checkpoints").glob("step-*")].count(None) >= 1

@@ -19,6 +19,7 @@ from typing import Any, Self
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.io.files import lock_patiently, reported, write_text
 from veneer.strict_json import to_text
+from veneer.whole_lines import append_line
 
 ROW = "row"
 """The key of a line that has the number of its question, from 0 on."""
@@ -58,7 +59,7 @@ class AnswersFile:
     def append(self, line: Mapping[str, Any]) -> None:
         """Add the next answer. Raises OutputError."""
         with reported(self._path):
-            self._file.write(to_text(dict(line), ensure_ascii=False).encode() + b"\n")
+            append_line(self._file, to_text(dict(line), ensure_ascii=False).encode() + b"\n")
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 os.fsync(self._file.fileno())
                 self._flushed = time.monotonic()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from veneer.strict_json import to_text
 from veneer.studio.files import StoredFile
 from veneer.studio.objects import file_object
 from veneer.studio.studio import Studio
+from veneer.whole_lines import append_line
 
 PREFERENCES = "preferences.jsonl"
 LONGEST = 100_000
@@ -69,11 +68,7 @@ async def prefer(studio: Studio, request: Request) -> Response:
     def keep() -> int:
         path = preferences_file(studio)
         with reported(path), path.open("ab", buffering=0) as file:
-            written = file.write(line)
-            if written != len(line):
-                # A part of a row would keep all of them from being trained on.
-                file.truncate(file.tell() - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            append_line(file, line)  # a part of a row would keep all of them from being trained on
         return path.read_bytes().count(b"\n")  # texts may have other ends of lines in them
 
     return json_response({"kept": await asyncio.to_thread(keep)})

@@ -24,6 +24,7 @@ from veneer.events import Stage, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
 from veneer.strict_json import to_text
+from veneer.whole_lines import append_line
 
 HUMAN_KEYS = ("question", "first", "second", "human")
 """The keys of a row that people have judged; `reference` may be there too."""
@@ -181,7 +182,7 @@ class _Record:
 
     def add(self, entry: dict[str, str]) -> None:
         try:
-            self._file.write(to_text(entry, ensure_ascii=False).encode() + b"\n")
+            append_line(self._file, to_text(entry, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
