@@ -12,7 +12,7 @@ from veneer.training.prompt_steps import PromptSteps, Sampled, answered, suppose
 from veneer.training.steps import Packing, SupposedRows
 
 SAMPLED = Sampled(group=6, longest=10, iterations=1)
-PACKING = Packing(share=True, pad_to_multiple_of=1)
+PACKING = Packing(share=True, evaluation_share=True, pad_to_multiple_of=1)
 
 
 def prompt(length: int) -> Example:
@@ -42,7 +42,7 @@ def test_steps_are_those_of_the_prompts_times_the_iterations() -> None:
 @pytest.mark.parametrize("most", [30, 60, 100, 200, 10_000])
 @pytest.mark.parametrize("share", [True, False])
 def test_no_micro_batch_is_larger_than_the_planned_one(most: int, share: bool) -> None:
-    found = steps(packing=Packing(share=share, pad_to_multiple_of=1), steps=3)
+    found = steps(packing=Packing(share=share, evaluation_share=share, pad_to_multiple_of=1), steps=3)
     shape, largest = found.batch_shape(most), found.largest(most)
     assert len(largest.tokens) <= shape.tokens
     assert len(largest.counts) <= shape.documents

@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from family_variants import longrope
 from tiny import examples, run_config
+from tiny_models import ours, tiny
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.data.chat import Example
 from veneer.data.prompt_groups import by_prompt, laid_tokens
 from veneer.data.rows import Rows
 from veneer.enums import Backend
+from veneer.evaluation.scoring import row_losses
 from veneer.io.checkpoint import open_checkpoint
+from veneer.training.objective import means
 from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
 
 
 def steps_of(encoded: list[Example], config: RunConfig) -> PackedSteps:
     chosen = config.compute.micro_batch_tokens
-    packing = Packing(share=True, pad_to_multiple_of=16)
+    packing = Packing(share=True, evaluation_share=True, pad_to_multiple_of=16)
     return PackedSteps(Rows(encoded, []), config.train, packing, None if chosen == "auto" else chosen)
 
 
@@ -100,7 +104,25 @@ def test_the_fullest_micro_batch_of_pairs_is_the_one_that_lays_most(
             rows.append(Example(tokens, np.arange(len(tokens)) >= prompt, "f:1"))
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "objective=dpo", "train.epochs=1",
                         "train.examples_per_step=1")  # fmt: skip
-    packing = Packing(share=True, pad_to_multiple_of=1)
+    packing = Packing(share=True, evaluation_share=True, pad_to_multiple_of=1)
     steps = PackedSteps(Rows(rows, [], together=2), config.train, packing, 130)
     most = max(len(batch.tokens) for step in range(1, steps.total + 1) for batch in steps.micro_batches(step))
     assert steps.batch_shape(130).tokens == len(steps.largest().tokens) == most == 5 + 2 * 44
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(dropout: float, tmp_path: Path) -> None:
+    """LongRoPE turns the tokens of a text of more than 32 by other angles: two such texts have no beginning that could
+    be laid once, with dropout as without."""
+    model = ours(tiny("phi3", 4, {"original_max_position_embeddings": 32, "rope_parameters": longrope(8)}), tmp_path)
+    source = np.random.default_rng(5)
+    common = source.integers(3, 96, 20)
+    rows = []
+    for length in (30, 64):  # on both sides of the 32
+        tokens = np.concatenate((common, source.integers(3, 96, length - len(common)))).astype(np.int32)
+        rows.append(Example(tokens, np.arange(length) >= 10, "f:1"))
+    config = run_config(tmp_path, tmp_path, tmp_path / "run", f"lora.dropout={dropout}", "train.steps=1")
+    packing = packing_of(config, describe_model(open_checkpoint(tmp_path), Backend.AUTO))
+    found = means(model, PackedSteps(Rows(rows, rows), config.train, packing, 512).evaluation()).loss
+    expected = row_losses(model, rows)
+    assert found == pytest.approx(sum(loss for loss, _ in expected) / sum(count for _, count in expected), rel=1e-6)

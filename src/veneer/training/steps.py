@@ -50,6 +50,8 @@ class Packing:
 
     share: bool
     """Whether a beginning that all of them have is laid once."""
+    evaluation_share: bool
+    """Whether it is laid once where single rows are evaluated: what the model allows, without dropout."""
     pad_to_multiple_of: int
     """The number of tokens laid is filled up to a multiple of this."""
     prompts: bool = False
@@ -59,13 +61,16 @@ class Packing:
 def packing_of(config: RunConfig, description: Description) -> Packing:
     """The packing of a run: what its model, its method and its dropout allow."""
     if not description.capabilities.packing:
-        return Packing(share=False, pad_to_multiple_of=1)
+        # transformers computes whole documents, whatever is laid once.
+        return Packing(share=False, evaluation_share=True, pad_to_multiple_of=1)
     # Where a token's state depends on how long its text becomes, no two rows have a beginning in common. And dropout
     # would drop the same inputs for all rows that share one.
-    share = config.lora.dropout == 0.0 and not description.spec.by_length
+    allowed = not description.spec.by_length
+    share = config.lora.dropout == 0.0 and allowed
     own = compiled() and config.method is not Method.FULL
     return Packing(
         share=share,
+        evaluation_share=allowed,
         pad_to_multiple_of=OWN_PAD_TO_MULTIPLE_OF if own else PAD_TO_MULTIPLE_OF,
         prompts=share and config.objective is ObjectiveName.KTO,
     )
@@ -151,7 +156,7 @@ class PackedSteps:
         if not len(self.rows.eval):
             return []
         numbers = range(len(self.rows.train), len(self.rows.train) + len(self.rows.eval))
-        share = self._together == 1 or self.packing.share
+        share = self.packing.evaluation_share if self._together == 1 else self.packing.share
         return pack(
             LazySequence(len(self.rows.eval), self.rows.eval.__getitem__),
             most or self._most(),
