@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tiny import rows, run_config, write_rows
+from tiny import examples, rows, run_config, write_rows
 from veneer.adapters.spec import LoraSpec
 from veneer.config import TrainSection, parse
 from veneer.config.values import read_yaml
@@ -24,6 +25,7 @@ from veneer.training.recommend import (
     recommended_examples,
     recommended_rank,
     recommended_rate,
+    rows_in_step,
     short_of_capacity,
     weights_per_rank,
 )
@@ -164,6 +166,26 @@ def test_a_run_says_and_records_what_it_chose(tiny_model: Path, tiny_data: Path,
     recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]
     assert recorded["learning_rate"] == expected.value
     assert (recorded["examples_per_step"], recorded["steps"]) == (2, 10)
+
+
+def test_the_rate_counts_the_rows_that_a_number_of_tokens_makes(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Two rows a step get another rate than the eight that a step has by default."""
+    mean = np.mean([len(row.tokens) for row in examples(tiny_model, tiny_data)])
+    seen: list[Event] = []
+    settings = ("train.learning_rate=auto", "train.epochs=1", f"train.tokens_per_step={int(2 * mean) + 1}")
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), subscribers=[seen.append])
+    expected = recommended_rate(Method.LORA, 64, steps=10, examples=2)
+    assert expected.note() in [event.message for event in seen if isinstance(event, Note)]
+
+
+def test_a_step_of_tokens_has_at_least_one_row_and_at_most_all() -> None:
+    assert rows_in_step(TrainSection(tokens_per_step=5), 20, 40.0) == 1
+    assert rows_in_step(TrainSection(tokens_per_step=399), 20, 40.0) == 9
+    assert rows_in_step(TrainSection(tokens_per_step=10**6), 20, 40.0) == 20
+    assert rows_in_step(TrainSection(examples_per_step=3), 20, 40.0) == 3
+    assert rows_in_step(TrainSection(), 20, 40.0) == 8
 
 
 def test_what_is_given_is_not_spoken_of(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

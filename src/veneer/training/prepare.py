@@ -117,7 +117,8 @@ def prepare(
     taught = _taught(config, teacher, description, tokenizer)
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
-    config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
+    width, tokens = description.spec.hidden_size, _row_tokens(config, found)
+    config, reasons = settle(config, width, adapted, found.count, found.completion_tokens, tokens)
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
     planned = ForeseenRun(
@@ -338,6 +339,13 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     if config.method is Method.FULL:
         return lora, None
     return lora, tuple(lora.targets(target_paths(description.linears, spec)))
+
+
+def _row_tokens(config: RunConfig, rows: Rows | SupposedRows) -> float:
+    """Tokens of a row that is trained, on average, all of its parts together."""
+    if isinstance(rows, SupposedRows):
+        return float(rows.tokens * len(PARTS[config.objective.rows]))
+    return float(rows.lengths.mean())
 
 
 def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description, targets: tuple[str, ...]) -> LoraSpec:

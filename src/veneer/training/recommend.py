@@ -184,12 +184,27 @@ def steps_of(rows: int, train: TrainSection, examples: int) -> int:
     return train.steps or max(1, math.ceil(rows * (train.epochs or 1.0) / examples))
 
 
+def rows_in_step(train: TrainSection, rows: int, row_tokens: float) -> int:
+    """About how many rows are in a step, where that is not left open.
+
+    Args:
+        train: says what a step is.
+        rows: to train on.
+        row_tokens: tokens of a row, on average.
+    """
+    assert train.examples_per_step != "auto"
+    if train.tokens_per_step is not None:
+        return max(1, min(rows, int(train.tokens_per_step / row_tokens)))
+    return train.examples_per_step or DEFAULT_EXAMPLES_PER_STEP
+
+
 def settle(
     config: RunConfig,
     hidden_size: int,
     adapted: Sequence[Mapping[str, LinearShape]],
     rows: int,
     completion: int,
+    row_tokens: float,
 ) -> tuple[RunConfig, list[str]]:
     """The configuration with everything chosen that was left to `auto`, and a sentence for each choice.
 
@@ -199,15 +214,15 @@ def settle(
         adapted: the model's linear layers under an adapter of rank 1; empty where everything is trained.
         rows: how many there are to train on.
         completion: supervised tokens of all of them.
+        row_tokens: tokens of a row, on average, all of its parts together.
     """
     train = config.train
     choices = []
-    examples = DEFAULT_EXAMPLES_PER_STEP
     if train.examples_per_step == "auto":
         choices.append(recommended_examples(rows, train))
         examples = int(choices[-1].value)
-    elif train.examples_per_step is not None:
-        examples = train.examples_per_step
+    else:
+        examples = rows_in_step(train, rows, row_tokens)
     if train.learning_rate == "auto":
         steps = steps_of(rows, train, examples)
         choices.append(
