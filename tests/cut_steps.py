@@ -72,8 +72,12 @@ class SmallMemory:
     tokens: int
     late: bool = False
     """Whether the memory is full in backward, when the graph stands."""
+    before: bool = False
+    """Whether it is full already where something is computed of all micro-batches."""
 
     def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        if self.before and max(len(batch.tokens) for batch in batches) > self.tokens:
+            torch.empty(1 << 58)
         return batches
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:

@@ -317,15 +317,15 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("when", [{}, {"late": True}, {"before": True}])
 def test_a_step_that_does_not_fit_is_made_in_smaller_micro_batches(
-    late: bool, eight: list[Example], tiny_model: Path, tmp_path: Path
+    when: dict[str, bool], eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:
     largest = len(pack(eight, 10**6)[0].tokens)
     whole = bench(tmp_path / "whole", *adapted(tiny_model), Cut([eight]), steps=3)
     whole.run()
     model, trainable = adapted(tiny_model)
-    memory = SmallMemory(OverModel(model), largest // 3, late)
+    memory = SmallMemory(OverModel(model), largest // 3, **when)
     found = bench(tmp_path / "run", model, trainable, Cut([eight]), steps=3, objective=memory)
     progress = found.run()
     assert [step.loss for step in found.steps()] == pytest.approx([step.loss for step in whole.steps()], abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,25 @@ def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, m
     assert evaluation(model, lambda most: pack(rows, 100), OverModel(model), said.append, Team())() is None
     assert not any(isinstance(event, StageProgress) and event.done > 1 for event in said)
     assert model.training is load_model(open_checkpoint(tiny_model), dtype=torch.float32).training
+
+
+class FullBefore(OverModel):
+    """There is no memory for what depends on all micro-batches, where one has more than 140 tokens."""
+
+    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        if max(len(batch.tokens) for batch in batches) > 140:
+            torch.empty(1 << 58)
+        return batches
+
+
+def test_smaller_micro_batches_where_what_comes_before_them_does_not_fit(tiny_model: Path, tiny_data: Path) -> None:
+    rows = examples(tiny_model, tiny_data)
+    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    said: list[Event] = []
+    found = evaluation(model, lambda most: pack(rows, most or 700), FullBefore(model), said.append, Team())()
+    assert found is not None
+    assert found.loss == pytest.approx(mean_loss(model, pack(rows, 10**6)), abs=1e-5)
+    assert any("evaluating in micro-batches of up to" in event.message for event in said if isinstance(event, Note))
 
 
 class FullOfKept(OverModel):

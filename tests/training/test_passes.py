@@ -147,6 +147,20 @@ def test_the_micro_batch_that_does_not_fit_is_told(late: bool, eight: list[Examp
         assert (None if tried is None else tried.batch) is (batch if len(batch.tokens) == largest else None)
 
 
+def test_the_largest_micro_batch_is_told_where_what_comes_before_all_does_not_fit(
+    eight: list[Example], tiny_model: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    source = CUTS["8x1"](eight)
+    largest = max(len(batch.tokens) for batch in source.lanes(1)[0])
+    objective = SmallMemory(OverModel(model), largest - 1, before=True)
+    passes, parameters = passes_of(model, trainable, source, objective)
+    found = passes.gradients(passes.prepare(1, None, 1), parameters, go_on)
+    assert isinstance(found, MemoryFault)
+    assert len(found.batch.tokens) == largest
+    assert all(parameter.grad is None for parameter in parameters)
+
+
 def test_micro_batches_get_smaller_and_losses_are_multiplied(eight: list[Example], tiny_model: Path) -> None:
     model, trainable = adapted(tiny_model)
     passes, parameters = passes_of(model, trainable, Cut([eight]))

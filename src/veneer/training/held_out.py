@@ -15,7 +15,7 @@ from veneer.signals import stop_signalled
 from veneer.training.kept_weights import give_back_decoded
 from veneer.training.objective import each_means
 from veneer.training.objectives.base import Means, StepObjective
-from veneer.training.out_of_memory import MemoryFault, release_memory
+from veneer.training.out_of_memory import MemoryFault, prepared_by, release_memory
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.lanes import Outcome, Signalled, Team
 
@@ -69,15 +69,20 @@ def evaluation(
 def _attempt(
     model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective, emit: Subscriber, team: Team
 ) -> Means | MemoryFault | None:
-    batches = objective.prepared(batches)
-    weights = objective.weights(batches)
     world = team.group.ranks.world
     own = range(team.group.ranks.rank, len(batches), world)
     # Where weights are in parts, each process computes as many micro-batches as the first.
     idle = 0 if team.apart else -(-len(batches) // world) - len(own)
+    found: list[Means] = []
+    outcome: Outcome
     with team.passing():
-        computed = items_at(batches, [*own, *range(idle)])
-        found, outcome = _own_means(model, computed, objective, weights, emit, team.apart)
+        prepared = prepared_by(objective, batches, DOING, apart=team.apart)
+        weights = objective.weights(batches)
+        if isinstance(prepared, MemoryFault):
+            outcome = prepared
+        else:
+            computed = items_at(prepared, [*own, *range(idle)])
+            found, outcome = _own_means(model, computed, objective, weights, emit, team.apart)
     if team.shards is not None:
         team.shards.let_go()
     found = found[: len(own)]

@@ -8,6 +8,7 @@ keeps to the smaller ones. `Progress` records this, so that a resumed run and `v
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,11 +17,12 @@ from veneer.config import ComputeSection
 from veneer.data.batches import MicroBatch
 from veneer.enums import Recompute
 from veneer.errors import OutOfMemory
-from veneer.out_of_memory import message_of
+from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.planning.choose import BatchShapeFor, Limit, choose
 from veneer.planning.forecast import Forecast
 from veneer.planning.memory import MB, TYPICAL_START, libraries
 from veneer.planning.plan import Plan
+from veneer.training.objectives.base import StepObjective
 
 MOST_HALVINGS = 3
 """How often the micro-batches of a step are halved."""
@@ -69,6 +71,32 @@ class MemoryFault:
             f"{message_of(doing, self.said)} The micro-batch had {tokens:,} tokens; with compute.sharding full it is "
             "not halved on the way. Go on from the last checkpoint with a smaller compute.micro_batch_tokens."
         )
+
+
+def prepared_by(
+    objective: StepObjective, batches: Sequence[MicroBatch], doing: str, *, apart: bool
+) -> Sequence[MicroBatch] | MemoryFault:
+    """Micro-batches with what depends on all of them (`StepObjective.prepared`), or the fault where there is no memory
+    for that. It is the largest one's, since what is computed there has no more tokens at a time.
+
+    Args:
+        objective: of the step or the evaluation.
+        batches: all of its micro-batches.
+        doing: what is done: "evaluating".
+        apart: whether a process can give up by itself.
+
+    Raises:
+        OutOfMemory: there is no memory, and processes compute together.
+    """
+    try:
+        return objective.prepared(batches)
+    except KINDS as error:
+        if not is_out_of_memory(error):
+            raise
+        fault = MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+        if not apart:
+            raise fault.alone(doing) from None
+        return fault
 
 
 def release_memory(device: torch.device) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from veneer.data.batches import MicroBatch
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.training.objectives.base import Means, StepObjective, Sums
-from veneer.training.out_of_memory import MemoryFault
+from veneer.training.out_of_memory import MemoryFault, prepared_by
 from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
 from veneer.training.step_source import StepBatches, StepSource
 from veneer.training.trainable import Trainable
 
+DOING = "computing a step"
 LANE_SEED = 1_000_000_007
 """What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
 
@@ -45,11 +46,18 @@ class Passes:
 
         Raises:
             SourceStopped: a signal came while the rows were made.
+            OutOfMemory, RankLost: see `gradients`.
         """
-        lanes = self._prepared(self.source.lanes(number, most))
+        lanes = self.source.lanes(number, most)
+        batches = [batch for lane in lanes for batch in lane]
+        with self.team.passing():
+            prepared = prepared_by(self.objective, batches, DOING, apart=self.team.apart)
         self._seed(number, 0)
-        weights = self.objective.weights([batch for lane in lanes for batch in lane])
-        return StepBatches(number, lanes, weights, scale)
+        if isinstance(prepared, MemoryFault):
+            return StepBatches(number, lanes, self.objective.weights(batches), scale, prepared)
+        following = iter(prepared)
+        lanes = [[next(following) for _ in lane] for lane in lanes]
+        return StepBatches(number, lanes, self.objective.weights(prepared), scale)
 
     def gradients(
         self, step: StepBatches, parameters: Sequence[nn.Parameter], halted: Callable[[], bool]
@@ -71,7 +79,7 @@ class Passes:
         """
         lane_sum = self.team.sum(parameters, step)
         with self.team.passing():
-            outcome = self._own_lanes(step, lane_sum, halted)
+            outcome = step.fault or self._own_lanes(step, lane_sum, halted)
         return lane_sum.total(outcome)
 
     def seed_rehearsal(self) -> None:
@@ -92,11 +100,6 @@ class Passes:
             tried = self._attempt(batch, lambda sums: sums.total)
         fault = self.team.agree(tried if isinstance(tried, MemoryFault) else None, [batch])
         return fault if isinstance(fault, MemoryFault) else None
-
-    def _prepared(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[list[MicroBatch]]:
-        """The micro-batches of all lanes with what depends on all of them."""
-        batches = iter(self.objective.prepared([batch for lane in lanes for batch in lane]))
-        return [[next(batches) for _ in lane] for lane in lanes]
 
     def _seed(self, step: int, lane: int) -> None:
         """Start the random draws of a lane, which are its own wherever it is computed."""
@@ -131,6 +134,6 @@ class Passes:
                 raise
             fault = MemoryFault(batch, str(error))
             if not self.team.apart:
-                raise fault.alone("computing a step") from None
+                raise fault.alone(DOING) from None
             return fault
         return sums

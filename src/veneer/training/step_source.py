@@ -10,6 +10,7 @@ from torch import Tensor
 
 from veneer.data.batches import MicroBatch
 from veneer.training.objectives.base import Sums
+from veneer.training.out_of_memory import MemoryFault
 
 
 class SourceStopped(Exception):
@@ -45,6 +46,9 @@ class StepBatches:
     """What the sums of the objective are divided by."""
     scale: int = 1
     """The factor of the loss, by which gradients are divided afterwards (`veneer.training.loss_scale`)."""
+    fault: MemoryFault | None = None
+    """The micro-batch that was too large for what the objective computes before the first one; then none of them is
+    computed."""
 
     def loss(self, sums: Sums) -> Tensor:
         """What the backward pass of a micro-batch begins from."""
