@@ -264,7 +264,7 @@ def objectives(model: CausalLM, examples: Sequence[Example]) -> dict[str, tuple[
     """Every objective over a model, with the number of documents of its rows."""
     count = len(examples)
     known = ReferenceTable(np.full(count, -3.0))
-    partners = Partners(examples, seed=0)
+    partners = Partners.among(examples, seed=0)
     references = dict.fromkeys(partners.of(range(count)), -4.0)
     kto = OverModel(model, Kto(KtoSection(), known, np.arange(count) % 2 == 0))
     vocabulary = model.spec.vocab_size

@@ -227,7 +227,7 @@ def test_splits_of_a_step_differ_by_the_rounding_of_its_dtype_alone(
     reference = ReferenceTable(policy + np.random.default_rng(4).normal(scale=15.0, size=len(answers)))
     over: StepObjective = OverModel(model, EXTREME[name](reference, model))
     if name == "kto":
-        partners = Partners(answers, seed=0)
+        partners = Partners.among(answers, seed=0)
         assert isinstance(over, OverModel)
         over = WithReferencePoint(over, partners, dict.fromkeys(partners.of(range(8)), -90.0))
     together = 1 if name in ("kto", "grpo") else 2

@@ -80,7 +80,7 @@ def partners_of(inputs: RunInputs) -> Partners | None:
     rows = inputs.data.rows
     if inputs.config.objective is not ObjectiveName.KTO:
         return None
-    return Partners([*rows.train, *rows.eval], inputs.config.train.seed)
+    return Partners.among([*rows.train, *rows.eval], inputs.config.train.seed)
 
 
 def objective_over(
@@ -274,6 +274,8 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
         "micro-batch": [config.compute.micro_batch_tokens, lanes_in(config.train)],
         "computed": [str(model.dtype), processor(model.device), torch.get_num_threads(), torch.__version__],
     }
+    if config.objective is ObjectiveName.KTO:
+        found["partners"] = "cut to the longest row"
     return key_of(found)
 
 

@@ -43,7 +43,7 @@ def references(partners: Partners, numbers: Sequence[int], shift: float) -> dict
 def objective(model: CausalLM, answers: list[Example], shift: float = -80.0) -> WithReferencePoint:
     source = np.random.default_rng(1)
     table = ReferenceTable(np.array([-4.0 * one.supervised + source.normal(scale=3.0) for one in answers]))
-    partners = Partners(answers, seed=0)
+    partners = Partners.among(answers, seed=0)
     known = references(partners, range(len(answers)), shift)
     return WithReferencePoint(OverModel(model, Kto(SETTINGS, table, LABELS)), partners, known)
 
@@ -163,7 +163,7 @@ def test_every_partner_has_another_prompt_and_another_answer() -> None:
     """Two answers to one prompt, as pairs make them, are no partners, and neither are equal answers."""
     tokens = [(1, 2, 10), (1, 2, 11), (3, 4, 10), (5, 6, 12, 13)]
     examples = [text(*one, prompt=2) for one in tokens]
-    partners = Partners(examples, seed=0)
+    partners = Partners.among(examples, seed=0)
     found = partners.of(range(4))
     assert {number for number, _ in found} == {0, 1, 2, 3}
     for number, other in found:
@@ -174,27 +174,38 @@ def test_every_partner_has_another_prompt_and_another_answer() -> None:
     assert joined.loss_mask.tolist() == [False, False, True, True]
 
 
+def test_no_prompt_with_another_answer_is_longer_than_the_longest_row() -> None:
+    """A long prompt with a short answer, and the other way round: the answer behind the long prompt is cut."""
+    examples = [text(*range(1, 9), 50, prompt=8), text(20, *range(60, 67), prompt=1), text(21, 70, prompt=1)]
+    partners = Partners.among(examples, seed=0)
+    cut = partners.joined(0, 1)
+    assert cut.tokens.tolist() == [*range(1, 9), 60]
+    assert cut.loss_mask.tolist() == [False] * 8 + [True]
+    assert partners.joined(2, 1).tokens.tolist() == [21, *range(60, 67)]
+
+
 @pytest.mark.parametrize("numbers", [[2], [0, 1], [0, 2]])
 def test_rows_without_a_partner_have_none(numbers: list[int]) -> None:
     """A single row, two answers to one prompt, and equal answers: y′ is never y."""
     examples = [text(1, 2, 10, prompt=2), text(1, 2, 11, prompt=2), text(3, 4, 10, prompt=2)]
-    assert Partners(examples, seed=0).of(numbers) == []
+    assert Partners.among(examples, seed=0).of(numbers) == []
 
 
 def test_partners_depend_on_the_rows_of_a_step_and_not_on_their_order() -> None:
     examples = [text(n, n + 1, 50 + n, prompt=2) for n in range(20)]
-    partners = Partners(examples, seed=3)
+    partners = Partners.among(examples, seed=3)
     numbers = [4, 9, 1, 17, 12, 3, 8]
     assert dict(partners.of(numbers)) == dict(partners.of(numbers[::-1]))
-    assert partners.of(numbers) != Partners(examples, seed=4).of(numbers)
+    assert partners.of(numbers) != Partners.among(examples, seed=4).of(numbers)
 
 
 def judged(number: int, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of labels whose prompt and answer no other row has."""
-    good = number % 2 == 0
+    """A row of labels whose prompt and answer no other row has. The first has the longest of both, so that no partner's
+    answer is cut."""
+    good, more = number % 2 == 0, " late" * (12 if number == 0 else 0)
     return {
-        "prompt": [{"role": "user", "content": row["prompt"]}],
-        "completion": [{"role": "assistant", "content": f"{number}: {row['chosen' if good else 'rejected']}"}],
+        "prompt": [{"role": "user", "content": row["prompt"] + more}],
+        "completion": [{"role": "assistant", "content": f"{number}: {row['chosen' if good else 'rejected']}{more}"}],
         "label": good,
     }
 
@@ -202,7 +213,7 @@ def judged(number: int, row: dict[str, Any]) -> dict[str, Any]:
 def in_rings(examples: Sequence[Example]) -> list[int]:
     """The rows of all steps. Those of a step stand so that each follows the one whose answer it gets, which is how TRL
     takes the answers of others; the order within a step changes nothing else."""
-    partners, found = Partners(examples, seed=0), list[int]()
+    partners, found = Partners.among(examples, seed=0), list[int]()
     for epoch in range(STEPS * IN_STEP // ROWS):
         ordered = order(ROWS, seed=0, epoch=epoch).tolist()
         for start in range(0, ROWS, IN_STEP):

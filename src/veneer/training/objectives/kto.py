@@ -12,6 +12,10 @@ gradient, and is that of the whole step, whatever its cut into micro-batches: it
 the first backward. The partner of a row follows from the rows of the step and the seed (`partners`). A step without
 partners (one row, or equal answers) has K = 0.
 
+A long answer of another row may make a text that is longer than any row, for which neither the memory is planned nor
+the model's context need suffice. It is cut, so that no such text is longer than the longest row of the run. TRL does
+not cut it: K deviates from TRL's in steps that have such a text, and only there.
+
 Defaults: β 0.1 and λ 1 are the paper's and TRL's.
 """
 
@@ -105,10 +109,17 @@ class Partners:
     Args:
         examples: of the run, those that are trained first.
         seed: of the run.
+        longest: tokens of the longest example, which no prompt with another answer exceeds.
     """
 
     examples: Sequence[Example]
     seed: int
+    longest: int
+
+    @classmethod
+    def among(cls, examples: Sequence[Example], seed: int) -> Partners:
+        """The partners among the examples of a run."""
+        return cls(examples, seed, max((len(example.tokens) for example in examples), default=0))
 
     def of(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
         """The rows of a step that have a partner, each with it, as places of examples.
@@ -149,9 +160,11 @@ class Partners:
         return Texts(examples, uses)
 
     def joined(self, number: int, partner: int) -> Example:
-        """A row's prompt with its partner's answer."""
+        """A row's prompt with its partner's answer, as much of it as makes no text longer than the longest row."""
         prompt, answer = self._parted(number)[0], self._parted(partner)[1]
-        mask = self.examples[partner].loss_mask[-len(answer) :]
+        room = self.longest - len(prompt)  # a token at least, since the prompt has an answer of its own
+        mask = self.examples[partner].loss_mask[-len(answer) :][:room]
+        answer = answer[:room]
         return Example(
             np.concatenate((prompt, answer)),
             np.concatenate((np.zeros(len(prompt), dtype=np.bool_), mask)),
