@@ -32,3 +32,16 @@ def test_where_and_how_often_may_change(tiny_model: Path, tiny_data: Path, tmp_p
     shutil.copy(tiny_data, copied)
     changes = ("train.steps=4", "train.keep=7", "train.save_every=3")
     assert train(run_config(tiny_model, copied, tmp_path / "elsewhere", *changes), resume=True).progress.step == 4
+
+
+def test_a_run_that_chose_the_rows_of_its_steps_can_be_made_longer(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """20 rows make steps of 2 in one epoch; in 30 they would make steps of 4."""
+    settings = (tiny_model, tiny_data, tmp_path / "run", "train.examples_per_step=auto")
+    assert train(run_config(*settings, "train.epochs=1")).progress.step == 10
+    with pytest.raises(Interrupted, match="after step 11 of 300"):
+        train(run_config(*settings, "train.epochs=30"), resume=True, stop=lambda: True)
+    given = run_config(*settings[:3], "train.epochs=30")
+    with pytest.raises(CheckpointError, match="examples_per_step: 2 then, 8 now"):
+        train(given, resume=True)

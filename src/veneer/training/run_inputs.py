@@ -24,10 +24,11 @@ from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.reward_adapters import check_bases
 from veneer.training.teacher import check_teachers_base
 
+EXAMPLES = "examples_per_step"
 CHOSEN = {
     "data": ("template_date",),
     "lora": ("rank",),
-    "train": ("learning_rate", "lanes", "eval_every", "save_every"),
+    "train": ("learning_rate", "lanes", "eval_every", "save_every", EXAMPLES),
     "compute": ("micro_batch_tokens", "recompute"),
 }
 """The settings that a run chooses where they are left open, by section."""
@@ -121,6 +122,12 @@ def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber
     sections: dict[str, BaseModel] = {}
     for name, keys in CHOSEN.items():
         now, then = getattr(config, name), getattr(recorded, name)
-        left_open = [key for key in keys if getattr(now, key) in (None, "auto", Recompute.AUTO)]
+        left_open = [key for key in keys if _is_open(key, getattr(now, key))]
         sections[name] = now.model_copy(update={key: getattr(then, key) for key in left_open})
     return config.model_copy(update=sections)
+
+
+def _is_open(key: str, value: object) -> bool:
+    """Whether the value of one of the settings of CHOSEN leaves it to the run. No number of examples is a number: the
+    default one, or that of a step of tokens."""
+    return value == "auto" or value is Recompute.AUTO or (value is None and key != EXAMPLES)
