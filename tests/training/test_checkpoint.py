@@ -124,6 +124,21 @@ def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default_then(saved:
                 store.restore(trainable, optimizer_of(trainable), pytest.fail)
 
 
+@pytest.mark.parametrize(
+    ("key", "then", "now"),
+    [
+        ("compute.device", "cuda:0", "cuda:1"),
+        ("compute.recompute", "never", "layers"),
+        ("tracking.project", "veneer", "mine"),
+        ("tracking.mode", "offline", "online"),
+    ],
+)
+def test_what_changes_no_bit_may_be_another_one(key: str, then: str, now: str, saved: Saved) -> None:
+    trainable = saved.make(saved.model)
+    store = CheckpointStore(saved.store.folder, keep=3, identity={**IDENTITY, key: now}, defaults={key: then})
+    assert store.restore(trainable, optimizer_of(trainable), pytest.fail).step == 3
+
+
 def test_every_difference_to_the_run_is_listed(saved: Saved) -> None:
     before = tree(saved.store.folder.checkpoints)
     with pytest.raises(CheckpointError) as caught:

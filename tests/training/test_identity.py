@@ -30,7 +30,7 @@ def test_where_and_how_often_may_change(tiny_model: Path, tiny_data: Path, tmp_p
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     copied = tmp_path / "copy.jsonl"
     shutil.copy(tiny_data, copied)
-    changes = ("train.steps=4", "train.keep=7", "train.save_every=3")
+    changes = ("train.steps=4", "train.keep=7", "train.save_every=3", "tracking.project=mine", "tracking.mode=online")
     assert train(run_config(tiny_model, copied, tmp_path / "elsewhere", *changes), resume=True).progress.step == 4
 
 

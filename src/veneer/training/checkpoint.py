@@ -31,8 +31,9 @@ STEPS = "train.steps"
 """The key of an identity that may grow: a run can be made longer."""
 MICRO_BATCH = "compute.micro_batch_tokens"
 """The key of an identity that may shrink: a run can go on with less memory."""
-RECOMPUTE = "compute.recompute"
-"""The key of an identity that may change: recomputation changes no bit."""
+FREE = frozenset({"compute.recompute", "compute.device", "tracking.project", "tracking.mode"})
+"""The keys of an identity that may change: recomputation and trackers change no bit, and of a device its kind counts,
+which the key `processor` says, and not its number."""
 
 
 class Companion(Protocol):
@@ -282,7 +283,7 @@ def _object(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _may_change(key: str, then: object, now: object) -> bool:
     """Whether a run can be gone on with where a value of its identity is another one now."""
-    if key == RECOMPUTE:
+    if key in FREE:
         return True
     return counts(then) and counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
 
