@@ -15,7 +15,7 @@ from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import Interrupted
 from veneer.event_log import EventLog
 from veneer.events import Note, RunStarted, notes_to
-from veneer.io.files import sampled_digest, write_text
+from veneer.io.files import reported, sampled_digest, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.notebook import html_facts
@@ -332,9 +332,13 @@ def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
     """Write the settings of the run, and which rows it trains and which it has left out."""
     write_text(inputs.folder.config_file, to_yaml(config))
     write_hashes(inputs.folder.trained_rows_file, _hashes(inputs))
-    if inputs.data.rows.skipped:
-        skipped = (to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
-        write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))
+    skipped = [to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped]
+    file = inputs.folder.skipped_rows_file
+    if skipped:
+        write_text(file, "".join(f"{line}\n" for line in skipped))
+        return
+    with reported(file):  # those of a run that ended in this folder before its first checkpoint
+        file.unlink(missing_ok=True)
 
 
 def _hashes(inputs: RunInputs) -> Iterable[bytes]:
