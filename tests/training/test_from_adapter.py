@@ -6,9 +6,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tiny import rows as some_rows
 from tiny import run_config, write_model, write_rows
@@ -53,6 +57,69 @@ def test_training_begins_at_the_adapter(kind: str, tiny_model: Path, tiny_data: 
     assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in before.items() if "lora_B" in name)
     one, two = (json.loads((folder / "adapter_config.json").read_text()) for folder in (first, second))
     assert one == two
+
+
+def adapter_of_peft(model: Path, folder: Path, **settings: Any) -> Path:
+    """An adapter that PEFT writes, with weights that have been trained."""
+    theirs = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model), peft.LoraConfig(r=4, lora_alpha=8, **settings)
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    theirs.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's, about what it writes beside the update of an embedding
+@pytest.mark.parametrize(
+    ("tied", "settings", "copies"),
+    [
+        (False, {"target_modules": ["q_proj", "embed_tokens"]}, {"model.embed_tokens.base_layer.weight"}),
+        (True, {"target_modules": ["q_proj", "embed_tokens"]}, {"model.embed_tokens.base_layer.weight"}),
+        (True, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, set()),
+        (True, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, set()),
+        (True, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, set()),
+    ],
+)
+def test_training_begins_at_an_adapter_of_peft_that_trains_an_end_of_the_model(
+    tied: bool, settings: dict[str, Any], copies: set[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "model", tied=tied)
+    first = adapter_of_peft(model, tmp_path / "first", **settings)
+    second = train(further(model, tiny_data, tmp_path / "second", first, "train.learning_rate=1e-30")).output
+    before, after = read_tensors(first), read_tensors(second)
+    assert before.keys() - after.keys() == copies
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    one, two = (json.loads((folder / "adapter_config.json").read_text()) for folder in (first, second))
+    assert one["ensure_weight_tying"] == two["ensure_weight_tying"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_update_that_embedding_and_head_have_in_common_is_not_gone_on_with(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}
+    first = adapter_of_peft(tiny_model, tmp_path / "first", **settings)
+    with pytest.raises(AdapterError, match="embedding and head have one update in common"):
+        train(further(tiny_model, tiny_data, tmp_path / "second", first))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_embeddings_of_another_base_or_size_are_refused_with_the_reason(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = adapter_of_peft(tiny_model, tmp_path / "first", target_modules=["q_proj", "embed_tokens"])
+    other = write_model(tmp_path / "other", seed=4)
+    with pytest.raises(AdapterError, match="trained over other embeddings than this model's"):
+        train(further(other, tiny_data, tmp_path / "second", first))
+    file, name = first / "adapter_model.safetensors", "base_model.model.model.embed_tokens.base_layer.weight"
+    tensors = load_file(file)
+    save_file(tensors | {name: torch.cat((tensors[name], tensors[name][:2]))}, file)
+    with pytest.raises(AdapterError, match=r"embed_tokens has \d+ rows in .*, and \d+ in the base"):
+        train(further(tiny_model, tiny_data, tmp_path / "third", first))
 
 
 def test_it_is_trained_further_resumed_and_reproduced(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

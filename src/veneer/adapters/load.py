@@ -23,6 +23,7 @@ from veneer.adapters.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     check_expressions,
+    read_any_config,
     read_config,
     read_reward_config,
     read_tensors,
@@ -70,6 +71,35 @@ def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
         AdapterError: as `load_adapter`, or it is none of a reward model.
     """
     return _loaded(model, directory, read_reward_config(directory))
+
+
+def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Tensor]:
+    """The tensors that a saved adapter has trained, for a run that goes on with it on a model that has none yet.
+
+    Raises:
+        AdapterError: files are missing or damaged, or were trained over other embeddings, over a resized vocabulary or
+            with factors that embedding and head have in common.
+    """
+    spec, tensors = read_any_config(directory)[0], read_tensors(directory)
+    if not model.flat:
+        return tensors
+    if not model.spec.tied_head:
+        spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
+    if spec.tied_modules and f"{EMBEDDING}.lora_embedding_A" in tensors:
+        raise AdapterError(
+            f"{directory} cannot be gone on with: embedding and head have one update in common (ensure_weight_tying "
+            f"in {CONFIG_FILE}), and a run would train two; merge it into the base (veneer export), and start a new "
+            "adapter on that"
+        )
+    own, resized = _without_copies(tensors, spec, model, directory)
+    if resized:
+        path, weight = next(iter(resized.items()))
+        raise AdapterError(
+            f"{directory} cannot be gone on with: {path} has {len(weight):,} rows in {WEIGHTS_FILE}, and "
+            f"{model.spec.vocab_size:,} in the base, whose vocabulary a run does not resize for it; merge it into the "
+            "base (veneer export), and start a new adapter on that"
+        )
+    return own
 
 
 def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:

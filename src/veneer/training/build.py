@@ -18,7 +18,7 @@ from veneer.loading.load import unloaded_model
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.planning.plan import Plan
-from veneer.training.from_adapter import start_from
+from veneer.training.from_adapter import start_from, start_of
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.shards import Shards
 from veneer.training.run_inputs import RunInputs
@@ -111,8 +111,10 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
         original=lambda name: origin.read(name, torch.float32),
         directions=_measured_directions(model, inputs) if prepared.lora.init is Init.EVA else None,
     )
+    start = start_of(config, model)
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
-    start_from(adapter, config)
+    if start is not None:
+        start_from(adapter, start, config)
     if isinstance(prepared.forecast, Plan) and prepared.forecast.choice.memory.rounded:
         adapter.round_ahead(model.dtype)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None

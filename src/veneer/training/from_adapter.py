@@ -8,11 +8,15 @@ every loading, the update is not what its files say, and cannot be gone on with.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.load import tensors_to_go_on_from
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
@@ -24,7 +28,6 @@ from veneer.adapters.store import (
     WEIGHTS_FILE,
     config_warnings,
     read_any_config,
-    read_tensors,
 )
 from veneer.config import RunConfig
 from veneer.enums import Init, ObjectiveName, OtherBase, Task
@@ -32,6 +35,7 @@ from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.digests import file_digest
+from veneer.model.language import LanguageModel
 
 START = "and the run starts at the adapter's weights"
 """What is said of a start (`lora.init`) that is given beside an adapter."""
@@ -144,20 +148,44 @@ def refuse_other_base(problem: str | None, config: RunConfig, remedy: str, emit:
     emit(Note(message=problem, level=Level.WARNING))
 
 
-def start_from(adapter: Adapter, config: RunConfig) -> None:
-    """Give a run's adapter the weights of the one that it starts from, if it does.
+def keeps_tie(config: RunConfig) -> bool:
+    """Whether an embedding in `lora.modules_to_save` stays tied to the head of a tied model: it does, unless the run
+    starts from an adapter that has trained it by itself.
 
     Raises:
-        AdapterError: the weights cannot be read, or are not those of this adapter.
+        AdapterError: the adapter cannot be read.
     """
-    if config.train.from_adapter is not None:
-        folder = Path(config.train.from_adapter)
-        tensors = read_tensors(folder)
-        if adapter.score is not None and SCORE_WEIGHT not in tensors:
-            # An adapter of a language model becomes that of a reward model, whose head is new.
-            tensors[SCORE_WEIGHT] = adapter.score.weight.detach().cpu()
-        check_updates(tensors, adapter.spec.scale_of, str(folder / WEIGHTS_FILE))
-        adapter.load(tensors)
+    start = config.train.from_adapter
+    return start is None or read_any_config(Path(start))[0].tied_modules
+
+
+def start_of(config: RunConfig, model: LanguageModel) -> dict[str, Tensor] | None:
+    """The weights of the adapter that a run starts from; None where it starts from none.
+
+    Args:
+        config: of the run.
+        model: the base, which has no adapter yet: copies of its embeddings that the files hold are compared with it.
+
+    Raises:
+        AdapterError: the weights cannot be read, or cannot be gone on with on this model.
+    """
+    start = config.train.from_adapter
+    return None if start is None else tensors_to_go_on_from(model, Path(start))
+
+
+def start_from(adapter: Adapter, tensors: Mapping[str, Tensor], config: RunConfig) -> None:
+    """Give a run's adapter the weights that `start_of` has read.
+
+    Raises:
+        AdapterError: they are not those of this adapter.
+    """
+    given = dict(tensors)
+    if adapter.score is not None and SCORE_WEIGHT not in given:
+        # An adapter of a language model becomes that of a reward model, whose head is new.
+        given[SCORE_WEIGHT] = adapter.score.weight.detach().cpu()
+    assert config.train.from_adapter is not None
+    check_updates(given, adapter.spec.scale_of, str(Path(config.train.from_adapter) / WEIGHTS_FILE))
+    adapter.load(given)
 
 
 def adapter_digests(config: RunConfig) -> dict[str, str]:

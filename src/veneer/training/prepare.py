@@ -33,7 +33,7 @@ from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_
 from veneer.planning.machine import Machine, named_machine
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
-from veneer.training.from_adapter import with_adapter
+from veneer.training.from_adapter import keeps_tie, with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
@@ -333,7 +333,7 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     section, spec = config.lora, description.spec
     if section.rank == "auto":
         section = section.model_copy(update={"rank": 1})
-    lora = LoraSpec.of(section, tied=spec.tied_head)
+    lora = replace(LoraSpec.of(section, tied=spec.tied_head), tied_modules=keeps_tie(config))
     if config.objective is ObjectiveName.REWARD:
         lora = replace(lora, task=Task.SEQ_CLS)
     if config.method is Method.FULL:
