@@ -247,7 +247,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("lr_scheduler_type lr_scheduler scheduler",
      ("train.schedule",), "cosine, linear or constant, each after the warm-up"),
     ("lr_scheduler_kwargs cosine_min_lr_ratio min_lr_rate min_lr min_learning_rate",
-     ("train.min_rate",), "the last rate as a share of the peak"),
+     ("train.min_rate",), "the rate that the schedule falls towards, as a share of the peak"),
     ("optim",
      ("train.optimizer",),
      "adamw, adamw8bit, paged_adamw, paged_adamw8bit, adafactor, lion or sgd (adamw for every kind of adamw_torch)"),

@@ -48,7 +48,8 @@ class TrainSection(Section):
     warmup: Fraction = 0.03
     """The share of the steps during which the learning rate rises from 0."""
     min_rate: Fraction = 0.0
-    """The learning rate at the end of `cosine` and `linear`, as a share of the peak."""
+    """The learning rate that `cosine` and `linear` fall towards, as a share of the peak. The step after the last one
+    would have it."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False), NUMBER] = 0.0
     """The decoupled weight decay of matrices, per step and unit of learning rate."""
     beta1: Fraction = 0.9

@@ -22,10 +22,11 @@ class RateSchedule:
     """Share of the steps over which the rate rises."""
     shape: Schedule
     end: float
-    """The rate at the last step, as a share of the peak."""
+    """The rate that the fall ends at, as a share of the peak. The step after the last one would have it, as in
+    transformers: no step is made at a rate of 0."""
 
     def at(self, step: int) -> float:
-        """The rate of the 1-based `step`: rising to the peak, then falling towards `end` at the last step."""
+        """The rate of the 1-based `step`: rising to the peak, then falling towards `end`."""
         rising = math.ceil(self.warmup * self.steps)
         if step <= rising:
             return self.peak * step / (rising + 1)
