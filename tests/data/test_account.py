@@ -18,7 +18,8 @@ def test_every_group_of_rows_is_counted_and_its_first_rows_named() -> None:
     places = "f:1, f:2, f:3 and 1 more"
     assert f"4 training rows longer than data.max_length=20 and left out: {places}" in said[Overlong.DROP]
     assert f"4 training rows cut to data.max_length=20 tokens: {places}" in said[Overlong.TRUNCATE]
-    assert f"4 training rows cut into pieces of at most data.max_length=20 tokens: {places}" in said[Overlong.SPLIT]
+    assert f"4 training rows cut into 28 pieces of at most data.max_length=20 tokens: {places}" in said[Overlong.SPLIT]
+    assert said[Overlong.SPLIT][0].startswith("7 training rows in 31 examples: ")
     assert said[Overlong.DROP][0].startswith("3 training rows: ")
 
 
@@ -36,7 +37,7 @@ def test_the_longest_row_is_one_that_trains_and_longer_ones_are_said_beside_it()
     before = f", and {lengths[0]} before rows were left out or cut (f:1)"
     assert said[Overlong.DROP].endswith(f"longest row {lengths[2]} tokens (f:3){before}")
     assert said[Overlong.TRUNCATE].endswith(f"longest row {most} tokens (f:1){before}")
-    assert said[Overlong.SPLIT].endswith(f"longest row {most} tokens (f:1){before}")
+    assert said[Overlong.SPLIT].endswith(f"longest example {most} tokens (f:1){before}")
     whole = findings(encode_all(texts, tokenizer, max_length=None, overlong=Overlong.DROP).report, "training")[0]
     assert whole.endswith(f"longest row {lengths[0]} tokens (f:1)")
 

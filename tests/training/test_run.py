@@ -32,7 +32,7 @@ from veneer.errors import (
     Interrupted,
 )
 from veneer.event_log import read_events
-from veneer.events import Event, Note
+from veneer.events import Event, Note, RunStarted
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
 from veneer.reproduction.run import reproduce
@@ -343,6 +343,24 @@ def test_rows_that_were_left_out_are_listed_in_the_folder(tiny_model: Path, tmp_
     left.write_text("{}\n")
     train(run_config(tiny_model, write_rows(tmp_path / "good.jsonl", rows(4)), tmp_path / "good", "train.steps=1"))
     assert not left.exists()
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_pieces_of_a_text_are_one_row_of_the_record(cache: str, tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [{"text": "late parcel " * 60}, {"text": "a crate"}])
+    again = write_rows(tmp_path / "eval.jsonl", [{"text": "blue parcel " * 60}])
+    settings = ("data.max_length=50", "data.overlong=split", f"data.cache={cache}", f"data.eval_file={again}")
+    events: list[Event] = []
+    settings = (*settings, f"data.cache_dir={tmp_path / 'tokens'}", "train.steps=1")
+    train(run_config(tiny_model, data, tmp_path / "run", *settings), subscribers=[events.append])
+    said = json.loads((tmp_path / "run" / "run.lock").read_text())["data"]
+    assert (said["rows"], said["evaluation_rows"]) == (2, 1)
+    assert said["examples"] > 3
+    assert said["evaluation_examples"] > 2
+    (started,) = [event for event in events if isinstance(event, RunStarted)]
+    assert started.examples == 2
+    (note,) = [e.message for e in events if isinstance(e, Note) and e.message.startswith("2 training rows in ")]
+    assert note.startswith(f"2 training rows in {said['examples']} examples: ")
 
 
 # ------------------------------------------------------------------------------------------------------ early stopping

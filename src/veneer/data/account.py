@@ -55,15 +55,17 @@ def findings(report: EncodeReport, what: str) -> list[str]:
         what: which rows they are, as the sentences say it: "training" or "evaluation".
     """
     rows = f"{what} row"
+    made, one = (f" in {report.examples:,} examples", "example") if report.further else ("", "row")
     lines = [
-        f"{count_of(report.examples, rows)}: {count_of(report.tokens, 'token')}, "
+        f"{count_of(report.kept, rows)}{made}: {count_of(report.tokens, 'token')}, "
         f"{report.supervised:,} of them supervised; "
-        f"longest row {count_of(report.longest, 'token')} ({report.longest_where}){_as_given(report)}"
+        f"longest {one} {count_of(report.longest, 'token')} ({report.longest_where}){_as_given(report)}"
     ]
+    most = f"data.max_length={report.max_length}"
     groups = {
-        f"longer than data.max_length={report.max_length} and left out": report.dropped,
-        f"cut to data.max_length={report.max_length} tokens": report.truncated,
-        f"cut into pieces of at most data.max_length={report.max_length} tokens": report.split,
+        f"longer than {most} and left out": report.dropped,
+        f"cut to {most} tokens": report.truncated,
+        f"cut into {count_of(report.pieces, 'piece')} of at most {most} tokens": report.split,
         "left out, since nothing in them trains": report.untrained,
         "with a control token spelled out, which is trained as ordinary text": report.spelled,
     }

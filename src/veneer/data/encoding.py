@@ -69,7 +69,9 @@ class EncodeReport:
     rows: int
     """Number of rows given."""
     examples: int
-    """Number of rows that became examples."""
+    """Number of examples; those of a row with several parts count as one."""
+    further: int
+    """Number of the examples that are further pieces of a row that was split: not its first."""
     tokens: int
     """Number of tokens of all examples."""
     supervised: int
@@ -99,6 +101,16 @@ class EncodeReport:
     """The rows that cannot be encoded and were left out."""
     notes: tuple[str, ...]
     """Sentences that the user should know about the template or tokenizer."""
+
+    @property
+    def kept(self) -> int:
+        """Number of rows that became examples."""
+        return self.examples - self.further
+
+    @property
+    def pieces(self) -> int:
+        """Number of the examples that are pieces of a row that was split."""
+        return self.further + len(self.split)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -323,6 +335,7 @@ class _Tally:
         self.examples: list[Example] = []
         self.problems: list[RowProblem] = []
         self.rows = 0
+        self._further = 0
         self._max_length, self._parts = max_length, parts
         self._longest = (0, "")
         self._given = (0, "", False)
@@ -344,12 +357,15 @@ class _Tally:
             self._spelled.append(where)
         if encoded.fate is not Fate.KEPT:
             self._places[encoded.fate].append(where)
+        if encoded.fate is Fate.SPLIT:
+            self._further += len(encoded.examples) - 1
         self.examples += encoded.examples
 
     def report(self, notes: tuple[str, ...]) -> EncodeReport:
         return EncodeReport(
             rows=self.rows + len(self.problems),
             examples=len(self.examples) // self._parts,
+            further=self._further,
             tokens=sum(len(example.tokens) for example in self.examples),
             supervised=sum(example.supervised for example in self.examples),
             longest=self._longest[0],

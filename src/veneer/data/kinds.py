@@ -219,4 +219,4 @@ def _encode(
     emit: Subscriber,
 ) -> list[Example]:
     records = [record for row in rows for record in row.records]
-    return encode_told(records, tokenizer, data, what, skipped, emit, parts=parts, unit="answers")
+    return encode_told(records, tokenizer, data, what, skipped, emit, parts=parts, unit="answers").examples

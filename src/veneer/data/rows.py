@@ -16,7 +16,7 @@ import numpy as np
 from veneer.config import DataSection
 from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.chat import Example, start_template
-from veneer.data.encoding import encode_all
+from veneer.data.encoding import EncodedFile, encode_all
 from veneer.data.lint.audit import RowAudit
 from veneer.data.mixture import WeightedRows
 from veneer.data.orders import Indices
@@ -64,6 +64,8 @@ class Rows:
     """By how much the chosen answer of each pair is better, those that are trained first; none where no row says it."""
     prompts: tuple[PromptRow, ...] = ()
     """The rows as they ask, with their columns, those that are trained first; none where rows have answers."""
+    further: tuple[int, int] = (0, 0)
+    """How many examples are further pieces of a long text, not its first, of those trained and of those evaluated."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask, of labels and margins, and of what judges sampled answers.
@@ -90,12 +92,17 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """The number of rows that are trained."""
+        """The number of rows that steps are made of. Every piece of a long text is one."""
         return len(self.train) // self.together
 
     @property
+    def row_counts(self) -> tuple[int, int]:
+        """The numbers of rows of the files that are trained and evaluated. All pieces of a long text are one."""
+        return self.count - self.further[0], self.eval_count - self.further[1]
+
+    @property
     def eval_count(self) -> int:
-        """The number of rows that are evaluated."""
+        """The number of rows that are evaluated. Every piece of a long text is one."""
         return len(self.eval) // self.together
 
     @property
@@ -154,7 +161,8 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     files, eval_files = training_files(data, emit), evaluation_files(data, emit)
     if is_cached(data, [file.path for file in (*files, *eval_files)]):
         stored = stored_rows(data, files, eval_files, tokenizer, emit)
-        return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, weighted(files, stored.in_files))
+        sources = weighted(files, stored.in_files)
+        return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further)
     start_template(tokenizer)
     skipped: list[RowProblem] = []
     notice = notes_to(emit)
@@ -170,14 +178,17 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     repeats = duplicates(records)
     if repeats:
         notice(repeats_note(len(repeats), *repeats[0]))
-    train = encode_told(records, tokenizer, data, "training", skipped, emit)
+    encoded = encode_told(records, tokenizer, data, "training", skipped, emit)
+    evaluated = encode_told(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else None
+    train = encoded.examples
     places = {example.where for example in train}
     return Rows(
         train=train,
-        eval=encode_told(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
+        eval=[] if evaluated is None else evaluated.examples,
         skipped=tuple(skipped),
         hashes=(row_hashes(record for record in records if record.where in places),),
         sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train)),
+        further=(encoded.report.further, 0 if evaluated is None else evaluated.report.further),
     )
 
 
@@ -207,7 +218,7 @@ def encode_told(
     *,
     parts: Sequence[str] = ("",),
     unit: str = "rows",
-) -> list[Example]:
+) -> EncodedFile:
     """Encode the records of one side, and tell how far it is and what was found.
 
     Args:
@@ -235,4 +246,4 @@ def encode_told(
     skipped += encoded.report.skipped
     for line in (*findings(encoded.report, what), *audit.notes(what)):
         emit(Note(message=line))
-    return encoded.examples
+    return encoded

@@ -49,6 +49,8 @@ class StoredRows:
     hashes: StoredHashes
     in_files: Counter[str]
     """The number of training examples from each file."""
+    further: tuple[int, int]
+    """How many examples are further pieces of a long text, of those trained and of those evaluated."""
 
 
 def is_cached(data: DataSection, files: Sequence[Path]) -> bool:
@@ -87,6 +89,7 @@ def stored_rows(
         trained, evaluated = _apart(store, held_out(CountedRecords(reader, store.meta.rows), data))
         sides = [("training", store, trained), ("evaluation", store, evaluated)]
     _say_repeats(sides, emit)
+    further = []
     for what, side, entries in sides:
         report = _account(side, entries, data.max_length)
         for line in findings(report, what):
@@ -94,6 +97,7 @@ def stored_rows(
         if not report.examples:
             left_out = len(report.dropped), report.given, len(report.untrained)
             raise nothing_left(report.rows, data.max_length, *left_out)
+        further.append(report.further)
     _, _, own = sides[0]
     train = StoredExamples(store, own)
     return StoredRows(
@@ -102,6 +106,7 @@ def stored_rows(
         skipped=tuple(problem for one in dict.fromkeys(side for _, side, _ in sides) for problem in one.problems()),
         hashes=StoredHashes(store, own),
         in_files=_in_files(store, own),
+        further=(further[0], sum(further[1:])),
     )
 
 
@@ -154,12 +159,13 @@ def _account(store: TokenStore, entries: Marks | None, max_length: int) -> Encod
         return places(lambda block: block["fate"] == fate.value)
 
     problems = {problem.where: problem for problem in store.problems()}
-    rows = examples = tokens = supervised = longest = most = 0
+    rows = examples = further = tokens = supervised = longest = most = 0
     at = first = -1
     bound = False
     for start, block, taken in _side(store, entries):
         rows += int((taken & (block["flags"] & CONTINUES == 0)).sum())
         examples += int((taken & (block["length"] > 0)).sum())
+        further += int((taken & (block["flags"] & CONTINUES > 0)).sum())
         tokens += int(block["length"][taken].sum(dtype=np.int64))
         supervised += int(block["targets"][taken].sum(dtype=np.int64))
         lengths, given = (np.where(taken, block[name], 0) for name in ("length", "given"))
@@ -172,6 +178,7 @@ def _account(store: TokenStore, entries: Marks | None, max_length: int) -> Encod
     return EncodeReport(
         rows=rows,
         examples=examples,
+        further=further,
         tokens=tokens,
         supervised=supervised,
         longest=longest,

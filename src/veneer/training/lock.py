@@ -199,7 +199,8 @@ def write_lock(
         **({"teacher": teacher_digests(config)} if config.objective is ObjectiveName.DISTILLATION else {}),
         "tokenizer": inputs.tokenizer(),
         "data": {
-            "files": inputs.data(), "rows": rows.count, "evaluation_rows": rows.eval_count,
+            "files": inputs.data(), "rows": rows.row_counts[0], "evaluation_rows": rows.row_counts[1],
+            **({"examples": rows.count, "evaluation_examples": rows.eval_count} if any(rows.further) else {}),
             "digest": rows.digest(), **_sources(config, rows),
         },
         "seed": config.train.seed,

@@ -320,7 +320,7 @@ def _started(inputs: RunInputs, config: RunConfig, trainable: Trainable, resumed
         method=config.method.value,
         steps=inputs.data.steps.total,
         resumed_at=resumed_at,
-        examples=inputs.data.rows.count,
+        examples=inputs.data.rows.row_counts[0],
         trainable=trainable.numbers,
         learning_rate=float(config.train.learning_rate),
         planned_memory_mb=None if plan is None else plan.choice.memory.peak / 1e6,

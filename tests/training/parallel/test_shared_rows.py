@@ -40,10 +40,10 @@ def read(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Rows:
 
 
 def test_rows_come_back_as_they_were(read: Rows, tmp_path: Path) -> None:
-    read = replace(read, labels=(True, False))
+    read = replace(read, labels=(True, False), further=(2, 1))
     write_rows(tmp_path / "rows", read)
     again = read_rows(tmp_path / "rows")
-    assert again.labels == (True, False)
+    assert (again.labels, again.further) == ((True, False), (2, 1))
     assert again.digest() == read.digest()
     assert [len(again.train), len(again.eval)] == [len(read.train), len(read.eval)]
     assert [one.where for one in again.train] == [one.where for one in read.train]

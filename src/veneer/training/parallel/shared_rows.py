@@ -48,7 +48,8 @@ def write_rows(path: Path, rows: Rows) -> None:
     examples = [*rows.train, *rows.eval]
     sources = to_text([[source.rows, source.weight] for source in rows.sources]).encode()
     places = to_text([example.where for example in examples], ensure_ascii=False).encode()
-    lengths = np.array([len(rows.train), rows.together, *(len(example.tokens) for example in examples)], dtype=np.int64)
+    counts = len(rows.train), rows.together, *rows.further
+    lengths = np.array([*counts, *(len(example.tokens) for example in examples)], dtype=np.int64)
     tensors = {
         "lengths": lengths,
         "tokens": np.concatenate([example.tokens for example in examples]),
@@ -74,7 +75,7 @@ def read_rows(path: Path) -> Rows:
         count = (end - start) // np.dtype(dtype).itemsize
         return np.memmap(path, dtype=dtype, mode="c", offset=8 + size + start, shape=(count,))
 
-    trained, together, *lengths = mapped("lengths", np.int64).tolist()
+    trained, together, pieces, eval_pieces, *lengths = mapped("lengths", np.int64).tolist()
     where = json.loads(bytes(mapped("where", np.uint8)).decode())
     ends = np.cumsum(lengths)
     tokens, mask = mapped("tokens", np.int32), mapped("mask", np.bool_)
@@ -91,6 +92,7 @@ def read_rows(path: Path) -> Rows:
         labels=tuple(json.loads(bytes(mapped("labels", np.uint8)).decode())),
         margins=tuple(json.loads(bytes(mapped("margins", np.uint8)).decode())),
         prompts=tuple(_prompt(*said) for said in json.loads(bytes(mapped("prompts", np.uint8)).decode())),
+        further=(pieces, eval_pieces),
     )
 
 
