@@ -128,6 +128,6 @@ def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber
 
 
 def _is_open(key: str, value: object) -> bool:
-    """Whether the value of one of the settings of CHOSEN leaves it to the run. No number of examples is a number: the
-    default one, or that of a step of tokens."""
+    """Whether the value of one of the settings of CHOSEN leaves it to the run. No number of examples does not: a step
+    has the default one then, or a number of tokens."""
     return value == "auto" or value is Recompute.AUTO or (value is None and key != EXAMPLES)
