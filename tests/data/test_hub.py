@@ -58,6 +58,24 @@ def test_the_rows_of_a_split_are_written_once(dataset: Path) -> None:
     assert file.stat().st_mtime_ns == before
 
 
+def test_a_folder_is_told_apart_by_its_place_and_read_again_after_a_change(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two projects have each a folder `./set`."""
+    here = hub_file("hub:" + str(dataset) + "[train]")
+    monkeypatch.chdir(tmp_path)
+    first = hub_file("hub:./set[train]")
+    (tmp_path / "other" / "set").mkdir(parents=True)
+    write_rows(tmp_path / "other" / "set" / "train.jsonl", rows(3, seed=9))
+    monkeypatch.chdir(tmp_path / "other")
+    assert lines(hub_file("hub:./set[train]")) == rows(3, seed=9)
+    monkeypatch.chdir(tmp_path)
+    assert hub_file("hub:./set[train]") == first
+    assert lines(first) == lines(here) == rows(20)
+    write_rows(dataset / "data" / "train.jsonl", rows(20, seed=5))
+    assert lines(hub_file("hub:./set[train]")) == rows(20, seed=5)
+
+
 def test_half_a_split_that_a_killed_run_left_is_gone_after_the_next(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     for name in (".partial-1-rows.jsonl", ".partial-1-rows.jsonl" + HELD):

@@ -32,6 +32,11 @@ class HubName:
     config: str | None
     revision: str | None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the dataset's files are in a folder on the disk, which goes before a dataset of the hub."""
+        return Path(self.path).is_dir()
+
 
 def read_name(name: str) -> HubName:
     """The parts of a dataset's name.
@@ -54,7 +59,8 @@ def kept_datasets() -> Path:
 
 
 def hub_file(name: str, emit: Subscriber = ignore) -> Path:
-    """The file with the rows of a dataset, which is written the first time.
+    """The file with the rows of a dataset, which is written the first time; of a folder's dataset, again after its
+    files were changed.
 
     Args:
         name: `hub:owner/name[split]`.
@@ -67,7 +73,8 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
     asked = read_name(name)
     folder = kept_datasets()
     readable = re.sub(r"[^\w.-]+", "-", f"{asked.path}-{asked.split}").strip("-")[-80:]
-    file = folder / f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
+    told_apart = name + _state(Path(asked.path)) if asked.is_folder else name
+    file = folder / f"{readable}-{hashlib.sha256(told_apart.encode()).hexdigest()[:16]}.jsonl"
     if file.is_file():
         return file
     rows = _load(name, asked)
@@ -83,6 +90,21 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
             out.write(line)
             stage.advance()
     return file
+
+
+def _state(folder: Path) -> str:
+    """What a folder is: its place, and the name, size and time of each of its files. Projects have folders of one
+    relative name, and the files of a folder change, where a dataset of the hub has its revision.
+
+    Raises:
+        DataError: a file cannot be looked at.
+    """
+    try:
+        files = sorted(file for file in folder.resolve().rglob("*") if file.is_file())
+        found = [(str(file), status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
+    return to_text([str(folder.resolve()), *found])
 
 
 def _load(name: str, asked: HubName) -> Any:
