@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from support import needs
 from tiny import rows, run_config, write_rows
 from veneer.data import hub
-from veneer.data.hub import HubName, hub_file, read_name
+from veneer.data.hub import NOT_JSON, HubName, hub_file, read_name
+from veneer.data.records import read_file
+from veneer.enums import Column
 from veneer.errors import CheckpointError, DataError
+from veneer.events import Event
 from veneer.io.leftovers import HELD
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
@@ -74,6 +82,32 @@ def test_a_folder_is_told_apart_by_its_place_and_read_again_after_a_change(
     assert lines(first) == lines(here) == rows(20)
     write_rows(dataset / "data" / "train.jsonl", rows(20, seed=5))
     assert lines(hub_file("hub:./set[train]")) == rows(20, seed=5)
+
+
+def test_rows_are_those_of_the_same_parquet_read_directly(dataset: Path, tmp_path: Path) -> None:
+    """But for values that JSON has no form for: they refuse no row in which nothing reads them."""
+    tools = [{"name": "f", "parameters": {"properties": {key: {"type": "string"}}}} for key in "ab"]
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    table = pa.Table.from_pylist(
+        [
+            {"messages": turns, "tools": [tool], "raw": b"hello", "score": score, "day": date(2024, 5, 1)}
+            for tool, score in zip(tools, (1.5, math.nan), strict=True)
+        ]
+    )
+    (tmp_path / "arrow-set").mkdir()
+    pq.write_table(table, tmp_path / "arrow-set" / "train.parquet")
+    events: list[Event] = []
+    file = hub_file(f"hub:{tmp_path / 'arrow-set'}[train]", events.append)
+    found, direct = read_file(file), read_file(tmp_path / "arrow-set" / "train.parquet")
+    assert [record.tools for record in found.records] == [(tool,) for tool in tools]
+    assert [replace(record, where="") for record in found.records] == [
+        replace(record, where="") for record in direct.records
+    ]
+    assert any("2 rows have nulls inside their objects" in str(event) for event in events)
+    rest = [(row["score"], row["day"]) for row in map(json.loads, file.read_text().splitlines())]
+    assert rest == [(1.5, "2024-05-01"), ({NOT_JSON: "nan"}, "2024-05-01")]
+    with pytest.raises(DataError, match=r"text must be a string"):
+        read_file(file, columns={Column.TEXT: "raw"})
 
 
 def test_half_a_split_that_a_killed_run_left_is_gone_after_the_next(dataset: Path, tmp_path: Path) -> None:

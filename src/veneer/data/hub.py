@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from veneer.errors import DataError, OutputError
-from veneer.events import Stage, Subscriber, ignore
+from veneer.data.readers import nulls_noted, without_nulls
+from veneer.errors import DataError
+from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.io.files import atomic_file, make_output_folder
 from veneer.io.leftovers import held, remove_dead
 from veneer.strict_json import to_text
 
 HUB = "hub:"
+NOT_JSON = "not in JSON"
+"""The key of the object that stands in place of a value that JSON has no form for."""
+WRITTEN = 2
+"""The way in which rows are written; a file that was written in another one is not read."""
 _NAME = re.compile(
     r"hub:(?P<path>[^\[\]@:]+)(?::(?P<config>[^\[\]@]+))?(?:@(?P<revision>[^\[\]]+))?\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]"
 )
@@ -73,7 +82,7 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
     asked = read_name(name)
     folder = kept_datasets()
     readable = re.sub(r"[^\w.-]+", "-", f"{asked.path}-{asked.split}").strip("-")[-80:]
-    told_apart = name + _state(Path(asked.path)) if asked.is_folder else name
+    told_apart = to_text([WRITTEN, name, _state(Path(asked.path)) if asked.is_folder else []])
     file = folder / f"{readable}-{hashlib.sha256(told_apart.encode()).hexdigest()[:16]}.jsonl"
     if file.is_file():
         return file
@@ -86,13 +95,18 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
         held(partial),
         partial.open("w", encoding="utf-8") as out,
     ):
-        for line in _lines(name, rows):
-            out.write(line)
+        nulls = 0
+        for row in rows:
+            left, removed = without_nulls(dict(row))
+            nulls += removed
+            out.write(to_text(_json(left), ensure_ascii=False) + "\n")
             stage.advance()
+    for note in nulls_noted(name, nulls):
+        emit(Note(message=note))
     return file
 
 
-def _state(folder: Path) -> str:
+def _state(folder: Path) -> list[Any]:
     """What a folder is: its place, and the name, size and time of each of its files. Projects have folders of one
     relative name, and the files of a folder change, where a dataset of the hub has its revision.
 
@@ -104,7 +118,7 @@ def _state(folder: Path) -> str:
         found = [(str(file), status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
-    return to_text([str(folder.resolve()), *found])
+    return [str(folder.resolve()), *found]
 
 
 def _load(name: str, asked: HubName) -> Any:
@@ -121,9 +135,22 @@ def _load(name: str, asked: HubName) -> Any:
         ) from error
 
 
-def _lines(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    for number, row in enumerate(rows, start=1):
-        try:
-            yield to_text(dict(row), ensure_ascii=False, default=str) + "\n"
-        except (TypeError, ValueError, OutputError) as error:
-            raise DataError(f"{name}: row {number} cannot be written as JSON: {error}") from error
+def _json(value: Any) -> Any:
+    """A value of a dataset as JSON has it. Dates and exact numbers become texts. Of what JSON has no form for (bytes, a
+    picture, NaN) an object stands there that says so: nobody needs it in a column that is not used, and none that asks
+    for a text or a number takes an object."""
+    match value:
+        case None | str() | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case Mapping():
+            return {str(key): _json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_json(item) for item in value]
+        case date() | time() | timedelta() | Decimal() | UUID():
+            return str(value)
+        case float():
+            return {NOT_JSON: str(value)}
+        case _:
+            return {NOT_JSON: type(value).__name__}

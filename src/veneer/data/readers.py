@@ -287,22 +287,28 @@ def _read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
-                    left, removed = _without_nulls(row)
+                    left, removed = without_nulls(row)
                     nulls += removed
                     yield f"{path}:{number}", _checked(left)
     # pyarrow's ArrowInvalid and UnicodeDecodeError are both ValueErrors.
     except (ValueError, NotImplementedError, RecursionError) as error:
         raise DataError(f"{path}: invalid Parquet after row {number}: {error}") from error
-    if nulls:
-        notes.append(
-            f"{path}: {nulls} rows have nulls inside their objects; Parquet cannot tell a null from an absent key, and "
-            "they are read as absent (JSON Lines keeps the difference)"
-        )
+    notes += nulls_noted(str(path), nulls)
 
 
-def _without_nulls(row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A row without the nulls that Parquet puts where one of its structs lacks another's field; and whether there were
-    any inside its values."""
+def nulls_noted(source: str, rows: int) -> list[str]:
+    """What is to be said of rows of Arrow's tables that had nulls inside their values (`without_nulls`)."""
+    if not rows:
+        return []
+    return [
+        f"{source}: {rows} rows have nulls inside their objects; Parquet cannot tell a null from an absent key, and "
+        "they are read as absent (JSON Lines keeps the difference)"
+    ]
+
+
+def without_nulls(row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A row without the nulls that Arrow, and so Parquet, puts where one of its structs lacks another's field; and
+    whether there were any inside its values."""
     found = False
 
     def clean(value: Any) -> Any:
