@@ -14,7 +14,7 @@ from training_runs import stopping_after, weights
 from veneer.config import DataSection, parse
 from veneer.config.values import override
 from veneer.data.rows import load_rows
-from veneer.data.sources import evaluation_files, files_named, training_files
+from veneer.data.sources import evaluation_files, files_named, keys_then, training_files
 from veneer.data.splits import evaluation_records
 from veneer.errors import CheckpointError, ConfigError, DataError, Interrupted
 from veneer.io.checkpoint import open_checkpoint
@@ -53,6 +53,31 @@ def test_files_are_called_by_their_key_and_name(corpus: Path) -> None:
     assert [(file.key, file.weight) for file in training_files(data)] == [
         ("data.sources.0.file", 2.0), ("data.sources.1.file b.jsonl", 1.0), ("data.sources.1.file c.jsonl", 1.0),
     ]  # fmt: skip
+
+
+def test_files_of_one_name_have_keys_of_their_own(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("de", "en"):
+        (corpus / place).mkdir()
+        write_rows(corpus / place / "a.jsonl", rows(3))
+    data = DataSection(file=str(corpus / "**" / "a.jsonl"), eval_file=str(corpus / "d?" / "*.jsonl"))
+    keys = ["data.file a.jsonl", "data.file de/a.jsonl", "data.file en/a.jsonl"]
+    assert [file.key for file in training_files(data)] == keys
+    assert [file.key for file in evaluation_files(data)] == ["data.eval_file de/a.jsonl"]
+    monkeypatch.chdir(corpus)
+    for pattern, names in (("*.jsonl", "abc"), ("../corpus/?.jsonl", "abc"), ("e*/*", ["en/a"])):
+        found = training_files(DataSection(file=pattern))
+        assert [file.key for file in found] == [f"data.file {name}.jsonl" for name in names]
+
+
+def test_files_are_found_under_the_keys_of_an_older_lock() -> None:
+    """It had the names of files without their folders, and none where a pattern found one file."""
+    now = ["data.file de/a.jsonl", "data.file b.jsonl", "data.eval_file x/c.jsonl"]
+    older = ["data.file a.jsonl", "data.file b.jsonl", "data.eval_file"]
+    assert list(keys_then(now, older).values()) == older
+    assert list(keys_then(now, now).values()) == now
+    # What has come is not taken for another file of its name, nor one of several for the only one.
+    assert list(keys_then(["data.file a.jsonl", now[0]], older).values()) == [older[0], now[0]]
+    assert list(keys_then(now[:2], ["data.file"]).values()) == now[:2]
 
 
 def weighted(model: Path, corpus: Path, *assignments: str) -> Any:

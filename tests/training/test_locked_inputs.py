@@ -42,6 +42,23 @@ def test_base_and_rows_are_compared_with_what_was_trained_from(tiny_model: Path,
     assert "data data.file: is not there any more" in changed_inputs(lock, config)
 
 
+def test_a_change_in_any_of_the_files_of_one_name_is_seen(tiny_model: Path, tmp_path: Path) -> None:
+    for place in ("de", "en"):
+        (tmp_path / place).mkdir()
+        write_rows(tmp_path / place / "train.jsonl", rows(4, seed=len(place)))
+    config = run_config(tiny_model, tmp_path / "*" / "train.jsonl", tmp_path / "run", "train.steps=1")
+    train(config)
+    lock = read_lock(tmp_path / "run")
+    assert changed_inputs(lock, config) == []
+    write_rows(tmp_path / "de" / "train.jsonl", rows(4, seed=7))
+    assert changed_inputs(lock, config) == ["data data.file de/train.jsonl: has changed"]
+    older = {"data.file train.jsonl": lock["data"]["files"]["data.file en/train.jsonl"]}
+    lock["data"]["files"] = older
+    assert changed_inputs(lock, config) == [], "a lock of before knows one of them"
+    write_rows(tmp_path / "en" / "train.jsonl", rows(4, seed=7))
+    assert changed_inputs(lock, config) == ["data data.file train.jsonl: has changed"]
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from veneer.config import DataSection, SourceSection
 from veneer.data.hub import HUB, hub_file
@@ -23,9 +23,53 @@ class RowFile:
 
     path: Path
     key: str
-    """What it is called in `run.lock`: its key in the configuration, and its name where a pattern found several."""
+    """What it is called in `run.lock`: its key in the configuration, and where a pattern found it, its path behind the
+    part of the pattern that is no pattern."""
     weight: float = 1.0
     """How often an epoch holds each of its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of a run, as they were found when its rows were read. Whoever asks later asks these: a file that fits
+    a pattern may have come meanwhile."""
+
+    train: tuple[RowFile, ...]
+    eval: tuple[RowFile, ...]
+    """Empty where no `eval_file` is given."""
+
+    @property
+    def by_key(self) -> dict[str, Path]:
+        """All of them, by what they are called in `run.lock`."""
+        return {file.key: file.path for file in (*self.train, *self.eval)}
+
+    def only(self, recorded: Collection[str]) -> RunFiles:
+        """Those that a `run.lock` has, by their keys there."""
+        then = keys_then(self.by_key, recorded)
+        train, evaluated = ([file for file in side if then[file.key] in recorded] for side in (self.train, self.eval))
+        return RunFiles(tuple(train), tuple(evaluated))
+
+
+def run_files(data: DataSection, emit: Subscriber = ignore) -> RunFiles:
+    """The files of training and of evaluation rows. Arguments and errors as `training_files`."""
+    return RunFiles(tuple(training_files(data, emit)), tuple(evaluation_files(data, emit)))
+
+
+def keys_then(keys: Collection[str], recorded: Collection[str]) -> Mapping[str, str]:
+    """What a `run.lock` calls files, by what they are called now.
+
+    Before there were folders in their keys, a file that a pattern found alone had its key in the configuration, and
+    one of several its name behind that.
+    """
+    places = Counter(key.partition(" ")[0] for key in keys)
+
+    def then(key: str) -> str:
+        place, _, name = key.partition(" ")
+        older = [f"{place} {PurePosixPath(name).name}"] if name else []
+        older += [place] if places[place] == 1 else []
+        return next((one for one in (key, *older) if one in recorded and (one == key or one not in keys)), key)
+
+    return {key: then(key) for key in keys}
 
 
 def training_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFile]:
@@ -77,9 +121,22 @@ def evaluation_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFi
 
 def _files(source: SourceSection, key: str, emit: Subscriber) -> list[RowFile]:
     found = files_named(source.file, emit)
-    if len(found) == 1:
-        return [RowFile(found[0], key, source.weight)]
-    return [RowFile(path, f"{key} {path.name}", source.weight) for path in found]
+    if not _is_pattern(source.file):
+        return [RowFile(path, key, source.weight) for path in found]
+    # Files of one name may stand in several folders.
+    fixed = _fixed_part(source.file)
+    return [RowFile(path, f"{key} {path.relative_to(fixed).as_posix()}", source.weight) for path in found]
+
+
+def _is_pattern(name: str) -> bool:
+    """Whether a name means the files that fit it; a file's own name goes before."""
+    return not name.startswith(HUB) and glob.has_magic(name) and not Path(name).expanduser().exists()
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder that all files of a pattern are in, as far as the pattern says it."""
+    path = Path(pattern).expanduser()
+    return next(folder for folder in reversed((path, *path.parents)) if glob.has_magic(str(folder))).parent
 
 
 def files_named(name: str, emit: Subscriber = ignore) -> list[Path]:
@@ -95,7 +152,7 @@ def files_named(name: str, emit: Subscriber = ignore) -> list[Path]:
     if name.startswith(HUB):
         return [hub_file(name, emit)]
     path = Path(name).expanduser()
-    if path.exists() or not glob.has_magic(name):
+    if not _is_pattern(name):
         return [path]
     found = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
     if not found:

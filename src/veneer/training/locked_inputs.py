@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig
+from veneer.data.sources import keys_then
 from veneer.errors import CheckpointError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
@@ -77,9 +78,10 @@ def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
     problems = digests("base", lock["base"]["files"], base)
     problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
     problems += digests("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
-    files = data_files(config)
-    now = {key: file_digest(file) for key, file in files.items() if file.is_file()}
-    return problems + digests("data", lock["data"]["files"], now)
+    files, recorded = data_files(config), lock["data"]["files"]
+    then = keys_then(files, recorded)
+    now = {then[key]: file_digest(file) for key, file in files.items() if file.is_file()}
+    return problems + digests("data", recorded, now)
 
 
 def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
