@@ -34,6 +34,7 @@ from veneer.run_folder import RunFolder
 from veneer.trackers.board import Table, TrackedOutcome
 from veneer.trackers.choose import tracked
 from veneer.training import run as training
+from veneer.training.locked_inputs import recorded_files
 from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
 from veneer.training.sharded import ShardedTraining
@@ -112,7 +113,7 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     """
     folder = RunFolder(result.output)
     config = folder.config()
-    found, _ = evaluation_rows(config, None)
+    found, _ = evaluation_rows(config, None, recorded_files(folder))
     if config is None or found is None or config.objective is ObjectiveName.REWARD:
         return None  # a reward model answers nothing, and its curves are in the log
     if isinstance(result.trainable, ShardedTraining) and result.trainable.shards.cut:

@@ -13,6 +13,7 @@ from tiny import write_rows
 from veneer.config import DataSection
 from veneer.data.kinds import evaluation_answers, load_kind
 from veneer.data.rows import Rows
+from veneer.data.sources import run_files
 from veneer.enums import BadRows, RowKind
 from veneer.errors import DataError
 from veneer.events import Event, Note
@@ -109,7 +110,7 @@ def test_an_answer_that_ends_a_thought_which_it_does_not_begin_trains_whole(
 def test_the_answers_of_evaluation_are_the_chosen_ones(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "pairs.jsonl", numbered(8))
     data = DataSection(file=str(file), held_out=0.25)
-    answers = evaluation_answers(data, RowKind.PAIRS)
+    answers = evaluation_answers(data, RowKind.PAIRS, run_files(data))
     held = {example.where for example in load(file, held_out=0.25).eval}
     assert {record.where for record in answers} == held
     assert all(str(record.completion).startswith("Answer") for record in answers)

@@ -14,11 +14,15 @@ from training_runs import stopping_after, weights
 from veneer.config import DataSection, parse
 from veneer.config.values import override
 from veneer.data.rows import load_rows
-from veneer.data.sources import evaluation_files, files_named, keys_then, training_files
+from veneer.data.sources import evaluation_files, files_named, keys_then, run_files, training_files
 from veneer.data.splits import evaluation_records
 from veneer.errors import CheckpointError, ConfigError, DataError, Interrupted
+from veneer.events import StepDone
+from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.reproduction.run import reproduce
+from veneer.run_folder import RunFolder
+from veneer.training.locked_inputs import recorded_files
 from veneer.training.run import train
 from veneer.training.steps import PackedSteps, Packing
 
@@ -124,6 +128,36 @@ def test_sources_are_recorded_and_made_again(corpus: Path, tiny_model: Path) -> 
         reproduce(result.output)
 
 
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_files_that_come_while_a_run_trains_have_no_part_in_it(cache: str, corpus: Path, tiny_model: Path) -> None:
+    """Neither in its lock nor among the rows that its report is made of."""
+    settings = ("data.held_out=0.3", f"data.cache={cache}", f"data.cache_dir={corpus.parent / 'cache'}")
+    config = weighted(tiny_model, corpus, *settings)
+    held = [one.where for one in load_rows(config.data, open_checkpoint(tiny_model).tokenizer()).eval]
+    pattern = config.model_dump(mode="json")
+    pattern["data"]["sources"][1]["file"] = str(corpus / "[bcd].jsonl")
+    config = parse(pattern, where="the test")
+
+    def comes(event: object) -> None:
+        if isinstance(event, StepDone):
+            write_rows(corpus / "d.jsonl", rows(9, seed=8))
+
+    result = train(config, subscribers=[comes])
+    lock = json.loads((result.output / "run.lock").read_text())
+    assert [one["file"] for one in lock["data"]["sources"]] == [
+        "data.sources.0.file", "data.sources.1.file b.jsonl", "data.sources.1.file c.jsonl",
+    ]  # fmt: skip
+    recorded = recorded_files(RunFolder(result.output))
+    assert recorded == {one["file"] for one in lock["data"]["sources"]}
+    found, _ = evaluation_rows(config, None, recorded)
+    assert found is not None
+    assert [record.where for record in found.records] == held
+    (corpus / "c.jsonl").unlink()
+    assert evaluation_rows(config, None, recorded) == (
+        None, "data.sources.1.file c.jsonl, which the run was trained from, is not there any more",
+    )  # fmt: skip
+
+
 def test_a_weighted_run_goes_on_exactly_and_other_weights_are_refused(corpus: Path, tiny_model: Path) -> None:
     settings = ("train.epochs=3", "train.save_every=1")
     whole = weighted(tiny_model, corpus, *settings, f"output={corpus.parent / 'whole'}")
@@ -142,7 +176,9 @@ def test_a_weighted_run_goes_on_exactly_and_other_weights_are_refused(corpus: Pa
 def test_held_out_rows_of_several_files_are_found_again(corpus: Path, tiny_model: Path) -> None:
     config = run_config(tiny_model, corpus / "*.jsonl", corpus.parent / "run", "data.held_out=0.3")
     found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
-    assert [record.where for record in evaluation_records(config.data)] == [one.where for one in found.eval]
+    assert [record.where for record in evaluation_records(config.data, run_files(config.data))] == [
+        one.where for one in found.eval
+    ]
     assert len({one.where.rpartition(":")[0] for one in found.train}) == 3
 
 

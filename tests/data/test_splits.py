@@ -20,6 +20,7 @@ from veneer.data.lint.shingles import shingles, similarity
 from veneer.data.orders import order
 from veneer.data.records import read_records
 from veneer.data.rows import load_rows
+from veneer.data.sources import training_files
 from veneer.data.splits import split, split_records
 from veneer.errors import ConfigError, DataError
 from veneer.events import Event
@@ -35,7 +36,7 @@ def sides(file: Path, content: list[dict[str, Any]], share: float, **how: str) -
     """The numbers of the rows on both sides."""
     file.write_text("".join(json.dumps(row) + "\n" for row in content))
     data = DataSection.model_validate({"file": str(file), "held_out": share, "split": how})
-    train, held = split_records(read_records(file), data)
+    train, held = split_records(read_records(file), data, training_files(data))
     lines = [[int(record.where.rpartition(":")[2]) - 1 for record in side] for side in (train, held)]
     assert all(side == sorted(side) for side in lines)
     assert sorted(lines[0] + lines[1]) == list(range(len(content)))
@@ -50,7 +51,7 @@ def test_by_row_is_what_it_was(tiny_data: Path) -> None:
     assert len(train) == 15
     assert len(split(records, 0.001)[1]) == 1
     data = DataSection(file=str(tiny_data), held_out=0.25)
-    assert split_records(records, data) == (train, held)
+    assert split_records(records, data, training_files(data)) == (train, held)
 
 
 def by_group(values: list[Any], share: float) -> list[int]:

@@ -18,7 +18,7 @@ from veneer.data.prompts import EncodedPrompts, encode_prompts
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, encode_told, load_rows, weighted
-from veneer.data.sources import RowFile, evaluation_files, training_files
+from veneer.data.sources import RowFile, RunFiles, evaluation_files, run_files, training_files
 from veneer.data.splits import evaluation_records, split_records
 from veneer.data.trained_rows import row_hashes
 from veneer.enums import RowKind
@@ -45,7 +45,7 @@ def load_kind(
         return load_rows(data, tokenizer, emit)
     start_template(tokenizer)
     skipped: list[RowProblem] = []
-    files, notice = training_files(data, emit), notes_to(emit)
+    files, notice = run_files(data, emit), notes_to(emit)
     rows, evaluated = _sides(data, files, kind, skipped, emit)
     shared = overlap([row.whole for row in rows], [row.whole for row in evaluated])
     if shared:
@@ -70,19 +70,20 @@ def load_kind(
         eval=held_out,
         skipped=tuple(skipped),
         hashes=(row_hashes(record for row in rows if row.where in places for record in row.records),),
-        sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train[:: len(parts)])),
+        sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train[:: len(parts)])),
         together=len(parts),
         labels=tuple(labels[one.where] for one in (*train, *held_out)) if kind is RowKind.LABELLED else (),
         margins=tuple(margins[one.where] for part in (train, held_out) for one in part[:: len(parts)])
         if by_how_much
         else (),
+        files=files,
     )
 
 
 def _prompts(
     rows: list[KindRow],
     evaluated: list[KindRow],
-    files: Sequence[RowFile],
+    files: RunFiles,
     tokenizer: Tokenizer,
     data: DataSection,
     skipped: list[RowProblem],
@@ -98,8 +99,9 @@ def _prompts(
         eval=held_out.examples,
         skipped=tuple(skipped),
         hashes=(row_hashes(one.record for one in train.prompts),),
-        sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train.examples)),
+        sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train.examples)),
         prompts=(*train.prompts, *held_out.prompts),
+        files=files,
     )
 
 
@@ -152,15 +154,15 @@ def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:
         )
 
 
-def evaluation_answers(data: DataSection, kind: RowKind) -> list[Record]:
-    """The rows that a run is evaluated on, each with the answer that is to be learned.
+def evaluation_answers(data: DataSection, kind: RowKind, files: RunFiles) -> list[Record]:
+    """The rows that a run over some files is evaluated on, each with the answer that is to be learned.
 
     Raises:
         DataError: files or rows cannot be used.
     """
     if kind in (RowKind.ANSWERS, RowKind.TEXTS):
-        return evaluation_records(data)
-    _, evaluated = _sides(data, training_files(data), kind, [], ignore)
+        return evaluation_records(data, files)
+    _, evaluated = _sides(data, files, kind, [], ignore)
     return [row.records[0] for row in evaluated if row.desirable]
 
 
@@ -174,15 +176,15 @@ def read_pairs(data: DataSection, emit: Subscriber = ignore) -> list[KindRow]:
 
 
 def _sides(
-    data: DataSection, files: Sequence[RowFile], kind: RowKind, skipped: list[RowProblem], emit: Subscriber
+    data: DataSection, files: RunFiles, kind: RowKind, skipped: list[RowProblem], emit: Subscriber
 ) -> tuple[list[KindRow], list[KindRow]]:
     """The rows to train, and those to evaluate."""
-    rows, eval_files = _read(files, data, kind, skipped, emit), evaluation_files(data, emit)
-    if eval_files:
-        return rows, _read(eval_files, data, kind, skipped, emit)
+    rows = _read(files.train, data, kind, skipped, emit)
+    if files.eval:
+        return rows, _read(files.eval, data, kind, skipped, emit)
     if not data.held_out:
         return rows, []
-    held = {record.where for record in split_records([row.records[0] for row in rows], data)[1]}
+    held = {record.where for record in split_records([row.records[0] for row in rows], data, files.train)[1]}
     return [row for row in rows if row.where not in held], [row for row in rows if row.where in held]
 
 

@@ -23,7 +23,7 @@ from veneer.data.orders import Indices
 from veneer.data.problems import RowProblem
 from veneer.data.prompts import PromptRow
 from veneer.data.records import Record, RecordReader, duplicates, overlap
-from veneer.data.sources import RowFile, evaluation_files, training_files
+from veneer.data.sources import RowFile, RunFiles, run_files
 from veneer.data.splits import split_records
 from veneer.data.stored_rows import is_cached, stored_rows
 from veneer.data.token_store import StoredExamples, add_to_digest
@@ -66,6 +66,8 @@ class Rows:
     """The rows as they ask, with their columns, those that are trained first; none where rows have answers."""
     further: tuple[int, int] = (0, 0)
     """How many examples are further pieces of a long text, not its first, of those trained and of those evaluated."""
+    files: RunFiles | None = None
+    """The files that the rows were read from; None in a process that has them from another one."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask, of labels and margins, and of what judges sampled answers.
@@ -158,20 +160,22 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
         OutputError: tokens are to be kept on the disk, and cannot be written.
     """
-    files, eval_files = training_files(data, emit), evaluation_files(data, emit)
-    if is_cached(data, [file.path for file in (*files, *eval_files)]):
-        stored = stored_rows(data, files, eval_files, tokenizer, emit)
-        sources = weighted(files, stored.in_files)
-        return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further)
+    files = run_files(data, emit)
+    if is_cached(data, [file.path for file in (*files.train, *files.eval)]):
+        stored = stored_rows(data, files, tokenizer, emit)
+        sources = weighted(files.train, stored.in_files)
+        return Rows(
+            stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further, files=files
+        )
     start_template(tokenizer)
     skipped: list[RowProblem] = []
     notice = notes_to(emit)
-    records = _read(files, data, skipped, emit)
+    records = _read(files.train, data, skipped, emit)
     eval_records: list[Record] = []
-    if eval_files:
-        eval_records = _read(eval_files, data, skipped, emit)
+    if files.eval:
+        eval_records = _read(files.eval, data, skipped, emit)
     elif data.held_out:
-        records, eval_records = split_records(records, data)
+        records, eval_records = split_records(records, data, files.train)
     shared = overlap(records, eval_records)
     if shared:
         notice(overlap_note(len(shared), len(eval_records), *shared[0]))
@@ -187,8 +191,9 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
         eval=[] if evaluated is None else evaluated.examples,
         skipped=tuple(skipped),
         hashes=(row_hashes(record for record in records if record.where in places),),
-        sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train)),
+        sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train)),
         further=(encoded.report.further, 0 if evaluated is None else evaluated.report.further),
+        files=files,
     )
 
 

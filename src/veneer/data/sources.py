@@ -43,6 +43,11 @@ class RunFiles:
         """All of them, by what they are called in `run.lock`."""
         return {file.key: file.path for file in (*self.train, *self.eval)}
 
+    def lost(self, recorded: Collection[str]) -> list[str]:
+        """The keys in a `run.lock` of files of rows that are not among these."""
+        then = keys_then(self.by_key, recorded).values()
+        return sorted(key for key in recorded if key.startswith("data.") and key not in then)
+
     def only(self, recorded: Collection[str]) -> RunFiles:
         """Those that a `run.lock` has, by their keys there."""
         then = keys_then(self.by_key, recorded)

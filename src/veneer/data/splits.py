@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -25,7 +25,7 @@ from veneer.data.lint.spill import Spill
 from veneer.data.orders import AT_ONCE, order
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, RecordReader
-from veneer.data.sources import RowFile, evaluation_files, training_files
+from veneer.data.sources import RowFile, RunFiles
 from veneer.enums import SplitBy
 from veneer.errors import DataError, listing
 
@@ -44,13 +44,13 @@ class Records(Protocol):
     def __iter__(self) -> Iterator[Record]: ...
 
 
-def split_records(records: list[Record], data: DataSection) -> Sides:
-    """Split the rows to train on as `data.held_out` and `data.split` say.
+def split_records(records: list[Record], data: DataSection, files: Sequence[RowFile]) -> Sides:
+    """Split the rows of files to train on as `data.held_out` and `data.split` say.
 
     Raises:
         DataError: as `held_out`.
     """
-    return _apart(records, held_out(records, data))
+    return _apart(records, held_out(records, data, files))
 
 
 def split(records: list[Record], share: float) -> Sides:
@@ -64,8 +64,13 @@ def split(records: list[Record], share: float) -> Sides:
     return _apart(records, _by_row(len(records), share))
 
 
-def held_out(records: Records, data: DataSection) -> NDArray[np.bool_]:
+def held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
     """Which rows are held out by `data.held_out` and `data.split`, bool [rows].
+
+    Args:
+        records: the rows.
+        data: says how they are split.
+        files: that the rows are from, in order.
 
     Raises:
         DataError: one side would have no row, or the column to split by is missing or cannot be read in some rows.
@@ -74,28 +79,30 @@ def held_out(records: Records, data: DataSection) -> NDArray[np.bool_]:
         case SplitBy.ROW:
             return _by_row(len(records), data.held_out)
         case SplitBy.GROUP:
-            return _by_group(_numbered(value for _, value in _column(records, data)), data.held_out)
+            return _by_group(_numbered(value for _, value in _column(records, data, files)), data.held_out)
         case SplitBy.LABEL:
             own = data.split.column is None
-            values: Iterable[str] = map(_answer, records) if own else (value for _, value in _column(records, data))
+            values: Iterable[str] = (
+                map(_answer, records) if own else (value for _, value in _column(records, data, files))
+            )
             return _by_label(_numbered(values), data.held_out)
         case SplitBy.TIME:
-            return _by_time(records, data)
+            return _by_time(records, data, files)
         case SplitBy.NEAR_DUPLICATES:
             return _by_group(_numbered(_near_duplicates(records)), data.held_out)
 
 
-def evaluation_records(data: DataSection) -> list[Record]:
-    """The rows that a run is evaluated on: those of `data.eval_file`, or those that are held out. No others are kept
-    in memory.
+def evaluation_records(data: DataSection, files: RunFiles) -> list[Record]:
+    """The rows that a run over some files is evaluated on: those of `data.eval_file`, or those that are held out. No
+    others are kept in memory.
 
     Raises:
         DataError: files or rows cannot be used.
     """
     if data.eval_file is not None:
-        return list(RecordReader(_names(evaluation_files(data)), data.columns, data.bad_rows))
-    rows = RecordReader(_names(training_files(data)), data.columns, data.bad_rows)
-    chosen = held_out(CountedRecords(rows, sum(1 for _ in rows)), data)
+        return list(RecordReader(_names(files.eval), data.columns, data.bad_rows))
+    rows = RecordReader(_names(files.train), data.columns, data.bad_rows)
+    chosen = held_out(CountedRecords(rows, sum(1 for _ in rows)), data, files.train)
     return [record for record, held in zip(rows, chosen, strict=True) if held]
 
 
@@ -216,10 +223,10 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
     return mask
 
 
-def _by_time(records: Records, data: DataSection) -> NDArray[np.bool_]:
+def _by_time(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
     """The latest rows are held out; rows of one moment stay on one side."""
     count = _count(len(records), data.held_out)
-    times = _times(records, data)
+    times = _times(records, data, files)
     border = np.partition(times, len(times) - count)[len(times) - count]
     chosen: NDArray[np.bool_] = times >= border
     if chosen.all():
@@ -230,7 +237,7 @@ def _by_time(records: Records, data: DataSection) -> NDArray[np.bool_]:
     return chosen
 
 
-def _times(records: Records, data: DataSection) -> NDArray[np.float64]:
+def _times(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.float64]:
     """The moment of each row, as a number.
 
     Raises:
@@ -238,7 +245,7 @@ def _times(records: Records, data: DataSection) -> NDArray[np.float64]:
             it cannot be compared with a date.
     """
     times, dated, problems = array("d"), bytearray(), []
-    for where, value in _column(records, data):
+    for where, value in _column(records, data, files):
         number = _number(value)
         seconds = _date(value) if number is None else number
         if seconds is None:
@@ -280,14 +287,14 @@ def _date(text: str) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _column(records: Records, data: DataSection) -> Iterator[tuple[str, str]]:
+def _column(records: Records, data: DataSection, files: Sequence[RowFile]) -> Iterator[tuple[str, str]]:
     """Where each record stands, and the value of the column in its row, as text; the files are read once more for it.
 
     Raises:
         DataError: once all rows are read: some have no such value.
     """
     name = data.split.column
-    rows = chain.from_iterable(iterate_rows(file.path) for file in training_files(data))
+    rows = chain.from_iterable(iterate_rows(file.path) for file in files)
     missing: list[str] = []
     for record in records:
         # Records are rows of the files, in their order; some rows are none.

@@ -22,7 +22,7 @@ from veneer.data.encoding import EncodeReport, Fate, nothing_left
 from veneer.data.marks import Marks, Mask
 from veneer.data.problems import RowProblem
 from veneer.data.records import RecordReader
-from veneer.data.sources import STREAMED_FROM, RowFile
+from veneer.data.sources import STREAMED_FROM, RunFiles
 from veneer.data.splits import CountedRecords, held_out
 from veneer.data.token_cache import cached_tokens
 from veneer.data.token_store import BLOCK, BOUND, CONTINUES, SPELLED, StoredExamples, StoredHashes, TokenStore
@@ -62,8 +62,7 @@ def is_cached(data: DataSection, files: Sequence[Path]) -> bool:
 
 def stored_rows(
     data: DataSection,
-    files: Sequence[RowFile],
-    eval_files: Sequence[RowFile],
+    files: RunFiles,
     tokenizer: Tokenizer,
     emit: Subscriber,
 ) -> StoredRows:
@@ -71,7 +70,7 @@ def stored_rows(
 
     Args:
         data: says what happens to long rows, which rows are held out, and where tokens are kept.
-        files, eval_files: the files of rows.
+        files: the files of rows.
         tokenizer: encodes the rows.
         emit: told how far it is, and of rows that repeat, were cut or were left out.
 
@@ -79,14 +78,14 @@ def stored_rows(
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
         OutputError: tokens cannot be written.
     """
-    store = cached_tokens([file.path for file in files], data, tokenizer, "training", emit)
+    store = cached_tokens([file.path for file in files.train], data, tokenizer, "training", emit)
     sides: list[Side] = [("training", store, None)]
-    if eval_files:
-        other = cached_tokens([file.path for file in eval_files], data, tokenizer, "evaluation", emit)
+    if files.eval:
+        other = cached_tokens([file.path for file in files.eval], data, tokenizer, "evaluation", emit)
         sides.append(("evaluation", other, None))
     elif data.held_out:
         reader = RecordReader(store.names, data.columns, data.bad_rows)
-        trained, evaluated = _apart(store, held_out(CountedRecords(reader, store.meta.rows), data))
+        trained, evaluated = _apart(store, held_out(CountedRecords(reader, store.meta.rows), data, files.train))
         sides = [("training", store, trained), ("evaluation", store, evaluated)]
     _say_repeats(sides, emit)
     further = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from veneer.config import RunConfig
 from veneer.counting import count_of
 from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_file
-from veneer.data.sources import evaluation_files, training_files
+from veneer.data.sources import run_files
 from veneer.enums import RowKind
 from veneer.errors import DataError, listing
 from veneer.evaluation.columns import record_columns
@@ -87,10 +87,18 @@ class EvaluationRows:
     source: str
 
 
-def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[EvaluationRows | None, str]:
+def evaluation_rows(
+    run: RunConfig | None, data: str | None, recorded: Collection[str] = ()
+) -> tuple[EvaluationRows | None, str]:
     """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
 
     Columns have the names that the run mapped, where the file has those.
+
+    Args:
+        run: that made the adapter.
+        data: the file.
+        recorded: the keys of the files in the run's `run.lock`, where it has one: others that fit its patterns now
+            were not there.
 
     Raises:
         DataError: the file that was given cannot be used, or one that the run names.
@@ -105,11 +113,15 @@ def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[Evaluation
     if run.objective.rows is RowKind.PROMPTS:
         return None, "the adapter's run sampled its answers, so that its rows have none"
     rows = run.data
-    files = evaluation_files(rows) or training_files(rows)
-    missing = [str(file.path) for file in files if not file.path.is_file()]
+    files = run_files(rows)
+    lost = files.lost(recorded)
+    if lost:
+        return None, f"{lost[0]}, which the run was trained from, is not there any more"
+    files = files.only(recorded) if recorded else files
+    missing = [str(file.path) for file in files.eval or files.train if not file.path.is_file()]
     if missing:
         return None, f"{missing[0]}, which has the run's evaluation rows, is not there any more"
-    records = tuple(evaluation_answers(rows, run.objective.rows))
+    records = tuple(evaluation_answers(rows, run.objective.rows, files))
     name = rows.eval_file or rows.training_name
     held_out = "" if rows.eval_file is not None else f" (the {count_of(len(records), 'row')} held out of training)"
     return EvaluationRows(records, f"{name}{held_out}"), ""

@@ -29,6 +29,8 @@ from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, remove_folder, write_text
+from veneer.run_folder import run_of
+from veneer.training.locked_inputs import recorded_files
 
 FAILED = ".failed"
 """End of the name of a folder whose certificate did not pass."""
@@ -166,7 +168,8 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
             f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
         )
     _check_base(request, BaseCheck(adapter, str(named), checkpoint.files()), emit)
-    rows, why = evaluation_rows(run, request.data)
+    made_by = None if run is None or request.data is not None else run_of(adapter)
+    rows, why = evaluation_rows(run, request.data, () if made_by is None else recorded_files(made_by))
     inputs = ExportInputs(
         request=request,
         model=str(named),

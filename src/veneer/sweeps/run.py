@@ -269,7 +269,7 @@ class _RowStore:
         """The rows of a point; see `veneer.data.kinds.load_kind`."""
         rows = load_kind(data, tokenizer, emit, kind)
         # What the digest leaves out: which rows are evaluated, what is one row, and how often an epoch has it.
-        key = rows.digest(), len(rows.train), rows.together, rows.sources
+        key = rows.digest(), len(rows.train), rows.together, rows.sources, rows.files
         return self._seen.setdefault(key, rows)
 
 

@@ -19,7 +19,7 @@ import torch
 from veneer.backends.base import capabilities_of
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
-from veneer.data.sources import evaluation_files, training_files
+from veneer.data.sources import RunFiles, run_files
 from veneer.enums import ObjectiveName, Publish
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
@@ -50,12 +50,13 @@ class InputDigests:
     Args:
         base: the model's files.
         tokenizer: as it is used.
-        config: names the files of rows.
+        config: names the files that judge answers.
+        files: of the rows; None in a process that has read none, which finds them again.
     """
 
-    def __init__(self, base: list[Path], tokenizer: Tokenizer, config: RunConfig):
+    def __init__(self, base: list[Path], tokenizer: Tokenizer, config: RunConfig, files: RunFiles | None):
         self._tokenizer = tokenizer
-        self._data = BackgroundDigests(data_files(config))
+        self._data = BackgroundDigests(data_files(config, files))
         self.base_keys = {file.name: list(file_key(file)) for file in base}
         """What the system says of every file of the model (`veneer.io.digests.file_key`), by its name."""
         self._base = BackgroundDigests({file.name: file for file in base})
@@ -88,14 +89,18 @@ def _result(digests: BackgroundDigests) -> dict[str, str]:
         raise CheckpointError(f"{error.filename}: cannot be read for {LOCK_FILE}: {error.strerror}") from error
 
 
-def data_files(config: RunConfig) -> dict[str, Path]:
+def data_files(config: RunConfig, files: RunFiles | None = None) -> dict[str, Path]:
     """The files of rows, of Python rewards and of reward models, by their key in the configuration.
+
+    Args:
+        config: the run.
+        files: its files of rows, where they were found before.
 
     Raises:
         DataError: a pattern fits no file, or a dataset cannot be had.
     """
-    rows = {file.key: file.path for file in (*training_files(config.data), *evaluation_files(config.data))}
-    return rows | reward_files(config.rewards)
+    found = run_files(config.data) if files is None else files
+    return found.by_key | reward_files(config.rewards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,11 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     return Environment(versions, device.type, processor(device), name, threads, kernels)
 
 
-def _sources(config: RunConfig, rows: Rows) -> dict[str, Any]:
+def _sources(rows: Rows) -> dict[str, Any]:
     """The sources of rows with weights: their rows that train, and how many of them an epoch holds."""
-    if not rows.sources:
+    if not rows.sources or rows.files is None:
         return {}
-    named = zip(training_files(config.data), rows.sources, strict=True)
+    named = zip(rows.files.train, rows.sources, strict=True)
     return {
         "sources": [
             {"file": file.key, "weight": file.weight, "rows": source.rows, "rows_in_epoch": source.in_epoch}
@@ -201,7 +206,7 @@ def write_lock(
         "data": {
             "files": inputs.data(), "rows": rows.row_counts[0], "evaluation_rows": rows.row_counts[1],
             **({"examples": rows.count, "evaluation_examples": rows.eval_count} if any(rows.further) else {}),
-            "digest": rows.digest(), **_sources(config, rows),
+            "digest": rows.digest(), **_sources(rows),
         },
         "seed": config.train.seed,
         "steps": progress.step,

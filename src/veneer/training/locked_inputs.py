@@ -63,6 +63,15 @@ def _part(value: Any, key: str) -> Any:
     return value
 
 
+def recorded_files(run: RunFolder) -> frozenset[str]:
+    """The keys of the files that a run was trained from; none where it has no `run.lock` yet.
+
+    Raises:
+        CheckpointError: as `read_lock`.
+    """
+    return frozenset(read_lock(run.path)["data"]["files"]) if run.lock_file.is_file() else frozenset()
+
+
 def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
     """The files of base, adapter, teacher and rows that are not what a run was trained from, a line for each.
 

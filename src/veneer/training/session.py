@@ -217,7 +217,8 @@ def begin(
     optimizer = _optimizer(config, trainable, device)
     for line in _told_before(config, optimizer, device):
         log.emit(Note(message=line))
-    digests = InputDigests(inputs.origin.files() if team.first else [], inputs.data.tokenizer, config)
+    base = inputs.origin.files() if team.first else []
+    digests = InputDigests(base, inputs.data.tokenizer, config, inputs.data.rows.files)
     store = _checkpoint_store(inputs, config, digests, learner)
     progress = Progress(micro_batches=[list(one) for one in micro_batches], loss_scales=first_changes(model.dtype))
     if inputs.resume:
