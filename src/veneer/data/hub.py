@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from veneer.data.readers import nulls_noted, without_nulls
+from veneer.data.arrow_rows import nulls_noted, without_nulls
 from veneer.errors import DataError
 from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.io.files import atomic_file, make_output_folder

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from veneer.data.arrow_rows import nulls_noted, refuse_repeated, without_nulls
 from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
 from veneer.errors import DataError
 
@@ -284,6 +285,7 @@ def _read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
     number = nulls = 0
     try:
         with parquet.ParquetFile(path) as file:
+            refuse_repeated(path, file.schema_arrow)
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
@@ -294,32 +296,6 @@ def _read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
     except (ValueError, NotImplementedError, RecursionError) as error:
         raise DataError(f"{path}: invalid Parquet after row {number}: {error}") from error
     notes += nulls_noted(str(path), nulls)
-
-
-def nulls_noted(source: str, rows: int) -> list[str]:
-    """What is to be said of rows of Arrow's tables that had nulls inside their values (`without_nulls`)."""
-    if not rows:
-        return []
-    return [
-        f"{source}: {rows} rows have nulls inside their objects; Parquet cannot tell a null from an absent key, and "
-        "they are read as absent (JSON Lines keeps the difference)"
-    ]
-
-
-def without_nulls(row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A row without the nulls that Arrow, and so Parquet, puts where one of its structs lacks another's field; and
-    whether there were any inside its values."""
-    found = False
-
-    def clean(value: Any) -> Any:
-        nonlocal found
-        if isinstance(value, dict):
-            kept = {key: clean(item) for key, item in value.items() if item is not None}
-            found = found or len(kept) < len(value)
-            return kept
-        return [clean(item) for item in value] if isinstance(value, list) else value
-
-    return {key: clean(value) for key, value in row.items() if value is not None}, found
 
 
 def _without_bom(start: bytes, path: Path) -> bytes:

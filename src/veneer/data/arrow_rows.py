@@ -1,0 +1,68 @@
+"""Rows of Arrow's tables, in which Parquet files and datasets of the hub come, as veneer reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import DataError
+
+
+def refuse_repeated(path: Path, fields: Iterable[Any], place: str = "") -> None:
+    """Refuse columns, or fields inside a column, of one name: of their values Python's objects keep the last.
+
+    Args:
+        path: the file.
+        fields: a schema, or what else has fields.
+        place: the column that the fields are in; empty for columns.
+
+    Raises:
+        DataError: some have one name.
+    """
+    found = list(fields)
+    repeated = [name for name, count in Counter(field.name for field in found).items() if count > 1]
+    if repeated:
+        what = f"a field of column {place!r}" if place else "a column name"
+        raise DataError(f"{path}: {what} is repeated: {', '.join(map(repr, repeated))}; give each a name of its own")
+    for field in found:
+        refuse_repeated(path, _inner(field.type), f"{place}.{field.name}" if place else field.name)
+
+
+def _inner(kind: Any) -> list[Any]:
+    """The fields that values of a type have; a list has one for its items."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return [kind.field(number) for number in range(kind.num_fields)]
+    if types.is_map(kind):
+        return [kind.key_field, kind.item_field]
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return [kind.value_field] if lists else []
+
+
+def nulls_noted(source: str, rows: int) -> list[str]:
+    """What is to be said of rows of Arrow's tables that had nulls inside their values (`without_nulls`)."""
+    if not rows:
+        return []
+    return [
+        f"{source}: {rows} rows have nulls inside their objects; Parquet cannot tell a null from an absent key, and "
+        "they are read as absent (JSON Lines keeps the difference)"
+    ]
+
+
+def without_nulls(row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A row without the nulls that Arrow, and so Parquet, puts where one of its structs lacks another's field; and
+    whether there were any inside its values."""
+    found = False
+
+    def clean(value: Any) -> Any:
+        nonlocal found
+        if isinstance(value, dict):
+            kept = {key: clean(item) for key, item in value.items() if item is not None}
+            found = found or len(kept) < len(value)
+            return kept
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return {key: clean(value) for key, value in row.items() if value is not None}, found
