@@ -182,6 +182,16 @@ def test_settings_that_contradict_each_other_are_refused(data: dict[str, Any], r
         parse({"model": "m", "output": "o", "data": {"file": "f.jsonl", **data}}, where="here")
 
 
+@pytest.mark.parametrize("objective", ["grpo", "pretraining"])
+def test_rows_without_answers_are_split_by_the_label_in_a_column(objective: str) -> None:
+    data = {"file": "f.jsonl", "held_out": 0.1, "split": {"by": "label"}}
+    rewards = [{"metric": "exact"}] if objective == "grpo" else []
+    values = {"model": "m", "output": "o", "objective": objective, "rewards": rewards, "data": data}
+    with pytest.raises(ConfigError, match=r"have none; name the column of the label by data\.split\.column"):
+        parse(values, where="here")
+    parse({**values, "data": data | {"split": {"by": "label", "column": "kind"}}}, where="here")
+
+
 def test_a_run_evaluates_what_its_split_says(tiny_model: Path, tmp_path: Path) -> None:
     content = [row | {"customer": f"c{i % 5}"} for i, row in enumerate(rows(20))]
     data = write_rows(tmp_path / "rows.jsonl", content)

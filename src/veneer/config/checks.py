@@ -51,7 +51,7 @@ def check(config: RunConfig) -> None:
     problems = [
         f"{one} and {other} both say {what}" for one, other, what in ALTERNATIVES if all(attrgetter(one, other)(config))
     ]
-    problems += split_problems(config.data)
+    problems += split_problems(config.data, config.objective.rows)
     if not (config.data.eval_file or config.data.held_out):
         asked = [
             ("train.patience", config.train.patience),
@@ -98,14 +98,19 @@ def check(config: RunConfig) -> None:
         raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
 
 
-def split_problems(data: DataSection) -> list[str]:
-    """What contradicts itself in how rows are held out."""
+def split_problems(data: DataSection, rows: RowKind) -> list[str]:
+    """What contradicts itself in how rows of a kind are held out."""
     by, column = data.split.by, data.split.column
     problems = []
     if by is not SplitBy.ROW and not data.held_out:
         problems.append(f"data.split.by {by.value} says which rows are held out and data.held_out is 0; give a share")
     if by in (SplitBy.GROUP, SplitBy.TIME) and column is None:
         problems.append(f"data.split.by {by.value} needs data.split.column, the column that rows are split by")
+    if by is SplitBy.LABEL and column is None and rows in (RowKind.PROMPTS, RowKind.TEXTS):
+        problems.append(
+            f"data.split.by label goes by answers and {rows.value} have none; name the column of the label by "
+            "data.split.column"
+        )
     if by in (SplitBy.ROW, SplitBy.NEAR_DUPLICATES) and column is not None:
         problems.append(f"data.split.column is for group, label or time and data.split.by is {by.value}; leave one out")
     return problems
