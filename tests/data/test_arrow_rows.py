@@ -27,3 +27,19 @@ def test_names_that_parquet_repeats_are_refused(tmp_path: Path) -> None:
     turns = pa.ListArray.from_arrays(pa.array([0, 1]), twice)
     pq.write_table(pa.table({"messages": turns}), path)
     assert "f.parquet: a field of column 'messages." in problem(path)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array([10**15], pa.timestamp("s")),
+        pa.array([2147483647], pa.date32()),
+        pa.array([[2147483647]], pa.list_(pa.date32())),
+        pa.array([5], pa.timestamp("ms", tz="Mars/Phobos")),
+    ],
+)
+def test_a_date_that_python_has_not_is_refused_with_its_column(times: pa.Array, tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    pq.write_table(pa.table({"text": ["a"], "when": times}), path)
+    assert f"{path}: column 'when' holds what cannot be read (" in problem(path)
+    assert "Save the column as text, or leave it out" in problem(path)

@@ -42,6 +42,30 @@ def _inner(kind: Any) -> list[Any]:
     return [kind.value_field] if lists else []
 
 
+def python_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch as Python's objects.
+
+    Raises:
+        DataError: Python has no such value; the column is named.
+        ValueError: as pyarrow raises it.
+    """
+    names = batch.schema.names
+    columns = [_values(path, name, column) for name, column in zip(names, batch.columns, strict=True)]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _values(path: Path, name: str, column: Any) -> list[Any]:
+    try:
+        found: list[Any] = column.to_pylist()
+    # An unknown time zone is a KeyError, whichever library looks for it.
+    except (OverflowError, KeyError) as error:
+        raise DataError(
+            f"{path}: column {name!r} holds what cannot be read ({column.type}): {error}; Python's dates are of the "
+            "years 1 to 9999, in time zones that the system knows. Save the column as text, or leave it out"
+        ) from error
+    return found
+
+
 def nulls_noted(source: str, rows: int) -> list[str]:
     """What is to be said of rows of Arrow's tables that had nulls inside their values (`without_nulls`)."""
     if not rows:

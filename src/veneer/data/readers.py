@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from veneer.data.arrow_rows import nulls_noted, refuse_repeated, without_nulls
+from veneer.data.arrow_rows import nulls_noted, python_rows, refuse_repeated, without_nulls
 from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
 from veneer.errors import DataError
 
@@ -287,7 +287,7 @@ def _read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
         with parquet.ParquetFile(path) as file:
             refuse_repeated(path, file.schema_arrow)
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in python_rows(path, batch):
                     number += 1
                     left, removed = without_nulls(row)
                     nulls += removed
