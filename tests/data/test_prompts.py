@@ -49,6 +49,12 @@ def test_tools_may_be_the_text_of_a_list() -> None:
     assert to_prompt({"prompt": "2 + 2?", "tools": json.dumps([tool])}, "f:1").record.tools == (tool,)
 
 
+def test_turns_may_be_a_text_of_json_as_in_csv() -> None:
+    """The reader leaves the cell as it is where other columns are mapped."""
+    found = to_prompt({"messages": json.dumps([USER]), "ref": "4"}, "f:1", {Column.COMPLETION: "ref"})
+    assert (found.given, found.columns) == ((USER,), {"completion": "4"})
+
+
 def test_other_names_are_mapped_and_the_rest_stays() -> None:
     found = to_prompt({"question": "2 + 2?", "answer": "4"}, "f:1", {Column.PROMPT: "question"})
     assert found.given == "2 + 2?"

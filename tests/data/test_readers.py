@@ -13,6 +13,7 @@ import pytest
 
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, read_file, read_records
+from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}
@@ -61,6 +62,22 @@ def test_csv(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     assert len(read_records(path)[0].text or "") == 300_000
     assert csv.field_size_limit() == limit
+
+
+def test_cells_of_csv_hold_json_by_what_their_columns_are_mapped_to(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    turns = json.dumps([USER, ANSWER])
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows(
+            [["chat", "messages", "about"], [turns, "three of them", "what"], [turns, "", "x"]]
+        )
+    columns = {Column.MESSAGES: "chat"}
+    assert [record.messages for record in read_file(path, columns=columns).records] == [(USER, ANSWER)] * 2
+    assert [row["messages"] for _, row in iterate_rows(path, columns=columns)] == ["three of them", ""]
+    assert "column 'messages': invalid JSON" in problem(path)
+    columns = {Column.PROMPT: "about", Column.COMPLETION: "messages"}
+    (record,) = read_file(path, columns=columns, bad_rows=BadRows.SKIP).records
+    assert record.completion == "three of them"
 
 
 def test_empty_csv_columns_without_a_name_are_left_out(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:
     """
     problems = []
     for file in (*training_files(data, emit), *evaluation_files(data, emit)):
-        for where, row in iterate_rows(file.path):
+        for where, row in iterate_rows(file.path, columns=data.columns):
             try:
                 if not isinstance(row, BadRow) and to_record(row, where, columns=data.columns).text is None:
                     problems.append(RowProblem(where, NO_TEXT))
@@ -196,7 +196,7 @@ def _read(
         remarks, said = Remarks(), list[str]()
         found: list[KindRow] = []
         problems: list[RowProblem] = []
-        for where, row in iterate_rows(file.path, said):
+        for where, row in iterate_rows(file.path, said, data.columns):
             try:
                 if isinstance(row, BadRow):
                     raise row

@@ -15,7 +15,7 @@ import numpy as np
 
 from veneer.data.chat import Encoder, Example
 from veneer.data.formats import Record, read_tools
-from veneer.data.json_values import BadRow, kind
+from veneer.data.json_values import BadRow, kind, parse_row
 from veneer.data.problems import RowProblem
 from veneer.data.turns import Message, read_turns
 from veneer.enums import Column
@@ -67,7 +67,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
         if key not in row:
             keys = ", ".join(repr(str(one)) for one in row) or "none"
             raise BadRow(f"there is no prompt under {KEYS}; the row has {keys}; other names are mapped by data.columns")
-        messages = read_turns(row.pop(key), key).messages
+        messages = read_turns(_parsed(row.pop(key)), key).messages
         if len(messages) > 1 and messages[-1]["role"] == "assistant":
             row.setdefault(COMPLETION, messages[-1]["content"])
             messages = messages[:-1]
@@ -75,6 +75,11 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     if not messages or not any(message["content"] for message in messages):
         raise BadRow("the prompt is empty")
     return PromptRow(Record(where, messages, tools), given, shadowed | row, key)
+
+
+def _parsed(turns: Any) -> Any:
+    """Turns that are a text of JSON, as cells of CSV are."""
+    return parse_row(turns) if isinstance(turns, str) and turns.strip() else turns
 
 
 @dataclass(frozen=True, slots=True)

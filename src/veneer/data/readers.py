@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,21 +16,26 @@ from typing import Any
 
 from veneer.data.arrow_rows import nulls_noted, python_rows, refuse_repeated, without_nulls
 from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
+from veneer.enums import Column
 from veneer.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_JSON_COLUMNS = ("messages", "conversations", "tools")
+_JSON_COLUMNS = (Column.MESSAGES, Column.CONVERSATIONS, Column.TOOLS)
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _LARGEST_CELL = 2**31 - 1
 """Characters of a cell: the most that the csv module takes on every system."""
 
 
-def iterate_rows(path: Path | str, notes: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+def iterate_rows(
+    path: Path | str, notes: list[str] | None = None, columns: Mapping[Column, str] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Read the rows of a file one by one, as they are asked for: each as the file has it, with where it stands.
 
     Args:
         path: the file; its suffix says what it holds.
         notes: gets a sentence about whatever of the file could not be read exactly, once the rows are read.
+        columns: veneer's name of a column to the file's (`data.columns`), which says what cells of CSV hold JSON. Rows
+            have the file's names all the same.
 
     Raises:
         DataError: the file is missing, of an unknown kind, or broken beyond one row.
@@ -47,7 +52,7 @@ def iterate_rows(path: Path | str, notes: list[str] | None = None) -> Iterator[t
             case ".json":
                 yield from _read_json(path)
             case ".csv":
-                yield from _read_csv(path, [] if notes is None else notes)
+                yield from _read_csv(path, [] if notes is None else notes, _json_columns(columns))
             case ".parquet":
                 yield from _read_parquet(path, [] if notes is None else notes)
             case suffix:
@@ -138,12 +143,19 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 # ---------------------------------------------------------------- CSV
 
 
-def _read_csv(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
+def _json_columns(columns: Mapping[Column, str] | None) -> tuple[str, ...]:
+    """What the columns whose cells hold JSON are called in the file. If any are mapped, others are only texts."""
+    if not columns:
+        return tuple(column.value for column in _JSON_COLUMNS)
+    return tuple(dict.fromkeys(columns[column] for column in _JSON_COLUMNS if column in columns))
+
+
+def _read_csv(path: Path, notes: list[str], parsed: Sequence[str]) -> Iterator[tuple[str, Any]]:
     # The limit on a cell is process-wide in the csv module; it is put back when the file has been read.
     limit = csv.field_size_limit(_LARGEST_CELL)
     try:
         with path.open("rb") as handle:
-            yield from _csv_rows(path, _csv_lines(handle, path), notes)
+            yield from _csv_rows(path, _csv_lines(handle, path), notes, parsed)
     finally:
         csv.field_size_limit(limit)
 
@@ -156,7 +168,7 @@ def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
         yield raw.decode("utf-8", errors="surrogateescape")
 
 
-def _csv_rows(path: Path, lines: Iterator[str], notes: list[str]) -> Iterator[tuple[str, Any]]:
+def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequence[str]) -> Iterator[tuple[str, Any]]:
     first = next(lines, "")
     _refuse_separator(path, first)
     # Strict: a quote that is never closed would else take the rest of the file into one cell, in silence.
@@ -176,7 +188,7 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str]) -> Iterator[tu
                 swallowing.append(where)
             if any(_quoted_behind_space(cell) for cell in cells):
                 behind.append(where)
-            yield where, _row(header, cells)
+            yield where, _row(header, cells, parsed)
     except csv.Error as error:
         raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, reader.line_num)}") from error
     if empty:
@@ -248,7 +260,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     return header
 
 
-def _row(header: Sequence[str], cells: Sequence[str]) -> Any:
+def _row(header: Sequence[str], cells: Sequence[str], parsed: Sequence[str]) -> Any:
     """The cells by the names of their columns, or the BadRow that says why they are no row. Of several columns without
     a name the empty cells are left out."""
     if len(cells) != len(header):
@@ -260,12 +272,12 @@ def _row(header: Sequence[str], cells: Sequence[str]) -> Any:
         if filled:
             return BadRow(f"column {filled[0]} has a cell and no name; name the column in the first line")
     row = _checked(row)
-    return row if isinstance(row, BadRow) else _parse_cells(row)
+    return row if isinstance(row, BadRow) else _parse_cells(row, parsed)
 
 
-def _parse_cells(row: dict[str, Any]) -> Any:
-    """Cells that hold JSON, parsed; empty cells of the columns that may be empty, removed."""
-    for column in _JSON_COLUMNS:
+def _parse_cells(row: dict[str, Any], columns: Sequence[str]) -> Any:
+    """A row whose cells in these columns are parsed as JSON; empty ones, which may be empty, are removed."""
+    for column in columns:
         cell = row.pop(column, "")
         if cell:
             row[column] = _parsed(cell)

@@ -66,7 +66,7 @@ def read_file(
             not be skipped; one error names all of them by cause, with counts and the first lines of each.
     """
     notes: list[str] = []
-    found = collect(iterate_rows(path, notes), str(path), columns=columns, bad_rows=bad_rows)
+    found = collect(iterate_rows(path, notes, columns), str(path), columns=columns, bad_rows=bad_rows)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -181,7 +181,7 @@ class RecordReader:
             problems: list[RowProblem] = []
             said: list[str] = []
             usable = 0
-            for record in _records(iterate_rows(file, said), remarks, problems, self._columns):
+            for record in _records(iterate_rows(file, said, self._columns), remarks, problems, self._columns):
                 usable += 1
                 if not problems or self._bad_rows is BadRows.SKIP:
                     yield record
@@ -204,7 +204,7 @@ def read_rows(path: Path | str, columns: Mapping[Column, str] | None = None) -> 
     Raises:
         DataError: as `read_file`.
     """
-    raw = dict(iterate_rows(path))
+    raw = dict(iterate_rows(path, columns=columns))
     return [(record, raw[record.where]) for record in collect(raw.items(), str(path), columns=columns).records]
 
 

@@ -294,7 +294,7 @@ def _column(records: Records, data: DataSection, files: Sequence[RowFile]) -> It
         DataError: once all rows are read: some have no such value.
     """
     name = data.split.column
-    rows = chain.from_iterable(iterate_rows(file.path) for file in files)
+    rows = chain.from_iterable(iterate_rows(file.path, columns=data.columns) for file in files)
     missing: list[str] = []
     for record in records:
         # Records are rows of the files, in their order; some rows are none.

@@ -49,8 +49,11 @@ def undesirable(rows: Sequence[Any], columns: Columns) -> int:
 
 def _of_run(file: str, run: RunConfig | None, read: Callable[[Any, str, Columns], object]) -> Columns:
     mapped = {} if run is None else run.data.columns
-    for where, row in iterate_rows(file) if mapped else ():
-        for columns in (mapped, {}):
+    if not mapped:
+        return mapped
+    ways: tuple[Columns, ...] = (mapped, {})
+    for found in zip(*(iterate_rows(file, columns=columns) for columns in ways), strict=True):
+        for columns, (where, row) in zip(ways, found, strict=True):
             if not isinstance(row, BadRow) and _readable(row, where, columns, read):
                 return columns
     return mapped

@@ -135,7 +135,7 @@ def model_findings(
 
 
 def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[_Row]:
-    rows = chain.from_iterable(map(iterate_rows, files_named(str(file))))
+    rows = chain.from_iterable(iterate_rows(one, columns=columns) for one in files_named(str(file)))
     for number, (where, raw) in enumerate(rows):
         try:
             if isinstance(raw, BadRow):

@@ -27,7 +27,8 @@ def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, An
     """
     tokenizer = open_checkpoint(config.model, revision=config.revision).tokenizer()
     setting = LintSetting(tokenizer, config.data.max_length, config.data.columns, config.objective.rows)
-    raw = list(islice(iterate_rows(config.data.file or ""), first, first + count))
+    rows = iterate_rows(config.data.file or "", columns=config.data.columns)
+    raw = list(islice(rows, first, first + count))
     return [
         _written(answer, name, config.data.max_length, setting)
         for row in read_rows(raw, setting)

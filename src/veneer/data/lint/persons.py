@@ -77,7 +77,9 @@ def _open(pipeline: str) -> Any:
 
 def _texts(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[tuple[int, str]]:
     """The number of each row that can be used, and what it says."""
-    rows: Iterable[tuple[str, Any]] = chain.from_iterable(map(iterate_rows, files_named(str(file))))
+    rows: Iterable[tuple[str, Any]] = chain.from_iterable(
+        iterate_rows(one, columns=columns) for one in files_named(str(file))
+    )
     for number, (where, raw) in enumerate(rows):
         try:
             if isinstance(raw, BadRow):

@@ -223,11 +223,11 @@ def _facts(
     files = tuple(chain.from_iterable(sides))
     with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
         starts, notes = list[int](), list[str]()
-        rows = _numbered(sides[TRAINING], starts, 0, notes)
+        rows = _numbered(sides[TRAINING], starts, 0, notes, setting.columns)
         sample = list(islice(rows, SAMPLE))
         plain = LintSetting(columns=setting.columns, rows=setting.rows)
         boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
-        chunks = _chunks(sides, chain(sample, rows), starts, notes)
+        chunks = _chunks(sides, chain(sample, rows), starts, notes, setting.columns)
         job = _Job(setting, options.group, boilerplate)
         gathered, labels = Gathered(), Labels()
         done = 0
@@ -245,18 +245,24 @@ def _facts(
     return gathered.facts(files, starts, spill, labels)
 
 
-def _numbered(files: Sequence[str], starts: list[int], first: int, notes: list[str]) -> Iterator[tuple[str, Any]]:
+def _numbered(
+    files: Sequence[str], starts: list[int], first: int, notes: list[str], columns: Mapping[Column, str]
+) -> Iterator[tuple[str, Any]]:
     """The rows of files in order; the number of each file's first row is added to `starts`, and to `notes` what of a
     file could not be read exactly."""
     for file in files:
         starts.append(first)
-        for row in iterate_rows(file, notes):
+        for row in iterate_rows(file, notes, columns):
             first += 1
             yield row
 
 
 def _chunks(
-    files: Sequence[Sequence[str]], training: Iterator[tuple[str, Any]], starts: list[int], notes: list[str]
+    files: Sequence[Sequence[str]],
+    training: Iterator[tuple[str, Any]],
+    starts: list[int],
+    notes: list[str],
+    columns: Mapping[Column, str],
 ) -> Iterator[_Part]:
     """The rows of both sides in chunks."""
     rows = 0
@@ -264,7 +270,7 @@ def _chunks(
         rows += len(chunk)
         yield TRAINING, chunk
     for side in files[EVALUATION:]:
-        for chunk in in_chunks(_numbered(side, starts, rows, notes)):
+        for chunk in in_chunks(_numbered(side, starts, rows, notes, columns)):
             yield EVALUATION, chunk
 
 

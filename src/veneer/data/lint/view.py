@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row, in_chunks, read_rows
 from veneer.data.records import iterate_rows
+from veneer.enums import Column
 
 TEMPLATE = "template"
 """The field of a token that the row does not say: headers and control tokens."""
@@ -83,15 +84,16 @@ def rows_again(report: LintReport, wanted: Iterable[int], setting: LintSetting) 
         wanted: numbers of rows.
         setting: of the checks.
     """
-    for chunk in in_chunks(_chosen(report.files, set(wanted))):
+    for chunk in in_chunks(_chosen(report.files, set(wanted), setting.columns)):
         rows = read_rows([(where, raw) for _, where, raw in chunk], setting)
         yield from zip((number for number, _, _ in chunk), rows, strict=True)
 
 
-def _chosen(files: Iterable[str], wanted: set[int]) -> Iterator[tuple[int, str, Any]]:
+def _chosen(files: Iterable[str], wanted: set[int], columns: Mapping[Column, str]) -> Iterator[tuple[int, str, Any]]:
     """The rows of these numbers, as their files have them."""
     left = set(wanted)
-    for number, (where, raw) in enumerate(chain.from_iterable(map(iterate_rows, files))):
+    rows = chain.from_iterable(iterate_rows(file, columns=columns) for file in files)
+    for number, (where, raw) in enumerate(rows):
         if not left:
             return
         if number in left:
