@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from veneer.data.formats import Remarks, to_record
+from veneer.data.formats import NO_TEXT, Remarks, to_record
 from veneer.data.json_values import BadRow
-from veneer.data.kind_rows import NO_TEXT, PARTS, to_kind
+from veneer.data.kind_rows import PARTS, to_kind
 from veneer.data.labels import to_labelled
 from veneer.data.preference import to_pair
 from veneer.data.prompts import to_prompt

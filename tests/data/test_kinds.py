@@ -11,6 +11,7 @@ import pytest
 import chat_templates as ct
 from tiny import write_rows
 from veneer.config import DataSection
+from veneer.data import kinds, records
 from veneer.data.kinds import evaluation_answers, load_kind
 from veneer.data.rows import Rows
 from veneer.data.sources import run_files
@@ -125,15 +126,29 @@ def test_several_files_make_one_run_and_a_weighted_one_counts_pairs(tmp_path: Pa
     assert rows.lengths.tolist() == [sum(len(one.tokens) for one in rows.train[at : at + 2]) for at in range(0, 20, 2)]
 
 
-def test_pretraining_takes_plain_texts_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_pretraining_takes_plain_texts_alone(cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [{"text": f"Text {n} says something."} for n in range(4)]
     file = write_rows(tmp_path / "texts.jsonl", texts)
-    rows = load_kind(DataSection(file=str(file)), ct.tokenizer("chatml"), kind=RowKind.TEXTS)
+    tokens = {"cache": cache, "cache_dir": str(tmp_path / "cache")}
+
+    def load(path: Path, kind: RowKind = RowKind.TEXTS, **more: str) -> Rows:
+        data = DataSection.model_validate({"file": str(path), **tokens, **more})
+        return load_kind(data, ct.tokenizer("chatml"), kind=kind)
+
+    rows = load(file)
     assert rows.count == 4
     assert all(one.supervised >= len(one.tokens) - 1 for one in rows.train)
     mixed = write_rows(tmp_path / "mixed.jsonl", [*texts, {"prompt": "Q", "completion": "A"}])
-    with pytest.raises(DataError, match="1 row cannot be used"):
-        load_kind(DataSection(file=str(mixed)), ct.tokenizer("chatml"), kind=RowKind.TEXTS)
+    assert load(mixed, RowKind.ANSWERS, bad_rows="skip").count == 5
+    with pytest.raises(DataError, match=r"1 of 5 rows cannot be used:\n.*this is no plain text"):
+        load(mixed)
+    rows = load(mixed, bad_rows="skip")
+    assert (rows.count, [problem.where for problem in rows.skipped]) == (4, [f"{mixed}:5"])
+    if cache == "always":
+        for module in (kinds, records):
+            monkeypatch.setattr(module, "iterate_rows", None)
+        assert load(mixed, bad_rows="skip").count == 4, "tokens in the cache are read without the file's rows"
 
 
 def test_labels_follow_their_rows_through_what_is_left_out_and_held_out(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tiny import rows, run_config, write_model, write_rows
 from veneer.data.rows import Rows, load_rows
-from veneer.data.sources import RowFile
+from veneer.data.sources import RowFile, RunFiles
 from veneer.data.stored_rows import stored_rows
 from veneer.data.token_cache import cache_folder, cached_tokens
 from veneer.enums import TokenCache
@@ -95,8 +95,7 @@ def test_files_of_other_names_stand_there_as_if_they_were_encoded_by_these(
         store = cached_tokens(files, data, tokenizer, "training", lambda event: None)
         stored = stored_rows(
             data,
-            [RowFile(file, "data.file", 1.0) for file in files],
-            [],
+            RunFiles(tuple(RowFile(file, "data.file", 1.0) for file in files), ()),
             tokenizer,
             lambda event: said.append(event.message) if isinstance(event, Note) else None,
         )

@@ -29,6 +29,7 @@ from veneer.enums import Column
 from veneer.strict_json import to_text
 
 FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
+NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
 """Columns beside `text` that make a row look like classification, which plain text would not teach."""
 _PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
@@ -113,6 +114,16 @@ def to_record(
         if not message["content"] and _says_nothing(message):
             remarks.empty += 1
             break
+    return record
+
+
+def to_plain_text(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Record:
+    """The record of a row of plain text; arguments and errors as `to_record`, and BadRow for any other row."""
+    record = to_record(row, where, remarks, columns)
+    if record.text is None:
+        raise BadRow(NO_TEXT)
     return record
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from veneer.data.formats import Record, Remarks, to_record
-from veneer.data.json_values import BadRow
+from veneer.data.formats import Record, Remarks, to_plain_text, to_record
 from veneer.data.labels import to_labelled
 from veneer.data.preference import to_pair
 from veneer.data.prompts import PromptRow, to_prompt
@@ -23,7 +22,6 @@ PARTS = {
 """What the answers of a row are called, by its kind."""
 CUT = frozenset({RowKind.ANSWERS, RowKind.TEXTS})
 """The kinds of which a long row may be cut (`data.overlong`). Of others it is left out."""
-NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,7 @@ def to_kind(
         case RowKind.ANSWERS:
             return KindRow((to_record(row, where, remarks, columns),))
         case RowKind.TEXTS:
-            record = to_record(row, where, remarks, columns)
-            if record.text is None:
-                raise BadRow(NO_TEXT)
-            return KindRow((record,))
+            return KindRow((to_plain_text(row, where, remarks, columns),))
         case RowKind.PAIRS:
             pair = to_pair(row, where, remarks, columns)
             return KindRow(pair.records, margin=pair.margin)

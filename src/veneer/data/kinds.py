@@ -10,19 +10,18 @@ from veneer.counting import count_of
 from veneer.data.account import LISTED, one_label_note, overlap_note, repeats_note
 from veneer.data.chat import Example, start_template
 from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
-from veneer.data.formats import Remarks, to_record
+from veneer.data.formats import Remarks
 from veneer.data.json_values import BadRow
-from veneer.data.kind_rows import NO_TEXT, PARTS, KindRow, to_kind
-from veneer.data.problems import RowProblem, grouped
+from veneer.data.kind_rows import PARTS, KindRow, to_kind
+from veneer.data.problems import RowProblem
 from veneer.data.prompts import EncodedPrompts, encode_prompts
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, encode_told, load_rows, weighted
-from veneer.data.sources import RowFile, RunFiles, evaluation_files, run_files, training_files
+from veneer.data.sources import RowFile, RunFiles, run_files, training_files
 from veneer.data.splits import evaluation_records, split_records
 from veneer.data.trained_rows import row_hashes
 from veneer.enums import RowKind
-from veneer.errors import DataError
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
@@ -39,10 +38,8 @@ def load_kind(
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
     """
-    if kind is RowKind.TEXTS:
-        _refuse_all_but_texts(data, emit)
     if kind in (RowKind.ANSWERS, RowKind.TEXTS):
-        return load_rows(data, tokenizer, emit)
+        return load_rows(data, tokenizer, emit, kind)
     start_template(tokenizer)
     skipped: list[RowProblem] = []
     files, notice = run_files(data, emit), notes_to(emit)
@@ -133,27 +130,6 @@ def _encode_prompts(
     return found
 
 
-def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:
-    """Refuse rows that are no plain texts: of others only the answers would train.
-
-    Raises:
-        DataError: naming them by cause.
-    """
-    problems = []
-    for file in (*training_files(data, emit), *evaluation_files(data, emit)):
-        for where, row in iterate_rows(file.path, columns=data.columns):
-            try:
-                if not isinstance(row, BadRow) and to_record(row, where, columns=data.columns).text is None:
-                    problems.append(RowProblem(where, NO_TEXT))
-            except BadRow:
-                continue  # what cannot be used at all is refused, or skipped, where it is read
-    if problems:
-        raise DataError(
-            f"objective pretraining takes plain texts; "
-            f"{count_of(len(problems), 'row')} cannot be used:\n{grouped(problems)}"
-        )
-
-
 def evaluation_answers(data: DataSection, kind: RowKind, files: RunFiles) -> list[Record]:
     """The rows that a run over some files is evaluated on, each with the answer that is to be learned.
 
@@ -161,7 +137,7 @@ def evaluation_answers(data: DataSection, kind: RowKind, files: RunFiles) -> lis
         DataError: files or rows cannot be used.
     """
     if kind in (RowKind.ANSWERS, RowKind.TEXTS):
-        return evaluation_records(data, files)
+        return evaluation_records(data, files, kind)
     _, evaluated = _sides(data, files, kind, [], ignore)
     return [row.records[0] for row in evaluated if row.desirable]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from veneer.counting import count_of
-from veneer.data.formats import Record, Remarks, to_record
+from veneer.data.formats import Record, Remarks, to_plain_text, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.problems import RowProblem, grouped, printable
 from veneer.data.readers import SUFFIXES, iterate_rows
 from veneer.data.turns import Message
-from veneer.enums import BadRows, Column
+from veneer.enums import BadRows, Column, RowKind
 from veneer.errors import DataError
 
 __all__ = [
@@ -99,13 +99,15 @@ def _records(
     remarks: Remarks,
     problems: list[RowProblem],
     columns: Mapping[Column, str] | None,
+    kind: RowKind = RowKind.ANSWERS,
 ) -> Iterator[Record]:
     """The records of rows; those that cannot be used are added to `problems`."""
+    read = to_plain_text if kind is RowKind.TEXTS else to_record
     for where, row in rows:
         try:
             if isinstance(row, BadRow):
                 raise row
-            record = to_record(row, where, remarks, columns)
+            record = read(row, where, remarks, columns)
         except BadRow as problem:
             problems.append(RowProblem(where, str(problem)))
         else:
@@ -158,12 +160,19 @@ class RecordReader:
         files: the files, in order.
         columns, bad_rows: as `read_file`.
         split_by: as `account`.
+        kind: ANSWERS, or TEXTS where only plain texts can be used.
     """
 
     def __init__(
-        self, files: Sequence[str], columns: Mapping[Column, str], bad_rows: BadRows, split_by: str | None = None
+        self,
+        files: Sequence[str],
+        columns: Mapping[Column, str],
+        bad_rows: BadRows,
+        split_by: str | None = None,
+        kind: RowKind = RowKind.ANSWERS,
     ) -> None:
         self._files, self._columns, self._bad_rows, self._split_by = files, columns, bad_rows, split_by
+        self._kind = kind
         self.notes: list[str] = []
         """Sentences about the files that were read to their end."""
         self.skipped: list[RowProblem] = []
@@ -181,7 +190,8 @@ class RecordReader:
             problems: list[RowProblem] = []
             said: list[str] = []
             usable = 0
-            for record in _records(iterate_rows(file, said, self._columns), remarks, problems, self._columns):
+            rows = iterate_rows(file, said, self._columns)
+            for record in _records(rows, remarks, problems, self._columns, self._kind):
                 usable += 1
                 if not problems or self._bad_rows is BadRows.SKIP:
                     yield record

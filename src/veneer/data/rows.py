@@ -28,6 +28,7 @@ from veneer.data.splits import split_records
 from veneer.data.stored_rows import is_cached, stored_rows
 from veneer.data.token_store import StoredExamples, add_to_digest
 from veneer.data.trained_rows import row_hashes
+from veneer.enums import RowKind
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
@@ -148,13 +149,16 @@ def _lengths(examples: Examples) -> Indices:
     return np.array([len(example.tokens) for example in examples], dtype=np.int64)
 
 
-def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore) -> Rows:
+def load_rows(
+    data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
+) -> Rows:
     """Read and encode the files of a run, and say what was found.
 
     Args:
         data: names the files, and says what happens to long rows, and whether tokens are kept on the disk.
         tokenizer: encodes the rows.
         emit: told how far it is, and of rows that repeat, were cut or were left out.
+        kind: what rows are read as, ANSWERS or TEXTS.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
@@ -162,7 +166,7 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     """
     files = run_files(data, emit)
     if is_cached(data, [file.path for file in (*files.train, *files.eval)]):
-        stored = stored_rows(data, files, tokenizer, emit)
+        stored = stored_rows(data, files, tokenizer, emit, kind)
         sources = weighted(files.train, stored.in_files)
         return Rows(
             stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further, files=files
@@ -170,10 +174,10 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     start_template(tokenizer)
     skipped: list[RowProblem] = []
     notice = notes_to(emit)
-    records = _read(files.train, data, skipped, emit)
+    records = _read(files.train, data, kind, skipped, emit)
     eval_records: list[Record] = []
     if files.eval:
-        eval_records = _read(files.eval, data, skipped, emit)
+        eval_records = _read(files.eval, data, kind, skipped, emit)
     elif data.held_out:
         records, eval_records = split_records(records, data, files.train)
     shared = overlap(records, eval_records)
@@ -197,8 +201,10 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     )
 
 
-def _read(files: Sequence[RowFile], data: DataSection, skipped: list[RowProblem], emit: Subscriber) -> list[Record]:
-    reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows, data.split.column)
+def _read(
+    files: Sequence[RowFile], data: DataSection, kind: RowKind, skipped: list[RowProblem], emit: Subscriber
+) -> list[Record]:
+    reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows, data.split.column, kind)
     records = list(reader)
     for note in reader.notes:
         emit(Note(message=note))

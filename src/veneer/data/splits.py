@@ -26,7 +26,7 @@ from veneer.data.orders import AT_ONCE, order
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, RecordReader
 from veneer.data.sources import RowFile, RunFiles
-from veneer.enums import SplitBy
+from veneer.enums import RowKind, SplitBy
 from veneer.errors import DataError, listing
 
 # Another stream than the epochs' orders, which start from 0.
@@ -92,16 +92,16 @@ def held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> N
             return _by_group(_numbered(_near_duplicates(records)), data.held_out)
 
 
-def evaluation_records(data: DataSection, files: RunFiles) -> list[Record]:
+def evaluation_records(data: DataSection, files: RunFiles, kind: RowKind = RowKind.ANSWERS) -> list[Record]:
     """The rows that a run over some files is evaluated on: those of `data.eval_file`, or those that are held out. No
-    others are kept in memory.
+    others are kept in memory. `kind` is what rows are read as, ANSWERS or TEXTS.
 
     Raises:
         DataError: files or rows cannot be used.
     """
     if data.eval_file is not None:
-        return list(RecordReader(_names(files.eval), data.columns, data.bad_rows))
-    rows = RecordReader(_names(files.train), data.columns, data.bad_rows)
+        return list(RecordReader(_names(files.eval), data.columns, data.bad_rows, kind=kind))
+    rows = RecordReader(_names(files.train), data.columns, data.bad_rows, kind=kind)
     chosen = held_out(CountedRecords(rows, sum(1 for _ in rows)), data, files.train)
     return [record for record, held in zip(rows, chosen, strict=True) if held]
 

@@ -26,7 +26,7 @@ from veneer.data.sources import STREAMED_FROM, RunFiles
 from veneer.data.splits import CountedRecords, held_out
 from veneer.data.token_cache import cached_tokens
 from veneer.data.token_store import BLOCK, BOUND, CONTINUES, SPELLED, StoredExamples, StoredHashes, TokenStore
-from veneer.enums import TokenCache
+from veneer.enums import RowKind, TokenCache
 from veneer.events import Note, Subscriber, notes_to
 from veneer.io.tokenizer import Tokenizer
 
@@ -65,6 +65,7 @@ def stored_rows(
     files: RunFiles,
     tokenizer: Tokenizer,
     emit: Subscriber,
+    kind: RowKind = RowKind.ANSWERS,
 ) -> StoredRows:
     """Read and encode the files of a run where that is not done already, and say what was found.
 
@@ -73,18 +74,19 @@ def stored_rows(
         files: the files of rows.
         tokenizer: encodes the rows.
         emit: told how far it is, and of rows that repeat, were cut or were left out.
+        kind: what rows are read as, ANSWERS or TEXTS.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
         OutputError: tokens cannot be written.
     """
-    store = cached_tokens([file.path for file in files.train], data, tokenizer, "training", emit)
+    store = cached_tokens([file.path for file in files.train], data, tokenizer, "training", emit, kind)
     sides: list[Side] = [("training", store, None)]
     if files.eval:
-        other = cached_tokens([file.path for file in files.eval], data, tokenizer, "evaluation", emit)
+        other = cached_tokens([file.path for file in files.eval], data, tokenizer, "evaluation", emit, kind)
         sides.append(("evaluation", other, None))
     elif data.held_out:
-        reader = RecordReader(store.names, data.columns, data.bad_rows)
+        reader = RecordReader(store.names, data.columns, data.bad_rows, kind=kind)
         trained, evaluated = _apart(store, held_out(CountedRecords(reader, store.meta.rows), data, files.train))
         sides = [("training", store, trained), ("evaluation", store, evaluated)]
     _say_repeats(sides, emit)

@@ -24,6 +24,7 @@ from veneer.data.problems import RowProblem
 from veneer.data.readers import count_lines
 from veneer.data.records import Record, RecordReader
 from veneer.data.token_store import FORMAT, StoreWriter, TokenStore
+from veneer.enums import RowKind
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, Stage, Subscriber
 from veneer.io.digests import file_digest
@@ -47,7 +48,12 @@ def cache_folder(data: DataSection) -> Path:
 
 
 def cached_tokens(
-    files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, what: str, emit: Subscriber
+    files: Sequence[Path],
+    data: DataSection,
+    tokenizer: Tokenizer,
+    what: str,
+    emit: Subscriber,
+    kind: RowKind = RowKind.ANSWERS,
 ) -> TokenStore:
     """The encoded rows of some files, from the cache, or encoded now and kept in it.
 
@@ -57,13 +63,14 @@ def cached_tokens(
         tokenizer: encodes the rows.
         what: which rows they are, as sentences say it: "training" or "evaluation".
         emit: told how far it is, and what was found.
+        kind: what rows are read as, ANSWERS or TEXTS.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
         OutputError: the cache cannot be written.
     """
     names = [str(file) for file in files]
-    folder = token_folder(files, data, tokenizer)
+    folder = token_folder(files, data, tokenizer, kind)
     if folder.is_dir():
         try:
             return _opened(folder, names, emit)
@@ -76,7 +83,7 @@ def cached_tokens(
     remove_dead(folder.parent)
     try:
         with atomic_folder(folder) as partial:
-            _encode(partial, names, data, tokenizer, what, emit)
+            _encode(partial, names, data, tokenizer, what, emit, kind)
     except OutputError:
         # Another run may have written it meanwhile, which is as good.
         if not folder.is_dir():
@@ -84,13 +91,15 @@ def cached_tokens(
     return _opened(folder, names, emit)
 
 
-def token_folder(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> Path:
+def token_folder(
+    files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: RowKind = RowKind.ANSWERS
+) -> Path:
     """The folder of the encoded rows of some files, whether they are there or not. Arguments as for `cached_tokens`.
 
     Raises:
         DataError: a file cannot be read.
     """
-    return cache_folder(data) / _key(files, data, tokenizer)
+    return cache_folder(data) / _key(files, data, tokenizer, kind)
 
 
 def _opened(folder: Path, names: Sequence[str], emit: Subscriber) -> TokenStore:
@@ -101,7 +110,7 @@ def _opened(folder: Path, names: Sequence[str], emit: Subscriber) -> TokenStore:
     return store
 
 
-def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> str:
+def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: RowKind) -> str:
     for file in files:
         if not file.is_file():
             raise DataError(f"{file} does not exist; check the path of the data file")
@@ -125,20 +134,28 @@ def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> str:
         described["named"] = [files.index(file) for file in files]
     if tokenizer.template_date is not None:
         described["template_date"] = tokenizer.template_date.isoformat()
+    if kind is not RowKind.ANSWERS:
+        described["rows"] = kind.value  # other rows are refused, or left out
     if data.split.column is not None:
         described["split"] = data.split.column  # it is not among the columns that the cache says are not used
     return hashlib.sha256(to_text(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _encode(
-    folder: Path, names: Sequence[str], data: DataSection, tokenizer: Tokenizer, what: str, emit: Subscriber
+    folder: Path,
+    names: Sequence[str],
+    data: DataSection,
+    tokenizer: Tokenizer,
+    what: str,
+    emit: Subscriber,
+    kind: RowKind,
 ) -> None:
     """Encode every row into a store.
 
     Raises:
         DataError: as `cached_tokens`.
     """
-    reader = RecordReader(names, data.columns, data.bad_rows, data.split.column)
+    reader = RecordReader(names, data.columns, data.bad_rows, data.split.column, kind)
     encoder, audit = encoder_of(tokenizer, emit), RowAudit(tokenizer, data.checks)
     counts: Counter[Fate] = Counter()
     problems: list[RowProblem] = []
