@@ -136,6 +136,24 @@ def test_turns_that_go_on_behind_a_prompt_keep_it() -> None:
     assert pair.chosen.trained_turns == (3,)
 
 
+def test_a_system_text_and_a_system_turn_are_one_or_are_refused() -> None:
+    """Whichever form has both; none has two system turns, and none loses one of them."""
+    system = {"role": "system", "content": "Be brief."}
+    whole = {key: [system, *QUESTION, assistant(key)] for key in ("chosen", "rejected")}
+    answers = {key: [assistant(key)] for key in ("chosen", "rejected")}
+    forms = (
+        whole,
+        whole | {"prompt": QUESTION},
+        answers | {"prompt": [system, *QUESTION]},
+        answers | {"messages": [system, *QUESTION]},
+        answers | {"conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "How?"}]},
+    )
+    for form in forms:
+        assert to_pair(form | {"system": "Be brief."}, "f:1").chosen.messages == to_pair(form, "f:1").chosen.messages
+        with pytest.raises(BadRow, match="begin with another system turn than 'system' says; leave one of the two out"):
+            to_pair(form | {"system": "Be long."}, "f:1")
+
+
 def test_a_system_turn_of_whole_conversations_may_be_missing_in_their_prompt() -> None:
     system = {"role": "system", "content": "Be brief."}
     both = {"chosen": [system, *QUESTION, assistant("a")], "rejected": [system, *QUESTION, assistant("b")]}
@@ -190,6 +208,7 @@ WRONG = [
     ({"prompt": 3, "chosen": [*QUESTION, assistant("a")], "rejected": [*QUESTION, assistant("b")]}, "do not begin"),
     ({"system": "S", "chosen": "It is a", "rejected": "It is b"}, "have no place for a system turn; give a prompt"),
     ({"prompt": "Q", "chosen": "a", "rejected": "b", "margin": "much"}, "margin must be a number"),
+    ({"prompt": "Q", "chosen": "a", "rejected": "b", "margin": 10**400}, "margin must be a number"),
     ({"chosen": "one", "rejected": [assistant("two")]}, "must be two strings or two lists of turns"),
     ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]}, "no first turn in common"),
     ({"chosen": QUESTION, "rejected": [*QUESTION, assistant("d")]}, "one of chosen and rejected ends where the other"),

@@ -82,12 +82,11 @@ def _margin(value: Any) -> float | None:
     """A row's margin; in a CSV file it is a text, which is empty where there is none."""
     if value is None or value == "":
         return None
-    number = value
-    if isinstance(value, str):
-        with suppress(ValueError):
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
             number = float(value)
-    if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
-        return float(number)
+            if math.isfinite(number):
+                return number
     raise BadRow(f"margin must be a number, by how much chosen is better than rejected, not {str(value)[:40]!r}")
 
 
@@ -188,7 +187,7 @@ def _behind(before: Any, answers: tuple[Any, Any], more: Mapping[str, Any]) -> A
     """Answers behind the turns of a conversation."""
     more = dict(more)
     system = more.pop("system", None)
-    prompt = [*_system(system), *_turns(before)] if isinstance(before, list) else before
+    prompt = _under(system, before) if isinstance(before, list) else before
     chosen, rejected = ({"prompt": prompt, "completion": _turns(answer), **more} for answer in answers)
     return chosen, rejected
 
@@ -206,7 +205,7 @@ def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], mor
         return _implicit(answers, more, row.get("system"))
     if not isinstance(prompt, str | list | dict):
         raise BadRow(f"the prompt must be a text or a list of turns, not {kind(prompt)}")
-    before = [*_system(row.get("system")), *_turns(prompt, "user")]
+    before = _under(row.get("system"), _turns(prompt, "user"))
     chosen, rejected = ({"prompt": before, "completion": _turns(answer), **more} for answer in answers)
     return chosen, rejected
 
@@ -234,9 +233,8 @@ def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any], system: Any = N
         raise BadRow("chosen and rejected have no first turn in common and there is no prompt; give one")
     if same in (len(first), len(second)):
         raise BadRow("one of chosen and rejected ends where the other goes on; both need an answer of their own")
-    before = [] if _begins_by_system(first) else _system(system)
     chosen, rejected = (
-        {"prompt": [*before, *answer[:same]], "completion": answer[same:], **more} for answer in answers
+        {"prompt": _under(system, answer[:same]), "completion": answer[same:], **more} for answer in answers
     )
     return chosen, rejected
 
@@ -265,8 +263,19 @@ def _spoken(text: str) -> list[dict[str, str]] | None:
     ]
 
 
-def _system(content: Any) -> list[Any]:
-    return [{"role": "system", "content": content}] if content else []
+def _under(system: Any, turns: list[Any]) -> list[Any]:
+    """Turns behind the system turn of the column `system`, where there is one, once.
+
+    Raises:
+        BadRow: they begin with another one.
+    """
+    if not system:
+        return turns
+    if not (turns and _begins_by_system(turns)):
+        return [{"role": "system", "content": system}, *turns]
+    if _text(_said(turns[0])[1]) != system:
+        raise BadRow("the turns begin with another system turn than 'system' says; leave one of the two out")
+    return turns
 
 
 def _turns(value: Any, role: str = "assistant") -> Any:
