@@ -80,6 +80,19 @@ def test_cells_of_csv_hold_json_by_what_their_columns_are_mapped_to(tmp_path: Pa
     assert record.completion == "three of them"
 
 
+def test_files_of_csv_with_large_cells_are_read_side_by_side(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("text\n" + "short\n" + ("x" * 300_000 + "\n") * 2)
+    limit = csv.field_size_limit()
+    first, second = (iterate_rows(tmp_path / name) for name in ("a.csv", "b.csv"))
+    next(first)
+    next(second)
+    assert len(list(first)) == 2
+    assert csv.field_size_limit() > 300_000
+    assert [len(row["text"]) for _, row in second] == [300_000] * 2
+    assert csv.field_size_limit() == limit
+
+
 def test_empty_csv_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
     """As a spreadsheet saves a table beside which there was something once."""
     (tmp_path / "t.csv").write_text("prompt,,completion,,\na,,b,,\nc,,d,,\n,,,,\n")

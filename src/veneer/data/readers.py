@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from veneer.data.arrow_rows import nulls_noted, python_rows, refuse_repeated, without_nulls
@@ -151,13 +153,36 @@ def _json_columns(columns: Mapping[Column, str] | None) -> tuple[str, ...]:
 
 
 def _read_csv(path: Path, notes: list[str], parsed: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    # The limit on a cell is process-wide in the csv module; it is put back when the file has been read.
-    limit = csv.field_size_limit(_LARGEST_CELL)
-    try:
-        with path.open("rb") as handle:
-            yield from _csv_rows(path, _csv_lines(handle, path), notes, parsed)
-    finally:
-        csv.field_size_limit(limit)
+    with _LARGE_CELLS.allowed(), path.open("rb") as handle:
+        yield from _csv_rows(path, _csv_lines(handle, path), notes, parsed)
+
+
+class _LargeCells:
+    """The csv module's limit on a cell, which is one for the process: it is lifted while any file is being read, and
+    put back once none is. Files are read side by side, in threads or by turns."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()  # what collects garbage may end a reader within
+        self._reading = 0
+        self._limit = 0
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Let cells be of any size within the block."""
+        with self._lock:
+            self._reading += 1
+            if self._reading == 1:
+                self._limit = csv.field_size_limit(_LARGEST_CELL)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reading -= 1
+                if not self._reading:
+                    csv.field_size_limit(self._limit)
+
+
+_LARGE_CELLS = _LargeCells()
 
 
 def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
