@@ -280,6 +280,23 @@ def test_prompt_tokens_are_the_beginning_of_what_trains(name: str) -> None:
         assert example.tokens.tolist()[:first] == prompt
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"content": "Hi"}, r"messages\[1\] has no role that is a text; a message is"),
+        ({"role": "user"}, r"messages\[1\] has no content that is a text"),
+        ({"role": "user", "content": None}, r"messages\[1\] has no content that is a text"),
+        ({"role": "assistant", "content": "Hi"}, "the model has no chat template"),
+        ({"role": "assistant", "tool_calls": []}, "the model has no chat template"),
+    ],
+)
+def test_turns_that_ask_without_a_template_have_a_role_and_a_text(message: dict[str, object], reason: str) -> None:
+    asked = {"role": "user", "content": "Hi"}
+    assert prompt_tokens([asked, asked], ct.tokenizer(None), None)
+    with pytest.raises(DataError, match=reason):
+        prompt_tokens([asked, message], ct.tokenizer(None), None)
+
+
 @pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3", None])
 def test_every_token_of_a_prompt_is_traced_to_its_text_and_none_trains(name: str | None) -> None:
     tokenizer = ct.tokenizer(name)

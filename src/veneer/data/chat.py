@@ -26,17 +26,13 @@ from veneer.data.json_values import half_character, unusable
 from veneer.data.record_groups import record_groups
 from veneer.data.records import Message, Record
 from veneer.data.turn_shape import Span
+from veneer.data.turns import NO_TEMPLATE, without_template
 from veneer.data.windows import WINDOW, Encode, in_windows
 from veneer.errors import DataError
 from veneer.events import Stage, Subscriber, ignore
 
 if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer
-
-_NO_TEMPLATE = (
-    "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
-    "rows with prompt and completion strings, or with text"
-)
 
 
 GROUP_ROWS = 64
@@ -162,9 +158,7 @@ class Encoder:
         """
         _refuse_half_characters(messages)
         if self._template is None:
-            if any(message["role"] not in ("system", "user") for message in messages):
-                raise DataError(_NO_TEMPLATE)
-            text = "\n\n".join(message["content"] for message in messages)
+            text = without_template(messages)
             (ids, offsets, spelled), bos = self._plain(text), self._bos()
             return _untrained([*bos, *ids], where, text, [*((0, 0) for _ in bos), *offsets], spelled)
         chat = self._specials.guard(messages, tools)
@@ -240,7 +234,7 @@ class Encoder:
                 return self._trace_pair(record.prompt, record.completion, record.where)
         except DataError as error:
             return error
-        return DataError(_NO_TEMPLATE)
+        return DataError(NO_TEMPLATE)
 
     def _trace_chat(self, record: Record, chat: GuardedChat, text: str, spans: Sequence[Span]) -> Trace:
         ids, offsets, moved, text = self._tokenise(text, chat.changed, spans, record.where)

@@ -7,13 +7,13 @@ templates take them. A turn may say whether it trains: `weight` (0 or 1, OpenAI)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import Any
 
 from veneer.data.json_values import BadRow, kind, parse_json
-from veneer.errors import nearest
+from veneer.errors import DataError, nearest
 
 Message = dict[str, Any]
 """One turn: "role" and "content", and whatever else the file says ("tool_calls", "name", "reasoning_content", ...)."""
@@ -42,6 +42,10 @@ PARTS_OF_TURNS = ("train_detail",)
 """Keys of a turn that mark only some of its characters (Axolotl)."""
 _ANY_MARK = frozenset((*MARKS, *PARTS_OF_TURNS))
 TEXT_PARTS = ("text", "input_text", "output_text")
+NO_TEMPLATE = (
+    "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
+    "rows with prompt and completion strings, or with text"
+)
 
 
 @dataclass(slots=True)
@@ -69,6 +73,24 @@ class Turns:
         """Turns of which none trains."""
         indices = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
         return Turns(self.messages, tuple(indices), self.marked, self.unused)
+
+
+def without_template(messages: Sequence[Message]) -> str:
+    """The text of turns that ask, for a model without a chat template: their contents, joined by blank lines.
+
+    Raises:
+        DataError: a turn has no role or no text, or is one that only a chat template writes.
+    """
+    for number, message in enumerate(messages):
+        missing = [key for key in ("role", "content") if not isinstance(message.get(key), str)]
+        if message.get("role") not in ("system", "user") and "role" not in missing:
+            raise DataError(NO_TEMPLATE)
+        if missing:
+            raise DataError(
+                f"messages[{number}] has no {missing[0]} that is a text; a message is "
+                '{"role": "user", "content": "..."}'
+            )
+    return "\n\n".join(message["content"] for message in messages)
 
 
 def read_turns(value: Any, key: str) -> Turns:
