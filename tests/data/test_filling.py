@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from veneer.data.chat import Example
-from veneer.data.filling import fill, fill_prompts
+from veneer.data.filling import _fill_groups, fill, fill_prompts
 from veneer.data.packing import pack
-from veneer.data.prompt_groups import by_prompt
+from veneer.data.prompt_groups import by_prompt, common_beginning, laid_tokens, pieces
 
 
 def answered(prompt: list[int], answer: list[int]) -> Example:
@@ -52,6 +52,34 @@ def test_each_example_goes_into_the_first_micro_batch_that_has_room() -> None:
         most = source.randint(1, 50)
         lengths = [source.randint(1, 70) for _ in range(source.randint(0, 40))]
         assert fill(lengths, most) == first_fit(lengths, most)
+
+
+def fill_groups(examples: list[Example], groups: list[list[int]], most: int) -> list[list[int]]:
+    """The same for groups of one prompt, which stand behind their prompts or all behind one beginning."""
+    shared = common_beginning(examples)
+    alone = [laid_tokens([examples[place] for place in group]) for group in groups]
+    behind = [sum(len(examples[place].tokens) - shared for place in group) for group in groups]
+    bins: list[list[int]] = []
+    for index in sorted(range(len(groups)), key=lambda index: -alone[index]):
+        for one in bins:
+            together = [*one, index]
+            if min(sum(alone[at] for at in together), shared + sum(behind[at] for at in together)) <= most:
+                one.append(index)
+                break
+        else:
+            bins.append([index])
+    return [[place for index in sorted(one) for place in groups[index]] for one in bins]
+
+
+@pytest.mark.parametrize("common", [0, 10, 200])
+def test_each_prompt_goes_into_the_first_micro_batch_that_has_room(common: int) -> None:
+    for seed in range(60):
+        source = random.Random(seed)
+        rows = [row for _ in range(source.randint(1, 5)) for row in labelled(source, common=common)]
+        # Also where a prompt has no room in any, and where all begin with more than there is room for.
+        most = source.choice([1, source.randint(1, 300), source.randint(100, 2000)])
+        groups = [list(group) for group in pieces(rows, source.choice([most, 2000]))]
+        assert _fill_groups(rows, groups, most) == fill_groups(rows, groups, most)
 
 
 @pytest.mark.parametrize("common", [0, 10, 200])

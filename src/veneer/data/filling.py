@@ -40,7 +40,9 @@ class _Rooms:
         self._most = [room] * (2 * self._leaves)
 
     def first(self, need: int) -> int:
-        """The first with so much room; an empty one always has it."""
+        """The first with so much room; where an empty one has not as much, one behind all of them."""
+        if self._most[1] < need:
+            return self._leaves
         node = 1
         while node < self._leaves:
             node *= 2
@@ -79,16 +81,15 @@ def _fill_groups(examples: Sequence[Example], groups: Sequence[Sequence[int]], m
     alone = [laid_tokens([examples[place] for place in group]) for group in groups]
     behind = [sum(len(examples[place].tokens) - shared for place in group) for group in groups]
     bins: list[list[int]] = []
-    laid: list[tuple[int, int]] = []
+    # What is left by either way of laying. The first micro-batch that has the room by one of them is taken.
+    for_prompts, for_answers = _Rooms(len(groups), most), _Rooms(len(groups), most - shared)
     for index in sorted(range(len(groups)), key=lambda index: (-alone[index], index)):
-        sums = [(one + alone[index], other + behind[index]) for one, other in laid]
-        place = next((number for number, (one, other) in enumerate(sums) if min(one, shared + other) <= most), None)
-        if place is None:
-            bins.append([index])
-            laid.append((alone[index], behind[index]))
-        else:
-            bins[place].append(index)
-            laid[place] = sums[place]
+        place = min(for_prompts.first(alone[index]), for_answers.first(behind[index]), len(bins))
+        if place == len(bins):
+            bins.append([])
+        bins[place].append(index)
+        for_prompts.take(place, alone[index])
+        for_answers.take(place, behind[index])
     return [[place for index in sorted(indices) for place in groups[index]] for indices in bins]
 
 
