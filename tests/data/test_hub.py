@@ -110,6 +110,14 @@ def test_rows_are_those_of_the_same_parquet_read_directly(dataset: Path, tmp_pat
         read_file(file, columns={Column.TEXT: "raw"})
 
 
+def test_rows_that_python_cannot_hold_are_refused(tmp_path: Path, dataset: Path) -> None:
+    table = pa.table({"text": ["a"], "when": pa.array([2147483647], pa.date32())})
+    (tmp_path / "dates").mkdir()
+    pq.write_table(table, tmp_path / "dates" / "train.parquet")
+    with pytest.raises(DataError, match="a row cannot be read"):
+        hub_file(f"hub:{tmp_path / 'dates'}[train]")
+
+
 def test_half_a_split_that_a_killed_run_left_is_gone_after_the_next(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     for name in (".partial-1-rows.jsonl", ".partial-1-rows.jsonl" + HELD):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -96,8 +96,8 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
         partial.open("w", encoding="utf-8") as out,
     ):
         nulls = 0
-        for row in rows:
-            left, removed = without_nulls(dict(row))
+        for row in _each(name, rows):
+            left, removed = without_nulls(row)
             nulls += removed
             out.write(to_text(_json(left), ensure_ascii=False) + "\n")
             stage.advance()
@@ -133,6 +133,14 @@ def _load(name: str, asked: HubName) -> Any:
             f"{name}: cannot be had: {error}\nLook at the name, the split and the connection (a private dataset wants "
             "`hf auth login`); or give the rows as a file, which needs no network"
         ) from error
+
+
+def _each(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from map(dict, rows)
+    # A date beyond Python's, a time zone that nobody knows, and whatever else a library cannot make an object of.
+    except (ValueError, OverflowError, KeyError, ImportError) as error:
+        raise DataError(f"{name}: a row cannot be read: {error}") from error
 
 
 def _json(value: Any) -> Any:

@@ -129,13 +129,13 @@ def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: R
         "checks": sorted(check.value for check in data.checks),
         "columns": sorted((column.value, name) for column, name in data.columns.items()),
     }
+    if kind is not RowKind.ANSWERS:
+        described["rows"] = kind.value  # other rows are refused, or left out
     if len(set(files)) < len(files):
         # The names are not in the key, but which of them are one file's is: its rows and notes stand under one name.
         described["named"] = [files.index(file) for file in files]
     if tokenizer.template_date is not None:
         described["template_date"] = tokenizer.template_date.isoformat()
-    if kind is not RowKind.ANSWERS:
-        described["rows"] = kind.value  # other rows are refused, or left out
     if data.split.column is not None:
         described["split"] = data.split.column  # it is not among the columns that the cache says are not used
     return hashlib.sha256(to_text(described, sort_keys=True).encode()).hexdigest()[:32]
