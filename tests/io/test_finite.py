@@ -68,9 +68,52 @@ def test_reading_a_model_refuses_them(stored: torch.dtype, read: torch.dtype, va
         files.read("bad.weight", read)
 
 
-def test_a_number_that_only_the_wanted_dtype_lacks_is_no_damage(tmp_path: Path) -> None:
-    files = open_checkpoint(model(tmp_path / "m", {"w": torch.tensor([1e5, 1.0])}))
-    assert files.read("w", torch.float16).tolist() == [float("inf"), 1.0]
+@pytest.mark.parametrize(
+    ("value", "stored", "read", "said"),
+    [
+        (1e5, torch.float32, torch.float16, r"up to 1e\+05 in w do not fit float16.*Take bfloat16 or float32\."),
+        (-1e5, torch.bfloat16, torch.float16, r"up to 9\.98e\+04 in w do not fit float16.*Take bfloat16 or float32\."),
+        (3.4e38, torch.float32, torch.bfloat16, r"up to 3\.4e\+38 in w do not fit bfloat16.*Take float32\."),
+        (1e300, torch.float64, torch.float32, r"up to 1e\+300 in w do not fit float32.*No dtype"),
+    ],
+)
+def test_a_number_that_the_wanted_dtype_lacks_is_refused_and_a_wider_dtype_named(
+    value: float, stored: torch.dtype, read: torch.dtype, said: str, tmp_path: Path
+) -> None:
+    files = open_checkpoint(model(tmp_path / "m", {"w": torch.tensor([value, 1.0], dtype=stored)}))
+    with pytest.raises(ModelError, match=said):
+        files.read("w", read)
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.BF16, Kind.Q8_0], ids=lambda kind: kind.name)
+def test_a_number_of_a_gguf_file_that_float16_lacks_is_refused(kind: Kind, tmp_path: Path) -> None:
+    large, name = tiny_model(), "model.layers.1.mlp.up_proj.weight"
+    with torch.no_grad():
+        large.get_parameter(name)[3, 5] = 1e5
+    write_gguf(tmp_path / "model.gguf", large, kind)
+    files = GgufCheckpoint(tmp_path / "model.gguf")
+    assert torch.isfinite(files.read(name, torch.bfloat16)).all()
+    with pytest.raises(ModelError, match=rf"in {name} do not fit float16.*Take bfloat16 or float32"):
+        files.read(name, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_without_scales_is_looked_at(kind: torch.dtype, dtype: torch.dtype, tmp_path: Path) -> None:
+    most = torch.finfo(kind).max
+    files = open_checkpoint(
+        model(tmp_path / "m", {"w": torch.tensor([1.0, float("nan")]).to(kind), "v": torch.full((9,), most).to(kind)})
+    )
+    assert files.read("v", dtype).tolist() == [most] * 9
+    with pytest.raises(ModelError, match="1 of the 2 values of w are NaN or infinite"):
+        files.read("w", dtype)
+
+
+def test_scales_that_lead_out_of_float16_are_told_from_damage(tmp_path: Path) -> None:
+    codes = torch.full((4, 8), 400.0).to(torch.float8_e4m3fn)
+    files = open_checkpoint(model(tmp_path / "m", {"w": codes, "w_scale": torch.tensor(1000.0)}))
+    with pytest.raises(ModelError, match=r"values up to 3\.84e\+05 in w do not fit float16"):
+        files.read("w", torch.float16)
 
 
 def quantised(kind: str) -> StoredWeight:

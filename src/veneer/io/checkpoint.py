@@ -242,7 +242,8 @@ class SafetensorsCheckpoint:
         """One tensor in `dtype`, copied once out of the mapped file.
 
         Raises:
-            ModelError: there is no such tensor, its stored dtype is not supported, or a value is NaN or infinite.
+            ModelError: there is no such tensor, its stored dtype is not supported, or a value is NaN or infinite, in
+                the file or in `dtype`.
         """
         return self._read(name, dtype, None)
 
@@ -253,7 +254,7 @@ class SafetensorsCheckpoint:
     def _read(self, name: str, dtype: torch.dtype, index: int | None) -> torch.Tensor:
         if name in self._scaled:
             decoded = self._scaled.read(name, dtype, index)
-            check_finite(self.source, name, decoded)
+            check_finite(self.source, name, decoded, lambda: self._scaled.read(name, torch.float32, index))
             return decoded
         kind = self._kind(name)
         if kind not in _READABLE or name in self.stored:
@@ -263,7 +264,7 @@ class SafetensorsCheckpoint:
             )
         mapped = self._mapped(name, index)
         tensor = copied(mapped, dtype)
-        check_finite(self.source, name, tensor, mapped)
+        check_finite(self.source, name, tensor, lambda: mapped)
         return tensor
 
     def read_stored(self, name: str) -> StoredWeight:

@@ -1,16 +1,20 @@
-"""Refusing weights that hold NaN or infinite values, while they are read."""
+"""Refusing weights that hold NaN or infinite values, or become infinite, while they are read."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from veneer.errors import ModelError
 
+_WIDER = (torch.bfloat16, torch.float32)
+"""Dtypes in which models are computed where float16 is too narrow."""
 
-def check_finite(source: str, name: str, tensor: Tensor, stored: Tensor | None = None) -> None:
+
+def check_finite(source: str, name: str, tensor: Tensor, exact: Callable[[], Tensor] | None = None) -> None:
     """Refuse a tensor with NaN or infinite values.
 
     The sum of all elements is not finite if any element is not, and costs little where the tensor has just been
@@ -21,17 +25,35 @@ def check_finite(source: str, name: str, tensor: Tensor, stored: Tensor | None =
         source: name of the model in the error.
         name: name of the tensor in the error.
         tensor: the tensor, of any shape and float dtype.
-        stored: the tensor in the dtype of the file, where `tensor` has been converted to a narrower one. Its values
-            count.
+        exact: gives the tensor as the file has it, where `tensor` may have been converted to a narrower dtype. It is
+            asked only where `tensor` is not finite, to tell a damaged file from a dtype that is too narrow.
 
     Raises:
-        ModelError: an element is NaN or infinite.
+        ModelError: an element is NaN or infinite in the file, or in the dtype of `tensor`.
     """
-    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())) or not _broken(tensor):
         return
-    broken = int((~torch.isfinite(tensor if stored is None else stored)).sum())
+    stored = tensor if exact is None else exact()
+    # Of the dtypes in files, only narrow ones lack isfinite; their numbers fit every dtype that a model is read in.
+    broken = _broken(tensor if stored.itemsize == 1 else stored)
     if broken:
         raise ModelError(
             f"{source}: {broken:,} of the {tensor.numel():,} values of {name} are NaN or infinite, so that the model "
             "cannot compute. Download the file again, or take another revision of the model."
         )
+    largest = float(stored.abs().max())
+    wider = [_name(dtype) for dtype in _WIDER if largest <= torch.finfo(dtype).max]
+    remedy = f"Take {' or '.join(wider)}." if wider else "No dtype of models holds them: take another revision."
+    raise ModelError(
+        f"{source}: values up to {largest:.3g} in {name} do not fit {_name(tensor.dtype)} and would become infinite. "
+        f"{remedy}"
+    )
+
+
+def _broken(tensor: Tensor) -> int:
+    """The number of elements that are NaN or infinite."""
+    return int((~torch.isfinite(tensor)).sum())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

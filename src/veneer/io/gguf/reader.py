@@ -114,7 +114,7 @@ class GgufCheckpoint:
         Block-quantised values are computed in float32 and rounded once.
 
         Raises:
-            ModelError: there is no such tensor, or a value is NaN or infinite.
+            ModelError: there is no such tensor, or a value is NaN or infinite, in the file or in `dtype`.
         """
         entry = self._entry(name)
         shape, heads, offset = entry.shape, entry.piece.heads, entry.piece.offset
@@ -124,15 +124,21 @@ class GgufCheckpoint:
         target = row_order(rows, heads) if heads else None
         step = max(1, CHUNK // columns)
         for first in range(0, rows, step):
-            part = decode(raw[first : first + step], entry.info.kind).view(-1, columns)
-            check_finite(self.source, name, part)
+            exact = decode(raw[first : first + step], entry.info.kind).view(-1, columns)
             if offset:
-                part = part.float() - offset
+                exact = exact.float() - offset
+            part = self._rounded(name, exact, dtype)
             if target is None:
                 out[first : first + step] = part
             else:
-                out[target[first : first + step]] = part.to(dtype)
+                out[target[first : first + step]] = part
         return out.view(shape)
+
+    def _rounded(self, name: str, exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Round a part of a tensor to `dtype`. Raises ModelError if a value is not finite there."""
+        part = exact.to(dtype)
+        check_finite(self.source, name, part, lambda: exact)
+        return part
 
     def _read_blocks(self, name: str) -> torch.Tensor:
         """Copy the blocks of a matrix, with its rows as Hugging Face has them; see `BlockTensor`."""
