@@ -3,9 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from veneer.errors import ModelError
-from veneer.io.text_part import text_config, text_name
+from veneer.io.text_part import COMPOSITE, text_config, text_name
 
 OWN = {"hidden_size": 64, "tie_word_embeddings": False}
 
@@ -22,8 +23,17 @@ def test_settings_of_the_whole_apply_unless_the_text_model_has_its_own() -> None
     }  # fmt: skip
     assert text_config(config) == {
         "model_type": "gemma3_text", "hidden_size": 64, "tie_word_embeddings": False, "eos_token_id": [1, 106],
-        "torch_dtype": "bfloat16",
+        "torch_dtype": "bfloat16", "architectures": ["Gemma3ForCausalLM"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COMPOSITE)
+def test_the_text_model_names_its_class_as_transformers_does(kind: str) -> None:
+    whole = {"model_type": kind, "architectures": ["WithAVisionTower"], "text_config": {"architectures": None}}
+    config = text_config(whole)
+    assert config["architectures"] == [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
+    whole["text_config"] = {"architectures": ["Another"], "model_type": "another"}
+    assert text_config(whole) == whole["text_config"]
 
 
 @pytest.mark.parametrize("value", [None, 3, []])

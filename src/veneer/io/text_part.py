@@ -11,8 +11,11 @@ from typing import Any
 
 from veneer.errors import ModelError
 
-COMPOSITE = frozenset({"gemma3"})
-"""Model types of which the text model is read."""
+COMPOSITE: Mapping[str, Mapping[str, Any]] = {
+    "gemma3": {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]},
+}
+"""Model types of which the text model is read, and what its configuration says where `text_config` is silent. The
+composite's own `architectures` names the class with the vision tower, and other programs need one to know a model."""
 PREFIXES = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
 """Prefixes of the text model's names in files of transformers 4 and 5, and what replaces them."""
 SHARED = (
@@ -28,7 +31,8 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ModelError: `text_config` is missing.
     """
-    if str(config.get("model_type")) not in COMPOSITE:
+    defaults = COMPOSITE.get(str(config.get("model_type")))
+    if defaults is None:
         return config
     own = config.get("text_config")
     if not isinstance(own, Mapping):
@@ -36,7 +40,8 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
             f"config.json of model_type {config.get('model_type')!r} has no text_config: take the configuration from "
             "the model's original repository"
         )
-    return {key: config[key] for key in SHARED if key in config} | {"model_type": "gemma3_text"} | dict(own)
+    said = {key: value for key, value in own.items() if value is not None or key not in defaults}
+    return {**{key: config[key] for key in SHARED if key in config}, **defaults, **said}
 
 
 def text_name(name: str) -> str | None:
