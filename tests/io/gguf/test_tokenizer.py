@@ -170,3 +170,44 @@ def test_header_values_are_what_the_tokenizer_reads() -> None:
     header = read_header(smollm2_gguf())
     assert header.metadata["tokenizer.ggml.pre"] == "smollm"
     assert len(header.metadata["tokenizer.ggml.tokens"]) == 49152
+
+
+def scored(tokens: list[str], types: list[int] | None = None) -> dict[str, Any]:
+    """The metadata of a SentencePiece vocabulary of these tokens."""
+    values = {
+        "model": "llama", "tokens": ["<unk>", "▁", *tokens], "scores": [0.0] * (len(tokens) + 2),
+        "token_type": [2, 1, *(types or [1] * len(tokens))],
+    }  # fmt: skip
+    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+
+
+def test_scores_stand_for_every_way_to_make_a_token_of_two() -> None:
+    tokens, types, scores = sentence_piece_vocabulary()
+    values = {"model": "llama", "tokens": tokens, "token_type": types, "scores": scores}
+    backend = from_gguf({f"tokenizer.ggml.{key}": value for key, value in values.items()}).backend
+    typed = {token: score for token, kind, score in zip(tokens, types, scores, strict=True) if kind == 1}
+    ways = [(-typed[a + b], len(a), a, b) for a in typed for b in typed if a + b in typed]
+    assert [tuple(merge) for merge in json.loads(backend.to_str())["model"]["merges"]] == [
+        (a, b) for *_, a, b in sorted(ways)
+    ]
+
+
+def test_a_token_as_long_as_no_model_has_is_refused_unless_it_is_found_in_the_raw_text() -> None:
+    runs = ["a" * length for length in range(1, 65)]
+    assert len(from_gguf(scored([*runs, "a" * 512])).encode("a" * 64)) == 2
+    with pytest.raises(ModelError, match=r"more than 512 characters(.|\n)*'a{40}'… has 80,000 characters"):
+        from_gguf(scored([*runs, "a" * 80_000]))
+    assert from_gguf(scored(["a", "b" * 600], [1, 4])).encode("b" * 600)[-1] == 3
+
+
+def test_a_vocabulary_of_more_merges_than_fit_is_refused_before_they_are_made() -> None:
+    nested = ["".join(letters) * count for letters in ("a", "b", "c", "d") for count in range(1, 513)]
+    with pytest.raises(ModelError, match=r"its 2,050 tokens can be made of others in more than .* no model's can"):
+        from_gguf(scored(nested))
+
+
+def test_byte_level_bpe_without_merges_is_refused() -> None:
+    tokens, types, _ = byte_level_vocabulary()
+    values = {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "token_type": types}
+    with pytest.raises(ModelError, match=r"lacks tokenizer\.ggml\.merges, without which every text"):
+        from_gguf({f"tokenizer.ggml.{key}": value for key, value in values.items()})

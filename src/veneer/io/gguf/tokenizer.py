@@ -17,11 +17,19 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from veneer.errors import ModelError, nearest
+from veneer.errors import ModelError, listing, nearest
 from veneer.io.gguf.stripping import KEEPING, NAME, strips
 from veneer.io.tokenizer import Tokenizer, finish, surround
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+LONGEST = 512
+"""The most characters of a token that others may merge into, since each place to cut it is tried. Those of real
+vocabularies have far fewer: runs of spaces are the longest."""
+MERGES = 1 << 21
+"""The most merges that scores may stand for. Gemma 3's 262,000 tokens have 515,000."""
+MERGED = 1 << 25
+"""The most characters of all these merges together, which is what they take in memory."""
 
 ENDS = frozenset(
     [
@@ -53,6 +61,9 @@ def _cased_words(digits: str, tail: str) -> str:
         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{tail}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{tail}|{digits}|"
         rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES_AND_SPACES}"
     )
+
+
+_REMEDY = "Use the model's safetensors checkpoint, which carries its tokenizer."
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,11 @@ def _byte_level(reader: _Reader) -> tuple[Backend, bool]:
         known = sorted(PRE_TOKENIZERS)
         raise ModelError(
             f"{reader.source} names the pre-tokeniser {pre!r}{nearest(str(pre), known)}; known are {', '.join(known)}. "
-            "Use the model's safetensors checkpoint, which carries its tokenizer."
+            f"{_REMEDY}"
+        )
+    if "tokenizer.ggml.merges" not in reader.metadata:
+        raise ModelError(
+            f"{reader.source} lacks tokenizer.ggml.merges, without which every text would be cut into bytes. {_REMEDY}"
         )
     merges = []
     for index, merge in enumerate(reader.list_of("merges", str)):
@@ -243,16 +258,37 @@ def _merges_from_scores(reader: _Reader, scores: list[float]) -> list[tuple[str,
     Equal pieces in a row can overlap in two splits of one token. The split with the shorter left part goes first: it is
     the leftmost merge, which llama.cpp takes. Control and byte tokens are never typed, so nothing merges into them.
     """
-    typed = {
-        token for token, kind in zip(reader.tokens, reader.types, strict=True) if kind not in (CONTROL, UNKNOWN, BYTE)
-    }
-    merges = []
+    typed = {token for token, kind in zip(reader.tokens, reader.types, strict=True) if _is_typed(token, kind)}
+    too_long = [
+        f"{token[:40]!r}… has {len(token):,} characters"
+        for token in reader.tokens
+        if token in typed and len(token) > LONGEST
+    ]
+    if too_long:
+        raise ModelError(
+            f"{reader.source}: the vocabulary has tokens of more than {LONGEST} characters, which no model has:\n"
+            f"{listing(too_long)}\n{_REMEDY}"
+        )
+    merges: list[tuple[str, str]] = []
+    characters = 0
     for index in sorted(range(len(scores)), key=lambda index: (-scores[index], index)):
         token = reader.tokens[index]
         if token not in typed:
             continue
+        before = len(merges)
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in typed and right in typed:
                 merges.append((left, right))
+        characters += (len(merges) - before) * len(token)
+        if len(merges) > MERGES or characters > MERGED:
+            raise ModelError(
+                f"{reader.source}: its {len(reader.tokens):,} tokens can be made of others in more than "
+                f"{MERGES:,} ways, or ways of more than {MERGED:,} characters, which no model's can. {_REMEDY}"
+            )
     return merges
+
+
+def _is_typed(token: str, kind: int) -> bool:
+    """Whether a text may be merged into a token. Long ones of users are found in the raw text, before any merge."""
+    return kind not in (CONTROL, UNKNOWN, BYTE) and not (kind == USER_DEFINED and len(token) > LONGEST)
