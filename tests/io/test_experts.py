@@ -17,6 +17,7 @@ from tiny_mixtures import EXPERTS, KINDS, tiny_mixture
 from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint
+from veneer.io.experts import MixtureCheckpoint
 from veneer.io.model_files import save_model, stream_model
 from veneer.io.prequantised import parts_of
 from veneer.loading.load import load_model
@@ -139,6 +140,56 @@ def test_experts_that_bitsandbytes_quantised_one_by_one_stay_as_they_are(tmp_pat
             assert torch.equal(held.dequantize(torch.float32), expected)
     router = model.get_submodule(f"{layer}.gate").get_parameter("weight")
     assert torch.equal(router, decoded["model.layers.1.block_sparse_moe.gate.weight"])
+
+
+class CountingReads(SafetensorsCheckpoint):
+    """Files that remember which experts' entries were read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.entries: list[tuple[str, int]] = []
+
+    def read_entry(self, name: str, index: int, dtype: torch.dtype) -> Tensor:
+        self.entries.append((name, index))
+        return super().read_entry(name, index, dtype)
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "qwen3_moe"])
+def test_gate_and_up_of_one_tensor_are_read_together_once(kind: str, tmp_path: Path) -> None:
+    model = tiny_mixture(kind, seed=7)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors"
+    )
+    files = CountingReads(tmp_path)
+    found = MixtureCheckpoint(files)
+    names = found.names()
+    for name in names:
+        found.read(name, torch.float32)
+    assert len(files.entries) == len(set(files.entries)) > 0
+    gate, up = (f"model.layers.0.mlp.experts.1.{leaf}_proj.weight" for leaf in ("gate", "up"))
+    first = found.read(gate, torch.float32)
+    first.zero_()
+    assert not torch.equal(found.read(gate, torch.float32), first)
+    ups = [found.read(up, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float32)]
+    assert torch.equal(ups[0], ups[2])
+    assert torch.equal(ups[0].bfloat16(), ups[1])
+    assert ups[0].is_contiguous()
+    assert ups[0].untyped_storage().nbytes() == ups[0].nbytes
+
+
+def test_experts_that_bitsandbytes_quantised_as_one_tensor_are_refused_by_name(tmp_path: Path) -> None:
+    tiny_mixture("qwen3_moe").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    parts = parts_of(name, stored_weight(QuantLinear.from_weight(torch.ones(64, 16))), torch.float32)
+    state = next(part for part in parts if "quant_state" in part)
+    described = json.loads(bytes(parts[state].tolist())) | {"shape": [2, 32, 16]}
+    parts[state] = torch.tensor(list(json.dumps(described).encode()), dtype=torch.uint8)
+    save_file(parts, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"quantised as one tensor, which are not read:\n  - {name}\nUse"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_tensor_that_no_experts_can_have_is_refused(tmp_path: Path) -> None:

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from veneer.bounds import EXPERTS
-from veneer.errors import ModelError
+from veneer.errors import ModelError, listing
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor, Checkpoint, SlicedCheckpoint
 from veneer.io.tokenizer import Tokenizer
@@ -57,6 +58,37 @@ class _Place:
     half: _Half = _Half.ALL
 
 
+class _Halves:
+    """Halves of fused tensors that were decoded beside the ones asked for, each until it is asked for.
+
+    Models are read expert by expert, and within it first gates, then ups: one weight and one bias wait at a time. More
+    are not kept, since whoever reads gates alone never asks for the others.
+    """
+
+    KEPT = 2
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._found: dict[tuple[_Place, torch.dtype], Tensor] = {}
+
+    def take(self, place: _Place, dtype: torch.dtype) -> Tensor | None:
+        """Give a half away, or None where it is not kept."""
+        with self._lock:
+            return self._found.pop((place, dtype), None)
+
+    def keep(self, place: _Place, half: Tensor) -> None:
+        """Keep a half, and let the oldest go."""
+        with self._lock:
+            self._found[place, half.dtype] = half
+            if len(self._found) > self.KEPT:
+                del self._found[next(iter(self._found))]
+
+
+def _own_copy(half: Tensor) -> Tensor:
+    """A contiguous copy, which does not hold the whole tensor's memory."""
+    return half.clone(memory_format=torch.contiguous_format)
+
+
 class MixtureCheckpoint:
     """The files of a mixture, with one name for each expert's layer (a `veneer.io.checkpoint.Checkpoint`).
 
@@ -78,8 +110,15 @@ class MixtureCheckpoint:
         for name in files.names():
             self._places |= dict(self._own_names(name))
         back = {place.name: name for name, place in self._places.items() if place.expert is None}
+        fused = sorted(files.stored.keys() - back.keys())
+        if fused:
+            raise ModelError(
+                f"{self.source} has experts that bitsandbytes quantised as one tensor, which are not read:\n"
+                f"{listing(fused)}\nUse the model's unquantised checkpoint, and quantise it here."
+            )
         self.stored: Mapping[str, StoredFormat] = {back[name]: kind for name, kind in files.stored.items()}
         self.blocks: Mapping[str, BlockTensor] = {}
+        self._halves = _Halves()
 
     def _own_names(self, name: str) -> Iterator[tuple[str, _Place]]:
         """The names of a stored tensor in this checkpoint."""
@@ -135,15 +174,23 @@ class MixtureCheckpoint:
         place = self._place(name)
         if place.expert is None:
             return self.original.read(place.name, dtype)
-        whole = self.original.read_entry(place.name, place.expert, dtype)
-        if self._turned:
-            whole = whole.t()  # a bias stays what it is
         if place.half is _Half.ALL:
-            return whole.contiguous()
-        if self._turned:
-            return whole[(0 if place.half is _Half.GATE else 1) :: 2].contiguous()
+            return self._entry(place, dtype).contiguous()
+        kept = self._halves.take(place, dtype)
+        if kept is not None:
+            return kept
+        whole = self._entry(place, dtype)
         middle = len(whole) // 2
-        return (whole[:middle] if place.half is _Half.GATE else whole[middle:]).clone()
+        gate, up = (whole[0::2], whole[1::2]) if self._turned else (whole[:middle], whole[middle:])
+        asked, other, name_of_other = (gate, up, _Half.UP) if place.half is _Half.GATE else (up, gate, _Half.GATE)
+        self._halves.keep(replace(place, half=name_of_other), _own_copy(other))
+        return _own_copy(asked)
+
+    def _entry(self, place: _Place, dtype: torch.dtype) -> Tensor:
+        """One expert's part of a fused tensor, `[out, in]` or `[out]`."""
+        assert place.expert is not None
+        whole = self.original.read_entry(place.name, place.expert, dtype)
+        return whole.t() if self._turned else whole  # a bias stays what it is
 
     def read_stored(self, name: str) -> StoredWeight:
         """Codes and scales of a weight in `stored`. Raises ModelError for another name."""
