@@ -30,7 +30,7 @@ from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import export, open_inputs
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
-from veneer.io.tokenizer import surround
+from veneer.io.post_processor import surround
 from veneer.loading.load import load_model
 from veneer.training.run import train
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 
 from veneer.errors import ModelError, OutputError, listing
+from veneer.io.post_processor import keep_white_space_in_offsets
 from veneer.io.tokenizer_bounds import check_bounds
 from veneer.strict_json import to_text
 
@@ -162,7 +164,7 @@ class Tokenizer:
             ModelError: a text is empty, given twice, or a token already; all such are named.
         """
         problems = [f"{text!r}: empty" for text in texts if not text.strip()]
-        problems += [f"{text!r}: given twice" for text in dict.fromkeys(texts) if list(texts).count(text) > 1]
+        problems += [f"{text!r}: given twice" for text, count in Counter(texts).items() if count > 1]
         problems += [f"{text!r}: is a token already" for text in texts if self.backend.token_to_id(text) is not None]
         if problems:
             raise ModelError(f"these cannot become new tokens:\n{listing(problems)}")
@@ -236,24 +238,6 @@ def aliased_clone(backend: tokenizers.Tokenizer, aliases: Mapping[str, str]) -> 
 def _touches(merge: str | Sequence[str], tokens: Mapping[str, str]) -> bool:
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left in tokens or right in tokens or left + right in tokens
-
-
-def keep_white_space_in_offsets(backend: tokenizers.Tokenizer) -> None:
-    """Stop the post-processor from cutting white space off the character ranges: loss masks are made of them."""
-    processor = backend.post_processor
-    if processor is None:
-        return
-    tree = json.loads(processor.__getstate__())
-    parts = [tree, *tree.get("processors", [])]
-    if not any(part.get("trim_offsets") for part in parts):
-        return
-    for part in parts:
-        if "trim_offsets" in part:
-            part["trim_offsets"] = False
-    whole = json.loads(backend.to_str())
-    # Processors cannot be made from JSON alone: a tokenizer with an empty vocabulary carries it.
-    whole.update(post_processor=tree, added_tokens=[], model={"type": "BPE", "vocab": {}, "merges": []})
-    backend.post_processor = tokenizers.Tokenizer.from_str(to_text(whole)).post_processor
 
 
 def _named_tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
@@ -404,14 +388,6 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], na
         else:
             backend.add_tokens([token])
     return bool(wanted)
-
-
-def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Make `backend` put `bos` before and `eos` after each text; None puts nothing."""
-    single = " ".join([*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])])
-    pair = " ".join([single, *([f"{bos}:1"] if bos else []), "$B:1", *([f"{eos}:1"] if eos else [])])
-    tokens = [(token, backend.token_to_id(token)) for token in dict.fromkeys(token for token in (bos, eos) if token)]
-    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
 
 
 def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer as Backend
 
 from veneer.errors import ModelError, listing, nearest
 from veneer.io.gguf.stripping import KEEPING, NAME, strips
-from veneer.io.tokenizer import Tokenizer, finish, surround
+from veneer.io.post_processor import surround
+from veneer.io.tokenizer import Tokenizer, finish
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
