@@ -64,6 +64,11 @@ def test_codes_of_another_storage_dtype_are_the_same_bytes() -> None:
     assert torch.equal(opened(tensors).read("a.weight").codes, written.codes)
 
 
+def test_codes_without_dimensions_are_bytes_too() -> None:
+    tensors = parts_of("a.weight", stored("nf4"), torch.float32) | {"a.weight": torch.zeros((), dtype=torch.bfloat16)}
+    assert opened(tensors).read("a.weight").codes.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_a_part_that_is_missing_is_named(kind: str) -> None:
     tensors = parts_of("a.weight", stored(kind), torch.float32)

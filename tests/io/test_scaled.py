@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,3 +213,30 @@ def test_a_model_in_fp8_is_the_decoded_model_under_lora_and_under_qlora(tmp_path
     assert isinstance(packed, QuantLinear)
     assert torch.equal(packed.codes, expected.codes)
     assert torch.equal(packed.dequantize(torch.float32), expected.dequantize(torch.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 2, 2, 2)])
+def test_fp8_of_another_rank_is_refused_by_name_and_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = written(tmp_path / "m", {NAME: torch.ones(shape).to(FP8), f"{NAME}_scale": torch.ones(1)}, BLOCKS)
+    with pytest.raises(ModelError, match=re.escape(f"a.weight cannot be decoded: fp8 codes of shape {list(shape)}")):
+        model.read(NAME, torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_mxfp4_without_groups_is_refused_by_name_and_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensors = {f"{NAME}{end}": torch.ones(shape, dtype=torch.uint8) for end in ("_blocks", "_scales")}
+    with pytest.raises(ModelError, match=re.escape(f"the MXFP4 blocks a.weight_blocks have shape {list(shape)}")):
+        written(tmp_path / "m", tensors, None)
+
+
+def test_mxfp4_of_any_rank_and_of_no_elements_is_decoded_or_refused(tmp_path: Path) -> None:
+    for number, shape in enumerate([(2,), (3, 2), (2, 0, 1), (1, 2, 1, 1), (0,)]):
+        tensors = {
+            f"{NAME}_blocks": torch.zeros(*shape, 16, dtype=torch.uint8),
+            f"{NAME}_scales": torch.full(shape, 127, dtype=torch.uint8),
+        }
+        model = written(tmp_path / str(number), tensors, None)
+        assert tuple(model.read(NAME, torch.float32).shape) == model.shape(NAME)
+        tensors[f"{NAME}_scales"] = torch.tensor(127, dtype=torch.uint8)
+        with pytest.raises(ModelError, match="do not fit each other"):
+            written(tmp_path / f"{number} damaged", tensors, None).read(NAME, torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +22,8 @@ from veneer.loading.stored import packed_layer
 from veneer.model.decoder import DenseLinear
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
+from veneer.quant.linear import QuantLinear
+from veneer.quantization import stored_weight
 from veneer.training.run import train
 
 
@@ -79,3 +83,11 @@ def test_parts_that_do_not_fit_each_other_are_named(part: str, tmp_path: Path) -
     checkpoint = retensor(tmp_path / "model", {part: halves[part]})
     with pytest.raises(ModelError, match=r"lm_head\.weight is damaged: .* must be .*Download"):
         packed_layer("lm_head.weight", checkpoint.read_stored("lm_head.weight"))
+
+
+@pytest.mark.parametrize("shape", [(), (64,), (2, 4, 8)])
+def test_a_quantised_weight_that_is_no_matrix_is_refused_by_name_and_shape(shape: tuple[int, ...]) -> None:
+    stored = stored_weight(QuantLinear.from_weight(torch.ones(8, 8), double_quant=False))
+    odd = replace(stored, format=replace(stored.format, shape=shape))
+    with pytest.raises(ModelError, match=re.escape(f"model.norm.weight is damaged: its shape is {list(shape)}, and")):
+        packed_layer("model.norm.weight", odd)

@@ -148,7 +148,7 @@ class StoredTensors:
         if found.scheme is Scheme.INT8:
             scales = self._raw(weight.removesuffix("weight") + "SCB")
             return StoredWeight(format=found, codes=self._raw(weight), scales=scales)
-        codes = self._raw(weight).contiguous().view(torch.uint8).view(-1)
+        codes = self._raw(weight).contiguous().view(-1).view(torch.uint8)
         scales, values = (self._raw(weight + part) for part in _MAPS[:2])
         if not found.nested:
             return StoredWeight(format=found, codes=codes, scales=scales, values=values)

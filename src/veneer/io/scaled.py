@@ -72,8 +72,10 @@ def decode_float8(codes: Tensor, scales: Tensor, block: tuple[int, int], dtype: 
         dtype: dtype of the result.
 
     Raises:
-        ModelError: the shape of the scales does not fit the codes.
+        ModelError: the codes are no matrix, or the shape of the scales does not fit them.
     """
+    if codes.dim() != 2:
+        raise ModelError(f"fp8 codes of shape {list(codes.shape)} have scales; a matrix is needed")
     rows, columns = codes.shape
     wide = _powers(scales) if scales.dtype == torch.uint8 else scales.float()
     grid = (-(-rows // block[0]), -(-columns // block[1]))
@@ -108,7 +110,7 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         raise ModelError(
             f"the scales of MXFP4 are {str(scales.dtype).removeprefix('torch.')}; they must be uint8, e8m0"
         )
-    if blocks.shape[-1] * 2 != GROUP or blocks.shape[:-1] != scales.shape:
+    if not scales.dim() or blocks.shape != (*scales.shape, GROUP // 2):
         raise ModelError(f"MXFP4 blocks {list(blocks.shape)} and scales {list(scales.shape)} do not fit each other")
     values = torch.tensor(E2M1)
     decoded = torch.empty(scales.numel(), GROUP, dtype=dtype)
@@ -118,7 +120,7 @@ def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         part = flat[start : start + step]
         codes = torch.stack((part & 15, part >> 4), -1).view(len(part), GROUP)
         decoded[start : start + step] = values[codes.int()].mul_(powers[start : start + step])
-    return decoded.view(*scales.shape[:-1], -1)
+    return decoded.view(*scales.shape[:-1], scales.shape[-1] * GROUP)
 
 
 def _powers(codes: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ class ScaledTensors:
         settings: `quantization_config` of config.json, or empty.
 
     Raises:
-        ModelError: a weight lacks its scales; all such are named.
+        ModelError: a weight lacks its scales; all such are named. Or blocks have a shape that no weight has.
     """
 
     def __init__(
@@ -185,7 +187,13 @@ class ScaledTensors:
             raise ModelError(f"{where} lacks scales of quantised weights:\n{listing(missing)}")
 
     def _add_mxfp4(self, weight: str, blocks: str) -> None:
-        *outer, groups, size = self._shape(blocks)
+        shape = self._shape(blocks)
+        if len(shape) < 2:
+            raise ModelError(
+                f"{self._where}: the MXFP4 blocks {blocks} have shape {list(shape)}, which lacks groups of "
+                f"{GROUP // 2} bytes. Download the file again."
+            )
+        *outer, groups, size = shape
         inner = groups * size * 2
         decoded = (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner)
         self.parts |= {blocks, f"{weight}_scales"}

@@ -92,6 +92,8 @@ def _check_code_book(name: str, stored: StoredWeight) -> None:
 
 def _layer(stored: StoredWeight) -> PackedLinear:
     kind = stored.format
+    if len(kind.shape) != 2:
+        raise ModelError(f"its shape is {list(kind.shape)}, and quantised weights are matrices")
     if kind.scheme is Scheme.INT8:
         return RowwiseLinear(stored.codes, stored.scales)
     scales: torch.Tensor | NestedScales = stored.scales
