@@ -15,7 +15,7 @@ from gguf_files import header, text
 from gguf_models import CASES, SIZES, saved_model, write_file
 from support import smollm2_gguf
 from veneer.errors import ModelError
-from veneer.io.gguf.config import Described, describe, read_config
+from veneer.io.gguf.config import Described, describe, family_in, read_config
 from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.names import pieces
@@ -45,6 +45,25 @@ def test_other_architectures_are_named(tmp_path: Path) -> None:
         GgufCheckpoint(tmp_path / "m.gguf")
     with pytest.raises(ModelError, match="cannot be read"):
         GgufCheckpoint(tmp_path / "absent.gguf")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "mmproj", 3])
+def test_a_file_that_holds_no_model_is_refused_by_its_type(kind: object) -> None:
+    with pytest.raises(ModelError, match=rf"m\.gguf holds no model: its general\.type is {kind!r}"):
+        family_in(Path("m.gguf"), {"general.architecture": "llama", "general.type": kind})
+    for known in ({"general.type": "model"}, {}):
+        assert family_in(Path("m.gguf"), {"general.architecture": "llama", **known}).architecture == "llama"
+
+
+def test_a_file_of_a_vocabulary_alone_and_one_that_lacks_layers_are_told_apart() -> None:
+    values = {"general.architecture": "llama", "llama.block_count": 32}
+    family = family_in(Path("m.gguf"), values)
+    meta = Metadata(Path("m.gguf"), values, "llama")
+    with pytest.raises(ModelError, match=r"m\.gguf has no tensors, as files that hold a vocabulary alone: name a file"):
+        read_config(family, meta, GgufHeader(3, values, {}))
+    one = {"a": TensorInfo("a", (1,), gguf.GGMLQuantizationType.F32, 0, 4)}
+    with pytest.raises(ModelError, match=r"block_count is 32, and the file has 1 tensors: layers are missing"):
+        read_config(family, meta, GgufHeader(3, values, one))
 
 
 def test_a_sliding_window_that_llama_cpp_lacks_ends_the_context(tokenizer: Path, tmp_path: Path) -> None:

@@ -18,7 +18,13 @@ from veneer.io.gguf.rope import Factors, read_rope, rope_of, write_rope
 
 
 def family_in(path: Path, metadata: Mapping[str, Any]) -> Family:
-    """Return the family of a file. Raises ModelError if Veneer does not read its files."""
+    """Return the family of a file. Raises ModelError if it holds no model, or Veneer does not read its files."""
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
+        raise ModelError(
+            f"{path} holds no model: its general.type is {kind!r:.100}. Name the file of the model itself, and give an "
+            "adapter as the folder with its adapter_config.json."
+        )
     architecture = metadata.get("general.architecture")
     mixture = bool(metadata.get(f"{architecture}.expert_count", 0))
     family = FAMILIES.get((architecture, mixture)) if isinstance(architecture, str) else None
@@ -40,7 +46,16 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     other = [meta.key(name) for name in family.unread if meta.has(name)]
     if other:
         raise ModelError(f"{meta.path} has {', '.join(other)}: a model of another kind, use its safetensors files.")
-    layers = meta.integer("block_count", most=len(header.tensors))
+    if not header.tensors:
+        raise ModelError(
+            f"{meta.path} has no tensors, as files that hold a vocabulary alone: name a file with the model's weights."
+        )
+    layers = meta.integer("block_count")
+    if layers > len(header.tensors):  # before lists of as many layers are made
+        raise ModelError(
+            f"{meta.path}: the metadata key {meta.key('block_count')} is {layers:,}, and the file has "
+            f"{len(header.tensors):,} tensors: layers are missing. Download or convert the file again."
+        )
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{meta.path} lacks the matrix token_embd.weight.")

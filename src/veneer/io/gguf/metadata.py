@@ -37,8 +37,9 @@ class Metadata:
         """Return a setting that is a whole number in a range."""
         value = self.metadata.get(self.key(name), default)
         if type(value) is not int or not least <= value <= most:
+            wanted = f"≥ {least}" if type(value) is not int or value < least else f"from {least} to {most:,}"
             raise ModelError(
-                f"{self.path}: the metadata key {self.key(name)} is {value!r}; a whole number ≥ {least} is needed."
+                f"{self.path}: the metadata key {self.key(name)} is {value!r}; a whole number {wanted} is needed."
             )
         return value
 
