@@ -11,3 +11,34 @@ GPT_OSS_SCALING: Mapping[str, Any] = MappingProxyType({
     "original_max_position_embeddings": 4096,
 })  # fmt: skip
 """The scaling of a gpt-oss without one; `{"rope_type": "default"}` says that there is none."""
+
+_POSITIONS, _KEY_HEADS = "max_position_embeddings", "num_key_value_heads"
+_SIZES: Mapping[str, Mapping[str, int]] = {
+    "mistral": {_POSITIONS: 131_072, _KEY_HEADS: 8},
+    "qwen2": {_POSITIONS: 32_768, _KEY_HEADS: 32},
+    "qwen3": {_POSITIONS: 32_768, _KEY_HEADS: 32},
+    "smollm3": {_POSITIONS: 32_768, _KEY_HEADS: 4},
+    "gemma2": {_POSITIONS: 8192, _KEY_HEADS: 4},
+    "gemma3_text": {_POSITIONS: 131_072, _KEY_HEADS: 4},
+    "phi3": {_POSITIONS: 4096},
+    "cohere": {_POSITIONS: 8192},
+    "stablelm": {_POSITIONS: 4096, _KEY_HEADS: 32},
+    "mixtral": {_POSITIONS: 131_072, _KEY_HEADS: 8},
+    "qwen3_moe": {_POSITIONS: 32_768, _KEY_HEADS: 4},
+    "gpt_oss": {_POSITIONS: 131_072, _KEY_HEADS: 8},
+}
+"""What transformers takes for sizes that a config.json lacks, by `model_type`, where it is not Llama's."""
+_LLAMA_POSITIONS = 2048
+
+
+def with_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the longest context and the number of key heads where a config.json is silent, as transformers does.
+
+    A context of null counts as silent. Key heads of null are as many as query heads, which is left to those who know
+    their number, as are key heads of families that have no other default.
+    """
+    own = _SIZES.get(str(config.get("model_type")), {})
+    full = {**own, **config}
+    if full.get(_POSITIONS) is None:
+        full[_POSITIONS] = own.get(_POSITIONS, _LLAMA_POSITIONS)
+    return full

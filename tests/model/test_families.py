@@ -40,6 +40,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
+from veneer.defaults import with_sizes
 from veneer.enums import Method
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
@@ -368,5 +369,5 @@ def test_the_documented_function_is_the_family() -> None:
     for variant, (model_type, changes) in FAMILIES.items():
         if model_type == "mistral":
             config = {**SHAPES, **changes, "model_type": "mistral"}
-            assert names["mistral"](config) == spec_from_hf(config), variant
+            assert names["mistral"](with_sizes(config)) == spec_from_hf(config), variant
     assert f'"mistral": {FAMILIES["mistral"]},'.replace("'", '"') in page

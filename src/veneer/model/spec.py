@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from veneer.bounds import check_numbers
+from veneer.defaults import with_sizes
 from veneer.errors import ModelError
 from veneer.model.families.cohere import cohere
 from veneer.model.families.gemma import gemma2, gemma3
@@ -54,4 +55,4 @@ def spec_from_hf(config: Mapping[str, Any]) -> DecoderSpec:
         raise ModelError(
             f"model_type {config.get('model_type')!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
         )
-    return family(config)
+    return family(with_sizes(config))

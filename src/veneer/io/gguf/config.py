@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veneer.defaults import with_sizes
 from veneer.errors import ModelError, listing
 from veneer.io.gguf.families import ARCHITECTURES, BY_MODEL_TYPE, FAMILIES, PATTERN, Config, Family, layer_types
 from veneer.io.gguf.header import GgufHeader
@@ -164,9 +165,9 @@ def family_of(config: Config) -> Family:
 def completed(config: Config) -> dict[str, Any]:
     """Return `config`, and where it is silent, the values that transformers takes."""
     family = family_of(config)
-    full = {"tie_word_embeddings": False, "max_position_embeddings": 2048, **family.defaults, **config}
+    full = {"tie_word_embeddings": False, **family.defaults, **with_sizes(config)}
     if config.get("model_type") == "mistral":
-        full = {"sliding_window": 4096, "num_key_value_heads": 8} | full
+        full = {"sliding_window": 4096} | full
     if family.scaling and full.get("rope_parameters") is None and not full.get("rope_scaling"):
         full["rope_scaling"] = family.scaling
     if "num_experts" in family.defaults:

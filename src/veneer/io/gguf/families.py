@@ -165,7 +165,6 @@ _ALL = (
         ),
         activation=("hidden_activation", "gelu_pytorch_tanh"),
         defaults={
-            "num_key_value_heads": 4,
             "head_dim": 256,
             "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
@@ -186,8 +185,6 @@ _ALL = (
         defaults={
             "vocab_size": 262_208,
             "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": 131_072,
             "rms_norm_eps": 1e-6,
             "head_dim": 256,
             "query_pre_attn_scalar": 256,
@@ -206,7 +203,7 @@ _ALL = (
         class_name="Phi3ForCausalLM",
         names=Names(rows=(*NORMS, *FUSED), biases=_NO_BIAS),
         granted=_whole_heads,
-        defaults={"max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
+        defaults={"original_max_position_embeddings": 4096},
         ropes=frozenset(("default", "longrope")),
         partial=True,
     ),
@@ -227,7 +224,7 @@ _ALL = (
             biases=(*_NO_BIAS, BiasRow(MLP_BIAS, "mlp_bias", carried=False)),
             interleaved=True,
         ),
-        defaults={"rope_theta": 2_000_000.0, "tie_word_embeddings": True, "num_key_value_heads": 4},
+        defaults={"rope_theta": 2_000_000.0, "tie_word_embeddings": True},
         granted=_smollm3,
     ),
     Family(
@@ -278,7 +275,6 @@ _ALL = (
         settings=(RMS, LOCAL_EXPERTS, TOP_K),
         defaults={
             "rope_theta": 1_000_000.0,
-            "num_key_value_heads": 8,
             "num_local_experts": 8,
             "num_experts_per_tok": 2,
         },
@@ -306,7 +302,6 @@ _ALL = (
         names=Names(rows=(*GPT_OSS, *ATTENTION), biases=(BiasRow((*ALL_BIAS, *EXPERT_BIAS)),), head=Head.ALWAYS),
         settings=(RMS, WINDOW, LOCAL_EXPERTS, TOP_K),
         defaults={
-            "num_key_value_heads": 8,
             "head_dim": 64,
             "rope_theta": 150_000.0,
             "sliding_window": 128,

@@ -48,23 +48,20 @@ def switch(config: Config, key: str, default: bool) -> bool:
     return value
 
 
-def sizes(
-    config: Config, *, eps: str = "rms_norm_eps", head_dim: int | None = None, kv_heads: int | None = None
-) -> dict[str, Any]:
+def sizes(config: Config, *, eps: str = "rms_norm_eps", head_dim: int | None = None) -> dict[str, Any]:
     """Read the fields of a `DecoderSpec` that every family has.
 
     Args:
-        config: content of config.json.
+        config: content of config.json, completed by `veneer.defaults.with_sizes`.
         eps: key of the norms' epsilon.
         head_dim: the family's default; None means that the width is divided among the heads.
-        kv_heads: the family's default of key heads; None means as many as query heads.
 
     Raises:
         ModelError: sizes are missing or impossible; all such are named.
     """
     _check_sizes(config, eps)
     heads = int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or kv_heads or heads)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
     if heads % kv_heads:
         raise ModelError(
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}; "
@@ -82,7 +79,7 @@ def sizes(
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "norm_eps": float(config[eps]),
-        "max_positions": int(config.get("max_position_embeddings") or 2048),
+        "max_positions": int(config["max_position_embeddings"]),
     }
 
 

@@ -27,7 +27,7 @@ from veneer.products import Scores
 
 def gemma2(config: Config) -> DecoderSpec:
     """Gemma 2: norms before and after each block, soft caps, and a window in every other layer."""
-    shape = sizes(config, head_dim=256, kv_heads=4)
+    shape = sizes(config, head_dim=256)
     layers = range(int(config["num_hidden_layers"]))
     types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in layers))
     rotary = rope(config, shape["head_dim"])
@@ -35,16 +35,14 @@ def gemma2(config: Config) -> DecoderSpec:
     return _gemma(config, shape, types, {FULL: rotary, SLIDING: rotary}, softcaps)
 
 
-GEMMA3_DEFAULTS = {
-    "vocab_size": 262_208, "num_attention_heads": 8, "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072,
-}  # fmt: skip
+GEMMA3_DEFAULTS = {"vocab_size": 262_208, "num_attention_heads": 8, "rms_norm_eps": 1e-6}
 
 
 def gemma3(config: Config) -> DecoderSpec:
     """Gemma 3's text model: QK norm, and five of six layers with a window and a rotary base of their own."""
     # Published text_configs leave out what is transformers' default.
     config = {**GEMMA3_DEFAULTS, **config}
-    shape = sizes(config, head_dim=256, kv_heads=4)
+    shape = sizes(config, head_dim=256)
     layers, pattern = range(int(config["num_hidden_layers"])), int(number(config, "sliding_window_pattern", 6))
     types = layer_types(config, (SLIDING if (layer + 1) % pattern else FULL for layer in layers))
     groups = config.get("rope_parameters") or {}

@@ -51,7 +51,7 @@ def _silu(config: Config) -> Activation:
 def mistral(config: Config) -> DecoderSpec:
     """Mistral: all layers have a window, or none has (`sliding_window: null`)."""
     refuse(config, {"attention_bias": (None, False), "mlp_bias": (None, False)})
-    shape = sizes(config, kv_heads=8)
+    shape = sizes(config)
     size = window(config, 4096)
     expected = FULL if size is None else SLIDING
     if config.get("layer_types") is not None and set(layer_types(config, ())) != {expected}:
@@ -118,7 +118,7 @@ def _refuse_window_that_is_off(config: Config, types: list[str]) -> None:
 
 def smollm3(config: Config) -> DecoderSpec:
     """SmolLM3: every fourth layer, or those of `no_rope_layers`, has no rotary positions (arXiv:2501.18795)."""
-    shape, bias = sizes(config, kv_heads=4), switch(config, "attention_bias", False)
+    shape, bias = sizes(config), switch(config, "attention_bias", False)
     layers = int(config["num_hidden_layers"])
     turned = config.get("no_rope_layers")
     if turned is None:

@@ -36,7 +36,7 @@ def mixtral(config: Config) -> DecoderSpec:
     base = llama(config)
     return replace(
         base,
-        **sizes(config, kv_heads=8),
+        **sizes(config),
         layers=alike(config, rope(config, base.head_dim, theta=1_000_000.0), AttentionSpec(window=window(config))),
         attention_bias=False,
         output_bias=False,
@@ -86,7 +86,7 @@ def qwen3_moe(config: Config) -> DecoderSpec:
 def gpt_oss(config: Config) -> DecoderSpec:
     """gpt-oss: a window in every other layer, sinks of heads, and clamped gate and up (arXiv:2508.10925)."""
     check_mixture(config, "num_local_experts", "intermediate_size")
-    shape, bias = sizes(config, head_dim=64, kv_heads=8), switch(config, "attention_bias", True)
+    shape, bias = sizes(config, head_dim=64), switch(config, "attention_bias", True)
     types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in range(config["num_hidden_layers"])))
     scaling = named_scaling(config)
     rotary = rope(config, shape["head_dim"], theta=150_000.0, scaling=GPT_OSS_SCALING if scaling is None else scaling)

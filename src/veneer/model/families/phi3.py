@@ -25,7 +25,7 @@ def phi3(config: Config) -> DecoderSpec:
 
 def _longrope_named(config: Config) -> dict[str, Any]:
     """The configuration with LongRoPE under its name: early files of Phi-3 call it `su` or `yarn`."""
-    settings = {"original_max_position_embeddings": 4096, "max_position_embeddings": 4096, **config}
+    settings = {"original_max_position_embeddings": 4096, **config}
     for key in ("rope_parameters", "rope_scaling"):
         group = settings.get(key)
         if isinstance(group, dict) and group.get("rope_type", group.get("type")) in ("su", "yarn"):
