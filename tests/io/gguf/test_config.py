@@ -143,6 +143,36 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(case: str) -> None:
         describe(config().to_dict())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_position_embeddings": 1 << 32}, r"context_length would be 4294967296, and GGUF holds whole numbers up"),
+        ({"rope_theta": 1e39}, r"base of rotary positions is 1e\+39; GGUF needs a number above 0, up to 3\.4e\+38"),
+        ({"rms_norm_eps": 1e39}, r"layer_norm_rms_epsilon would be 1e\+39, and GGUF holds numbers up to 3\.4e\+38"),
+        ({"rope_scaling": {"full_attention": 5}}, "settings of rotary positions are 5; a group of settings is needed"),
+        ({"rope_local_base_freq": "x"}, "base of rotary positions is 'x'"),
+        ({"model_type": "mistral", "sliding_window": "x"}, "sliding_window is 'x'; it must be a whole number"),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": "x"}, "sliding_window_pattern is 'x'; it must be"),
+    ],
+)
+def test_values_that_gguf_has_no_place_for_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        describe({"model_type": "llama", "rms_norm_eps": 1e-5, **SIZES, **changes})
+
+
+def test_settings_of_another_family_are_not_looked_at() -> None:
+    """transformers, and training here, read none of these."""
+    for kind, changes in (("gemma2", {"sliding_window_pattern": "x"}), ("llama", {"sliding_window": 7})):
+        config = {"model_type": kind, "rms_norm_eps": 1e-5, "head_dim": 256, **SIZES}
+        assert describe(config | changes).values == describe(config).values
+    assert spec_from_hf(config | changes) == spec_from_hf(config)
+
+
+def test_a_context_of_null_is_the_default() -> None:
+    config = {"model_type": "llama", "rms_norm_eps": 1e-5, **SIZES}
+    assert describe(config | {"max_position_embeddings": None}).values["llama.context_length"] == 2048
+
+
 def test_all_reasons_are_named_at_once() -> None:
     config = hf.SmolLM3Config(**SIZES, attention_bias=True, mlp_bias=True, hidden_act="gelu").to_dict()
     with pytest.raises(ModelError) as error:

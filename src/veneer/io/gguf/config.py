@@ -11,7 +11,7 @@ from veneer.defaults import with_sizes
 from veneer.errors import ModelError, listing
 from veneer.io.gguf.families import ARCHITECTURES, BY_MODEL_TYPE, FAMILIES, PATTERN, Config, Family, layer_types
 from veneer.io.gguf.header import GgufHeader
-from veneer.io.gguf.metadata import Metadata, Value
+from veneer.io.gguf.metadata import Metadata, Value, beyond_32_bits
 from veneer.io.gguf.names import Head
 from veneer.io.gguf.rope import Factors, read_rope, rope_of, write_rope
 
@@ -174,8 +174,7 @@ def completed(config: Config) -> dict[str, Any]:
         # transformers 5 writes the other family's name for this setting.
         full["num_experts"] = config.get("num_experts", full.pop("num_local_experts", full["num_experts"]))
     if family.window_period and not full.get("layer_types"):
-        period = int(full.get("sliding_window_pattern") or family.window_period)
-        full["layer_types"] = layer_types(int(full["num_hidden_layers"]), period)
+        full["layer_types"] = layer_types(int(full["num_hidden_layers"]), _period(family, full))
     for bias in family.names.biases:
         if bias.key:
             full.setdefault(bias.key, False)
@@ -187,6 +186,16 @@ def completed(config: Config) -> dict[str, Any]:
     if not full.get("num_key_value_heads"):
         full["num_key_value_heads"] = full["num_attention_heads"]
     return full
+
+
+def _period(family: Family, full: Config) -> int:
+    """Return which layers see everything: one of so many. Only Gemma 3's configuration may say another number."""
+    found = full.get("sliding_window_pattern")
+    if family.architecture != "gemma3" or found is None:
+        return family.window_period
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise ModelError(f"sliding_window_pattern is {found!r}; it must be a whole number of at least 1")
+    return found
 
 
 def describe(config: Config) -> Described:
@@ -238,6 +247,7 @@ def describe(config: Config) -> Described:
         values["expert_feed_forward_length"] = int(full["intermediate_size"])
     if "use_parallel_residual" in full:
         values["use_parallel_residual"] = bool(full["use_parallel_residual"])
+    problems += beyond_32_bits(values)
     if problems:
         raise ModelError(
             f"model_type {config.get('model_type')!r} with these settings cannot be written to GGUF, since llama.cpp "
@@ -268,11 +278,15 @@ def _context(family: Family, full: Config, notes: list[str]) -> int:
     """Return how many positions the file promises."""
     positions = int(full["max_position_embeddings"])
     window = full.get("sliding_window")
-    acts = full.get("use_sliding_window", family.architecture in ("llama", "phi3"))
-    if family.window_period or not window or not acts or int(window) >= positions:
+    acts = full.get("use_sliding_window", full.get("model_type") in ("mistral", "mixtral", "phi3"))
+    if family.window_period or not window or not acts:
+        return positions
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ModelError(f"sliding_window is {window!r}; it must be a whole number of at least 1, or null")
+    if window >= positions:
         return positions
     notes.append(
         f"the context ends at {window} tokens instead of {positions}: llama.cpp has no sliding window for "
         f"{family.architecture}, and up to there it makes no difference"
     )
-    return int(window)
+    return window

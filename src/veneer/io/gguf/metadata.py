@@ -17,6 +17,24 @@ Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[s
 """The values that a key may hold."""
 
 
+LARGEST_WHOLE = (1 << 32) - 1
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest numbers that metadata is written with."""
+
+
+def beyond_32_bits(values: Mapping[str, Value]) -> list[str]:
+    """Return a sentence for each number that has no place in metadata."""
+    return [
+        f"{key} would be {value!r}, and GGUF holds {what} there"
+        for key, value in values.items()
+        for kind, most, what in (
+            (int, LARGEST_WHOLE, f"whole numbers up to {LARGEST_WHOLE:,}"),
+            (float, LARGEST, f"numbers up to {LARGEST:.3g}"),
+        )
+        if type(value) is kind and not abs(value) <= most
+    ]
+
+
 class Metadata:
     """Typed access to the metadata: a key that is missing or of another type raises a ModelError that names it."""
 

@@ -17,7 +17,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 
 from veneer.errors import ModelError
 from veneer.io.gguf.header import GgufHeader, TensorInfo
-from veneer.io.gguf.metadata import Metadata, Value, shortest
+from veneer.io.gguf.metadata import LARGEST, Metadata, Value, shortest
 
 Factors = np.ndarray[Any, np.dtype[np.float32]]
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
@@ -44,12 +44,12 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
     """Read config.json's settings: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`.
 
     Raises:
-        ModelError: the layers with a sliding window have a scaling of their own.
+        ModelError: the layers with a sliding window have a scaling of their own, or a setting is of no use.
     """
-    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    settings = _group(config.get("rope_parameters") or config.get("rope_scaling"))
     local: Mapping[str, Any] = {}
     if _GLOBAL in settings or _LOCAL in settings:
-        local, settings = settings.get(_LOCAL) or {}, settings.get(_GLOBAL) or {}
+        local, settings = _group(settings.get(_LOCAL)), _group(settings.get(_GLOBAL))
         if local.get("rope_type", "default") != "default":
             raise ModelError(f"rope of the layers with a sliding window is {local['rope_type']!r}, not 'default'")
     theta = settings.get("rope_theta", config.get("rope_theta", 10_000.0))
@@ -60,12 +60,24 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
         # transformers takes this one where the scaling has another.
         scaling[ORIGINAL] = config[ORIGINAL]
     return Rope(
-        theta=float(theta),
+        theta=_base(theta),
         kind="longrope" if kind == "su" else str(kind),
         scaling=scaling,
         partial=float(settings.get("partial_rotary_factor", config.get("partial_rotary_factor")) or 1.0),
-        local_theta=None if local_theta is None else float(local_theta),
+        local_theta=None if local_theta is None else _base(local_theta),
     )
+
+
+def _group(settings: Any) -> Mapping[str, Any]:
+    if not isinstance(settings or {}, Mapping):
+        raise ModelError(f"the settings of rotary positions are {settings!r}; a group of settings is needed, or null")
+    return settings or {}
+
+
+def _base(theta: Any) -> float:
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= LARGEST:
+        raise ModelError(f"the base of rotary positions is {theta!r}; GGUF needs a number above 0, up to {LARGEST:.3g}")
+    return float(theta)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
