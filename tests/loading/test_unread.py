@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from family_variants import FAMILIES
 from hf_models import write_hf_model
@@ -55,11 +57,33 @@ def test_what_the_result_does_not_depend_on_is_not_named(tmp_path: Path) -> None
     assert unread_notes(checkpoint, spec_from_hf(checkpoint.config)) == ()
 
 
+@pytest.mark.parametrize(
+    ("scaling", "named"),
+    [
+        ({"factor": 4.0}, ["rope_scaling.factor"]),
+        ({"rope_type": "default", "factor": 4.0, "beta_fast": 32}, ["rope_scaling.factor", "rope_scaling.beta_fast"]),
+        ({"type": "default", "factor": None}, []),
+        ({"rope_type": "linear", "factor": 4.0}, []),
+        (None, []),
+    ],
+)
+def test_a_scaling_without_a_type_is_noted_as_unread_as_transformers_does(
+    scaling: dict[str, Any] | None, named: list[str], tmp_path: Path
+) -> None:
+    saved(tiny_llama(), tmp_path)
+    rewrite(tmp_path, rope_parameters=None, rope_scaling=scaling)
+    checkpoint = open_checkpoint(tmp_path)
+    spec = spec_from_hf(checkpoint.config)
+    notes = unread_notes(checkpoint, spec)
+    assert [line.removeprefix("  - ") for note in notes for line in note.splitlines() if "  - " in line] == named
+    assert LlamaConfig(rope_scaling=scaling).rope_parameters["rope_type"] == spec.rope.kind.value
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_as_transformers_writes_it_has_no_such_tensor(family: str, tmp_path: Path) -> None:
     kind, changes = FAMILIES[family]
     checkpoint = saved(tiny(kind, changes=changes), tmp_path)
-    assert unread_tensors(checkpoint, spec_from_hf(checkpoint.config)) == []
+    assert unread_notes(checkpoint, spec_from_hf(checkpoint.config)) == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Tensors of the files that the model does not read: which of them change what the user expects of it."""
+"""Tensors and settings of the files that the model does not read: which change what the user expects of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from veneer.errors import ModelError, listing
 from veneer.io.checkpoint import Checkpoint
 from veneer.loading.expected import TABLE_NAMES, expected_tensors
+from veneer.model.families.fields import unscaled
 from veneer.model.spec import DecoderSpec
 
 _COMPUTED = re.compile(r".*\.rotary_emb\.inv_freq|.*\.[kv]_scale")
@@ -35,7 +36,22 @@ def unread_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> list[str]:
 
 
 def unread_notes(checkpoint: Checkpoint, spec: DecoderSpec) -> tuple[str, ...]:
-    """What the user should know about tensors that are not read: one sentence that names them, or nothing."""
+    """What the user should know about tensors and settings that are not read: a sentence that names them, or none."""
+    return (*_tensor_notes(checkpoint, spec), *_scaling_notes(checkpoint))
+
+
+def _scaling_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    keys = unscaled(checkpoint.config)
+    if not keys:
+        return ()
+    return (
+        f"config.json of {checkpoint.source} has settings of a scaling of rotary positions, and no type of scaling "
+        f"beside them: as in transformers, nothing is scaled.\n{listing(keys)}\nIf the model was trained with a "
+        'scaling, name it there ("rope_type": "linear", "yarn", …).',
+    )
+
+
+def _tensor_notes(checkpoint: Checkpoint, spec: DecoderSpec) -> tuple[str, ...]:
     names = unread_tensors(checkpoint, spec)
     if not names:
         return ()

@@ -211,6 +211,24 @@ def named_scaling(config: Config) -> Any:
     return new or old
 
 
+def unscaled(config: Config) -> list[str]:
+    """Name the settings of a scaling that stand beside no type of scaling, so that nothing reads them.
+
+    transformers warns of them, and computes rotary positions without a scaling.
+    """
+    read = {"rope_type", "type", "rope_theta", "partial_rotary_factor", FULL, SLIDING}
+    found = []
+    for key in ("rope_parameters", "rope_scaling"):
+        settings = config.get(key)
+        if not isinstance(settings, Mapping):
+            continue
+        groups = {f"{key}.{name}": settings.get(name) for name in (FULL, SLIDING)} | {key: settings}
+        for path, group in groups.items():
+            if isinstance(group, Mapping) and group.get("rope_type", group.get("type", "default")) == "default":
+                found += [f"{path}.{name}" for name, value in group.items() if value is not None and name not in read]
+    return found
+
+
 MOST_TURNS = 1e9
 """The most turns over a context that yarn may be asked for; models have 1 and 32."""
 
