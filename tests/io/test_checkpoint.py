@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from support import smollm2_gguf
 from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io import checkpoint as module
-from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, model_name, open_checkpoint, read_model_config
+from veneer.io.checkpoint import (
+    Checkpoint,
+    SafetensorsCheckpoint,
+    dtype_in_headers,
+    dtypes_in_headers,
+    model_name,
+    open_checkpoint,
+    read_model_config,
+)
 from veneer.io.gguf.reader import GgufCheckpoint
 
 TENSORS = {
@@ -260,6 +268,17 @@ def test_gguf_files_and_directories_of_one(tmp_path: Path) -> None:
     (tmp_path / "two.gguf").symlink_to(file)
     with pytest.raises(ModelError, match=r"(?s)several GGUF files.*one\.gguf.*two\.gguf"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("order", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
+def test_the_dtype_of_mixed_files_is_the_same_whatever_the_order(order: Sequence[torch.dtype], tmp_path: Path) -> None:
+    tensors = {f"{name}.weight": torch.ones(2, 2, dtype=dtype) for name, dtype in zip("ab", order, strict=True)}
+    files = [single(tmp_path / "m", tensors) / "model.safetensors"]
+    assert dtypes_in_headers(files) == {torch.float16, torch.bfloat16}
+    assert dtype_in_headers(files) is torch.bfloat16
+    wider = [single(tmp_path / "n", tensors | {"c.weight": torch.ones(1, 1)}) / "model.safetensors"]
+    assert dtype_in_headers(wider) is torch.float32
+    assert dtype_in_headers([single(tmp_path / "o", {"a": torch.ones(3)}) / "model.safetensors"]) is None
 
 
 def test_a_model_is_named_for_others_without_the_path_of_this_machine(tmp_path: Path) -> None:

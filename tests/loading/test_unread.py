@@ -22,7 +22,7 @@ from veneer.errors import ModelError
 from veneer.events import Event, Level, Note
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.loading.load import load_model, unloaded_model
-from veneer.loading.unread import unread_notes, unread_tensors
+from veneer.loading.unread import check_tied, unread_notes, unread_tensors
 from veneer.model.spec import spec_from_hf
 
 BIAS = "model.layers.0.self_attn.q_proj.bias"
@@ -129,3 +129,15 @@ def test_a_head_that_equals_the_tied_embedding_is_the_embedding(tmp_path: Path) 
     embedding = open_checkpoint(tmp_path).read("model.embed_tokens.weight", torch.float32)
     model = load_model(Watched(retensor(tmp_path, {"lm_head.weight": embedding})))
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_tables_are_compared_as_they_are_stored_and_in_float32_where_dtypes_are_mixed(tmp_path: Path) -> None:
+    saved(tiny_llama(changes=TIED).bfloat16(), tmp_path)
+    embedding = open_checkpoint(tmp_path).read("model.embed_tokens.weight", torch.float32)
+    one = Watched(retensor(tmp_path, {"lm_head.weight": embedding.bfloat16()}))
+    check_tied(one, "model.embed_tokens.weight", "lm_head.weight")
+    assert max(one.alive_bytes) == 2 * embedding.numel() * torch.bfloat16.itemsize
+    # The difference is one that bfloat16 does not hold.
+    other = retensor(tmp_path, {"lm_head.weight": embedding * (1 + 2**-12)})
+    with pytest.raises(ModelError, match="with other values than"):
+        check_tied(other, "model.embed_tokens.weight", "lm_head.weight")

@@ -346,8 +346,8 @@ class SafetensorsCheckpoint:
         return self._shards[file]
 
 
-def dtype_in_headers(files: Iterable[Path]) -> torch.dtype | None:
-    """The widest dtype of the matrices in safetensors files, by their headers; None where no matrix is of floats.
+def dtypes_in_headers(files: Iterable[Path]) -> set[torch.dtype]:
+    """The dtypes of the matrices of floats in safetensors files, by their headers.
 
     Raises:
         ModelError: a file is damaged.
@@ -360,7 +360,18 @@ def dtype_in_headers(files: Iterable[Path]) -> torch.dtype | None:
             found |= {
                 _FLOATS[one.get_dtype()] for one in slices if one.get_dtype() in _FLOATS and len(one.get_shape()) > 1
             }
-    return max(found, key=lambda dtype: dtype.itemsize, default=None)
+    return found
+
+
+def dtype_in_headers(files: Iterable[Path]) -> torch.dtype | None:
+    """The widest dtype of `dtypes_in_headers`, and of two with 16 bits the one with the larger numbers; None where
+    there is none.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    found = dtypes_in_headers(files)
+    return max(found, key=lambda dtype: (dtype.itemsize, torch.finfo(dtype).max), default=None)
 
 
 def _open_shard(file: Path) -> Any:

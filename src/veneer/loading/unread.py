@@ -7,7 +7,8 @@ import re
 import torch
 
 from veneer.errors import ModelError, listing
-from veneer.io.checkpoint import Checkpoint
+from veneer.io.checkpoint import Checkpoint, dtypes_in_headers
+from veneer.io.model_files import decoded_when_read
 from veneer.loading.expected import TABLE_NAMES, expected_tensors
 from veneer.model.families.fields import unscaled
 from veneer.model.spec import DecoderSpec
@@ -66,7 +67,7 @@ def check_tied(files: Checkpoint, embedding: str, head: str) -> None:
     """Refuse files that hold a head with other values than the embedding where config.json says that both are one.
 
     Versions of transformers differ here: up to 4 the embedding is the head, from 5 on the files' head is. Both tables
-    are read in float32 and compared, and let go of before the model is read.
+    are read as they are stored and compared, and let go of before the model is read.
 
     Args:
         files: of a model whose head is its embedding.
@@ -89,4 +90,7 @@ def check_tied(files: Checkpoint, embedding: str, head: str) -> None:
 def _equal(files: Checkpoint, first: str, second: str) -> bool:
     if files.shape(first) != files.shape(second) or {first, second} & files.stored.keys():
         return False
-    return torch.equal(files.read(first, torch.float32), files.read(second, torch.float32))
+    dtypes = dtypes_in_headers(files.files())
+    # Where the files have several dtypes, or others than these, float32 holds the numbers of all.
+    dtype = dtypes.pop() if len(dtypes) == 1 and not decoded_when_read(files.config) else torch.float32
+    return torch.equal(files.read(first, dtype), files.read(second, dtype))
