@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_models import SHAPES
+from veneer.defaults import with_sizes
 from veneer.errors import ModelError
 from veneer.model.families.fields import (
     FULL,
@@ -74,9 +75,9 @@ def test_sizes_that_are_left_out_follow_from_the_others(heads: int) -> None:
     }
     found = sizes(plain)
     assert (found["num_kv_heads"], found["head_dim"]) == (heads, 64 // heads)
-    assert sizes(plain, head_dim=24, kv_heads=heads)["head_dim"] == 24
+    assert sizes(plain, head_dim=24)["head_dim"] == 24
     assert sizes(plain | {"head_dim": 10}, head_dim=24)["head_dim"] == 10
-    assert sizes(plain | {"max_position_embeddings": None})["max_positions"] == 2048
+    assert sizes(with_sizes(plain | {"max_position_embeddings": None}))["max_positions"] == 2048
 
 
 def test_unsupported_settings_are_refused_together_with_the_remedy() -> None:
