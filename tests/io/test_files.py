@@ -277,6 +277,25 @@ def test_the_lock_holds_within_one_process_too_and_is_given_back(tmp_path: Path)
         pass
 
 
+def test_a_refused_second_leaves_the_mark_of_the_one_that_holds_the_folder(tmp_path: Path) -> None:
+    with files.exclusive(tmp_path, "first"):
+        with pytest.raises(OutputError, match="another run"), files.exclusive(tmp_path, "second"):
+            pass
+        assert (tmp_path / files.LOCK).read_text() == "first"
+    assert (tmp_path / files.LOCK).read_text() == ""
+
+
+def test_a_refusal_before_the_mark_stands_leaves_that_of_a_killed_process(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise ValueError("x")
+
+    (tmp_path / files.LOCK).write_text("killed")
+    with pytest.raises(ValueError, match="x"), files.exclusive(tmp_path, "second", refuse):
+        pass
+    with files.exclusive(tmp_path, "third") as left:
+        assert left == "killed"
+
+
 def test_a_lock_in_an_absent_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"), files.exclusive(tmp_path / "absent"):
         pass

@@ -10,6 +10,7 @@ import pytest
 from tiny import run_config, tree
 from training_runs import LONG, SETTINGS
 from veneer.errors import OutputError
+from veneer.training.locked_folder import locked_folder
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
@@ -22,6 +23,19 @@ def test_an_existing_run_is_not_overwritten(
     with pytest.raises(OutputError, match="already holds a run; go on with it by --resume"):
         train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG))
     assert tree(output) == before
+
+
+def test_a_run_that_was_killed_still_says_so_after_one_that_would_have_begun_anew(
+    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished["lora"].output, output)
+    (output / ".lock").write_text("{}\n")
+    config = run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG)
+    with pytest.raises(OutputError, match="go on with it by --resume"), locked_folder(config, False, []):
+        pass
+    with locked_folder(config, True, []) as folder:
+        assert folder.killed is not None
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

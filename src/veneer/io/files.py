@@ -13,8 +13,9 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -241,12 +242,14 @@ def _try_writing(probe: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
+def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = None) -> Iterator[str]:
     """Hold `folder` for this process alone.
 
     Args:
         folder: the folder.
         mark: a text that stands in the folder's lock meanwhile.
+        refuse: called as soon as the folder is held, and before the mark stands there: where it raises, the mark that a
+            killed process has left stays.
 
     Yields:
         The mark of a process that has held the folder before and was killed; the empty text otherwise.
@@ -257,7 +260,7 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
     with reported(folder):
         # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
         lock = (folder / LOCK).open("a+b", buffering=0)
-    try:
+    with lock:
         try:
             lock_patiently(lock)
         except BlockingIOError as error:
@@ -268,17 +271,25 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
             raise OutputError(
                 f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
             ) from error
-        with reported(folder / LOCK):
-            lock.seek(0)
-            left = lock.read().decode("utf-8", errors="replace")
-            lock.truncate(0)
-            if lock.write(mark.encode()) != len(mark.encode()):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / LOCK))
-        yield left
-    finally:
-        with suppress(OSError):
-            lock.truncate(0)
-        lock.close()
+        if refuse is not None:
+            refuse()
+        try:
+            with reported(folder / LOCK):
+                left = _replace_mark(lock, mark.encode())
+            yield left
+        finally:
+            with suppress(OSError):
+                lock.truncate(0)
+
+
+def _replace_mark(lock: FileIO, mark: bytes) -> str:
+    """Write a mark into the file of a lock that is held; what stood there before."""
+    lock.seek(0)
+    left = lock.read().decode("utf-8", errors="replace")
+    lock.truncate(0)
+    if lock.write(mark) != len(mark):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), lock.name)
+    return left
 
 
 def lock_patiently(file: IO[Any]) -> None:

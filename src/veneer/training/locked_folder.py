@@ -42,9 +42,9 @@ def locked_folder(
         return
     _refuse_the_models_folder(config.model, folder.path)
     make_output_folder(folder.path)
-    with exclusive(folder.path, mark()) as left:
+    with exclusive(folder.path, mark(), lambda: _refuse_overwriting(folder, resume)) as left:
         before = killed(left, folder.each_event())
-        _refuse_overwriting(folder, resume)
+        _clear(folder)
         # Of a run that has ended nothing is written before it is known whether there is more to do.
         with EventLog(folder.events_file, subscribers, held=folder.lock_file.is_file()) as log:
             if before is not None:
@@ -69,6 +69,10 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
             "and what was trained would be replaced. Give another output folder; an adapter is gone on with by "
             "--from-adapter"
         )
+
+
+def _clear(folder: RunFolder) -> None:
+    """Delete what runs that ended before have left unfinished."""
     remove_partial(folder.path)
     remove_partial(folder.checkpoints)
     if not folder.resumable:
