@@ -139,6 +139,20 @@ def test_a_run_trains_and_is_made_again_from_the_name(dataset: Path, tiny_model:
         reproduce(tmp_path / "named")
 
 
+def test_a_failure_of_the_network_that_is_no_error_of_the_system_is_told(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ProxyError(Exception):
+        """As those of the hub's HTTP client, a kind of nothing that Python has."""
+
+    def refused(*asked: object, **options: object) -> object:
+        raise ProxyError("403 Forbidden")
+
+    monkeypatch.setattr("datasets.load_dataset", refused)
+    with pytest.raises(DataError, match=r"cannot be had: 403 Forbidden\nLook at the name"):
+        hub_file(f"hub:{dataset}[train]")
+
+
 def test_what_cannot_be_had_is_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"hub:{dataset}[validation]", f"hub:{dataset / 'absent'}[train]"):
         with pytest.raises(DataError, match="cannot be had"):

@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from support import smollm2_gguf
 from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
-from veneer.io import checkpoint as module
 from veneer.io.checkpoint import (
     Checkpoint,
     SafetensorsCheckpoint,
@@ -219,35 +216,6 @@ def test_a_quantisation_that_is_not_read_is_refused_by_config_json_alone(tmp_pat
     for source in (tmp_path, tmp_path / "config.json"):
         with pytest.raises(ModelError, match=f"{source} was quantised by 'gptq', which is not read"):
             read_model_config(source)
-
-
-def test_hub_ids_are_resolved_by_the_hub_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = single(tmp_path / "m")
-    asked: list[tuple[str, str | None, list[str]]] = []
-    there = ["config.json", "model-1.safetensors", "tokenizer.json", "chat_template.jinja", "pytorch_model.bin", "m.py"]
-    again = ["original/model.safetensors", "consolidated.safetensors", "checkpoint-5/config.json"]
-
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        found = filter_repo_objects(
-            [*there, *again], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
-        )  # fmt: skip
-        asked.append((name, revision, list(found)))
-        return str(path)
-
-    monkeypatch.setattr(module, "snapshot_download", snapshot)
-    model = open_checkpoint("owner/some.name", revision="v1")
-    assert model.source == "owner/some.name"
-    assert asked[0][:2] == ("owner/some.name", "v1")
-    assert asked[0][2] == there[:4]
-
-
-def test_hub_failures_name_the_model_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        raise LocalEntryNotFoundError("no network.\nand a long story")
-
-    monkeypatch.setattr(module, "snapshot_download", snapshot)
-    with pytest.raises(ModelError, match=r"owner/name at revision v2 .*: no network\. Check the name.*hf auth login"):
-        open_checkpoint("owner/name", revision="v2")
 
 
 @pytest.mark.parametrize("opened", [open_checkpoint, read_model_config])

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError, safe_open
 
 from veneer.bounds import check_token_ids
@@ -24,6 +22,7 @@ from veneer.io.experts import MIXTURES, MixtureCheckpoint
 from veneer.io.finite import check_finite
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.headers import repeated_names
+from veneer.io.hub import HUB_FOLDER, HUB_ID, SETTINGS, download
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
 from veneer.io.protocol import Checkpoint as Checkpoint
@@ -36,22 +35,13 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 WEIGHTS = "model*.safetensors"
 """Names of the files of weights, shards among them."""
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-"""Files that are downloaded from a hub repository: no pickles and no code."""
-NOT_FROM_HUB = ["*/*", "consolidated*.safetensors"]
-"""Files that match `HUB_PATTERNS` and are left out: those of folders, and one maker's own copy of all weights. Both are
-the model once more."""
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 _FLOATS = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Dtypes of weights by their names in a header; float64 is held as float32."""
 _READABLE = ("F32", "F16", "BF16", "F64", *FLOAT8)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"[^/\\\0]+\.safetensors")
-
-HUB_FOLDER = "models--"
-"""What the folder of a model begins with in the hub's cache."""
 
 
 def model_name(source: str) -> str:
@@ -61,7 +51,7 @@ def model_name(source: str) -> str:
     path the last part is the name.
     """
     path = Path(source).expanduser()
-    if not path.exists() and _HUB_ID.fullmatch(source):
+    if not path.exists() and HUB_ID.fullmatch(source):
         return source
     cached = next((part for part in path.parts if part.startswith(HUB_FOLDER)), None)
     return path.resolve().name if cached is None else cached.removeprefix(HUB_FOLDER).replace("--", "/")
@@ -89,9 +79,9 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         return GgufCheckpoint(path)
     name = str(source)
     # A string that does not look like a hub id is the path of a file or folder that is missing.
-    if isinstance(source, Path) or path.suffix.lower() == ".gguf" or not _HUB_ID.fullmatch(name):
+    if isinstance(source, Path) or path.suffix.lower() == ".gguf" or not HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist: name a model's directory, a .gguf file or a hub id 'owner/name'.")
-    return _open_directory(_download(name, revision), name)
+    return _open_directory(download(name, revision), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +118,8 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
     """
     path = Path(source).expanduser()
     _refuse_revision(path, revision)
-    if not path.exists() and not isinstance(source, Path) and _HUB_ID.fullmatch(str(source)):
-        path = _download(str(source), revision, [pattern for pattern in HUB_PATTERNS if "safetensors" not in pattern])
+    if not path.exists() and not isinstance(source, Path) and HUB_ID.fullmatch(str(source)):
+        path = download(str(source), revision, SETTINGS)
     file = path / "config.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
         weights = tuple(sorted(path.glob(WEIGHTS))) if path.is_dir() else ()
@@ -162,19 +152,6 @@ def _open_directory(path: Path, source: str) -> Checkpoint:
     if ggufs:
         raise ModelError(f"{path} holds several GGUF files, name one of them:\n{listing(str(file) for file in ggufs)}")
     raise ModelError(f"{path} has no config.json and no .gguf file: it is not a model's directory.")
-
-
-def _download(name: str, revision: str | None, patterns: list[str] = HUB_PATTERNS) -> Path:
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_FROM_HUB))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        at = f" at revision {revision}" if revision else ""
-        raise ModelError(
-            f"The model {name}{at} is neither a local directory nor could it be fetched from the hub: "
-            f"{first.rstrip('. ')}. Check the name, the network and, for a gated model, "
-            "`hf auth login`; or name a directory that holds it."
-        ) from error
 
 
 class SafetensorsCheckpoint:
