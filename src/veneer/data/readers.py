@@ -20,6 +20,7 @@ from veneer.data.arrow_rows import nulls_noted, python_rows, refuse_repeated, wi
 from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
 from veneer.enums import Column
 from veneer.errors import DataError
+from veneer.io.places import look
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _JSON_COLUMNS = (Column.MESSAGES, Column.CONVERSATIONS, Column.TOOLS)
@@ -43,6 +44,7 @@ def iterate_rows(
         DataError: the file is missing, of an unknown kind, or broken beyond one row.
     """
     path = Path(path)
+    look(path, DataError)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
     if not path.is_file():

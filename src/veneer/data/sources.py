@@ -12,6 +12,7 @@ from veneer.config import DataSection, SourceSection
 from veneer.data.hub import HUB, hub_file
 from veneer.errors import DataError, listing
 from veneer.events import Subscriber, ignore
+from veneer.io.places import look, place_named
 
 STREAMED_FROM = 100_000_000
 """Bytes of rows from which on their tokens are kept on the disk, if the configuration leaves that open."""
@@ -135,12 +136,12 @@ def _files(source: SourceSection, key: str, emit: Subscriber) -> list[RowFile]:
 
 def _is_pattern(name: str) -> bool:
     """Whether a name means the files that fit it; a file's own name goes before."""
-    return not name.startswith(HUB) and glob.has_magic(name) and not Path(name).expanduser().exists()
+    return not name.startswith(HUB) and glob.has_magic(name) and not place_named(name, DataError).exists()
 
 
 def _fixed_part(pattern: str) -> Path:
     """The folder that all files of a pattern are in, as far as the pattern says it."""
-    path = Path(pattern).expanduser()
+    path = place_named(pattern, DataError)
     return next(folder for folder in reversed((path, *path.parents)) if glob.has_magic(str(folder))).parent
 
 
@@ -156,10 +157,13 @@ def files_named(name: str, emit: Subscriber = ignore) -> list[Path]:
     """
     if name.startswith(HUB):
         return [hub_file(name, emit)]
-    path = Path(name).expanduser()
+    path = place_named(name, DataError)
     if not _is_pattern(name):
         return [path]
-    found = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)))
+    for file in found:
+        look(file, DataError)
+    found = [file for file in found if file.is_file()]
     if not found:
         raise DataError(f"{name}: no file fits this pattern; check it, or give one file's name")
     return found

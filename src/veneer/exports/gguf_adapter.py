@@ -49,6 +49,7 @@ from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import Piece, interleaved, pieces
 from veneer.io.gguf.reader import decode
 from veneer.io.gguf.writer import GgufWriter, Planned
+from veneer.io.places import place_named
 from veneer.model.spec import spec_from_hf
 
 ADAPTER_FILE = "adapter.gguf"
@@ -257,7 +258,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 def _from(inputs: ExportInputs) -> str:
     """What Ollama is to load the base from: its file or directory where it is here, else its name."""
-    place = Path(inputs.model).expanduser()
+    place = place_named(inputs.model, ModelError)
     return str(place.resolve()) if place.exists() else inputs.model
 
 

@@ -18,7 +18,7 @@ from veneer.assistant import recorded_run
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
 from veneer.enums import Backend, Method, OtherBase, choice
-from veneer.errors import AdapterError, ConfigError, OutputError
+from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast, ignore
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
@@ -29,6 +29,7 @@ from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, remove_folder, write_text
+from veneer.io.places import place_named
 from veneer.run_folder import run_of
 from veneer.training.locked_inputs import recorded_files
 
@@ -157,7 +158,7 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
             f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
         )
     # PEFT's adapters may name a revision beside a folder; it is one of the hub's models alone.
-    here = request.model is not None or Path(str(named)).expanduser().exists()
+    here = request.model is not None or place_named(str(named), ModelError).exists()
     checkpoint = open_checkpoint(str(named), revision=None if here else config.get("revision"))
     description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
     can = description.capabilities

@@ -7,6 +7,7 @@ only the tensor that was asked for is in memory.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from veneer.io.finite import check_finite
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.headers import repeated_names
 from veneer.io.hub import HUB_FOLDER, HUB_ID, SETTINGS, download
+from veneer.io.places import place_named
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
 from veneer.io.protocol import Checkpoint as Checkpoint
@@ -50,8 +52,9 @@ def model_name(source: str) -> str:
     A hub id is itself. A path into the hub's cache (`models--OWNER--NAME/snapshots/…`) has the id in it. Of any other
     path the last part is the name.
     """
-    path = Path(source).expanduser()
-    if not path.exists() and HUB_ID.fullmatch(source):
+    path = Path(os.path.expanduser(source))
+    # Unlike `Path.exists`, this is false for a path that cannot be looked for, which has a name all the same.
+    if not os.path.exists(path) and HUB_ID.fullmatch(source):
         return source
     cached = next((part for part in path.parts if part.startswith(HUB_FOLDER)), None)
     return path.resolve().name if cached is None else cached.removeprefix(HUB_FOLDER).replace("--", "/")
@@ -69,7 +72,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         ModelError: there is no such model, its files are missing, damaged or of an unsupported kind, or a revision is
             given for files of this machine.
     """
-    path = Path(source).expanduser()
+    path = place_named(source, ModelError)
     _refuse_revision(path, revision)
     if path.is_dir():
         return _open_directory(path, str(source))
@@ -116,7 +119,7 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
         ModelError: there is no such model, its configuration cannot be read, its weights are quantised in a way that is
             not read, or a revision is given for files of this machine.
     """
-    path = Path(source).expanduser()
+    path = place_named(source, ModelError)
     _refuse_revision(path, revision)
     if not path.exists() and not isinstance(source, Path) and HUB_ID.fullmatch(str(source)):
         path = download(str(source), revision, SETTINGS)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.config import RunConfig
-from veneer.errors import OutputError
+from veneer.errors import ModelError, OutputError
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported
+from veneer.io.places import look, place_named
 from veneer.run_folder import RunFolder
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.parallel.ranks import ALONE, Ranks
@@ -54,7 +55,9 @@ def locked_folder(
 
 def _refuse_the_models_folder(model: str, output: Path) -> None:
     """The result's files are named as a model's: they would take the place of the base model's own."""
-    if Path(model).expanduser().exists() and output.exists() and output.samefile(Path(model).expanduser()):
+    base = place_named(model, ModelError)
+    look(output, OutputError)
+    if base.exists() and output.exists() and output.samefile(base):
         raise OutputError(f"{output} is the folder of the base model, whose files would be replaced; give another one")
 
 

@@ -1,0 +1,60 @@
+"""A path that a user has named, and that the system cannot even look for, is one of the project's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config
+from veneer.data.readers import iterate_rows
+from veneer.data.sources import files_named
+from veneer.errors import DataError, ModelError, OutputError, VeneerError
+from veneer.io.checkpoint import model_name, open_checkpoint, read_model_config
+from veneer.io.places import look, place_named
+from veneer.training.locked_folder import locked_folder
+
+LONG = "x" * 300
+NOBODY = "~a-user-that-is-not-here/x"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [(NOBODY, "write the path in full"), (LONG, "File name too long. Check the path"), ("a\0b", "null")],
+)
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [(open_checkpoint, ModelError), (read_model_config, ModelError), (files_named, DataError)],
+)
+def test_what_cannot_be_looked_for_is_refused(
+    named: Callable[[str], object], error: type[VeneerError], name: str, said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        named(name)
+
+
+def test_what_is_there_and_what_is_not_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in (tmp_path, tmp_path / "file", tmp_path / "none", tmp_path / "file" / "none"):
+        assert place_named(str(name), ModelError) == name
+    assert place_named("~", ModelError) == Path.home()
+
+
+def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(OutputError, match=r"link cannot be looked for: Too many levels"):
+        look(tmp_path / "link", OutputError)
+
+
+def test_rows_and_runs_refuse_it_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="File name too long"):
+        next(iterate_rows(LONG))
+    config = run_config(tmp_path, tmp_path, Path(LONG))
+    with pytest.raises(OutputError, match="File name too long"), locked_folder(config, False, []):
+        pass
+
+
+def test_a_model_that_cannot_be_looked_for_has_a_name_all_the_same() -> None:
+    assert model_name(LONG) == LONG
+    assert model_name(NOBODY) == "x"
