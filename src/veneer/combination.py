@@ -13,6 +13,7 @@ from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import OtherBase
 from veneer.errors import AdapterError, OutputError, listing
 from veneer.io.files import make_output_folder, staged_files
+from veneer.io.places import look
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
 
 
@@ -52,6 +53,7 @@ def combine_folders(
         DataError: the hashes of an adapter's rows are damaged; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
     """
+    look(output, OutputError)
     if (output / CONFIG_FILE).exists():
         raise OutputError(f"{output} holds an adapter already; give another output folder")
     read = {folder: read_config(folder) for folder in folders}

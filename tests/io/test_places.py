@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config
+from veneer.adapters.combine import Combination
+from veneer.combination import combine_folders
 from veneer.data.readers import iterate_rows
 from veneer.data.sources import files_named
-from veneer.errors import DataError, ModelError, OutputError, VeneerError
+from veneer.errors import ConfigError, DataError, ModelError, OutputError, VeneerError
 from veneer.io.checkpoint import model_name, open_checkpoint, read_model_config
 from veneer.io.places import look, place_named
+from veneer.run_records.find import open_run, runs
 from veneer.training.locked_folder import locked_folder
 
 LONG = "x" * 300
@@ -50,6 +53,11 @@ def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
 def test_rows_and_runs_refuse_it_too(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="File name too long"):
         next(iterate_rows(LONG))
+    for open_records in (runs, open_run):
+        with pytest.raises(ConfigError, match="File name too long"):
+            open_records(Path(LONG))
+    with pytest.raises(OutputError, match="File name too long"):
+        combine_folders({tmp_path: 1.0}, Combination(), Path(LONG))
     config = run_config(tmp_path, tmp_path, Path(LONG))
     with pytest.raises(OutputError, match="File name too long"), locked_folder(config, False, []):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import click
@@ -99,7 +100,7 @@ def combine(
 
 def _weighted(text: str) -> tuple[Path, float]:
     folder, equals, weight = text.rpartition("=")
-    if not equals or Path(text).is_dir():
+    if not equals or os.path.isdir(text):
         return Path(text), 1.0
     try:
         number = float(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from veneer.arguments import check_types
 from veneer.config.values import flat
 from veneer.errors import ConfigError
+from veneer.io.places import look
 from veneer.run_folder import CHECKPOINTS, EVENTS_FILE, RunFolder
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, read_record, read_settings
@@ -40,6 +42,7 @@ def runs(folder: str | Path) -> list[RunRecord]:
 
 def existing(folder: Path) -> Path:
     """The folder. Raises ConfigError where there is none."""
+    look(folder, ConfigError)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")
     return folder
@@ -47,7 +50,7 @@ def existing(folder: Path) -> Path:
 
 def run_folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
     """The folders of runs below a folder, and the folder itself where it is one; links are not followed."""
-    if (root / EVENTS_FILE).is_file():
+    if os.path.isfile(root / EVENTS_FILE):  # false too in another user's folder, where `Path.is_file` raises
         yield root
     if not depth:
         return
@@ -67,6 +70,7 @@ def open_run(folder: Path, name: str | None = None) -> tuple[RunRecord, RunLog, 
         ConfigError: the folder holds no run.
     """
     log = RunLog(RunFolder(folder).events_file)
+    look(log.path, ConfigError)
     if not log.path.is_file():
         raise ConfigError(f"{folder}: holds no run (no {EVENTS_FILE}); give the output folder of a run")
     log.refresh()
