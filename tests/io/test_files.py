@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from veneer.errors import DataError, OutputError
 from veneer.io import files
+from veneer.io.leftovers import held
 
 
 def names(folder: Path) -> list[str]:
@@ -158,6 +159,19 @@ def test_text_that_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
         files.write_text(tmp_path / "a", "\ud800")
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a", "folder"]
+
+
+def test_two_that_write_one_file_at_once_never_tear_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads, and processes of containers that share a folder and have one number."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    file = tmp_path / "file"
+    with files.atomic_file(file) as first, held(first):
+        first.write_text("first")
+        with files.atomic_file(file) as second, held(second):
+            second.write_text("second")
+        assert (file.read_text(), first.read_text()) == ("second", "first")
+    assert file.read_text() == "first"
+    assert names(tmp_path) == ["file"]
 
 
 def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,6 +16,7 @@ import pytest
 
 from job_workers import PLAY, Workers, becomes, kill, played, queue_of, status, wait_for, workers
 from played_runs import chain
+from support import block_writing
 from tiny import tree
 from veneer.io.files import lock_patiently
 from veneer.jobs.folder import JobFolder
@@ -267,9 +267,7 @@ def test_a_disk_without_room_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / job.id
     worker = Worker(tmp_path, SqliteStore(tmp_path), command=["false"])
     monkeypatch.setattr("veneer.jobs.worker.RETRY_SECONDS", 0.05)
-    # A folder in the place of the file's temporary name is refused as a full disk refuses.
-    blocked = folder / f".partial-{os.getpid()}-job.json"
-    blocked.mkdir()
+    blocked = block_writing(folder / "job.json", monkeypatch)
     thread = threading.Thread(target=worker.work)
     thread.start()
     time.sleep(0.3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from job_workers import becomes, queue_of, wait_for
 from studios import CPU, logged, studio
+from support import block_writing
 from veneer.errors import OutputError
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
@@ -26,12 +26,10 @@ def unlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[JobQueue,
 
 
 def test_a_full_disk_delays_what_was_found_of_a_job_and_loses_nothing(
-    unlooked: tuple[JobQueue, Job], tmp_path: Path
+    unlooked: tuple[JobQueue, Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue, job = unlooked
-    # A folder in the place of the file's temporary name is refused as a full disk refuses.
-    blocked = tmp_path / job.id / f".partial-{os.getpid()}-job.json"
-    blocked.mkdir()
+    blocked = block_writing(tmp_path / job.id / "job.json", monkeypatch)
     checking = Checking(FileStore(tmp_path / "files"), queue)
     checking.check_job(job)
     time.sleep(0.2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from run_logs import write_run
 from studios import Opened, studio
+from support import block_writing
 from veneer.event_log import EventLog
 from veneer.events import Note
 from veneer.jobs.job import JobKind, JobStatus
@@ -137,7 +137,9 @@ def test_jobs_their_events_and_refusals_name_no_path_of_this_machine(opened: Ope
     assert str(root) not in refused.text
 
 
-def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(opened: Opened) -> None:
+def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue, root = opened.studio.queue, opened.studio.root
     files, kept = root / ".studio" / "files", root / ".studio" / "kept"
     if files.is_dir():
@@ -149,9 +151,7 @@ def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(ope
     if kept.is_dir():
         kept.rename(files)
     job = queue.create({"model": "tiny"}, {}, status=JobStatus.VALIDATING)
-    # A folder in the place of the file's temporary name is refused as a full disk refuses.
-    blocked = root / job.id / f".partial-{os.getpid()}-job.json"
-    blocked.mkdir()
+    blocked = block_writing(root / job.id / "job.json", monkeypatch)
     answers.append(opened.http.post(f"/v1/fine_tuning/jobs/{job.id}/cancel"))
     blocked.rmdir()
     queue.cancel(job.id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import os
 import shutil
 import stat
@@ -24,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
-from veneer.io.leftovers import PARTIAL, held, remove_dead
+from veneer.io.leftovers import PARTIAL, held, partial_of, remove_dead
 from veneer.posix import file_size_limit, lock_file
 
 SAMPLE_BYTES = 1_000_000
@@ -36,8 +35,6 @@ LOOKS, LOOK_SECONDS = 5, 0.02
 """How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, a quota or a limit that leaves no room for a file."""
-_written = itertools.count()
-"""Numbers of the folders that this process writes."""
 
 
 @contextmanager
@@ -110,7 +107,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: something cannot be written.
     """
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    partial = partial_of(path)
     with reported(path):
         try:
             yield partial
@@ -145,13 +142,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: something cannot be written, or `path` exists already.
     """
-    # A number too, for two threads may write it at once; the one that is done first has it.
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}.{next(_written)}-{path.name}")
+    partial = partial_of(path)  # two may write it at once; the one that is done first has it
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_dead(path.parent, path.name)
         with held(partial):
-            shutil.rmtree(partial, ignore_errors=True)
             try:
                 partial.mkdir()  # within: a signal may come while the system makes the folder
                 yield partial
@@ -190,7 +185,7 @@ def remove_folder(path: Path) -> None:
     Raises:
         OutputError: it cannot be deleted.
     """
-    doomed = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    doomed = partial_of(path)
     with reported(path), held(doomed):
         path.rename(doomed)
         shutil.rmtree(doomed)
@@ -218,7 +213,7 @@ def make_output_folder(path: Path) -> None:
     """
     with reported(path):
         path.mkdir(parents=True, exist_ok=True)
-        _try_writing(path / f"{PARTIAL}{os.getpid()}-probe")
+        _try_writing(partial_of(path / "probe"))
 
 
 def prove_file(path: Path) -> None:
@@ -230,7 +225,7 @@ def prove_file(path: Path) -> None:
     with reported(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        _try_writing(path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}"))
+        _try_writing(partial_of(path))
 
 
 def _try_writing(probe: Path) -> None:

@@ -1,14 +1,15 @@
 """What a killed process left half-written beside its place: told from what is being written by a lock, and deleted.
 
-An unfinished file or folder has a lock file, `.partial-PID-NAME.held`, beside it that its process holds. A number of a
-process would not do: those of other machines are other processes', and the system gives it away again. Where the file
-system has no locks there is no lock file, and what has none is never deleted: nobody knows whether it is in use.
+An unfinished file or folder has a lock file, `.partial-PID.TOKEN-NAME.held`, beside it that its process holds. A number
+of a process would not do: those of other machines are other processes', and the system gives it away again. Where the
+file system has no locks there is no lock file, and what has none is never deleted: nobody knows whether it is in use.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,8 +24,16 @@ PARTIAL = ".partial-"
 """Prefix of the names of unfinished files and folders."""
 HELD = ".held"
 """End of the name of the file beside one of them on which its lock is taken."""
+TOKEN_BYTES = 6
+"""Random bytes in the name of an unfinished file or folder."""
 TRIES, TRY_SECONDS = 5, 0.02
 """How often, and how many seconds apart, a lock is tried that another process may be clearing away."""
+
+
+def partial_of(path: Path) -> Path:
+    """A name for what becomes `path`, beside it, that nobody else takes: not another thread, and no process of another
+    machine or container that has the same number."""
+    return path.with_name(f"{PARTIAL}{os.getpid()}.{secrets.token_hex(TOKEN_BYTES)}-{path.name}")
 
 
 @contextmanager
@@ -73,7 +82,9 @@ def remove_dead(folder: Path, name: str = "") -> None:
         folder: where they are.
         name: what they would have become; empty for all.
     """
-    named = re.compile(rf"{re.escape(PARTIAL)}\d+(?:\.\d+)?-{re.escape(name) or '.+'}{re.escape(HELD)}", re.DOTALL)
+    named = re.compile(
+        rf"{re.escape(PARTIAL)}\d+(?:\.[0-9a-f]+)?-{re.escape(name) or '.+'}{re.escape(HELD)}", re.DOTALL
+    )
     for lock in sorted(folder.glob(f"{PARTIAL}*{HELD}")):
         if named.fullmatch(lock.name):
             # Another process may delete it at the same time, and another user's cannot be opened.

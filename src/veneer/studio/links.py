@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from veneer.io.files import reported
-from veneer.io.leftovers import PARTIAL
+from veneer.io.leftovers import partial_of
 
 
 def link(place: Path, target: Path) -> None:
@@ -20,9 +19,11 @@ def link(place: Path, target: Path) -> None:
     if place.is_symlink() and place.readlink() == whole:
         return
     # Beside the folder, where nobody looks for adapters.
-    partial = place.parent.with_name(f"{PARTIAL}{os.getpid()}-{place.name}")
+    partial = partial_of(place.parent.with_name(place.name))
     with reported(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(whole)
-        partial.replace(place)
+        try:
+            partial.symlink_to(whole)
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
