@@ -13,7 +13,7 @@ import pytest
 
 from veneer.errors import OutputError
 from veneer.io import leftovers
-from veneer.io.files import atomic_folder, remove_folder
+from veneer.io.files import atomic_folder, remove_folder, staged_files
 
 WRITING = """
 import sys
@@ -31,9 +31,9 @@ def names(folder: Path) -> list[str]:
 
 
 @contextmanager
-def writer(target: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Another process that is writing a folder, and the name that this has meanwhile."""
-    command = [sys.executable, "-c", WRITING, str(target)]
+def writer(target: Path, script: str = WRITING) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Another process that is writing into a folder, and the name that this has meanwhile."""
+    command = [sys.executable, "-c", script, str(target)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -41,6 +41,11 @@ def writer(target: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def stage(folder: Path, name: str) -> None:
+    with staged_files(folder) as staged:
+        (staged / name).write_text("whole")
 
 
 def write(target: Path) -> None:
@@ -60,6 +65,15 @@ def test_a_folder_of_a_killed_process_is_gone_after_the_next_and_one_that_is_wri
         assert names(tmp_path) == held, "a kill leaves it"
     write(tmp_path / "result")
     assert names(tmp_path) == ["result"]
+
+
+def test_files_that_a_killed_process_had_staged_are_gone_after_the_next(tmp_path: Path) -> None:
+    script = WRITING.replace("atomic_folder", "staged_files")
+    with writer(tmp_path, script) as (_, partial):
+        stage(tmp_path, "b")
+        assert names(tmp_path) == [partial, partial + leftovers.HELD, "b"], "what is being written stays"
+    stage(tmp_path, "c")
+    assert names(tmp_path) == ["b", "c"]
 
 
 def test_what_other_folders_became_of_is_left_unless_all_are_asked_for(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ BLOCK = 512
 """Bytes in which the system counts what a file takes."""
 LOCK = ".lock"
 """The file in a folder that its lock is taken on."""
+STAGED = "result"
+"""What stands at the end of the name of a folder of `staged_files`."""
 LOOKS, LOOK_SECONDS = 5, 0.02
 """How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -163,20 +165,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def staged_files(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files replace those of the same name in `folder` when the block ends well.
 
+    What killed processes left of such folders is deleted first.
+
     Raises:
         OutputError: something cannot be written; files that were not replaced yet are the old ones.
     """
-    staged = folder / f"{PARTIAL}{os.getpid()}-result"
+    staged = partial_of(folder / STAGED)
     with reported(folder):
-        try:
-            staged.mkdir()
-            yield staged
-            for file in sorted(staged.iterdir()):
-                _sync(file)
-                file.replace(folder / file.name)
-            _sync(folder)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        remove_dead(folder, STAGED)
+        with held(staged):
+            try:
+                staged.mkdir()
+                yield staged
+                for file in sorted(staged.iterdir()):
+                    _sync(file)
+                    file.replace(folder / file.name)
+                _sync(folder)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
