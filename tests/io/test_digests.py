@@ -69,6 +69,26 @@ def test_a_home_that_cannot_be_written_costs_the_time_alone(reads: list[Path], t
     assert file_digest(file) == hashlib.sha256(b"one").hexdigest()
 
 
+def test_where_no_home_is_known_nothing_is_kept(
+    reads: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "kept_file", lambda: Path("~a-user-that-is-not-here/x").expanduser())
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    assert BackgroundDigests({"weights": file}).result() == {"weights": hashlib.sha256(b"one").hexdigest()}
+
+
+def test_whatever_fails_in_the_background_is_raised_where_the_digests_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: Path) -> str:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(digests, "file_digest", broken)
+    with pytest.raises(KeyError, match="a mistake"):
+        BackgroundDigests({"a": tmp_path / "a"}).result()
+
+
 def test_digests_in_the_background_are_those_of_the_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)

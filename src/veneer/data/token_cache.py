@@ -30,6 +30,7 @@ from veneer.events import Level, Note, Stage, Subscriber
 from veneer.io.digests import file_digest
 from veneer.io.files import atomic_folder, make_output_folder, remove_folder
 from veneer.io.leftovers import remove_dead
+from veneer.io.places import place_named
 from veneer.io.tokenizer import Tokenizer
 from veneer.strict_json import to_text
 from veneer.system import available_cores
@@ -43,8 +44,8 @@ MOST_PROCESSES = 16
 
 
 def cache_folder(data: DataSection) -> Path:
-    """The folder in which caches are kept."""
-    return Path(data.cache_dir or "~/.cache/veneer/tokens").expanduser()
+    """The folder in which caches are kept. Raises OutputError where it cannot be looked for."""
+    return place_named(data.cache_dir or "~/.cache/veneer/tokens", OutputError)
 
 
 def cached_tokens(

@@ -70,10 +70,10 @@ def _remembered(file: Path, key: Key) -> str:
 
 
 def _read_kept() -> dict[str, str]:
-    """What is kept on the disk; a file that is damaged keeps nothing."""
+    """What is kept on the disk; a file that is damaged keeps nothing, and where no home is known nothing is kept."""
     try:
         kept = json.loads(kept_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home, or the JSON is too deep
         return {}
     if not isinstance(kept, dict):
         return {}
@@ -86,8 +86,8 @@ def _keep(entry: str, digest: str) -> None:
     try:
         kept_file().parent.mkdir(parents=True, exist_ok=True)
         write_text(kept_file(), to_text(newest, indent=0) + "\n")
-    except (OSError, OutputError):
-        return  # A home that cannot be written costs the next process the time, and nobody the answer.
+    except (OSError, OutputError, RuntimeError):
+        return  # A home that is not known or cannot be written costs the next process the time, and nobody the answer.
 
 
 class BackgroundDigests:
@@ -99,7 +99,7 @@ class BackgroundDigests:
 
     def __init__(self, files: Mapping[str, Path]):
         self._found: dict[str, str] = {}
-        self._problem: OSError | None = None
+        self._problem: Exception | None = None
         # Not waited for when the process ends.
         self._thread = Thread(target=self._read, args=(dict(files),), daemon=True)
         self._thread.start()
@@ -107,8 +107,8 @@ class BackgroundDigests:
     def _read(self, files: dict[str, Path]) -> None:
         try:
             self._found.update({name: file_digest(file) for name, file in files.items()})
-        except OSError as error:
-            self._problem = error
+        except Exception as error:
+            self._problem = error  # raised where the digests are asked for
 
     def in_time(self, hurried: Callable[[], bool]) -> bool:
         """Wait for the last digest; whether it is there.
