@@ -404,6 +404,15 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_is_left(source: Path, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q"]
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_a_weight_is_read(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said: list[object] = []
+    for output in (tmp_path / "file" / "q", Path("/proc/none/q"), tmp_path / ("x" * 300)):
+        with pytest.raises(OutputError, match="cannot be"):
+            quantize(str(source), output, subscribers=[said.append])
+    assert said == []
+
+
 # ------------------------------------------------------------------------------------------------- in runs and plans
 
 

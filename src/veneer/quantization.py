@@ -23,8 +23,9 @@ from veneer.errors import ConfigError, OutputError, listing
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
-from veneer.io.files import atomic_folder
+from veneer.io.files import atomic_folder, make_output_folder
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model
+from veneer.io.places import look
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
@@ -130,14 +131,16 @@ def quantize(
 
 
 def _check_settings(quant: QuantSection, dtype: str, output: Path) -> None:
-    """Refuse settings that cannot be used, all at once, and an output folder that holds something."""
+    """Refuse settings that cannot be used, all at once, and an output folder that holds something or cannot be made."""
     problems = quant_problems(quant)
     if dtype not in ("auto", *DTYPES):
         problems.append(f"dtype {dtype!r} is unknown; take auto, {', '.join(DTYPES)}")
     if problems:
         raise ConfigError(f"the settings cannot be used:\n{listing(problems)}")
+    look(output, OutputError)
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise OutputError(f"{output} is there already and not empty; give another output folder")
+    make_output_folder(output.parent)
 
 
 def _quantisable(checkpoint: Checkpoint) -> DecoderSpec:

@@ -21,8 +21,8 @@ def place_named(name: str | Path, error: type[VeneerError]) -> Path:
         path = Path(name).expanduser()
     except RuntimeError as problem:  # of no class of its own
         raise error(
-            f"{_shown(name)}: {problem} `~` stands for the folder in HOME, and `~NAME` for the home of a user; write the "
-            "path in full, or ./~NAME for what is called so."
+            f"{_shown(name)}: {problem} `~` stands for the folder in HOME, and `~NAME` for the home of a user: "
+            "write the path in full, or ./~NAME for what is called so."
         ) from problem
     look(path, error)
     return path
