@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from veneer.errors import OutputError
-from veneer.strict_json import restored, to_text, with_reasons
+from veneer.strict_json import only_finite, restored, tagged, to_text, with_reasons
 
 INF, NAN = math.inf, math.nan
 
@@ -32,6 +32,14 @@ def test_numbers_that_are_not_finite_are_null_beside_their_reason() -> None:
     assert found["name"] == "nan"
     assert found["not_finite"] == {"loss": "nan", "terms.kl": "-inf", "steps[1]": "inf", "steps[2].x.y": "nan"}
     assert repr(restored(found)) == repr(values)
+
+
+def test_numbers_of_a_models_configuration_are_tagged_as_transformers_does() -> None:
+    values = {"limits": (0.0, INF), "a": {"b": -INF}, "c": NAN, "d": [1, "x", None]}
+    infinity, negative, nan = ({"__float__": name} for name in ("Infinity", "-Infinity", "NaN"))
+    written = {"limits": [0.0, infinity], "a": {"b": negative}, "c": nan, "d": [1, "x", None]}
+    assert strictly(to_text(tagged(values))) == written
+    assert only_finite(values) == {"d": [1, "x", None]}
 
 
 def test_finite_values_stay_as_they_are() -> None:

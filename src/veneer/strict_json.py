@@ -1,7 +1,8 @@
 """The one writer of JSON. JSON has no NaN and no infinity, and most readers refuse a document that holds them.
 
 A number that is not finite is an error (`to_text`), or null beside a reason (`with_reasons`) where it is what was
-found: the loss of a run that diverged.
+found: the loss of a run that diverged. A model's own files, which may hold one, are written as others read them
+(`tagged`, `only_finite`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 from veneer.errors import OutputError, listing
 
+FLOAT_TAG = "__float__"
+"""The key under which transformers 5 names a number that JSON has no form for."""
 NOT_FINITE = "not_finite"
 """The key under which `with_reasons` says which values are null and what they were."""
 
@@ -46,6 +49,23 @@ def to_text(
         if not broken:
             raise
         raise OutputError(f"JSON has no numbers for NaN and infinity, which stand at:\n{listing(broken)}") from error
+
+
+def tagged(value: Any) -> Any:
+    """Plain values in which every number that is NaN or infinite stands as transformers 5 writes it in a config.json:
+    `{"__float__": "Infinity"}`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT_TAG: "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    if isinstance(value, Mapping):
+        return {key: tagged(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [tagged(item) for item in value]
+    return value
+
+
+def only_finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without those that are, or hold, a number that is NaN or infinite."""
+    return {key: value for key, value in values.items() if not any(_not_finite(value, key))}
 
 
 def with_reasons(values: Mapping[str, Any]) -> dict[str, Any]:

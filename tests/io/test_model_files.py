@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma3TextConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, Mamba2Config, Mamba2ForCausalLM
 
 from tiny import tree
 from tiny_models import documents, largest_difference, their_logits
+from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model, save_settings, stream_files, stream_model
 from veneer.model.spec import spec_from_hf
@@ -89,6 +91,22 @@ def test_only_one_tensor_is_held_at_a_time(origin: Checkpoint, tiny_model: Path,
 
     stream_files(tmp_path, tensors, one_by_one(), torch.float32, origin)
     assert load_file(tmp_path / "model.safetensors").keys() == tensors.keys()
+
+
+def test_an_infinite_limit_is_written_as_transformers_reads_it(tmp_path: Path) -> None:
+    """As transformers 4 writes the configuration of Mamba 2: `Infinity` by itself, which is no JSON."""
+    model = tmp_path / "model"
+    mamba = Mamba2Config(num_heads=4, head_dim=16, vocab_size=300, hidden_size=32, state_size=8, num_hidden_layers=1)
+    Mamba2ForCausalLM(mamba).save_pretrained(model)
+    save_tokenizer(model, byte_level_tokenizer(), {"model_max_length": math.inf})
+    infinite = {"config": {"time_step_limit": [0.0, math.inf]}, "generation_config": {"max_time": math.inf}}
+    for name, values in infinite.items():
+        file = model / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    save_settings(tmp_path, {"torch_dtype": "float32"}, open_checkpoint(model))
+    for file in tmp_path.glob("*.json"):
+        assert "Infinity" not in file.read_text().replace('{\n      "__float__": "Infinity"\n    }', "")
+    assert AutoConfig.from_pretrained(tmp_path).time_step_limit[1] == math.inf
 
 
 def test_settings_are_the_origins_but_for_what_changes(origin: Checkpoint, tmp_path: Path) -> None:

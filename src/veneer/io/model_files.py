@@ -15,7 +15,7 @@ from veneer.io.files import write_tensors, write_text
 from veneer.io.prequantised import CONFIG_KEY, METHOD
 from veneer.io.stream import TensorWriter
 from veneer.io.tokenizer import Tokenizer
-from veneer.strict_json import to_text
+from veneer.strict_json import only_finite, tagged, to_text
 
 WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -152,9 +152,10 @@ def save_settings(
     config |= _said_in_full(config)
     if quantization is not None:
         config[CONFIG_KEY] = dict(quantization)
-    write_text(directory / "config.json", to_text(config, indent=2, sort_keys=True) + "\n")
+    write_text(directory / "config.json", to_text(tagged(config), indent=2, sort_keys=True) + "\n")
     if origin.generation_config:
-        generation = to_text(dict(origin.generation_config), indent=2, sort_keys=True)
+        # transformers tags no numbers in this file. A limit that is infinite is none.
+        generation = to_text(only_finite(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
     (tokenizer or origin.tokenizer()).save(directory)
 

@@ -28,7 +28,7 @@ from tokenizers import AddedToken
 from veneer.errors import ModelError, OutputError, listing
 from veneer.io.post_processor import keep_white_space_in_offsets
 from veneer.io.tokenizer_bounds import check_bounds
-from veneer.strict_json import to_text
+from veneer.strict_json import only_finite, to_text
 
 ALIAS_BASE = 0x100000
 """First code point of plane 16, which is private use from end to end: no normaliser changes it."""
@@ -197,7 +197,7 @@ class Tokenizer:
             text = self.original if self.original is not None else self.backend.to_str(pretty=True)
             (directory / "tokenizer.json").write_text(text, encoding="utf-8", newline="")
             (directory / "tokenizer_config.json").write_text(
-                to_text(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline=""
+                to_text(only_finite(config), indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline=""
             )
         except OSError as error:
             raise OutputError(f"The tokenizer could not be saved to {directory}: {error.strerror or error}.") from error

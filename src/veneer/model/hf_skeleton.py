@@ -24,6 +24,7 @@ from veneer.bounds import check_numbers
 from veneer.errors import ModelError, listing
 from veneer.model.mixture import MixtureSpec
 from veneer.products import PLAIN_SCORES, Scores
+from veneer.strict_json import FLOAT_TAG
 
 EXTRA = "pip install 'veneer[hf]'"
 
@@ -178,7 +179,7 @@ def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
 def _decoded(value: Any) -> Any:
     """A value of config.json, with `{"__float__": "Infinity"}` as the number that transformers means by it."""
     if isinstance(value, Mapping):
-        text = value.get("__float__")
+        text = value.get(FLOAT_TAG)
         return {key: _decoded(part) for key, part in value.items()} if text is None else float(text)
     return [_decoded(part) for part in value] if isinstance(value, list) else value
 
