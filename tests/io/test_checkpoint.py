@@ -127,6 +127,10 @@ def test_pickles_are_refused_without_opening_them(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match=r"has neither model\.safetensors"):
         open_checkpoint(tmp_path)
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelError, match=r"but GGUF files\. Name one of these, with its folder:\n  - model\.gguf"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "model.gguf").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(ModelError, match="a pickle, which is refused"):
         open_checkpoint(tmp_path)

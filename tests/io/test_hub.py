@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 from veneer.errors import ModelError
 from veneer.io import hub as module
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import open_checkpoint, read_model_config
 
 
 def model(path: Path) -> Path:
@@ -73,3 +75,57 @@ def test_failures_that_are_no_errors_of_the_system_are_told_too(
         open_checkpoint("owner/name")
     assert said in str(refused.value)
     assert "HTTPS_PROXY" in str(refused.value)
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch, folder: Path, repository: list[str] | Exception) -> None:
+    """A hub with one repository, of which `folder` is what is downloaded."""
+
+    def info(name: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
+        if isinstance(repository, Exception):
+            raise repository
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in repository])
+
+    monkeypatch.setattr(module, "snapshot_download", lambda *_, **__: str(folder))
+    monkeypatch.setattr(module, "model_info", info)
+
+
+@pytest.mark.parametrize("opened", [open_checkpoint, read_model_config])
+def test_a_repository_of_gguf_files_says_how_one_of_them_is_opened(
+    opened: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched(monkeypatch, tmp_path, ["README.md", "q/model-Q8_0.gguf", "model-Q4_K_M.gguf"])
+    with pytest.raises(ModelError, match="but GGUF files") as refused:
+        opened("owner/name")
+    assert "`hf download owner/name FILE`, and name the file:\n  - model-Q4_K_M.gguf\n  - q/" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("repository", "said"),
+    [
+        (
+            ["config.json", "pytorch_model.bin"],
+            r"The model owner/name holds only pytorch_model\.bin, a pickle, which is",
+        ),
+        (
+            ["config.json", "README.md"],
+            r"The model owner/name has neither model\.safetensors.*Name a model's directory",
+        ),
+        (OfflineModeIsEnabled("offline mode is enabled."), "never downloaded.*: offline mode is enabled. Run it once"),
+        (httpx.ConnectError("[Errno -2]"), r"without \*\.safetensors, .*ConnectError \[Errno -2\]\. Run it once with"),
+    ],
+)
+def test_a_repository_whose_weights_are_not_there_says_why(
+    repository: list[str] | Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    fetched(monkeypatch, tmp_path, repository)
+    assert read_model_config("owner/name").config["model_type"] == "llama"
+    with pytest.raises(ModelError, match=said):
+        open_checkpoint("owner/name")
+
+
+def test_a_repository_that_is_no_models_says_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "adapter_model.safetensors").touch()
+    fetched(monkeypatch, tmp_path, ["adapter_config.json", "adapter_model.safetensors"])
+    with pytest.raises(ModelError, match=r"no config\.json(.|\n)*- adapter_config\.json"):
+        open_checkpoint("owner/name")

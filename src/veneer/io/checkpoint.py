@@ -23,7 +23,16 @@ from veneer.io.experts import MIXTURES, MixtureCheckpoint
 from veneer.io.finite import check_finite
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.headers import repeated_names
-from veneer.io.hub import HUB_FOLDER, HUB_ID, SETTINGS, download
+from veneer.io.hub import (
+    HUB_FOLDER,
+    HUB_ID,
+    INDEX,
+    SETTINGS,
+    SINGLE,
+    download,
+    refuse_without_weights,
+    without_weights,
+)
 from veneer.io.places import place_named
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
@@ -33,8 +42,6 @@ from veneer.io.text_part import COMPOSITE, text_config, text_name
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.large_pages import copied
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 WEIGHTS = "model*.safetensors"
 """Names of the files of weights, shards among them."""
 _TOKENIZER_FILES = (
@@ -84,7 +91,9 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     # A string that does not look like a hub id is the path of a file or folder that is missing.
     if isinstance(source, Path) or path.suffix.lower() == ".gguf" or not HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist: name a model's directory, a .gguf file or a hub id 'owner/name'.")
-    return _open_directory(download(name, revision), name)
+    folder = download(name, revision)
+    refuse_without_weights(name, revision, folder)
+    return _open_directory(folder, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,7 @@ def _open_directory(path: Path, source: str) -> Checkpoint:
         return gguf
     if ggufs:
         raise ModelError(f"{path} holds several GGUF files, name one of them:\n{listing(str(file) for file in ggufs)}")
-    raise ModelError(f"{path} has no config.json and no .gguf file: it is not a model's directory.")
+    raise ModelError(f"{path} has no config.json and no .gguf file: it is not a model's directory; name one.")
 
 
 class SafetensorsCheckpoint:
@@ -295,13 +304,8 @@ class SafetensorsCheckpoint:
         if (self.path / SINGLE).is_file():
             return [SINGLE]
         if not (self.path / INDEX).is_file():
-            pickles = sorted(file.name for file in self.path.glob("*.bin"))
-            if pickles:
-                raise ModelError(
-                    f"{self.path} holds only {pickles[0]}, a pickle, which is refused because loading it can run any "
-                    "code. Use a revision with model.safetensors, or convert it where you trust it."
-                )
-            raise ModelError(f"{self.path} has neither {SINGLE} nor {INDEX}.")
+            names = [file.name for file in self.path.iterdir()]
+            raise ModelError(without_weights(str(self.path), names, "Name one of these, with its folder"))
         weight_map = _read_object(self.path / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{self.path / INDEX} has no weight_map.")
@@ -315,7 +319,7 @@ class SafetensorsCheckpoint:
         files = sorted(set(self._index.values()))
         missing = [file for file in files if not (self.path / file).is_file()]
         if missing:
-            raise ModelError(f"{self.path} lacks shards that its index names:\n{listing(missing)}")
+            raise ModelError(f"{self.path} lacks shards that its index names; download it again:\n{listing(missing)}")
         return files
 
     def _shard(self, name: str) -> Any:
