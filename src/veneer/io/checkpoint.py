@@ -33,7 +33,7 @@ from veneer.io.hub import (
     refuse_without_weights,
     without_weights,
 )
-from veneer.io.places import place_named
+from veneer.io.places import look, place_named
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
 from veneer.io.protocol import Checkpoint as Checkpoint
@@ -133,6 +133,7 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
     if not path.exists() and not isinstance(source, Path) and HUB_ID.fullmatch(str(source)):
         path = download(str(source), revision, SETTINGS)
     file = path / "config.json" if path.is_dir() else path
+    look(file, ModelError)  # the folder itself may be one that may not be entered
     if file.suffix == ".json" and file.is_file():
         weights = tuple(sorted(path.glob(WEIGHTS))) if path.is_dir() else ()
         content = _read_object(file)
@@ -151,6 +152,7 @@ def _refuse_revision(path: Path, revision: str | None) -> None:
 
 
 def _open_directory(path: Path, source: str) -> Checkpoint:
+    look(path / "config.json", ModelError)  # the folder itself may be one that may not be entered
     if (path / "config.json").is_file():
         files = SafetensorsCheckpoint(path, source=source)
         if str(files.config.get("model_type")) in COMPOSITE:

@@ -22,8 +22,6 @@ LEFT_OUT = ("*/*", "consolidated*.safetensors")
 model once more."""
 HUB_FOLDER = "models--"
 """What the folder of a model begins with in the hub's cache."""
-
-
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """A model's weights in one file, and what names the files of several."""
 ASK_SECONDS = 10.0
