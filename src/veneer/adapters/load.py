@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,15 +118,14 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
     own, embeddings = _without_copies(tensors, spec, model, directory)
-    before = EmbeddingSnapshot.of(model)
-    set_embeddings(model, embeddings)
-    try:
+    with ExitStack() as undo:
+        undo.callback(EmbeddingSnapshot.of(model).restore, model)  # whatever goes wrong, it has its own vocabulary again
+        set_embeddings(model, embeddings)
         _check_tokens(spec, own, model.spec.vocab_size, directory)
         resize_embeddings(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
-        return _put_on(model, own, spec, directory)
-    except AdapterError:
-        before.restore(model)
-        raise
+        adapter = _put_on(model, own, spec, directory)
+        undo.pop_all()
+    return adapter
 
 
 def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
@@ -325,7 +325,7 @@ def _without_copies(
         weight = weights.get(path)
         if name not in tensors or weight is None:
             continue
-        if weight.shape[1] != tensors[name].shape[-1]:
+        if tensors[name].dim() != 2 or weight.shape[1] != tensors[name].shape[1]:
             problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
         elif weight.shape[0] != len(tensors[name]):
             resized[path] = tensors[name]

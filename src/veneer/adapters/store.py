@@ -20,6 +20,7 @@ from veneer.adapters.finite import all_finite
 from veneer.adapters.integrity import check_unchanged
 from veneer.adapters.origin import write_base
 from veneer.adapters.peft_config import adapter_config, parse_config, unknown_settings
+from veneer.adapters.shapes import odd_shapes
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import expression_of_key, with_parents
 from veneer.enums import Task
@@ -161,8 +162,8 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Weights of a saved adapter in float32, by the names of `Adapter.tensors()`.
 
     Raises:
-        AdapterError: the file is missing, damaged, a pickle or not what its run wrote, or a tensor has no float dtype
-            or stands there twice.
+        AdapterError: the file is missing, damaged, a pickle or not what its run wrote, or a tensor has no float dtype,
+            has a shape that no part of an adapter has, or stands there twice.
     """
     path = directory / WEIGHTS_FILE
     check_unchanged(directory, WEIGHTS_FILE)
@@ -188,6 +189,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         if plain in tensors:
             problems.append(f"{name}: is {plain} a second time")
         tensors[plain] = tensor
+    problems += odd_shapes(tensors)
     if problems:
         readable = ", ".join(str(dtype).removeprefix("torch.") for dtype in _READABLE)
         raise AdapterError(f"{path} cannot be used (tensors are read as {readable}):\n{listing(problems)}")
