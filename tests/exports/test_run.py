@@ -78,3 +78,11 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
     with pytest.raises(ModelError, match=r"does not fit into float16(.|\n)*q_proj(.|\n)*Take bfloat16"):
         export(broken, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large"]
+
+
+@pytest.mark.parametrize("to", [Target.GGUF, Target.GGUF_ADAPTER, Target.PEFT])
+def test_a_dtype_is_refused_where_the_kind_has_none(to: Target, tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--dtype float16 is for .* --to {to.value} writes none; ") as caught:
+        export(lora, tmp_path / "out", model=str(tiny_model), to=to, dtype="float16")
+    assert str(caught.value).endswith("leave it out" if to is Target.PEFT else "take --quant")
+    assert list(tmp_path.iterdir()) == []

@@ -77,7 +77,7 @@ def export(
         output: a folder that does not exist yet.
         model: the base: directory, GGUF file or hub id. It is only read. None takes the one that the adapter names.
         to: the kind of export, a `Target` or its name (`peft`, `merged`, `merged-4bit`, `gguf`, `gguf-adapter`).
-        dtype: what the weights are written in, a `StoredDtype` or its name.
+        dtype: what the weights of a Hugging Face directory are written in, a `StoredDtype` or its name.
         quant: what the matrices of a GGUF file are written in.
         data: evaluation rows, on which losses are measured and the certificate asks its prompts; by default those of
             the adapter's run.
@@ -89,7 +89,7 @@ def export(
         subscribers: called with every event: what is done now, how far it is, and the record.
 
     Raises:
-        ConfigError: an unknown name, 4 bits without evaluation rows, or `quant` where nothing is quantised.
+        ConfigError: an unknown name, 4 bits without evaluation rows, or `quant` or `dtype` where the kind has none.
         ParityError: what was written is not the live adapter; it stands in OUTPUT.failed, with its certificate.
         VeneerError: model, adapter or data cannot be used, or the output exists or cannot be written.
     """
@@ -141,7 +141,7 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     """Open the base and find the rows; also says why there are none.
 
     Raises:
-        ConfigError: no base is named, or `quant` where nothing is quantised.
+        ConfigError: no base is named, or `quant` or `dtype` where the kind has none.
         VeneerError: model, adapter or data cannot be used.
     """
     adapter, to = request.adapter, request.to
@@ -156,6 +156,11 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     if request.quant is not None and to not in (Target.GGUF, Target.GGUF_ADAPTER):
         raise ConfigError(
             f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
+        )
+    if request.dtype is not StoredDtype.AUTO and to not in (Target.MERGED, Target.MERGED_4BIT):
+        remedy = "an adapter for PEFT is float32: leave it out" if to is Target.PEFT else "take --quant"
+        raise ConfigError(
+            f"--dtype {request.dtype.value} is for Hugging Face directories, and --to {to.value} writes none; {remedy}"
         )
     # PEFT's adapters may name a revision beside a folder; it is one of the hub's models alone.
     here = request.model is not None or place_named(str(named), ModelError).exists()
