@@ -13,7 +13,7 @@ import pytest
 
 from veneer.errors import OutputError
 from veneer.io import leftovers
-from veneer.io.files import atomic_folder, remove_folder, staged_files
+from veneer.io.files import atomic_folder, remove_folder, scratch_folder, staged_files
 
 WRITING = """
 import sys
@@ -143,3 +143,34 @@ def test_a_lock_that_is_cleared_away_as_it_is_taken_is_taken_again(
         monkeypatch.setattr(leftovers, "lock_file", lock)
         leftovers.remove_dead(tmp_path)
         assert cleared[0].exists()
+
+
+SCRATCH = """
+import sys
+from pathlib import Path
+from veneer.io.files import scratch_folder
+with scratch_folder(Path(sys.argv[1]), "base") as scratch:
+    (scratch / "model").write_text("large")
+    print(scratch.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_scratch_folder_of_a_killed_process_is_gone_after_the_next_and_one_in_use_stays(tmp_path: Path) -> None:
+    with writer(tmp_path, SCRATCH) as (_, left):
+        held = [left, left + leftovers.HELD]
+        with scratch_folder(tmp_path, "base") as own:
+            assert names(tmp_path) == sorted([*held, own.name, own.name + leftovers.HELD])
+        assert names(tmp_path) == held
+    assert names(tmp_path) == held, "a kill leaves it"
+    with scratch_folder(tmp_path, "rows"):
+        pass
+    assert names(tmp_path) == held, "it is for something else"
+    with scratch_folder(tmp_path, "base"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="there is no folder"), scratch_folder(tmp_path / "absent", "base"):
+        pass

@@ -7,13 +7,13 @@ update of a matrix is refused.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
+from veneer.io.files import scratch_folder
 from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting
 from veneer.io.gguf.header import read_header
@@ -53,6 +54,8 @@ from veneer.io.places import place_named
 from veneer.model.spec import spec_from_hf
 
 ADAPTER_FILE = "adapter.gguf"
+SCRATCH = "llama-cpp-base"
+"""The end of the name of the folder that the base is in while llama.cpp is asked."""
 REMEDY = "Merge it into a model of its own instead: --to gguf."
 
 
@@ -268,8 +271,11 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     file = folder / ADAPTER_FILE
 
     def read(asked: ReaderInput) -> ReaderOutput:
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            model = Path(scratch) / MODEL_FILE
+        # Beside an export that is being made, where there must be room for models. To check one, nothing is written
+        # there, where perhaps nothing may be.
+        place = Path(gettempdir()) if folder == inputs.request.output else folder.parent
+        with scratch_folder(place, SCRATCH) as scratch:
+            model = scratch / MODEL_FILE
             write_gguf_base(model, inputs.checkpoint, Quant.F32)
             return llama_cpp(model, adapter=file).read(asked)
 

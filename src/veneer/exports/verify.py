@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from veneer.arguments import check_types
 from veneer.config import ComputeSection
 from veneer.enums import Method, OtherBase
-from veneer.errors import ModelError
+from veneer.errors import ModelError, listing
 from veneer.events import Result, Subscriber, broadcast
+from veneer.exports import gguf, gguf_adapter
+from veneer.exports.base import MergeBase
 from veneer.exports.certificate import Certificate
 from veneer.exports.certify import certify, comparing_memory, digests
 from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, read_json
 from veneer.exports.request import ExportRequest, Target, VerifyRequest
 from veneer.exports.run import TARGETS, open_inputs
+from veneer.exports.thresholds import TENSOR
+from veneer.io.model_files import DTYPES
 
 
 def verify(
@@ -30,7 +33,7 @@ def verify(
     compute: ComputeSection | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Certificate:
-    """Compare an export with what it was made from, as it stands now. Nothing is written.
+    """Compare an export with what it was made from, as it stands now. Nothing is written into it or beside it.
 
     Args:
         export: folder that `veneer export` made.
@@ -65,8 +68,7 @@ def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()
     """Carry out a request, as `verify` says."""
     emit = broadcast(subscribers)
     folder = request.export
-    values, parity = read_json(folder / RECORD_FILE), read_json(folder / PARITY_FILE)
-    record = _record(values, folder)
+    record, written = _record(folder), _digests(folder)
     target = Target(record.to)
     exported = ExportRequest(
         adapter=request.adapter or Path(record.adapter),
@@ -84,7 +86,6 @@ def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()
     inputs, why = open_inputs(exported, emit)
     with comparing_memory(inputs, "verifying"):
         certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)
-    written = {str(name): str(digest) for name, digest in dict(parity.get("files", {})).items()}
     certificate = replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
     emit(Result(verb="verify", values=certificate.to_json()))
     return certificate
@@ -97,9 +98,50 @@ def _damaged(written: dict[str, str], folder: Path) -> list[str]:
     return found + [f"{name}: has changed" for name in written if name in present and present[name] != written[name]]
 
 
-def _record(values: dict[str, Any], folder: Path) -> ExportRecord:
+def _digests(folder: Path) -> dict[str, str]:
+    """The digests of an export's files, as they were written.
+
+    Raises:
+        ModelError: the file is not there, or is damaged.
+    """
+    files = read_json(folder / PARITY_FILE).get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise ModelError(f"{folder / PARITY_FILE} is damaged: files must be names with digests, got {files!r:.80}")
+    return files
+
+
+def _record(folder: Path) -> ExportRecord:
+    """What an export is, as it was written.
+
+    Raises:
+        ModelError: the file is not there, is damaged, or of a version that has other values; all such are named.
+    """
+    values = read_json(folder / RECORD_FILE)
     known = ("model", "adapter", "output", "to", "dtype", "format", "method", "merged_into")
-    missing = [key for key in known if not isinstance(values.get(key), str)]
-    if missing or values["to"] not in {target.value for target in Target}:
-        raise ModelError(f"{folder / RECORD_FILE} is damaged, or of another version of veneer: {', '.join(missing)}")
+    problems = [f"{key}: must be a text, got {values.get(key)!r:.80}" for key in known if not _is_text(values.get(key))]
+    for key, possible in {} if problems else _possible(values["to"]).items():
+        if values[key] not in possible:
+            problems.append(f"{key}: {values[key]!r:.80} is unknown; possible are {', '.join(possible)}")
+    if problems:
+        raise ModelError(
+            f"{folder / RECORD_FILE} is damaged, or of another version of veneer:\n{listing(problems)}\n"
+            "Export the adapter again."
+        )
     return ExportRecord(**{key: values[key] for key in known})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _possible(to: str) -> dict[str, list[str]]:
+    """The values that an export of a kind can have, by key."""
+    formats = {Target.GGUF.value: gguf.FORMATS, Target.GGUF_ADAPTER.value: gguf_adapter.FORMATS}
+    own = formats.get(to)
+    return {
+        "to": [target.value for target in Target],
+        "dtype": list(DTYPES) if own is None else [kind.value for kind in own],
+        "format": list(TENSOR) if own is None else list(own.values()),
+        "method": [method.value for method in Method],
+        "merged_into": [base.value for base in MergeBase],
+    }

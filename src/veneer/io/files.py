@@ -13,7 +13,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -159,6 +159,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _sync(path.parent)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(place: Path, name: str) -> Iterator[Path]:
+    """A folder for files that only the block needs. What killed processes left of such folders is deleted first.
+
+    Args:
+        place: the folder that it is made in, which many users and hosts may share.
+        name: what it is for; leftovers of that name are the ones that are deleted.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    scratch = partial_of(place / name)
+    with ExitStack() as stack:
+        with reported(place):
+            remove_dead(place, name)
+            stack.enter_context(held(scratch))
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            scratch.mkdir(mode=0o700)
+        yield scratch
 
 
 @contextmanager
