@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from tiny import run_config
 from veneer.data.prompts import to_prompt
 from veneer.data.rows import Rows, load_rows
+from veneer.io.files import remove_partial
+from veneer.io.leftovers import HELD, PARTIAL
 from veneer.io.tokenizer import from_directory
 from veneer.training.parallel.group import Alone
 from veneer.training.parallel.ranks import Ranks
-from veneer.training.parallel.shared_rows import FILE, SharedRows, read_rows, write_rows
+from veneer.training.parallel.shared_rows import FILE, SCRATCH, SharedRows, read_rows, write_rows
 
 
 class Notes(Alone):
@@ -73,7 +76,7 @@ def test_they_are_read_once_on_each_host_that_does_not_see_the_file(
         return read
 
     monkeypatch.setattr("veneer.training.parallel.shared_rows.load_kind", counted)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "run").mkdir()
 
     def rank(number: int, host: str, local: int) -> SharedRows:
@@ -91,4 +94,27 @@ def test_they_are_read_once_on_each_host_that_does_not_see_the_file(
     for one in (first, second, third, fourth):
         one.remove()
     assert list(tmp_path.rglob(FILE)) == []
-    assert list(tmp_path.glob("veneer-rows-*")) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_file_of_a_killed_run_is_deleted_by_the_next_run_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"rows")
+    remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_on_another_host_is_deleted_by_the_next(
+    read: Rows, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_kind", lambda *_: read)
+    left = tmp_path / f"{PARTIAL}1.1-{SCRATCH}"
+    left.mkdir()
+    left.with_name(left.name + HELD).touch()
+    group = Notes(Ranks(rank=2, world=4, local_rank=0, local_world=2, host="b"), {"rows": "/not/seen/here"})
+    rows = SharedRows(group, tmp_path / "run")
+    rows(run_config(tiny_model, tiny_data, tmp_path / "run").data, from_directory(tiny_model))
+    assert not left.exists()
+    assert Path(group.left["rows on b"]).is_file()
+    rows.remove()
+    assert list(tmp_path.glob(f"{PARTIAL}*")) == []

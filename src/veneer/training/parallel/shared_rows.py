@@ -8,9 +8,10 @@ of a collective. A host that does not see rank 0's file system reads them itself
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,17 @@ from veneer.data.token_store import StoredExamples
 from veneer.data.turns import Message
 from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore
-from veneer.io.files import atomic_file
+from veneer.io.files import atomic_file, scratch_folder
+from veneer.io.leftovers import PARTIAL
 from veneer.io.tokenizer import Tokenizer
 from veneer.strict_json import restored, to_text, with_reasons
 from veneer.training.parallel.group import Group
 
-FILE = ".rows.safetensors"
-"""The file of the rows in the folder of the run, until all processes have it."""
-
+FILE = f"{PARTIAL}rows.safetensors"
+"""The file of the rows in the folder of the run, until all processes have it. Where a killed run left it, the next run
+in the folder deletes it with what else is unfinished."""
+SCRATCH = "veneer-rows"
+"""The end of the name of the folder that it is in on a host that does not see the folder of the run."""
 STORED = "stored"
 """What is left in the place of a file's name where the rows are kept on the disk anyway."""
 
@@ -123,7 +127,8 @@ class SharedRows:
     group: Group
     output: Path
     """The folder of the run."""
-    _written: list[Path] = field(default_factory=list)
+    _written: ExitStack = field(default_factory=ExitStack)
+    """Deletes what this process has written."""
 
     def __call__(
         self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
@@ -142,7 +147,8 @@ class SharedRows:
             return read_rows(path)
         here = f"rows on {ranks.host}"
         if ranks.local_rank == 0:
-            return self._read_for_others(data, tokenizer, emit, kind, here, Path(mkdtemp(prefix="veneer-rows-")))
+            folder = self._written.enter_context(scratch_folder(Path(gettempdir()), SCRATCH))
+            return self._read_for_others(data, tokenizer, emit, kind, here, folder)
         return read_rows(Path(self.group.awaited(here)))
 
     def _read_for_others(
@@ -153,15 +159,11 @@ class SharedRows:
             self.group.publish(key, STORED)
             return rows
         path = folder / FILE
-        self._written.append(path)
+        self._written.callback(path.unlink, missing_ok=True)
         write_rows(path, rows)
         self.group.publish(key, str(path.resolve()))
         return rows
 
     def remove(self) -> None:
         """Delete the file that this process has written: whoever has mapped it keeps what is in it."""
-        for path in self._written:
-            path.unlink(missing_ok=True)
-            if path.parent != self.output:
-                path.parent.rmdir()
-        self._written.clear()
+        self._written.close()
