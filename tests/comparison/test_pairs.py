@@ -11,7 +11,9 @@ from tiny import write_rows
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.data.formats import to_record
 from veneer.data.preference import to_pair
+from veneer.enums import BadRows, Column
 from veneer.errors import DataError
+from veneer.events import Event, Note
 
 QUESTION = [
     {"role": "user", "content": "Hi"},
@@ -56,4 +58,19 @@ def test_calls_are_no_choices() -> None:
 def test_rows_that_are_no_pairs_are_named(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [ROWS["texts"], {"prompt": "Q", "completion": "A"}])
     with pytest.raises(DataError, match=r"1 row cannot be used as pairs:(.|\n)*rows.jsonl:2: no pair of answers"):
-        read_pairs(str(file))
+        read_pairs(str(file), {}, BadRows.REFUSE)
+    told: list[Event] = []
+    assert [row for _, row in read_pairs(str(file), {}, BadRows.SKIP, told.append)] == [ROWS["texts"]]
+    (note,) = told
+    assert isinstance(note, Note)
+    assert "1 row cannot be used as pairs, and left out" in note.message
+
+
+def test_pairs_of_other_names_are_read_by_veneers_own(tmp_path: Path) -> None:
+    row = ROWS["texts"]
+    theirs = {"question": row["prompt"], "good": row["chosen"], "bad": row["rejected"], "prompt": "another"}
+    file = write_rows(tmp_path / "rows.jsonl", [theirs])
+    columns = {Column.PROMPT: "question", Column.CHOSEN: "good", Column.REJECTED: "bad"}
+    ((pair, named),) = read_pairs(str(file), columns, BadRows.REFUSE)
+    assert named == {key: row[key] for key in ("prompt", "chosen", "rejected")}
+    assert pair == to_pair(row, pair.where)

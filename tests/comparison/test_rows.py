@@ -1,4 +1,4 @@
-"""The rows of a comparison of preferences; those of other comparisons are in `test_run.py`."""
+"""The rows of a comparison; whole comparisons are in `test_run.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 from preference_rows import pairs
 from tiny import write_rows
-from veneer.comparison.rows import prepare_rows, trained_on
+from veneer.comparison.rows import prepare_rows, scored_columns, trained_on
 from veneer.comparison.settings import CompareConfig
-from veneer.enums import Method, ObjectiveName
-from veneer.errors import OutputError
+from veneer.comparison.task import task_rows
+from veneer.enums import Column, Method, ObjectiveName
+from veneer.errors import DataError, OutputError
+from veneer.events import Event, Note
 
 
 def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Path, tmp_path: Path) -> None:
@@ -41,3 +43,57 @@ def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Pa
     (tmp_path / "out" / "runs" / "base" / "events.jsonl").touch()
     with pytest.raises(OutputError, match="preference: dpo there, orpo now"):
         prepare_rows(replace(asked, preference=ObjectiveName.ORPO), tmp_path / "out")
+
+
+def asked_of(model: Path, data: Path, output: Path, *assignments: str) -> CompareConfig:
+    output.mkdir()
+    return CompareConfig(
+        model=str(model), data=str(data), output=str(output), held_out=0.3, assignments=assignments
+    )  # fmt: skip
+
+
+def test_columns_of_other_names_are_read_as_the_runs_read_them(tiny_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,category\n" + "".join(f"question {number},answer {number}\n" for number in range(10)))
+    mapped = "data.columns={prompt: text, completion: category}"
+    config = asked_of(tiny_model, file, tmp_path / "out", mapped)
+    made = prepare_rows(config, tmp_path / "out")
+    assert (made.training, made.evaluation) == (7, 3)
+    assert scored_columns(config) == {Column.PROMPT: "text", Column.COMPLETION: "category"}
+    scored = task_rows(made.eval_file, None, scored_columns(config)).rows
+    assert [row.reference.removeprefix("answer ") for row in scored] == [
+        row.prompt.removeprefix("question ") for row in scored
+    ]
+
+
+def test_pairs_of_other_names_are_written_by_veneers_own(tiny_model: Path, tmp_path: Path) -> None:
+    theirs = [{"q": row["prompt"], "good": row["chosen"], "bad": row["rejected"]} for row in pairs(10)]
+    file = write_rows(tmp_path / "pairs.jsonl", theirs)
+    config = asked_of(tiny_model, file, tmp_path / "out", "data.columns={prompt: q, chosen: good, rejected: bad}")
+    config = replace(config, preference=ObjectiveName.DPO, methods=(Method.LORA,))
+    made = prepare_rows(config, tmp_path / "out")
+    assert scored_columns(config) == {}
+    assert made.pairs_file is not None
+    assert json.loads(Path(made.pairs_file).read_text().splitlines()[0]).keys() == {"prompt", "chosen", "rejected"}
+
+
+def test_rows_that_cannot_be_used_are_left_out_where_the_runs_may_and_told_of(tiny_model: Path, tmp_path: Path) -> None:
+    content = [{"prompt": f"question {number}", "completion": "answer"} for number in range(10)]
+    file = write_rows(tmp_path / "rows.jsonl", [*content, {"prompt": "no answer"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl:11(.|\n)*data\.bad_rows: skip leaves such rows out"):
+        prepare_rows(asked_of(tiny_model, file, tmp_path / "refused"), tmp_path / "refused")
+    told: list[Event] = []
+    config = asked_of(tiny_model, file, tmp_path / "out", "data.bad_rows=skip")
+    made = prepare_rows(config, tmp_path / "out", told.append)
+    assert (made.training, made.evaluation) == (7, 3)
+    (note,) = told
+    assert isinstance(note, Note)
+    assert "1 of 11 rows cannot be used and are left out" in note.message
+
+
+def test_a_row_that_json_cannot_hold_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    lines = [f'{{"prompt": "question {number}", "completion": "answer"}}\n' for number in range(10)]
+    file.write_text("".join([*lines, '{"prompt": "Q", "completion": "A", "weight": NaN}\n']))
+    with pytest.raises(DataError, match=r"rows\.jsonl:11: (.|\n)*weight: nan"):
+        prepare_rows(asked_of(tiny_model, file, tmp_path / "out"), tmp_path / "out")

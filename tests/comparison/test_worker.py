@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from tiny import run_config, write_rows
 from veneer.assistant import AssistantRequest
 from veneer.comparison import worker
 from veneer.comparison.order import Order, read_outcome
@@ -67,3 +67,14 @@ def test_a_base_that_was_multiplied_in_8_bits_is_scored_as_it_is_used(
     worker._assistant(Order("lora", 0, config, str(tiny_data)))
     assert asked[0].compute.products is worker.Products.EXACT
     assert (asked[0].model, asked[0].adapter) == (str(tiny_model), order.folder)
+
+
+def test_rows_of_other_names_are_scored_by_the_runs_columns(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [{"text": f"question {n}", "category": "answer"} for n in range(3)])
+    columns = "data.columns={prompt: text, completion: category}"
+    config = run_config(tiny_model, data, tmp_path / "run", columns)
+    order = Order("base", 0, config, str(data), max_new_tokens=2)
+    assert main([str(order.write())]) == 0
+    found = read_outcome(order.folder)
+    assert found is not None
+    assert len(found.rows) == 3

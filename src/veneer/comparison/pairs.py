@@ -11,21 +11,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from veneer.counting import count_of
+from veneer.data.formats import Remarks, given_keys
 from veneer.data.json_values import BadRow
 from veneer.data.preference import Pair, of_alpaca, to_pair
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record
 from veneer.data.sources import files_named
+from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.evaluation.metrics.choice import CHOICES
+from veneer.events import Note, Subscriber, ignore
 
 
-def read_pairs(name: str) -> list[tuple[Pair, Any]]:
-    """Every pair of the files that a name means, and its row as the file has it.
+def read_pairs(
+    name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit: Subscriber = ignore
+) -> list[tuple[Pair, Any]]:
+    """Every pair of the files that a name means, and its row by veneer's own names of columns.
+
+    Args:
+        name: the files.
+        columns: veneer's name of a column or key to the files', where they differ; then no others are used.
+        bad_rows: whether rows that are no pairs are an error, or left out.
+        emit: told of those that are left out.
 
     Raises:
-        DataError: rows are no pairs; all are named, by cause.
+        DataError: rows are no pairs, and may not be left out; all are named, by cause.
     """
     found, problems = list[tuple[Pair, Any]](), list[RowProblem]()
     for file in files_named(name):
@@ -33,11 +44,15 @@ def read_pairs(name: str) -> list[tuple[Pair, Any]]:
             try:
                 if isinstance(row, BadRow):
                     raise row
-                found.append((to_pair(row, where), row))
+                named = given_keys(row, Remarks(), columns) if columns else row
+                found.append((to_pair(named, where), named))
             except BadRow as problem:
                 problems.append(RowProblem(where, str(problem)))
     if problems:
-        raise DataError(f"{count_of(len(problems), 'row')} cannot be used as pairs:\n{grouped(problems)}")
+        said = f"{count_of(len(problems), 'row')} cannot be used as pairs"
+        if bad_rows is not BadRows.SKIP or not found:
+            raise DataError(f"{said}:\n{grouped(problems)}")
+        emit(Note(message=f"{said}, and left out:\n{grouped(problems)}"))
     return found
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from veneer.comparison.order import RESULT_FILE
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.comparison.settings import SOURCES, CompareConfig, key_of
-from veneer.config import parse
+from veneer.config import DataSection, parse
 from veneer.config.values import override
+from veneer.counting import count_of
 from veneer.data.orders import order as shuffled
-from veneer.data.records import Record, read_rows
+from veneer.data.problems import RowProblem, grouped
+from veneer.data.records import Record, collect, iterate_rows
 from veneer.data.sources import files_named
 from veneer.data.splits import split
-from veneer.errors import ConfigError, OutputError, listing
+from veneer.enums import Column
+from veneer.errors import ConfigError, DataError, OutputError, listing
+from veneer.events import Note, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import sampled_digest, write_text
 from veneer.run_folder import RunFolder
@@ -27,6 +31,7 @@ from veneer.strict_json import to_text
 SETTINGS_FILE = "settings.json"
 RUNS = "runs"
 """The folder that holds those of the runs."""
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +49,60 @@ class ComparedRows:
     """The pairs to train on behind the rows, if any."""
 
 
-def prepare_rows(config: CompareConfig, output: Path) -> ComparedRows:
+def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber = ignore) -> ComparedRows:
     """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones.
+
+    Args:
+        config: the comparison.
+        output: its folder.
+        emit: told of rows that are left out.
 
     Raises:
         ConfigError, DataError: rows cannot be used.
         OutputError: the folder holds another comparison, or cannot be written.
     """
+    data = _row_settings(config)
     if config.preference is not None:
-        return _prepare_pairs(config, output)
-    sources, weights = _sources(config)
-    rows = [_read(name) for name in sources]
+        return _prepare_pairs(config, data, output, emit)
+    sources, weights = _sources(config, data)
+    rows = [_read(name, data, emit) for name in sources]
     if config.eval_data is None:
         _, evaluated = split([record for source in rows for record, _ in source], config.held_out)
         apart = {record.where for record in evaluated}
-        scored = [row for source in rows for record, row in source if record.where in apart]
+        scored = [one for source in rows for one in source if one[0].where in apart]
     else:
         apart = set()
-        scored = [row for _, row in _read(config.eval_data)]
-    training = [[row for record, row in source if record.where not in apart] for source in rows]
+        scored = _read(config.eval_data, data, emit)
+    training = [_lines(one for one in source if one[0].where not in apart) for source in rows]
     scored = _drawn(config, scored)
     names = [f"train-{number}.jsonl" for number in range(len(training))] if weights else ["train.jsonl"]
-    *training_files, eval_file = _written(config, output, dict(zip(names, training, strict=True)), scored, weights)
+    *training_files, eval_file = _written(
+        config, output, dict(zip(names, training, strict=True)), _lines(scored), weights
+    )
     return ComparedRows(training_files, weights, eval_file, sum(map(len, training)), len(scored))
 
 
-def _prepare_pairs(config: CompareConfig, output: Path) -> ComparedRows:
+def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit: Subscriber) -> ComparedRows:
     """What `prepare_rows` makes of pairs: their chosen answers, the pairs themselves, and the answers of others."""
     assert config.data is not None, "the settings were checked"
-    rows = read_pairs(config.data)
+    rows = read_pairs(config.data, data.columns, data.bad_rows, emit)
     if config.eval_data is None:
         _, evaluated = split([pair.chosen for pair, _ in rows], config.held_out)
         apart = {record.where for record in evaluated}
         scored = [one for one in rows if one[0].where in apart]
         rows = [one for one in rows if one[0].where not in apart]
     else:
-        scored = read_pairs(config.eval_data)
-    answers = _drawn(config, [scored_row(*one) for one in scored])
-    parts = {"train.jsonl": [chosen_row(*one) for one in rows], "pairs.jsonl": [row for _, row in rows]}
-    train_file, pairs_file, eval_file = _written(config, output, parts, answers, [])
+        scored = read_pairs(config.eval_data, data.columns, data.bad_rows, emit)
+    answers = [(pair.chosen, scored_row(pair, row)) for pair, row in _drawn(config, scored)]
+    parts = {
+        "train.jsonl": _lines((pair.chosen, chosen_row(pair, row)) for pair, row in rows),
+        "pairs.jsonl": _lines((pair.chosen, row) for pair, row in rows),
+    }
+    train_file, pairs_file, eval_file = _written(config, output, parts, _lines(answers), [])
     return ComparedRows([train_file], [], eval_file, len(rows), len(answers), pairs_file)
 
 
-def _drawn(config: CompareConfig, scored: list[Any]) -> list[Any]:
+def _drawn(config: CompareConfig, scored: list[Row]) -> list[Row]:
     """The evaluation rows that are scored."""
     if config.limit is None or config.limit >= len(scored):
         return scored
@@ -95,15 +111,15 @@ def _drawn(config: CompareConfig, scored: list[Any]) -> list[Any]:
 
 
 def _written(
-    config: CompareConfig, output: Path, parts: Mapping[str, Sequence[Any]], scored: Sequence[Any], weights: list[float]
+    config: CompareConfig, output: Path, parts: Mapping[str, list[str]], scored: list[str], weights: list[float]
 ) -> list[str]:
-    """Write the rows of every run, and what must be equal in another call; returns the files, that of evaluation last.
+    """Write the lines of every run, and what must be equal in another call; returns the files, that of evaluation last.
 
     Raises:
         OutputError: the folder holds a comparison of something else.
     """
     files = [output / name for name in (*parts, "eval.jsonl")]
-    contents = ["".join(_line(row) for row in part) for part in (*parts.values(), scored)]
+    contents = ["".join(part) for part in (*parts.values(), scored)]
     settings = _settings(config, contents, weights)
     _refuse_another(output / SETTINGS_FILE, settings)
     for file, content in zip(files, contents, strict=True):
@@ -112,30 +128,73 @@ def _written(
     return [str(file) for file in files]
 
 
-def _sources(config: CompareConfig) -> tuple[list[str], list[float]]:
+def _row_settings(config: CompareConfig) -> DataSection:
+    """What the settings of the runs say of the rows.
+
+    Raises:
+        ConfigError: they are invalid.
+    """
+    values: dict[str, Any] = {"model": config.model, "output": config.output}
+    if config.data is not None:
+        values["data"] = {"file": config.data}
+    texts = [text for text in config.assignments if key_of(text).partition(".")[0] == "data"]
+    return parse(override(values, texts), where="the settings of the rows").data
+
+
+def scored_columns(config: CompareConfig) -> Mapping[Column, str]:
+    """Veneer's name of a column to that of the rows that are scored, where they differ. Pairs are written by veneer's
+    own names, since what is imitated of them is made.
+
+    Raises:
+        ConfigError: settings of the rows are invalid.
+    """
+    return {} if config.preference is not None else _row_settings(config).columns
+
+
+def _sources(config: CompareConfig, data: DataSection) -> tuple[list[str], list[float]]:
     """The names of the sources of rows, and the weight of each; of a single file without weights there are none.
 
     Raises:
-        ConfigError: `data.sources` is no list of files and weights.
+        ConfigError: `data.sources` names no file.
     """
     if config.data is not None:
         return [config.data], []
-    texts = [text for text in config.assignments if key_of(text) == SOURCES]
-    values = override({"model": config.model, "output": config.output}, texts[-1:])
-    sources = parse(values, where=SOURCES).data.sources
-    if not sources:
+    if not data.sources:
         raise ConfigError("data.sources names no file; give --data, or at least one source")
-    return [source.file for source in sources], [source.weight for source in sources]
+    return [source.file for source in data.sources], [source.weight for source in data.sources]
 
 
-def _read(name: str) -> list[tuple[Record, Any]]:
-    """Every row of the files that a name means."""
-    return [row for file in files_named(name) for row in read_rows(file)]
+def _read(name: str, data: DataSection, emit: Subscriber) -> list[tuple[Record, Any]]:
+    """Every row of the files that a name means, but for those that may be left out, which are told of."""
+    found: list[tuple[Record, Any]] = []
+    for file in files_named(name):
+        raw = dict(iterate_rows(file))
+        read = collect(raw.items(), str(file), columns=data.columns, bad_rows=data.bad_rows)
+        if read.skipped:
+            emit(Note(message=read.notes[0]))
+        found += [(record, raw[record.where]) for record in read.records]
+    return found
 
 
-def _line(row: Any) -> str:
-    # Parquet has values that JSON has not, in columns that nobody reads.
-    return to_text(row, ensure_ascii=False, default=str) + "\n"
+def _lines(rows: Iterable[tuple[Record, Any]]) -> list[str]:
+    """Rows as lines of JSON, as the files have them.
+
+    Raises:
+        DataError: rows hold what JSON cannot; all are named.
+    """
+    lines, problems = list[str](), list[RowProblem]()
+    for record, row in rows:
+        try:
+            # Parquet has values that JSON has not, in columns that nobody reads.
+            lines.append(to_text(row, ensure_ascii=False, default=str) + "\n")
+        except OutputError as error:
+            problems.append(RowProblem(record.where, str(error)))
+    if problems:
+        raise DataError(
+            f"{count_of(len(problems), 'row')} cannot be written for the runs; take these numbers out, in columns that "
+            f"nobody reads too:\n{grouped(problems)}"
+        )
+    return lines
 
 
 def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from veneer.comparison.order import (
     read_choices,
     read_outcome,
 )
-from veneer.comparison.rows import RUNS, ComparedRows, prepare_rows, trained_on
+from veneer.comparison.rows import RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
 from veneer.comparison.settings import CompareConfig, check_question, key_of
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
-from veneer.config.values import laid_over, override
+from veneer.config.values import drop, laid_over, override
 from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import Interrupted
@@ -140,9 +140,9 @@ def compare_shared(
     chosen = check_metrics(config.metrics)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
-        made = to_text(asdict(prepare_rows(config, output))) if share.first else ""
+        made = to_text(asdict(prepare_rows(config, output, emit))) if share.first else ""
         rows = ComparedRows(**json.loads(share.told(made)))
-        task = task_rows(rows.eval_file, chosen)
+        task = task_rows(rows.eval_file, chosen, scored_columns(config))
         stages = _stages(config, rows, choices=bool(task.choices))
         orders, problems = _carried_out(stages, share, device, lambda ready: carrier(ready, emit))
         if not share.first:
@@ -255,6 +255,8 @@ def _config(
     own: dict[str, Any] = {"model": config.model, "output": str(output), "method": method.value}
     own |= {"train.seed": seed, **trained}
     values = laid_over(override({}, assignments), own.items())
+    if config.preference is not None:
+        drop(values, "data.columns")  # the files of pairs have veneer's own names
     return parse(values, where=f"the settings of {method.value}")
 
 

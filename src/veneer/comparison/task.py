@@ -10,6 +10,7 @@ from typing import Any
 from veneer.comparison.order import RunOutcome
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import read_rows
+from veneer.enums import Column
 from veneer.evaluation.metrics.base import AnsweredRow, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices
 from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics, named_metrics
@@ -79,17 +80,18 @@ class TaskRows:
         return MeasuredRun(outcome, measures, details, first_measure(results))
 
 
-def task_rows(file: str, chosen: ChosenMetrics | None) -> TaskRows:
+def task_rows(file: str, chosen: ChosenMetrics | None, columns: Mapping[Column, str] | None = None) -> TaskRows:
     """The rows of a file.
 
     Args:
         file: the evaluation rows, as every run was scored on them.
         chosen: the metrics; None takes those that the rows call for.
+        columns: as for `veneer.data.records.read_file`.
 
     Raises:
         DataError: choices are compared, and rows have no usable ones (see `choice_rows`).
     """
-    pairs = read_rows(file)
+    pairs = read_rows(file, columns)
     rows, places = [], []
     for place, (record, raw) in enumerate(pairs):
         found = split_for_evaluation(record)

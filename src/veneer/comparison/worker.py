@@ -47,7 +47,7 @@ def carry_out(order: Order) -> None:
     found = read_outcome(order.folder)
     if found is None:
         outcome = RunOutcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
-    pairs = read_rows(order.eval_file)
+    pairs = read_rows(order.eval_file, order.config.data.columns)
     assistant = _assistant(order)
     records, raw = [record for record, _ in pairs], [row for _, row in pairs]
     rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say, raw=raw)
