@@ -25,7 +25,15 @@ ASKED = CompareConfig(model="m", data="pairs.jsonl", output="out", methods=(Meth
         ({"preference": ObjectiveName.REWARD}, "by an objective of pairs, not by reward"),
         ({"preference": ObjectiveName.DPO, "methods": (Method.FULL,)}, "full makes none; give methods lora, qlora"),
         ({"preference": ObjectiveName.DPO, "data": None, "assignments": ("data.sources=[]",)}, "a file of pairs"),
-        ({"seeds": 0}, "at least one method and one seed"),
+        ({"seeds": 0}, "seeds: must be at least 1, got 0"),
+        ({"limit": -1}, "limit: must be at least 1, got -1"),
+        ({"max_new_tokens": -5}, "max_new_tokens: must be at least 1, got -5"),
+        ({"methods": ()}, "at least one method"),
+        ({"assignments": ("train={seed: 7}",)}, r"leave them out:\n  - train\.seed"),
+        ({"assignments": ("data={held_out: 0.5}",)}, r"leave them out:\n  - data\.held_out"),
+        ({"assignments": ("model.x=1",)}, r"leave them out:\n  - model\.x"),
+        ({"more": {Method.LORA: ("data.columns.prompt=text",)}}, r"all methods have the same rows(.|\n)*data\.columns"),
+        ({"more": {Method.LORA: ("data.bad_rows=skip",)}}, r"all methods have the same rows(.|\n)*data\.bad_rows"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changed: dict[str, Any], message: str) -> None:
@@ -35,3 +43,7 @@ def test_what_cannot_be_compared_is_refused(changed: dict[str, Any], message: st
 
 def test_pairs_may_be_compared() -> None:
     check_question(replace(ASKED, preference=ObjectiveName.SIMPO, assignments=("simpo.beta=2",)))
+
+
+def test_a_section_may_be_set_as_a_whole_where_it_has_no_setting_of_the_comparisons() -> None:
+    check_question(replace(ASKED, assignments=("train={epochs: 2}", "data={bad_rows: skip}")))

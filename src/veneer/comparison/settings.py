@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from veneer.arguments import check_least
+from veneer.config.values import flat, override
 from veneer.enums import Method, ObjectiveName, RowKind
 from veneer.errors import ConfigError, listing
 
 SOURCES = "data.sources"
+ROW_SETTINGS = (SOURCES, "data.columns", "data.bad_rows")
+"""Settings that say which rows there are: those of all methods, since all have the same rows."""
 OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison gives to its runs itself."""
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)
@@ -46,19 +50,37 @@ def key_of(assignment: str) -> str:
     return assignment.partition("=")[0].strip()
 
 
+def keys_of(assignment: str) -> list[str]:
+    """The settings that an assignment sets, one by one: `train={seed: 7}` sets `train.seed`.
+
+    Raises:
+        ConfigError: it is no assignment.
+    """
+    return list(flat(override({}, [assignment])))
+
+
+def _is_under(key: str, settings: tuple[str, ...]) -> bool:
+    """Whether a key is one of these settings, or a part of one."""
+    return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
+
+
 def check_question(config: CompareConfig) -> None:
     """Refuse settings that contradict each other, or that a comparison sets itself.
 
     Raises:
         ConfigError: it says which.
     """
+    check_least(1, {"seeds": config.seeds, "limit": config.limit, "max_new_tokens": config.max_new_tokens})
     assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
-    given = [key_of(text) for text in assignments]
-    taken = [key for key in given if key in OWN_KEYS]
-    taken += [SOURCES] if SOURCES in given[len(config.assignments) :] else []
+    given = [key for text in assignments for key in keys_of(text)]
+    taken = [key for key in given if _is_under(key, OWN_KEYS)]
     if taken:
         raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
-    if any(key == "objective" and not text.endswith("=sft") for key, text in zip(given, assignments, strict=True)):
+    own = [key for texts in config.more.values() for text in texts for key in keys_of(text)]
+    apart = [key for key in own if _is_under(key, ROW_SETTINGS)]
+    if apart:
+        raise ConfigError(f"all methods have the same rows; give these settings to all of them:\n{listing(apart)}")
+    if any(key_of(text) == "objective" and not text.endswith("=sft") for text in assignments):
         raise ConfigError(
             "a comparison trains with objective sft, on rows with answers that it is judged by; for pairs name an "
             "objective that goes on behind it (--preference dpo), or train adapters by `veneer train` and compare them "
@@ -67,8 +89,8 @@ def check_question(config: CompareConfig) -> None:
     _check_preference(config)
     if (config.data is None) == (SOURCES not in given):
         raise ConfigError("a comparison trains on a file of rows (--data) or on data.sources; give one of them")
-    if config.seeds < 1 or not config.methods:
-        raise ConfigError("a comparison needs at least one method and one seed")
+    if not config.methods:
+        raise ConfigError("a comparison needs at least one method")
     if not 0 < config.held_out < 1:
         raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
 
