@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,24 @@ def test_rewards_of_every_kind_judge_together(tmp_path: Path) -> None:
 def test_names_are_told_apart() -> None:
     sections = [RewardSpec(metric="exact"), RewardSpec(metric="exact"), RewardSpec(metric="number", name="n")]
     assert names_of(sections) == ("exact", "exact-2", "n")
+    assert names_of([RewardSpec(metric="exact")] * 3) == ("exact", "exact-2", "exact-3")
+
+
+@pytest.mark.parametrize("order", itertools.permutations(["./a-2", "./a", "./a", "./a-2"]))
+def test_no_two_rewards_have_one_name_whatever_they_are_called(order: tuple[str, ...]) -> None:
+    names = names_of([RewardSpec(command=command) for command in order])
+    assert len(set(names)) == 4
+    assert {"a", "a-2"} < set(names)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("grade 'abc", '"grade \'abc": No closing quotation'), ("  ", "is empty; give a program")]
+)
+def test_a_command_without_a_program_is_refused_by_itself(command: str, said: str) -> None:
+    sections = [RewardSpec(command=command)]
+    for asked in (names_of, judge_of):
+        with pytest.raises(ConfigError, match=f"rewards: command {said}"):
+            asked(sections)
 
 
 def test_files_of_functions_are_known_by_their_keys(tmp_path: Path) -> None:

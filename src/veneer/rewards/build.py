@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
-from shlex import split
 
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.config import RewardSpec
 from veneer.rewards.base import AnswerReward
-from veneer.rewards.command_reward import CommandReward
+from veneer.rewards.command_reward import CommandReward, arguments_of
 from veneer.rewards.judge import Judge, WeighedReward
 from veneer.rewards.metric_reward import MetricReward
 from veneer.rewards.python_reward import PythonReward
@@ -24,7 +24,7 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
         stop: asked while rewards are at work; true ends them.
 
     Raises:
-        ConfigError: a file, function or metric is not there, or cannot be loaded.
+        ConfigError: a file, function or metric is not there, or cannot be loaded, or a command names no program.
     """
     with ExitStack() as started:
         found = []
@@ -40,12 +40,16 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
 
 def names_of(sections: Sequence[RewardSpec]) -> tuple[str, ...]:
     """What rewards are called in metrics: as they are named, or as their function, program, metric or folder is; a
-    second one of a name has a number behind it."""
+    second one of a name has a number behind it that makes a name which no other has.
+
+    Raises:
+        ConfigError: a command names no program.
+    """
+    own = [section.name or _own_name(section) for section in sections]
     found: list[str] = []
-    for section in sections:
-        name = section.name or _own_name(section)
-        same = sum(one == name or one.startswith(f"{name}-") for one in found)
-        found.append(f"{name}-{same + 1}" if same else name)
+    for name in own:
+        numbered = (f"{name}-{number}" for number in count(2))
+        found.append(name if name not in found else next(one for one in numbered if one not in (*found, *own)))
     return tuple(found)
 
 
@@ -65,7 +69,7 @@ def _own_name(section: RewardSpec) -> str:
     if section.python is not None:
         return section.python.rpartition(":")[2]
     if section.command is not None:
-        return Path(split(section.command)[0]).stem
+        return Path(arguments_of(section.command)[0]).stem
     if section.adapter is not None:
         return Path(section.adapter).resolve().name
     assert section.metric is not None

@@ -18,6 +18,21 @@ from veneer.rewards.process import POLL_SECONDS, SHOWN
 from veneer.strict_json import to_text, with_reasons
 
 
+def arguments_of(command: str) -> list[str]:
+    """A program and its arguments, as a shell would take them.
+
+    Raises:
+        ConfigError: there is no program in it, or a quotation mark is alone.
+    """
+    try:
+        arguments = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"rewards: command {command!r}: {error}; quote it as for a shell") from error
+    if not arguments:
+        raise ConfigError("rewards: command is empty; give a program and its arguments")
+    return arguments
+
+
 class CommandReward:
     """A program that is run once for the answers of a step (`AnswerReward`).
 
@@ -34,12 +49,7 @@ class CommandReward:
     """
 
     def __init__(self, command: str, *, seconds: float, stop: Callable[[], bool] = lambda: False):
-        try:
-            self._arguments = shlex.split(command)
-        except ValueError as error:
-            raise ConfigError(f"rewards: command {command!r}: {error}") from error
-        if not self._arguments:
-            raise ConfigError("rewards: command is empty; give a program and its arguments")
+        self._arguments = arguments_of(command)
         self._seconds, self._stop = seconds, stop
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
