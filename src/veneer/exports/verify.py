@@ -136,12 +136,15 @@ def _is_text(value: object) -> bool:
 
 def _possible(to: str) -> dict[str, list[str]]:
     """The values that an export of a kind can have, by key."""
-    formats = {Target.GGUF.value: gguf.FORMATS, Target.GGUF_ADAPTER.value: gguf_adapter.FORMATS}
-    own = formats.get(to)
+    files = {
+        Target.GGUF.value: {quant.value: name for quant, name in gguf.FORMATS.items()},
+        Target.GGUF_ADAPTER.value: {kind.value: name for kind, name in gguf_adapter.FORMATS.items()},
+    }
+    formats = files.get(to)
     return {
         "to": [target.value for target in Target],
-        "dtype": list(DTYPES) if own is None else [kind.value for kind in own],
-        "format": list(TENSOR) if own is None else list(own.values()),
+        "dtype": list(DTYPES if formats is None else formats),
+        "format": list(TENSOR if formats is None else formats.values()),
         "method": [method.value for method in Method],
         "merged_into": [base.value for base in MergeBase],
     }
