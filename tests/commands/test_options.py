@@ -71,3 +71,13 @@ def test_the_command_given_again_leaves_behind_what_a_run_without_a_checkpoint_h
     assert run_config({**given, "model": None, "data.file": None}, None, (), resume=True).train.steps == 7
     (tmp_path / "checkpoints" / "step-000003").mkdir(parents=True)
     assert run_config(given, None, (), resume=True).train.steps == 7
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "sweep", "compare", "quantize"])
+def test_a_setting_that_is_set_to_two_values_is_refused_with_both(command: str, tmp_path: Path) -> None:
+    own: list[str | Path] = ["--grid", "train.seed=1,2"] if command == "sweep" else []
+    own += [] if command == "plan" else ["--output", tmp_path / "out"]
+    own += [] if command == "quantize" else ["--data", "rows.jsonl"]
+    twice = ["--set", "quant.block=32", "--set", "quant={block: 64}"]
+    said = refused(command, "--model", "m", *own, *twice)
+    assert "a setting has two values; give one of them:\n  - --set quant.block: 32 and 64" in said

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.config.values import drop, laid_over, override, read_yaml, seconds_of
+from veneer.config.values import drop, given_twice, laid_over, override, read_yaml, seconds_of
 from veneer.errors import ConfigError
 
 
@@ -25,6 +25,13 @@ def written(path: Path, text: str | bytes) -> Path:
         ("train:\n  time_limit: 1:30\n", "line 2: 1:30 is 90 in YAML"),
         ("train: {time_limit: 1:30:00.5}", "1:30:00.5 is 5400.5 in YAML"),
         ("train: {steps: 010}", "010 is 8 in YAML"),
+        ("train:\n  steps: 1\noutput: 2024-02-30\n", "line 3: 2024-02-30 looks like a value of YAML's type timestamp"),
+        ("train: {seed: 0x_}", "line 1: 0x_ looks like a value of YAML's type int and is none"),
+        ("train: {seed: !!bool x}", "x looks like a value of YAML's type bool and is none"),
+        (f"train: {{seed: {'1' * 5000}}}", "looks like a value of YAML's type int and is none"),
+        ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "line 2: key given twice: <<"),
+        ("a: &a {b: 1}\nc: {<<: *a, b: 2, b: 3}", "line 2: key given twice: b"),
+        ("a: {<<: 3}", "line 1: << merges mappings; give one"),
         ("- a\n- b\n", "holds a list"),
         ("just text", "holds a str"),
         (b"\xff\xfe\x00", "not valid YAML"),
@@ -50,6 +57,38 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
     assert read_yaml(written(tmp_path / "a.yaml", "")) == {}
     assert read_yaml(written(tmp_path / "b.yaml", "# only a comment\n")) == {}
+
+
+def test_a_mapping_is_laid_over_those_that_it_merges(tmp_path: Path) -> None:
+    text = """
+    train: &base
+      steps: 5
+      <<: &more {seed: 1, steps: 7}
+    other: {<<: *base, steps: 6}
+    both: {<<: [{rank: 1}, *more, {rank: 2}]}
+    """
+    base = {"steps": 5, "seed": 1}
+    merged = {"train": base, "other": {"steps": 6, "seed": 1}, "both": {"rank": 1, "seed": 1, "steps": 7}}
+    assert read_yaml(written(tmp_path / "a.yaml", text)) == merged
+
+
+def test_a_mapping_that_merges_one_which_merges_is_no_key_given_twice(tmp_path: Path) -> None:
+    text = "x: &x {steps: 5, <<: {steps: 7}}\n<<: *x\n"
+    assert read_yaml(written(tmp_path / "a.yaml", text)) == {"x": {"steps": 5}, "steps": 5}
+    assert read_yaml(written(tmp_path / "a.yaml", "x: &x {<<: *x, steps: 5}")) == {"x": {"steps": 5}}
+
+
+def test_settings_that_have_two_values_are_named_with_both() -> None:
+    settings = [
+        ("train.steps", 1),
+        ("lora", {"rank": 2}),
+        ("lora.rank", 3),
+        ("train", {"epochs": 2}),
+        ("a", 1),
+        ("a", 1),
+    ]
+    assert given_twice(settings) == ["lora.rank: 2 and 3", "train.steps: 1 and train: {'epochs': 2}"]
+    assert given_twice([("lora", {"rank": 2}), ("lora.alpha", 3)]) == []
 
 
 def test_assignments_are_laid_over_the_file() -> None:

@@ -213,10 +213,10 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         assignments: `--set`.
 
     Raises:
-        ConfigError: an assignment cannot be read, or an option and `--set` give one setting two values; all such pairs
-            are named.
+        ConfigError: an assignment cannot be read, or a setting has two values, by `--set` twice or by an option too;
+            all such are named.
     """
-    from veneer.config.values import laid_over, read_assignment
+    from veneer.config.values import given_twice, laid_over, read_assignment
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = [read_assignment(assignment) for assignment in assignments]
@@ -225,9 +225,14 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         for assignment, (key, value) in zip(assignments, settings, strict=True)
         if key in given and value != given[key]
     ]
+    refuse_two_values([*found, *(f"--set {twice}" for twice in given_twice(settings))])
+    return laid_over(values, [*settings, *given.items()])
+
+
+def refuse_two_values(found: Sequence[str]) -> None:
+    """Refuse settings that have two values, of which the last would win without a word. Raises ConfigError."""
     if found:
         raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
-    return laid_over(values, [*settings, *given.items()])
 
 
 def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None = None) -> Ranks:

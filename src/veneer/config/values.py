@@ -16,14 +16,62 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML that refuses what SafeLoader takes for something else: a key given twice, of which the last one would win,
     and numbers in the writings of YAML 1.1, where `1:30` is 90 and `010` is 8."""
 
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self._merged: set[yaml.Node] = set()
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError) as error:  # SafeLoader on February 30th, !!bool x, …
+            kind = node.tag.rpartition(":")[2]
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: {node.value!s:.60} looks like a value of YAML's type {kind} and is "
+                "none; write a text in quotation marks"
+            ) from error
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Lay a mapping over those that its merge key (`<<`) names, of which the first counts. SafeLoader's own leaves
+        it to the version which of them does."""
+        if node in self._merged:
+            return
+        self._merged.add(node)
+        self._refuse_repeats(node)
+        merged = [one for key, value in node.value if key.tag == _MERGE for one in reversed(_sources(value))]
+        for source in merged:
+            self.flatten_mapping(source)
+        both = [pair for one in (*merged, node) for pair in one.value if pair[0].tag != _MERGE]
+        node.value = list({_told_by(key): (key, value) for key, value in both}.values())
+
+    def _refuse_repeats(self, node: yaml.MappingNode) -> None:
+        keys = [key.value if key.tag == _MERGE else self.construct_object(key) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may stand once"
+            )
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def _sources(node: yaml.Node) -> list[yaml.MappingNode]:
+    """The mappings that the value of a merge key names: one, or a list of them."""
+    found = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not all(isinstance(one, yaml.MappingNode) for one in found):
+        raise ConfigError(
+            f"line {node.start_mark.line + 1}: << merges mappings; give one (`<<: *name`), or a list of them"
+        )
+    return list(found)
+
+
+def _told_by(key: yaml.Node) -> Any:
+    """What tells a key from the others of a mapping."""
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
+
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise ConfigError(
-            f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may stand once"
-        )
     return dict(loader.construct_mapping(node, deep=True))
 
 
@@ -81,6 +129,26 @@ def read_assignment(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+
+
+def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
+    """The settings that have two values among some that are laid over each other, with both.
+
+    Args:
+        settings: dotted key and value of each, which may be a section.
+    """
+    found: list[str] = []
+    before: dict[str, Any] = {}
+    for key, value in settings:
+        own = flat({key: value})
+        lost = [one for one in before if one in own or one.startswith(f"{key}.")]
+        found += [
+            f"{one}: {before.pop(one)!r} and " + (f"{own[one]!r}" if one in own else f"{key}: {value!r}")
+            for one in lost
+            if one not in own or own[one] != before[one]
+        ]
+        before |= own
+    return found
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
