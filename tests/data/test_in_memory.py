@@ -44,7 +44,9 @@ def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_pat
 @pytest.mark.parametrize(
     ("rows", "said"),
     [([], "are none"), (["text"], "row 1 is of type str"), ([{"a": {1, 2}}], "row 1 cannot be written as JSON"),
-     ([{"a": 1.0}, {"a": float("nan")}], "row 2 cannot be written as JSON")],
+     ([{"a": 1.0}, {"a": float("nan")}], "row 2 cannot be written as JSON"),
+     ([{"a": "b"}, {"a": ["c", "\ud83d"]}], r"row 2 cannot .*: a lone surrogate \(U\+D83D\) at character 0 of a\[1\]"),
+     ([{"\ud83d": 1}], r"row 1 cannot .*: a lone surrogate \(U\+D83D\) at character 0 of a key")],
 )  # fmt: skip
 def test_what_is_no_row_is_refused(rows: list[Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from veneer.data.json_values import BadRow, check_value, half_character
 from veneer.errors import DataError, OutputError
 from veneer.io.files import make_output_folder, write_text
 from veneer.strict_json import to_text
@@ -43,6 +45,9 @@ def _line(number: int, row: object) -> str:
     if not isinstance(row, Mapping):
         raise DataError(f"row {number} is of type {type(row).__name__}; rows are dictionaries")
     try:
-        return to_text(dict(row), ensure_ascii=False) + "\n"
-    except (TypeError, ValueError, OutputError) as error:
+        text = to_text(dict(row), ensure_ascii=False) + "\n"
+        if half_character(text) is not None:
+            check_value(json.loads(text))  # names the place
+        return text
+    except (TypeError, ValueError, OutputError, BadRow) as error:
         raise DataError(f"row {number} cannot be written as JSON: {error}") from error
