@@ -51,6 +51,15 @@ def test_settings_are_a_configuration_or_its_mapping(tmp_path: Path) -> None:
     assert made == RunConfig.model_validate(plain)
 
 
+@pytest.mark.parametrize("section", ["rows.jsonl", ["rows.jsonl"], 5])
+def test_a_section_of_data_that_is_none_is_refused_beside_rows_too(section: Any, tmp_path: Path) -> None:
+    values = {"model": "m", "output": str(tmp_path / "out"), "data": section}
+    for given in ({}, {"eval_data": "eval.jsonl"}, {"data": [{"prompt": "a", "completion": "b"}]}):
+        with pytest.raises(ConfigError, match="data: is a section, and must be a mapping of its keys"):
+            veneer.train(values, **given)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_question_has_one_answer_and_a_list_has_as_many_as_it_is_long(tiny_model: Path) -> None:
     sampling = veneer.Sampling(max_new_tokens=4)
     pieces: list[str] = []

@@ -420,7 +420,10 @@ def _with_rows(
     plain: dict[str, Any] = dict(
         config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
     )
-    sections = dict(plain.get("data") or {})
+    section = plain.get("data") or {}
+    if not isinstance(section, Mapping):
+        return settings(plain)  # which says what a section is
+    sections = dict(section)
     if data is not None:
         sections.pop("sources", None)
     # Settings are checked before anything is written.
