@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,3 +40,45 @@ def test_the_settings_that_differ_are_found_at_any_depth() -> None:
     one = {"model": "a", "output": "x", "lora": {"rank": 4, "targets": []}, "only": 1}
     other = {"model": "a", "output": "y", "lora": {"rank": 8, "targets": []}, "new": {"key": None, "deep": 2}}
     assert differences(one, other) == {"lora.rank": (4, 8), "only": (1, None), "new.deep": (None, 2)}
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that another user may look into; pytest's own may be entered by their owner alone."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """The block is another user's as the system sees it."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_what_another_user_may_not_read_is_passed_over_and_said_where_it_is_asked_for(shared: Path) -> None:
+    for name in ("mine", "private", "log", "group/hidden"):
+        write_run(shared / name)
+    assert len(runs(shared)) == 4
+    (shared / "private").chmod(0o700)
+    (shared / "group").chmod(0o711)
+    (shared / "group" / "hidden").chmod(0o600)
+    (shared / "log" / "events.jsonl").chmod(0o600)
+    (shared / "mine" / "config.yaml").chmod(0o600)
+    with as_another_user():
+        assert [one.name for one in runs(shared)] == ["mine"]
+        for name in ("private", "log", "group/hidden"):
+            with pytest.raises(ConfigError, match=r"events\.jsonl: cannot be read: Permission denied"):
+                open_run(shared / name)
+        for name in ("private", "private/below"):
+            with pytest.raises(ConfigError, match=f"{name}: cannot be read: Permission denied"):
+                runs(shared / name)

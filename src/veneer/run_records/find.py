@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from veneer.arguments import check_types
 from veneer.config.values import flat
 from veneer.errors import ConfigError
-from veneer.io.places import look
 from veneer.run_folder import CHECKPOINTS, EVENTS_FILE, RunFolder
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, read_record, read_settings
@@ -22,13 +20,14 @@ DEPTH = 4
 def runs(folder: str | Path) -> list[RunRecord]:
     """The runs in a folder, the newest first: their states, losses and times, from what their folders say.
 
-    A run is a folder with a log of events (`events.jsonl`), at most four levels down.
+    A run is a folder with a log of events (`events.jsonl`), at most four levels down. Those that may not be read are
+    passed over.
 
     Args:
         folder: is looked through.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it may not be read.
 
     >>> run = veneer.train({"model": model, "output": "all/one", "data": {"file": data}, "train": {"steps": 1}})
     >>> [found.state.value for found in veneer.runs("all")]
@@ -41,16 +40,20 @@ def runs(folder: str | Path) -> list[RunRecord]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder. Raises ConfigError where there is none."""
-    look(folder, ConfigError)
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")
+    """The folder. Raises ConfigError where there is none, or it may not be read."""
+    try:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")
+        next(folder.iterdir(), None)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror or error}; give a folder that may be") from error
     return folder
 
 
 def run_folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """The folders of runs below a folder, and the folder itself where it is one; links are not followed."""
-    if os.path.isfile(root / EVENTS_FILE):  # false too in another user's folder, where `Path.is_file` raises
+    """The folders of runs below a folder, and the folder itself where it is one; links are not followed, and what may
+    not be read is passed over."""
+    if _is_readable(root / EVENTS_FILE):
         yield root
     if not depth:
         return
@@ -63,17 +66,32 @@ def run_folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
             yield from run_folders(entry, depth - 1)
 
 
+def _is_readable(file: Path) -> bool:
+    """Whether a file is there and may be read."""
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb"):
+            return True
+    except OSError:
+        return False  # deleted meanwhile, or another user's
+
+
 def open_run(folder: Path, name: str | None = None) -> tuple[RunRecord, RunLog, dict[str, Any]]:
     """A run's record, log and settings.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or its log may not be read.
     """
     log = RunLog(RunFolder(folder).events_file)
-    look(log.path, ConfigError)
-    if not log.path.is_file():
-        raise ConfigError(f"{folder}: holds no run (no {EVENTS_FILE}); give the output folder of a run")
-    log.refresh()
+    try:
+        if not log.path.is_file():
+            raise ConfigError(f"{folder}: holds no run (no {EVENTS_FILE}); give the output folder of a run")
+        log.refresh()
+    except OSError as error:
+        raise ConfigError(
+            f"{log.path}: cannot be read: {error.strerror or error}; give the folder of a run that may be"
+        ) from error
     settings = read_settings(folder)
     named = folder.resolve().name if name in (None, ".") else str(name)
     return read_record(named, folder, log, settings), log, settings
