@@ -1,1 +1,1 @@
-"""A trained adapter in other forms: for now, a whole model with the adapter merged into its weights."""
+"""A trained adapter in other forms: PEFT's own, a whole model, dense or in 4 bits, and GGUF files of either kind."""
