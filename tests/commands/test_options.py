@@ -81,3 +81,8 @@ def test_a_setting_that_is_set_to_two_values_is_refused_with_both(command: str, 
     twice = ["--set", "quant.block=32", "--set", "quant={block: 64}"]
     said = refused(command, "--model", "m", *own, *twice)
     assert "a setting has two values; give one of them:\n  - --set quant.block: 32 and 64" in said
+
+
+def test_an_option_and_a_section_give_a_setting_one_value() -> None:
+    said = refused("plan", "--model", "m", "--rank", 4, "--set", "lora={rank: 8}")
+    assert "a setting has two values; give one of them:\n  - --rank 4 and --set lora={rank: 8}" in said

@@ -77,13 +77,16 @@ def test_pairs_of_other_names_are_written_by_veneers_own(tiny_model: Path, tmp_p
     assert json.loads(Path(made.pairs_file).read_text().splitlines()[0]).keys() == {"prompt", "chosen", "rejected"}
 
 
-def test_rows_that_cannot_be_used_are_left_out_where_the_runs_may_and_told_of(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("skip", ["data.bad_rows=skip", "data={bad_rows: skip}"])
+def test_rows_that_cannot_be_used_are_left_out_where_the_runs_may_and_told_of(
+    skip: str, tiny_model: Path, tmp_path: Path
+) -> None:
     content = [{"prompt": f"question {number}", "completion": "answer"} for number in range(10)]
     file = write_rows(tmp_path / "rows.jsonl", [*content, {"prompt": "no answer"}])
     with pytest.raises(DataError, match=r"rows\.jsonl:11(.|\n)*data\.bad_rows: skip leaves such rows out"):
         prepare_rows(asked_of(tiny_model, file, tmp_path / "refused"), tmp_path / "refused")
     told: list[Event] = []
-    config = asked_of(tiny_model, file, tmp_path / "out", "data.bad_rows=skip")
+    config = asked_of(tiny_model, file, tmp_path / "out", skip)
     made = prepare_rows(config, tmp_path / "out", told.append)
     assert (made.training, made.evaluation) == (7, 3)
     (note,) = told

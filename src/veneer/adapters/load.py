@@ -119,9 +119,8 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
         return _put_on(model, tensors, spec, directory)
     own, embeddings = _without_copies(tensors, spec, model, directory)
     with ExitStack() as undo:
-        undo.callback(
-            EmbeddingSnapshot.of(model).restore, model
-        )  # whatever goes wrong, it has its own vocabulary again
+        # Whatever goes wrong, the model has its own vocabulary again.
+        undo.callback(EmbeddingSnapshot.of(model).restore, model)
         set_embeddings(model, embeddings)
         _check_tokens(spec, own, model.spec.vocab_size, directory)
         resize_embeddings(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))

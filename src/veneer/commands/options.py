@@ -216,13 +216,14 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         ConfigError: an assignment cannot be read, or a setting has two values, by `--set` twice or by an option too;
             all such are named.
     """
-    from veneer.config.values import given_twice, laid_over, read_assignment
+    from veneer.config.values import flat, given_twice, laid_over, read_assignment
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = [read_assignment(assignment) for assignment in assignments]
     found = [
         f"{OPTIONS[key]} {given[key]} and --set {assignment.strip()}"
-        for assignment, (key, value) in zip(assignments, settings, strict=True)
+        for assignment, (section, content) in zip(assignments, settings, strict=True)
+        for key, value in flat({section: content}).items()
         if key in given and value != given[key]
     ]
     refuse_two_values([*found, *(f"--set {twice}" for twice in given_twice(settings))])

@@ -13,7 +13,7 @@ from veneer.comparison.order import RESULT_FILE
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.comparison.settings import SOURCES, CompareConfig, key_of
 from veneer.config import DataSection, parse
-from veneer.config.values import override
+from veneer.config.values import laid_over, override
 from veneer.counting import count_of
 from veneer.data.orders import order as shuffled
 from veneer.data.problems import RowProblem, grouped
@@ -134,11 +134,9 @@ def _row_settings(config: CompareConfig) -> DataSection:
     Raises:
         ConfigError: they are invalid.
     """
-    values: dict[str, Any] = {"model": config.model, "output": config.output}
-    if config.data is not None:
-        values["data"] = {"file": config.data}
+    own = {"model": config.model, "output": config.output} | ({"data.file": config.data} if config.data else {})
     texts = [text for text in config.assignments if key_of(text).partition(".")[0] == "data"]
-    return parse(override(values, texts), where="the settings of the rows").data
+    return parse(laid_over(override({}, texts), own.items()), where="the settings of the rows").data
 
 
 def scored_columns(config: CompareConfig) -> Mapping[Column, str]:
