@@ -63,7 +63,7 @@ def test_rows_that_are_no_pairs_are_named(tmp_path: Path) -> None:
     assert [row for _, row in read_pairs(str(file), {}, BadRows.SKIP, told.append)] == [ROWS["texts"]]
     (note,) = told
     assert isinstance(note, Note)
-    assert "1 row cannot be used as pairs, and left out" in note.message
+    assert "1 row cannot be used as pairs; such rows are left out" in note.message
 
 
 def test_pairs_of_other_names_are_read_by_veneers_own(tmp_path: Path) -> None:

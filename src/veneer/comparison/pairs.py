@@ -52,7 +52,7 @@ def read_pairs(
         said = f"{count_of(len(problems), 'row')} cannot be used as pairs"
         if bad_rows is not BadRows.SKIP or not found:
             raise DataError(f"{said}:\n{grouped(problems)}")
-        emit(Note(message=f"{said}, and left out:\n{grouped(problems)}"))
+        emit(Note(message=f"{said}; such rows are left out:\n{grouped(problems)}"))
     return found
 
 

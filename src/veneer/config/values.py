@@ -141,13 +141,13 @@ def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
     before: dict[str, Any] = {}
     for key, value in settings:
         own = flat({key: value})
-        lost = [one for one in before if one in own or one.startswith(f"{key}.")]
+        lost = {one: old for one, old in before.items() if one in own or one.startswith(f"{key}.")}
         found += [
-            f"{one}: {before.pop(one)!r} and " + (f"{own[one]!r}" if one in own else f"{key}: {value!r}")
-            for one in lost
-            if one not in own or own[one] != before[one]
+            f"{one}: {old!r} and " + (repr(own[one]) if one in own else f"{key}: {value!r}")
+            for one, old in lost.items()
+            if one not in own or own[one] != old
         ]
-        before |= own
+        before = {one: old for one, old in before.items() if one not in lost} | own
     return found
 
 
