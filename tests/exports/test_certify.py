@@ -286,8 +286,8 @@ def test_a_model_without_a_template_is_certified(to: Target, tiny_model: Path, t
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n} parcels? ", "completion": "late"} for n in range(12)])
     own = train(run_config(base, rows, tmp_path / "run", "train.steps=5", "data.held_out=0.2")).output
-    record = export(own, tmp_path / "out", to=to, dtype=StoredDtype.FLOAT32, compute=FLOAT32,
-                    quant="f32" if to is Target.GGUF else None)  # fmt: skip
+    dtype, quant = (StoredDtype.AUTO, "f32") if to is Target.GGUF else (StoredDtype.FLOAT32, None)
+    record = export(own, tmp_path / "out", to=to, dtype=dtype, compute=FLOAT32, quant=quant)
     assert record.parity is not None
     assert len(record.parity.readers) == 2
     assert all(one.renderings_equal == one.renderings == 2 for one in record.parity.readers)
