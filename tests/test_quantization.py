@@ -26,6 +26,7 @@ from veneer.enums import Method, Scheme
 from veneer.errors import ConfigError, ModelError, OutputError
 from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.digests import BackgroundDigests
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.loading.stored import stored_quantisation
@@ -411,6 +412,18 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_weight_is_read(sou
         with pytest.raises(OutputError, match="cannot be"):
             quantize(str(source), output, subscribers=[said.append])
     assert said == []
+
+
+def test_files_that_cannot_be_read_any_more_are_told_as_the_models(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(digests: BackgroundDigests) -> dict[str, str]:
+        raise FileNotFoundError(2, "No such file or directory", "model.safetensors")
+
+    monkeypatch.setattr(BackgroundDigests, "result", gone)
+    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read: No such file"):
+        quantize(str(source), tmp_path / "q")
+    assert not (tmp_path / "q").exists()
 
 
 # ------------------------------------------------------------------------------------------------- in runs and plans

@@ -19,7 +19,7 @@ from veneer.arguments import check_types
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.enums import Scheme
-from veneer.errors import ConfigError, OutputError, listing
+from veneer.errors import ConfigError, ModelError, OutputError, listing
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
@@ -114,9 +114,10 @@ def quantize(
             packed = pack(tensor, None, quant, name)
             weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
             tensors |= parts_of(name, stored_weight(packed), chosen)
+    digests = _result(source)
     with atomic_folder(output) as folder:
         save_model(folder, tensors, checkpoint, quantization=packed_config(spec, quant, chosen))
-        write_source(folder, source.result())
+        write_source(folder, digests)
     done = QuantizeResult(
         output=output,
         quant=quant,
@@ -128,6 +129,14 @@ def quantize(
     )
     emit(Result(verb="quantize", values=done.to_json()))
     return done
+
+
+def _result(source: BackgroundDigests) -> dict[str, str]:
+    """The digests of the model's files. Raises ModelError where one cannot be read any more."""
+    try:
+        return source.result()
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def _check_settings(quant: QuantSection, dtype: str, output: Path) -> None:

@@ -68,6 +68,10 @@ def test_sharegpt(tmp_path: Path) -> None:
     assert record.tools == ({"name": "f"},)
     record = read_row(tmp_path, {"conversations": [USER, ANSWER], "system": "Be brief."})
     assert record.messages == ({"role": "system", "content": "Be brief."}, USER, ANSWER)
+    turns = [{"from": "system", "value": "Be brief."}, USER, ANSWER]
+    assert read_row(tmp_path, {"conversations": turns, "system": "Be brief."}).messages == record.messages
+    with pytest.raises(DataError, match="begin with another system turn than 'system' says"):
+        read_row(tmp_path, {"conversations": turns, "system": "Be kind."})
 
 
 def test_prompt_and_completion(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.data.json_values import BadRow, kind, parse_json
-from veneer.data.turns import Message, Turns, read_turns, string, system_turn
+from veneer.data.turns import OTHER_SYSTEM, Message, Turns, read_turns, string, system_turn
 from veneer.enums import Column
 from veneer.strict_json import to_text
 
@@ -133,7 +133,7 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
         turns = read_turns(row["messages"], "messages")
         return _conversation(where, turns, row), turns, ("messages", "tools")
     if "conversations" in row:
-        turns = _system(row) + read_turns(row["conversations"], "conversations")
+        turns = _under_system(row, read_turns(row["conversations"], "conversations"))
         return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
         raise BadRow(
@@ -259,6 +259,20 @@ def _columns(*, prompt: str | None = None, completion: str | None = None, text: 
 def _yaml(name: str) -> str:
     """A column's name as it may stand in YAML."""
     return name if name.isidentifier() and name.lower() not in _YAML_WORDS else to_text(name)
+
+
+def _under_system(row: Mapping[str, Any], turns: Turns) -> Turns:
+    """Turns behind the system turn of the row, where it has one, once.
+
+    Raises:
+        BadRow: they begin with another one.
+    """
+    system = _system(row)
+    if not (system.messages and turns.messages and turns.messages[0]["role"] == "system"):
+        return system + turns
+    if turns.messages[0]["content"] != system.messages[0]["content"]:
+        raise BadRow(OTHER_SYSTEM)
+    return turns
 
 
 def _system(row: Mapping[str, Any]) -> Turns:

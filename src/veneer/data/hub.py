@@ -14,10 +14,11 @@ from typing import Any
 from uuid import UUID
 
 from veneer.data.arrow_rows import nulls_noted, without_nulls
-from veneer.errors import DataError
+from veneer.errors import DataError, OutputError
 from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.io.files import atomic_file, make_output_folder
 from veneer.io.leftovers import held, remove_dead
+from veneer.io.places import place_named
 from veneer.strict_json import to_text
 
 HUB = "hub:"
@@ -63,8 +64,8 @@ def read_name(name: str) -> HubName:
 
 
 def kept_datasets() -> Path:
-    """The folder of the datasets that were written."""
-    return Path("~/.cache/veneer/datasets").expanduser()
+    """The folder of the datasets that were written. Raises OutputError where no home is known."""
+    return place_named("~/.cache/veneer/datasets", OutputError)
 
 
 def hub_file(name: str, emit: Subscriber = ignore) -> Path:

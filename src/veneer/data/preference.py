@@ -29,6 +29,7 @@ from typing import Any
 
 from veneer.data.formats import Record, Remarks, given_keys, to_record
 from veneer.data.json_values import BadRow, kind
+from veneer.data.turns import OTHER_SYSTEM
 from veneer.enums import Column
 
 FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
@@ -274,7 +275,7 @@ def _under(system: Any, turns: list[Any]) -> list[Any]:
     if not (turns and _begins_by_system(turns)):
         return [{"role": "system", "content": system}, *turns]
     if _text(_said(turns[0])[1]) != system:
-        raise BadRow("the turns begin with another system turn than 'system' says; leave one of the two out")
+        raise BadRow(OTHER_SYSTEM)
     return turns
 
 

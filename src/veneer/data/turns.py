@@ -126,6 +126,9 @@ def read_turns(value: Any, key: str) -> Turns:
     return Turns(tuple(messages), tuple(untrained), marked, frozenset(unused))
 
 
+OTHER_SYSTEM = "the turns begin with another system turn than 'system' says; leave one of the two out"
+
+
 def system_turn(content: str) -> Turns:
     """The system turn of a row that keeps it apart from its turns; no turn where it is empty."""
     return Turns(({"role": "system", "content": content},)) if content else Turns()
