@@ -219,14 +219,14 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
     _check_complete(model, spec, found, directory)
     check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
     adapter = inject(model, found, drawn=False)
-    try:
+    with ExitStack() as undo:
+        # Whatever goes wrong, a lack of memory too, the model has no half-loaded adapter on it.
+        undo.callback(remove, model, adapter)
         for path, module in adapter.modules:
             if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
                 module.resize(len(tensors[f"{path}.weight"]))
         adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
-    except AdapterError:
-        remove(model, adapter)
-        raise
+        undo.pop_all()
     return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
 
 
