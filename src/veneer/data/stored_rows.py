@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Never, overload
+from typing import Never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from veneer.data.token_store import BLOCK, BOUND, CONTINUES, SPELLED, StoredExam
 from veneer.enums import RowKind, TokenCache
 from veneer.events import Note, Subscriber, notes_to
 from veneer.io.tokenizer import Tokenizer
+from veneer.lazy_sequence import LazySequence
 
 UNSEEN = np.uint64(2**64 - 1)
 """No entry's number."""
@@ -124,39 +125,14 @@ def _apart(store: TokenStore, rows: Mask) -> tuple[Marks, Marks]:
     return others, marked
 
 
-class Places(Sequence[str]):
-    """Where some entries of a store stand, which is looked up as it is asked for.
-
-    Args:
-        store: the store.
-        entries: the numbers of the entries.
-    """
-
-    def __init__(self, store: TokenStore, entries: array[int]) -> None:
-        self._store, self._entries = store, entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self._store.where(entry) for entry in self._entries[number]]
-        return self._store.where(self._entries[number])
-
-
 def _account(store: TokenStore, entries: Marks | None, max_length: int) -> EncodeReport:
     """The account of the rows of one side, as encoding them alone would give it."""
 
-    def places(chosen: Callable[[NDArray[np.void]], Mask]) -> Places:
-        return Places(store, _where(store, entries, lambda block: chosen(block) & (block["flags"] & CONTINUES == 0)))
+    def places(chosen: Callable[[NDArray[np.void]], Mask]) -> Sequence[str]:
+        own = _where(store, entries, lambda block: chosen(block) & (block["flags"] & CONTINUES == 0))
+        return LazySequence(len(own), lambda number: store.where(own[number]))
 
-    def of(fate: Fate) -> Places:
+    def of(fate: Fate) -> Sequence[str]:
         return places(lambda block: block["fate"] == fate.value)
 
     problems = {problem.where: problem for problem in store.problems()}

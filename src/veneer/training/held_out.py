@@ -10,12 +10,12 @@ from veneer.data.batches import MicroBatch
 from veneer.events import Note, Stage, Subscriber
 from veneer.lazy_sequence import items_at
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import KINDS, is_out_of_memory
+from veneer.out_of_memory import KINDS
 from veneer.signals import stop_signalled
 from veneer.training.kept_weights import give_back_decoded
 from veneer.training.objective import each_means
 from veneer.training.objectives.base import Means, StepObjective
-from veneer.training.out_of_memory import MemoryFault, prepared_by, release_memory
+from veneer.training.out_of_memory import MemoryFault, fault_of, prepared_by, release_memory
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.lanes import Outcome, Signalled, Team
 
@@ -120,12 +120,7 @@ def _own_means(
     except _SignalCame:
         return [], Signalled()
     except KINDS as error:
-        if not is_out_of_memory(error):
-            raise
-        fault = MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
-        if not apart:
-            raise fault.alone(DOING) from None
-        return [], fault
+        return [], fault_of(error, batches, DOING, apart=apart)
 
 
 def _everybodys(own: Sequence[Means], count: int, weights: Mapping[str, float], group: Group) -> list[Means]:

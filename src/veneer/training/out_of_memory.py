@@ -91,12 +91,23 @@ def prepared_by(
     try:
         return objective.prepared(batches)
     except KINDS as error:
-        if not is_out_of_memory(error):
-            raise
-        fault = MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
-        if not apart:
-            raise fault.alone(doing) from None
-        return fault
+        return fault_of(error, batches, doing, apart=apart)
+
+
+def fault_of(error: Exception, batches: Sequence[MicroBatch], doing: str, *, apart: bool) -> MemoryFault:
+    """The fault that an error of `KINDS` tells of; it is the largest micro-batch's. Other arguments as for
+    `prepared_by`.
+
+    Raises:
+        OutOfMemory: there is no memory, and processes compute together.
+        Exception: the error itself, which is about something else.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    fault = MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+    if not apart:
+        raise fault.alone(doing) from None
+    return fault
 
 
 def release_memory(device: torch.device) -> None:

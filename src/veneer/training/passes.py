@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
-from veneer.out_of_memory import KINDS, is_out_of_memory
+from veneer.out_of_memory import KINDS
 from veneer.training.objectives.base import Means, StepObjective, Sums
-from veneer.training.out_of_memory import MemoryFault, prepared_by
+from veneer.training.out_of_memory import MemoryFault, fault_of, prepared_by
 from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
 from veneer.training.step_source import StepBatches, StepSource
 from veneer.training.trainable import Trainable
@@ -130,10 +130,5 @@ class Passes:
             sums = self.objective.sums(batch)
             loss(sums).backward()  # type: ignore[no-untyped-call]
         except KINDS as error:
-            if not is_out_of_memory(error):
-                raise
-            fault = MemoryFault(batch, str(error))
-            if not self.team.apart:
-                raise fault.alone(DOING) from None
-            return fault
+            return fault_of(error, [batch], DOING, apart=self.team.apart)
         return sums
