@@ -183,6 +183,25 @@ def test_a_last_message_of_the_assistant_is_one_to_go_on_with(tiny_model: Path) 
     assert model.apply_chat_template(chat, add_generation_prompt=False) == expected
 
 
+def test_samples_of_one_prompt_differ_and_do_not_depend_on_what_is_asked_beside_them(tiny_model: Path) -> None:
+    from lm_eval.api.instance import Instance
+
+    from veneer.evaluation.lm_eval import VeneerLM
+
+    model = VeneerLM(open_assistant(str(tiny_model), compute=FLOAT32))
+
+    def answers(count: int, **settings: Any) -> list[str]:
+        # As the harness repeats a request: one object, several times.
+        return model.generate_until(
+            [Instance("generate_until", {}, ("the crate", {"max_gen_toks": 8, **settings}), 0)] * count
+        )
+
+    drawn = answers(4, do_sample=True, temperature=1.0)
+    assert len(set(drawn)) == 4
+    assert answers(2, do_sample=True, temperature=1.0) == drawn[:2]
+    assert len(set(answers(3, do_sample=False))) == 1
+
+
 def test_settings_that_are_not_known_and_answers_that_never_fit_are_refused(tiny_model: Path) -> None:
     from lm_eval.api.instance import Instance
 

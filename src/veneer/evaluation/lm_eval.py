@@ -37,7 +37,7 @@ from veneer.errors import ConfigError, DataError
 from veneer.evaluation.scoring import grouped, target_states
 from veneer.events import Level, Note, Stage, Subscriber, ignore
 from veneer.generation.batch import answer_all
-from veneer.generation.request import MAX_STOPS, GenerationRequest
+from veneer.generation.request import MAX_STOPS, STREAMS, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.model.mode import evaluation_mode
 
@@ -114,7 +114,7 @@ class VeneerLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
         """The answer to each prompt, up to the first of the texts that end it."""
-        asked = [self._generation(*request.args) for request in requests]
+        asked = [self._generation(*request.args, stream=number % STREAMS) for number, request in enumerate(requests)]
         tokenizer, spec = self._assistant.tokenizer, self._assistant.model
         with Stage(self._emit, "answering for lm-eval", total=len(asked), unit="prompts") as stage:
             outputs = answer_all(
@@ -128,8 +128,13 @@ class VeneerLM(TemplateLM):
             for tokens, (_, until) in zip(outputs, asked, strict=True)
         ]
 
-    def _generation(self, context: str, settings: Mapping[str, Any]) -> tuple[GenerationRequest, list[str]]:
-        """A prompt as the engine takes it, and the texts that end its answer."""
+    def _generation(
+        self, context: str, settings: Mapping[str, Any], *, stream: int
+    ) -> tuple[GenerationRequest, list[str]]:
+        """A prompt as the engine takes it, and the texts that end its answer.
+
+        A task's `repeats` ask one prompt several times, so that each request draws from a random stream of its own.
+        """
         given = dict(normalize_gen_kwargs(dict(settings), MAX_NEW_TOKENS))
         until, longest, drawn = (
             [*given.pop("until"), *self._end_of_text()],
@@ -157,6 +162,7 @@ class VeneerLM(TemplateLM):
         request = GenerationRequest(
             prompt=tuple(self.tok_encode(context)[-(self.max_length - longest) :]),
             sampling=Sampling(max_new_tokens=longest, **values),
+            stream=stream,
             # The answer is cut at all of them afterwards; here they only end it early.
             stop=tuple(text for text in until if text and text not in special)[:MAX_STOPS],
             stop_ids=frozenset(ids | {self.eot_token_id}),
