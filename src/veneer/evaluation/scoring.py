@@ -53,7 +53,7 @@ class RowScore:
     exact: float | None
     """1 or 0; in a mean over several models, their share."""
     fields: float | None
-    """Share of the reference's fields that are right; None where the reference is no JSON object."""
+    """Share of the reference's fields that are right; None where the reference is no JSON object, or an empty one."""
     bytes: int = 0
     """UTF-8 bytes of the text that the supervised tokens say, without control tokens; 0 where it was not counted."""
 
@@ -205,10 +205,10 @@ def judge(answer: str, reference: str) -> tuple[bool, float | None]:
     if expected is None:
         return answer.strip() == reference.strip(), None
     given = json_object(answer)
-    if given is None:
-        return False, 0.0
     if not expected:
         return given == expected, None
+    if given is None:
+        return False, 0.0
     right = sum(key in given and same_json(given[key], value) for key, value in expected.items())
     return same_json(given, expected), right / len(expected)
 
