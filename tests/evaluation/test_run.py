@@ -223,6 +223,15 @@ def test_choices_are_compared_by_their_likelihood(tiny_model: Path, tmp_path: Pa
     assert [event.stage for event in seen if isinstance(event, StageBegun)][-1] == "tokenising rows"
 
 
+def test_choices_of_rows_without_answers_are_refused_before_anything_is_computed(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    data, seen = write_rows(tmp_path / "t.jsonl", [{"text": "a parcel"}, {"text": "late"}]), list[Event]()
+    with pytest.raises(ConfigError, match="--metric choice: none of the 2 rows has an answer"):
+        evaluate(str(tiny_model), data, compute=FLOAT32, metrics=["choice"], subscribers=[seen.append])
+    assert [event.stage for event in seen if isinstance(event, StageBegun)][-1] == "tokenising rows"
+
+
 def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def length(answer, reference, row):\n    return len(answer) / 1000\n")
     own = f"{tmp_path / 'own.py'}:length"

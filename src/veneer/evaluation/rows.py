@@ -15,10 +15,10 @@ from veneer.assistant import Assistant
 from veneer.counting import count_of
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record
-from veneer.errors import DataError, ModelError, listing
+from veneer.errors import ConfigError, DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices, with_answer
-from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
+from veneer.evaluation.metrics.choose import CHOICE, ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
@@ -238,11 +238,17 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *
     """The rows with their choices encoded, where metrics compare choices; else the rows as they are.
 
     Raises:
+        ConfigError: no row has an answer, so that there is nothing to choose.
         DataError: see `choice_rows`.
     """
     if not chosen.choice:
         return rows
     answered = rows.answered([None] * len(rows.records))
+    if not answered:
+        raise ConfigError(
+            f"--metric {CHOICE}: none of the {count_of(len(rows.records), 'row')} has an answer, so that there are no "
+            f"choices to compare; evaluate on rows with answers, or leave {CHOICE!r} out"
+        )
     found = choice_rows(answered)
     total = sum(len(one.choices) for one in found)
     with Stage(emit, "tokenising choices", total=total, unit="choices") as stage:
