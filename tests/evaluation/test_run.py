@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 from tiny import examples, rows, run_config, write_rows
 from veneer.assistant import open_assistant, turns
 from veneer.config import ComputeSection
+from veneer.data.formats import to_record
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, DataError, OutputError
@@ -124,6 +125,18 @@ def test_rows_beyond_the_models_context_are_told_of_before_they_are_computed(tin
     first = next(place for place, one in enumerate(events) if "losses" in str(one))
     assert notes.index(True) < first
     assert sum(notes) == 1
+
+
+def test_an_answer_is_never_to_be_longer_than_the_models_context(tiny_model: Path) -> None:
+    assistant = open_assistant(str(tiny_model), compute=FLOAT32)
+    context = assistant.model.spec.max_positions
+    records = [to_record({"prompt": "a", "completion": "1 2 " * context}, "rows:1")]
+    assert prepare(assistant, records).max_new_tokens == context
+    assert prepare(assistant, records, max_new_tokens=context).max_new_tokens == context
+    told: list[Event] = []
+    with pytest.raises(ConfigError, match=f"max_new_tokens: {context + 1}, but the model's context has {context} "):
+        prepare(assistant, records, max_new_tokens=context + 1, emit=told.append)
+    assert told == []
 
 
 def test_a_row_that_ends_in_a_call_counts_by_its_loss(tiny_model: Path, tmp_path: Path) -> None:

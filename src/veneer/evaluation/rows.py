@@ -23,6 +23,7 @@ from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.events import Level, Note, Stage, Subscriber, counted, ignore
+from veneer.generation.sampling import Sampling
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
@@ -111,9 +112,20 @@ def prepare(
     """Encode rows as examples (for the loss) and as questions (for generation). Rows that are longer than the model's
     context are told of before they are computed, which may take hours.
 
+    Args:
+        assistant: the model.
+        records: the rows.
+        max_new_tokens: longest answer; by default a little more than the longest reference, within the context.
+        emit: told how far it is.
+        raw: the rows as the file has them.
+
     Raises:
+        ConfigError: `max_new_tokens` is more than the model's context.
         DataError: rows that the chat template refuses; all are named.
     """
+    context = assistant.model.spec.max_positions
+    if max_new_tokens is not None:
+        Sampling(max_new_tokens=max_new_tokens).check_context(context)
     examples, questions, sizes, problems = [], [], [], []
     longest = 0
     with Stage(emit, "tokenising rows", total=len(records), unit="rows") as stage:
@@ -131,10 +143,10 @@ def prepare(
                 longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
     if problems:
         raise DataError(f"{len(problems)} of {count_of(len(records), 'row')} cannot be encoded:\n{listing(problems)}")
-    warnings = _beyond_context(examples, questions, assistant.model.spec.max_positions)
+    warnings = _beyond_context(examples, questions, context)
     for warning in warnings:
         emit(Note(message=warning, level=Level.WARNING))
-    most = max_new_tokens or longest + EXTRA_TOKENS
+    most = max_new_tokens or min(longest + EXTRA_TOKENS, context)
     return RowSet(list(records), examples, questions, most, list(raw), sizes, warnings=warnings)
 
 
