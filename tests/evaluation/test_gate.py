@@ -80,6 +80,19 @@ def test_everything_that_is_wrong_with_a_gate_is_named(tmp_path: Path) -> None:
         read_gate(write(tmp_path, "suites: [arithmetic]\n"))
 
 
+@pytest.mark.parametrize("text", ["suites: {arithmetic: 1.0e-200}", "better_by: 1.0e-200", "better_by: -9.0e-7"])
+def test_margins_that_no_rows_could_show_are_refused(tmp_path: Path, text: str) -> None:
+    key = "better_by" if text.startswith("better_by") else r"suites\.arithmetic"
+    with pytest.raises(ConfigError, match=rf"{key}: -?\de-\d+, and a margin is at least 0\.000001, .* give the"):
+        read_gate(write(tmp_path, f"{text}\n"))
+    least = read_gate(write(tmp_path, "suites: {arithmetic: 1.0e-6}\n"))
+    assert least.items_of("arithmetic") > 10**11
+
+
+def test_a_margin_of_any_size_needs_a_row() -> None:
+    assert ReleaseGate(suites={"kl:a.jsonl": 1e200}).items_of("kl:a.jsonl") == 1
+
+
 def test_a_generated_suite_gets_as_many_items_as_its_margin_needs() -> None:
     assert ReleaseGate(suites={"arithmetic": 0.05}).items_of("arithmetic") == 314
     assert ReleaseGate(suites={"arithmetic": 0.05}, items=100).items_of("arithmetic") == 100

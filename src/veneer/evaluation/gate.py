@@ -18,7 +18,7 @@ from typing import Any
 from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.statistics.compare import Comparison
-from veneer.evaluation.statistics.power import DISCORDANT, rows_needed
+from veneer.evaluation.statistics.power import DISCORDANT, LEAST_MARGIN, rows_needed
 from veneer.evaluation.suites.base import MOST_ITEMS
 
 
@@ -103,6 +103,7 @@ def read_gate(path: Path) -> ReleaseGate:
     better_by, items = values.get("better_by"), values.get("items")
     if better_by is not None and not _number(better_by, -math.inf):
         problems.append(f"better_by: {better_by!r} is no number")
+    problems += _too_small({f"suites.{name}": margin for name, margin in suites.items()} | {"better_by": better_by})
     if items is not None and not (_number(items, 0.0) and isinstance(items, int)):
         problems.append(f"items: {items!r} is no whole number above 0")
     elif (items or 0) > MOST_ITEMS:
@@ -116,6 +117,16 @@ def read_gate(path: Path) -> ReleaseGate:
         raise ConfigError(f"{path} is no gate:\n{listing(problems)}")
     margins = {str(name): float(margin) for name, margin in suites.items()}
     return ReleaseGate(metric, None if better_by is None else float(better_by), margins, items, float(discordant))
+
+
+def _too_small(margins: Mapping[str, Any]) -> list[str]:
+    """What is wrong with margins that no number of rows could show; 0 is for others to judge."""
+    return [
+        f"{key}: {margin!r}, and a margin is at least {LEAST_MARGIN:f}, since no rows tell less from nothing; give the "
+        f"difference that matters to you (0.02: two points){', or 0' if key == 'better_by' else ''}"
+        for key, margin in margins.items()
+        if _number(margin, -LEAST_MARGIN) and 0 < abs(margin) < LEAST_MARGIN and (margin > 0 or key == "better_by")
+    ]
 
 
 def _number(value: Any, above: float) -> bool:

@@ -8,6 +8,8 @@ from veneer.evaluation.statistics.student import NORMAL, Z95
 
 DISCORDANT = 0.1
 """The share of rows on which base and adapter are supposed to differ, before it is known."""
+LEAST_MARGIN = 1e-6
+"""The smallest margin of a gate: at a tenth of rows that differ it takes 785 billion of them."""
 FEW_ROWS = 30
 """Below so many rows an interval is warned of."""
 
@@ -19,8 +21,9 @@ def rows_needed(margin: float, discordant: float = DISCORDANT, power: float = 0.
     (z₀.₉₇₅ + z_power)² · discordant / margin² rows are needed, at one-sided 2.5 %.
 
     Args:
-        margin: the largest loss that is allowed, as a share (0.02: two points).
+        margin: the largest loss that is allowed, as a share (0.02: two points); at least `LEAST_MARGIN`.
         discordant: the share of rows on which the models differ.
         power: how likely the answer is to come.
     """
-    return math.ceil((Z95 + NORMAL.inv_cdf(power)) ** 2 * discordant / margin**2)
+    # Divided twice, since the square of a large number is none.
+    return max(1, math.ceil((Z95 + NORMAL.inv_cdf(power)) ** 2 * discordant / margin / margin))
