@@ -132,7 +132,7 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     seen = seen_rows(adapters, rows.records)
     warnings = [*said_of_seen_rows(seen, report.rows), *_left_out(len(found.records), report.rows), *report.warnings]
     report = replace(report, trained=facts, adapters=adapters, trained_rows=seen, warnings=warnings)
-    write_report(folder.report_file, report, f"Training of {result.output.name}")
+    write_report(folder.report_file, report, f"Training of {result.output.name}", emit)
     return report
 
 

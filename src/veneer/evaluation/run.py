@@ -210,7 +210,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
     if request.html is not None:
         model = " on ".join([*map(str, request.folders[:1]), request.assistant.model])
-        write_report(request.html, report, f"{model}: {Path(request.data).name}")
+        write_report(request.html, report, f"{model}: {Path(request.data).name}", emit)
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
 

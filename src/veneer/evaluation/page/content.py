@@ -9,6 +9,7 @@ from typing import Any
 from veneer.evaluation.page.differences import Marked, marked
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, SHARES
+from veneer.events import Stage, Subscriber, counted, ignore
 from veneer.html_page.histograms import histograms
 from veneer.strict_json import with_reasons
 
@@ -19,18 +20,21 @@ LONGEST = 6_000
 BINS = 30
 
 
-def content(report: Report, title: str) -> dict[str, Any]:
-    """All that the page shows; `title` says what was evaluated."""
+def content(report: Report, title: str, emit: Subscriber = ignore) -> dict[str, Any]:
+    """All that the page shows; `title` says what was evaluated, and `emit` is told how far it is."""
     ranked = sorted(report.samples, key=_gain)
     half = min(ROWS_SHOWN, (len(ranked) + 1) // 2)
+    worst, best = ranked[:half], ranked[::-1][: min(half, len(ranked) - half)]
+    with Stage(emit, "marking differences", total=len(worst) + len(best), unit="rows") as stage:
+        rows = [_row(sample) for sample in counted([*worst, *best], stage)]
     values = replace(report, samples=[]).to_json()
     shown = {
         "title": title,
         "report": values,
         "shares": list(SHARES),
         "lower": list(LOWER_IS_BETTER),
-        "worst": [_row(sample) for sample in ranked[:half]],
-        "best": [_row(sample) for sample in ranked[::-1][: min(half, len(ranked) - half)]],
+        "worst": rows[: len(worst)],
+        "best": rows[len(worst) :],
         "answered": len(report.samples),
         "histograms": _lengths(report.samples),
     }

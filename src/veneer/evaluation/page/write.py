@@ -6,21 +6,23 @@ from pathlib import Path
 
 from veneer.evaluation.page.content import content
 from veneer.evaluation.report import Report
+from veneer.events import Subscriber, ignore
 from veneer.html_page.assemble import page
 from veneer.io.files import write_text
 
 
-def write_report(path: Path, report: Report, title: str) -> None:
+def write_report(path: Path, report: Report, title: str, emit: Subscriber = ignore) -> None:
     """Write a report as a page, atomically.
 
     Args:
         path: the file.
         report: what was found.
         title: says what was evaluated.
+        emit: told how far it is.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    values = content(report, title)
+    values = content(report, title, emit)
     parts = ("report.html", "report.css", "report.js")
     write_text(path, page("veneer.evaluation.page", "veneer evaluate", *parts, values))
