@@ -1,8 +1,8 @@
 """BLEU and chrF by sacreBLEU, with its signature, from counts of each row, so that they can be resampled.
 
 sacreBLEU (an extra: `pip install 'veneer[eval]'`) tokenises and counts the n-grams of BLEU and computes the scores that
-are shown for all rows. chrF's n-grams are counted here, since it gives no counts; its score of all rows is checked
-against sacreBLEU's in every evaluation.
+the details have for all rows. chrF's n-grams are counted here, since it gives no counts. The measures are computed from
+the counts; that they are sacreBLEU's scores, of all rows and of resamples, is what the tests check.
 """
 
 from __future__ import annotations
