@@ -60,7 +60,7 @@ def test_rewards_may_be_called_as_their_users_like(tmp_path: Path, monkeypatch: 
     run = TrackedRun(
         id="1234", name="name", folder=str(tmp_path), project="p", online=False, settings={"model": "m"}, resumed_at=0
     )
-    odd = ("50 %", "50 §", "a?\n", "..", "a//b", "/a", "a/", "", "x" * 300)
+    odd = ("50 %", "50 §", "a?\n", "..", "a//b", "/a", "a/", "", "x" * 300, "b", "b/mean", "b/mean/mean")
     named = {f"objective/rewards/{name}/mean": float(place) for place, name in enumerate(odd)}
     board = Mlflow(run)
     board.numbers({"train/loss": 1.0, **named}, 1)

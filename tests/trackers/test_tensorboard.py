@@ -12,6 +12,7 @@ from tiny import run_config, tree
 from veneer.enums import TrackerName
 from veneer.event_log import read_events
 from veneer.run_report import train
+from veneer.trackers.board import TrackedRun
 
 pytestmark = needs("tensorboardX", "pip install 'veneer[track]'")
 
@@ -35,6 +36,22 @@ def read_back(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, list
                 else:
                     numbers.setdefault(value.tag, {})[event.step] = value.simple_value
     return numbers, texts
+
+
+def test_rewards_of_any_name_have_numbers_of_their_own(tmp_path: Path) -> None:
+    from veneer.trackers.tensorboard import TensorBoard, tag
+
+    run = TrackedRun(
+        id="1", name="n", folder=str(tmp_path), project="p", online=False, settings={"model": "m"}, resumed_at=0
+    )
+    names = ("准确", "50 %", "50 §", "a b", "a_b", "a", "a/mean")
+    named = {f"objective/rewards/{name}/mean": float(place) for place, name in enumerate(names)}
+    board = TensorBoard(run)
+    board.numbers(named, 1)
+    board.close("complete")
+    numbers, _ = read_back(tmp_path / "tensorboard")
+    assert numbers == {tag(name): {1: value} for name, value in named.items()}
+    assert tag("objective/rewards/准确/mean") == "objective/rewards/准确/mean"
 
 
 def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(

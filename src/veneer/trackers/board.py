@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 Cell = str | float | int | None
+DIGESTED = 9
+"""Characters that `digested` puts behind a name."""
+
+
+def digested(taken: str, name: str) -> str:
+    """What a library takes of a name that it does not take whole, with a digest of the name: no two become one."""
+    return f"{taken}-{sha256(name.encode()).hexdigest()[: DIGESTED - 1]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from veneer.config.values import flat
-from veneer.trackers.board import Table, TrackedRun
+from veneer.trackers.board import DIGESTED, Table, TrackedRun, digested
 
 FOLDER = "mlruns"
 ID_TAG = "veneer.id"
@@ -19,6 +18,8 @@ LONGEST = 6_000
 """Characters of a parameter's value that MLflow takes."""
 LONGEST_NAME = 250
 """Characters of a metric's name that it takes."""
+PARTS = 4
+"""Parts of a metric's name between slashes: those of `objective/rewards/NAME/mean`."""
 AT_ONCE = 100
 """Parameters that it takes at once."""
 STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
@@ -80,12 +81,18 @@ class Mlflow:
 
 def metric_name(name: str) -> str:
     """The name under which MLflow takes a metric: a reward, whose name is any text, may have been called otherwise. It
-    is the name itself where that is taken, and else what is taken of it with a digest, so that no two become one."""
+    is the name itself where that is taken, and else what is taken of it with a digest, so that no two become one.
+
+    A name with a slash of its own is called otherwise too: MLflow's store has a file for each metric, so that of the
+    rewards `a` and `a/mean` the first one's mean would be where the second one's folder is to be.
+    """
     parts = name.split("/")
-    if _named(name) and len(name) <= LONGEST_NAME and not any(part in ("", ".", "..") for part in parts):
+    proper = len(parts) <= PARTS and not any(part in ("", ".", "..") for part in parts)
+    if proper and _named(name) and len(name) <= LONGEST_NAME:
         return name
+    parts = [*parts[: PARTS - 2], "_".join(parts[PARTS - 2 : -1]), parts[-1]] if len(parts) > PARTS else parts
     taken = "/".join("".join(letter if _named(letter) else "_" for letter in part).strip(".") or "_" for part in parts)
-    return f"{taken[: LONGEST_NAME - 10]}-{sha256(name.encode()).hexdigest()[:8]}"
+    return digested(taken[: LONGEST_NAME - DIGESTED], name)
 
 
 def _named(key: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 from tensorboardX import SummaryWriter
 
-from veneer.trackers.board import Table, TrackedRun
+from veneer.trackers.board import Table, TrackedRun, digested
 
 FOLDER = "tensorboard"
+_NOT_TAKEN = re.compile(r"[^-/\w.]")
 
 
 class TensorBoard:
@@ -29,7 +31,7 @@ class TensorBoard:
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """See `Board.numbers`."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(tag(name), value, step)
 
     def text(self, name: str, text: str, step: int) -> None:
         """See `Board.text`."""
@@ -46,6 +48,13 @@ class TensorBoard:
     def close(self, reason: str) -> None:
         """See `Board.close`."""
         self._writer.close()
+
+
+def tag(name: str) -> str:
+    """The name under which TensorBoard takes a metric. tensorboardX would write `_` for what it does not take, so that
+    the rewards `50 %` and `50 §` were one: such a name has a digest."""
+    taken = _NOT_TAKEN.sub("_", name).lstrip("/")
+    return name if taken == name else digested(taken, name)
 
 
 def markdown(table: Table) -> str:
