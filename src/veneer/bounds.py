@@ -70,11 +70,15 @@ def check_token_ids(config: Mapping[str, Any], file: str) -> None:
         raise ModelError(f"{file} has values that no model has:\n{listing(problems)}\n{remedy}")
 
 
+def ids_given(value: Any) -> list[Any]:
+    """What a configuration has under a key of token ids: one, a list, or none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _other_than_ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in TOKEN_IDS:
         value = config.get(key)
-        ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids_given(value)):
             yield f"{prefix}{key}: {value!r}, must be a whole number, or a list of them"
 
 

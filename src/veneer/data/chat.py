@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.bounds import ids_given
 from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.json_values import half_character, unusable
@@ -310,8 +311,7 @@ def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], enco
 
 def token_ids(value: Any) -> set[int]:
     """The token ids that a configuration gives: one, a list, or none."""
-    values = value if isinstance(value, list) else [value]
-    return {item for item in values if isinstance(item, int)}
+    return {item for item in ids_given(value) if isinstance(item, int)}
 
 
 def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:

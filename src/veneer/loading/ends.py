@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from veneer.bounds import ids_given
 from veneer.io.protocol import Checkpoint
 
 KEY = "eos_token_id"
@@ -15,8 +16,7 @@ def end_notes(checkpoint: Checkpoint, vocab_size: int) -> tuple[str, ...]:
         vocab_size: the number of tokens of the model, from 0 on.
     """
     value = checkpoint.generation_config.get(KEY)
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    strange = [one for one in ids if not 0 <= one < vocab_size]
+    strange = [one for one in ids_given(value) if not 0 <= one < vocab_size]
     if not strange:
         return ()
     return (
