@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ from served import BASE, call, serving, until
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.serving.errors import ApiError
-from veneer.serving.grammar import Grammars
+from veneer.serving.grammar import Grammar, Grammars
 from veneer.serving.limits import ServerLimits
 from veneer.serving.server import HttpServer
 
@@ -212,3 +213,52 @@ def test_a_schema_that_takes_long_to_prepare_is_given_up(assistant: Assistant) -
         assert "takes more than 0.2 s to prepare" in body["error"]["message"]
         assert call(server, "GET", "/v1/models")[0] == 200
         assert until(lambda: ask(server, SCHEMA)[0] == 200), "the thread is free again when its work has ended"
+
+
+def test_a_good_schema_is_not_blamed_for_others_that_keep_the_server_busy(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    made = Grammars.of_schema
+
+    def slow(self: Grammars, schema: Any, param: str) -> Grammar:
+        if schema == {"enum": ["slow"]}:
+            go.wait(60)
+        return made(self, schema, param)
+
+    monkeypatch.setattr(Grammars, "of_schema", slow)
+
+    def ask(server: HttpServer, form: object) -> tuple[int, dict[str, str], Any]:
+        content = {"model": BASE, "messages": MESSAGES, "max_tokens": 4, "response_format": form}
+        return call(server, "POST", "/v1/chat/completions", content)
+
+    with serving(assistant, limits=ServerLimits(schema_seconds=0.2, schemas=1)) as (server, _):
+        status, _, _ = ask(server, {"type": "json_schema", "json_schema": {"schema": {"enum": ["slow"]}}})
+        assert status == 400
+        status, headers, body = ask(server, {"type": "json_object"})
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert "busy preparing 1 other schemas" in body["error"]["message"]
+        go.set()
+        assert until(lambda: ask(server, {"type": "json_object"})[0] == 200)
+
+
+def test_several_answers_share_what_their_schema_took_and_nothing_else(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = []
+    made = Grammars.of_schema
+
+    def counted(self: Grammars, schema: Any, param: str) -> Grammar:
+        prepared.append(param)
+        return made(self, schema, param)
+
+    monkeypatch.setattr(Grammars, "of_schema", counted)
+    schema = {"enum": ["late", "blue", "below", "lost"]}
+    form = {"type": "json_schema", "json_schema": {"name": "one", "schema": schema}}
+    content = {"model": BASE, "messages": MESSAGES, "max_tokens": 40, "n": 6, "response_format": form, "seed": 1}
+    with serving(assistant) as (server, _):
+        status, _, body = call(server, "POST", "/v1/chat/completions", content)
+    assert (status, prepared) == (200, ["response_format"])
+    answers = {json.loads(choice["message"]["content"]) for choice in body["choices"]}
+    assert answers <= set(schema["enum"])
+    assert len(answers) > 1, "each goes its own way"

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from veneer.serving.slow_work import SlowWork
+from veneer.serving.slow_work import NeverBegan, SlowWork
 
 
 def test_results_and_failures_come_back() -> None:
@@ -37,18 +37,56 @@ def test_what_takes_too_long_is_given_up_and_holds_its_thread_until_it_ends() ->
 
     async def give_up() -> None:
         work = SlowWork(1, 0.2)
-        for later in (go.wait, int):  # the one thread is taken, so that nothing else begins
-            with pytest.raises(TimeoutError):
-                await work.do(later)
+        with pytest.raises(TimeoutError):
+            await work.do(go.wait)
+        with pytest.raises(NeverBegan):  # the one thread is taken: that it is late is nothing of its own doing
+            await work.do(int)
         go.set()
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            with suppress(TimeoutError):
+            with suppress(NeverBegan):
                 assert await work.do(int) == 0
                 return
         pytest.fail("the thread is not free again")
 
     asyncio.run(give_up())
+
+
+def test_what_waits_for_a_thread_has_its_own_time_from_when_it_has_one() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        go.wait(60)
+
+    async def second_is_late() -> None:
+        work = SlowWork(1, 20.0)
+        one = asyncio.ensure_future(work.do(first))
+        other = asyncio.ensure_future(work.do(lambda: 1))
+        assert await asyncio.to_thread(begun.wait, 20)
+        assert not other.done()
+        go.set()
+        await one
+        assert await other == 1
+
+    asyncio.run(second_is_late())
+
+
+def test_a_panic_of_a_library_is_an_error_and_leaves_its_thread_free() -> None:
+    class PanicError(BaseException):
+        """As pyo3 raises it: no Exception."""
+
+    def panic() -> None:
+        raise PanicError("index out of bounds")
+
+    async def twice() -> None:
+        work = SlowWork(1, 20.0)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="PanicError: index out of bounds"):
+                await work.do(panic)
+        assert await work.do(int) == 0
+
+    asyncio.run(twice())
 
 
 def test_the_loop_may_end_before_the_work_does() -> None:

@@ -99,7 +99,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
     if schema is not None:
         if settings.sampling.min_new_tokens or settings.stop_ids is not None:
             raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
-        constraints = tuple([await service.grammar(schema, param) for _ in range(settings.n)])
+        constraints = await service.constraints(schema, param, settings.n)
     prompt = await service.prompts.conversation(messages, tools.tools)
     requests = settings.requests(
         prompt,

@@ -39,6 +39,10 @@ class Grammar:
         """See `Constraint.accept`."""
         self._matcher.consume_token(token)
 
+    def copy(self) -> Grammar:
+        """One more that goes on from here, at a fraction of what its schema took to prepare."""
+        return Grammar(self._matcher.deep_copy())
+
 
 class Grammars:
     """Makes grammars of schemas for one tokenizer, and knows the bytes of its tokens.

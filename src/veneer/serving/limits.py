@@ -34,4 +34,4 @@ class ServerLimits:
     schema_seconds: float = 10.0
     """Seconds that such a schema may take to be prepared: one of many patterns that must hold at once takes minutes."""
     schemas: int = 2
-    """Schemas that are prepared at a time."""
+    """Schemas that are prepared at a time; a further one waits as long as it may take itself, and is told then."""

@@ -14,6 +14,7 @@ from veneer.serving.answers import Answers, unless_gone
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
+from veneer.serving.grammar import Grammar
 from veneer.serving.ollama import named, now
 from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import PENALTIES, read_sampling
@@ -115,7 +116,9 @@ async def _request(
         max_tokens=most if most is not None and most > 0 else None,
     )
     schema = _schema(fields, tools)
-    constraints = () if schema is None else (await service.grammar(schema, "tools" if tools.forced else "format"),)
+    constraints: tuple[Grammar, ...] = ()
+    if schema is not None:
+        constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1)
     adapter = service.models.adapter_of(model)
     (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
     return request, fields.ignored()

@@ -25,7 +25,7 @@ from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
-from veneer.serving.slow_work import SlowWork
+from veneer.serving.slow_work import NeverBegan, SlowWork
 
 VERSION = version("veneer")
 RETRY_SECONDS = 1
@@ -83,14 +83,14 @@ class Service:
         """The most tokens of a prompt and its answer together."""
         return self.spec.max_positions
 
-    async def grammar(self, schema: Mapping[str, Any] | bool, param: str) -> Grammar:
-        """A grammar of a schema, made beside the event loop's thread.
+    async def constraints(self, schema: Mapping[str, Any] | bool, param: str, answers: int) -> tuple[Grammar, ...]:
+        """A grammar of a schema for each of some answers, made beside the event loop's thread.
 
         Raises:
-            ApiError: see `Grammars.of_schema`; 400 where it takes too long.
+            ApiError: see `Grammars.of_schema`; 400 where it takes too long; 503 where others' schemas do.
         """
         try:
-            return await self.schemas.do(partial(self.grammars.of_schema, schema, param))
+            return await self.schemas.do(partial(self._constraints, schema, param, answers))
         except TimeoutError as error:
             raise ApiError(
                 400,
@@ -98,6 +98,18 @@ class Service:
                 "patterns that must hold at once",
                 param=param,
             ) from error
+        except NeverBegan as error:
+            raise ApiError(
+                503,
+                f"{param}: the server is busy preparing {self.limits.schemas:,} other schemas, the most at a time; "
+                "ask again later",
+                param=param,
+                headers={"retry-after": str(RETRY_SECONDS)},
+            ) from error
+
+    def _constraints(self, schema: Mapping[str, Any] | bool, param: str, answers: int) -> tuple[Grammar, ...]:
+        first = self.grammars.of_schema(schema, param)
+        return (first, *(first.copy() for _ in range(answers - 1)))
 
     def failed(self, error: ApiError) -> dict[str, object]:
         """The last piece of a stream that fails."""

@@ -12,6 +12,10 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
+class NeverBegan(Exception):
+    """The work has not begun, because other work has kept all threads."""
+
+
 class SlowWork:
     """Work for the event loop's thread that is given up after some seconds.
 
@@ -20,30 +24,42 @@ class SlowWork:
 
     Args:
         threads: how much is done at a time; more waits.
-        seconds: after which whoever asked is told, the time of waiting included.
+        seconds: that work waits for a thread at most, and that it may take once it has one. What it waits is not its
+            own doing.
     """
 
     def __init__(self, threads: int, seconds: float):
         self._free, self._seconds = asyncio.Semaphore(threads), seconds
 
     async def do(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns, or raises.
+        """What `work` returns, or raises; RuntimeError in place of what is no `Exception`.
 
         Raises:
-            TimeoutError: the time is over.
+            NeverBegan: no thread was free in time.
+            TimeoutError: the work takes too long.
         """
-        async with asyncio.timeout(self._seconds):
-            await self._free.acquire()
-            done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise NeverBegan from error
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        try:
             # The interpreter does not wait for such threads when it ends.
             Thread(target=self._run, args=(work, done), name="slow work", daemon=True).start()
+        except RuntimeError:  # the system gives no further thread
+            self._free.release()
+            raise
+        async with asyncio.timeout(self._seconds):
             return await done
 
     def _run(self, work: Callable[[], Result], done: asyncio.Future[Result]) -> None:
         try:
             tell = partial(done.set_result, work())
-        except Exception as error:
-            tell = partial(done.set_exception, error)
+        except BaseException as error:
+            # A library of Rust that panics raises what is no Exception, and the event loop is not to end by it.
+            failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            tell = partial(done.set_exception, failure)
         with suppress(RuntimeError):  # the loop has ended, and nobody waits
             done.get_loop().call_soon_threadsafe(self._end, done, tell)
 
