@@ -163,6 +163,75 @@ def test_who_finds_no_room_beside_those_in_use_waits_until_there_is(assistant: A
     catalogue.close()
 
 
+def test_who_asks_for_one_in_memory_waits_behind_whoever_has_waited_long_for_room(
+    assistant: Assistant, folder: Path
+) -> None:
+    """Else users who never rest keep the first adapter in memory, and nobody ever gets the second one."""
+    loader, budget = adapter_loader(assistant.model), largest(assistant, folder)
+    catalogue = AdapterFolder(folder, loader, budget, patience=0.0)
+    ready = {name: threading.Event() for name in ("first", "waits", "later", "gone")}
+    first = catalogue.lease("blue", ready["first"].set)
+    assert ready["first"].wait(WAIT)
+    beside = catalogue.lease("blue", lambda: pytest.fail("it is in memory, and nobody waits"))
+    waits = catalogue.lease("green", ready["waits"].set)
+    later, gone = catalogue.lease("blue", ready["later"].set), catalogue.lease("blue", ready["gone"].set)
+    assert first.adapter is beside.adapter is not None, "whoever has a lease keeps it"
+    assert waits.adapter is later.adapter is gone.adapter is None
+    gone.release()
+    first.release()
+    beside.release()
+    assert ready["waits"].wait(WAIT)
+    assert waits.adapter is not None
+    assert later.adapter is None
+    waits.release()
+    assert ready["later"].wait(WAIT)
+    assert later.adapter is not None
+    assert not ready["gone"].is_set()
+    later.release()
+    assert catalogue.evictions == 2
+    catalogue.close()
+
+
+def test_who_asks_for_one_in_memory_gets_it_where_nobody_has_waited_long_or_it_is_pinned(
+    assistant: Assistant, folder: Path
+) -> None:
+    loader, budget = adapter_loader(assistant.model), largest(assistant, folder)
+    for pinned, patience in (([], 600.0), (["blue"], 0.0)):
+        catalogue = AdapterFolder(folder, loader, budget * (1 + len(pinned)), pinned, patience=patience)
+        catalogue.load_pinned()
+        ready, waited = threading.Event(), threading.Event()
+        held = catalogue.lease("red" if pinned else "blue", ready.set)
+        assert ready.wait(WAIT)
+        waits = catalogue.lease("green", waited.set)
+        own = catalogue.lease("blue", lambda: pytest.fail("it is in memory"))
+        assert own.adapter is not None
+        own.release()
+        held.release()
+        assert waited.wait(WAIT)
+        waits.release()
+        catalogue.close()
+
+
+def test_requests_of_few_adapters_that_never_rest_leave_nobody_out(assistant: Assistant, folder: Path) -> None:
+    """Whoever is done asks again at once, by two for each adapter, of which memory holds one."""
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest(assistant, folder), patience=0.0)
+    served = {name: threading.Event() for name in NAMES}
+
+    def use(name: str) -> None:
+        while not all(event.is_set() for event in served.values()):
+            ready = threading.Event()
+            lease = catalogue.lease(name, ready.set)
+            assert lease.adapter is not None or ready.wait(WAIT)
+            assert lease.adapter is not None
+            served[name].set()
+            lease.release()
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(use, name) for name in (*NAMES, *NAMES)]:
+            done.result()
+    catalogue.close()
+
+
 def test_an_adapter_larger_than_all_that_there_is_is_refused(assistant: Assistant, folder: Path) -> None:
     catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 100)
     with pytest.raises(AdapterError, match=r"red: takes .* bytes, and there are 100 for all adapters; give more"):

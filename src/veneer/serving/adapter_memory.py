@@ -27,12 +27,54 @@ class Version:
         self.folder, self.generation, self.pinned, self.nbytes = folder, generation, pinned, nbytes
         self.digest: bytes | None = None
         self.adapter: LoadedAdapter | None = None
-        self.error: VeneerError | None = None
         self.current = True
         """Whether it is the one that its name stands for."""
         self.users = 0
-        self.waiting: list[Callable[[], None]] = []
-        """Functions that are called when the adapter is in memory."""
+        """Leases by which it is used; it stays in memory as long as there is one."""
+        self.waiting: list[Lease] = []
+        """Leases that are not granted yet, for which it need not stay."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody has a lease of it."""
+        return self.users > 0 or bool(self.waiting)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is in memory and never goes, so that others get no room by whoever gives it back."""
+        return self.adapter is not None and self.pinned and self.current
+
+
+class Lease:
+    """The right to use a version (`veneer.generation.runner.AdapterLease`).
+
+    Args:
+        version: the version.
+        tell: called when the lease is granted or has failed, where it was not granted at once.
+        give_back: takes it back.
+    """
+
+    def __init__(self, version: Version, tell: Callable[[], None], give_back: Callable[[Lease], None]):
+        self.version, self.tell, self._give_back = version, tell, give_back
+        self.granted = self._released = False
+        self.error: VeneerError | None = None
+        """See `AdapterLease.error`."""
+
+    @property
+    def adapter(self) -> LoadedAdapter | None:
+        """See `AdapterLease.adapter`."""
+        return self.version.adapter if self.granted else None
+
+    def grant(self) -> None:
+        """Let the version, which is in memory, be used."""
+        self.granted = True
+        self.version.users += 1
+
+    def release(self) -> None:
+        """See `AdapterLease.release`; nothing happens the second time."""
+        if not self._released:
+            self._released = True
+            self._give_back(self)
 
 
 class AdapterMemory:

@@ -5,7 +5,9 @@ be dropped from memory when nobody uses it and others need the room. It then com
 still hold the same bytes: nobody gets another adapter because a file was exchanged.
 
 Adapters are read one after another, in the order in which they were asked for. The first one waits where there is no
-room for it beside those in use, until some of them are given back.
+room for it beside those in use, until some of them are given back. Once it has waited some seconds, whoever asks for
+one in memory waits behind it: others that never rest would keep theirs in use for good. Whoever has a lease goes on,
+and waits for nobody, so that all of them come to an end.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -24,12 +27,14 @@ from veneer.errors import AdapterError, ConfigError, VeneerError, listing, neare
 from veneer.generation.runner import LoadedAdapter
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.serving.adapter_loading import Loader
-from veneer.serving.adapter_memory import AdapterMemory, Version
+from veneer.serving.adapter_memory import AdapterMemory, Lease, Version
 from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MEMORY = "Ask again when less else runs; `veneer serve` takes less with a smaller --adapter-memory and --cache-memory."
 """The remedy where there was no memory for an adapter."""
+PATIENCE_SECONDS = 5.0
+"""Seconds that an adapter waits for room until those in memory may be asked for behind it alone."""
 log = logging.getLogger("veneer.serving")
 
 
@@ -41,14 +46,25 @@ class AdapterFolder:
         loader: loads one.
         budget: bytes that adapters may take in memory, beside the one that is being read.
         pinned: names of adapters that stay in memory once they are there; see `load_pinned`.
+        patience: seconds that an adapter waits for room until new leases of those in memory, which are not pinned, wait
+            behind it.
 
     Raises:
         ConfigError: there is no such folder, it is an adapter itself, a name cannot be one of a model, or a pinned one
             is not there.
     """
 
-    def __init__(self, folder: Path, loader: Loader, budget: int, pinned: Collection[str] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        loader: Loader,
+        budget: int,
+        pinned: Collection[str] = (),
+        *,
+        patience: float = PATIENCE_SECONDS,
+    ):
         self._folder, self._loader, self._pinned = folder, loader, frozenset(pinned)
+        self._patience = patience
         self._lock = threading.Lock()
         self._memory = AdapterMemory(budget)
         self._generations: Counter[str] = Counter()
@@ -62,7 +78,10 @@ class AdapterFolder:
             raise ConfigError(f"{folder}: none of these adapters is there to be pinned:\n{listing(unknown)}")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-adapters")
         self._queue: deque[Version] = deque()
-        """Versions that are to be read, in the order in which they were asked for."""
+        """Versions that are waited for, in the order in which they were asked for. One that is in memory need not be
+        read at its turn, unless it had to go before."""
+        self._crowded_since: float | None = None
+        """When the first version of the queue was found to have no room."""
         self._reading = self._closed = False
 
     def load_pinned(self, on_loaded: Callable[[], None] = lambda: None) -> None:
@@ -81,23 +100,26 @@ class AdapterFolder:
         """See `AdapterSource.lease`."""
         with self._lock:
             version = self._found(name)
-            version.users += 1
-            if version.adapter is None:
-                version.waiting.append(on_ready)
-                if len(version.waiting) == 1:
-                    version.error = None
+            lease = Lease(version, on_ready, self._release)
+            if version.adapter is not None and (version.stays or not (version in self._queue or self._crowded())):
+                lease.grant()
+                self._memory.touch(version)
+            else:
+                version.waiting.append(lease)
+                if version not in self._queue:
                     self._queue.append(version)
                     self._read_next()
-            else:
-                self._memory.touch(version)
-        return Lease(self, version)
+        return lease
 
-    def release(self, version: Version) -> None:
-        """Take a lease of a version back; see `Lease`."""
+    def _release(self, lease: Lease) -> None:
+        """Take a lease back."""
+        version = lease.version
         with self._lock:
-            version.users -= 1
-            if not version.users:
-                self._leave(version)
+            if lease.granted:
+                version.users -= 1
+            elif lease in version.waiting:
+                version.waiting.remove(lease)
+            self._leave(version)
             self._read_next()
 
     def versions(self) -> list[AdapterVersion]:
@@ -197,16 +219,19 @@ class AdapterFolder:
             self._current[name] = version
         if before is not None:
             before.current = False
-            if not before.users:
-                self._leave(before)
+            self._leave(before)
 
     def _leave(self, version: Version) -> None:
-        """Forget what was done for the users of a version, of whom there is none left."""
-        if not version.current:
+        """Forget what was done for those who had leases of a version, where none is left."""
+        if not version.wanted and not version.current:
             self._memory.drop(version)
-        if version in self._queue and not (self._reading and version is self._queue[0]):
-            self._queue.remove(version)
-            version.waiting.clear()
+        if not version.waiting and version in self._queue and not (self._reading and version is self._queue[0]):
+            self._dequeue(version)
+
+    def _dequeue(self, version: Version) -> None:
+        if version is self._queue[0]:
+            self._crowded_since = None
+        self._queue.remove(version)
 
     def _generation(self, name: str) -> int:
         version = self._current.get(name)
@@ -219,13 +244,22 @@ class AdapterFolder:
 
     def _read_next(self) -> None:
         """Have the first version of the queue read, if there is room for it; the lock is held."""
-        if self._queue and not self._reading and not self._closed and self._memory.make_room(self._expected()):
-            self._reading = True
-            self._pool.submit(self._fetch, self._queue[0]).add_done_callback(_log_failure)
-
-    def _expected(self) -> int:
-        """Bytes that the first version of the queue is taken to need; one that never fits is read, and then refused."""
+        if not self._queue or self._reading or self._closed:
+            return
         version = self._queue[0]
+        if version.adapter is not None or self._memory.make_room(self._expected(version)):
+            self._reading = True
+            self._pool.submit(self._fetch, version).add_done_callback(_log_failure)
+        elif self._crowded_since is None:
+            self._crowded_since = time.monotonic()
+
+    def _crowded(self) -> bool:
+        """Whether the first version of the queue has waited for room as long as is to be borne; the lock is held."""
+        since = self._crowded_since
+        return since is not None and not self._reading and time.monotonic() - since >= self._patience
+
+    def _expected(self, version: Version) -> int:
+        """Bytes that a version is taken to need; one that never fits is read, and then refused."""
         return min(version.nbytes, self._memory.most(version))
 
     def _fetch(self, version: Version) -> None:
@@ -234,7 +268,8 @@ class AdapterFolder:
         error: VeneerError | None = AdapterError(f"{version.folder.name}: reading it has failed; the log says where")
         found = None
         try:
-            found, error = self._read(version), None
+            # One in memory has waited for its turn alone.
+            found, error = None if version.adapter is not None else self._read(version), None
         except VeneerError as problem:
             error = problem
         finally:
@@ -245,26 +280,35 @@ class AdapterFolder:
         """Take the first version of the queue out of it, where it need not be read again, and tell those who wait."""
         with self._lock:
             self._reading = False
-            waiting = []
+            told: list[Lease] = []
             try:
-                done = found is None or self._keep(version, found)
+                done = error is not None or self._keep(version, found)
             except AdapterError as problem:
                 error, done = problem, True
             if done:
-                self._queue.popleft()
-                waiting, version.waiting, version.error = version.waiting, [], error
+                self._dequeue(version)
+                told, version.waiting = version.waiting, []
+                for lease in told:
+                    lease.error = error
+                    if error is None:
+                        lease.grant()
             self._read_next()
-        for tell in waiting:
-            tell()
+        for lease in told:
+            lease.tell()
 
-    def _keep(self, version: Version, found: tuple[bytes, LoadedAdapter]) -> bool:
-        """Keep what was read. Returns False where it must be read again when there is more room.
+    def _keep(self, version: Version, found: tuple[bytes, LoadedAdapter] | None) -> bool:
+        """Keep what was read; None where the version was in memory. Returns False where it must be read (again), when
+        there is room.
 
         Raises:
             AdapterError: there never will be.
         """
+        if found is None:
+            if version.adapter is not None:
+                self._memory.touch(version)
+            return version.adapter is not None or not version.wanted
         version.digest, adapter = found
-        wanted = bool(version.users)
+        wanted = version.wanted
         return (not wanted and not version.current) or self._memory.put(version, adapter) or not wanted
 
     def _read_elsewhere(self, version: Version) -> tuple[bytes, LoadedAdapter]:
@@ -311,30 +355,6 @@ class AdapterFolder:
         if content_digest(version.folder) != before:
             name = version.folder.name
             raise AdapterError(f"{name}: its files changed while they were read; load it anew") from cause
-
-
-class Lease:
-    """The right to use a version (`veneer.generation.runner.AdapterLease`)."""
-
-    def __init__(self, source: AdapterFolder, version: Version):
-        self._source, self._version = source, version
-        self._released = False
-
-    @property
-    def adapter(self) -> LoadedAdapter | None:
-        """See `AdapterLease.adapter`."""
-        return self._version.adapter
-
-    @property
-    def error(self) -> VeneerError | None:
-        """See `AdapterLease.error`."""
-        return self._version.error
-
-    def release(self) -> None:
-        """See `AdapterLease.release`; nothing happens the second time."""
-        if not self._released:
-            self._released = True
-            self._source.release(self._version)
 
 
 def _log_failure(reading: Future[None]) -> None:
