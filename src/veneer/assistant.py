@@ -169,8 +169,15 @@ class Assistant:
 class Answering(Protocol):
     """Whatever gives the next turn of a conversation: a model here (`Assistant`) or on a server."""
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
-        """The assistant's next turn; `on_text` gets it piece by piece."""
+    def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+        *,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> str:
+        """The assistant's next turn; `on_text` gets it piece by piece, and `subscribers` what is to be said of it."""
         ...
 
 
@@ -193,12 +200,19 @@ class Conversation:
         """Forget what was said."""
         self.messages = [] if self.system is None else [{"role": "system", "content": self.system}]
 
-    def say(self, text: str, on_text: Callable[[str], None] = lambda text: None) -> str:
+    def say(
+        self,
+        text: str,
+        on_text: Callable[[str], None] = lambda text: None,
+        *,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> str:
         """Say something.
 
         Args:
             text: the user's message.
             on_text: called with the answer piece by piece, as it comes.
+            subscribers: called with what is to be said of the answer: that the model's context has cut it.
 
         Returns:
             The answer.
@@ -209,7 +223,7 @@ class Conversation:
         """
         check_type("text", text, str)
         asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        answer = self.assistant.stream(asked, self.sampling, on_text)
+        answer = self.assistant.stream(asked, self.sampling, on_text, subscribers=subscribers)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
         return answer
 

@@ -13,6 +13,7 @@ from invoking import invoke
 from served import ADAPTER, BASE, serving
 from veneer.assistant import Assistant, Conversation
 from veneer.errors import ConfigError, DataError
+from veneer.events import Event, Note
 from veneer.generation.sampling import Sampling
 from veneer.serving.guard import Access
 from veneer.serving.keys import Keys
@@ -32,6 +33,24 @@ def test_a_conversation_is_the_one_with_the_model_here(server: HttpServer, assis
     assert there.messages == here.messages
     there.restart()
     assert len(there.messages) == 1
+
+
+def test_an_answer_that_the_context_has_no_room_for_is_cut_there_and_that_is_told(
+    server: HttpServer, assistant: Assistant
+) -> None:
+    context = assistant.model.spec.max_positions
+    sampling, text = Sampling(max_new_tokens=context), "late?"
+    while len(assistant.encoder.prompt_tokens([{"role": "user", "content": text}])) < context - 4:
+        text += "?"
+    said: list[tuple[str, int]] = []
+    for one in (assistant, RemoteAssistant(server.url, BASE)):
+        notes: list[Event] = []
+        answer = Conversation(one, sampling=sampling).say(text, subscribers=[notes.append])
+        said.append((answer, len([note for note in notes if isinstance(note, Note)])))
+    assert said[0] == said[1]
+    assert said[0][1] == 1
+    with pytest.raises(DataError, match="context"):
+        Conversation(RemoteAssistant(server.url, BASE)).say("late? " * context)
 
 
 def test_the_command_talks_to_a_server_with_a_key(assistant: Assistant, tmp_path: Path) -> None:

@@ -76,11 +76,10 @@ def chat(
         if model is None:
             model = first_model(server, key)
             say(console(), f"{model} answers, the first of the server's models; --model names another one.")
-        converse(Conversation(RemoteAssistant(server, model, key), system, settings))
-        return
+        click.get_current_context().exit(converse(Conversation(RemoteAssistant(server, model, key), system, settings)))
     if model is None:
         raise click.MissingParameter(param_hint="'--model'", param_type="option")
     if key_file is not None:
         raise click.UsageError("--key-file is for --server")
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
-    converse(Conversation(assistant, system, settings))
+    click.get_current_context().exit(converse(Conversation(assistant, system, settings)))

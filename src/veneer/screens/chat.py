@@ -5,27 +5,58 @@ from __future__ import annotations
 import sys
 
 import click
+from rich.console import Console
 from rich.text import Text
 
 from veneer.assistant import Conversation
-from veneer.screens.console import console, say
+from veneer.errors import VeneerError
+from veneer.events import Event
+from veneer.screens.console import console, say, say_error
+from veneer.screens.events import EventScreen
 from veneer.screens.standard_input import text_of
 
 ENDS = ("", "/exit", "/quit", "/bye")
 """Lines that end a conversation; other programs' words are among them."""
 
 
-def converse(conversation: Conversation) -> None:
-    """A conversation in the terminal, until an empty line, `/exit` or the end of input."""
+def converse(conversation: Conversation) -> int:
+    """A conversation in the terminal, until an empty line, `/exit` or the end of input.
+
+    A message that is refused (a full context, a server that is busy) is told and forgotten, and the conversation goes
+    on. Returns the exit code of the last message: 0, or that of its error.
+    """
     screen = console()
     say(screen, "Type a message; an empty line or /exit ends, /new starts over.")
+    code = 0
     while True:
         screen.print(Text("> ", style="bold blue"), end="")
         line = text_of(sys.stdin.readline)
         if line in ENDS:
-            return
+            return code
         if line == "/new":
             conversation.restart()
             continue
-        conversation.say(line, lambda text: click.echo(text, nl=False))
-        click.echo("")
+        code = _answered(conversation, line, screen)
+
+
+def _answered(conversation: Conversation, line: str, screen: Console) -> int:
+    """Print the answer to a message, and what is said of it. Returns 0, or the exit code of the error in its place."""
+    events: list[Event] = []
+    pieces: list[str] = []
+
+    def show(text: str) -> None:
+        pieces.append(text)
+        click.echo(text, nl=False)
+
+    try:
+        conversation.say(line, show, subscribers=[events.append])
+    except VeneerError as error:
+        if pieces:
+            click.echo("")
+        say_error(f"{error}\nThe message is not remembered. Go on, or begin another conversation by /new.")
+        return error.exit_code
+    click.echo("")
+    shown = EventScreen(screen)
+    for event in events:  # not before the answer's line has ended
+        shown(event)
+    return 0

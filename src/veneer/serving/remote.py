@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
+from veneer.events import Level, Note, Subscriber, broadcast
 from veneer.generation.sampling import Sampling
 from veneer.io.error_body import error_message
 from veneer.io.web_address import web_address
@@ -17,6 +19,12 @@ from veneer.strict_json import to_text
 
 SECONDS = 600.0
 """Seconds without a word after which the server is given up."""
+REFUSED = (400, 422)
+"""Statuses by which servers refuse the content of a request."""
+
+
+class _BadRequest(DataError):
+    """The server refuses the content of a request."""
 
 
 @dataclass(slots=True)
@@ -37,23 +45,50 @@ class RemoteAssistant:
     def __post_init__(self) -> None:
         web_address(self.server, "--server")
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
+    def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+        *,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> str:
         """The model's next turn; `on_text` gets it piece by piece.
+
+        An answer may be as long as the context has room for, where that is less than what `sampling` says, as it is of
+        a model here. `subscribers` are told where that has cut it.
 
         Raises:
             ConfigError: the server cannot be reached, or its answer cannot be read.
             DataError: the server refuses.
         """
-        pieces = []
-        for piece in self._pieces(messages, sampling):
-            pieces.append(piece)
-            on_text(piece)
-        return "".join(pieces)
+        content = self._content(messages, sampling)
+        try:
+            return self._answer(content, on_text)[0]
+        except _BadRequest:
+            # Servers refuse what may grow longer than the context. Whatever else was wrong is refused again.
+            del content["max_tokens"]
+        answer, reason = self._answer(content, on_text)
+        if reason == "length":
+            message = f"the answer ends where the model's context does, before its {sampling.max_new_tokens:,} tokens"
+            broadcast(subscribers)(Note(message=message, level=Level.WARNING))
+        return answer
 
-    def _pieces(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        with _asked(self.server, self.key, "chat/completions", self._content(messages, sampling)) as answer:
+    def _answer(self, content: Mapping[str, object], on_text: Callable[[str], None]) -> tuple[str, str | None]:
+        """The answer, which `on_text` gets piece by piece, and why it has ended."""
+        pieces, reason = [], None
+        for choice in self._choices(content):
+            text = choice.get("delta", {}).get("content")
+            if text:
+                pieces.append(text)
+                on_text(text)
+            reason = choice.get("finish_reason") or reason
+        return "".join(pieces), reason
+
+    def _choices(self, content: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+        with _asked(self.server, self.key, "chat/completions", content) as answer:
             for line in answer:
-                yield from _texts(line, self.server)
+                yield from _choices(line, self.server)
 
     def _content(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
         return {
@@ -110,24 +145,23 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
                 connection.request("POST", path, to_text(content).encode(), headers)
             answer = connection.getresponse()
             if answer.status != 200:
-                raise DataError(f"{server}: {error_message(answer.read())} ({answer.status})")
+                kind = _BadRequest if answer.status in REFUSED else DataError
+                raise kind(f"{server}: {error_message(answer.read())} ({answer.status})")
             yield answer
         except (OSError, http.client.HTTPException) as error:
             raise ConfigError(f"{server}: cannot be reached: {error}") from error
 
 
-def _texts(line: bytes, server: str) -> Iterator[str]:
-    """The text in a line of a stream."""
+def _choices(line: bytes, server: str) -> list[dict[str, Any]]:
+    """The choices in a line of a stream."""
     data = line.strip().removeprefix(b"data: ")
     if not line.startswith(b"data: ") or data == b"[DONE]":
-        return
+        return []
     try:
         event = json.loads(data)
     except ValueError as error:
         raise ConfigError(f"{server}: its stream cannot be read; is it a server of OpenAI's interface?") from error
     if "error" in event:
         raise ConfigError(f"{server}: {error_message(data)}")
-    for choice in event.get("choices", []):
-        text = choice.get("delta", {}).get("content")
-        if text:
-            yield text
+    found: list[dict[str, Any]] = event.get("choices", [])
+    return found
