@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import openai
 import pytest
 import torch
 from openai import OpenAI
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
-from served import ADAPTER, BASE
+from served import ADAPTER, BASE, call, serving, tiny_assistant
 from veneer.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
@@ -86,6 +91,40 @@ def test_the_prompt_alone_is_scored_with_no_new_token(client: OpenAI, assistant:
     assert choice.logprobs.text_offset[0] == 0
     assert found.usage is not None
     assert found.usage.completion_tokens == 0
+
+
+def test_a_text_is_echoed_as_it_was_sent_without_what_the_tokenizer_puts_before_it(
+    assistant: Assistant, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "begins")
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    begin = min(assistant.stop_ids)
+    name = backend.id_to_token(begin)
+    backend.post_processor = TemplateProcessing(single=f"{name} $A", special_tokens=[(name, begin)])
+    backend.save(str(folder / "tokenizer.json"))
+    text = "The parcel"
+    with serving(tiny_assistant(folder)) as (server, _):
+        asked = {
+            "model": BASE,
+            "prompt": text,
+            "max_tokens": 2,
+            "echo": True,
+            "logprobs": 0,
+            "n": 2,
+            "seed": 0,
+            "ignore_eos": True,
+        }
+        whole = call(server, "POST", "/v1/completions", asked)[2]["choices"]
+        tokens = [begin, *assistant.tokenizer.encode(text)]
+        by_tokens = call(server, "POST", "/v1/completions", {**asked, "prompt": tokens})[2]["choices"]
+    for choice, other in zip(whole, by_tokens, strict=True):
+        assert other["text"] == name + choice["text"]
+        assert choice["text"].startswith(text)
+        found = choice["logprobs"]
+        assert found["tokens"] == other["logprobs"]["tokens"]
+        assert (found["tokens"][0], found["token_logprobs"][0], found["text_offset"][:2]) == (name, None, [0, 0])
+        assert found["text_offset"][len(tokens)] == len(text), "the answer begins where the prompt ends"
+        assert other["logprobs"]["text_offset"][len(tokens)] == len(name + text)
 
 
 @pytest.mark.parametrize("prompt", ["", [], [1, "a"], [10**6], [[1], "a", 7], 3, [True]])

@@ -34,6 +34,8 @@ class CompletionRequest:
     model: str
     requests: list[GenerationRequest]
     """The requests for all answers; those to one prompt stand together."""
+    texts: list[str | None]
+    """For each of them the prompt as the client sent it, or None where that was tokens."""
     n: int
     """Answers to each prompt."""
     echo: bool
@@ -42,6 +44,17 @@ class CompletionRequest:
     stream: bool
     usage: bool
     ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt that was sent."""
+
+    param: str
+    """The name of its field."""
+    tokens: tuple[int, ...]
+    text: str | None
+    """The text that was sent, or None for tokens."""
 
 
 async def completions(service: Service, request: Request) -> Response:
@@ -72,6 +85,7 @@ async def completions(service: Service, request: Request) -> Response:
             result,
             service.grammars.token_bytes,
             echo=asked.echo,
+            text=asked.texts[number],
             drops_answer=asked.drops_answer,
         )
         for number, result in enumerate(results)
@@ -103,22 +117,23 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
         raise fields.wrong("prompt", f"{len(found):,} prompts times n are more than {service.limits.choices:,} answers")
     requests = [
         request
-        for param, prompt in found
+        for one in found
         for request in settings.requests(
-            prompt,
+            one.tokens,
             adapter,
             service.prompts,
-            param=param,
+            param=one.param,
             logprobs=logprobs,
             prompt_logprobs=logprobs if echo else None,
         )
     ]
+    texts = [one.text for one in found for _ in range(settings.n)]
     assert model is not None
-    return CompletionRequest(model, requests, settings.n, echo, most == 0, stream, usage, fields.ignored())
+    return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage, fields.ignored())
 
 
-async def _prompts(service: Service, fields: Fields) -> list[tuple[str, tuple[int, ...]]]:
-    """The prompts (a text, tokens, or a list of either), each with the name of its field."""
+async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
+    """The prompts: a text, tokens, or a list of either."""
     value = fields.value("prompt")
     whole = fields.flag("add_special_tokens", True)
     several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
@@ -129,12 +144,11 @@ async def _prompts(service: Service, fields: Fields) -> list[tuple[str, tuple[in
     for number, prompt in enumerate(prompts):
         param = f"prompt[{number}]" if several else "prompt"
         if isinstance(prompt, str):
-            tokens = await service.prompts.text(prompt, param, add_special_tokens=whole)
+            found.append(_Prompt(param, await service.prompts.text(prompt, param, add_special_tokens=whole), prompt))
         elif isinstance(prompt, list):
-            tokens = service.prompts.tokens(prompt, param, service.spec.vocab_size)
+            found.append(_Prompt(param, service.prompts.tokens(prompt, param, service.spec.vocab_size), None))
         else:
             raise fields.wrong(param, "must be a string, a list of tokens, or a list of either")
-        found.append((param, tokens))
     return found
 
 
@@ -145,6 +159,7 @@ def completion_choice(
     token_bytes: TokenBytes,
     *,
     echo: bool = False,
+    text: str | None = None,
     drops_answer: bool = False,
 ) -> dict[str, Any]:
     """A whole answer as a choice of OpenAI's completions.
@@ -155,22 +170,26 @@ def completion_choice(
         result: the answer.
         token_bytes: the bytes of a token.
         echo: whether the prompt stands before the answer.
+        text: the prompt as the client sent it; None where that was tokens, which are then echoed as their text.
         drops_answer: whether the prompt alone was asked for.
     """
-    tokens, text = list(result.tokens), result.text
+    tokens, answer, places = list(result.tokens), result.text, TextOffsets()
     found: list[TokenLogprob | None] = list(result.logprobs)
     if drops_answer:
-        tokens, found, text = [], [], ""
+        tokens, found, answer = [], [], ""
     if echo:
-        prompt = token_text(b"".join(map(token_bytes, request.prompt)))
-        text = prompt + text
+        spelt = token_text(b"".join(map(token_bytes, request.prompt)))
+        prompt = spelt if text is None else text
+        # What the tokenizer puts before a text is among the tokens, and not in the text.
+        places = TextOffsets(left_out=len(spelt) - len(prompt))
+        answer = prompt + answer
         tokens, found = [*request.prompt, *tokens], [*result.prompt_logprobs, *found]
     logprobs = None
     if request.logprobs is not None:
-        logprobs = completion_logprobs(tokens, found, token_bytes, TextOffsets())
+        logprobs = completion_logprobs(tokens, found, token_bytes, places)
     return {
         "index": number,
-        "text": text,
+        "text": answer,
         "logprobs": logprobs,
         "finish_reason": "length" if drops_answer else result.finished.reason.value,
     }

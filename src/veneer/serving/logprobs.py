@@ -13,9 +13,14 @@ TokenBytes = Callable[[int], bytes]
 
 
 class TextOffsets:
-    """Where the tokens of a text begin in it, in characters. One that goes on with a character has that one's place."""
+    """Where the tokens of a text begin in it, in characters. One that goes on with a character has that one's place.
 
-    def __init__(self) -> None:
+    Args:
+        left_out: characters of the first tokens that are not in the text; what begins in them has place 0.
+    """
+
+    def __init__(self, *, left_out: int = 0) -> None:
+        self._left_out = left_out
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._characters = 0
 
@@ -26,7 +31,7 @@ class TextOffsets:
         # What was begun and does not go on is a character too, U+FFFD.
         place = self._characters + bool(begun and not goes_on)
         self._characters += len(self._decoder.decode(content))
-        return place
+        return max(0, place - self._left_out)
 
 
 def chat_logprob(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]:
