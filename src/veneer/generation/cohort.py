@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.logprobs import prompt_logprobs
+from veneer.generation.request import TokenLogprob
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sampling import likeliest
 from veneer.generation.sequence import Placement
@@ -27,7 +29,7 @@ DECODED_LIMIT = 10**9
 KEEP_SHARE = 0.75
 """Dropping rows copies the cache, so it waits until a smaller share of them is left."""
 SCORED_TOKENS = 256
-"""Tokens of a prompt whose logits are made at once."""
+"""Tokens of a prompt whose logits are made, and held, at once."""
 SHORT_TOKENS = 256
 """Tokens that the longest sequence of a cohort may have more than twice its shortest."""
 
@@ -161,16 +163,16 @@ class CohortRunner:
     def _wanted(self, item: StepInput, last: StepOutput) -> StepOutput:
         if item.wanted is Wanted.LAST:
             return last
-        model, tokens = self._model_of(item.adapter), item.work.sequence.tokens
+        model, sequence = self._model_of(item.adapter), item.work.sequence
+        tokens = sequence.tokens
         given = torch.tensor(tokens, device=model.device)
         hidden = model.documents(given, torch.arange(len(tokens), device=model.device), [len(tokens)])
-        # Logits of a long prompt are hundreds of megabytes: they are made in pieces, and held once.
-        logits = last.logits.new_empty(len(tokens), last.logits.shape[1])
+        scored: list[TokenLogprob] = []
+        # Logits of a long prompt are gigabytes: they are made in pieces, and no piece is kept.
         for start in range(0, len(tokens) - 1, SCORED_TOKENS):
             stop = min(start + SCORED_TOKENS, len(tokens) - 1)
-            logits[start:stop] = model.logits(hidden[start:stop])
-        logits[-1] = last.logits[0]
-        return StepOutput(logits, last.likeliest)
+            scored += prompt_logprobs(model.logits(hidden[start:stop]).float(), start, sequence, item.top)
+        return StepOutput(last.logits, last.likeliest, scored)
 
     def _model_of(self, adapter: LoadedAdapter | None) -> LanguageModel:
         if adapter is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
 
+import torch
+
+from veneer.generation.logprobs import token_logprob
 from veneer.generation.request import (
     STREAMS,
     Finished,
@@ -16,7 +18,7 @@ from veneer.generation.request import (
 )
 from veneer.generation.runner import StepOutput
 from veneer.generation.sampling import adjusted, choose, likeliest
-from veneer.generation.sequence import Sequence
+from veneer.generation.sequence import Sequence, Work
 from veneer.generation.text import StopScanner, TextStream, TokenDecoder
 
 
@@ -45,18 +47,15 @@ class Completion:
         self._greedy = handle.request.sampling.plain and handle.request.constraint is None
 
     @property
-    def scores_prompt(self) -> bool:
-        """Whether the logits of the prompt's tokens are still wanted."""
-        return not self._scored
+    def prompt_top(self) -> int | None:
+        """How many of the likeliest tokens are wanted with each of the prompt's; None where these are not scored, or
+        have been."""
+        return None if self._scored else self.handle.request.prompt_logprobs
 
-    def score_prompt(self, start: int, logits: Tensor) -> None:
-        """Take the logits `[tokens, vocab]` of the prompt's tokens from `start` on."""
-        tokens, top = self._sequence.tokens, self.handle.request.prompt_logprobs
-        assert top is not None
-        for place, row in enumerate(logits, start + 1):
-            if place < self._sequence.prompt_tokens:
-                self._prompt_scores[place] = token_logprob(row, tokens[place], top)
-        if start + len(logits) == len(tokens):
+    def score_prompt(self, work: Work, scored: Iterable[TokenLogprob]) -> None:
+        """Take the log-probabilities of the prompt's tokens that follow those of a step's work."""
+        self._prompt_scores |= dict(enumerate(scored, work.start + 1))
+        if work.ends:
             self._scored = True
             scores = [self._prompt_scores[place] for place in range(1, self._sequence.prompt_tokens)]
             self.handle.emit(PromptScored((None, *scores)))
@@ -123,10 +122,3 @@ class Completion:
         if self._generator is None:  # made at the first draw: each takes 2.7 kB, and most requests wait or are greedy
             self._generator = torch.Generator().manual_seed(sampling.seed * STREAMS + request.stream)
         return choose(scores, sampling, self._generator)
-
-
-def token_logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
-    """The log-probability of a token under the logits `[vocab]` before it, with those of the `top` likeliest."""
-    scores = torch.log_softmax(logits.double(), dim=-1)
-    values, tokens = scores.topk(min(top, len(scores)))
-    return TokenLogprob(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))

@@ -276,15 +276,15 @@ class GenerationEngine:
 
     def _input(self, work: Work) -> StepInput:
         active = self._active[work.sequence.number]
-        wanted = Wanted.LAST if work.ends else Wanted.NONE
-        if active.completion.scores_prompt:
-            wanted = Wanted.ALL
+        wanted, top = Wanted.LAST if work.ends else Wanted.NONE, active.completion.prompt_top
+        if top is not None:
+            return StepInput(work, self._adapter_of(active), Wanted.ALL, top)
         return StepInput(work, self._adapter_of(active), wanted)
 
     def _advance(self, active: _Active, work: Work, output: StepOutput) -> None:
         """Take the output for a sequence's tokens, and choose the next token where the last one is among them."""
-        if active.completion.scores_prompt:
-            active.completion.score_prompt(work.start, output.logits)
+        if active.completion.prompt_top is not None:
+            active.completion.score_prompt(work, output.scored)
         if not work.ends:
             return
         before = len(active.sequence.tokens)

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from veneer.generation.blocks import DROPPED, Block, BlockGroup
 from veneer.generation.cohort import CohortRunner
+from veneer.generation.logprobs import prompt_logprobs
+from veneer.generation.request import TokenLogprob
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
 from veneer.generation.sequence import Placement
 from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
@@ -126,7 +128,9 @@ class PagedRunner:
         asked = [(item, end - len(own), end) for item, own, end in zip(inputs, wanted, ends, strict=True) if own]
         tokens = self._step.likeliest(logits, [end - 1 for _, _, end in asked])
         for (item, start, end), token in zip(asked, tokens, strict=True):
-            outputs[_number(item)] = StepOutput(logits[start:end], token)
+            own = logits[start:end]
+            scored = _scored(item, own) if item.wanted is Wanted.ALL else ()
+            outputs[_number(item)] = StepOutput(own, token, scored)
         return outputs
 
     def _addresses(self, inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[_Table]]:
@@ -158,6 +162,10 @@ def _number(item: StepInput) -> int:
 
 def _adapter_key(item: StepInput) -> tuple[bytes, int]:
     return b"" if item.adapter is None else item.adapter.key, _number(item)
+
+
+def _scored(item: StepInput, logits: Tensor) -> list[TokenLogprob]:
+    return prompt_logprobs(logits, item.work.start, item.work.sequence, item.top)
 
 
 def _parts(inputs: Sequence[StepInput]) -> tuple[list[_Part], list[_Part]]:

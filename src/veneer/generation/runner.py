@@ -11,6 +11,7 @@ from torch import Tensor
 
 from veneer.errors import VeneerError
 from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.request import TokenLogprob
 from veneer.generation.sequence import Placement, Work
 from veneer.model.language import LanguageModel
 from veneer.native.factors import FactorTable
@@ -74,6 +75,7 @@ class Wanted(Enum):
     NONE = "none"
     LAST = "last"
     ALL = "all"
+    """Those of all tokens, to score the prompt's by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class StepInput:
     work: Work
     adapter: LoadedAdapter | None
     wanted: Wanted
+    top: int = 0
+    """How many of the likeliest tokens each of the prompt's is scored with, where all logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,12 @@ class StepOutput:
     """What a step makes of an input's wanted tokens."""
 
     logits: Tensor
-    """float32 `[tokens, vocab_size]`; the next step may overwrite them."""
+    """float32 `[tokens, vocab_size]`, of the last token at least; the next step may overwrite them."""
     likeliest: int
     """The first token with the largest logit after the last of the tokens: a greedy answer goes on with it."""
+    scored: Sequence[TokenLogprob] = ()
+    """The prompt's tokens behind the first of the input's, as far as the one behind its last, where all logits are
+    wanted. They are scored here, because the logits of a long prompt are gigabytes."""
 
 
 class Runner(Protocol):
