@@ -140,8 +140,8 @@ def test_a_request_that_takes_too_long_is_504(assistant: Assistant) -> None:
         several = {key: value for key, value in LONG.items() if key != "prompt"} | {"n": 8}
         chat = {"messages": [{"role": "user", "content": "The"}]}
         for path, prompt in (("/v1/completions", {"prompt": "The"}), ("/v1/chat/completions", chat)):
-            status, _, answer = call(server, "POST", path, {**several, **prompt})
-            assert status == 504
+            status, headers, answer = call(server, "POST", path, {**several, **prompt})
+            assert (status, headers["x-should-retry"]) == (504, "false")
             assert "0.05 seconds" in answer["error"]["message"]
             _, _, stream = call(server, "POST", path, {**several, **prompt, "stream": True})
             last = json.loads(stream.split(b"data: ")[-1])

@@ -82,7 +82,9 @@ class Answers:
                 arrived = await self._arrived.get()
                 if arrived is None:
                     raise ApiError(
-                        504, f"the request took more than {self._seconds:g} seconds, the most that this server allows"
+                        504,
+                        f"the request took more than {self._seconds:g} seconds, the most that this server allows",
+                        headers=NO_RETRY,  # which would take as long
                     )
                 number, event = arrived
                 self._observe(number, event)
