@@ -40,6 +40,22 @@ def test_another_job_does_not_go_on_with_it(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 2
 
 
+def test_what_a_job_without_an_answer_has_left_is_no_other_job(tmp_path: Path) -> None:
+    path, other = tmp_path / "answers.jsonl", {**JOB, "sampling": {"seed": 2}}
+    with AnswersFile(path, other):
+        pass
+    assert written(path, 2).count(b"\n") == 2
+    with pytest.raises(ConfigError, match=r"sampling\.seed: 1, now 2"):
+        AnswersFile(path, other)
+    path.unlink()
+    with AnswersFile(path, other) as file:  # whoever deletes the answers begins anew
+        with pytest.raises(OutputError, match="another process"):
+            AnswersFile(path, JOB)
+        file.append(LINES[0])
+    with AnswersFile(path, other) as file:
+        assert file.done == 1
+
+
 def test_what_is_no_file_of_answers_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine\n")

@@ -43,14 +43,15 @@ class AnswersFile:
     def __init__(self, path: Path, job: Mapping[str, Any]):
         self._path = path
         note = path.with_name(f"{path.name}.job")
-        _check_job(path, note, job)
         with reported(path):
-            if not note.exists():
-                write_text(note, to_text(dict(job), indent=2, ensure_ascii=False) + "\n")
             self._file = path.open("a+b", buffering=0)
         with ExitStack() as unfinished:
             unfinished.callback(self._file.close)
             self._lock()
+            if has_answers(path):
+                _check_job(path, note, job)
+            else:  # a note that is there is of a job that was stopped before its first answer
+                write_text(note, to_text(dict(job), indent=2, ensure_ascii=False) + "\n")
             self.done = self._recover()
             """Answers that were there when the file was opened."""
             unfinished.pop_all()
@@ -104,14 +105,11 @@ def has_answers(path: Path) -> bool:
 
 
 def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
+    """Raise where a file has the answers of another job than this, or of none."""
     try:
         before = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if has_answers(path):
-            raise ConfigError(
-                f"{path}: is there already, and no {note.name} beside it; give another --output"
-            ) from None
-        return
+        raise ConfigError(f"{path}: is there already, and no {note.name} beside it; give another --output") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{note}: cannot be read: {error}") from error
     now = json.loads(to_text(dict(job)))
