@@ -90,7 +90,7 @@ class Completion:
             rest = self._scanner.push(self._text.finish())
             if self._scanner.found is None:
                 rest += self._scanner.finish()
-            else:
+            elif reason in (FinishReason.LENGTH, FinishReason.STOP):  # and no error, nor who cancelled it
                 reason, self._stop = FinishReason.STOP, self._scanner.found
         self.handle.emit(
             Finished(
