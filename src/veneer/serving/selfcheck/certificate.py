@@ -105,7 +105,12 @@ class IsolationCertificate:
     @property
     def held(self) -> bool:
         """Whether no answer differs, and some were compared."""
-        return self.different == 0 and self.counts.bitwise + self.counts.rounded > 0
+        return self.different == 0 and self.compared > 0
+
+    @property
+    def compared(self) -> int:
+        """Answers that were compared."""
+        return self.counts.bitwise + self.counts.rounded
 
     def content(self) -> dict[str, Any]:
         """The certificate as plain values."""
@@ -117,8 +122,10 @@ class IsolationCertificate:
 
     def refuse(self) -> None:
         """Raise AnswersMixed where it does not hold."""
-        if not self.held:
+        if self.different:
             raise AnswersMixed(f"{self.different:,} answers are not those of a cold server; the certificate has them")
+        if not self.held:
+            raise AnswersMixed("nothing was compared, so that nothing is known; ask more questions (--questions)")
 
     def summary(self) -> str:
         """The certificate in a few lines."""
@@ -127,7 +134,9 @@ class IsolationCertificate:
         if counts.rounded:
             within = f"largest difference {self.largest_difference:.1e}"
             compared.append(f"{counts.rounded:,} within {self.tolerance:g} ({within})")
-        verdict = "Answers do not mix" if self.held else f"ANSWERS DIFFER: {self.different:,}"
+        verdict = "Answers do not mix" if self.held else "NOTHING WAS COMPARED"
+        if self.different:
+            verdict = f"ANSWERS DIFFER: {self.different:,}"
         lines = [
             f"{verdict}: {counts.asked:,} questions to {self.model} and {len(self.adapters)} adapters, asked at once, "
             "beside those of a cold server.",
