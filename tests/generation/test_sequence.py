@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from veneer.generation.blocks import DROPPED
 from veneer.generation.sequence import Sequence, Work
 
 
@@ -14,13 +13,6 @@ def test_tokens_are_computed_pending_or_new() -> None:
     one.tokens.append(9)
     one.computed = 5
     assert (one.pending, one.answer) == (0, [8, 9])
-
-
-def test_blocks_behind_the_window_are_not_held() -> None:
-    one = sequence()
-    assert one.held(0) == []
-    one.tables = [[4, DROPPED, 2], [DROPPED]]
-    assert (one.held(0), one.held(1)) == ([4, 2], [])
 
 
 def test_logits_are_wanted_of_the_work_that_reaches_the_end() -> None:

@@ -25,6 +25,7 @@ from veneer.generation.request import (
     TokenMade,
     gathered,
 )
+from veneer.generation.runner import AdapterSource
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.generation.text import TokenDecoder
@@ -173,10 +174,11 @@ def _carry_out(
         return listen
 
     rows = batch_rows or BATCH_ROWS
+    longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
     asked = 0
     with (
         evaluation_mode(model),
-        closing(_engine_for(model, requests, decoder, rows, router)) as engine,
+        closing(batch_engine(model, longest, decoder=decoder, rows=rows, router=router)) as engine,
     ):
         for request in requests:
             engine.check(request)  # so that what can never be carried out is refused before anything is computed
@@ -193,19 +195,39 @@ def _carry_out(
         on_event(row, _never_begun(requests[row]))
 
 
-def _engine_for(
+def batch_engine(
     model: LanguageModel,
-    requests: Sequence[GenerationRequest],
-    decoder: TokenDecoder | None,
-    rows: int,
-    router: Router | None,
+    longest: int,
+    *,
+    rows: int = BATCH_ROWS,
+    decoder: TokenDecoder | None = None,
+    stop_ids: frozenset[int] = frozenset(),
+    adapters: AdapterSource | None = None,
+    router: Router | None = None,
 ) -> GenerationEngine:
-    """An engine that decodes so many rows together, and whose cache holds any one of the requests."""
-    longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
+    """An engine for many requests, of which nobody waits for a next token.
+
+    Args:
+        model, decoder, stop_ids, adapters, router: see `build_engine`.
+        longest: the most tokens of a prompt and its answer; the cache has room for one that long.
+        rows: most rows that are decoded together.
+    """
     # One row always fits.
     cache_bytes = max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
-    limits = Limits(sequences=rows, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
-    return build_engine(model, decoder=decoder, cache_bytes=cache_bytes, limits=limits, router=router)
+    return build_engine(
+        model,
+        decoder=decoder,
+        stop_ids=stop_ids,
+        adapters=adapters,
+        cache_bytes=cache_bytes,
+        limits=batch_limits(rows),
+        router=router,
+    )
+
+
+def batch_limits(rows: int = BATCH_ROWS) -> Limits:
+    """What a step of `batch_engine` may take."""
+    return Limits(sequences=rows, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
 
 
 def _never_begun(request: GenerationRequest) -> Finished:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from veneer.generation.blocks import DROPPED
-
 
 class Placement(Enum):
     """Who keeps a sequence's keys and values."""
@@ -55,10 +53,6 @@ class Sequence:
     def answer(self) -> list[int]:
         """The new tokens."""
         return self.tokens[self.prompt_tokens :]
-
-    def held(self, group: int) -> list[int]:
-        """Numbers of the blocks that the sequence holds in a group."""
-        return [number for number in self.tables[group] if number != DROPPED] if self.tables else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ import torch
 
 from veneer.adapters.targets import ALL_LINEAR
 from veneer.enums import Products
-from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
+from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS, batch_limits
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
-from veneer.generation.scheduler import Limits
 from veneer.model.spec import DecoderSpec
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.setup import BatchShape, Setup
@@ -43,9 +42,8 @@ def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
     blocks = -(-batch.longest // BLOCK_TOKENS) + BLOCKS_BEYOND
     row = token_bytes(spec, setup.dtype) * blocks * BLOCK_TOKENS
     cache = min(max(CACHE_BYTES, row), batch.sampled * row)
-    limits = Limits(sequences=BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
     scores = SCORES_COPIES * 4 * spec.vocab_size * rows
-    total = int((1 + HOLES) * cache) + 4 * limits.step_tokens * step_width(setup) + scores
+    total = int((1 + HOLES) * cache) + 4 * batch_limits().step_tokens * step_width(setup) + scores
     total += DRAWN_COPIES * 8 * spec.vocab_size
     if not through_modules(setup):
         return total

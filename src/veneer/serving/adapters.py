@@ -171,12 +171,6 @@ class AdapterFolder:
             self._read_next()
 
     @property
-    def nbytes(self) -> int:
-        """Bytes that adapters take in memory."""
-        with self._lock:
-            return self._memory.nbytes
-
-    @property
     def evictions(self) -> int:
         """How often an adapter had to leave memory for another."""
         with self._lock:

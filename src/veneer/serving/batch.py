@@ -19,8 +19,7 @@ from veneer.counting import count_of
 from veneer.data.records import SUFFIXES, Message, iterate_rows
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
-from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
-from veneer.generation.build import CACHE_BYTES, build_engine
+from veneer.generation.batch import BATCH_ROWS, batch_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within
 from veneer.generation.request import (
     STREAMS,
@@ -31,7 +30,6 @@ from veneer.generation.request import (
     gathered,
 )
 from veneer.generation.sampling import Sampling
-from veneer.generation.scheduler import Limits
 from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
@@ -168,14 +166,7 @@ def _answer(
     """Write the answers to `prompts`; rows whose answers the model's context ends are put into `cut`."""
     context = assistant.model.spec.max_positions
     longest = max((min(len(prompt) + sampling.max_new_tokens, context) for prompt in prompts.values()), default=0)
-    engine = build_engine(
-        assistant.model,
-        stop_ids=assistant.stop_ids,
-        adapters=source,
-        # One row always fits.
-        cache_bytes=max(CACHE_BYTES, assistant.model.row_bytes(longest + 2 * BLOCK_TOKENS)),
-        limits=Limits(sequences=BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None),
-    )
+    engine = batch_engine(assistant.model, longest, stop_ids=assistant.stop_ids, adapters=source)
     handles: dict[int, GenerationHandle] = {}
     asked = written = file.done
     with closing(engine):
