@@ -145,8 +145,8 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
                 connection.request("POST", path, to_text(content).encode(), headers)
             answer = connection.getresponse()
             if answer.status != 200:
-                kind = _BadRequest if answer.status in REFUSED else DataError
-                raise kind(f"{server}: {error_message(answer.read())} ({answer.status})")
+                refused = _BadRequest if answer.status in REFUSED else DataError
+                raise refused(f"{server}: {error_message(answer.read())} ({answer.status})")
             yield answer
         except (OSError, http.client.HTTPException) as error:
             raise ConfigError(f"{server}: cannot be reached: {error}") from error
