@@ -351,8 +351,6 @@ UNTESTED = {
     "data/lint/rules.py": "dataclasses and enums; what they hold is checked in test_registry.py",
     "exports/request.py": "dataclasses and an enum: what test_run.py and test_verify.py ask for",
     "generation/build.py": "one call of the engine's constructor, which all of test_engine.py goes through",
-    "generation/cohort.py": "the engine's runner of batches: test_engine.py compares it with requests that run alone",
-    "generation/completion.py": "the engine's tokens, texts and ends: test_engine.py asks for each of them",
     "generation/share.py": "a protocol, and the process that does everything: all of test_scoring.py goes through it",
     "generation/runner.py": "protocols and dataclasses; mypy checks who implements them",
     "generation/paged.py": "the engine's runner of blocks: test_engine.py compares it with requests that run alone",
