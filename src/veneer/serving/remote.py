@@ -70,7 +70,9 @@ class RemoteAssistant:
             del content["max_tokens"]
         answer, reason = self._answer(content, on_text)
         if reason == "length":
-            message = f"the answer ends where the model's context does, before its {sampling.max_new_tokens:,} tokens"
+            message = (
+                f"the context has no room for an answer of {sampling.max_new_tokens:,} tokens, and this one was cut"
+            )
             broadcast(subscribers)(Note(message=message, level=Level.WARNING))
         return answer
 
@@ -88,7 +90,7 @@ class RemoteAssistant:
     def _choices(self, content: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         with _asked(self.server, self.key, "chat/completions", content) as answer:
             for line in answer:
-                yield from _choices(line, self.server)
+                yield from _choices_in(line, self.server)
 
     def _content(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
         return {
@@ -152,7 +154,7 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
             raise ConfigError(f"{server}: cannot be reached: {error}") from error
 
 
-def _choices(line: bytes, server: str) -> list[dict[str, Any]]:
+def _choices_in(line: bytes, server: str) -> list[dict[str, Any]]:
     """The choices in a line of a stream."""
     data = line.strip().removeprefix(b"data: ")
     if not line.startswith(b"data: ") or data == b"[DONE]":
