@@ -62,6 +62,7 @@ def file(opened: Opened) -> str:
         ("evaluations", {"gate": {"metric": "/tmp/x.py:f", "better_by": 1}}, "metric: one of"),
         ("exports", {"run": "made-one", "to": "/tmp/x"}, "to: one of"),
         ("exports", {"run": "made-one", "quant": "q8_0"}, "quant: it is for gguf"),
+        ("exports", {"run": "made-one", "to": "gguf", "dtype": "float16"}, "dtype: it is for merged and merged-4bit"),
         ("exports", {"run": "made-one", "to": "gguf", "quant": "q1"}, "quant: one of"),
         ("exports", {"run": "made-one", "output": "/tmp/x"}, "fields are"),
     ],
