@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,21 @@ def test_columns_of_other_names_are_read_as_the_runs_read_them(tiny_model: Path,
     assert [row.reference.removeprefix("answer ") for row in scored] == [
         row.prompt.removeprefix("question ") for row in scored
     ]
+
+
+def test_cells_of_csv_hold_json_by_what_their_columns_are_mapped_to(tiny_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    with file.open("w", newline="") as out:
+        table = csv.writer(out)
+        table.writerow(["dialog"])
+        for number in range(10):
+            turns = [{"role": "user", "content": f"question {number}"}, {"role": "assistant", "content": "answer"}]
+            table.writerow([json.dumps(turns)])
+    config = asked_of(tiny_model, file, tmp_path / "out", "data.columns={messages: dialog}")
+    made = prepare_rows(config, tmp_path / "out")
+    assert (made.training, made.evaluation) == (7, 3)
+    first = json.loads(Path(made.train_files[0]).read_text().splitlines()[0])
+    assert first["dialog"][1] == {"role": "assistant", "content": "answer"}
 
 
 def test_pairs_of_other_names_are_written_by_veneers_own(tiny_model: Path, tmp_path: Path) -> None:

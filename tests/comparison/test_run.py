@@ -67,6 +67,15 @@ def made(
         return compare(question(tiny_model, tiny_data, tmp_path_factory.mktemp("compared") / "out"))
 
 
+def test_answers_longer_than_the_context_are_refused_before_anything_is_trained(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), max_new_tokens=513)
+    with pytest.raises(ConfigError, match="max_new_tokens: 513, but the model's context has 512 tokens"):
+        compare(asked)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: CompareResult, tiny_model: Path) -> None:
     output = Path(made.config.output)
     assert [(one.method, one.seed) for one in made.outcomes] == [

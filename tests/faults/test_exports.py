@@ -62,6 +62,7 @@ def drawn_export(seed: int, folder: Path) -> ExportRecord:
     target = draw.choice((Target.GGUF, Target.GGUF, Target.GGUF, Target.GGUF_ADAPTER, Target.MERGED))
     quant = {Target.GGUF: draw.choice(GGUF), Target.GGUF_ADAPTER: draw.choice(("f32", "f16", "bf16", "q8_0"))}
     dtype = draw.choice((StoredDtype.FLOAT32, StoredDtype.BFLOAT16, StoredDtype.FLOAT16))
+    dtype = dtype if target is Target.MERGED else StoredDtype.AUTO
     return export(
         adapter, folder / "out", to=target, quant=quant.get(target), dtype=dtype, data=data, compute=FLOAT32
     )  # fmt: skip

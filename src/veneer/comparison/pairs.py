@@ -40,7 +40,7 @@ def read_pairs(
     """
     found, problems = list[tuple[Pair, Any]](), list[RowProblem]()
     for file in files_named(name):
-        for where, row in iterate_rows(file):
+        for where, row in iterate_rows(file, columns=columns):
             try:
                 if isinstance(row, BadRow):
                     raise row

@@ -166,7 +166,7 @@ def _read(name: str, data: DataSection, emit: Subscriber) -> list[tuple[Record, 
     """Every row of the files that a name means, but for those that may be left out, which are told of."""
     found: list[tuple[Record, Any]] = []
     for file in files_named(name):
-        raw = dict(iterate_rows(file))
+        raw = dict(iterate_rows(file, columns=data.columns))
         read = collect(raw.items(), str(file), columns=data.columns, bad_rows=data.bad_rows)
         if read.skipped:
             emit(Note(message=read.notes[0]))

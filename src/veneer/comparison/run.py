@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from veneer.backends.describe import describe_model
 from veneer.comparison.order import (
     BASE,
     STDERR_FILE,
@@ -31,7 +32,9 @@ from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
+from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
+from veneer.io.checkpoint import read_model_config
 from veneer.io.files import exclusive, make_output_folder, reported, write_text
 from veneer.notebook import html_facts, html_table
 from veneer.signals import SIGNALS, deferred, stop_signalled
@@ -144,6 +147,7 @@ def compare_shared(
         rows = ComparedRows(**json.loads(share.told(made)))
         task = task_rows(rows.eval_file, chosen, scored_columns(config))
         stages = _stages(config, rows, choices=bool(task.choices))
+        _check_answers(config, stages[0][0].config)
         orders, problems = _carried_out(stages, share, device, lambda ready: carrier(ready, emit))
         if not share.first:
             return None
@@ -153,6 +157,18 @@ def compare_shared(
         write_text(output / COMPARISON_FILE, to_text(with_reasons(result.to_json()), indent=1) + "\n")
     emit(Result(verb="compare", values=result.to_json()))
     return result
+
+
+def _check_answers(config: CompareConfig, run: RunConfig) -> None:
+    """Refuse answers that are longer than the context of the runs' model, before anything is trained.
+
+    Raises:
+        ConfigError: they are.
+        ModelError: the model cannot be read.
+    """
+    if config.max_new_tokens is not None:
+        model = describe_model(read_model_config(run.model, revision=run.revision), run.backend)
+        Sampling(max_new_tokens=config.max_new_tokens).check_context(model.spec.max_positions)
 
 
 def _carried_out(
