@@ -14,8 +14,8 @@ from veneer.commands.options import (
     model_option,
     on_option,
     refuse_repeats,
-    refuse_two_values,
     set_option,
+    with_options,
 )
 from veneer.commands.parameter_types import COUNT, FEW, PATH, ROWS, Number
 from veneer.enums import Method, ObjectiveName
@@ -102,10 +102,9 @@ def compare(
     refuse_repeats("--metric", metrics)
     in_processes(devices, on=on)
     from veneer.comparison.settings import CompareConfig
-    from veneer.config.values import given_twice, read_assignment
     from veneer.screens.compare import compare_visibly
 
-    refuse_two_values([f"--set {twice}" for twice in given_twice(map(read_assignment, assignments))])
+    with_options({}, {}, assignments)  # refuses a setting with two values
     config = CompareConfig(
         model=model,
         data=data,

@@ -226,14 +226,10 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         for key, value in flat({section: content}).items()
         if key in given and value != given[key]
     ]
-    refuse_two_values([*found, *(f"--set {twice}" for twice in given_twice(settings))])
-    return laid_over(values, [*settings, *given.items()])
-
-
-def refuse_two_values(found: Sequence[str]) -> None:
-    """Refuse settings that have two values, of which the last would win without a word. Raises ConfigError."""
+    found += [f"--set {twice}" for twice in given_twice(settings)]
     if found:
         raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
+    return laid_over(values, [*settings, *given.items()])
 
 
 def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None = None) -> Ranks:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import examples, model_option, refuse_two_values
+from veneer.commands.options import examples, model_option, with_options
 from veneer.commands.parameter_types import PATH
 from veneer.errors import ConfigError
 
@@ -40,12 +40,9 @@ def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str,
     veneer and transformers open the directory without quantising again.
     """
     from veneer.config import QuantSection
-    from veneer.config.values import given_twice, laid_over, read_assignment
     from veneer.screens.quantize import quantize_visibly
 
-    settings = [read_assignment(assignment) for assignment in assignments]
-    refuse_two_values([f"--set {twice}" for twice in given_twice(settings)])
-    values = laid_over({}, settings)
+    values = with_options({}, {}, assignments)
     others = sorted(values.keys() - {"quant"})
     if others:
         raise ConfigError(f"--set takes settings of quant here, not {', '.join(others)}")

@@ -28,6 +28,16 @@ class Target(Enum):
     GGUF_ADAPTER = "gguf-adapter"
     """A GGUF adapter that llama.cpp puts on its base, and an Ollama Modelfile."""
 
+    @property
+    def takes_quant(self) -> bool:
+        """Whether it is a GGUF file, whose matrices are written in what `quant` says."""
+        return self in (Target.GGUF, Target.GGUF_ADAPTER)
+
+    @property
+    def takes_dtype(self) -> bool:
+        """Whether it is a Hugging Face directory, whose weights are written in what `dtype` says."""
+        return self in (Target.MERGED, Target.MERGED_4BIT)
+
 
 class StoredDtype(Enum):
     """What the weights are written in."""

@@ -153,11 +153,11 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     named = request.model or (run.model if run else config.get("base_model_name_or_path"))
     if not named:
         raise ConfigError(f"{adapter} does not say what its base model is; give --model")
-    if request.quant is not None and to not in (Target.GGUF, Target.GGUF_ADAPTER):
+    if request.quant is not None and not to.takes_quant:
         raise ConfigError(
             f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
         )
-    if request.dtype is not StoredDtype.AUTO and to not in (Target.MERGED, Target.MERGED_4BIT):
+    if request.dtype is not StoredDtype.AUTO and not to.takes_dtype:
         remedy = "an adapter for PEFT is float32: leave it out" if to is Target.PEFT else "take --quant"
         raise ConfigError(
             f"--dtype {request.dtype.value} is for Hugging Face directories, and --to {to.value} writes none; {remedy}"

@@ -68,10 +68,10 @@ def _evaluation(body: Mapping[str, Any]) -> dict[str, Any]:
 def _export(body: Mapping[str, Any]) -> dict[str, Any]:
     to = _one(body, "to", [one.value for one in Target]) or Target.MERGED.value
     quant = _one(body, "quant", [one.value for one in Quant])
-    if quant is not None and not to.startswith("gguf"):
+    if quant is not None and not Target(to).takes_quant:
         raise _wrong("quant", f"it is for gguf and gguf-adapter, and to is {to}")
     dtype = _one(body, "dtype", [one.value for one in StoredDtype])
-    if dtype not in (None, StoredDtype.AUTO.value) and to not in (Target.MERGED.value, Target.MERGED_4BIT.value):
+    if dtype not in (None, StoredDtype.AUTO.value) and not Target(to).takes_dtype:
         raise _wrong("dtype", f"it is for merged and merged-4bit, and to is {to}")
     found = {"to": to, "quant": quant, "dtype": dtype}
     return {key: value for key, value in found.items() if value is not None}

@@ -53,11 +53,11 @@ class Passes:
         with self.team.passing():
             prepared = prepared_by(self.objective, batches, DOING, apart=self.team.apart)
         self._seed(number, 0)
+        weights = self.objective.weights(batches)  # the same for the prepared ones, which may be made when asked for
         if isinstance(prepared, MemoryFault):
-            return StepBatches(number, lanes, self.objective.weights(batches), scale, prepared)
+            return StepBatches(number, lanes, weights, scale, prepared)
         following = iter(prepared)
-        lanes = [[next(following) for _ in lane] for lane in lanes]
-        return StepBatches(number, lanes, self.objective.weights(prepared), scale)
+        return StepBatches(number, [[next(following) for _ in lane] for lane in lanes], weights, scale)
 
     def gradients(
         self, step: StepBatches, parameters: Sequence[nn.Parameter], halted: Callable[[], bool]
