@@ -15,7 +15,7 @@ from veneer.comparison.rows import prepare_rows, scored_columns, trained_on
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.task import task_rows
 from veneer.enums import Column, Method, ObjectiveName
-from veneer.errors import DataError, OutputError
+from veneer.errors import ConfigError, DataError, OutputError
 from veneer.events import Event, Note
 
 
@@ -116,3 +116,46 @@ def test_a_row_that_json_cannot_hold_is_named(tiny_model: Path, tmp_path: Path) 
     file.write_text("".join([*lines, '{"prompt": "Q", "completion": "A", "weight": NaN}\n']))
     with pytest.raises(DataError, match=r"rows\.jsonl:11: (.|\n)*weight: nan"):
         prepare_rows(asked_of(tiny_model, file, tmp_path / "out"), tmp_path / "out")
+
+
+def test_rows_of_a_group_are_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
+    content = [
+        {"prompt": f"question {number}", "completion": "answer", "customer": f"of {number // 4}"}
+        for number in range(40)
+    ]
+    file = write_rows(tmp_path / "rows.jsonl", content)
+    made = prepare_rows(
+        asked_of(tiny_model, file, tmp_path / "out", "data.split.by=group", "data.split.column=customer"),
+        tmp_path / "out",
+    )
+    sides = [
+        {json.loads(line)["customer"] for line in Path(name).read_text().splitlines()}
+        for name in (made.train_files[0], made.eval_file)
+    ]
+    assert not sides[0] & sides[1]
+    assert (made.training, made.evaluation) == (28, 12)
+
+
+def test_pairs_of_a_group_are_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
+    content = [pair | {"customer": str(number // 5)} for number, pair in enumerate(pairs(20))]
+    asked = replace(
+        asked_of(
+            tiny_model, write_rows(tmp_path / "pairs.jsonl", content), tmp_path / "out",
+            "data.split={by: group, column: customer}",
+        ),
+        methods=(Method.LORA,), preference=ObjectiveName.DPO,
+    )  # fmt: skip
+    made = prepare_rows(asked, tmp_path / "out")
+    customers = {str(pair["prompt"]): str(pair["customer"]) for pair in content}
+    sides = [
+        {customers[json.loads(line)["prompt"]] for line in Path(name).read_text().splitlines()}
+        for name in (made.train_files[0], made.eval_file)
+    ]
+    assert not sides[0] & sides[1]
+
+
+def test_a_split_beside_rows_to_score_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "question", "completion": "answer"}] * 4)
+    asked = asked_of(tiny_model, file, tmp_path / "out", "data.split.by=near-duplicates")
+    with pytest.raises(ConfigError, match=r"data.split.by near-duplicates says which rows are held out"):
+        prepare_rows(replace(asked, eval_data=str(file)), tmp_path / "out")

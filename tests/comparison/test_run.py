@@ -265,14 +265,14 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_ev
 @pytest.mark.usefixtures("forked_runs")
 def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Path, tmp_path: Path) -> None:
     content = [
-        {"prompt": f"{number}: the parcel?", "completion": answer, "choices": ["late", "blue"]}
+        {"prompt": f"{number}: the parcel?", "completion": answer, "choices": ["late", "blue"], "day": number // 2}
         for number, answer in enumerate(["late", "blue"] * 7)
     ]
     files = [write_rows(tmp_path / f"{name}.jsonl", part) for name, part in (("a", content[:10]), ("b", content[10:]))]
     sources = f"data.sources=[{{file: {files[0]}, weight: 0.5}}, {{file: {files[1]}}}]"
     asked = CompareConfig(
         model=str(tiny_model), output=str(tmp_path / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
-        max_new_tokens=4, assignments=(*SETTINGS, sources),
+        max_new_tokens=4, assignments=(*SETTINGS, sources, "data.split={by: group, column: day}"),
     )  # fmt: skip
     made = compare(asked)
     output = tmp_path / "out"
@@ -281,6 +281,7 @@ def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Pa
     assert sorted(str(row) for part in found for row in part) == sorted(map(str, content))
     assert all(row in content[:10] for row in found[0])
     assert all(row in content[10:] for row in found[1])
+    assert not {row["day"] for row in (*found[0], *found[1])} & {row["day"] for row in found[2]}
     assert (made.training_rows, made.evaluation_rows) == (len(found[0]) + len(found[1]), len(found[2]))
     settings = yaml.safe_load((output / "runs" / "lora-0" / "config.yaml").read_text())
     assert [one["weight"] for one in settings["data"]["sources"]] == [0.5, 1.0]

@@ -18,8 +18,8 @@ from veneer.counting import count_of
 from veneer.data.orders import order as shuffled
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record, collect, iterate_rows
-from veneer.data.sources import files_named
-from veneer.data.splits import split
+from veneer.data.sources import RowFile, files_named
+from veneer.data.splits import held_out
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.events import Note, Subscriber, ignore
@@ -67,8 +67,7 @@ def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber = ignore)
     sources, weights = _sources(config, data)
     rows = [_read(name, data, emit) for name in sources]
     if config.eval_data is None:
-        _, evaluated = split([record for source in rows for record, _ in source], config.held_out)
-        apart = {record.where for record in evaluated}
+        apart = _held_out([record for source in rows for record, _ in source], data, sources)
         scored = [one for source in rows for one in source if one[0].where in apart]
     else:
         apart = set()
@@ -87,8 +86,7 @@ def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit:
     assert config.data is not None, "the settings were checked"
     rows = read_pairs(config.data, data.columns, data.bad_rows, emit)
     if config.eval_data is None:
-        _, evaluated = split([pair.chosen for pair, _ in rows], config.held_out)
-        apart = {record.where for record in evaluated}
+        apart = _held_out([pair.chosen for pair, _ in rows], data, [config.data])
         scored = [one for one in rows if one[0].where in apart]
         rows = [one for one in rows if one[0].where not in apart]
     else:
@@ -100,6 +98,13 @@ def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit:
     }
     train_file, pairs_file, eval_file = _written(config, output, parts, _lines(answers), [])
     return ComparedRows([train_file], [], eval_file, len(rows), len(answers), pairs_file)
+
+
+def _held_out(records: list[Record], data: DataSection, names: Sequence[str]) -> set[str]:
+    """Where the records of some sources stand that are scored and not trained, by `data.held_out` and `data.split`."""
+    files = [RowFile(path, name) for name in names for path in files_named(name)]
+    held = held_out(records, data, files)
+    return {record.where for record, is_held in zip(records, held, strict=True) if is_held}
 
 
 def _drawn(config: CompareConfig, scored: list[Row]) -> list[Row]:
@@ -129,12 +134,14 @@ def _written(
 
 
 def _row_settings(config: CompareConfig) -> DataSection:
-    """What the settings of the runs say of the rows.
+    """What the settings of the runs say of the rows, and how they are split here.
 
     Raises:
         ConfigError: they are invalid.
     """
-    own = {"model": config.model, "output": config.output} | ({"data.file": config.data} if config.data else {})
+    own: dict[str, Any] = {"model": config.model, "output": config.output}
+    own |= {"data.file": config.data} if config.data else {}
+    own |= {"data.eval_file": config.eval_data} if config.eval_data else {"data.held_out": config.held_out}
     texts = [text for text in config.assignments if key_of(text).partition(".")[0] == "data"]
     return parse(laid_over(override({}, texts), own.items()), where="the settings of the rows").data
 

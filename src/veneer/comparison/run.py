@@ -23,7 +23,7 @@ from veneer.comparison.order import (
     read_outcome,
 )
 from veneer.comparison.rows import RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
-from veneer.comparison.settings import CompareConfig, check_question, key_of
+from veneer.comparison.settings import SPLIT, CompareConfig, check_question, key_of
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
@@ -271,6 +271,7 @@ def _config(
     own: dict[str, Any] = {"model": config.model, "output": str(output), "method": method.value}
     own |= {"train.seed": seed, **trained}
     values = laid_over(override({}, assignments), own.items())
+    drop(values, SPLIT)  # the rows are split already
     if config.preference is not None:
         drop(values, "data.columns")  # the files of pairs have veneer's own names
     return parse(values, where=f"the settings of {method.value}")

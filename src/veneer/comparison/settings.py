@@ -11,7 +11,8 @@ from veneer.enums import Method, ObjectiveName, RowKind
 from veneer.errors import ConfigError, listing
 
 SOURCES = "data.sources"
-ROW_SETTINGS = (SOURCES, "data.columns", "data.bad_rows")
+SPLIT = "data.split"
+ROW_SETTINGS = (SOURCES, "data.columns", "data.bad_rows", SPLIT)
 """Settings that say which rows there are: those of all methods, since all have the same rows."""
 OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison gives to its runs itself."""

@@ -53,17 +53,6 @@ def split_records(records: list[Record], data: DataSection, files: Sequence[RowF
     return _apart(records, held_out(records, data, files))
 
 
-def split(records: list[Record], share: float) -> Sides:
-    """Split records into those to train and, `share` of them and at least one, those to evaluate.
-
-    Which ones are evaluated follows from the number of records alone.
-
-    Raises:
-        DataError: there are too few records to have some on both sides.
-    """
-    return _apart(records, _by_row(len(records), share))
-
-
 def held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
     """Which rows are held out by `data.held_out` and `data.split`, bool [rows].
 
