@@ -249,6 +249,22 @@ def test_of_many_requests_few_are_in_the_engine_and_greedy_ones_make_no_generato
     assert AHEAD * BATCH_ROWS - BATCH_ROWS <= max(held) <= AHEAD * BATCH_ROWS
 
 
+def test_every_answer_is_told_once_as_it_ends(model: CausalLM) -> None:
+    told: dict[int, list[int]] = {}
+    ended: list[int] = []
+
+    def keep(row: int, tokens: list[int]) -> None:
+        assert row not in told
+        told[row] = list(tokens)
+
+    answers = answer_all(
+        model, asked(300, most=4), on_answer=keep, on_progress=lambda count, under_way, made: ended.append(len(told))
+    )
+    assert [told[row] for row in range(300)] == answers
+    assert ended == sorted(ended)
+    assert ended[0] < 300
+
+
 def test_each_step_computes_what_it_would_with_all_requests_in_the_engine(
     model: CausalLM, engines: list[tuple[GenerationEngine, StubRunner]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

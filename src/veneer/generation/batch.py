@@ -35,6 +35,9 @@ from veneer.model.mode import evaluation_mode
 OnToken = Callable[[int, int], None]
 """Called with the index of a prompt and its next token, as it comes."""
 
+OnAnswer = Callable[[int, list[int]], None]
+"""Called with the index of a prompt and all tokens of its answer, when this has ended."""
+
 OnProgress = Callable[[int, float, str], None]
 """Called after every step with how many rows have ended in it, how many rows' worth is done of those under way, and the
 tokens that were made so far, in words."""
@@ -114,6 +117,7 @@ def answer_all(
     *,
     decoder: TokenDecoder | None = None,
     on_token: OnToken = lambda row, token: None,
+    on_answer: OnAnswer = lambda row, tokens: None,
     on_progress: OnProgress = lambda ended, under_way, made: None,
     stop: Callable[[], bool] = lambda: False,
     batch_rows: int | None = None,
@@ -121,7 +125,8 @@ def answer_all(
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
 
-    `stop` is asked after every step of the engine; true ends all requests with the tokens that they have. The other
+    `stop` is asked after every step of the engine; true ends all requests with the tokens that they have. `on_answer`
+    is told of every answer as it ends, for whoever keeps those that were made before an interruption. The other
     arguments, and what is returned and raised, are those of `generate`. Tokens of a stop string are among those
     returned.
     """
@@ -131,6 +136,8 @@ def answer_all(
         if isinstance(event, TokenMade):
             results[row].append(event.token)
             on_token(row, event.token)
+        elif isinstance(event, Finished):
+            on_answer(row, results[row])
 
     _carry_out(model, requests, listen, decoder, on_progress, stop, batch_rows, router)
     return results

@@ -123,6 +123,37 @@ def test_veneers_own_server_and_the_model_in_memory_give_the_same_answers(tiny_m
     assert sorted(local) == [0, 1, 2]
 
 
+def test_a_model_in_memory_tells_every_answer_as_it_ends(tiny_model: Path) -> None:
+    told: list[int] = []
+
+    def keep(number: int, answer: str) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalAnswerer(tiny_assistant(tiny_model), 9).answer([conversation(text) for text in ("a", "b", "c")], keep)
+    assert told, "an answer that has ended is recorded before the others have"
+
+
+def test_a_model_in_memory_answers_within_its_context(tiny_model: Path) -> None:
+    assistant = tiny_assistant(tiny_model)
+    context = assistant.model.spec.max_positions
+    full = conversation("parcel " * context)
+    tokens = 0
+    while (left := context - len(assistant.encoder.prompt_tokens(conversation("x" * tokens)))) > 4:
+        tokens += max(1, left // 8)
+    answers: dict[int, str] = {}
+    problems = LocalAnswerer(assistant, 9).answer(
+        [full, conversation("x" * tokens), conversation("a")], answers.__setitem__
+    )
+    assert list(problems) == [0]
+    assert f"context has {context:,} tokens" in problems[0]
+    assert sorted(answers) == [1, 2]
+    assert len(assistant.tokenizer.encode(answers[1])) <= left
+    with pytest.raises(ConfigError, match="max_new_tokens: 513"):
+        LocalAnswerer(assistant, context + 1).answer([conversation("a")], answers.__setitem__)
+
+
 def test_keys_stand_in_files(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("abc\n")

@@ -19,6 +19,7 @@ from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.judge.ahead import OnAnswer, RefusedError, ask_ahead
 from veneer.generation.batch import answer_all
+from veneer.generation.context import refuse_full, within
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.error_body import error_message
@@ -147,19 +148,27 @@ class LocalAnswerer:
     max_tokens: int
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
-        """See `Answerer`: a conversation has no answer where the chat template refuses it."""
-        problems, numbers, requests = {}, [], []
-        sampling = Sampling(max_new_tokens=self.max_tokens)
+        """See `Answerer`: a conversation has no answer where the chat template refuses it, or where it fills the
+        model's context. An answer ends where the context does."""
+        assistant, context = self.assistant, self.assistant.model.spec.max_positions
+        problems, numbers, requests = dict[int, str](), list[int](), list[GenerationRequest]()
+        asked = Sampling(max_new_tokens=self.max_tokens)
+        asked.check_context(context)
         for number, messages in enumerate(conversations):
             try:
-                prompt = tuple(self.assistant.encoder.prompt_tokens(messages))
-                requests.append(GenerationRequest(prompt=prompt, sampling=sampling, stop_ids=self.assistant.stop_ids))
+                prompt = tuple(assistant.encoder.prompt_tokens(messages))
+                refuse_full([("the question", len(prompt))], context)
             except DataError as error:
                 problems[number] = str(error)
                 continue
             numbers.append(number)
-        for number, tokens in zip(numbers, answer_all(self.assistant.model, requests), strict=True):
-            on_answer(number, self.assistant.tokenizer.decode(tokens))
+            sampling = within(asked, len(prompt), context)
+            requests.append(GenerationRequest(prompt=prompt, sampling=sampling, stop_ids=assistant.stop_ids))
+
+        def tell(row: int, tokens: list[int]) -> None:
+            on_answer(numbers[row], assistant.tokenizer.decode(tokens))
+
+        answer_all(assistant.model, requests, on_answer=tell)
         return problems
 
 
