@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from run_values import refusal, values
-from veneer.config import check, parse
+from veneer.config import LoraSection, check, parse
 from veneer.errors import ConfigError
 
 
@@ -83,6 +83,14 @@ def test_a_configuration_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.output = "elsewhere"
     check(config)
+
+
+def test_a_set_is_taken_in_alphabetical_order() -> None:
+    """That of hashes is another one in every process: a resumed run would not be the one that was begun."""
+    names = {"v_proj", "q_proj", "o_proj", "k_proj", "up_proj"}
+    config = parse(values(lora={"target_modules": names}), where="x")
+    assert config.lora.target_modules == tuple(sorted(names))
+    assert LoraSection(modules_to_save=frozenset(names)).modules_to_save == tuple(sorted(names))
 
 
 def test_keys_that_are_no_text_are_refused() -> None:

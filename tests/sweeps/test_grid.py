@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.errors import ConfigError
-from veneer.sweeps.grid import check_settings, parse_grid, points
+from veneer.sweeps.grid import check_settings, parse_grid, plain_grid, points
 
 
 def test_a_grid_from_the_command_line() -> None:
@@ -23,6 +23,11 @@ def test_a_grid_from_the_command_line() -> None:
     assert all(text in str(error.value) for text in ("'lora.rank'", "train.seed: given twice", "lora.alpha"))
     with pytest.raises(ConfigError, match="nothing is varied"):
         parse_grid([])
+
+
+def test_sets_are_sorted_lists() -> None:
+    grid = plain_grid({"lora.target_modules": [{"v_proj", "q_proj", "k_proj"}, ["o_proj", "k_proj"]]})
+    assert grid == {"lora.target_modules": [["k_proj", "q_proj", "v_proj"], ["o_proj", "k_proj"]]}
 
 
 def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], tmp_path: Path) -> None:

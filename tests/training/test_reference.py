@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from preference_rows import answer_logps, pairs, trainable_model
 from tiny import run_config, write_rows
 from training_runs import stopping_after
+from veneer.config import RunConfig, parse
+from veneer.config.values import override
 from veneer.data.kinds import load_kind
 from veneer.enums import RowKind
 from veneer.errors import ConfigError, Interrupted
@@ -136,6 +140,63 @@ def test_a_sweep_trains_each_point_with_its_own_reference(tiny_model: Path, file
     outcomes = sweep(values, {"dpo.beta": [0.1, 0.5]}, tmp_path / "sweep")
     assert all(outcome.done for outcome in outcomes)
     assert len({outcome.best_loss for outcome in outcomes}) == 2
+
+
+def labelled(count: int, first: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"{n}?", "completion": f"answer {n}", "label": n % 2 == 0} for n in range(first, first + count)]
+
+
+def of_sources(model: Path, folder: Path, objective: str, steps: int) -> RunConfig:
+    """A run whose first source has two fifths of its rows in an epoch, other ones in each."""
+    both = [pairs(10), pairs(10, seed=1)] if objective == "dpo" else [labelled(10, 0), labelled(10, 10)]
+    files = [write_rows(folder / f"{objective}-{number}.jsonl", rows) for number, rows in enumerate(both)]
+    sources = f"data.sources=[{{file: {files[0]}, weight: 0.4}}, {{file: {files[1]}, weight: 1.5}}]"
+    values = {
+        "model": str(model),
+        "output": str(folder / f"{objective}-{steps}"),
+        "method": "lora",
+        "lora": {"rank": 4, "alpha": 8.0},
+        "train": {"learning_rate": 0.01, "steps": steps, "examples_per_step": 4, "schedule": "constant"},
+        "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
+    }
+    return parse(override(values, [f"objective={objective}", sources]), where="the test")
+
+
+def values_of(config: RunConfig) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = load_file(RunFolder(Path(config.output)).reference_file)[VALUES].numpy()
+    return found
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_rows_that_come_in_a_later_epoch_have_a_reference_too(objective: str, tiny_model: Path, tmp_path: Path) -> None:
+    config = of_sources(tiny_model, tmp_path, objective, 15)
+    events: list[Event] = []
+    train(config, subscribers=[events.append])
+    assert all(np.isfinite(event.loss) for event in events if isinstance(event, StepDone))
+    rows = load_kind(config.data, from_directory(tiny_model), kind=config.objective.rows)
+    model = trainable_model(tiny_model)
+    expected = [float(answer_logps(model, one).sum().detach()) for one in rows.train]
+    assert np.allclose(values_of(config), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_a_run_that_is_made_longer_keeps_the_reference_that_it_was_trained_with(
+    objective: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    straight = of_sources(tiny_model, tmp_path, objective, 12)
+    train(straight)
+    short = of_sources(tiny_model, tmp_path, objective, 6)
+    train(short)
+    before = values_of(short)
+    assert np.isnan(before).any(), "the short run does not meet all rows"
+    longer = short.model_copy(update={"train": straight.train})
+    train(longer, resume=True)
+    after = values_of(longer)
+    known = ~np.isnan(before)
+    assert np.array_equal(after[known], before[known])
+    assert np.array_equal(after, values_of(straight), equal_nan=True)
+    name = "adapter_model.safetensors"
+    assert (Path(longer.output) / name).read_bytes() == (Path(straight.output) / name).read_bytes()
 
 
 @pytest.mark.parametrize("prompts", [1, 2])

@@ -39,12 +39,20 @@ class Section(BaseModel):
             return handler(values)
         token = _INSIDE.set(True)
         try:
-            return handler(values)
+            return handler(sets_listed(values))
         except ValidationError as error:
             where = info.context if isinstance(info.context, str) else cls.__name__
             raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, cls))}") from error
         finally:
             _INSIDE.reset(token)
+
+
+def sets_listed(value: Any) -> Any:
+    """A value with every set in it as a list in alphabetical order. A set's own order is another one in every process,
+    so that a run would not be the one that is resumed."""
+    if isinstance(value, dict):
+        return {key: sets_listed(item) for key, item in value.items()}
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else value
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:

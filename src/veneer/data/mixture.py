@@ -7,6 +7,7 @@ that all rows have come once before any comes a second time. Everything follows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,11 @@ class RowMixture:
     def in_epoch(self) -> int:
         """Examples of an epoch, repeats counted."""
         return sum(source.in_epoch for source in self.sources)
+
+    @property
+    def first_epochs(self) -> int:
+        """The number of epochs in which every row has come once."""
+        return max((math.ceil(source.rows / source.in_epoch) for source in self.sources if source.rows), default=1)
 
     def rows(self, epoch: int, seed: int) -> NDArray[np.uint32]:
         """The rows of an epoch in the order of the sources, before they are mixed: [sum of `in_epoch`]. Arguments as

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from veneer.config import RunConfig, parse
+from veneer.config.section import sets_listed
 from veneer.config.values import laid_over, override
 from veneer.errors import ConfigError, listing
 from veneer.training.best import best_by
@@ -81,7 +82,7 @@ def _number(value: Any) -> Any:
 
 def plain_grid(grid: Mapping[str, Iterable[Any]]) -> dict[str, list[Any]]:
     """Varied settings as the table of a sweep can hold them: paths and members of an `Enum` as texts, numbers of numpy
-    as Python's."""
+    as Python's, sets as sorted lists."""
     return {key: [_plain(value) for value in some] for key, some in grid.items()}
 
 
@@ -94,6 +95,7 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    value = sets_listed(value)
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

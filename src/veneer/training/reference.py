@@ -146,7 +146,7 @@ def reference_of(
         without,
     ):
         if partners is None:
-            for batches in _first_batches(data):
+            for batches in _first_batches(data, found.table):
                 for batch in found.table.missing(batches):
                     _answers(model, batch, found, stage)
         else:
@@ -178,9 +178,11 @@ def _met(data: TrainingData) -> list[int]:
     return [*first, *range(trained, trained + len(data.rows.eval))]
 
 
-def _first_batches(data: TrainingData) -> Iterator[Sequence[MicroBatch]]:
-    """The micro-batches of every step in which rows are met first, and those of the evaluation."""
-    yield from (data.steps.micro_batches(step) for step in range(1, data.steps.first_steps + 1))
+def _first_batches(data: TrainingData, table: ReferenceTable) -> Iterator[Sequence[MicroBatch]]:
+    """The micro-batches of every step in which the table knows not all answers, and those of the evaluation."""
+    for step in range(1, data.steps.first_steps + 1):
+        if table.unknown(data.steps.numbers(step)):
+            yield data.steps.micro_batches(step)
     yield data.steps.evaluation()
 
 

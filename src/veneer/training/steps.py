@@ -105,6 +105,7 @@ class PackedSteps:
             prompts=prompt_numbers(rows.train) if packing.prompts else None,
         )
         self._lane_count = lanes_in(train)
+        self._first_epochs = RowMixture(rows.sources).first_epochs if rows.sources else 1
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     @property
@@ -114,8 +115,10 @@ class PackedSteps:
 
     @property
     def first_steps(self) -> int:
-        """The number of steps in which the rows of the run are met first."""
-        return min(self.total, self._steps.in_epoch(0))
+        """The number of steps behind which no row of the run is met for the first time. Of a source with a weight below
+        1 an epoch holds a part, and the next one others."""
+        last = self._steps.epoch_of(self.total - 1) + 1
+        return min(self.total, self._steps.total(min(self._first_epochs, last)))
 
     def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
         """The 1-based step's rows, packed.

@@ -58,6 +58,17 @@ def test_the_logarithm_of_what_is_left_keeps_its_digits(x: float) -> None:
     assert float(point.grad) == pytest.approx(float(-Decimal(x).exp() / left), rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_probability_of_one_has_a_finite_loss_and_gradient(dtype: torch.dtype) -> None:
+    means = torch.tensor([0.0, -3.0], dtype=dtype, requires_grad=True)
+    odds = means - log_one_minus_exp(means)
+    loss = -torch.nn.functional.logsigmoid(odds[0] - odds[1])
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert means.grad is not None
+    assert torch.isfinite(means.grad).all()
+
+
 @pytest.mark.filterwarnings("ignore")  # TRL's trainer is among its experimental ones, and says so
 def test_losses_and_rewards_of_the_first_steps_are_trls(plain_text: Path, tmp_path: Path) -> None:
     """Its NLL counts the prompt's tokens too: of a prompt of one token none is predicted, and both are the same."""

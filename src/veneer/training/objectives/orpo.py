@@ -59,8 +59,10 @@ class Orpo:
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 − exp x) for x < 0, without loss of digits at either end (Mächler, 2012, "Accurately computing
-    log(1 − exp(−|a|))")."""
+    """log(1 − exp x) for x ≤ 0, without loss of digits at either end (Mächler, 2012, "Accurately computing
+    log(1 − exp(−|a|))"). An x of 0, which is a log-probability that was rounded up, is taken for the next number below
+    it, where value and gradient are finite."""
+    x = x.clamp_max(-torch.finfo(x.dtype).tiny)
     near = x > -0.6931471805599453
     # Each branch is given only what it is accurate for, so that the other's gradient cannot become NaN.
     small = torch.where(near, x, torch.full_like(x, -0.1))

@@ -32,8 +32,12 @@ class ReferenceTable:
         return torch.from_numpy(self.values[list(batch.numbers)])
 
     def put(self, batch: MicroBatch, found: Tensor) -> None:
-        """Fill in what was computed for a micro-batch, `[documents]`."""
-        self.values[list(batch.numbers)] = found.double().cpu().numpy()
+        """Fill in what was computed for a micro-batch, `[documents]`. An answer that is known keeps its value: the
+        steps that a run is made longer by must not change what the ones before were trained with."""
+        computed = found.double().cpu().numpy()
+        for place, number in enumerate(batch.numbers):
+            if np.isnan(self.values[number]):
+                self.values[number] = computed[place]
 
     def unknown(self, numbers: Iterable[int]) -> int:
         """How many of these examples are not known; one that stands here twice counts once."""
