@@ -125,6 +125,24 @@ def test_stop_tokens_end_an_answer_unless_they_are_ignored(model: CausalLM) -> N
     assert free[4] not in results[3].tokens
 
 
+@pytest.mark.parametrize("strange", [-1, 300, 99_999])
+def test_ends_that_the_model_has_no_token_for_change_nothing(strange: int, model: CausalLM) -> None:
+    """Files name such ids. A held answer's logits have no place for them, and -1 would be the last token's."""
+    assert model.spec.vocab_size <= 300
+    [prompt] = documents([6], vocab=model.spec.vocab_size)
+    sampling = {"min_new_tokens": 4, "temperature": 1.5}
+    end = frozenset({7})
+    expected, default, own = (
+        finished(engine, engine.submit(asked))[0].tokens
+        for engine, asked in (
+            (build_engine(model, stop_ids=end), request(prompt, 30, sampling=sampling)),
+            (build_engine(model, stop_ids=end | {strange}), request(prompt, 30, sampling=sampling)),
+            (build_engine(model), request(prompt, 30, sampling=sampling, stop_ids=end | {strange})),
+        )
+    )
+    assert default == own == expected
+
+
 def test_a_request_draws_from_its_own_seed(model: CausalLM) -> None:
     [prompt, other] = documents([6, 9], vocab=model.spec.vocab_size)
     drawn = {"temperature": 1.2, "top_k": 50, "min_p": 0.01}

@@ -194,8 +194,20 @@ def test_what_a_grammar_cannot_be_combined_with_is_refused(server: HttpServer) -
 
 
 def test_a_model_without_an_end_has_no_grammars(assistant: Assistant) -> None:
-    with pytest.raises(ApiError, match="no token that ends"):
-        Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, (), 100).of_schema(True, "response_format")
+    for none in ((), (-1, 99_999)):
+        with pytest.raises(ApiError, match="no token that ends"):
+            Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, none, 100).of_schema(True, "response_format")
+
+
+def test_ends_that_the_model_has_no_token_for_are_passed_over(assistant: Assistant) -> None:
+    strange = {*assistant.stop_ids, -1, 99_999}
+    vocab_size = assistant.model.spec.vocab_size
+    masks = []
+    for ends in (assistant.stop_ids, strange):
+        scores = torch.zeros(vocab_size)
+        Grammars(assistant.tokenizer, vocab_size, ends, 100).of_schema(True, "x").restrict(scores)
+        masks.append(scores)
+    assert torch.equal(*masks)
 
 
 def test_a_schema_that_takes_long_to_prepare_is_given_up(assistant: Assistant) -> None:

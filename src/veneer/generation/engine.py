@@ -120,10 +120,9 @@ class GenerationEngine:
             assert self._adapters is not None
             lease = self._adapters.lease(request.adapter, wake)
         handle = GenerationHandle(request, on_event, wake)
-        stop_ids = self._stop_ids if request.stop_ids is None else request.stop_ids
         with self._lock:
             self._submitted += 1
-        self._arrived.put(_Active(sequence, Completion(handle, sequence, self._decoder, stop_ids), lease))
+        self._arrived.put(_Active(sequence, Completion(handle, sequence, self._decoder, self._ends_of(request)), lease))
         return handle
 
     def check(self, request: GenerationRequest) -> None:
@@ -212,6 +211,12 @@ class GenerationEngine:
             raise ConfigError("stop strings need a tokenizer, and this engine has none; give stop_ids")
         if request.adapter is not None and self._adapters is None:
             raise ConfigError(f"adapter: {request.adapter!r}, but this engine serves the base alone")
+
+    def _ends_of(self, request: GenerationRequest) -> frozenset[int]:
+        """The tokens that end an answer. Files name ids under which the model has no token: none is ever said, and no
+        logit is theirs."""
+        ids = self._stop_ids if request.stop_ids is None else request.stop_ids
+        return frozenset(token for token in ids if 0 <= token < self._spec.vocab_size)
 
     def _take_arrivals(self) -> None:
         while not self._arrived.empty():

@@ -50,13 +50,14 @@ class Grammars:
     Args:
         tokenizer: of the model.
         vocab_size: the model's number of tokens, which may be larger than the tokenizer's.
-        stop_ids: tokens that end an answer.
+        stop_ids: tokens that end an answer; ids under which the model has no token are passed over.
         schema_bytes: the largest schema that is taken.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Iterable[int], schema_bytes: int):
         self._backend, self._vocab_size = tokenizer.backend, vocab_size
-        self._stop_ids, self._schema_bytes = sorted(stop_ids), schema_bytes
+        self._stop_ids = sorted(token for token in stop_ids if 0 <= token < vocab_size)
+        self._schema_bytes = schema_bytes
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, which need not be whole characters; those of its name for a control token."""
