@@ -70,6 +70,14 @@ class RunFolder:
         return self.path / REPORT_FILE
 
     @property
+    def own_files(self) -> tuple[Path, ...]:
+        """What a run writes beside its result and its checkpoints, or deletes before it begins anew."""
+        return (
+            self.config_file, self.events_file, self.curve_file, self.summary_file, self.lock_file, self.report_file,
+            self.skipped_rows_file, self.reference_file, self.teacher_file, self.trained_rows_file,
+        )  # fmt: skip
+
+    @property
     def data_file(self) -> Path:
         """The training rows, where the caller had them in memory."""
         return self.path / DATA_FILE

@@ -9,7 +9,8 @@ import pytest
 
 from tiny import run_config, tree
 from training_runs import LONG, SETTINGS
-from veneer.errors import OutputError
+from veneer.errors import Interrupted, OutputError
+from veneer.run_folder import RunFolder
 from veneer.training.locked_folder import locked_folder
 from veneer.training.run import train
 from veneer.training.session import RunResult
@@ -50,6 +51,65 @@ def test_a_result_whose_checkpoints_were_deleted_is_not_overwritten(
     with pytest.raises(OutputError, match=f"holds {name} and no checkpoint: there is nothing to go on from"):
         train(run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG), resume=resume)
     assert tree(output) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "# my notes\nmodel: base\noutput: out\ndata: {file: rows.jsonl}\n"),
+        ("config.yaml", "defaults: [1, 2]\n"),
+        ("config.yaml", "model: ["),
+        ("events.jsonl", '{"clicked": "a button"}\n'),
+    ],
+)
+def test_files_that_no_run_has_written_are_not_replaced(
+    name: str, content: str, resume: bool, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / name).write_text(content)
+    with pytest.raises(OutputError, match=f"holds {name}, which no run has written"):
+        train(run_config(tiny_model, tiny_data, output, *LONG), resume=resume)
+    assert (output / name).read_text() == content
+
+
+def test_the_settings_of_a_run_without_a_checkpoint_may_be_replaced(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Its log may be gone: a later run that began anew has ended while it loaded its model."""
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *LONG)
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    folder = RunFolder(tmp_path / "run")
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    assert folder.config_file.is_file()
+    with locked_folder(config, False, []):
+        pass
+    assert not folder.events()
+    with locked_folder(config, False, []):
+        pass
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "skipped-rows.jsonl"])
+@pytest.mark.parametrize("key", ["data.file", "data.eval_file", "pattern"])
+def test_rows_that_stand_where_a_run_writes_are_kept(
+    key: str, name: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copy(tiny_data, output / name)
+    before = tree(output)
+    if key == "pattern":
+        config = run_config(tiny_model, output / f"{name[:4]}*.jsonl", output)
+    else:
+        config = run_config(tiny_model, tiny_data, output, f"{key}={output}/../run/{name}")
+    with pytest.raises(OutputError, match=rf"(?s)files that it writes itself.*: {name}"):
+        train(config)
+    assert tree(output) == before
+    beside = run_config(tiny_model, tiny_data, output / "other", f"data.eval_file={output / name}")
+    with locked_folder(beside, False, []):
+        pass
 
 
 @pytest.mark.scenario(number=27)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from veneer.config import RunConfig
-from veneer.errors import ModelError, OutputError
+from veneer.config import RunConfig, parse, to_yaml
+from veneer.config.values import read_yaml
+from veneer.data.hub import HUB
+from veneer.errors import ConfigError, DataError, ModelError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported
@@ -42,6 +45,7 @@ def locked_folder(
         yield LockedFolder(EventLog(folder.events_file, subscribers), None)
         return
     _refuse_the_models_folder(config.model, folder.path)
+    _refuse_own_rows(config, folder)
     make_output_folder(folder.path)
     with exclusive(folder.path, mark(), lambda: _refuse_overwriting(folder, resume)) as left:
         before = killed(left, folder.each_event())
@@ -61,6 +65,30 @@ def _refuse_the_models_folder(model: str, output: Path) -> None:
         raise OutputError(f"{output} is the folder of the base model, whose files would be replaced; give another one")
 
 
+def _refuse_own_rows(config: RunConfig, folder: RunFolder) -> None:
+    """Rows that stand where a run writes would be replaced by it, or deleted as what an earlier one has left."""
+    data = config.data
+    names = [name for name in (data.file, data.eval_file, *(source.file for source in data.sources)) if name]
+    taken = [
+        f"{name}: {file.name}"
+        for name in names
+        for file in folder.own_files
+        if not name.startswith(HUB) and _means(place_named(name, DataError), file)
+    ]
+    if taken:
+        raise OutputError(
+            f"the run would read rows from files that it writes itself in {folder.path}; give another output folder, "
+            f"or move the rows:\n{listing(taken)}"
+        )
+
+
+def _means(name: Path, file: Path) -> bool:
+    """Whether a file is the named one, or fits a pattern."""
+    if name.exists() and file.exists():
+        return name.samefile(file)
+    return PurePath(os.path.abspath(file)).match(os.path.abspath(name))
+
+
 def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
     if folder.resumable and not resume:
         raise OutputError(
@@ -72,6 +100,27 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
             "and what was trained would be replaced. Give another output folder; an adapter is gone on with by "
             "--from-adapter"
         )
+    strange = [] if folder.resumable else [file.name for file in _strangers(folder)]
+    if strange:
+        raise OutputError(
+            f"{folder.path} holds {' and '.join(strange)}, which no run has written and a run would replace; give "
+            "another output folder, or move what is there"
+        )
+
+
+def _strangers(folder: RunFolder) -> Iterator[Path]:
+    """Files of names that runs give to theirs, in a folder without a checkpoint, that are somebody else's."""
+    events, settings = folder.events_file, folder.config_file
+    if settings.is_file() and not any(one["event"] == "RunStarted" for one in folder.each_event()):
+        # The log may be that of a later run which ended while it loaded its model.
+        try:
+            own = to_yaml(parse(read_yaml(settings), where=str(settings))) == settings.read_text(encoding="utf-8")
+        except (ConfigError, OSError, ValueError):
+            own = False
+        if not own:
+            yield settings
+    if events.is_file() and events.stat().st_size and next(folder.each_event(), None) is None:
+        yield events
 
 
 def _clear(folder: RunFolder) -> None:
