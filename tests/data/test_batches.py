@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from veneer.data import batches
 from veneer.data.batches import Steps, deal
 from veneer.data.chat import Example
+from veneer.data.mixture import RowMixture, WeightedRows
 from veneer.data.orders import order
 from veneer.errors import DataError
 
@@ -86,3 +87,9 @@ def test_examples_are_dealt_out_to_lanes_of_about_equal_length() -> None:
             assert max(tokens) <= sum(lengths) / lanes + max(lengths)
             assert deal(lengths, lanes) == dealt
     assert deal([5, 5, 5], 1) == [[0, 1, 2]]
+
+
+def test_an_epoch_that_is_too_long_for_its_order_is_refused() -> None:
+    mixture = RowMixture([WeightedRows(10_000, 1e6)])
+    with pytest.raises(DataError, match=r"an epoch of data.sources has 10,000,000,000 rows"):
+        Steps([7] * 10_000, seed=0, examples_per_step=4, mixture=mixture)

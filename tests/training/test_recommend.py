@@ -26,6 +26,7 @@ from veneer.training.recommend import (
     recommended_rank,
     recommended_rate,
     rows_in_step,
+    settle,
     short_of_capacity,
     weights_per_rank,
 )
@@ -162,7 +163,7 @@ def test_a_run_says_and_records_what_it_chose(tiny_model: Path, tiny_data: Path,
     said = [event.message for event in seen if isinstance(event, Note)]
     expected = recommended_rate(Method.LORA, 64, steps=10, examples=2)
     assert expected.note() in said
-    assert any(line.startswith("train.examples_per_step 2: so that these 20 rows") for line in said)
+    assert any(line.startswith("train.examples_per_step 2: so that the 20 rows of an epoch") for line in said)
     recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]
     assert recorded["learning_rate"] == expected.value
     assert (recorded["examples_per_step"], recorded["steps"]) == (2, 10)
@@ -178,6 +179,36 @@ def test_the_rate_counts_the_rows_that_a_number_of_tokens_makes(
     train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), subscribers=[seen.append])
     expected = recommended_rate(Method.LORA, 64, steps=10, examples=2)
     assert expected.note() in [event.message for event in seen if isinstance(event, Note)]
+
+
+@pytest.mark.parametrize(("weight", "rows", "examples"), [(20.0, 400, 4), (0.5, 10, 2)])
+def test_rows_of_a_weighted_source_count_as_often_as_an_epoch_has_them(
+    weight: float, rows: int, examples: int, tiny_model: Path, tiny_data: Path
+) -> None:
+    values = {
+        "model": str(tiny_model), "output": "out", "method": "lora",
+        "train": {"epochs": 1, "examples_per_step": "auto"},
+        "data": {"sources": [{"file": str(tiny_data), "weight": weight}]},
+    }  # fmt: skip
+    seen: list[Event] = []
+    found = plan(parse(values, where="test"), device="cpu", subscribers=[seen.append])
+    assert isinstance(found, Plan)
+    assert found.steps == rows // examples
+    expected = recommended_rate(Method.LORA, 64, steps=found.steps, examples=examples)
+    assert expected.note() in [event.message for event in seen if isinstance(event, Note)]
+
+
+def test_answers_that_serve_several_steps_make_a_longer_run() -> None:
+    config = parse(
+        {
+            "model": "m", "output": "o", "objective": "grpo", "data": {"file": "f"}, "grpo": {"num_iterations": 3},
+            "rewards": [{"metric": "exact"}], "train": {"examples_per_step": 4, "epochs": 1},
+        },
+        where="test",
+    )  # fmt: skip
+    settled, _ = settle(config, 64, (), rows=40, completion=1, row_tokens=10.0)
+    expected = recommended_rate(config.method, 64, steps=30, examples=4, objective=config.objective)
+    assert settled.train.learning_rate == expected.value
 
 
 def test_a_step_of_tokens_has_at_least_one_row_and_at_most_all() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from veneer.config.numbers import NUMBER, Day, Fraction, Name, Place, Rate
+from veneer.config.numbers import NUMBER, Day, Fraction, Name, Place
 from veneer.config.section import Section
 from veneer.enums import BadRows, Check, Column, Overlong, SplitBy, TokenCache
 
@@ -26,6 +26,9 @@ class SplitSection(Section):
     """The column or key of the file that rows are split by."""
 
 
+Weight = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False), NUMBER]
+
+
 class SourceSection(Section):
     """One of several sources of training rows."""
 
@@ -33,7 +36,7 @@ class SourceSection(Section):
 
     file: Place
     """A file, a pattern or a dataset, as in `data.file`."""
-    weight: Rate = 1.0
+    weight: Weight = 1.0
     """How often an epoch holds each row: of n rows it has round(weight · n)."""
 
 

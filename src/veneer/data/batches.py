@@ -22,6 +22,9 @@ from veneer.data.orders import AT_ONCE, Indices, order
 from veneer.data.prompt_groups import rows_together, side_by_side
 from veneer.errors import DataError
 
+MOST_IN_EPOCH = 2**32 - 1
+"""Rows that an epoch may have: their order is held in four bytes for each."""
+
 
 class Steps:
     """The steps of a run, by number from 0, through as many epochs as are asked for.
@@ -39,7 +42,8 @@ class Steps:
             (`veneer.data.prompt_groups.side_by_side`); without effect where an epoch may hold an example twice.
 
     Raises:
-        DataError: there are no examples, or not exactly one positive size is given.
+        DataError: there are no examples, or more in an epoch than MOST_IN_EPOCH, or not exactly one positive size is
+            given.
     """
 
     def __init__(
@@ -64,6 +68,11 @@ class Steps:
         self._seed = seed
         self._mixture = None if mixture is None or mixture.plain else mixture
         self._per_epoch = len(self._lengths) if self._mixture is None else self._mixture.in_epoch
+        if self._per_epoch > MOST_IN_EPOCH:
+            raise DataError(
+                f"an epoch of data.sources has {self._per_epoch:,} rows by their weights, and may have "
+                f"{MOST_IN_EPOCH:,}: give smaller weights, and more epochs in their place"
+            )
         self._examples = examples_per_step
         self._tokens = tokens_per_step or 0
         self._prompts = prompts if self._mixture is None else None

@@ -18,7 +18,7 @@ from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.chat import Example, start_template
 from veneer.data.encoding import EncodedFile, encode_all
 from veneer.data.lint.audit import RowAudit
-from veneer.data.mixture import WeightedRows
+from veneer.data.mixture import RowMixture, WeightedRows
 from veneer.data.orders import Indices
 from veneer.data.problems import RowProblem
 from veneer.data.prompts import PromptRow
@@ -97,6 +97,11 @@ class Rows:
     def count(self) -> int:
         """The number of rows that steps are made of. Every piece of a long text is one."""
         return len(self.train) // self.together
+
+    @property
+    def in_epoch(self) -> int:
+        """The number of rows of an epoch. Those of a source count as often as its weight says."""
+        return RowMixture(self.sources).in_epoch if self.sources else self.count
 
     @property
     def row_counts(self) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def prepare(
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
     width, tokens = description.spec.hidden_size, _row_tokens(config, found)
-    config, reasons = settle(config, width, adapted, found.count, found.completion_tokens, tokens)
+    config, reasons = settle(config, width, adapted, found.in_epoch, found.completion_tokens, tokens)
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
     planned = ForeseenRun(

@@ -159,7 +159,7 @@ def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
     """Rows a step: 8, or fewer where that would make less than ENOUGH_STEPS steps; 8 where the steps are given.
 
     Args:
-        rows: to train on.
+        rows: of an epoch.
         train: for how long.
     """
     value = DEFAULT_EXAMPLES_PER_STEP
@@ -169,7 +169,7 @@ def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
             value //= 2
     reason = "LoRA loses more than full fine-tuning from large batches, and smaller ones only cost time"
     if value < DEFAULT_EXAMPLES_PER_STEP:
-        reason = f"so that these {rows:,} rows make more steps, which taught more than larger ones"
+        reason = f"so that the {rows:,} rows of an epoch make more steps, which taught more than larger ones"
     return Recommendation("train.examples_per_step", value, reason)
 
 
@@ -177,7 +177,7 @@ def steps_of(rows: int, train: TrainSection, examples: int) -> int:
     """About how many steps a run makes.
 
     Args:
-        rows: to train on.
+        rows: of an epoch.
         train: for how long.
         examples: rows a step.
     """
@@ -189,7 +189,7 @@ def rows_in_step(train: TrainSection, rows: int, row_tokens: float) -> int:
 
     Args:
         train: says what a step is.
-        rows: to train on.
+        rows: of an epoch.
         row_tokens: tokens of a row, on average.
     """
     assert train.examples_per_step != "auto"
@@ -212,11 +212,12 @@ def settle(
         config: the run.
         hidden_size: width of the model.
         adapted: the model's linear layers under an adapter of rank 1; empty where everything is trained.
-        rows: how many there are to train on.
+        rows: how many an epoch has.
         completion: supervised tokens of all of them.
         row_tokens: tokens of a row, on average, all of its parts together.
     """
     train = config.train
+    rows *= config.grpo.num_iterations if config.objective is ObjectiveName.GRPO else 1
     choices = []
     if train.examples_per_step == "auto":
         choices.append(recommended_examples(rows, train))

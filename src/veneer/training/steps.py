@@ -328,6 +328,11 @@ class SupposedRows:
         return self.rows
 
     @property
+    def in_epoch(self) -> int:
+        """The number of rows of an epoch."""
+        return self.rows
+
+    @property
     def completion_tokens(self) -> int:
         """The supervised tokens of all rows."""
         return self.rows * self.tokens
