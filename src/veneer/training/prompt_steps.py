@@ -150,12 +150,11 @@ class PromptSteps(PackedSteps):
 
 def supposed_prompts(rows: SupposedRows) -> Rows:
     """Prompts that are only supposed, for a plan without data: one of the longest, the others of the mean length."""
-    lengths = [rows.longest, *[rows.tokens] * (rows.rows - 1)]
-    examples = [
+    longest, mean = (
         Example(np.arange(length, dtype=np.int32) % SUPPOSED_TOKENS, np.zeros(length, dtype=np.bool_), "supposed")
-        for length in lengths
-    ]
-    return Rows(examples, [])
+        for length in (rows.longest, rows.tokens)
+    )
+    return Rows([longest, *[mean] * (rows.rows - 1)], [])
 
 
 def supposed(prompt: Example, piece: int, number: int, length: int) -> Example:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from veneer.arguments import check_least, check_type
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import Block, MicroBatch, Steps, deal
@@ -313,7 +314,11 @@ class PackedSteps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupposedRows:
-    """Rows that are only supposed, for a plan without data."""
+    """Rows that are only supposed, for a plan without data.
+
+    Raises:
+        ConfigError: a number is none that rows can have, or an average row is longer than the longest.
+    """
 
     rows: int = 1000
     """The number of rows."""
@@ -321,6 +326,17 @@ class SupposedRows:
     """Tokens of a row, on average; all of them are supervised."""
     longest: int = 512
     """Tokens of the longest row."""
+
+    def __post_init__(self) -> None:
+        numbers = {"rows": self.rows, "tokens": self.tokens, "longest": self.longest}
+        for name, number in numbers.items():
+            check_type(name, number, int)
+        check_least(1, numbers)
+        if self.tokens > self.longest:
+            raise ConfigError(
+                f"tokens: {self.tokens:,} of an average row are more than the {self.longest:,} of the longest one; "
+                "give longest too"
+            )
 
     @property
     def count(self) -> int:
