@@ -54,6 +54,7 @@ UNLIMITED = str(2**63 - 4096)
         ("0::/../x\n", {"x/memory.max": "1073741824"}, GIB, None),
         (V1, {"memory/job/memory.limit_in_bytes": "1073741824", "memory/memory.limit_in_bytes": UNLIMITED}, GIB, None),
         (V1, {"cpu/job/7/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_quota_us": "-1"}, None, 4.0),
+        (V1, {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "25000\n"}, None, 2.0),
     ],
 )
 def test_limits_of_the_process_group(

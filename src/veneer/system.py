@@ -110,6 +110,7 @@ def core_limit(root: Path = ROOT) -> float | None:
     limits = []
     for file in _group_files(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
         quota, _, period = _text(file).strip().partition(" ")
+        period = period or _text(file.with_name("cpu.cfs_period_us")).strip()  # version 1 has a file for it
         if quota.isdecimal() and int(quota) > 0:
             limits.append(int(quota) / (int(period) if period.isdecimal() else QUOTA_PERIOD))
     return min(limits, default=None)

@@ -65,6 +65,13 @@ def test_what_is_written_is_read_back_equal(sections: dict[str, Any]) -> None:
     assert parse(yaml.safe_load(to_yaml(config)), where="x") == config
 
 
+def test_a_file_of_another_encoding_is_called_so(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes("model: m\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"run.yaml: byte 1 is no UTF-8; save the file as UTF-8"):
+        read_yaml(file)
+
+
 def test_awkward_text_survives_the_round_trip(tmp_path: Path) -> None:
     for text in ("yes", "null", "1e-4", "0x10", "C:\\dir", "a: b", "ü 文 ", "#x", "'\"", "line\nbreak", "~", "*a"):
         config = parse(values(revision=text), where="x")

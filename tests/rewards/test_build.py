@@ -67,3 +67,9 @@ def test_reward_models_are_named_by_their_folder_and_wait_for_the_base(tmp_path:
 def test_what_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no file"):
         judge_of([RewardSpec(metric="exact"), RewardSpec(python=f"{tmp_path}/a.py:f")])
+    with pytest.raises(ConfigError, match=r"there is no program 'nope-\w+' that can be run"):
+        judge_of([RewardSpec(command="nope-here --fast")])
+    script = tmp_path / "judge.py"
+    script.write_text("print(1)")
+    with pytest.raises(ConfigError, match="python3 FILE"):
+        judge_of([RewardSpec(command=str(script))])

@@ -56,9 +56,16 @@ def test_a_program_that_fails_says_why(code: str, said: str, tmp_path: Path) -> 
         CommandReward(command(tmp_path, code), seconds=0.5 if "sleep" in code else 20).values(answers("one", "two"))
 
 
-def test_a_program_that_is_not_there_or_not_given_is_named() -> None:
-    with pytest.raises(RewardFailed, match="no-such-program cannot be run"):
-        CommandReward("no-such-program --fast", seconds=1).values(answers("one"))
+def test_a_program_that_is_not_there_or_not_given_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no program 'no-such-program'"):
+        CommandReward("no-such-program --fast", seconds=1)
+    program = tmp_path / "gone"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    reward = CommandReward(str(program), seconds=1)
+    program.unlink()
+    with pytest.raises(RewardFailed, match="gone cannot be run"):
+        reward.values(answers("one"))
     with pytest.raises(ConfigError, match="command is empty"):
         CommandReward("  ", seconds=1)
 

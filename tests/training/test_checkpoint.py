@@ -131,12 +131,22 @@ def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default_then(saved:
         ("compute.recompute", "never", "layers"),
         ("tracking.project", "veneer", "mine"),
         ("tracking.mode", "offline", "online"),
+        ("lora.target_modules", ["q_proj", "v_proj"], ["v_proj", "q_proj"]),
+        ("lora.layers_to_transform", [1, 0], [0, 1]),
     ],
 )
-def test_what_changes_no_bit_may_be_another_one(key: str, then: str, now: str, saved: Saved) -> None:
+def test_what_changes_no_bit_may_be_another_one(key: str, then: object, now: object, saved: Saved) -> None:
     trainable = saved.make(saved.model)
     store = CheckpointStore(saved.store.folder, keep=3, identity={**IDENTITY, key: now}, defaults={key: then})
     assert store.restore(trainable, optimizer_of(trainable), pytest.fail).step == 3
+
+
+def test_other_modules_are_another_run(saved: Saved) -> None:
+    key, trainable = "lora.target_modules", saved.make(saved.model)
+    for then, now in ((["q_proj", "v_proj"], ["q_proj"]), (["q_proj"], "q_proj")):
+        store = CheckpointStore(saved.store.folder, keep=3, identity={**IDENTITY, key: now}, defaults={key: then})
+        with pytest.raises(CheckpointError, match=key):
+            store.restore(trainable, optimizer_of(trainable), pytest.fail)
 
 
 def test_every_difference_to_the_run_is_listed(saved: Saved) -> None:

@@ -13,11 +13,11 @@ from tiny import rows, run_config, write_model, write_rows
 from training_runs import stopping_after
 from veneer.data.kinds import load_kind
 from veneer.errors import Interrupted
-from veneer.events import Event, Note, StageBegun, StepDone
+from veneer.events import Event, Note, StageBegun, StageProgress, StepDone
 from veneer.io.tokenizer import from_directory
 from veneer.run_folder import RunFolder
 from veneer.training.run import train
-from veneer.training.teacher_table import DOING, TOKENS, VALUES
+from veneer.training.teacher_table import DOING, KNOWN, TOKENS, VALUES
 
 SETTINGS = (
     "objective=distillation", "train.steps=6", "train.examples_per_step=6", "data.held_out=0.2", "train.save_every=2",
@@ -65,6 +65,21 @@ def test_the_file_holds_the_teachers_likeliest_tokens_and_all_others_together(
     assert torch.allclose(likeliest, every.topk(12, -1).values, atol=1e-5)
     assert torch.allclose(stored[VALUES].double().exp().sum(-1), torch.ones(len(tokens), dtype=torch.float64))
     assert computed(finished[1]) == 1
+
+
+def test_the_bar_counts_the_rows_that_the_run_meets(
+    tiny_model: Path, file: Path, teacher: Path, tmp_path: Path
+) -> None:
+    settings = [one for one in SETTINGS if not one.startswith(("train.steps", "train.epochs"))]
+    config = run_config(
+        tiny_model, file, tmp_path / "run", *settings, "train.steps=1", f"distillation.teacher={teacher}"
+    )
+    events: list[Event] = []
+    train(config, subscribers=[events.append])
+    [begun] = [event for event in events if isinstance(event, StageBegun) and event.stage == DOING]
+    progress = [event for event in events if isinstance(event, StageProgress) and event.stage == DOING]
+    assert all(event.done <= (begun.total or 0) for event in progress)
+    assert begun.total == load_file(RunFolder(tmp_path / "run").teacher_file)[KNOWN].sum()
 
 
 def test_a_student_learns_from_it_and_an_interrupted_run_does_not_ask_again(

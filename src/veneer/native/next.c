@@ -84,9 +84,10 @@ void veneer_next_unit(const Matrix *m, int products, const float *x, int rows, i
     }
 }
 
-/* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
- * out. */
+/* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]; no row where a step ends no prompt.
+ * Returns 0, or 1 where memory ran out. */
 int veneer_rows_product(const Matrix *m, int products, const float *x, int rows, const float *bias, float *y, int threads) {
+    if (rows <= 0) return 0;
     const int64_t stride = m->columns, each = whole_lines(veneer_next_scratch(m->depth, products));
     const int pieces = veneer_next_pieces(m, products, rows), units = (m->columns + UNIT - 1) / UNIT;
     float *prepared = aligned_alloc(64, (size_t)whole_lines(veneer_next_room(m, products, rows)) * 4 + 64);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,11 +46,16 @@ class CommandReward:
         stop: asked while it runs; true ends it.
 
     Raises:
-        ConfigError: there is no program in it.
+        ConfigError: there is no program in it, or none of that name.
     """
 
     def __init__(self, command: str, *, seconds: float, stop: Callable[[], bool] = lambda: False):
         self._arguments = arguments_of(command)
+        if shutil.which(self._arguments[0]) is None:
+            raise ConfigError(
+                f"rewards: command {command!r}: there is no program {self._arguments[0]!r} that can be run; give its "
+                "path, or the program that runs the file (python3 FILE)"
+            )
         self._seconds, self._stop = seconds, stop
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:

@@ -35,6 +35,9 @@ FREE = frozenset({"compute.recompute", "compute.device", "tracking.project", "tr
 """The keys of an identity that may change: recomputation and trackers change no bit, and of a device its kind counts,
 which the key `processor` says, and not its number."""
 
+UNORDERED = frozenset({"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform"})
+"""The keys of an identity under `lora` that hold lists whose order means nothing."""
+
 
 class Companion(Protocol):
     """What else a run keeps in its checkpoints."""
@@ -285,6 +288,8 @@ def _may_change(key: str, then: object, now: object) -> bool:
     """Whether a run can be gone on with where a value of its identity is another one now."""
     if key in FREE:
         return True
+    if key.removeprefix("lora.") in UNORDERED and isinstance(then, list) and isinstance(now, list):
+        return sorted(then, key=str) == sorted(now, key=str)
     return counts(then) and counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
 
 

@@ -28,6 +28,7 @@ from veneer.training.live_teacher import LiveTeacher, load_teacher
 from veneer.training.objectives.divergences import CHUNK_ROWS, Taught, TaughtRows, with_rest
 from veneer.training.out_of_memory import release_memory
 from veneer.training.parallel.group import Group
+from veneer.training.prepare import TrainingData
 from veneer.training.run_inputs import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
@@ -130,19 +131,27 @@ def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
     config, settings = inputs.config, inputs.config.distillation
     file, key = inputs.folder.teacher_file, _key(inputs)
     _read(file, key, table, emit)
-    if next(_unknown(inputs, table), None) is None:
+    unknown = int((~table.known[_met(inputs.data)]).sum())
+    if not unknown:
         return
     with out_of_memory_while("loading the teacher"):
         model = load_teacher(config, emit)
     teacher = LiveTeacher(model, table.compared, settings.temperature)
-    total = int((~table.known).sum())
-    with Stage(emit, DOING, total=total, unit="rows") as stage, out_of_memory_while(DOING):
+    with Stage(emit, DOING, total=unknown, unit="rows") as stage, out_of_memory_while(DOING):
         for batch in _unknown(inputs, table):
+            new = int((~table.known[list(batch.numbers)]).sum())
             table.put(batch, teacher.of(batch))
-            stage.advance(len(batch.numbers))
+            stage.advance(new)
     del teacher, model
     release_memory(table.device)
     _write(file, key, table)
+
+
+def _met(data: TrainingData) -> list[int]:
+    """The places of the rows that the run trains and evaluates, each once."""
+    steps, trained = data.steps, len(data.rows.train)
+    met = {number for step in range(1, steps.total + 1) for number in steps.numbers(step)}
+    return [*met, *range(trained, trained + len(data.rows.eval))]
 
 
 def _unknown(inputs: RunInputs, table: TaughtTable) -> Iterator[MicroBatch]:
