@@ -22,12 +22,14 @@ def test_the_lock_of_a_job_lives_as_long_as_the_process_that_inherited_it(tmp_pa
             assert other is None
         process = StartedProcess(folder, job, held, [sys.executable, "-S", str(PLAY)])
     found = FoundProcess(folder, job)
-    assert found.code() is None
+    assert found.running()
+    assert process.running()
     wait_for(lambda: (folder.path / "events.jsonl").is_file())
     found.send(signal.SIGTERM)
-    wait_for(lambda: process.code() is not None)
+    wait_for(lambda: not process.running())
     assert process.code() == 143
-    assert found.code() == 0
+    assert not found.running()
+    assert found.code() is None
     found.send(signal.SIGTERM)  # nobody is there: nothing happens
     process.send(signal.SIGTERM)
     with job_lock(folder) as held:
@@ -41,3 +43,8 @@ def test_the_error_of_an_attempt_is_the_last_line_that_begins_so(tmp_path: Path)
     assert error_in(folder, 1) == "too\nlong"
     folder.output_file(2).write_text("no error: in the middle")
     assert error_in(folder, 2) is None
+    raised = "step 1: the reward grade failed:\n  - rows.jsonl:4: it raised error: missing )"
+    folder.output_file(3).write_text(f"error: an old one\nstep 1 of 9\nerror: {raised}\n")
+    assert error_in(folder, 3) == raised
+    folder.output_file(4).write_text("error: " + "é" * 30_000 + "\n")
+    assert error_in(folder, 4) == "é" * 20_000 + " …"

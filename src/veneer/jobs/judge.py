@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, replace
 
 from veneer.jobs.folder import JobFolder
@@ -13,6 +14,8 @@ from veneer.run_records.state import RunState, state_of
 
 MOST_KILLS = 5
 """How often in a row the process of a job may be killed without having made a step more."""
+SIGNALLED = 128
+"""Exit codes from here on say that a signal has ended a program; those between 0 and it are the program's own word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,13 @@ class _Left:
     """What became of the run; None for what is no run."""
 
 
-def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: float) -> Job:
+def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, now: float) -> Job:
     """The job after its process has ended.
 
     Args:
         job: as it stands in the store.
         folder: of the job.
-        killed: whether a signal that cannot be caught has ended the process, as far as that is known.
+        code: with which the process has ended, minus the signal's number where one ended it; None where nobody knows.
         stopping: whether the worker itself is asked to stop, and has stopped the process for that.
         now: seconds since 1970.
     """
@@ -44,7 +47,12 @@ def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: fl
     if asked is not None:
         return asked
     message = error_in(folder, job.attempts)
-    if killed or left.state is RunState.KILLED or (message is None and left.state is not RunState.STOPPED):
+    if code is not None and 0 < code < SIGNALLED:
+        # The log and the mark in the lock may still be those of an attempt before, which was killed or stopped.
+        where = f"{folder.output_file(job.attempts).name} in its folder has what it printed"
+        return ended(job, JobStatus.FAILED, message or f"its process ended with code {code}; {where}", now)
+    killed = code == -signal.SIGKILL or left.state is RunState.KILLED
+    if killed or (message is None and left.state is not RunState.STOPPED):
         return _after_kill(job, left.step, now)
     if left.state is RunState.STOPPED:
         return replace(job, status=JobStatus.PAUSED).noted(now, "its process was asked to stop from outside", "warn")

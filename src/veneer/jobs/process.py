@@ -26,8 +26,10 @@ from veneer.posix import is_locked
 from veneer.run_records.state import mark_of
 from veneer.strict_json import to_text
 
-TAIL = 20_000
-"""Bytes at the end of what a process printed that are looked at for its error."""
+ERROR = "error: "
+"""Begins the line with which the command line says why it ends (`veneer.cli`)."""
+MOST_CHARACTERS = 20_000
+"""Characters of an error that are kept: those at its beginning."""
 
 
 class StartedProcess:
@@ -57,6 +59,10 @@ class StartedProcess:
         if job.kind is not JobKind.TRAIN:
             write_text(folder.pid_file, to_text({"attempt": job.attempts, "pid": self._child.pid}))
 
+    def running(self) -> bool:
+        """Whether it is still at the job."""
+        return self._child.poll() is None
+
     def code(self) -> int | None:
         """The exit code, minus the signal's number where one ended it; None while it is running."""
         return self._child.poll()
@@ -78,9 +84,13 @@ class FoundProcess:
     def __init__(self, folder: JobFolder, job: Job):
         self._folder, self._job = folder, job
 
+    def running(self) -> bool:
+        """Whether it is still at the job."""
+        return is_locked(self._folder.process_file)
+
     def code(self) -> int | None:
-        """The exit code: None while the process runs, then 0. Only the job's folder tells how it really ended."""
-        return None if is_locked(self._folder.process_file) else 0
+        """None: it is another's child, and only the job's folder tells how it ended."""
+        return None
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process; nothing where it is not known yet, or not there any more."""
@@ -122,12 +132,21 @@ def job_lock(folder: JobFolder) -> Iterator[IO[str] | None]:
 
 
 def error_in(folder: JobFolder, attempt: int) -> str | None:
-    """The message with which the process of an attempt ended; None where it printed none."""
+    """The message with which the process of an attempt ended; None where it printed none.
+
+    It goes from the last line that begins so to the end: it may have several lines, and these letters within them.
+    """
+    begin, message, at = ERROR.encode(), None, 0
     try:
         with folder.output_file(attempt).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-            text = file.read().decode("utf-8", errors="replace")
+            for line in file:
+                at += len(line)
+                if line.startswith(begin):
+                    message = at - len(line) + len(begin)
+            if message is None:
+                return None
+            file.seek(message)
+            text = file.read(4 * (MOST_CHARACTERS + 1)).decode("utf-8", errors="replace").strip()
     except OSError:
         return None
-    before, found, message = text.rpartition("error: ")
-    return message.strip() if found and (not before or before.endswith("\n")) else None
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"

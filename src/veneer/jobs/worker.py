@@ -47,8 +47,12 @@ DELETED = "its folder was deleted while it was running, and its process was stop
 class JobProcess(Protocol):
     """A process that is at a job."""
 
+    def running(self) -> bool:
+        """Whether it is still at the job."""
+        ...
+
     def code(self) -> int | None:
-        """The exit code; None while it is running."""
+        """The exit code when it has ended, minus the signal's number where one ended it; None where nobody knows."""
         ...
 
     def send(self, number: signal.Signals) -> None:
@@ -144,26 +148,22 @@ class Worker:
                 return  # another worker was faster
             elif self._begun(job, folder):
                 # Its process has ended while no worker looked.
-                self._persistently(lambda: self._judge(job.id, folder, killed=False))
+                self._persistently(lambda: self._judge(job.id, folder, code=None))
                 return
             else:
                 options = [] if self.device == "auto" else ["--device", self.device]
                 process = StartedProcess(folder, job, held, self.command, options)
-            killed = self._watch(job.id, folder, process) == -signal.SIGKILL
-            self._persistently(lambda: self._judge(job.id, folder, killed=killed))
+            self._watch(job.id, folder, process)
+            self._persistently(lambda: self._judge(job.id, folder, code=process.code()))
 
     def _begun(self, job: Job, folder: JobFolder) -> bool:
         """Whether a process was started in this attempt already: then its output is there."""
         return folder.output_file(job.attempts).exists()
 
-    def _watch(self, job: str, folder: JobFolder, process: JobProcess) -> int:
-        """Wait for the end of a process, and ask it to stop where that is wanted, or its folder was deleted; its exit
-        code."""
+    def _watch(self, job: str, folder: JobFolder, process: JobProcess) -> None:
+        """Wait for the end of a process, and ask it to stop where that is wanted, or its folder was deleted."""
         asked, beat = False, 0.0
-        while True:
-            code = process.code()
-            if code is not None:
-                return code
+        while process.running():
             now = time.monotonic()
             with suppress(OutputError):
                 if now - beat >= BEAT_SECONDS:
@@ -177,7 +177,7 @@ class Worker:
                     asked = True
             time.sleep(IDLE_SECONDS / 5 if asked else IDLE_SECONDS)
 
-    def _judge(self, job: str, folder: JobFolder, *, killed: bool) -> None:
+    def _judge(self, job: str, folder: JobFolder, *, code: int | None) -> None:
         stopping, deleted = self.stop.is_set(), folder.deleted()
 
         def change(found: Job) -> Job | None:
@@ -185,7 +185,7 @@ class Worker:
                 return None
             if deleted and found.wanted is not JobWish.CANCEL:
                 return ended(found, JobStatus.FAILED, DELETED, time.time())
-            return judged(found, folder, killed=killed, stopping=stopping, now=time.time())
+            return judged(found, folder, code=code, stopping=stopping, now=time.time())
 
         self.store.change(job, change)
         self.store.release(job, self.owner)
