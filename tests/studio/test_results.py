@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
-from veneer.studio.results import adapter_name
+from run_logs import write_run
+from veneer.adapters.store import CONFIG_FILE
+from veneer.jobs.sqlite_store import SqliteStore
+from veneer.studio.bases import Bases
+from veneer.studio.results import adapter_name, results_of
+from veneer.studio.watch import Watcher
 
 NAMES = (
     *("team/a", "a/b-c", "a-b/c", "a/b/c", "日本", "中国", "run", "a b", "a:b", "a/b ", "_a", ".a", "-a", "a", "model"),
@@ -38,3 +44,16 @@ def test_a_name_does_not_depend_on_runs_that_are_called_otherwise() -> None:
     assert {name: adapter_name(name, runs, ()) for name in NAMES} == {
         name: adapter_name(name, {name}, ()) for name in NAMES
     }
+
+
+def test_no_adapter_has_the_name_of_a_base_that_the_studio_was_started_with(tmp_path: Path) -> None:
+    """The base could not be asked by it any more."""
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    folder = write_run(tmp_path / "runs" / "other", config="model: bases/tiny\nmethod: lora\n")
+    (folder / CONFIG_FILE).write_text("{}")
+    watcher = Watcher(tmp_path / "runs", SqliteStore(tmp_path / "runs"))
+    watcher.look()
+    (name,) = results_of(watcher, Bases((), watcher).all())
+    assert name == "other"
+    (name,) = results_of(watcher, Bases((str(tmp_path / "models" / "other"),), watcher).all())
+    assert name.startswith("other-")

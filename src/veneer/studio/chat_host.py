@@ -59,7 +59,7 @@ class ChatHost:
 
     def adapters(self) -> dict[str, tuple[str, Path]]:
         """Every adapter that can be chatted with: its base and its folder, by its name."""
-        found = results_of(self.watcher)
+        found = results_of(self.watcher, self.bases.all())
         return {name: (one.base, one.folder) for name, one in found.items() if not one.scores}
 
     async def service_for(self, name: object) -> Service:

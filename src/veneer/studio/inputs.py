@@ -57,7 +57,7 @@ def inputs_of(studio: Studio, asked: JobRequest) -> JobInputs:
     Raises:
         ApiError: 404, there is nothing of such a name; 400, it cannot be used for that.
     """
-    results = results_of(studio.watcher)
+    results = results_of(studio.watcher, studio.bases.all())
     settings: dict[str, Any] = {}
     called: dict[str, str] = {}
     for key, name in asked.named.items():
@@ -109,7 +109,7 @@ def check_device(studio: Studio, config: RunConfig) -> None:
 
 def adapter_of(studio: Studio, name: str, param: str) -> MadeAdapter:
     """The adapter of that name, or of a run of that name. Raises ApiError (404) where there is none."""
-    return _result(results_of(studio.watcher), name, param, scores=False)
+    return _result(results_of(studio.watcher, studio.bases.all()), name, param, scores=False)
 
 
 def _result(results: Mapping[str, MadeAdapter], name: str, param: str, *, scores: bool) -> MadeAdapter:

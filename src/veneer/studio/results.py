@@ -16,7 +16,6 @@ from pathlib import Path
 
 from veneer.adapters.store import CONFIG_FILE
 from veneer.enums import ObjectiveName
-from veneer.io.checkpoint import model_name
 from veneer.jobs.job import JobStatus
 from veneer.run_records.state import RunState
 from veneer.studio.objects import model_of
@@ -40,13 +39,17 @@ class MadeAdapter:
     """Whether it is a reward model, which gives scores and no answers."""
 
 
-def results_of(watcher: Watcher) -> dict[str, MadeAdapter]:
-    """The adapters of all finished runs, by their names."""
+def results_of(watcher: Watcher, bases: Collection[str]) -> dict[str, MadeAdapter]:
+    """The adapters of all finished runs, by their names.
+
+    Args:
+        watcher: knows the runs.
+        bases: the names of base models, which no adapter of a run may have (`Bases.all`).
+    """
     jobs = {job.id: job for job in watcher.since(0).jobs}
     found: dict[str, MadeAdapter] = {}
     runs = watcher.runs()
     names = {run.name for run in runs}
-    bases = {model_name(source) for source in {run.record.model for run in runs} if source is not None}
     for run in runs:
         record, job = run.record, jobs.get(run.name)
         whole = record.state is RunState.FINISHED and (record.path / CONFIG_FILE).is_file()

@@ -216,7 +216,7 @@ async def options(studio: Studio, request: Request) -> Response:
             "devices": list(studio.workers.devices),
             "preferences": preferences_file(studio).is_file(),
             "adapters": {name: studio.bases.name_of(source) for name, (source, _) in adapters.items()},
-            "judges": [name for name, one in results_of(studio.watcher).items() if one.scores],
+            "judges": [name for name, one in results_of(studio.watcher, studio.bases.all()).items() if one.scores],
             "metrics": list(NAMES),
             "code": studio.job_code is JobCode.RUN,
             "measured": list(METRIC_NAMES),
