@@ -174,7 +174,7 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     wait_for(lambda: page.locator("input[name='train.steps']").input_value() == "12")
     wait_for(lambda: "train.steps=12" in page.locator("#command").inner_text())
     page.goto(made)
-    page.get_by_role("link", name="Chat", exact=True).last.click()
+    page.locator("main").get_by_role("link", name="Chat", exact=True).click()
     page.get_by_label("model 2").wait_for(timeout=60_000)
     page.fill("#question", "0: parcel?")
     page.get_by_role("button", name="Ask").click()
@@ -422,6 +422,25 @@ def test_a_finished_run_is_evaluated_and_exported(
     assert json.loads(Path(taken.value.path()).read_text("utf-8"))["peft_type"] == "LORA"
     watched.go("queue")
     watched.sees("export peft")
+
+
+def test_a_run_whose_name_is_like_anothers_is_evaluated_exported_and_asked_by_its_own_adapter(
+    watched: Watched, opened: Opened, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The studio alone says what its adapter is called."""
+    page, root = watched.page, opened.studio.root
+    train(run_config(tiny_model, write_rows(tmp_path / "r.jsonl", taught(4)), root / "like" / "a", "train.steps=1"))
+    shutil.copytree(root / "like" / "a", root / "like-a")
+    opened.studio.watcher.look()
+    name = opened.http.get("/studio/run?name=like/a").json()["adapter"]
+    assert name.startswith("like-a-")
+    for link in ("Evaluate", "Export", "Chat"):
+        control = page.get_by_label("model 2") if link == "Chat" else page.locator("select[name=adapter]")
+        with page.expect_response(re.compile(r"/studio/run\?")):
+            watched.go("run/like%2Fa")
+        with page.expect_response(re.compile("/studio/options")):
+            page.locator("main").get_by_role("link", name=link, exact=True).click()
+        playwright.expect(control).to_have_value(name)
 
 
 def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:

@@ -64,6 +64,8 @@ def test_runs_whose_names_are_alike_answer_each_with_its_own_adapter(opened: Ope
     names = [one.id for one in opened.client.models.list() if one.id != "model"]
     assert len(names) == 2
     (nested,) = set(names) - {"team-a"}
+    told = {run: opened.http.get(f"/studio/run?name={run}").json()["adapter"] for run in ("team/a", "team-a")}
+    assert told == {"team/a": nested, "team-a": "team-a"}
     assert [answering(opened, nested), answering(opened, "team-a")] == prints[:2]
     made = opened.http.post("/studio/exports", json={"run": "team-a", "to": "peft"}).json()
     assert made["veneer"]["of"] == "team-a"

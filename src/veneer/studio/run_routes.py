@@ -99,12 +99,14 @@ async def show_run(studio: Studio, request: Request) -> Response:
     """GET /studio/run?name=…: what is known of a run besides its curves."""
     run = studio.run_of(request)
     defaults, folder = default_settings(), RunFolder(run.record.path)
+    made = await asyncio.to_thread(results_of, studio.watcher, studio.bases.all())
     settings = [
         {"key": key, "value": value, "default": key in defaults and defaults[key] == value}
         for key, value in flat(run.settings).items()
     ]
     found = {
         "record": run_values(run),
+        "adapter": next((name for name, one in made.items() if one.run == run.name), None),
         "settings": settings,
         "log": [asdict(line) for line in run.log.lines[-200:]],
         "checkpoints": folder.checkpoint_steps(),

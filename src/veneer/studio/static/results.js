@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from "/static/preact.js";
 import { Copy, Facts, Fault, Head, Pill, SortTable, Table, apiPath, counted, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
 import { Upload, useFiles } from "/static/data.js";
-import { JobButtons, adapterOf, title } from "/static/runs.js";
+import { JobButtons, title } from "/static/runs.js";
 
 export const tasksOf = (jobs, kind) => [...jobs.values()].filter((job) => job.veneer.kind === kind);
 // What a task is done with, as the pages call it.
@@ -17,12 +17,10 @@ function Rows({ files, value, onChange, hint, empty }) {
   return html`<label class="field"><span>Rows</span><select name="rows" value=${value} onChange=${onChange}><option value="">${empty}</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id} selected=${file.id === value}>${file.filename}${file.veneer.rows ? ` (${counted(file.veneer.rows, "row")})` : ""}</option>`)}</select><small>${hint}</small></label>`;
 }
 
-// The name of the adapter that a run has made; it stands in the address as the run's.
+// The name of the adapter that a run has made, as the studio says it; in the address stands the run's.
 function useAdapter(run, options) {
-  const { jobs } = useStore();
-  const [chosen, choose] = useState("");
-  const job = jobs.get(run), names = Object.keys((options || {}).adapters || {});
-  useEffect(() => { const own = job ? job.veneer.name : adapterOf(run || ""); if (!chosen && names.includes(own)) choose(own); }, [options, run, job && job.id]);
+  const [chosen, choose] = useState(""), { value: made } = useAsked(run ? apiPath("/studio/run", { name: run }) : null);
+  useEffect(() => { if (!chosen && options && made && Object.keys(options.adapters).includes(made.adapter)) choose(made.adapter); }, [options, made]);
   return [chosen, choose];
 }
 

@@ -51,7 +51,7 @@ export function Run({ name }) {
   const run = runs.get(name), job = jobs.get(name);
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [log, setLog] = useState(false);
   const curves = useCurves([name], along)[name];
-  const { value: more, error } = useAsked(run ? apiPath("/studio/run", { name }) : null, run ? `${run.state}${run.step === run.steps}${Math.floor(run.step / 10)}` : "");
+  const { value: more, error } = useAsked(run ? apiPath("/studio/run", { name }) : null, run ? `${run.state}${run.step === run.steps}${Math.floor(run.step / 10)}${job ? job.status : ""}` : "");
   if (!run) return html`<${Head} title=${job ? job.veneer.name : name} about=${job ? "The job waits for a worker; its run has not begun." : "The folder has no run of this name."} >${job && html`<${Pill} state=${job.veneer.status} /><${JobButtons} job=${job} />`}</${Head}>${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}${job && html`<${JobCard} job=${job} />`}`;
   const left = run.step && run.state === "running" ? (run.steps - run.step) * run.seconds / run.step : null;
   const line = (key, text, place = 0) => curves && curves[key].x.length ? [{ name: text, place, kind: "line", ...curves[key] }] : [];
@@ -63,7 +63,7 @@ export function Run({ name }) {
   const groups = grouped(curves ? curves.metrics : {});
   const by = (ALONG.find((one) => one[0] === along) || ALONG[0])[1];
   return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} /><a class="btn" href=${link("new", "", { like: name })}>New job like this</a>`}
-      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : adapterOf(name) })}>Chat</a>`}</${Head}>
+      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${more && more.adapter && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: more.adapter })}>Chat</a>`}</${Head}>
     <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
     <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), run.steps ? `of ${number(run.steps)}` : ""], curves && curves.metrics.reward ? ["reward", short(curves.metrics.reward.y[curves.metrics.reward.y.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
@@ -80,10 +80,8 @@ export function Run({ name }) {
 }
 
 const imitates = (more) => !more || !more.settings.some((one) => one.key === "objective" && !["sft", "pretraining"].includes(one.value));
-// The name of the adapter that a run of the command line has made.
-export const adapterOf = (name) => name.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 120) || "run";
 // A reward model gives scores: it neither chats, nor is it evaluated or exported here.
-const answers = (more) => !more || !more.settings.some((one) => one.key === "objective" && one.value === "reward");
+const answers = (more) => !more.settings.some((one) => one.key === "objective" && one.value === "reward");
 
 // Metrics of an objective by the word before their slash: rewards/chosen and rewards/rejected are lines of one plot.
 function grouped(metrics) {
@@ -122,12 +120,12 @@ function Judged({ judged }) {
 
 function Details({ more, run, job }) {
   const [all, setAll] = useState(false);
-  const settings = more.settings.filter((one) => all || !one.default), adapter = job ? job.veneer.name : adapterOf(run.name), chats = run.state === "finished" && answers(more);
+  const settings = more.settings.filter((one) => all || !one.default), chats = more.adapter && answers(more);
   return html`<div class="split"><div class="stack"><section class="card"><header><h2>Log</h2><span class="quiet">${counted(more.log.length, "line")}</span></header>${more.log.length ? html`<ul class="log">${[...more.log].reverse().map((line, place) => html`<li key=${place}><time>${clock(line.time)}</time><span class=${line.level === "warning" ? "warn" : ""}>${line.message}</span></li>`)}</ul>` : html`<p class="quiet">The run has told of nothing but its steps.</p>`}</section>
       <${Notes} name=${run.name} notes=${run} />
       <section class="card"><header><h2>run.lock</h2>${more.lock && html`<${Copy} text=${JSON.stringify(more.lock, null, 2)} />`}</header>${more.lock ? html`<p class="hint">All that the bytes of the result follow from. <code>veneer reproduce ${word(run.path)}</code> makes them again.</p><br /><pre class="box" tabindex="0">${JSON.stringify({ versions: more.lock.versions, hardware: more.lock.hardware, seed: more.lock.seed, steps: more.lock.steps, data: more.lock.data, result: more.lock.result }, null, 2)}</pre>` : html`<p class="quiet">It is written when the run has ended well.</p>`}</section></div>
     <div class="stack"><section class="card flush"><header><h2>Settings</h2><label class="quiet"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} /> defaults too</label></header><${Table} caption="Settings" columns=${[["key", "Setting", (one) => one.key, false, "mono"], ["value", "Value", (one) => shown(one.value), false, "wrap mono"]]} rows=${settings} keyOf=${(one) => one.key} mark=${(one) => one.default ? "default" : "changed"} /></section>
-      <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<a key=${step} class="tag" title="chat with this checkpoint" href=${chats ? link("chat", "", { model: `${adapter}-step-${step}` }) : undefined}>step ${number(step)}${step === run.best_step ? " · best" : ""}</a>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
+      <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<a key=${step} class="tag" title="chat with this checkpoint" href=${chats ? link("chat", "", { model: `${more.adapter}-step-${step}` }) : undefined}>step ${number(step)}${step === run.best_step ? " · best" : ""}</a>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
 }
 
 const equal = (one, other) => JSON.stringify(one) === JSON.stringify(other);
