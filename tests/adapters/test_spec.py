@@ -9,6 +9,7 @@ import torch
 
 from adapted import PATHS
 from tiny_models import tiny_llama
+from veneer import expressions
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import LoraSection
@@ -55,6 +56,25 @@ def test_modules_to_save_are_no_targets_unless_they_are_named_as_such() -> None:
         both.saved([*PATHS, "model.norm"], both.targets(PATHS))
     assert "'nrm': no such module (did you mean 'norm'?)" in str(caught.value)
     assert "model.layers.0.self_attn.q_proj: is in target_modules too; train it one way" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": "(([a-z_.0-9])+)+[A-Z]+$"}, "takes more than 2 seconds to match"),
+        ({"exclude_modules": "([a-z_.0-9]+)+A$"}, "takes more than 2 seconds to match"),
+        ({"rank_pattern": {"([a-z_.0-9]+)+B": 2}}, "takes more than 2 seconds to match"),
+        ({"target_modules": "a{99999999999999999999}"}, "not a regular expression"),
+    ],
+)
+def test_expressions_of_a_runs_settings_are_tried_before_they_are_used(
+    settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not end would hold the whole process, a studio's too."""
+    monkeypatch.setattr(expressions, "SECONDS", 1)
+    spec = LoraSpec.of(LoraSection(rank=4, **settings), tied=False)
+    with pytest.raises(AdapterError, match=message):
+        spec.targets(PATHS)
 
 
 @pytest.mark.parametrize("init", Init)

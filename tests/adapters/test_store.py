@@ -191,10 +191,10 @@ def test_the_names_of_a_live_peft_model_are_read(model: CausalLM, folder: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_modules": "([a-z._0-9]+)+!"}, "takes too long to match"),
-        ({"exclude_modules": "([a-z._0-9]+)+!"}, "takes too long to match"),
-        ({"rank_pattern": {"([a-z._0-9]+)+!": 4}}, "takes too long to match"),
-        ({"alpha_pattern": {"(": 4}}, r"'\(': no regular expression"),
+        ({"target_modules": "([a-z._0-9]+)+!"}, "takes more than 2 seconds"),
+        ({"exclude_modules": "([a-z._0-9]+)+!"}, "takes more than 2 seconds"),
+        ({"rank_pattern": {"([a-z._0-9]+)+!": 4}}, "takes more than 2 seconds"),
+        ({"alpha_pattern": {"(": 4}}, r"'\(': not a regular expression"),
     ],
 )
 def test_expressions_that_cannot_be_used_are_refused(

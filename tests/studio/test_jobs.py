@@ -189,6 +189,14 @@ def test_the_estimate_is_the_plan_and_the_preview_is_what_trains(
         assert [label != -100 for label in shown["labels"]] == [bool(one) for one in trained]
 
 
+def test_an_expression_without_an_end_is_refused_and_holds_nobody_up(opened: Opened, file: str) -> None:
+    settings = {"lora.target_modules": "(([a-z_.0-9])+)+[A-Z]+$"}
+    body = {"model": "model", "training_file": file, "veneer": {"method": "lora", "settings": {**CPU, **settings}}}
+    answer = opened.http.post("/v1/fine_tuning/jobs/estimate", json=body)
+    assert answer.status_code == 400
+    assert "takes more than 2 seconds to match" in answer.json()["error"]["message"]
+
+
 def test_numbers_of_any_size_are_refused_and_not_failed_on(opened: Opened, file: str) -> None:
     for path in ("/v1/files?limit=", "/v1/fine_tuning/jobs?limit="):
         for number in ("9" * 5_000, "9" * 18, "0", "²", ""):

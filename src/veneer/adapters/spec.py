@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from veneer.adapters.targets import (
@@ -13,6 +13,7 @@ from veneer.adapters.targets import (
     check_patterns,
     names_module,
     resolve_targets,
+    unusable,
     value_of_pattern,
 )
 from veneer.config import LoraSection
@@ -110,14 +111,23 @@ class LoraSpec:
         """The paths that get an update in a model with these linear layers.
 
         Raises:
-            AdapterError: settings name what the model does not have; all such names are listed.
+            AdapterError: settings name what the model does not have; all such names are listed. Or a regular expression
+                is invalid, or does not end.
         """
+        problems = self.unusable_expressions([EMBEDDING, *linears, HEAD])
+        if problems:
+            raise AdapterError(f"the adapter's settings have expressions that cannot be used:\n{listing(problems)}")
         paths = resolve_targets(linears, self.target_modules, self.exclude_modules, self.layers_to_transform)
         check_patterns(self.rank_pattern, paths, "rank_pattern")
         check_patterns(self.alpha_pattern, paths, "alpha_pattern")
         if self.target_modules == ALL_LINEAR:
             return [path for path in paths if not any(names_module(name, path) for name in self.modules_to_save)]
         return paths
+
+    def unusable_expressions(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """What is wrong with the regular expressions of these settings, by the paths that they are matched with."""
+        whole = tuple(names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str))
+        return unusable(whole, tuple(sorted({*self.rank_pattern, *self.alpha_pattern})), tuple(paths))
 
     def saved(self, modules: Sequence[str], targets: Sequence[str]) -> list[str]:
         """The paths of `modules_to_save` in a model with these modules, beside updates of `targets`.

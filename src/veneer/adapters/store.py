@@ -22,10 +22,9 @@ from veneer.adapters.origin import write_base
 from veneer.adapters.peft_config import adapter_config, parse_config, unknown_settings
 from veneer.adapters.shapes import odd_shapes
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import expression_of_key, with_parents
+from veneer.adapters.targets import with_parents
 from veneer.enums import Task
 from veneer.errors import AdapterError, listing
-from veneer.expressions import endless
 from veneer.io.files import write_tensors, write_text
 from veneer.io.headers import repeated_names, tensor_names
 from veneer.io.tokenizer import Tokenizer, from_directory
@@ -224,18 +223,6 @@ def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> 
     Raises:
         AdapterError: one is invalid, or does not end.
     """
-    whole = [names for names in (spec.target_modules, spec.exclude_modules) if isinstance(names, str)]
-    keys = {*spec.rank_pattern, *spec.alpha_pattern}
-    problems = []
-    for expression in (*whole, *sorted(keys)):
-        try:
-            re.compile(expression)
-        except (re.error, RecursionError, OverflowError) as error:
-            problems.append(f"{expression!r}: no regular expression: {error}")
-    if not problems:
-        paths = sorted({name.partition(".lora_")[0] for name in names})
-        used = {rf"(?:{expression})\Z": expression for expression in whole}
-        used |= {expression_of_key(key): key for key in keys}
-        problems += [f"{used[one]!r}: takes too long to match" for one in endless(used, paths)]
+    problems = spec.unusable_expressions(sorted({name.partition(".lora_")[0] for name in names}))
     if problems:
         raise AdapterError(f"{directory / CONFIG_FILE} has expressions that cannot be used:\n{listing(problems)}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from veneer.errors import AdapterError, listing, nearest
+from veneer.expressions import SECONDS, endless
 
 ALL_LINEAR = "all-linear"
 """The value of `target_modules` that means every linear layer but the head."""
@@ -164,6 +166,29 @@ def value_of_pattern(patterns: Mapping[str, Value], path: str, default: Value) -
 def expression_of_key(key: str) -> str:
     """The regular expression that a key of `rank_pattern` or `alpha_pattern` stands for, as in PEFT."""
     return rf"(.*\.)?({key})$"
+
+
+@lru_cache(maxsize=16)
+def unusable(whole: tuple[str, ...], keys: tuple[str, ...], paths: tuple[str, ...]) -> tuple[str, ...]:
+    """What is wrong with regular expressions, before anything is matched with them in this process, which one without
+    an end would hold for ever.
+
+    Args:
+        whole: those for whole paths.
+        keys: of `rank_pattern` and `alpha_pattern`.
+        paths: what they will be matched with.
+    """
+    problems = []
+    for expression in (*whole, *keys):
+        try:
+            re.compile(expression)
+        except (re.error, RecursionError, OverflowError) as error:
+            problems.append(f"{expression!r}: not a regular expression: {error}")
+    if problems:
+        return tuple(problems)
+    used = {rf"(?:{expression})\Z": expression for expression in whole} | {expression_of_key(key): key for key in keys}
+    rule = f"takes more than {SECONDS} seconds to match; a repetition within a repetition does"
+    return tuple(f"{used[one]!r}: {rule}" for one in endless(used, paths))
 
 
 def check_patterns(patterns: Mapping[str, object], paths: Sequence[str], setting: str) -> None:
