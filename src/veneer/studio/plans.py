@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from veneer.backends.describe import describe_model
 from veneer.config import RewardSpec, RunConfig
-from veneer.config.values import flat
+from veneer.config.values import flat, read_assignment
+from veneer.errors import ConfigError
 from veneer.events import Event, Note
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
@@ -91,18 +95,23 @@ def command_line(config: RunConfig, learning_rate: float | None = None) -> str:
         words += ["--data", config.data.file]
     if config.data.eval_file is not None:
         words += ["--eval-data", config.data.eval_file]
-    for key, value in flat(config.model_dump(mode="json")).items():
-        if key in defaults and value != defaults[key] and key != "data.eval_file":
-            words += ["--method", value] if key == "method" else ["--set", f"{key}={_yaml(value)}"]
+    nested: Any = config.model_dump(mode="json")
+    for key, default in defaults.items():
+        # By the keys of the settings themselves: a mapping is the value of one.
+        value: Any = reduce(getitem, key.split("."), nested)
+        if value != default and key != "data.eval_file":
+            given = _given(value) if key == "rewards" else value
+            words += ["--method", value] if key == "method" else ["--set", f"{key}={_yaml(given)}"]
     return shlex.join(words)
 
 
 def _yaml(value: Any) -> str:
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        return to_text(_given(value), ensure_ascii=False)  # JSON is YAML
-    if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    """A value as `--set` reads it: JSON, which is YAML, and a text as it stands where it is read as itself."""
+    if isinstance(value, str):
+        with suppress(ConfigError):
+            if read_assignment(f"text={value}")[1] == value:
+                return value
+    return to_text(value, ensure_ascii=False)
 
 
 def _given(rewards: list[Any]) -> list[Any]:
