@@ -72,6 +72,18 @@ def test_a_process_that_a_signal_ended_without_a_word_goes_on(tmp_path: Path, co
     assert found(tmp_path, None, code=code).status is JobStatus.QUEUED
 
 
+@pytest.mark.parametrize("kind", [JobKind.TRAIN, JobKind.EVALUATE])
+def test_a_pause_that_is_not_wanted_any_more_is_no_pause(tmp_path: Path, kind: JobKind) -> None:
+    """The worker has sent its signal, which cannot be taken back."""
+    job, folder = replace(JOB, kind=kind), JobFolder(write_run(tmp_path / "job", 4, reason="interrupted"))
+    folder.output_file(1).write_text("error: stopped by SIGTERM. What was complete stays.\n")
+    assert judged(job, folder, code=143, stopping=False, asked=True, now=5.0).status is JobStatus.QUEUED
+    assert judged(job, folder, code=143, stopping=False, asked=False, now=5.0).status is JobStatus.PAUSED
+    paused = replace(job, wanted=JobWish.PAUSE)
+    assert judged(paused, folder, code=143, stopping=False, asked=True, now=5.0).status is JobStatus.PAUSED
+    assert judged(job, folder, code=2, stopping=False, asked=True, now=5.0).status is JobStatus.FAILED
+
+
 def test_kills_count_only_without_a_step_between(tmp_path: Path) -> None:
     job = JOB
     for count in range(1, MOST_KILLS + 1):

@@ -82,6 +82,18 @@ def test_a_job_pauses_goes_on_and_is_cancelled(tmp_path: Path, started: Workers)
     assert queue.cancel(job.id) is None
 
 
+def test_a_job_that_goes_on_before_its_pause_has_come_is_carried_out(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 4, seconds=0.5)
+    started.start(tmp_path)
+    wait_for(lambda: len(steps_of(queue, job)) == 1)
+    queue.pause(job.id)
+    time.sleep(0.1)  # the worker asks the process, whose step is longer
+    queue.resume(job.id)
+    becomes(queue, job, JobStatus.SUCCEEDED)
+    undisturbed(queue, job, 4)
+
+
 def test_a_job_that_fails_says_why_and_the_next_one_is_carried_out(tmp_path: Path, started: Workers) -> None:
     queue = queue_of(tmp_path)
     failing, next_one = played(queue, error="there are no rows in it"), played(queue, 2, seconds=0)

@@ -11,6 +11,7 @@ from veneer.jobs.process import error_in
 from veneer.jobs.queue import ended
 from veneer.run_records.log import RunLog
 from veneer.run_records.state import RunState, state_of
+from veneer.signals import SIGNALS
 
 MOST_KILLS = 5
 """How often in a row the process of a job may be killed without having made a step more."""
@@ -30,7 +31,7 @@ class _Left:
     """What became of the run; None for what is no run."""
 
 
-def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, now: float) -> Job:
+def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, asked: bool = False, now: float) -> Job:
     """The job after its process has ended.
 
     Args:
@@ -38,23 +39,28 @@ def judged(job: Job, folder: JobFolder, *, code: int | None, stopping: bool, now
         folder: of the job.
         code: with which the process has ended, minus the signal's number where one ended it; None where nobody knows.
         stopping: whether the worker itself is asked to stop, and has stopped the process for that.
+        asked: whether the worker has asked the process to stop, for whatever reason.
         now: seconds since 1970.
     """
     left = _left(job, folder)
     if left.done:
         return ended(job, JobStatus.SUCCEEDED, None, now)
-    asked = _as_asked(job, stopping=stopping, now=now)
-    if asked is not None:
-        return asked
+    wanted = _as_wanted(job, stopping=stopping, now=now)
+    if wanted is not None:
+        return wanted
     message = error_in(folder, job.attempts)
     if code is not None and 0 < code < SIGNALLED:
         # The log and the mark in the lock may still be those of an attempt before, which was killed or stopped.
         where = f"{folder.output_file(job.attempts).name} in its folder has what it printed"
         return ended(job, JobStatus.FAILED, message or f"its process ended with code {code}; {where}", now)
+    if asked:
+        # For a pause, say, that is not wanted any more: what has been sent cannot be taken back.
+        return replace(job, status=JobStatus.QUEUED).noted(now, "its process had stopped already; it goes on")
+    stopped = left.state is RunState.STOPPED or (code is not None and code - SIGNALLED in SIGNALS)
     killed = code == -signal.SIGKILL or left.state is RunState.KILLED
-    if killed or (message is None and left.state is not RunState.STOPPED):
+    if killed or (message is None and not stopped):
         return _after_kill(job, left.step, now)
-    if left.state is RunState.STOPPED:
+    if stopped:
         return replace(job, status=JobStatus.PAUSED).noted(now, "its process was asked to stop from outside", "warn")
     return ended(job, JobStatus.FAILED, message, now)
 
@@ -69,7 +75,7 @@ def _left(job: Job, folder: JobFolder) -> _Left:
     return _Left(done, log.steps[-1] if log.steps else 0, state)
 
 
-def _as_asked(job: Job, *, stopping: bool, now: float) -> Job | None:
+def _as_wanted(job: Job, *, stopping: bool, now: float) -> Job | None:
     """A job whose process was asked to end; None where it ended by itself."""
     if job.wanted is JobWish.CANCEL:
         return ended(job, JobStatus.CANCELLED, None, now)

@@ -148,20 +148,21 @@ class Worker:
                 return  # another worker was faster
             elif self._begun(job, folder):
                 # Its process has ended while no worker looked.
-                self._persistently(lambda: self._judge(job.id, folder, code=None))
+                self._persistently(lambda: self._judge(job.id, folder, code=None, asked=False))
                 return
             else:
                 options = [] if self.device == "auto" else ["--device", self.device]
                 process = StartedProcess(folder, job, held, self.command, options)
-            self._watch(job.id, folder, process)
-            self._persistently(lambda: self._judge(job.id, folder, code=process.code()))
+            asked = self._watch(job.id, folder, process)
+            self._persistently(lambda: self._judge(job.id, folder, code=process.code(), asked=asked))
 
     def _begun(self, job: Job, folder: JobFolder) -> bool:
         """Whether a process was started in this attempt already: then its output is there."""
         return folder.output_file(job.attempts).exists()
 
-    def _watch(self, job: str, folder: JobFolder, process: JobProcess) -> None:
-        """Wait for the end of a process, and ask it to stop where that is wanted, or its folder was deleted."""
+    def _watch(self, job: str, folder: JobFolder, process: JobProcess) -> bool:
+        """Wait for the end of a process, and ask it to stop where that is wanted, or its folder was deleted; whether it
+        was asked."""
         asked, beat = False, 0.0
         while process.running():
             now = time.monotonic()
@@ -176,8 +177,9 @@ class Worker:
                     process.send(signal.SIGTERM)
                     asked = True
             time.sleep(IDLE_SECONDS / 5 if asked else IDLE_SECONDS)
+        return asked
 
-    def _judge(self, job: str, folder: JobFolder, *, code: int | None) -> None:
+    def _judge(self, job: str, folder: JobFolder, *, code: int | None, asked: bool) -> None:
         stopping, deleted = self.stop.is_set(), folder.deleted()
 
         def change(found: Job) -> Job | None:
@@ -185,7 +187,7 @@ class Worker:
                 return None
             if deleted and found.wanted is not JobWish.CANCEL:
                 return ended(found, JobStatus.FAILED, DELETED, time.time())
-            return judged(found, folder, code=code, stopping=stopping, now=time.time())
+            return judged(found, folder, code=code, stopping=stopping, asked=asked, now=time.time())
 
         self.store.change(job, change)
         self.store.release(job, self.owner)
