@@ -6,6 +6,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,17 @@ def test_the_base_in_memory_is_gone_before_another_one_is_loaded(
     assert len(models) == 3
     assert left == [0, 0, 0]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("veneer-adapters")]
+
+
+def test_two_bases_that_are_asked_for_at_once_answer_every_request(tmp_path: Path, tiny_model: Path) -> None:
+    """The one in memory is exchanged when its requests are answered, streams too, and nobody is refused."""
+    other = write_model(tmp_path / "other", seed=1)
+
+    def asked(opened: Opened, number: int) -> str:
+        body = {"model": ("model", "other")[number % 2], **QUESTION, "stream": number % 3 == 0}
+        answer = opened.http.post("/v1/chat/completions", json=body)
+        return f"{answer.status_code} {answer.text}"
+
+    with studio(tmp_path / "runs", tiny_model, other) as found, ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(lambda number: asked(found, number), range(12)))
+    assert [one for one in answers if not one.startswith("200") or "error" in one] == []

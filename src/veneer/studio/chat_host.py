@@ -1,6 +1,7 @@
 """The model that is chatted with: one base in memory, and beside it the adapters of all runs that were trained on it.
 
-The base is loaded when it is first asked for. Where another one is asked for, it takes the first one's place.
+The base is loaded when it is first asked for. Where another one is asked for, it takes the first one's place as soon as
+the requests that have that one are answered; whoever comes meanwhile waits behind it, so that neither base starves.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,19 +57,42 @@ class ChatHost:
     source: str | None = None
     """The base that is loaded."""
     _adapters: AdapterFolder | None = None
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _door: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Is held by the one that is to get the service next; those behind it come in their order."""
+    _users: int = 0
+    """Requests that have the service."""
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Is set while there are none."""
+    _stopping: bool = False
 
     def adapters(self) -> dict[str, tuple[str, Path]]:
         """Every adapter that can be chatted with: its base and its folder, by its name."""
         found = results_of(self.watcher, self.bases.all())
         return {name: (one.base, one.folder) for name, one in found.items() if not one.scores}
 
-    async def service_for(self, name: object) -> Service:
-        """The service that has a model of that name, loaded where it is not.
+    @asynccontextmanager
+    async def service_for(self, name: object) -> AsyncIterator[Service]:
+        """Yields the service that has a model of that name, loaded where it is not; it is kept within the block.
 
         Raises:
-            ApiError: 404, there is none; 400, it cannot be used.
+            ApiError: 404, there is none; 400, it cannot be used; 503, the studio is about to stop.
         """
+        source, adapter = await self._found(name)
+        async with self._door:
+            service = await self._loaded(source)
+            if adapter is not None:
+                await asyncio.to_thread(self._take_up, *adapter)
+            self._users += 1
+            self._unused.clear()
+        try:
+            yield service
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def _found(self, name: object) -> tuple[str, tuple[str, Path] | None]:
+        """The base of the model of that name, and the name and the folder of its adapter, where it is one."""
         if not isinstance(name, str):
             raise ApiError(400, "model: missing; give the name of a base or of an adapter", param="model")
         adapters = self.adapters()
@@ -76,19 +101,29 @@ class ChatHost:
             await asyncio.to_thread(self.watcher.look)
             adapters = self.adapters()
         adapters |= _checkpoint(name, adapters)
-        source = adapters[name][0] if name in adapters else self.bases.source(name)
-        async with self._lock:
-            if self.service is None or self.source != source:
-                await asyncio.to_thread(self._open, source)
-            service = self.service
-            assert isinstance(service, Service)
-            if name in adapters:
-                await asyncio.to_thread(self._take_up, name, adapters[name][1])
-        return service
+        return (adapters[name][0], (name, adapters[name][1])) if name in adapters else (self.bases.source(name), None)
+
+    async def _loaded(self, source: str) -> Service:
+        """The service over a base. Only the one at the door may ask."""
+        if self.service is None or self.source != source:
+            if self._users:
+                # A client that takes no answer must not keep everybody from the other base for ever.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._unused.wait(), self.limits.request_seconds)
+            if self._stopping:
+                raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
+            await asyncio.to_thread(self._open, source)
+        assert self.service is not None
+        return self.service
 
     def open(self, source: str) -> None:
         """Load a base before anybody asks. Raises VeneerError where it cannot be used."""
         self._open(source)
+
+    def drain(self, seconds: float) -> bool:
+        """See `Served.drain`. No base is loaded any more."""
+        self._stopping = True
+        return self.service is None or self.service.drain(seconds)
 
     def close(self) -> None:
         """Let the model go, and the adapters beside it, whose loader holds it too."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from veneer.io.files import reported
 from veneer.jobs.folder import STUDIO
@@ -17,6 +19,7 @@ from veneer.serving.body import read_json
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
 from veneer.serving.errors import ApiError, json_bytes, json_response
+from veneer.serving.service import Service
 from veneer.strict_json import to_text
 from veneer.studio.files import StoredFile
 from veneer.studio.objects import file_object
@@ -26,6 +29,8 @@ from veneer.whole_lines import append_line
 PREFERENCES = "preferences.jsonl"
 LONGEST = 100_000
 """Characters of a text that is kept as a preference."""
+Answering = Callable[[Service, Request], Awaitable[Any]]
+"""A route of `veneer serve`."""
 
 
 async def list_models(studio: Studio, request: Request) -> Response:
@@ -38,16 +43,38 @@ async def list_models(studio: Studio, request: Request) -> Response:
 
 async def chat(studio: Studio, request: Request) -> Any:
     """POST /v1/chat/completions."""
-    body = await read_json(request, studio.limits)
-    service = await studio.chat.service_for(body.get("model"))
-    return await chat_completions(service, _again(request, body))
+    return await _answered(studio, request, chat_completions)
 
 
 async def complete(studio: Studio, request: Request) -> Any:
     """POST /v1/completions."""
+    return await _answered(studio, request, completions)
+
+
+async def _answered(studio: Studio, request: Request, answer: Answering) -> Any:
+    """The answer of the model that a request names, which stays in memory until all of it is sent."""
     body = await read_json(request, studio.limits)
-    service = await studio.chat.service_for(body.get("model"))
-    return await completions(service, _again(request, body))
+    async with AsyncExitStack() as held:
+        service = await held.enter_async_context(studio.chat.service_for(body.get("model")))
+        response = await answer(service, _again(request, body))
+        return HeldResponse(response, held.pop_all())
+
+
+class HeldResponse:
+    """An ASGI response that needs something until it is sent.
+
+    Args:
+        response: what is sent.
+        held: is let go then.
+    """
+
+    def __init__(self, response: ASGIApp, held: AsyncExitStack):
+        self._response, self._held = response, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        async with self._held:
+            await self._response(scope, receive, send)
 
 
 async def prefer(studio: Studio, request: Request) -> Response:

@@ -67,7 +67,7 @@ class Studio:
 
     def drain(self, seconds: float) -> bool:
         """See `Served.drain`."""
-        return self.chat.service is None or self.chat.service.drain(seconds)
+        return self.chat.drain(seconds)
 
     def close(self) -> None:
         """See `Served.close`. The run under way keeps its last step, and goes on when a studio is started again."""
