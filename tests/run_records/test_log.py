@@ -8,6 +8,9 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from run_logs import evaluated, finished, started, step_done
 from veneer.event_log import EventLog, by_step, read_events
@@ -87,6 +90,36 @@ def test_torn_lines_and_foreign_ones_are_passed_over(tmp_path: Path) -> None:
     log.refresh()
     assert log.steps.tolist() == [1]
     assert [(one.level, one.message) for one in log.lines] == [(Level.WARNING, "told")]
+
+
+@pytest.mark.parametrize(
+    ("event", "changed"),
+    [
+        *(("RunStarted", {"steps": steps}) for steps in (None, "many", -1)),
+        ("RunStarted", {"time": "now"}),
+        ("RunStarted", {"learning_rate": "high"}),
+        ("RunStarted", {"planned_seconds": math.nan}),
+        *(("StepDone", {"step": step}) for step in (1e999, 10**30)),
+        *(("StepDone", {name: math.nan}) for name in ("tokens", "seconds", "memory_mb")),
+        ("StepDone", {"time": 1e30}),
+        ("StepDone", {"metrics": [1]}),
+        ("StepDone", {"metrics": {"a": None}}),
+        ("StepDone", {"loss": None, "not_finite": {"loss": "wide"}}),
+        ("Evaluated", {"step": 1e999}),
+    ],
+)
+def test_an_event_of_another_program_is_passed_over(tmp_path: Path, event: str, changed: dict[str, Any]) -> None:
+    """`events.jsonl` is a common name: one such file must not keep anybody from seeing the runs beside it."""
+    path = written(tmp_path / "events.jsonl", started(9), step_done(1), evaluated(1, 0.5))
+    events = {one["event"]: one for one in map(json.loads, path.read_text("utf-8").splitlines())}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**events[event], "step": 2, **changed}) + "\n")
+    log = RunLog(path)
+    log.refresh()
+    assert log.steps.tolist() == [1]
+    assert [len(column) for column in (*log.columns.values(), *log.metrics.values())] == [1] * len(log.columns)
+    assert len(log.evaluations) == 1
+    assert log.start["steps"] == 9
 
 
 def test_a_line_that_is_not_whole_yet_waits(tmp_path: Path) -> None:

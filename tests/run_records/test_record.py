@@ -55,6 +55,15 @@ def test_settings_of_damaged_or_missing_files_are_empty(tmp_path: Path) -> None:
     assert read_json(run / "missing") is None
 
 
+def test_settings_of_another_program_are_told_as_they_can_be(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", config="model: {name: gpt}\nmethod: 3\nday: 2024-01-05\n1: [2024-01-06]\n")
+    record, _, settings = open_run(run)
+    assert (record.model, record.method) == (None, None)
+    assert settings == {"model": {"name": "gpt"}, "method": 3, "day": "2024-01-05", "1": ["2024-01-06"]}
+    (run / "config.yaml").write_text("model: m\nday: 2024-13-45\n")
+    assert read_settings(run) == {}
+
+
 def test_the_defaults_have_every_key() -> None:
     assert set(default_settings()) | {"model", "output", "data.file"} >= set(known_keys()) - {"data.columns"}
     assert flat({"a": {"b": {"c": 1}, "d": {}}}) == {"a.b.c": 1, "a.d": {}}

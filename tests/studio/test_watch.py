@@ -47,6 +47,23 @@ def test_a_run_that_grows_while_its_curves_are_drawn_goes_on_being_watched(tmp_p
     assert watcher.since(watcher.since(0).version).runs == []
 
 
+def test_a_look_that_fails_in_a_way_that_nobody_has_foreseen_is_said_and_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veneer.studio.watch.SECONDS", 0.02)
+    monkeypatch.setattr("veneer.studio.watch.RETRY_SECONDS", 0.02)
+    watcher = watching(tmp_path)
+    watcher.start()
+    with logged() as messages:
+        with monkeypatch.context() as failing:
+            failing.setattr("veneer.studio.watch.run_folders", lambda root: 1 / 0)
+            wait_for(lambda: bool(messages))
+        write_run(tmp_path / "run", 5)
+        wait_for(lambda: [run.name for run in watcher.runs()] == ["run"])
+    watcher.close()
+    assert messages[0].startswith("ERROR: the look at the folder has failed: ZeroDivisionError in ")
+
+
 def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,12 @@ from veneer.strict_json import restored
 
 COLUMNS = ("loss", "grad_norm", "learning_rate", "tokens", "supervised", "seconds", "memory_mb", "epoch", "time")
 """What is kept of every step: fields of `StepDone`, and the time when it was told, in seconds since 1970."""
+FIGURES = ("tokens", "supervised", "seconds", "memory_mb", "epoch")
+"""Columns that are never without a number, nor below 0: a line that says otherwise is no run's of veneer."""
+MOST = 1e15
+"""More than any figure of a run."""
+LATEST = 253_402_300_799
+"""The last second of the year 9999, from 1970: later times have no date."""
 MOST_NOTES = 500
 """Lines of a run's log that are kept: the first ones are dropped."""
 MOST_SAMPLES = 100
@@ -209,20 +215,19 @@ class RunLog:
             return  # a kill has torn it
         if not isinstance(values, dict):
             return
-        values = restored(values)
         try:
-            self._take_event(values)
-        except (KeyError, TypeError, ValueError):
-            return  # a field is missing: not one of ours
+            self._take_event(restored(values))
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            return  # a field is missing, or of another kind: not one of ours
 
     def _take_event(self, values: Mapping[str, Any]) -> None:
-        time = float(values.get("time", 0.0))
+        time = _figure(values.get("time", 0.0), LATEST)
         self.last_time = max(self.last_time, time)
         match values["event"]:
             case "StepDone":
                 self._take_step(values, time)
             case "RunStarted":
-                self._take_start(values)
+                self._take_start(values, time)
             case "Evaluated":
                 by = str(values.get("best_by", "loss"))  # versions without it knew the loss alone
                 value = None if by == "loss" else float(values["metrics"][by])
@@ -248,16 +253,18 @@ class RunLog:
 
     def _take_step(self, values: Mapping[str, Any], time: float) -> None:
         step = int(values["step"])
-        row = [time if name == "time" else float(values[name]) for name in COLUMNS]
+        told = {**values, "time": time}
+        row = [_figure(told[name]) if name in FIGURES else float(told[name]) for name in COLUMNS]
+        metrics = {str(name): float(value) for name, value in dict(values.get("metrics") or {}).items()}
         if self.steps and step <= self.steps[-1]:
             self._cut(step - 1)
         self.steps.append(step)
         for name, value in zip(COLUMNS, row, strict=True):
             self.columns[name].append(value)
-        for name in (values.get("metrics") or {}).keys() - self.metrics.keys():
+        for name in metrics.keys() - self.metrics.keys():
             self.metrics[name] = array("d", [math.nan] * (len(self.steps) - 1))
         for name, column in self.metrics.items():
-            column.append(float((values.get("metrics") or {}).get(name, math.nan)))
+            column.append(metrics.get(name, math.nan))
 
     def _take_samples(self, values: Mapping[str, Any]) -> None:
         found = SampledStep(
@@ -283,9 +290,13 @@ class RunLog:
         """Whether answers are kept when later ones come."""
         return (judged.step - 1) % self._stride == 0
 
-    def _take_start(self, values: Mapping[str, Any]) -> None:
+    def _take_start(self, values: Mapping[str, Any], time: float) -> None:
+        start = {**values, "time": time, "steps": int(_figure(values.get("steps", 0)))}
+        rate, planned = values.get("learning_rate"), ("planned_memory_mb", "planned_seconds")
+        start["learning_rate"] = None if rate is None else float(rate)
+        start |= {name: None if values.get(name) is None else _figure(values[name]) for name in planned}
         self._cut(int(values["resumed_at"]))
-        self.start, self.end = dict(values), {}
+        self.start, self.end = start, {}
         self.first_start = self.first_start or self.start
 
     def _cut(self, step: int) -> None:
@@ -303,3 +314,11 @@ class RunLog:
     def _say(self, time: float, level: Level, message: str) -> None:
         self.lines.append(LogLine(time, level, message))
         del self.lines[:-MOST_NOTES]
+
+
+def _figure(value: Any, most: float = MOST) -> float:
+    """A number that is not below 0. Raises ValueError where it is none, or out of range."""
+    found = float(value)
+    if not 0 <= found <= most:
+        raise ValueError(f"{found} is no figure of a run")
+    return found

@@ -78,9 +78,9 @@ def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any
         name=name,
         path=folder,
         state=state,
-        model=settings.get("model"),
-        method=settings.get("method"),
-        steps=int(log.start.get("steps", 0)),
+        model=_text(settings.get("model")),
+        method=_text(settings.get("method")),
+        steps=log.start.get("steps", 0),
         step=log.steps[-1] if log.steps else 0,
         loss=log.columns["loss"][-1] if log.steps else None,
         evaluation_loss=log.evaluations[-1].loss if log.evaluations else None,
@@ -109,13 +109,28 @@ def _best(log: RunLog) -> EvaluatedStep | None:
 def read_settings(folder: Path) -> dict[str, Any]:
     """The configuration that a run recorded, as nested values; empty where there is none yet, or it is damaged.
 
-    It is read as it stands, whatever version of veneer wrote it, and is not checked.
+    It is read as it stands, whatever version of veneer wrote it, or another program, and is not checked; but what JSON
+    has no form for is told as a text.
     """
     try:
-        values = yaml.load(read_regular(RunFolder(folder).config_file), Loader=yaml.CSafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        # A date that no calendar has is a ValueError.
+        values = _plain(yaml.load(read_regular(RunFolder(folder).config_file), Loader=yaml.CSafeLoader))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _text(value: Any) -> str | None:
+    """A setting that is a text; None where it is none, as in the file of another program."""
+    return value if isinstance(value, str) else None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from veneer.errors import OutputError
+from veneer.errors import OutputError, where_raised
 from veneer.jobs.job import Job
 from veneer.jobs.store import JobStore
 from veneer.run_folder import RunFolder
@@ -188,6 +188,10 @@ class Watcher:
             except (OutputError, OSError) as error:
                 # A full disk, say, on which the store cannot be opened: it may have room again.
                 log.warning("%s", error)
+                pause = RETRY_SECONDS
+            except Exception as error:
+                # The thread must not end, or every page would stand still without a word.
+                log.error("the look at the folder has failed: %s", where_raised(error))
                 pause = RETRY_SECONDS
 
 
