@@ -59,6 +59,7 @@ def test_settings_of_another_program_are_told_as_they_can_be(tmp_path: Path) -> 
     run = write_run(tmp_path / "run", config="model: {name: gpt}\nmethod: 3\nday: 2024-01-05\n1: [2024-01-06]\n")
     record, _, settings = open_run(run)
     assert (record.model, record.method) == (None, None)
+    assert open_run(write_run(tmp_path / "odd", config='model: "a\\0b"\n'))[0].model is None
     assert settings == {"model": {"name": "gpt"}, "method": 3, "day": "2024-01-05", "1": ["2024-01-06"]}
     (run / "config.yaml").write_text("model: m\nday: 2024-13-45\n")
     assert read_settings(run) == {}

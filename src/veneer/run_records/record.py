@@ -129,8 +129,8 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """A setting that is a text; None where it is none, as in the file of another program."""
-    return value if isinstance(value, str) else None
+    """A setting that is a text, and may be a path's; None where it is none, as in the file of another program."""
+    return value if isinstance(value, str) and "\0" not in value else None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

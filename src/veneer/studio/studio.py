@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 from starlette.requests import Request
 
 from veneer.enums import JobCode
-from veneer.errors import OutputError
 from veneer.jobs.folder import STUDIO
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
@@ -25,8 +23,6 @@ from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
 from veneer.studio.watch import WatchedRun, Watcher
 from veneer.studio.workers import WorkerKeeper
-
-log = logging.getLogger("veneer.studio")
 
 
 @dataclass(slots=True)
@@ -101,10 +97,7 @@ class Studio:
     async def looked(self) -> None:
         """Take up at once what a request has changed. Where that fails, the request is done all the same, and the pages
         are told of it by the next look."""
-        try:
-            await asyncio.to_thread(self.watcher.look)
-        except (OutputError, OSError) as error:
-            log.warning("%s", error)
+        await asyncio.to_thread(self.watcher.looked)
 
 
 def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:

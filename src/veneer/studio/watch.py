@@ -134,6 +134,22 @@ class Watcher:
                 removed=[name for name, changed in self._removed.items() if changed > version] if version else [],
             )
 
+    def looked(self) -> bool:
+        """Take up what has changed in the folder, as far as it can be read now; whether all of it could. Why not is in
+        the log."""
+        try:
+            self.look()
+        except (OutputError, OSError) as error:
+            # A full disk, say, on which the store cannot be opened: it may have room again.
+            log.warning("%s", error)
+        except Exception as error:
+            # Nobody has foreseen it. Every page would stand still without a word if it ended the thread, and a client
+            # repeats a request that fails, which was done.
+            log.error("the look at the folder has failed: %s", where_raised(error))
+        else:
+            return True
+        return False
+
     def look(self) -> None:
         """Take up what has changed in the folder."""
         found = {path.relative_to(self.root).as_posix(): path for path in run_folders(self.root)}
@@ -182,17 +198,7 @@ class Watcher:
     def _watch(self) -> None:
         pause = SECONDS
         while not self._stop.wait(pause):
-            try:
-                self.look()
-                pause = SECONDS
-            except (OutputError, OSError) as error:
-                # A full disk, say, on which the store cannot be opened: it may have room again.
-                log.warning("%s", error)
-                pause = RETRY_SECONDS
-            except Exception as error:
-                # The thread must not end, or every page would stand still without a word.
-                log.error("the look at the folder has failed: %s", where_raised(error))
-                pause = RETRY_SECONDS
+            pause = SECONDS if self.looked() else RETRY_SECONDS
 
 
 def _written_at(file: Path) -> float:
