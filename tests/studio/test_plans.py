@@ -45,5 +45,13 @@ def test_the_command_has_every_setting(settings: dict[str, Any]) -> None:
     assert read_back(command_line(asked)) == asked
 
 
+@pytest.mark.parametrize("name", ["my rows.jsonl", "x; touch pwned #.jsonl", "it's.jsonl", '"$(id)"'])
+def test_what_a_client_calls_its_file_is_one_word_of_the_command(name: str) -> None:
+    """It is copied into a terminal, and whoever has named the file need not be the one who copies."""
+    command = command_line(asked_for({"train.from_adapter": "/runs/a"}), names={"r.jsonl": name, "/runs/a": name})
+    made = read_back(command)
+    assert (made.data.file, made.train.from_adapter) == (name, name)
+
+
 def test_a_plain_text_stands_as_it_is() -> None:
     assert command_line(asked_for({"tracking.project": "claims"})).endswith("--set tracking.project=claims")

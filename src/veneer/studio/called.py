@@ -20,6 +20,15 @@ def called(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
+def told(value: Any, names: Mapping[str, str]) -> Any:
+    """Plain values in whose texts paths stand as their users call them."""
+    if isinstance(value, Mapping):
+        return {key: told(one, names) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [told(one, names) for one in value]
+    return without_paths(value, names) if isinstance(value, str) else value
+
+
 def without_paths(message: str, called: Mapping[str, str]) -> str:
     """A text in which paths stand as their users call them; the longest come first, since they begin with others."""
     for path in sorted(called, key=len, reverse=True):

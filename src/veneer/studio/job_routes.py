@@ -15,7 +15,7 @@ from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
-from veneer.studio.called import without_paths
+from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
 from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
 from veneer.studio.plans import command_line, plan_json, planned
@@ -157,7 +157,8 @@ async def estimate(studio: Studio, request: Request) -> Response:
         message = without_paths(str(error), inputs.called)
         raise ApiError(400, message, code="cannot_be_planned") from error
     rate = None if asked.rate_multiplier is None else float(plan.config.train.learning_rate)
-    command = without_paths(command_line(config, rate), inputs.called)
+    models = [one for one in (config.model, config.distillation.teacher) if one is not None]
+    command = command_line(config, rate, {**models_called(models), **inputs.called})
     return json_response({**plan_json(plan), "command": command})
 
 

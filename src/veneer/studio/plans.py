@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -22,7 +23,10 @@ from veneer.planning.machine import this_machine
 from veneer.planning.memory import TYPICAL_START
 from veneer.run_records.record import default_settings
 from veneer.strict_json import to_text
+from veneer.studio.called import told
 from veneer.training.prepare import prepare
+
+NO_NAMES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +84,22 @@ def plan_json(plan: PlannedRun) -> dict[str, Any]:
     }
 
 
-def command_line(config: RunConfig, learning_rate: float | None = None) -> str:
+def command_line(config: RunConfig, learning_rate: float | None = None, names: Mapping[str, str] = NO_NAMES) -> str:
     """The command that trains the same run in a terminal: what is not the default, spelled out.
 
     Args:
         config: the run, as it was asked for.
         learning_rate: the peak rate where it is another one than the configuration's.
+        names: what users call the paths in it. They may be anything, and are quoted as a shell and YAML need it.
     """
     if learning_rate is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": learning_rate})})
     defaults = default_settings()
-    words = ["veneer", "train", "--model", config.model, "--output", config.output]
-    if config.data.file is not None:
-        words += ["--data", config.data.file]
-    if config.data.eval_file is not None:
-        words += ["--eval-data", config.data.eval_file]
-    nested: Any = config.model_dump(mode="json")
+    nested: Any = told(config.model_dump(mode="json"), names)
+    words = ["veneer", "train", "--model", nested["model"], "--output", nested["output"]]
+    for option, key in (("--data", "file"), ("--eval-data", "eval_file")):
+        if nested["data"][key] is not None:
+            words += [option, nested["data"][key]]
     for key, default in defaults.items():
         # By the keys of the settings themselves: a mapping is the value of one.
         value: Any = reduce(getitem, key.split("."), nested)
