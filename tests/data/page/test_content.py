@@ -68,6 +68,20 @@ def test_a_large_file_makes_a_page_of_bounded_size(tmp_path: Path, monkeypatch: 
     assert "ids" in next(row for row in values["rows"] if row["where"].endswith(":4"))
 
 
+def test_clean_rows_take_no_room_from_those_with_findings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": f"{number} " + "x" * 80, "completion": "y"} for number in range(40)]
+    rows[20] = {"prompt": "z" * 80, "completion": ""}
+    report = lint(write(tmp_path / "rows.jsonl", rows))
+    monkeypatch.setattr(page_content, "CLEAN", 30)
+    for room, clean in ((100_000, 19), (1_000, 11), (50, 0)):
+        monkeypatch.setattr(page_content, "TOKENS", room)
+        values = content(report, LintSetting(None))
+        written = [row for row in values["rows"] if "strings" in row]
+        assert [row["where"].rpartition(":")[2] for row in written if row["findings"]] == ["21"]
+        assert len(written) == values["written"] <= clean + 1
+        assert room != 1_000 or len(written) > 4
+
+
 def test_prompts_are_written_with_their_tokens_and_nothing_that_trains(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number} + 2?"} for number in range(5)])
     setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PROMPTS)

@@ -1,7 +1,7 @@
 """What the page shows, as plain values: the findings, their rows, a sample of the clean ones, and histograms.
 
 Rows are written with their ids alone, and the texts of ids once for all rows, so that a row of 200 tokens takes about a
-kilobyte. Tokens are given for as many rows as fit into TOKENS, those with errors first.
+kilobyte. Tokens are given for as many rows as fit into TOKENS, those with errors first, and clean ones last.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row
@@ -77,18 +78,24 @@ def _findings(report: LintReport) -> dict[int, list[tuple[int, str]]]:
 
 
 def _chosen(report: LintReport, findings: dict[int, list[tuple[int, str]]]) -> list[int]:
-    """The rows whose tokens are written: by severity, as long as there is room, and a sample of the clean ones."""
+    """The rows whose tokens are written: by severity, as long as there is room, and a sample of the clean ones in what
+    is left of it."""
     lengths = np.minimum(report.facts.length, LONGEST)
-    clean = [row for row in range(0, report.rows, max(1, report.rows // CLEAN)) if row not in findings]
-    chosen: list[int] = []
-    room = TOKENS - int(lengths[clean].sum())
+    clean = [row for row in range(0, report.rows, max(1, -(-report.rows // CLEAN))) if row not in findings]
     # Rules are in order of severity, so that a row's first finding is its gravest.
-    for row in sorted(findings, key=lambda row: (findings[row][0][0], row)):
-        room -= int(lengths[row])
-        if room < 0:
-            break
-        chosen.append(row)
-    return [*chosen, *clean]
+    grave = sorted(findings, key=lambda row: (findings[row][0][0], row))
+    chosen = grave[: _fitting(lengths[grave], TOKENS)]
+    room = TOKENS - int(lengths[chosen].sum())
+    sample, fewer = clean, 1
+    while _fitting(lengths[sample], room) < len(sample):
+        fewer += 1  # from the whole file, and not from its beginning
+        sample = clean[::fewer] if fewer <= len(clean) else []
+    return [*chosen, *sample]
+
+
+def _fitting(lengths: NDArray[np.int32], room: int) -> int:
+    """How many rows of these lengths, from the first, have room."""
+    return int(np.searchsorted(np.cumsum(lengths, dtype=np.int64), room, side="right"))
 
 
 def _written(
