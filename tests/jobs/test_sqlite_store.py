@@ -74,6 +74,19 @@ def test_a_store_that_is_damaged_behind_its_header_is_made_again_within_the_call
     assert (tmp_path / ".studio" / "jobs.damaged").is_file()
 
 
+def test_a_waiting_job_whose_folder_was_deleted_is_not_carried_out(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    deleted, other = (queue.create({"model": "m"}, {}) for _ in range(2))
+    shutil.rmtree(tmp_path / deleted.id)
+    claimed = queue.store.claim("me", "cpu", lambda job: "wait", lambda job: None)
+    assert claimed is None
+    claimed = queue.store.claim("me", "cpu", lambda job: None, lambda job: replace(job, status=JobStatus.RUNNING))
+    assert claimed is not None
+    assert claimed.id == other.id
+    assert queue.get(deleted.id) is None
+    assert not (tmp_path / deleted.id).exists()
+
+
 @pytest.mark.parametrize("document", ["{}", "no json", "[1]", b"\xff\xfe\xfd"])
 def test_a_document_that_is_none_of_a_job_is_damage(tmp_path: Path, document: str | bytes) -> None:
     queue = filled(tmp_path, 3)

@@ -80,6 +80,16 @@ class JobFolder:
             return True
         return False
 
+    def lost(self) -> bool:
+        """Whether the folder of a job that no process is at was deleted, or the job in it."""
+        try:
+            self.job_file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # what may not be looked at is there, and what stands in its place may go again
+        return False
+
     def write(self, job: Job) -> None:
         """Write the job, atomically, and its settings as long as it has not begun.
 

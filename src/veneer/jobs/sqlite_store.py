@@ -135,6 +135,10 @@ class SqliteStore:
         order = f"select {_DOCUMENT} from jobs where status = ? order by priority desc, place, created, id"
         for (document,) in database.execute(order, (JobStatus.QUEUED.value,)).fetchall():
             job = _job(document)
+            if JobFolder(self._root / job.id).lost():
+                # The folder is the truth: to start the job would make it again.
+                database.execute("delete from jobs where id = ?", (job.id,))
+                continue
             reason = refusal(job)
             try:
                 if reason is not None:

@@ -56,7 +56,8 @@ class JobStore(Protocol):
 
     def claim(self, owner: str, device: str, refusal: Callable[[Job], str | None], start: Change) -> Job | None:
         """Give a worker the first queued job that it can carry out, with a lease. One whose folder cannot be written is
-        passed over, with the reason as its `waiting`, which the store alone holds.
+        passed over, with the reason as its `waiting`, which the store alone holds. One whose folder was deleted is no
+        job any more.
 
         Args:
             owner: the worker.
