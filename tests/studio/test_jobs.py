@@ -399,6 +399,7 @@ def test_the_preview_of_a_pair_has_both_answers_as_they_train(opened: Opened, ti
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 1}}},
           "veneer": {"settings": {"dpo.beta": 2}}}, "different things"),
         ({"seed": 1, "veneer": {"settings": {"train.seed": 2}}}, "train.seed"),
+        ({"veneer": {"settings": {"train.steps": 3, "train": {"steps": 4}}}}, "train.steps: veneer.settings says"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p", "entity": "e"}}]}, "integrations are one of"),
         ({"integrations": "wandb"}, "integrations are one of"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}],

@@ -247,7 +247,14 @@ def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
-    found = flat(_mapping(extension, "settings"))
+    found: dict[str, Any] = {}
+    for name, value in _mapping(extension, "settings").items():
+        own = flat({name: value})
+        twice = sorted(key for key in own if found.get(key, own[key]) != own[key])
+        if twice:
+            message = f"{', '.join(twice)[:200]}: {EXTENSION}.settings says different things of it; give one"
+            raise ApiError(400, message, param=EXTENSION)
+        found |= own
     paths = sorted(key for key in found if any(key == path or key.startswith(f"{path}.") for path in PATHS))
     if paths:
         message = f"{paths[0]} names a file of this machine; a job names models, and uploaded files by their ids"
