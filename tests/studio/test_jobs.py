@@ -202,6 +202,12 @@ def test_numbers_of_any_size_are_refused_and_not_failed_on(opened: Opened, file:
         for number in ("9" * 5_000, "9" * 18, "0", "²", ""):
             assert opened.http.get(f"{path}{number}").status_code == 400, (path, number[:20])
         assert opened.http.get(f"{path}10").status_code == 200
+    for path, most in (("/v1/files", 10_000), ("/v1/fine_tuning/jobs", 1_000)):
+        assert opened.http.get(f"{path}?limit={most}").status_code == 200
+        answer = opened.http.get(f"{path}?limit={most + 1}")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            400, f"limit must be a whole number from 1 to {most:,}",
+        )  # fmt: skip
     body = {"model": "model", "training_file": file}
     for name in ("first", "count"):
         answer = opened.http.post("/v1/fine_tuning/jobs/preview", json={**body, name: 10**30})

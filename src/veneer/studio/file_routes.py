@@ -16,6 +16,9 @@ from veneer.studio.objects import file_object, page_of
 from veneer.studio.studio import Studio
 from veneer.studio.uploads import receive_file
 
+MOST_FILES = 10_000
+"""The largest part of the list of files, and OpenAI's default."""
+
 
 async def upload(studio: Studio, request: Request) -> Response:
     """POST /v1/files."""
@@ -31,7 +34,9 @@ async def list_files(studio: Studio, request: Request) -> Response:
     if request.query_params.get("order") == "asc":
         files.reverse()
     after = request.query_params.get("after")
-    return json_response(page_of([file_object(file) for file in files], after, limit_of(request, 10_000)))
+    return json_response(
+        page_of([file_object(file) for file in files], after, limit_of(request, MOST_FILES, MOST_FILES))
+    )
 
 
 async def retrieve_file(studio: Studio, request: Request) -> Response:

@@ -214,12 +214,12 @@ def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
     return page_of(items, request.query_params.get("after"), limit_of(request))
 
 
-def limit_of(request: Request, default: int = 20) -> int:
+def limit_of(request: Request, default: int = 20, most: int = MOST) -> int:
     """The field `limit` of a request for a list. Raises ApiError where it is no number in range."""
     found = number_of(request.query_params.get("limit", str(default)))
-    if found is None or not 1 <= found <= 10_000:
-        raise ApiError(400, f"limit must be a whole number from 1 to {MOST:,}", param="limit")
-    return min(found, MOST)
+    if found is None or not 1 <= found <= most:
+        raise ApiError(400, f"limit must be a whole number from 1 to {most:,}", param="limit")
+    return found
 
 
 def number_of(text: str) -> int | None:
