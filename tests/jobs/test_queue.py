@@ -104,6 +104,19 @@ def test_the_queue_goes_by_priority_and_place(tmp_path: Path) -> None:
         queue.prioritise(a, 101)
 
 
+def test_jobs_are_moved_between_the_same_neighbours_as_often_as_anybody_likes(tmp_path: Path) -> None:
+    """A place is the middle of two others, of which there are some fifty."""
+    queue = queue_of(tmp_path)
+    x, a, b = (queue.create({}, {}).id for _ in range(3))
+    for _ in range(40):
+        for first, second in ((b, a), (a, b)):
+            moved = queue.put_before(first, second)
+            assert moved is not None
+            assert moved == queue.get(first)
+            assert [job.id for job in queue.waiting()] == [x, first, second]
+    assert queue.create({}, {}).id == queue.waiting()[-1].id
+
+
 def test_a_job_that_does_not_wait_is_not_moved_where_nothing_else_waits(tmp_path: Path) -> None:
     queue = queue_of(tmp_path)
     job = queue.create({}, {}).id

@@ -62,8 +62,7 @@ class JobQueue:
 
     def waiting(self) -> Sequence[Job]:
         """The jobs that wait for a worker, in the order in which they will be taken."""
-        found = self.store.jobs(JobStatus.QUEUED)
-        return sorted(found, key=lambda job: (-job.priority, job.place, job.created_at, job.id))
+        return in_order(self.store.jobs(JobStatus.QUEUED))
 
     def validated(self, job: str, peak: int | None, settings: Mapping[str, Any] | None = None) -> Job | None:
         """Let a job that was looked at wait for a worker, with other settings where they are given."""
@@ -137,28 +136,50 @@ class JobQueue:
         Returns:
             The job; None where one of them does not wait.
         """
-        order = [one for one in self.waiting() if one.id != job]
-        at = next((place for place, one in enumerate(order) if one.id == other), len(order))
-        if other is not None and at == len(order):
-            return None
-        after = order[at - 1] if at else None
-        target = order[at] if at < len(order) else after
-        if target is None:
-            return self.store.change(job, lambda found: found if found.status is JobStatus.QUEUED else None)
-        if at == len(order):
-            place = target.place + 1.0
-        elif after is not None and after.priority == target.priority:
-            place = (after.place + target.place) / 2
-        else:
-            place = target.place - 1.0
-        moved = target.priority
-        return self.store.change(
-            job,
-            lambda found: replace(found, priority=moved, place=place) if found.status is JobStatus.QUEUED else None,
-        )
+        made = self.store.rearrange(lambda waiting: moved(in_order(waiting), job, other))
+        return next((one for one in made if one.id == job), None)
 
     def _ended(self, job: Job, status: JobStatus, reason: str | None) -> Job:
         return ended(job, status, reason, self._clock())
+
+
+def in_order(waiting: Sequence[Job]) -> list[Job]:
+    """Jobs that wait, in the order in which they will be taken."""
+    return sorted(waiting, key=lambda job: (-job.priority, job.place, job.created_at, job.id))
+
+
+def moved(order: Sequence[Job], job: str, other: str | None) -> list[Job]:
+    """The jobs that become others where one is put before another one.
+
+    Args:
+        order: all that wait, in their order.
+        job: the id of the one that is moved.
+        other: the id of the one that it comes before; None puts it last.
+
+    Returns:
+        The moved job, and those that get another place for it; empty where one of the two does not wait.
+    """
+    own = next((one for one in order if one.id == job), None)
+    rest = [one for one in order if one.id != job]
+    at = next((place for place, one in enumerate(rest) if one.id == other), len(rest))
+    if own is None or (other is not None and at == len(rest)):
+        return []
+    if not rest:
+        return [own]
+    after = rest[at - 1] if at else None
+    target = rest[min(at, len(rest) - 1)]
+    if at == len(rest):
+        place = target.place + 1.0
+    elif after is None or after.priority != target.priority:
+        place = target.place - 1.0
+    else:
+        place = (after.place + target.place) / 2
+        if not after.place < place < target.place:
+            # Halves between two places are used up after some fifty moves: all get whole ones.
+            peers = [*rest[:at], replace(own, priority=target.priority), *rest[at:]]
+            peers = [one for one in peers if one.priority == target.priority]
+            return [replace(one, place=float(number)) for number, one in enumerate(peers, 1)]
+    return [replace(own, priority=target.priority, place=place)]
 
 
 def ended(job: Job, status: JobStatus, reason: str | None, now: float) -> Job:

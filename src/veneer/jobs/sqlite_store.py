@@ -79,8 +79,7 @@ class SqliteStore:
         def write(database: sqlite3.Connection) -> Job:
             last = database.execute("select max(place) from jobs").fetchone()[0]
             placed = replace(job, place=(last or 0.0) + 1.0)
-            JobFolder(self._root / job.id).write(placed)
-            _put(database, placed)
+            self._keep(database, placed)
             return placed
 
         return self._writing(write)
@@ -104,6 +103,21 @@ class SqliteStore:
         def write(database: sqlite3.Connection) -> Job | None:
             found = _get(database, job)
             return None if found is None else self._changed(database, found, change)
+
+        return self._writing(write)
+
+    def rearrange(self, change: Callable[[Sequence[Job]], Sequence[Job]]) -> Sequence[Job]:
+        """See `JobStore.rearrange`."""
+
+        def write(database: sqlite3.Connection) -> Sequence[Job]:
+            query = f"select {_DOCUMENT} from jobs where status = ? order by created, id"
+            rows = database.execute(query, (JobStatus.QUEUED.value,)).fetchall()
+            waiting = {job.id: job for job in (_job(row[0]) for row in rows)}
+            made = change(list(waiting.values()))
+            for job in made:
+                if job != waiting[job.id]:
+                    self._keep(database, job)
+            return made
 
         return self._writing(write)
 
@@ -204,9 +218,12 @@ class SqliteStore:
     def _changed(self, database: sqlite3.Connection, job: Job, change: Change) -> Job | None:
         made = change(job)
         if made is not None and made != job:
-            JobFolder(self._root / job.id).write(made)
-            _put(database, made)
+            self._keep(database, made)
         return made
+
+    def _keep(self, database: sqlite3.Connection, job: Job) -> None:
+        JobFolder(self._root / job.id).write(job)
+        _put(database, job)
 
     def _writing(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """What `write` makes, with the database, which nobody else changes meanwhile."""

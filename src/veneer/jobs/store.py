@@ -54,6 +54,15 @@ class JobStore(Protocol):
         """
         ...
 
+    def rearrange(self, change: Callable[[Sequence[Job]], Sequence[Job]]) -> Sequence[Job]:
+        """Change jobs that wait together: `change` is given all that are queued, and gives those that become others;
+        these.
+
+        Raises:
+            OutputError: the folder of one cannot be written; the store stays as it is.
+        """
+        ...
+
     def claim(self, owner: str, device: str, refusal: Callable[[Job], str | None], start: Change) -> Job | None:
         """Give a worker the first queued job that it can carry out, with a lease. One whose folder cannot be written is
         passed over, with the reason as its `waiting`, which the store alone holds. One whose folder was deleted is no
