@@ -112,7 +112,8 @@ class SqliteStore:
         def write(database: sqlite3.Connection) -> Sequence[Job]:
             query = f"select {_DOCUMENT} from jobs where status = ? order by created, id"
             rows = database.execute(query, (JobStatus.QUEUED.value,)).fetchall()
-            waiting = {job.id: job for job in (_job(row[0]) for row in rows)}
+            found = [_job(row[0]) for row in rows]
+            waiting = {job.id: job for job in found if not JobFolder(self._root / job.id).lost()}
             made = change(list(waiting.values()))
             for job in made:
                 if job != waiting[job.id]:
