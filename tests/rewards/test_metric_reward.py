@@ -23,6 +23,8 @@ def answer(text: str, **columns: Any) -> AnswerToJudge:
         ("exact", '{"b": 1, "a": 2}', '{"a": 2, "b": 1}', 1.0),
         ("number", "so it is 1,200.", "#### 1200", 1.0),
         ("number", "no idea", "no number", None),
+        ("number", "so \\boxed{\\frac{3}{2}}", "\\boxed{2}", 0.0),
+        ("number", "so \\boxed{\\frac{3}{2}}", "\\boxed{\\frac{1}{2}}", None),
         ("json", '{"a": 1, "b": 2}', '{"a": 1, "b": 3}', 0.5),
         ("json", "no JSON", '{"a": 1}', 0.0),
         ("json", '{"a": 1}', "no JSON", None),

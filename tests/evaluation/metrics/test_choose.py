@@ -17,6 +17,8 @@ def rows(references: list[str]) -> list[AnsweredRow]:
         (['{"a": 1}', ' {"a": 2}'], "json"), (["so\n#### 3", "#### 4"], "number"),
         (["yes", "no", "no"] * 4, "classification"), ([f"text {i}" for i in range(9)], "rouge-l"),
         (["yes"] * 9, "rouge-l"), (["long " * 20, "short"] * 6, "rouge-l"), (['{"a": 1}', "text"], "rouge-l"),
+        (["\\boxed{72}", "so \\boxed{3\\%}"], "number"), (["\\boxed{72}", "\\boxed{\\frac{1}{2}}"], "rouge-l"),
+        (["\\boxed{x}", "\\boxed{y}"], "rouge-l"), (["#### Step\nadd 3", "#### Result\n5"], "rouge-l"),
     ],
 )  # fmt: skip
 def test_the_references_say_which_metric_fits(references: list[str], metric: str) -> None:

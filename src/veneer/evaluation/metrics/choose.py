@@ -10,7 +10,7 @@ from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
 from veneer.evaluation.metrics.classification import classification, look_like_labels
 from veneer.evaluation.metrics.custom import COMMAND, command_metric, python_metric
 from veneer.evaluation.metrics.json_fields import json_fields
-from veneer.evaluation.metrics.numbers import numbers
+from veneer.evaluation.metrics.numbers import marked_number, numbers
 from veneer.evaluation.metrics.rouge_l import rouge_l
 from veneer.evaluation.metrics.translation import bleu, chrf
 from veneer.evaluation.scoring import json_object
@@ -88,7 +88,7 @@ def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics
         return ChosenMetrics((), False, None)
     if all(json_object(reference) is not None for reference in references):
         return ChosenMetrics((json_fields,), False, None)
-    if all("####" in reference or "\\boxed{" in reference for reference in references):
+    if all(marked_number(reference) is not None for reference in references):
         return ChosenMetrics((numbers,), False, PRIMARY["number"])
     if look_like_labels(references):
         return ChosenMetrics((classification,), False, PRIMARY["classification"])

@@ -1,7 +1,8 @@
 """Numbers, as GSM8K asks for them: the last number of an answer, compared by value.
 
-A number that is marked (`#### 72`, `\\boxed{72}`) goes before the last one. Thousands' commas, also as LaTeX writes
-them, currency and percent signs are passed over; 72 and 72.0 are equal, as are 1e3 and 1,000.
+A mark (`#### 72`, `\\boxed{72}`) goes before the last number, and counts where the whole of it is one number: a root, a
+fraction or a pair is more than the first of its digits. Thousands' commas, also as LaTeX writes them, currency, percent
+signs and units are passed over; 72 and 72.0 are equal, as are 1e3 and 1,000.
 """
 
 from __future__ import annotations
@@ -16,22 +17,41 @@ from veneer.evaluation.statistics.measures import mean_of
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3}(?!\w))?"
 _NUMBER = rf"(?:([-+−]?)[$€£¥₹]\s*)?([-+−]?{_DIGITS})"
 """A sign may stand before the currency or behind it."""
-_MARKED = re.compile(rf"(?:####\s*|\\boxed\{{\s*){_NUMBER}")
 _ANY = re.compile(rf"(?<![\w.]){_NUMBER}")
+_MARK = re.compile(r"\\boxed\s*+(\{)|(?<!#)#{4,}+\s*+(?=([^#][^\n#]*))")
+"""A mark. Behind `####` the line is looked at and not taken, since it may hold a box."""
+_HEADING = re.compile(r"[^\w\\(=+−-]*(?:\d+[.):]\s+)?(?:[AI]\s)?[^\W\d_]{2}")
+"""What a heading of Markdown, which has the sign of a mark, begins with: a word, or the heading's number and a word."""
 _LATEX = {"\\$": "$", "{,}": ",", "\\!": "", "\\,": ""}
 """What LaTeX writes around digits, and what stands for it: `\\$72{,}000`, `72,\\!000`, `72\\,000`."""
+_UPRIGHT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_BLANK = re.compile(r"\\[ ;:()\[\]]|~")
+_JOINED = re.compile(r"(?<=\d)(?=[^\W\d_]{2})")
+_AROUND = " \t\r\n*_`"
+_IDEOGRAPH = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_WORD = rf"(?:[^\W\d_]{{2,}}|[aghlmsL]|{_IDEOGRAPH})(?:\^\{{?[23]\}}?|[²³])?[).,;。]*"
+_UNIT = (
+    r"(?:\s*+(?:\\?%|°|\^\{?\\circ\}?|[$€£¥₹¢]))?"
+    rf"(?:(?:\s++\(?|/|(?<=[^\W\d_])-|(?<=\d)(?={_IDEOGRAPH})){_WORD})*"
+)
+_PLAIN = re.compile(rf"{_NUMBER}{_UNIT}\.?\$?")
+"""One number and its unit. Words are a unit; letters that stand at a digit in LaTeX (`3xy`) are variables."""
 
 
 def number(text: str) -> Decimal | None:
-    """The number that a text ends in, or None where it has none."""
-    for written, plain in _LATEX.items():
-        text = text.replace(written, plain)
-    found = _MARKED.findall(text) or _ANY.findall(text)
-    if not found:
-        return None
-    before, digits = found[-1]
-    sign = before if digits[0] not in "-+−" else ""
-    return Decimal(f"{sign}{digits}".replace(",", "").replace("−", "-"))
+    """The number that a text ends in; None where it has none, or where its last mark holds something else."""
+    text = _without_latex(text)
+    mark = _last_mark(text)
+    if mark is not None:
+        return _plain(mark)
+    found = _ANY.findall(text)
+    return _value(*found[-1]) if found else None
+
+
+def marked_number(text: str) -> Decimal | None:
+    """The number that a text's last mark holds; None where it has no mark, or one that holds something else."""
+    mark = _last_mark(_without_latex(text))
+    return None if mark is None else _plain(mark)
 
 
 def numbers(rows: Sequence[AnsweredRow]) -> TaskResult:
@@ -42,3 +62,38 @@ def numbers(rows: Sequence[AnsweredRow]) -> TaskResult:
         values.append(None if expected is None else float(number(row.answer) == expected))
     found = mean_of("number", values)
     return TaskResult([] if found is None else [found])
+
+
+def _without_latex(text: str) -> str:
+    for written, plain in _LATEX.items():
+        text = text.replace(written, plain)
+    return text
+
+
+def _last_mark(text: str) -> str | None:
+    """What the last mark of a text holds; None where it has no mark. A box that is not closed ends with the text."""
+    last = None
+    for found in _MARK.finditer(text):
+        if found.group(1) or not _HEADING.match(found.group(2)):
+            last = found
+    if last is None:
+        return None
+    if not last.group(1):
+        return _JOINED.sub(" ", last.group(2).removeprefix("- "))  # "5cm" is no product on a line of prose
+    depth, start = 1, last.end()
+    for brace in re.finditer(r"[{}]", text[start:]):
+        depth += 1 if brace.group() == "{" else -1
+        if not depth:
+            return text[start : start + brace.start()].replace("- ", "-")
+    return text[start:]
+
+
+def _plain(mark: str) -> Decimal | None:
+    """The number that a mark is, or None where it is more than one number."""
+    found = _PLAIN.fullmatch(_BLANK.sub(" ", _UPRIGHT.sub(r" \1", mark)).strip(_AROUND))
+    return None if found is None else _value(*found.groups(default=""))
+
+
+def _value(before: str, digits: str) -> Decimal:
+    sign = before if digits[0] not in "-+−" else ""
+    return Decimal(f"{sign}{digits}".replace(",", "").replace("−", "-"))
