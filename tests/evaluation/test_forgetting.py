@@ -10,8 +10,11 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError
 from veneer.evaluation.divergence import row_divergences
-from veneer.evaluation.forgetting import check_suites, open_suite
+from veneer.evaluation.forgetting import RowSuite, check_suites, open_suite, suite_result
+from veneer.evaluation.metrics.choose import ChosenMetrics
+from veneer.evaluation.rows import RowSet
 from veneer.evaluation.run import evaluate
+from veneer.evaluation.statistics.measures import mean_of
 from veneer.events import Event, Note, StageBegun
 from veneer.training.run import train
 
@@ -85,3 +88,13 @@ def test_more_items_than_a_generated_suite_has_are_refused(tiny_model: Path, tin
         evaluate(str(tiny_model), tiny_data, suites=["arithmetic", str(tiny_data), "tools"], suite_items=10_001)
     check_suites(["arithmetic"], 10_000)
     check_suites([str(tiny_data)], 10_001)
+
+
+def test_a_suite_whose_rows_lack_the_declared_measure_stands_by_its_first_one() -> None:
+    suite = RowSuite(
+        "own", "rows of the user", RowSet([], [], [], 1), ChosenMetrics((), choice=False, primary="number")
+    )
+    base, adapter = ([mean_of("exact", values), mean_of("fields", values)] for values in ([0.0, 1.0], [1.0, 1.0]))
+    found = suite_result(suite, [one for one in base if one], [[one for one in adapter if one]])
+    assert (found.comparison.name, found.comparison.difference) == ("exact", 0.5)
+    assert [one.name for one in found.others] == ["fields"]

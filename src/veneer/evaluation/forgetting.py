@@ -205,9 +205,10 @@ def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Sub
 
 
 def suite_result(suite: OpenSuite, base: Sequence[Measure], adapters: Sequence[Sequence[Measure]]) -> SuiteResult:
-    """Base and adapters (one for each seed) on a suite, by its primary measure."""
-    found = contrast(base, adapters, primary=suite.primary)
-    primary = suite.primary or found[0].name
-    comparison = next(one for one in found if one.name == primary)
+    """Base and adapters (one for each seed) on a suite, by its primary measure, or by the first one where the rows
+    have no such measure."""
+    primary = suite.primary if suite.primary in {one.name for one in base} else None
+    found = contrast(base, adapters, primary=primary)
+    comparison = next((one for one in found if one.name == primary), found[0])
     others = [one for one in found if one is not comparison]
     return SuiteResult(suite.name, suite.count, suite.summary, comparison, others)
