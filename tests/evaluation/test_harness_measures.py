@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.evaluation.harness_measures import measures_of_samples
+from veneer.evaluation.statistics.compare import contrast
 
 
 def named(name: str) -> Any:
@@ -63,3 +64,14 @@ def test_measures_are_those_of_the_harness_over_the_rows_of_all_tasks() -> None:
         "ter: 3.25 (less is better of it, and veneer does not know its kind)",
         "middle: no number (aggregated by median)", "bleu: 0.5 (aggregated by bleu)",
     ]  # fmt: skip
+
+
+def test_less_is_better_of_a_perplexity_whatever_filter_it_went_through() -> None:
+    task = FakeTask("a", {"perplexity": "perplexity"}, ("perplexity",))
+    (base,), (adapter,) = (
+        measures_of_samples([task], {"a": [sample(n, "strip", perplexity=value) for n in range(9)]}, {})[0]
+        for value in (-2.0, -1.0)
+    )
+    (found,) = contrast([base], [[adapter]])
+    assert found.name == "perplexity,strip"
+    assert found.gain[0] == pytest.approx(math.exp(2) - math.exp(1))

@@ -11,7 +11,7 @@ import numpy as np
 
 from veneer.evaluation.corpus_measures import CORPUS
 from veneer.evaluation.metrics.base import expanded
-from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, Measure, exp_quotient, quotient
+from veneer.evaluation.statistics.measures import Measure, exp_quotient, lower_is_better, quotient
 
 
 def measures_of_samples(
@@ -38,7 +38,7 @@ def measures_of_samples(
             place = places.setdefault((task.task_name, sample["doc_id"]), len(places))
             for metric in sample["metrics"]:
                 name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
-                direction_known = upward.get(metric) is not False or metric in LOWER_IS_BETTER
+                direction_known = upward.get(metric) is not False or lower_is_better(metric)
                 scores.add(name, aggregations[metric].__name__, place, sample[metric], direction_known=direction_known)
     return scores.measures(len(places)), list(scores.left_out.values())
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.page import content as page_content
 from veneer.evaluation.page.content import content
 from veneer.evaluation.report import Report, Sample
@@ -53,3 +55,11 @@ def test_values_are_plain_json_and_lengths_are_counted() -> None:
     assert names == ["reference", "base's answer", "adapter's answer"]
     assert [sum(one["counts"]) for one in values["histograms"]] == [5, 5, 5]
     assert content(report([]), "t")["histograms"] == []
+
+
+def test_the_page_is_told_of_which_measures_less_is_better() -> None:
+    names = ("loss", "acc", "perplexity,strip", "brier")
+    loss, *others = (Comparison(name, 1.0, 1.0, 0.0, 0.0, 0.0) for name in names)
+    suite = SuiteResult("s", 1, "", others[0], others[1:])
+    values = content(replace(report(SAMPLES), comparison=[loss], suites=[suite]), "t")
+    assert values["lower"] == ["brier", "loss", "perplexity,strip"]

@@ -21,7 +21,7 @@ import numpy as np
 from veneer.counting import count_of
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
-from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, mean_of
+from veneer.evaluation.statistics.measures import lower_is_better, mean_of
 from veneer.strict_json import to_text, with_reasons
 
 COMMAND = "command:"
@@ -162,7 +162,7 @@ def _measured(values: Sequence[Any], rows: Sequence[AnsweredRow], name: str) -> 
             by_name.setdefault(str(key), [None] * len(rows))[place] = number
     if wrong:
         raise DataError(f"the metric {name} gave scores that are no finite numbers:\n{listing(wrong)}")
-    turned = [key for key in by_name if key in LOWER_IS_BETTER]
+    turned = [key for key in by_name if lower_is_better(key)]
     if turned:
         raise ConfigError(
             f"the metric {name} gives {', '.join(turned)}, which veneer takes for a measure of which less is better; "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from veneer.evaluation.page.differences import Marked, marked
 from veneer.evaluation.report import Report, Sample
-from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, SHARES
+from veneer.evaluation.statistics.compare import Comparison
+from veneer.evaluation.statistics.measures import SHARES
 from veneer.events import Stage, Subscriber, counted, ignore
 from veneer.html_page.histograms import histograms
 from veneer.strict_json import with_reasons
@@ -32,13 +33,19 @@ def content(report: Report, title: str, emit: Subscriber = ignore) -> dict[str, 
         "title": title,
         "report": values,
         "shares": list(SHARES),
-        "lower": list(LOWER_IS_BETTER),
+        "lower": sorted({one.name for one in _comparisons(report) if one.lower_is_better}),
         "worst": rows[: len(worst)],
         "best": rows[len(worst) :],
         "answered": len(report.samples),
         "histograms": _lengths(report.samples),
     }
     return with_reasons(shown)
+
+
+def _comparisons(report: Report) -> Iterator[Comparison]:
+    yield from report.comparison
+    for suite in report.suites:
+        yield from (suite.comparison, *suite.others)
 
 
 def _gain(sample: Sample) -> tuple[float, float]:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from veneer.errors import DataError
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.measures import (
-    LOWER_IS_BETTER,
     Floats,
     Measure,
     exp_quotient,
+    lower_is_better,
     mean_of,
     quotient,
     ratio,
@@ -73,7 +73,7 @@ class Comparison:
     @property
     def lower_is_better(self) -> bool:
         """Whether a smaller value is better."""
-        return self.name in LOWER_IS_BETTER
+        return lower_is_better(self.name)
 
     @property
     def gain(self) -> tuple[float, float, float]:

@@ -18,13 +18,22 @@ LOWER_IS_BETTER = (
     "loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable",
     "word_perplexity", "byte_perplexity", "brier_score",
 )  # fmt: skip
-"""Measures of which less is better; of all others more is."""
+"""Measures of which less is better; of all others more is. See `lower_is_better`."""
 SHARES = (
     "exact", "fields", "json_valid", "json_precision", "json_recall", "json_f1", "accuracy", "macro_f1", "unparsable",
     "number", "rouge_l", "choice_accuracy", "choice_accuracy_per_byte",
     "arithmetic", "copying", "json", "constraints", "tools", "acc", "acc_norm", "exact_match",
 )  # fmt: skip
 """Measures that are shares, which people read in percent."""
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether less is better of a measure.
+
+    Args:
+        name: of the measure. What lm-evaluation-harness has passed through a filter is named `perplexity,strip`.
+    """
+    return name.partition(",")[0] in LOWER_IS_BETTER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
