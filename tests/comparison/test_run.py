@@ -76,6 +76,22 @@ def test_answers_longer_than_the_context_are_refused_before_anything_is_trained(
     assert not (tmp_path / "out" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("own.py:bad", "failed on .*eval.jsonl:1: it raised ZeroDivisionError"), ("number", "no number")],
+)
+def test_a_metric_that_cannot_be_computed_is_refused_before_anything_is_trained(
+    metric: str, said: str, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def bad(answer, reference, row):\n    return 1 / 0\n")
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}?", "completion": "xy"[n % 2]} for n in range(9)])
+    asked = replace(question(tiny_model, data, tmp_path / "out"), metrics=(metric,))
+    with pytest.raises(ConfigError, match=said):
+        compare(asked)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: CompareResult, tiny_model: Path) -> None:
     output = Path(made.config.output)
     assert [(one.method, one.seed) for one in made.outcomes] == [

@@ -31,6 +31,7 @@ from veneer.config.values import drop, laid_over, override
 from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import Interrupted
+from veneer.evaluation.metrics.choose import try_on_references
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
@@ -96,7 +97,8 @@ def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) ->
     What is done already is not done again, and a run that was cut short goes on where it was.
 
     Raises:
-        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself.
+        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself; or a metric
+            cannot be computed of the evaluation rows.
         DataError: rows cannot be used.
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
@@ -133,7 +135,8 @@ def compare_shared(
         subscribers: called with every event of this process's runs.
 
     Raises:
-        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself.
+        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself; or a metric
+            cannot be computed of the evaluation rows.
         DataError: rows cannot be used.
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
@@ -148,6 +151,7 @@ def compare_shared(
         task = task_rows(rows.eval_file, chosen, scored_columns(config))
         stages = _stages(config, rows, choices=bool(task.choices))
         _check_answers(config, stages[0][0].config)
+        try_on_references(task.rows, task.chosen)
         orders, problems = _carried_out(stages, share, device, lambda ready: carrier(ready, emit))
         if not share.first:
             return None

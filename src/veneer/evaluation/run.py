@@ -40,7 +40,7 @@ from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.evaluation.judge.verdicts import JudgeResult
-from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, SHARES, ChosenMetrics, named_metrics
+from veneer.evaluation.metrics.choose import SHARES, ChosenMetrics, named_metrics, try_on_references
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.request import EvaluationRequest, settle
@@ -186,7 +186,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     request, gate = settled.request, settled.gate
     loaded, rows, chosen = _loaded(request, subscribers, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
-    _try_on_references(rows, chosen)
+    try_on_references(rows.answered([None] * len(rows.records)), chosen)
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
     _announce(gate, opened, (chosen.primary, len(rows.records)) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, subscribers)
@@ -309,21 +309,6 @@ def _announce(
         counts = {one.name: one.count for one in suites if one.name in gate.suites and one.shares}
         for line in announced(gate, counts, primary):
             emit(Note(message=line, level=Level.WARNING))
-
-
-def _try_on_references(rows: RowSet, chosen: ChosenMetrics) -> None:
-    """Compute what was named once with the references for answers, before any answer is waited for.
-
-    Raises:
-        ConfigError: the rows do not have the measure that was declared, or a package is not installed.
-    """
-    if chosen.primary in (None, *ALWAYS, PRIMARY[CHOICE]):
-        return
-    references = [None if question is None else question.reference for question in rows.questions]
-    answered = rows.answered(references)
-    names = [one.name for metric in chosen.answers if answered for one in metric(answered).measures]
-    if chosen.primary not in names:
-        raise ConfigError(f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for")
 
 
 def _primary(request: EvaluationRequest, chosen: ChosenMetrics, base: ModelScores) -> str | None:

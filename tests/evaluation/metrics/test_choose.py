@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from veneer.errors import ConfigError
 from veneer.evaluation.metrics.base import AnsweredRow
-from veneer.evaluation.metrics.choose import METRICS, PRIMARY, fitting_metrics, named_metrics
+from veneer.evaluation.metrics.choose import METRICS, PRIMARY, fitting_metrics, named_metrics, try_on_references
 
 
 def rows(references: list[str]) -> list[AnsweredRow]:
@@ -44,3 +46,17 @@ def test_every_metric_has_its_primary_measure() -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'rouge-l'.*possible are exact, loss"):
         named_metrics(["rougel"])
+
+
+def test_a_declared_metric_is_tried_on_all_references_and_others_on_one(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def once(answer, reference, row):\n    assert answer == reference == 'x', answer\n    return 1.0\n"
+    )
+    own = f"{tmp_path / 'own.py'}:once"
+    try_on_references(rows(["x", "#### 3"]), named_metrics(["number", own]))
+    with pytest.raises(ConfigError, match="these rows have no number"):
+        try_on_references(rows(["x", "y"]), named_metrics(["number", own]))
+    with pytest.raises(ConfigError, match="AssertionError: y"):
+        try_on_references(rows(["y", "x"]), named_metrics([own, "number"]))
+    try_on_references(rows(["x", "y"]), named_metrics(["exact", "number"]))
+    try_on_references([], named_metrics([own]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
@@ -93,3 +93,28 @@ def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics
     if look_like_labels(references):
         return ChosenMetrics((classification,), False, PRIMARY["classification"])
     return ChosenMetrics((rouge_l,), False, None)
+
+
+def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> None:
+    """Compute metrics once with references for answers, before any answer is waited for.
+
+    The metric whose measure was declared is computed of all rows, which have to have it. Of the others one row says
+    whether they can be computed: they may be programs that cost something.
+
+    Args:
+        rows: the rows that have an answer; what their answers are does not count.
+        chosen: the metrics.
+
+    Raises:
+        ConfigError: the rows do not have the measure that was declared, a package is not installed, or a metric of the
+            user's own fails.
+        DataError: a metric of the user's own gives what is no number.
+    """
+    tried = [replace(row, answer=row.reference) for row in rows]
+    declared = chosen.primary not in (None, *ALWAYS, PRIMARY[CHOICE])
+    names: list[str] = []
+    for place, metric in enumerate(chosen.answers if tried else ()):
+        found = metric(tried if declared and place == 0 else tried[:1])
+        names += [one.name for one in found.measures]
+    if declared and chosen.primary not in names:
+        raise ConfigError(f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for")
