@@ -66,6 +66,36 @@ def test_every_change_is_made_and_told(tmp_path: Path) -> None:
     ]
 
 
+def test_arguments_of_tools_and_columns_without_turns_keep_their_names_and_white_space() -> None:
+    arguments = {"path": "a.py", "content": "\n\nprint(1)\r\n", "from": "Customer", "role": ["AI", "System"]}
+    call = {"function": {"name": "write_file", "arguments": arguments}}
+    declared = {"name": "write_file", "parameters": {"role": "AI", "content": "\n a \n"}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "write"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "assistant", "function_call": {"name": "f", "arguments": "{}", "content": "x \n"}},
+        ],
+        "tools": [declared],
+        "meta": [{"role": "Customer", "input": "x \n"}],
+        "arguments": {"content": " a \n", "value": "b ", "from": "Human"},
+    }
+    assert mend(row) == (row, [])
+
+
+def test_turns_are_mended_wherever_a_row_has_them() -> None:
+    turn, other = {"role": "AI", "content": "a \n"}, {"from": "Bot", "value": "b "}
+    call = {"role": "AI", "tool_calls": [{"function": {"arguments": {"a": "donâ€™t"}}}]}
+    found, texts = mend({"chosen": turn, "input": {"messages": [call]}, "samples": [[other]], "output": "c "})
+    assert found == {
+        "chosen": {"role": "assistant", "content": "a"},
+        "input": {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": {"a": "don’t"}}}]}]},
+        "samples": [[{"from": "assistant", "value": "b"}]],
+        "output": "c",
+    }
+    assert len(texts) == 7
+
+
 def test_what_cannot_be_read_stays_as_it_is(tmp_path: Path) -> None:
     done, changes, written = mended(tmp_path, CHAT, '{"messages": [', b'{"text": "\xff"}\n')
     assert changes == []

@@ -6,7 +6,8 @@ Every change is told, and a row that needs none is written with the bytes that i
   One at the front of a file is no part of a row, and nothing is told of it.
 - Line ends become `\\n`. A conversation's contents lose blank lines before and white space behind; a prompt of
   two strings keeps the end that its completion goes on from.
-- A role that is known under another name gets the name that veneer reads.
+- A turn's role that is known under another name gets the name that veneer reads.
+- Calls of tools and their declarations keep white space, line ends and names: they are data of a program.
 - Values that JSON has not become text: dates, decimals and bytes, which Parquet has.
 - A row that equals an earlier one exactly, after all this, is left out.
 """
@@ -41,7 +42,12 @@ _ROLES = {
 }  # fmt: skip
 """Names of roles in data files, in lower case, and what they are called here."""
 _WHOLE = frozenset({"content", "value", "instruction", "input", "output", "system"})
-"""Keys of texts that stand by themselves, so that white space around them says nothing."""
+"""Keys of texts that stand by themselves in a row or a turn, so that white space around them says nothing."""
+_TOOL_ROLES = frozenset({"tool", "function", "observation", "ipython"})
+_OF_TOOLS = frozenset({"tool_calls", "function_call", "arguments", "tools", "functions"})
+"""Keys of what a program reads, in which a key like `content` or `from` is an argument's name."""
+_SAID = frozenset({"content", "tool_calls", "function_call"})
+"""One of these stands beside the role of a turn in OpenAI's spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,36 @@ class FixResult:
     """The number of rows that are not in the new file, each of which has its change."""
     changes: int
     """The number of changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands in its row."""
+
+    path: str = ""
+    key: str = ""
+    role: str | None = None
+    """Who speaks, of a value directly in a turn or in the row itself; None of others."""
+    in_turn: bool = False
+    """Whether it stands directly in a turn."""
+    of_tools: bool = False
+    """Whether it is part of a call or a declaration of tools."""
+
+    def item(self, index: int) -> _Place:
+        """The place of an item of the list that stands here."""
+        return _Place(f"{self.path}[{index}]", of_tools=self.of_tools)
+
+    def fields(self, value: dict[Any, Any]) -> Iterator[tuple[Any, Any, _Place]]:
+        """Each key and value of the dictionary that stands here, with the value's place."""
+        turn = bool(self.path) and not self.of_tools and _is_turn(value)
+        role = str(value.get("role", value.get("from", ""))) if turn or not self.path else None
+        for name, item in value.items():
+            path = f"{self.path}.{name}" if self.path else str(name)
+            yield name, item, _Place(path, str(name), role, turn, self.of_tools or name in _OF_TOOLS)
+
+
+def _is_turn(value: dict[Any, Any]) -> bool:
+    return ("role" in value and not _SAID.isdisjoint(value)) or ("from" in value and "value" in value)
 
 
 def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None]) -> FixResult:
@@ -142,26 +178,23 @@ def mend(row: Any) -> tuple[Any, list[str]]:
         BadRow: it holds bytes that are no text.
     """
     texts: list[str] = []
-    mended = _mended(row, "", "", "", texts)
+    mended = _mended(row, _Place(), texts)
     return (mended, texts) if texts else (row, [])
 
 
-def _mended(value: Any, path: str, key: str, role: str, texts: list[str]) -> Any:
+def _mended(value: Any, place: _Place, texts: list[str]) -> Any:
     if isinstance(value, dict):
-        spoken = str(value.get("role", value.get("from", "")))
-        return {
-            name: _mended(item, f"{path}.{name}" if path else str(name), str(name), spoken, texts)
-            for name, item in value.items()
-        }
+        return {name: _mended(item, inner, texts) for name, item, inner in place.fields(value)}
     if isinstance(value, list | tuple):
-        return [_mended(item, f"{path}[{index}]", key, role, texts) for index, item in enumerate(value)]
+        return [_mended(item, place.item(index), texts) for index, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float):
         return value
     if not isinstance(value, str):
-        value = _as_text(value, path, texts)
-    if key in ("role", "from") and "[" in path:
-        return _named(value, path, SAME_ROLE if key == "role" else SHAREGPT_ROLES, texts)
-    return _spaced(_encoded(value, path, texts), path, key, role, texts)
+        value = _as_text(value, place.path, texts)
+    if place.in_turn and place.key in ("role", "from"):
+        return _named(value, place.path, SAME_ROLE if place.key == "role" else SHAREGPT_ROLES, texts)
+    mended = _encoded(value, place.path, texts)
+    return mended if place.of_tools else _spaced(mended, place, texts)
 
 
 def _as_text(value: Any, path: str, texts: list[str]) -> str:
@@ -222,11 +255,12 @@ def _differences(text: str) -> Iterator[tuple[str, str]]:
             yield run, repaired(run)
 
 
-def _spaced(text: str, path: str, key: str, role: str, texts: list[str]) -> str:
+def _spaced(text: str, place: _Place, texts: list[str]) -> str:
+    path, role = place.path, place.role
     mended = text.replace("\r\n", "\n").replace("\r", "\n")
     if mended != text:
         texts.append(f"{path}: line ends are \\n")
-    if key in _WHOLE and role not in ("tool", "function", "observation", "ipython"):
+    if place.key in _WHOLE and role is not None and role not in _TOOL_ROLES:
         # White space before the first words of a line may be the indentation of code.
         stripped = re.sub(r"\A(?:[ \t]*\n)+", "", mended).rstrip()
         if stripped != mended:
