@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veneer.data.lint.shingles import BANDS, ROWS, bands, common, shingles, similarity, without
+from veneer.data.lint.shingles import (
+    _ADDENDS,
+    _BLOCK,
+    _MULTIPLIERS,
+    _PLACES,
+    BANDS,
+    ROWS,
+    bands,
+    common,
+    shingles,
+    similarity,
+    without,
+)
 
 
 def texts(similar: float, words: int, seed: int) -> tuple[str, str]:
@@ -60,3 +73,23 @@ def test_what_nearly_all_texts_say_is_left_aside() -> None:
     rest = [without(one, boilerplate) for one in sets]
     assert max(similarity(rest[0], other) for other in rest[1:]) == 0.0
     assert without(shingles(opening), boilerplate).tolist() == shingles(opening).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 7, _BLOCK, _BLOCK + 1, 3 * _BLOCK - 1])
+def test_bands_are_those_of_all_hashes_ordered_at_once(count: int) -> None:
+    hashes = np.random.default_rng(count).integers(0, 2**32, size=count, dtype=np.uint32)
+    ordered = (hashes.astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS) >> np.uint64(32)
+    smallest, expected = ordered.min(axis=0).reshape(BANDS, ROWS), np.full(BANDS, _PLACES[0], dtype=np.uint64)
+    for row in range(ROWS):
+        expected = (expected ^ smallest[:, row]) * _PLACES[row % 4]
+        expected ^= expected >> np.uint64(31)
+    assert bands(hashes).tolist() == (expected >> np.uint64(32)).tolist()
+
+
+def test_bands_of_a_book_take_little_memory() -> None:
+    hashes = np.arange(200_000, dtype=np.uint32)
+    tracemalloc.start()
+    bands(hashes)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000

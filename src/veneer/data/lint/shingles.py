@@ -27,6 +27,9 @@ _PLACES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 
 _LONG_WORD = 16
 """Bytes a word, from which on a text counts as written without spaces."""
 
+_BLOCK = 4096
+"""Hashes that are ordered at once: a book has a million of them, each with 128 numbers."""
+
 SIMILARITY = 0.8
 """Share of runs of five words, of all that two rows have, from which on they are near-duplicates."""
 
@@ -69,8 +72,11 @@ def bands(hashes: Hashes) -> Hashes:
 
     Among a million rows some hundred pairs that are nothing alike share one by chance; they are compared in vain.
     """
-    ordered = hashes.astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS
-    smallest = (ordered >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS)
+    first = np.full(BANDS * ROWS, np.iinfo(np.uint64).max, dtype=np.uint64)
+    for start in range(0, len(hashes), _BLOCK):
+        ordered = hashes[start : start + _BLOCK].astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS
+        np.minimum(first, ordered.min(axis=0), out=first)
+    smallest = (first >> np.uint64(32)).reshape(BANDS, ROWS)
     found = np.full(BANDS, 0x9E3779B97F4A7C15, dtype=np.uint64)
     for row in range(ROWS):
         found = (found ^ smallest[:, row]) * _PLACES[row % 4]
