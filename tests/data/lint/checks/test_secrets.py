@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,28 @@ def test_what_programs_and_people_say_of_secrets_is_none() -> None:
 @pytest.mark.parametrize(("template", "row"), FAULTS)
 def test_a_planted_fault_is_found_where_it_is(template: str, row: Any, tmp_path: Path) -> None:
     found_alone("secret", template, row, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://x " + "a-" * 100_000, "-eyJabcdefghijkl" * 40_000, "abc://x:" * 60_000],
+    ids=["scheme", "token", "user"],
+)
+def test_the_search_takes_time_in_proportion_to_the_row(text: str) -> None:
+    begun = time.process_time()
+    row = read_row("f:1", chat(f"u:{text}", "a:ok"), LintSetting())
+    assert list(CHECK.run(row, LintSetting())) == []
+    # Where every place is a start that is tried to the end, this takes a minute.
+    assert time.process_time() - begun < 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Bearer-eyJ{'aZ3kQ7mTx2' * 90}.eyJ{'Lb8wRnYc4D' * 1000}.{'d1Ee6Ff5Gg' * 4} ",
+        "a-rather-long-word-that-ends-in-postgres://admin:s3cr3tP4ss@db", "--mongodb+srv://a.b:s3cr3tP4ss@c.d",
+    ],
+)  # fmt: skip
+def test_long_tokens_and_schemes_behind_other_words_are_found(text: str) -> None:
+    row = read_row("f:1", chat(f"u:{text}", "a:ok"), LintSetting())
+    assert len(list(CHECK.run(row, LintSetting()))) == 1

@@ -1,8 +1,9 @@
 """Keys and passwords in rows: what a model learns, it may say.
 
 The forms are those that the services document. A form is searched for only where its fixed letters stand in the row,
-so that a row without any costs some searches for short strings. A random part must look random (Shannon entropy of
-its characters), so that `sk-xxxxxxxxxxxxxxxxxxxxxxxx` in a manual is none.
+so that a row without any costs some searches for short strings. A part that could begin at many places has a bound, so
+that the time grows with the row and no faster. A random part must look random (Shannon entropy of its characters), so
+that `sk-xxxxxxxxxxxxxxxxxxxxxxxx` in a manual is none.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _FORMS = (
     _Form(
         "a signed web token",
         ("eyJ",),
-        re.compile(r"\b(eyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{20,})"),
+        re.compile(r"\b(eyJ[0-9A-Za-z_-]{10,1024}+\.eyJ[0-9A-Za-z_-]{10,65536}+\.[0-9A-Za-z_-]{20,})"),
     ),
     _Form(
         "a private key",
@@ -67,7 +68,7 @@ _FORMS = (
     ),
     _Form("an API key", ("sk-",), re.compile(r"\b(sk-(?:proj-|ant-|svcacct-|or-v1-)?[0-9A-Za-z_-]{20,})"), loose=True),
 )
-_CONNECTION = re.compile(r"\b[a-z][a-z0-9+.-]{2,}://[^\s:@/'\"]+:([^\s:@/'\"{}<>$*]{6,})@[\w.-]+")
+_CONNECTION = re.compile(r"(?<=[a-z0-9+.-]{3})://[^\s:@/'\"]+:([^\s:@/'\"{}<>$*]{6,})@[\w.-]")
 _NAMED = (
     r"(?i:(?:api|secret|access|account|private|encryption|signing)[_-]?key|(?:api|access|auth|refresh)[_-]?token"
     r"|client[_-]?secret|password|passwd)[\"']?\s{0,3}(?::=|=>?|:)\s{0,3}"
