@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
+from veneer.errors import DataError
 from veneer.evaluation.metrics.base import AnsweredRow
-from veneer.evaluation.metrics.classification import classification, macro_f1, spellings
+from veneer.evaluation.metrics.classification import MANY_LABELS, classification, macro_f1, spellings
 
 
 def rows(pairs: list[tuple[str, str]]) -> list[AnsweredRow]:
@@ -55,3 +56,11 @@ def test_a_class_that_a_resample_does_not_hold_is_left_out() -> None:
     # Two classes; the second has neither a reference nor an answer.
     sums = np.array([[3.0, 0.0, 4.0, 0.0, 3.0, 0.0]])
     assert macro_f1(sums, count=2) == pytest.approx([6 / 7])
+
+
+def test_many_references_that_do_not_look_like_labels_are_refused() -> None:
+    texts = [(f"text {number}", "text 1") for number in range(MANY_LABELS + 1)]
+    with pytest.raises(DataError, match=r"301 rows have 301 different references of up to 8 characters.*rouge-l"):
+        classification(rows(texts))
+    for few in (texts[1:], texts * 3):
+        assert classification(rows(few)).measures[0].total == pytest.approx(1 / len(set(few)))

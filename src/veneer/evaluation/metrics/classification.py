@@ -11,6 +11,8 @@ from functools import partial
 
 import numpy as np
 
+from veneer.counting import count_of
+from veneer.errors import DataError
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.statistics.measures import Floats, Measure, mean_of
 
@@ -21,13 +23,28 @@ ROWS_A_LABEL = 3
 """The least number of rows that references have on average if they are taken for labels."""
 
 
+MANY_LABELS = 300
+"""The number of different references up to which they are labels whatever their form: a few rows of a task with many
+labels may have each of them once. Every row and every label has a cell, so that free texts would fill the memory."""
+
+
 def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     """Accuracy, macro-F1 (the mean over the references' labels) and the share of unparsable answers.
 
     The details hold the confusion matrix: a line for each label that was expected, a column for each that was given,
     and the last column for unparsable answers.
+
+    Raises:
+        DataError: there are many references, and they do not look like labels.
     """
     labels = sorted({row.reference.strip() for row in rows})
+    if len(labels) > MANY_LABELS and not look_like_labels([row.reference.strip() for row in rows]):
+        raise DataError(
+            f"classification: {count_of(len(rows), 'row')} have {len(labels):,} different references of up to "
+            f"{count_of(max(map(len, labels)), 'character')}; more than {MANY_LABELS} are taken for labels only where "
+            f"there are {ROWS_A_LABEL} rows or more to each on average and none is longer than {LONGEST_LABEL} "
+            "characters. Name a metric of texts: rouge-l, chrf or exact"
+        )
     numbers = {label: place for place, label in enumerate(labels)}
     by_spelling = spellings(labels)
     expected = np.array([numbers[row.reference.strip()] for row in rows])
