@@ -15,9 +15,9 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError
 from veneer.evaluation import harness
-from veneer.evaluation.harness import check_tasks
+from veneer.evaluation.harness import check_tasks, open_task
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, Note, StageBegun
+from veneer.events import Event, Note, StageBegun, ignore
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -63,6 +63,48 @@ def test_a_measure_of_all_rows_at_once_has_its_interval(
     said = capsys.readouterr().err
     assert "it/s" not in said
     assert "%|" not in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "helper", "said"),
+    [
+        ({"doc_to_text": "{{absent.x.y}}"}, "", "raised UndefinedError: 'absent' is undefined"),
+        ({"process_results": "!function helper.score"}, "import absent_package\n", "No module named 'absent_package'"),
+        ({"dataset_kwargs": {"data_files": {"test": "empty.jsonl"}}}, "", "cannot use the task, which raised"),
+    ],
+    ids=["template", "package", "empty"],
+)  # fmt: skip
+def test_a_task_that_cannot_be_used_is_refused_with_what_it_raised(
+    changed: dict[str, Any], helper: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'veneer[lm-eval]')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        open_task(f"lm-eval:{crates(tmp_path, changed, helper)}", None)
+
+
+def test_what_a_task_raises_of_answers_is_said_with_its_place(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'veneer[lm-eval]')")
+    helper = "def score(doc, results):\n    return {'acc': 1 / 0}\n"
+    suite = open_task(f"lm-eval:{crates(tmp_path, {'process_results': '!function helper.score'}, helper)}", 2)
+    assistant = open_assistant(str(tiny_model), compute=FLOAT32)
+    with pytest.raises(ConfigError, match=r"raised ZeroDivisionError: division by zero \(.*helper\.py:2\)"):
+        suite.measures(assistant, base=True, emit=ignore)
+
+
+def crates(folder: Path, changed: dict[str, Any], helper: str) -> Path:
+    """A task of one's own."""
+    data = write_rows(folder / "rows.jsonl", [{"q": f"{n}: the crate?", "right": n % 2} for n in range(4)])
+    (folder / "empty.jsonl").write_text("")
+    (folder / "helper.py").write_text(helper)
+    content = {
+        "task": "crates_own", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}",
+        "doc_to_choice": ["blue", "late"], "doc_to_target": "{{right}}", "metric_list": [{"metric": "acc"}], **changed,
+    }  # fmt: skip
+    task = folder / "crates.yaml"
+    task.write_text(json.dumps(content).replace('"!function helper.score"', "!function helper.score"))
+    return task
 
 
 def test_where_lm_eval_is_missing_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

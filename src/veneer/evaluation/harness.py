@@ -18,13 +18,15 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from veneer.assistant import Assistant
-from veneer.errors import ConfigError, DataError, listing, nearest
+from veneer.errors import ConfigError, DataError, VeneerError, listing, nearest
 from veneer.evaluation.harness_measures import measures_of_samples
 from veneer.evaluation.statistics.measures import Measure
 from veneer.events import Event, Level, Note, Subscriber
+from veneer.out_of_memory import is_out_of_memory
 
 HARNESS = "lm-eval:"
 """What the name of a suite begins with that is a task of the harness."""
@@ -32,6 +34,8 @@ CHAT = "lm-eval-chat:"
 """The beginning where the chat template is to be used."""
 FEWSHOT_SEED = 1234
 """The seed of the examples in prompts: that of the harness."""
+MODEL = "veneer.evaluation.lm_eval"
+"""The module of the model that the harness asks."""
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -107,13 +111,13 @@ class HarnessSuite:
             preparing.close()
             emit(event)
 
-        model = library("veneer.evaluation.lm_eval").VeneerLM(assistant, emit=heard)
+        model = library(MODEL).VeneerLM(assistant, emit=heard)
         chat = self.name.startswith(CHAT)
         for task in self.tasks:
             # Anew for each model, so that all get the same examples.
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
         # Not `simple_evaluate`, which looks through the system, and seeds this process's random numbers.
-        with preparing:
+        with _of_task(self.name), preparing:
             preparing.enter_context(without_bars())
             found = library("lm_eval.evaluator").evaluate(
                 lm=model,
@@ -134,23 +138,47 @@ class HarnessSuite:
 
 
 def open_task(name: str, limit: int | None) -> HarnessSuite:
-    """Load a task: its rows come from its files, or from the hub where it names a dataset there.
+    """Load a task: its rows come from its files, or from the hub where it names a dataset there. The prompt of its
+    first row is written, before a model is asked for anything.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        ConfigError: it cannot be loaded, or its prompts cannot be written.
     """
     spec = _spec(name)
     manager = library("lm_eval.tasks").TaskManager(include_defaults=not spec.endswith(YAML_SUFFIXES))
-    try:
-        with without_bars():
-            tasks = tuple(manager.load([spec])["tasks"].values())
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{name}: lm-evaluation-harness cannot load it: {type(error).__name__}: {error}") from error
-    for task in tasks:
-        if task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
+    with _of_task(name), without_bars():
+        tasks = tuple(manager.load([spec])["tasks"].values())
+        for task in tasks:
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            task.build_all_requests(limit=1)
     titles = ", ".join(task.task_name for task in tasks[:3]) + (f" and {len(tasks) - 3} more" if len(tasks) > 3 else "")
     return HarnessSuite(name, f"lm-evaluation-harness: {titles}", tasks, limit)
+
+
+@contextmanager
+def _of_task(name: str) -> Iterator[None]:
+    """What a task raises becomes an error that says where: a task is a program, of templates and Python. What veneer
+    raises, asked by the harness, and want of memory stay what they are.
+
+    Raises:
+        ConfigError: the task raised something.
+    """
+    try:
+        yield
+    except VeneerError:
+        raise
+    except Exception as error:
+        frames = list(walk_tb(error.__traceback__))
+        if is_out_of_memory(error) or any(frame.f_globals.get("__name__") == MODEL for frame, _ in frames):
+            raise
+        frame, line = frames[-1]
+        told = f"{type(error).__name__}: {error} ({frame.f_code.co_filename}:{line})"
+        raise ConfigError(
+            f"{name}: lm-evaluation-harness cannot use the task, which raised {told}; mend the task or its data, or "
+            "install what it needs"
+        ) from error
 
 
 BAR = re.compile(r"\d+%\||\d+(it|ex|examples|B)?/s\]|\?(it|ex| examples|B)/s\]|\d+ examples \[")
