@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import random
+import string
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lint_rows import found_in, sentence, write
-from veneer.data.lint.checks.label_spelling import alike
+from veneer.data.lint.checks.label_spelling import alike, slips
+from veneer.data.lint.labels import Labels, Spelling
 from veneer.data.lint.run import lint
 
 
@@ -32,6 +36,29 @@ def test_one_letter_is_what_the_table_says(one: str, other: str) -> None:
 def test_one_slip_is_found_wherever_it_is(one: str, at: int, put: str, left_out: int) -> None:
     other = one[:at] + put + one[at + left_out :]
     assert alike(one, other) is (len(other) >= 5)
+
+
+def counted(labels: list[str], counts: list[int]) -> Labels:
+    return Labels({label: Spelling(count) for label, count in zip(labels, counts, strict=True)})
+
+
+@given(st.lists(st.text("abC1_", min_size=1, max_size=8), min_size=2, max_size=20, unique=True))
+def test_what_is_found_is_what_comparing_all_with_all_finds(labels: list[str]) -> None:
+    counts = [12 if number % 2 else 1 for number in range(len(labels))]
+    frequent = [label for label, count in zip(labels, counts, strict=True) if count == 12]
+    rare = [label for label, count in zip(labels, counts, strict=True) if count == 1]
+    nearest = {label: next((one for one in frequent if alike(label, one)), None) for label in rare}
+    assert [said for _, said in slips(counted(labels, counts))] == [
+        f"{label!r} on 1 row, {other!r} on 12" for label, other in nearest.items() if other is not None
+    ]
+
+
+def test_thousands_of_labels_are_compared_in_seconds() -> None:
+    source = random.Random(0)
+    labels = ["".join(source.choices(string.ascii_lowercase, k=12)) for _ in range(6_500)]
+    begun = time.process_time()
+    list(slips(counted(labels, [10] * 1_500 + [1] * 5_000)))
+    assert time.process_time() - begun < 4
 
 
 @pytest.mark.parametrize(

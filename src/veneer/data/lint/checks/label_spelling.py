@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from veneer.counting import count_of
 from veneer.data.lint.facts import FileFacts
-from veneer.data.lint.labels import MOST
+from veneer.data.lint.labels import MOST, Labels, Spelling
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
 LABEL_SPELLING = LintRule(
@@ -21,20 +22,42 @@ _FREQUENT = 10
 """A label is far more frequent if it is on so many times the rows, and on at least so many."""
 _AVERAGE = 3
 """Answers are labels if each is, on average, that of so many rows."""
+_LONG = 5
+"""Letters from which on one of them may be a slip."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
-    labels = facts.labels
+    for spelling, found in slips(facts.labels):
+        yield spelling.rows, LABEL_SPELLING.found(found)
+
+
+def slips(labels: Labels) -> Iterator[tuple[Spelling, str]]:
+    """Each label that looks like a slip of the pen, with what is said of it; none where answers are no labels."""
     total = sum(spelling.count for spelling in labels.spellings.values())
     if labels.overflown or labels.long > 0.01 * total or len(labels.spellings) * _AVERAGE > total:
         return
     frequent = [(text, one.count) for text, one in labels.spellings.items() if one.count >= _FREQUENT]
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, (text, _) in enumerate(frequent):
+        for key in _keys(text):
+            places[key].append(place)
+    most = max((count for _, count in frequent), default=0)
     for text, spelling in labels.spellings.items():
-        for other, count in frequent:
+        if most < _FREQUENT * spelling.count:
+            continue
+        near = sorted({place for key in _keys(text) for place in places.get(key, ())})
+        for other, count in (frequent[place] for place in near):
             if count >= _FREQUENT * spelling.count and text != other and alike(text, other):
-                found = f"{text!r} on {count_of(spelling.count, 'row')}, {other!r} on {count:,}"
-                yield spelling.rows, LABEL_SPELLING.found(found)
+                yield spelling, f"{text!r} on {count_of(spelling.count, 'row')}, {other!r} on {count:,}"
                 break
+
+
+def _keys(text: str) -> set[str]:
+    """The letters of a label, and all but one of them: labels that are `alike` have one of these in common, so that
+    thousands need not be compared with each other."""
+    letters = _letters(text)
+    one_less = (letters[:place] + letters[place + 1 :] for place in range(len(letters)))
+    return {letters, *one_less} if len(letters) >= _LONG else {letters}
 
 
 def alike(one: str, other: str) -> bool:
@@ -44,7 +67,7 @@ def alike(one: str, other: str) -> bool:
     if first == second:
         return bool(first)
     shorter = min(len(first), len(second))
-    if shorter < 5 or abs(len(first) - len(second)) > 1:
+    if shorter < _LONG or abs(len(first) - len(second)) > 1:
         return False
     start = next((i for i in range(shorter) if first[i] != second[i]), shorter)
     a, b = first[start:], second[start:]
