@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from veneer.evaluation.judge.questions import AnswerPair, Choice
 from veneer.evaluation.statistics.compare import describe
-from veneer.evaluation.statistics.measures import mean_of
+from veneer.evaluation.statistics.measures import Measure, mean_of, ratio
 from veneer.evaluation.statistics.shares import wilson
 
 
@@ -25,21 +25,43 @@ class JudgedPair:
     """What the judge said with the other answer first; None where it gave no verdict."""
 
     @property
-    def score(self) -> float | None:
-        """How far the other answer is preferred: 1, 0, or between where it is a tie or depends on the order."""
-        if self.straight is None or self.swapped is None:
-            return None
-        return (_PREFERRED[self.straight] + 1 - _PREFERRED[self.swapped]) / 2
-
-    @property
     def outcome(self) -> Choice | None:
         """The better answer of the pair: one of them (1 or 2) only where both orders say so, else a tie."""
-        if self.score is None:
+        if self.straight is None or self.swapped is None:
             return None
-        return {0.0: Choice.FIRST, 1.0: Choice.SECOND}.get(self.score, Choice.TIE)
+        return self.straight if self.consistent else Choice.TIE
+
+    @property
+    def score(self) -> float | None:
+        """How far the other answer is preferred: 1, 0, or a half where it is a tie or depends on the order."""
+        return None if self.outcome is None else _PREFERRED[self.outcome]
+
+    @property
+    def consistent(self) -> bool:
+        """Whether both orders have one verdict."""
+        return (self.straight, self.swapped) in _ALIKE
+
+    @property
+    def asked(self) -> bool:
+        """Whether the judge was asked, and gave a verdict in both orders: equal answers are ties without it."""
+        return self.outcome is not None and self.pair.one != self.pair.other
+
+    @property
+    def longer_won(self) -> bool | None:
+        """Whether the longer answer is the better one; None where neither is better, or neither is longer."""
+        one, other = len(self.pair.one), len(self.pair.other)
+        if not self.asked or self.outcome is Choice.TIE or one == other:
+            return None
+        return (other > one) == (self.outcome is Choice.SECOND)
+
+    def count(self, *choices: Choice) -> int:
+        """How many of the verdicts of a row that was asked are one of these."""
+        return sum(said in choices for said in (self.straight, self.swapped)) if self.asked else 0
 
 
 _PREFERRED = {Choice.FIRST: 0.0, Choice.TIE: 0.5, Choice.SECOND: 1.0}
+_ALIKE = ((Choice.FIRST, Choice.SECOND), (Choice.SECOND, Choice.FIRST), (Choice.TIE, Choice.TIE))
+"""Verdicts with either answer first that say the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +82,8 @@ class JudgeResult:
     judge: str
     """The judging model, and where it answered."""
     win_rate: JudgedShare
-    """How often the adapter's answer is preferred; a tie, and each order that says otherwise than the other, counts
-    half."""
+    """How often the adapter's answer is preferred; a tie counts half, and so does a verdict that changes with the
+    order."""
     wins: int
     """Rows where the adapter's answer is preferred in both orders."""
     ties: int
@@ -107,30 +129,35 @@ def judged(
     measure = mean_of("win_rate", [one.score for one in pairs])
     if measure is None:
         return None
-    (metric,) = describe([measure], clusters)
-    clear = [one for one in pairs if one.score is not None]
-    asked = [one for one in clear if one.pair.one != one.pair.other]
-    outcomes = [one.outcome for one in clear]
-    chosen = [c is Choice.FIRST for one in asked for c in (one.straight, one.swapped) if c is not Choice.TIE]
-    won = [one for one in asked if one.outcome is not Choice.TIE and len(one.pair.one) != len(one.pair.other)]
-    longer = [(len(one.pair.other) > len(one.pair.one)) == (one.outcome is Choice.SECOND) for one in won]
+    outcomes = [one.outcome for one in pairs if one.outcome is not None]
+    # Both verdicts of a row are of one row: where a judge goes by the place alone, they are the same.
+    decided = [float(one.count(Choice.FIRST, Choice.SECOND)) for one in pairs]
+    first = ratio("first_chosen", [float(one.count(Choice.FIRST)) for one in pairs], decided, bounded=True)
+    agreed = mean_of("consistent", [float(one.consistent) if one.asked else None for one in pairs])
+    longer = mean_of("longer_chosen", [None if one.longer_won is None else float(one.longer_won) for one in pairs])
     found = [(one.outcome, said) for one, said in human if one.outcome is not None]
     unclear = [one.pair.where for one in [*pairs, *(one for one, _ in human)] if one.score is None]
     return JudgeResult(
         judge=judge,
-        win_rate=JudgedShare(metric.value, metric.low, metric.high, len(clear), metric.interval),
+        win_rate=_measured(measure, clusters),
         wins=outcomes.count(Choice.SECOND),
         ties=outcomes.count(Choice.TIE),
         losses=outcomes.count(Choice.FIRST),
-        consistent=_share([one.score in (0.0, 1.0) or one.straight is one.swapped is Choice.TIE for one in asked]),
-        first_chosen=_share(chosen),
-        longer_chosen=_share(longer),
+        consistent=None if agreed is None else _measured(agreed, clusters),
+        first_chosen=_measured(first, clusters) if any(decided) else None,
+        longer_chosen=None if longer is None else _measured(longer, clusters),
         agreement=_share([ours is said for ours, said in found]),
         kappa=_kappa(found) if found else None,
         unclear=unclear,
-        equal=len(clear) - len(asked),
+        equal=sum(one.outcome is not None and not one.asked for one in pairs),
         verdicts=[(one.pair.where, str(one.straight or "none"), str(one.swapped or "none")) for one in pairs],
     )
+
+
+def _measured(measure: Measure, clusters: NDArray[np.int64] | None) -> JudgedShare:
+    """A share of rows, or of the verdicts on them, and the number of these."""
+    (found,) = describe([measure], clusters)
+    return JudgedShare(found.value, found.low, found.high, int(measure.counts[:, 1].sum()), found.interval)
 
 
 def _share(values: Sequence[bool]) -> JudgedShare | None:
