@@ -61,6 +61,11 @@ def test_a_reference_that_is_an_object_or_a_list_is_the_json_of_it() -> None:
     assert MetricReward("exact").values([row]) == [1.0]
     assert MetricReward("contains", "parts").values([answer('it is [{"a": 1}, 2].', parts=[{"a": 1}, 2])]) == [1.0]
     assert MetricReward("equal", "parts").values([answer('[{"a": 1}]', parts=[{"a": 1}])]) == [1.0]
+    assert MetricReward("exact", "parts").values([answer('[{"a":1},2]', parts=[{"a": 1}, 2])]) == [1.0]
+    assert MetricReward("exact", "parts").values([answer("[1, 2]", parts=[2, 1])]) == [0.0]
+    for text, said in (("true", True), ("false", False)):
+        assert MetricReward("exact").values([answer(text, answer=said)]) == [1.0]
+        assert MetricReward("equal").values([answer(text, answer=not said)]) == [0.0]
     with pytest.raises(RewardFailed, match="cannot be written as JSON"):
         MetricReward("json", "parts").values([answer("1", parts=[float("nan")])])
 

@@ -215,11 +215,16 @@ def judge(answer: str, reference: str) -> tuple[bool, float | None]:
 
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is, or None where it is none."""
+    value = json_value(text)
+    return value if isinstance(value, dict) else None
+
+
+def json_value(text: str) -> Any:
+    """The value that a text is as JSON; None where it is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def same_json(left: Any, right: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from veneer.errors import ConfigError, OutputError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
-from veneer.evaluation.scoring import judge
+from veneer.evaluation.scoring import json_value, judge, same_json
 from veneer.rewards.base import AnswerToJudge, RewardFailed
 from veneer.strict_json import to_text
 
@@ -55,7 +55,10 @@ class MetricReward:
         """Nothing was started."""
 
     def _value(self, answer: AnswerToJudge) -> float | None:
-        reference = self._reference(answer)
+        found = self._found(answer)
+        reference = _written(found) if isinstance(found, dict | list | bool) else str(found)
+        if self._name == EXACT and isinstance(found, list):
+            return float(same_json(json_value(answer.text), json_value(reference)))
         if self._name == EXACT:
             return float(judge(answer.text, reference)[0])
         if self._name in STRING_CHECKS:
@@ -65,20 +68,19 @@ class MetricReward:
         value = measures.get(PRIMARY[self._name])
         return None if value is None or math.isnan(value) else value
 
-    def _reference(self, answer: AnswerToJudge) -> str:
+    def _found(self, answer: AnswerToJudge) -> Any:
+        """The reference as the row's column has it."""
         names = REFERENCES if self._column is None else (self._column,)
         found = next((answer.columns[name] for name in names if answer.columns.get(name) is not None), None)
         if isinstance(found, list) and found and isinstance(found[-1], dict) and "role" in found[-1]:
             found = found[-1].get("content")  # the assistant's turn
         if found is None:
             raise RewardFailed(f"its row has no column {' or '.join(names)} that holds the reference")
-        if isinstance(found, dict | list):
-            return _written(found)
-        return found if isinstance(found, str) else str(found)
+        return found
 
 
 def _written(value: Any) -> str:
-    """An object or a list as the JSON that an answer is to be.
+    """An object, a list, true or false as the JSON that an answer is to be.
 
     Raises:
         RewardFailed: it holds what JSON has no form for.
