@@ -79,6 +79,35 @@ def test_empty_prompts_are_all_named_before_a_model_is_opened(prompts: Any) -> N
     assert named == [f"prompt {number}" for number, one in enumerate(empty) if not one]
 
 
+def test_messages_that_are_none_are_all_named_before_a_model_is_opened() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    asked: list[Any] = [
+        "Where?",
+        [{"role": "user", "contents": "When?"}],
+        [{"role": "user", "content": "Who?"}, called, {"content": "me"}],
+        [{"role": "user", "content": None}, {"role": "user", "content": ["Why?"]}],
+    ]
+    with pytest.raises(veneer.DataError) as caught:
+        veneer.generate("no-such-model", asked)
+    assert [line.strip(" -") for line in str(caught.value).splitlines()[1:]] == [
+        "prompt 1, message 1: it has no content that is a text; it has 'contents' (did you mean 'content'?)",
+        "prompt 2, message 3: it has no role that is a text",
+        "prompt 3, message 1: it has no content that is a text",
+        "prompt 3, message 2: its content must be a text, got ['Why?']",
+    ]
+    with pytest.raises(veneer.DataError, match="the prompts are empty:\n  - prompt 0"):
+        veneer.generate("no-such-model", [[{"role": "system", "content": "Hush."}, {"role": "user", "content": ""}]])
+
+
+def test_a_conversation_refuses_an_empty_message(tiny_model: Path) -> None:
+    talk = veneer.chat(str(tiny_model), sampling=veneer.Sampling(max_new_tokens=3), compute=FLOAT32)
+    with pytest.raises(veneer.DataError, match="the message is empty"):
+        talk.say("")
+    with pytest.raises(veneer.DataError, match="message 1: it has no content"):
+        talk.assistant.stream([{"role": "user", "contents": "When?"}], talk.sampling, print)
+    assert talk.messages == []
+
+
 def test_a_conversation_remembers_what_was_said(tiny_model: Path) -> None:
     talk = veneer.chat(str(tiny_model), system="Hush.", sampling=veneer.Sampling(max_new_tokens=3), compute=FLOAT32)
     first, second = talk.say("Where?"), talk.say("When?")

@@ -18,9 +18,9 @@ from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.chat import Encoder, start_template, stop_tokens, template_of
-from veneer.data.records import Message
+from veneer.data.turns import Message, message_problem
 from veneer.enums import Backend, Method, choice
-from veneer.errors import OutOfMemory
+from veneer.errors import DataError, OutOfMemory, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import OnProgress, OnToken, generate
 from veneer.generation.context import cut_warning, is_cut, refuse_full
@@ -219,9 +219,11 @@ class Conversation:
 
         Raises:
             ConfigError: it is no text.
-            DataError: the chat template refuses the message; it is not remembered.
+            DataError: it is empty, or the chat template refuses the message; it is not remembered.
         """
         check_type("text", text, str)
+        if not text:
+            raise DataError("there is nothing to answer, the message is empty; say something")
         asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
         answer = self.assistant.stream(asked, self.sampling, on_text, subscribers=subscribers)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
@@ -407,6 +409,33 @@ def turns(system: str | None, prompt: str) -> list[Message]:
     """A conversation of one question, with a system turn if there is one."""
     first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return [*first, {"role": "user", "content": prompt}]
+
+
+def check_prompts(prompts: Sequence[str | Sequence[Message]]) -> None:
+    """Refuse questions and conversations that ask nothing, or that have messages which are none, before a model is
+    opened.
+
+    Raises:
+        DataError: all of them are named.
+    """
+    empty = [f"prompt {number}" for number, one in enumerate(prompts) if not one or _asks_nothing(one)]
+    if empty:
+        raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
+    problems = [
+        f"prompt {number}, message {place}: {problem}"
+        for number, one in enumerate(prompts)
+        if not isinstance(one, str)
+        for place, message in enumerate(one, start=1)
+        if (problem := message_problem(message)) is not None
+    ]
+    if problems:
+        raise DataError(f'a message is {{"role": "user", "content": "..."}}; these are none:\n{listing(problems)}')
+
+
+def _asks_nothing(prompt: str | Sequence[Message]) -> bool:
+    """Whether a conversation ends with an empty question."""
+    last = {} if isinstance(prompt, str) else prompt[-1]
+    return last.get("role") == "user" and last.get("content") == ""
 
 
 def lines_of(path: Path) -> Iterator[str]:

@@ -15,7 +15,7 @@ from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination
 from veneer.arguments import check_type, check_types, names_given
-from veneer.assistant import Conversation, open_assistant, turns
+from veneer.assistant import Conversation, check_prompts, open_assistant, turns
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
 from veneer.comparison.run import CompareResult
@@ -28,7 +28,7 @@ from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
 from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choice
-from veneer.errors import ConfigError, DataError, listing
+from veneer.errors import ConfigError
 from veneer.evaluation.columns import named_columns
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Subscriber
@@ -351,7 +351,8 @@ def generate(
         The answer, or the answers in the order of `prompts`.
 
     Raises:
-        DataError: a prompt is empty or fills the model's context, or the chat template refuses it.
+        DataError: a prompt is empty or fills the model's context, a message has no role or no content, or the chat
+            template refuses it.
         VeneerError: model or adapter cannot be used.
 
     >>> answers = veneer.generate(model, ["Hello", "What is 1 + 1?"], sampling=veneer.Sampling(max_new_tokens=4))
@@ -361,9 +362,7 @@ def generate(
     check_types(generate, locals())
     asked = [prompts] if isinstance(prompts, str) else list(prompts)
     check_type("prompts", asked, list[str | Sequence[Message]])
-    empty = [f"prompt {number}" for number, one in enumerate(asked) if not one]
-    if empty:
-        raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
+    check_prompts(asked)
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     conversations = [turns(system, one) if isinstance(one, str) else list(one) for one in asked]
     if isinstance(prompts, str):

@@ -27,7 +27,7 @@ from veneer.data.json_values import half_character, unusable
 from veneer.data.record_groups import record_groups
 from veneer.data.records import Message, Record
 from veneer.data.turn_shape import Span
-from veneer.data.turns import NO_TEMPLATE, without_template
+from veneer.data.turns import NO_TEMPLATE, check_messages, without_template
 from veneer.data.windows import WINDOW, Encode, in_windows
 from veneer.errors import DataError
 from veneer.events import Stage, Subscriber, ignore
@@ -155,13 +155,14 @@ class Encoder:
         `add_generation_prompt`, the assistant's header is put behind what it made, since training takes it as given.
 
         Raises:
-            DataError: the template refuses the conversation, or a message holds half a character.
+            DataError: the template refuses the conversation, or a message has no text or half a character.
         """
         _refuse_half_characters(messages)
         if self._template is None:
             text = without_template(messages)
             (ids, offsets, spelled), bos = self._plain(text), self._bos()
             return _untrained([*bos, *ids], where, text, [*((0, 0) for _ in bos), *offsets], spelled)
+        check_messages(messages)
         chat = self._specials.guard(messages, tools)
         text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
         text += self._template.shape.unprompted
@@ -395,7 +396,7 @@ def _refuse_half_characters(messages: Sequence[Message]) -> None:
             raise DataError(f"message {number}: its content must be a text, got {reprlib.repr(content)}")
         at = half_character(content)
         if at is not None:
-            raise DataError(f"message {number} ({message['role']}): {unusable(content, at, 'its content')}")
+            raise DataError(f"message {number} ({message.get('role')}): {unusable(content, at, 'its content')}")
 
 
 def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | None:

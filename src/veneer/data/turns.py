@@ -7,6 +7,7 @@ templates take them. A turn may say whether it trains: `weight` (0 or 1, OpenAI)
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
@@ -91,6 +92,37 @@ def without_template(messages: Sequence[Message]) -> str:
                 '{"role": "user", "content": "..."}'
             )
     return "\n\n".join(message["content"] for message in messages)
+
+
+def message_problem(message: Mapping[str, Any]) -> str | None:
+    """Why a message that is to be answered, or that stands before one, is none; None where it is one.
+
+    A turn of the assistant may have calls of tools or thoughts in place of a content.
+    """
+    spoken = ("tool_calls", *REASONING_KEYS)
+    silent = message.get("role") == "assistant" and any(message.get(key) for key in spoken)
+    for key in ("role", "content"):
+        value = message.get(key)
+        if isinstance(value, str) or (key == "content" and value is None and silent):
+            continue
+        if value is not None:
+            return f"its {key} must be a text, got {reprlib.repr(value)}"
+        known = ("role", "content", *spoken, "name", "tool_call_id")
+        others = [f"{name!r}{nearest(str(name), known)}" for name in message if name not in known]
+        return f"it has no {key} that is a text" + (f"; it has {', '.join(others)}" if others else "")
+    return None
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Refuse a conversation for a chat template, which would write a message without a role or text all the same.
+
+    Raises:
+        DataError: the first such message is named.
+    """
+    for number, message in enumerate(messages, start=1):
+        problem = message_problem(message)
+        if problem is not None:
+            raise DataError(f"message {number}: {problem}")
 
 
 def read_turns(value: Any, key: str) -> Turns:
