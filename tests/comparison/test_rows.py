@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from preference_rows import pairs
-from tiny import write_rows
+from tiny import rows, write_rows
 from veneer.comparison.rows import prepare_rows, scored_columns, trained_on
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.task import task_rows
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, DataError, OutputError
-from veneer.events import Event, Note
+from veneer.events import Event, Level, Note
 
 
 def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Path, tmp_path: Path) -> None:
@@ -44,6 +44,33 @@ def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Pa
     (tmp_path / "out" / "runs" / "base" / "events.jsonl").touch()
     with pytest.raises(OutputError, match="preference: dpo there, orpo now"):
         prepare_rows(replace(asked, preference=ObjectiveName.ORPO), tmp_path / "out")
+
+
+def test_rows_that_are_trained_and_scored_both_are_warned_of_and_few_rows_too(tiny_model: Path, tmp_path: Path) -> None:
+    content = rows(40)
+    data = write_rows(tmp_path / "rows.jsonl", content)
+    seen = write_rows(tmp_path / "seen.jsonl", [*rows(3, seed=9), *content[:2]])
+    heard: list[Event] = []
+    config = replace(asked_of(tiny_model, data, tmp_path / "out"), eval_data=str(seen))
+    few, both = prepare_rows(config, tmp_path / "out", heard.append).warnings
+    assert few.startswith("5 rows say little: below 30")
+    assert both.startswith("2 of 5 rows to score are trained too")
+    assert both.splitlines()[1:] == [f"  - {seen}:4", f"  - {seen}:5"]
+    assert [(event.level, event.message) for event in heard if isinstance(event, Note)] == [
+        (Level.WARNING, few), (Level.WARNING, both),
+    ]  # fmt: skip
+    own = prepare_rows(replace(config, eval_data=None, held_out=0.8), tmp_path / "out")
+    assert own.warnings == []
+
+
+def test_repeats_on_both_sides_and_chosen_answers_of_pairs_are_warned_of(tiny_model: Path, tmp_path: Path) -> None:
+    twice = write_rows(tmp_path / "twice.jsonl", rows(20) * 2)
+    (said,) = prepare_rows(replace(asked_of(tiny_model, twice, tmp_path / "a"), held_out=0.75), tmp_path / "a").warnings
+    assert "of 30 rows to score are trained too" in said
+    file = write_rows(tmp_path / "pairs.jsonl", pairs(31))
+    config = replace(asked_of(tiny_model, file, tmp_path / "b"), preference=ObjectiveName.DPO, methods=(Method.LORA,))
+    (said,) = prepare_rows(replace(config, eval_data=str(file)), tmp_path / "b").warnings
+    assert said.startswith("31 of 31 rows to score are trained too")
 
 
 def asked_of(model: Path, data: Path, output: Path, *assignments: str) -> CompareConfig:
@@ -105,7 +132,7 @@ def test_rows_that_cannot_be_used_are_left_out_where_the_runs_may_and_told_of(
     config = asked_of(tiny_model, file, tmp_path / "out", skip)
     made = prepare_rows(config, tmp_path / "out", told.append)
     assert (made.training, made.evaluation) == (7, 3)
-    (note,) = told
+    note, _ = told  # and that few rows are scored
     assert isinstance(note, Note)
     assert "1 of 11 rows cannot be used and are left out" in note.message
 

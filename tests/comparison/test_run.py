@@ -138,6 +138,9 @@ def test_all_runs_train_and_score_the_same_rows_and_no_row_is_both(made: Compare
 def test_what_is_written_is_what_is_returned(made: CompareResult) -> None:
     output = Path(made.config.output)
     assert json.loads((output / "compare.json").read_text()) == json.loads(json.dumps(made.to_json()))
+    assert made.warnings == [
+        "4 rows say little: below 30 an interval may be too narrow, and hardly any difference shows"
+    ]
     names = {path.name for path in output.iterdir()}
     assert names >= {"loss-memory.svg", "loss-time.svg", "settings.json"}
     assert (output / "loss-memory.svg").read_text().count("<circle") == 4

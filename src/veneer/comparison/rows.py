@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,11 @@ from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record, collect, iterate_rows
 from veneer.data.sources import RowFile, files_named
 from veneer.data.splits import held_out
+from veneer.data.trained_rows import rows_also_in
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, OutputError, listing
-from veneer.events import Note, Subscriber, ignore
+from veneer.evaluation.statistics.power import said_of_few
+from veneer.events import Level, Note, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import sampled_digest, write_text
 from veneer.run_folder import RunFolder
@@ -47,6 +49,8 @@ class ComparedRows:
     evaluation: int
     pairs_file: str | None = None
     """The pairs to train on behind the rows, if any."""
+    warnings: list[str] = field(default_factory=list)
+    """Why the measures may not be what they seem: rows are trained and scored both, or few are scored."""
 
 
 def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber = ignore) -> ComparedRows:
@@ -55,7 +59,7 @@ def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber = ignore)
     Args:
         config: the comparison.
         output: its folder.
-        emit: told of rows that are left out.
+        emit: told of rows that are left out, and warned of rows that say too little or too much.
 
     Raises:
         ConfigError, DataError: rows cannot be used.
@@ -78,7 +82,9 @@ def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber = ignore)
     *training_files, eval_file = _written(
         config, output, dict(zip(names, training, strict=True)), _lines(scored), weights
     )
-    return ComparedRows(training_files, weights, eval_file, sum(map(len, training)), len(scored))
+    trained = (record for source in rows for record, _ in source if record.where not in apart)
+    warnings = _warnings(trained, [record for record, _ in scored], emit)
+    return ComparedRows(training_files, weights, eval_file, sum(map(len, training)), len(scored), warnings=warnings)
 
 
 def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit: Subscriber) -> ComparedRows:
@@ -91,13 +97,29 @@ def _prepare_pairs(config: CompareConfig, data: DataSection, output: Path, emit:
         rows = [one for one in rows if one[0].where not in apart]
     else:
         scored = read_pairs(config.eval_data, data.columns, data.bad_rows, emit)
-    answers = [(pair.chosen, scored_row(pair, row)) for pair, row in _drawn(config, scored)]
+    scored = _drawn(config, scored)
+    answers = [(pair.chosen, scored_row(pair, row)) for pair, row in scored]
     parts = {
         "train.jsonl": _lines((pair.chosen, chosen_row(pair, row)) for pair, row in rows),
         "pairs.jsonl": _lines((pair.chosen, row) for pair, row in rows),
     }
     train_file, pairs_file, eval_file = _written(config, output, parts, _lines(answers), [])
-    return ComparedRows([train_file], [], eval_file, len(rows), len(answers), pairs_file)
+    warnings = _warnings((pair.chosen for pair, _ in rows), [pair.chosen for pair, _ in scored], emit)
+    return ComparedRows([train_file], [], eval_file, len(rows), len(answers), pairs_file, warnings)
+
+
+def _warnings(trained: Iterable[Record], scored: Sequence[Record], emit: Subscriber) -> list[str]:
+    """What is to be said of the rows that are scored, which `emit` is told too."""
+    found = said_of_few(len(scored), "row")
+    both = rows_also_in(trained, scored)
+    if both:
+        found.append(
+            f"{len(both)} of {count_of(len(scored), 'row')} to score are trained too: all measures but the base's are "
+            f"too good, by an amount that nobody knows. Score rows that are not trained:\n{listing(both)}"
+        )
+    for warning in found:
+        emit(Note(message=warning, level=Level.WARNING))
+    return found
 
 
 def _held_out(records: list[Record], data: DataSection, names: Sequence[str]) -> set[str]:

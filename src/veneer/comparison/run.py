@@ -65,6 +65,8 @@ class CompareResult:
     """The measure that decides; the p values of the others are adjusted for their number. None is the first one."""
     details: dict[str, Any] = field(default_factory=dict, repr=False)
     """What metrics found beside their measures (confusion matrices, fields, signatures), by run."""
+    warnings: list[str] = field(default_factory=list)
+    """Why the measures may not be what they seem: rows are trained and scored both, or few are scored."""
 
     def _repr_html_(self) -> str:
         """The tables that notebooks show."""
@@ -225,6 +227,7 @@ def _result(
         differences([one for one in runs if one.outcome.method != BASE], primary),
         primary,
         {f"{one.outcome.method}-{one.outcome.seed}": dict(one.details) for one in runs if one.details},
+        rows.warnings,
     )
 
 

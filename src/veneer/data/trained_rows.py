@@ -102,6 +102,12 @@ class JoinedHashes:
         return chain.from_iterable(self.sources)
 
 
+def rows_also_in(trained: Iterable[Record], records: Sequence[Record]) -> list[str]:
+    """Where the rows stand that are among `trained` too."""
+    known = set(map(_hash, trained))
+    return [record.where for record in records if _hash(record) in known]
+
+
 def trained_among(path: Path, records: Sequence[Record]) -> list[str]:
     """Where the rows stand whose hash is in a file of `write_hashes`; none where there is no such file.
 

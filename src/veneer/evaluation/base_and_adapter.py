@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.assistant import Assistant
-from veneer.counting import count_of
 from veneer.evaluation.metrics.choose import ChosenMetrics
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import ModelScores, RowSet, last_message, score_model
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
-from veneer.evaluation.statistics.power import FEW_ROWS
+from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Subscriber, ignore
 
 NO_METRICS = ChosenMetrics((), choice=False, primary=None)
@@ -108,8 +107,4 @@ def _mean_loss(row: RowScore) -> float | None:
 
 
 def _warnings(rows: int, clusters: NDArray[np.int64] | None) -> list[str]:
-    count, unit = (rows, "row") if clusters is None else (int(clusters.max()) + 1, "cluster")
-    if count >= FEW_ROWS:
-        return []
-    said = f"{count_of(count, unit)} {'says' if count == 1 else 'say'} little"
-    return [f"{said}: below {FEW_ROWS} an interval may be too narrow, and hardly any difference shows"]
+    return said_of_few(rows, "row") if clusters is None else said_of_few(int(clusters.max()) + 1, "cluster")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from veneer.counting import count_of
 from veneer.evaluation.statistics.student import NORMAL, Z95
 
 DISCORDANT = 0.1
@@ -12,6 +13,14 @@ LEAST_MARGIN = 1e-6
 """The smallest margin of a gate: at a tenth of rows that differ it takes 785 billion of them."""
 FEW_ROWS = 30
 """Below so many rows an interval is warned of."""
+
+
+def said_of_few(count: int, unit: str) -> list[str]:
+    """A warning where there are few rows, or few of what counts as one (`unit`)."""
+    if count >= FEW_ROWS:
+        return []
+    said = f"{count_of(count, unit)} {'says' if count == 1 else 'say'} little"
+    return [f"{said}: below {FEW_ROWS} an interval may be too narrow, and hardly any difference shows"]
 
 
 def rows_needed(margin: float, discordant: float = DISCORDANT, power: float = 0.8) -> int:
