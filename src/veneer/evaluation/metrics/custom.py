@@ -6,7 +6,6 @@ import inspect
 import json
 import math
 import shlex
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from veneer.counting import count_of
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
+from veneer.evaluation.metrics.program import ProgramFailed, printed_lines
 from veneer.evaluation.statistics.measures import lower_is_better, mean_of
 from veneer.strict_json import to_text, with_reasons
 
@@ -121,21 +120,9 @@ def command_metric(named: str) -> TaskMetric:
         ]
         text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
         try:
-            done = subprocess.run(arguments, input=text.encode(), capture_output=True, check=False)
-        except OSError as error:
-            raise ConfigError(f"--metric {named}: cannot be run: {error}") from error
-        if done.returncode:
-            said = done.stderr.decode("utf-8", errors="replace").strip()[-2000:]
-            raise ConfigError(f"--metric {named}: ended with code {done.returncode}: {said}")
-        # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON may hold.
-        printed = [line for line in done.stdout.splitlines() if line.strip()]
-        if len(printed) != len(rows):
-            raise ConfigError(
-                f"--metric {named}: printed {count_of(len(printed), 'line')} for {count_of(len(rows), 'row')}; "
-                f"print one for each"
-            )
-        try:
-            values = [json.loads(line) for line in printed]
+            values = [json.loads(line) for line in printed_lines(arguments, text.encode(), len(rows))]
+        except ProgramFailed as error:
+            raise ConfigError(f"--metric {named}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--metric {named}: printed a line that is no JSON: {error}") from error
         return _measured(values, rows, Path(arguments[0]).stem)

@@ -1,0 +1,136 @@
+"""A user's own program, which prints a line for each row: run so that it cannot fill the memory or hang."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import IO
+
+from veneer.counting import count_of
+from veneer.posix import end_group
+
+LONGEST_LINE = 1_000_000
+"""Bytes of a line that is printed."""
+SILENCE, SILENCE_A_ROW = 3600.0, 10.0
+"""Seconds that a program may print nothing, and more of them for each row: most keep what they print to the end."""
+SHOWN = 2000
+"""Characters of what a program said that are shown, from the end."""
+_POLL = 0.1
+_PIECE = 65_536
+
+
+class ProgramFailed(Exception):
+    """A program could not be run, has failed, was silent for too long, or printed what it should not."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a program has printed so far."""
+
+    lines: list[bytes] = field(default_factory=list)
+    """Those with something on them."""
+    long: bool = False
+    """Whether a line is longer than it may be."""
+    said: bytes = b""
+    """The end of what it has written to standard error."""
+    at: float = field(default_factory=time.monotonic)
+    """When it has printed the last line, or has written to standard error."""
+
+
+def printed_lines(arguments: Sequence[str], given: bytes, count: int, silence: float | None = None) -> list[bytes]:
+    """The lines that a program prints with something on them, as many as asked for.
+
+    Args:
+        arguments: the program and its arguments.
+        given: what it can read from standard input.
+        count: the number of lines that it is to print.
+        silence: seconds that it may neither print a line nor write to standard error; None goes by `count`.
+
+    Raises:
+        ProgramFailed: it cannot be run, ends with another code than 0, is silent for longer, or prints more or fewer
+            lines, or one of more than `LONGEST_LINE` bytes.
+    """
+    with tempfile.TemporaryFile() as stdin:
+        # A program may print before it has read all, and a pipe holds little.
+        stdin.write(given)
+        stdin.seek(0)
+        try:
+            process = subprocess.Popen(
+                arguments, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+            )
+        except OSError as error:
+            raise ProgramFailed(f"cannot be run: {error}") from error
+    heard = _Heard()
+    try:
+        code = _heard_out(process, heard, count, SILENCE + SILENCE_A_ROW * count if silence is None else silence)
+    finally:
+        if process.poll() is None:
+            end_group(process)
+    if code:
+        said = heard.said.decode("utf-8", errors="replace").strip()[-SHOWN:]
+        raise ProgramFailed(f"ended with code {code}: {said}")
+    if len(heard.lines) != count:
+        raise ProgramFailed(
+            f"printed {count_of(len(heard.lines), 'line')} for {count_of(count, 'row')}; print one for each"
+        )
+    return heard.lines
+
+
+def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, silence: float) -> int:
+    """Hear a program to its end; returns its code."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    lines = Thread(target=_read_lines, args=(process.stdout, heard, count), daemon=True)
+    errors = Thread(target=_read_errors, args=(process.stderr, heard), daemon=True)
+    lines.start()
+    errors.start()
+
+    def awaited(ended: Callable[[], bool]) -> None:
+        while not ended():
+            if time.monotonic() - heard.at > silence:
+                raise ProgramFailed(f"printed nothing for {silence:,.0f} s and was ended; print a line for each row")
+
+    def read() -> bool:
+        lines.join(_POLL)
+        return not lines.is_alive()
+
+    def gone() -> bool:
+        errors.join(_POLL)
+        return not errors.is_alive() and process.poll() is not None
+
+    awaited(read)
+    if heard.long:
+        raise ProgramFailed(
+            f"printed a line of more than {LONGEST_LINE:,} bytes; print a number, or an object of numbers"
+        )
+    if len(heard.lines) > count:
+        raise ProgramFailed(
+            f"printed more than {count_of(count, 'line')} for {count_of(count, 'row')}; print one for each"
+        )
+    awaited(gone)
+    return process.returncode
+
+
+def _read_lines(stream: IO[bytes], heard: _Heard, count: int) -> None:
+    """Read lines until the stream ends, or until there is one too many or too long."""
+    # Bytes end a line at line feeds alone; a text would at U+2028 too, which JSON may hold.
+    with stream:
+        while len(heard.lines) <= count and (line := stream.readline(LONGEST_LINE + 1)):
+            if len(line) > LONGEST_LINE:
+                heard.long = True
+                return
+            if line.strip():
+                heard.lines.append(line)
+                heard.at = time.monotonic()
+
+
+def _read_errors(stream: IO[bytes], heard: _Heard) -> None:
+    with stream:
+        while piece := os.read(stream.fileno(), _PIECE):
+            heard.said = (heard.said + piece)[-4 * SHOWN :]
+            heard.at = time.monotonic()
