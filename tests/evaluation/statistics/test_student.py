@@ -31,6 +31,13 @@ def test_with_many_it_is_the_normal_distribution() -> None:
         assert probability(t, 1e7) == pytest.approx(NORMAL.cdf(t), abs=1e-6)
 
 
+@pytest.mark.parametrize("freedom", [60, 1e3, 1e5, 1e6, 1e7])
+def test_nothing_lies_beyond_a_value_that_is_large(freedom: float) -> None:
+    for t in (13.0, 100.0, 1e3, 1e4, 1e8):
+        assert 1 - probability(t, freedom) < 1e-7
+        assert probability(-t, freedom) < 1e-7
+
+
 def test_degrees_of_freedom_need_not_be_whole() -> None:
     draws = np.random.default_rng(2)
     freedom = 4.6

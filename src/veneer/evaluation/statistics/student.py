@@ -12,6 +12,9 @@ Z95 = NORMAL.inv_cdf(0.975)
 """Half the width of a 95 % interval of a normal distribution, in standard deviations."""
 PIECES = 500
 """Pieces of the numerical integral."""
+REACH = 12.0
+"""Standard deviations, about, at which the integral ends: beyond them lies less than e⁻⁷². With many degrees of freedom
+all of the density would lie within one piece of a longer one."""
 
 
 def probability(t: float, freedom: float) -> float:
@@ -24,7 +27,7 @@ def probability(t: float, freedom: float) -> float:
         t: the value.
         freedom: degrees of freedom ν, at least 1.
     """
-    angle = math.atan2(abs(t), math.sqrt(freedom))
+    angle = min(math.atan2(abs(t), math.sqrt(freedom)), REACH / math.sqrt(freedom))
     heights = np.cos(np.linspace(0.0, angle, PIECES + 1)) ** (freedom - 1.0)
     weights = np.ones(PIECES + 1)
     weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
