@@ -74,6 +74,23 @@ def test_a_gate_asks_its_suites_and_says_beforehand_what_they_cannot_tell(
     assert told < answered
 
 
+def test_rows_are_said_to_be_too_few_for_a_margin_of_shares_and_not_for_one_of_a_loss(
+    adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": f"parcel {number} is late"} for number in range(5)])
+    own = write_rows(tmp_path / "own.jsonl", rows(5, seed=3))
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(f"suites: {{{texts}: 0.05, {own}: 0.05}}\n")
+    seen: list[Event] = []
+    report = evaluate(
+        str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, max_new_tokens=2, gate=gate,
+        subscribers=[seen.append],
+    )  # fmt: skip
+    assert [one.comparison.name for one in report.suites] == ["loss", "exact"]
+    warned = [event.message for event in seen if isinstance(event, Note) and "needs 314 rows" in event.message]
+    assert [line.partition(":")[0] for line in warned] == [str(own)]
+
+
 def test_names_that_are_nothing_are_refused_together(tiny_model: Path, tiny_data: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         check_suites(["arithmetik", "absent.jsonl", "copying", "kl:absent.txt"])

@@ -101,8 +101,8 @@ class RowSuite:
 
     @property
     def shares(self) -> bool:
-        """Whether the measure is a share of rows."""
-        return True
+        """Whether the measure is a share of rows; of plain texts, which have no answer, it is a loss."""
+        return bool(self.rows.asked)
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
         """What the model does on the rows."""
