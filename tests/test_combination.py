@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from combined import their_adapters
 from tiny import rows, write_rows
@@ -10,7 +13,18 @@ from veneer.adapters.combine import Combination
 from veneer.combination import combine_folders
 from veneer.data.records import read_records
 from veneer.data.trained_rows import row_hashes, trained_among, write_hashes
+from veneer.errors import ConfigError
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
+
+
+def test_a_folder_that_is_written_in_two_ways_is_refused_and_not_counted_twice(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}])
+    first = tmp_path / "first"
+    (tmp_path / "link").symlink_to(first)
+    for other in (tmp_path / "link", Path(os.path.relpath(first)), first / ".." / "first"):
+        with pytest.raises(ConfigError, match="are one folder; give it once, with the sum of the weights"):
+            combine_folders({first: 0.5, other: 0.5}, Combination(), tmp_path / "sum")
+    assert not (tmp_path / "sum").exists()
 
 
 def test_rows_that_any_part_was_trained_on_are_rows_of_the_whole(tmp_path: Path) -> None:

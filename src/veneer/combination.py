@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from veneer.adapters.origin import base_differences, read_base
 from veneer.adapters.store import CONFIG_FILE, config_warnings, read_config, save_adapter
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import OtherBase
-from veneer.errors import AdapterError, OutputError, listing
+from veneer.errors import AdapterError, ConfigError, OutputError, listing
 from veneer.io.files import make_output_folder, staged_files
 from veneer.io.places import look
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
@@ -49,6 +49,7 @@ def combine_folders(
         other_base: what happens where adapters were trained beside different base models.
 
     Raises:
+        ConfigError: two of the folders are one.
         AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
         DataError: the hashes of an adapter's rows are damaged; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
@@ -57,6 +58,7 @@ def combine_folders(
     if (output / CONFIG_FILE).exists():
         raise OutputError(f"{output} holds an adapter already; give another output folder")
     read = {folder: read_config(folder) for folder in folders}
+    _refuse_repeats(folders)
     warnings = [warning for folder, found in read.items() for warning in config_warnings(folder, *found)]
     base_files, problem = _common_base({folder: read_base(folder) for folder in folders})
     if problem is not None and other_base is OtherBase.REFUSE:
@@ -73,6 +75,16 @@ def combine_folders(
             write_hashes(staged / TRAINED_ROWS_FILE, JoinedHashes(rows))
     rank = max(result.spec.rank, *result.spec.rank_pattern.values(), 0)
     return CombinationResult(len(result.modules), rank, bases, tuple(warnings))
+
+
+def _refuse_repeats(folders: Iterable[Path]) -> None:
+    """Refuse a folder that is given in two ways (a link to it, a relative path beside an absolute one), and would count
+    twice."""
+    first: dict[Path, Path] = {}
+    for folder in folders:
+        other = first.setdefault(folder.resolve(), folder)
+        if other is not folder:
+            raise ConfigError(f"{other} and {folder} are one folder; give it once, with the sum of the weights")
 
 
 def _common_base(bases: Mapping[Path, Mapping[str, str]]) -> tuple[Mapping[str, str], str | None]:
