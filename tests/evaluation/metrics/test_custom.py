@@ -44,6 +44,19 @@ def test_what_is_no_function_or_no_score_is_refused(tmp_path: Path) -> None:
         assert "f:2" in str(caught.value)
 
 
+def test_what_lies_beside_the_file_can_be_imported_by_it_and_by_its_function(tmp_path: Path) -> None:
+    (tmp_path / "beside_the_metric.py").write_text("def score(a):\n    return len(a)\n")
+    (tmp_path / "later_beside_the_metric.py").write_text("LEAST = 1\n")
+    code = (
+        "from beside_the_metric import score\n\n"
+        "def f(a, r, row):\n    from later_beside_the_metric import LEAST\n    return max(LEAST, score(a))\n"
+    )
+    before = list(sys.path)
+    (measure,) = python_metric(f"{file(tmp_path, code)}:f")(ROWS).measures
+    assert measure.total == 5.0
+    assert sys.path == before
+
+
 def test_a_command_gets_rows_and_prints_scores(tmp_path: Path) -> None:
     code = (
         "import json, sys\n"

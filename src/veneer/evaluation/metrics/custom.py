@@ -33,7 +33,8 @@ does not count. Higher is better."""
 
 
 def python_metric(named: str) -> TaskMetric:
-    """The metric of `file.py:function`: the function is called for every row (see `RowFunction`).
+    """The metric of `file.py:function`: the function is called for every row (see `RowFunction`). It may import what
+    lies beside the file.
 
     Raises:
         ConfigError: there is no such file or function, the file cannot be run, or the function takes something else.
@@ -47,7 +48,7 @@ def python_metric(named: str) -> TaskMetric:
         raise ConfigError(f"--metric {named}: {file} is no Python file; give FILE.py:FUNCTION")
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
-    with _strangers(f"--metric {named}: {file} cannot be run"):
+    with _strangers(f"--metric {named}: {file} cannot be run"), _importing_from(path.parent):
         spec.loader.exec_module(module)
     function = vars(module).get(name)
     if not callable(function):
@@ -58,7 +59,7 @@ def python_metric(named: str) -> TaskMetric:
     def metric(rows: Sequence[AnsweredRow]) -> TaskResult:
         scores = []
         for row in rows:
-            with _strangers(f"--metric {named}: failed on {row.where}"):
+            with _strangers(f"--metric {named}: failed on {row.where}"), _importing_from(path.parent):
                 scores.append(function(row.answer, row.reference, row.row))
         return _measured(scores, rows, name)
 
@@ -81,6 +82,18 @@ def _check_arguments(function: Callable[..., Any], named: str) -> None:
         raise ConfigError(
             f"--metric {named}: is called with (answer, reference, row), and takes {signature}: {error}"
         ) from error
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """What lies beside the user's file can be imported within the block, as where Python runs the file."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
 
 
 @contextmanager
