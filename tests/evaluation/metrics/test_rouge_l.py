@@ -53,6 +53,14 @@ def test_answers_of_other_scripts_are_told_apart() -> None:
     assert f1(words("東京は首都です"), words("東京は大都市です")) == pytest.approx(2 * 6 / (7 + 8))
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [("👍", "👍", 1.0), (" !!!\n", "!!!", 1.0), ("", "", 1.0), ("👍", "👎", 0.0), ("", "👍", 0.0), ("a", "A", 1.0)],
+)
+def test_equal_texts_are_right_without_a_word_too(answer: str, reference: str, score: float) -> None:
+    assert rouge_l([AnsweredRow("f:1", "", reference, answer)]).measures[0].total == score
+
+
 def test_words_of_every_script_count() -> None:
     assert words("Привет, мир! Äpfel_2") == ["привет", "мир", "äpfel", "2"]
     found = rouge_l([AnsweredRow("f:1", "", "привет мир", "Привет!"), AnsweredRow("f:2", "", "a", "")])

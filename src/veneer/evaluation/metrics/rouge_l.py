@@ -25,8 +25,13 @@ _ALONE = re.compile(
 
 def rouge_l(rows: Sequence[AnsweredRow]) -> TaskResult:
     """The mean over rows of F1 by the longest common subsequence of words."""
-    found = mean_of("rouge_l", [f1(words(row.answer), words(row.reference)) for row in rows])
+    found = mean_of("rouge_l", [_score(row.answer, row.reference) for row in rows])
     return TaskResult([] if found is None else [found])
+
+
+def _score(answer: str, reference: str) -> float:
+    """F1 of two texts; equal ones are right without a word too ("👍")."""
+    return 1.0 if answer.strip() == reference.strip() else f1(words(answer), words(reference))
 
 
 def words(text: str) -> list[str]:
@@ -49,7 +54,7 @@ def words(text: str) -> list[str]:
 
 
 def f1(answer: Sequence[str], reference: Sequence[str]) -> float:
-    """F1 of two lists of words: 1 if they are equal, 0 if no word is in both or one is empty."""
+    """F1 of two lists of words: 1 if they are equal, 0 if no word is in both, as where one is empty."""
     common = common_subsequence(answer, reference)
     return 2 * common / (len(answer) + len(reference)) if common else 0.0
 
