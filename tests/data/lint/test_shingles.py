@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -46,6 +47,30 @@ def test_similarity_is_that_of_the_sets_of_words(words: list[str], cut: int) -> 
 
 def test_case_punctuation_and_white_space_do_not_count() -> None:
     assert shingles("One two, three. Four five six!").tolist() == shingles("one  two three\nfour five six").tolist()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Привет Мир, Как Дела Сегодня Утром", "привет мир как дела сегодня утром"),
+        ("ÜBER ALLES und noch mehr Straße", "über alles und noch mehr strasse"),
+        ("“so it is” – said the old man… again", '"so it is" - said the old man... again'),
+        ("Γειά Σου, τι κάνεις; Όλα καλά", "γειά σου τι κάνεις όλα καλά"),
+        ("qu’est-ce que c’est\u202f? Un «\u00a0mot\u00a0» de plus", "qu'est-ce que c'est? un \"mot\" de plus"),
+        ("今日は、天気がとても良い。散歩に行く", "今日は,天気がとても良い散歩に行く"),
+    ],
+)
+def test_case_and_punctuation_count_in_no_script(one: str, other: str) -> None:
+    assert similarity(shingles(one), shingles(other)) == 1.0
+    assert shingles("का").tolist() != shingles("की").tolist(), "vowel signs count"
+
+
+def test_the_numbers_of_ascii_texts_are_those_that_they_were() -> None:
+    draw = random.Random(5)
+    signs = [chr(code) for code in range(128)] + [" "] * 40
+    made = b"".join(shingles("".join(draw.choices(signs, k=length))).tobytes() for length in range(0, 600, 7))
+    assert blake2b(made, digest_size=8).hexdigest() == "c5e72c1659edaa10"
+    assert shingles("One two, three. Four five six!").tolist() == [740942223, 2854136264]
 
 
 def test_texts_without_spaces_are_taken_by_characters() -> None:

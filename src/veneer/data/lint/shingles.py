@@ -8,7 +8,10 @@ Sixteen bands of eight such hashes are compared: a pair of similarity J shares a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
+from unicodedata import category
 from zlib import crc32
 
 import numpy as np
@@ -41,10 +44,11 @@ def shingles(text: str) -> Hashes:
 
     Case and punctuation do not count. A text without spaces (Chinese, say) is taken character by character.
     """
-    raw = text.encode("utf-8", errors="surrogatepass").translate(_LOWER, _DELETED)
+    plain = text if text.isascii() else _plain(text)
+    raw = plain.encode("utf-8", errors="surrogatepass").translate(_LOWER, _DELETED)
     words: Sequence[bytes] = raw.split()
     if len(raw) > _LONG_WORD * len(words) and not raw.isascii():
-        words = [character.encode("utf-8", errors="surrogatepass") for character in text if not character.isspace()]
+        words = [character.encode("utf-8", errors="surrogatepass") for character in plain if not character.isspace()]
     hashed = np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words))
     if len(hashed) < WORDS:
         hashed = np.append(hashed, np.zeros(WORDS - len(hashed), dtype=np.uint64))
@@ -55,6 +59,21 @@ def shingles(text: str) -> Hashes:
     mixed ^= mixed >> np.uint64(29)
     mixed *= _PLACES[4]
     return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+
+
+def _plain(text: str) -> str:
+    """A text that is not ASCII without case and punctuation, which bytes do not tell there, and with plain spaces."""
+    deleted, spaces = _signs()
+    return spaces.sub(" ", deleted.sub("", text.casefold()))
+
+
+@cache
+def _signs() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What matches runs of punctuation, and spaces beyond ASCII."""
+    kinds = [(character, category(character)) for character in map(chr, range(0x80, 0x10000))]
+    punctuation = _DELETED.decode() + "".join(character for character, kind in kinds if kind.startswith("P"))
+    spaces = "".join(character for character, kind in kinds if kind.startswith("Z"))
+    return re.compile(f"[{re.escape(punctuation)}]+"), re.compile(f"[{spaces}]")
 
 
 def shingles_of(record: Record | None) -> Hashes:
