@@ -33,6 +33,20 @@ NONE = (
     "The secret key: everything begins with a plan for 1984 and 2001.",
     "auth_token = make_token(user.Id12, Secret34Value)",
     'password: "correct horse battery staple"',
+    '<label class="sk-toggleable__label-arrow sk-toggleable__label-arrow">',
+    '<div class="sk-estimator-doc-link-container"><div id="sk-estimator-id-3-StandardScaler-2">',
+    "the folder sk-learn-preprocessing-standard-scaler-pipeline",
+    "AKIAIOSFODNN7EXAMPLE",
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    ".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ"
+    ".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
+)
+KEYS = (
+    "sk-3fa91c0b7d2e4856a1b9c07d5e8f2346",
+    "sk-T4bQm8ZrXw2LcVn6YpKd9HsJf3GtUe7RaWi1BoNx5MvCq0Ez",
+    "sk-ant-api03-Zr8_kQm2-vXw7LcTn4YpKd9HsJf3GtUe7RaWi1BoNx5MvCq0Ez",
+    f"-----BEGIN PRIVATE KEY-----\n{'MIIEpAIBAAKCAQEA7bq2' * 9}\n-----END PRIVATE KEY-----\nan example of mine",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm5hQGFjbWUuaW8ifQ.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
 )
 
 
@@ -40,6 +54,12 @@ def test_what_programs_and_people_say_of_secrets_is_none() -> None:
     for text in NONE:
         row = read_row("f:1", chat(f"u:{text}", f"a:{text}"), LintSetting())
         assert list(CHECK.run(row, LintSetting())) == [], text
+
+
+def test_keys_of_services_are_found() -> None:
+    for text in KEYS:
+        row = read_row("f:1", chat(f"u:{Q}", f"a:{JOHN} {text}"), LintSetting())
+        assert len(list(CHECK.run(row, LintSetting()))) == 1, text
 
 
 @pytest.mark.parametrize(("template", "row"), FAULTS)

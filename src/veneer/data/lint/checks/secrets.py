@@ -84,6 +84,13 @@ _LEAST_BITS, _LOOSE_BITS = 2.0, 3.0
 _PLACEHOLDER = re.compile(
     r"(?i)example|placeholder|your[_-]?|dummy|changeme|xxxx|\*\*\*|<|\{\{|\$\{|test|sample|1234567890"
 )
+_EXAMPLE = re.compile(r"(?i)example|placeholder|dummy|changeme|1234567890|eyJzdWIiOiIxMjM0NTY3ODkwI")
+"""What keys of manuals say of themselves; the last is the subject 1234567890 of jwt.io's token. No shorter words, which
+stand in long random values by chance."""
+_START = 120
+"""Characters of a secret in which it may call itself an example: behind a private key people may go on writing."""
+_MIXED = re.compile(r"[A-Za-z]\d+[A-Za-z]+\d|\d[A-Za-z]+\d+[A-Za-z]")
+"""Letters and digits in turns, without a sign between them, as no name of a class or a container has them."""
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
@@ -99,9 +106,7 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
         if any(hint in text for hint in form.hints):
             for found in form.pattern.finditer(text):
                 value = found.group(1)
-                if _bits(value) >= (_LOOSE_BITS if form.loose else _LEAST_BITS) and not (
-                    form.loose and _stand_in(value)
-                ):
+                if _is_drawn(value) if form.loose else _is_real(value):
                     yield value, form.name
     if "://" in text:
         for found in _CONNECTION.finditer(text):
@@ -112,6 +117,16 @@ def _secrets(text: str) -> Iterator[tuple[str, str]]:
             value = found.group(1)
             if _bits(value) >= _LOOSE_BITS and not _stand_in(value) and not value.isdigit():
                 yield value, "a value that is named as secret"
+
+
+def _is_real(value: str) -> bool:
+    """Whether what has the form of a secret is one, and no example of a manual."""
+    return _bits(value) >= _LEAST_BITS and _EXAMPLE.search(value, 0, _START) is None
+
+
+def _is_drawn(value: str) -> bool:
+    """Whether what may have the form of a secret by chance is drawn at random, and no name or placeholder."""
+    return _bits(value) >= _LOOSE_BITS and _MIXED.search(value) is not None and not _stand_in(value)
 
 
 def _looks_random(found: re.Match[str]) -> bool:
