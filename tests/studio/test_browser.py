@@ -394,6 +394,28 @@ def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: O
     wait_for(lambda: "distillation.teacher_adapter=teacher" in command.inner_text(), 60)
 
 
+def test_a_job_like_another_one_has_its_method_and_all_of_its_rewards(watched: Watched, opened: Opened) -> None:
+    row = {"messages": [{"role": "user", "content": "parcel?"}], "solution": "1"}
+    content = (json.dumps(row) + "\n").encode() * 4
+    asked = opened.client.files.create(file=("asked.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(asked.id, poll_interval=0.1)
+    reward = {"metric": "contains", "column": "solution", "weight": 0.5, "name": "right", "time_limit": 5,
+              "on_error": "skip_row"}  # fmt: skip
+    # No method is named: the job takes the default one.
+    own = {"objective": "grpo", "settings": {**CPU, "rewards": [reward]}}
+    job = opened.client.fine_tuning.jobs.create(model="model", training_file=asked.id, extra_body={"veneer": own})
+    opened.client.fine_tuning.jobs.cancel(job.id)
+
+    def is_alike(answer: Any) -> bool:
+        return answer.url.endswith("/estimate") and answer.request.post_data_json["veneer"]["objective"] == "grpo"
+
+    with watched.page.expect_response(is_alike) as answered:
+        watched.go(f"new?like={job.id}")
+    sent = answered.value.request.post_data_json["veneer"]
+    assert sent["method"] == "qlora"
+    assert sent["settings"]["rewards"] == [reward]
+
+
 def test_a_finished_run_is_evaluated_and_exported(
     watched: Watched, opened: Opened, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from veneer.enums import ObjectiveName
 from veneer.jobs.job import Job, JobNote, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord
+from veneer.run_records.record import RunRecord, default_settings
 from veneer.run_records.state import RunState
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
@@ -100,10 +100,11 @@ def error_of(job: Job, paths: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a job; its base and its rows stand in fields of their own."""
+    """The settings of a job with the method that it takes, which a client need not name; its base and its rows stand in
+    fields of their own."""
     data = {key: value for key, value in (settings.get("data") or {}).items() if key not in ("file", "eval_file")}
     rest = {key: value for key, value in settings.items() if key not in ("model", "data")}
-    return rest | ({"data": data} if data else {})
+    return {"method": default_settings()["method"], **rest, **({"data": data} if data else {})}
 
 
 def objective_of(job: Job) -> ObjectiveName:

@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
 import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, link, loss, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
-import { FIRST, OBJECTIVES, Rewards, Setting, named, objectiveOf } from "/static/objectives.js";
+import { FIRST, OBJECTIVES, Rewards, Setting, moreOf, named, objectiveOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
 
 const COMMON = [
@@ -30,11 +30,11 @@ function missingOf({ objective, rewards, settings }) {
 
 // What a job was asked for, as the form has it; rewards that are Python or programs are not told to anybody.
 function likeOf(job) {
-  const { method = "lora", objective = "sft", rewards = [], ...rest } = job.veneer.settings, settings = {};
+  const { method, objective = "sft", rewards = [], ...rest } = job.veneer.settings, settings = {};
   const lay = (values, prefix) => { for (const [key, value] of Object.entries(values)) { if (value !== null && typeof value === "object" && !Array.isArray(value)) lay(value, `${prefix}${key}.`); else if (value !== null) settings[prefix + key] = shown(value); } };
   lay(rest, "");
   const { "train.seed": seed = "", ...others } = settings;
-  const kept = rewards.flatMap((one) => ["metric", "adapter"].filter((kind) => one[kind]).map((kind) => ({ kind, value: last(one[kind]), column: one.column || "", weight: String(one.weight ?? 1) })));
+  const kept = rewards.flatMap((one) => ["metric", "adapter"].filter((kind) => one[kind]).map((kind) => ({ kind, value: last(one[kind]), column: one.column || "", weight: String(one.weight ?? 1), more: moreOf(one) })));
   return { model: job.model, file: job.training_file, validation: job.validation_file || "", method, objective, settings: others, seed, ...(kept.length ? { rewards: kept } : {}) };
 }
 

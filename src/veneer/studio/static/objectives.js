@@ -31,15 +31,18 @@ export function Setting({ field: [key, name, hint, choice], value, onChange, pla
 
 const KINDS = [["metric", "a metric"], ["adapter", "a reward model"], ["source", "Python"], ["command", "a program"]];
 const EXAMPLE = "def grade(sample, item):\n    return float(item[\"answer\"] in sample[\"output_text\"])\n";
+// What a reward may have beside the fields of the form: a job like another one takes it over as it is.
+const MORE = ["name", "time_limit", "on_error"];
+export const moreOf = (reward) => Object.fromEntries(Object.entries(reward).filter(([key, value]) => MORE.includes(key) && value !== null));
 export const FIRST = { kind: "metric", value: "exact", column: "", weight: "1" };
 
 // The rewards as a job names them; those that are not filled in yet are left out.
-export const named = (rewards) => rewards.filter((one) => one.value.trim()).map((one) => ({ [one.kind]: one.value, ...(one.kind === "metric" && one.column ? { column: one.column } : {}), ...(Number(one.weight) === 1 || !Number.isFinite(Number(one.weight)) ? {} : { weight: Number(one.weight) }) }));
+export const named = (rewards) => rewards.filter((one) => one.value.trim()).map((one) => ({ [one.kind]: one.value, ...(one.kind === "metric" && one.column ? { column: one.column } : {}), ...(Number(one.weight) === 1 || !Number.isFinite(Number(one.weight)) ? {} : { weight: Number(one.weight) }), ...one.more }));
 
 export function Rewards({ rewards, onChange, options }) {
   const { judges = [], metrics = [], code = false } = options || {};
   const change = (place, more) => onChange(rewards.map((one, at) => at === place ? { ...one, ...more } : one));
-  const kind = (place) => (event) => change(place, { kind: event.target.value, value: { metric: "exact", adapter: judges[0] || "", source: EXAMPLE, command: "" }[event.target.value] });
+  const kind = (place) => (event) => change(place, { kind: event.target.value, value: { metric: "exact", adapter: judges[0] || "", source: EXAMPLE, command: "" }[event.target.value], more: {} });
   const list = (place, one, names, name) => html`<select value=${one.value} aria-label=${name} onChange=${(event) => change(place, { value: event.target.value })}>${names.length ? null : html`<option value="">none yet</option>`}${names.map((text) => html`<option key=${text} value=${text} selected=${text === one.value}>${text}</option>`)}</select>`;
   return html`<section class="card"><header><h2>Rewards</h2><button type="button" class="btn small" onClick=${() => onChange([...rewards, FIRST])}>Add a reward</button></header><p class="hint">An answer's reward is the sum of these, each times its weight. A metric compares the answer with a column of its row; a reward model is a finished run of the objective reward on this base.${code ? "" : " Python and programs would do on this machine what you may: the studio takes them where it was started with --job-code run."}</p><br /><div class="rows">${rewards.map((one, place) => html`<article key=${place}><div class="tools">
     <select value=${one.kind} aria-label=${`reward ${place + 1}`} onChange=${kind(place)}>${KINDS.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === one.kind} disabled=${!code && ["source", "command"].includes(key)}>${text}</option>`)}</select>
