@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def check_models(named: Sequence[str]) -> None:
         raise ConfigError(f"these models cannot be offered:\n{listing(problems)}")
 
 
+def lasting(source: str) -> str:
+    """The source of a model by which it is found from any folder: a job is carried out later, and by a studio that may
+    have been started elsewhere."""
+    # Not resolved: in the cache of the hub a file's name alone says what it is.
+    path = Path(os.path.expanduser(source)).absolute()
+    # Unlike `Path.exists`, this is false for a path that cannot be looked for.
+    return str(path) if os.path.exists(path) else source
+
+
 class Bases:
     """The models that were named when the studio was started, and the bases of the runs in its folder.
 
@@ -39,7 +49,7 @@ class Bases:
     """
 
     def __init__(self, named: tuple[str, ...], watcher: Watcher):
-        self._named = {model_name(source): source for source in named}
+        self._named = {model_name(source): lasting(source) for source in named}
         self._watcher = watcher
 
     def all(self) -> Mapping[str, str]:
@@ -47,7 +57,7 @@ class Bases:
         found = dict(self._named)
         for run in self._watcher.runs():
             if run.record.model is not None:
-                found.setdefault(model_name(run.record.model), run.record.model)
+                found.setdefault(model_name(run.record.model), lasting(run.record.model))
         return found
 
     def source(self, name: str) -> str:

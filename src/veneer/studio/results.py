@@ -18,6 +18,7 @@ from veneer.adapters.store import CONFIG_FILE
 from veneer.enums import ObjectiveName
 from veneer.jobs.job import JobStatus
 from veneer.run_records.state import RunState
+from veneer.studio.bases import lasting
 from veneer.studio.objects import model_of
 from veneer.studio.watch import Watcher
 
@@ -57,7 +58,7 @@ def results_of(watcher: Watcher, bases: Collection[str]) -> dict[str, MadeAdapte
             continue
         name = model_of(job) if job is not None else adapter_name(run.name, names, bases)
         scores = run.settings.get("objective") == ObjectiveName.REWARD.value
-        found[name] = MadeAdapter(run.name, record.model, record.path, scores)
+        found[name] = MadeAdapter(run.name, lasting(record.model), record.path, scores)
     return found
 
 
