@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from veneer.enums import Method
 from veneer.errors import ConfigError, ModelError, listing, nearest
 from veneer.io.checkpoint import model_name, read_model_config
+from veneer.jobs.job import JobKind, JobStatus
+from veneer.run_records.state import RunState
 from veneer.serving.errors import ApiError
+from veneer.studio.objects import model_of
 from veneer.studio.watch import Watcher
 
 
@@ -41,7 +45,8 @@ def lasting(source: str) -> str:
 
 
 class Bases:
-    """The models that were named when the studio was started, and the bases of the runs in its folder.
+    """The models that were named when the studio was started, the bases of the runs in its folder, and the models that
+    jobs have trained as a whole.
 
     Args:
         named: directories, GGUF files or hub ids, which `check_models` has let pass.
@@ -54,11 +59,24 @@ class Bases:
 
     def all(self) -> Mapping[str, str]:
         """The models by name; those that were named at the start come first."""
-        found = dict(self._named)
+        found, made = dict(self._named), dict(self._made())
         for run in self._watcher.runs():
-            if run.record.model is not None:
-                found.setdefault(model_name(run.record.model), lasting(run.record.model))
+            source = None if run.record.model is None else lasting(run.record.model)
+            # The base of a run may be a model that a job has made, which has its name already.
+            if source is not None and source not in made.values():
+                found.setdefault(model_name(source), source)
+        for name, source in made.items():
+            found.setdefault(name, source)
         return found
+
+    def _made(self) -> Iterator[tuple[str, str]]:
+        """The models whose weights a job has trained, which are adapters on no base, by the names of the jobs."""
+        for job in self._watcher.since(0).jobs:
+            run = self._watcher.run(job.id)
+            if run is None or job.kind is not JobKind.TRAIN or job.status is not JobStatus.SUCCEEDED:
+                continue
+            if run.record.method == Method.FULL.value and run.record.state is RunState.FINISHED:
+                yield model_of(job), str(run.record.path)
 
     def source(self, name: str) -> str:
         """The directory, file or hub id of a model.

@@ -148,7 +148,7 @@ class ChatHost:
             self._adapters = AdapterFolder(folder, _by_name(loader), self.request.adapter_memory)
             self.service = build_service(
                 assistant,
-                model_name(source),
+                self.bases.name_of(source),
                 self._adapters,
                 cache_bytes=self.request.cache_memory,
                 limits=self.limits,

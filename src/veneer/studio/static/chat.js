@@ -40,10 +40,10 @@ export function Chat({ query }) {
   const baseOf = (name) => options.adapters[name] || options.adapters[name.replace(/-step-[0-9]+$/, "")];
   useEffect(() => {
     if (!options) return;
-    const asked = query.model && baseOf(query.model) ? query.model : null;
+    const asked = query.model && (baseOf(query.model) || options.models.includes(query.model)) ? query.model : null;
     if (models && (!asked || models.includes(asked) || answers[models[0]])) return;
     const named = asked || Object.keys(options.adapters)[0];
-    setModels(named ? [baseOf(named), named] : options.models.slice(0, 1));
+    setModels(named ? [...new Set([baseOf(named) || named, named])] : options.models.slice(0, 1));
   }, [options]);
   const base = models && (baseOf(models[models.length - 1]) || models[0]);
   const offered = options && models ? [...new Set([...options.models.filter((name) => name === base), ...Object.keys(options.adapters).filter((name) => options.adapters[name] === base), ...models])] : [];

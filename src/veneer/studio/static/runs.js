@@ -161,5 +161,7 @@ export function JobButtons({ job }) {
 function JobCard({ job }) {
   const { value } = useAsked(`/v1/fine_tuning/jobs/${job.id}/events?limit=100&type=message`, `${job.veneer.status}${job.veneer.wanted}`);
   const events = value ? value.data.filter((event) => event.type === "message") : [];
-  return html`<section class="card"><header><h2>Job</h2><${Pill} state=${job.veneer.status} /><${Copy} text=${job.id} label="Copy id" /></header>${job.veneer.waiting && html`<p class="warn">${job.veneer.waiting}</p>`}<ul class="log">${events.map((event) => html`<li key=${event.id}><time>${clock(event.created_at)}</time><span class=${event.level === "error" ? "bad" : event.level === "warn" ? "warn" : ""}>${event.message}</span></li>`)}</ul></section>`;
+  // A model that was trained as a whole is asked as a base is; of adapters the run's page says it above.
+  const whole = job.fine_tuned_model && job.veneer.settings.method === "full";
+  return html`<section class="card"><header><h2>Job</h2><${Pill} state=${job.veneer.status} />${whole && html`<a class="btn small" href=${link("chat", "", { model: job.fine_tuned_model })}>Chat with ${job.fine_tuned_model}</a>`}<${Copy} text=${job.id} label="Copy id" /></header>${job.veneer.waiting && html`<p class="warn">${job.veneer.waiting}</p>`}<ul class="log">${events.map((event) => html`<li key=${event.id}><time>${clock(event.created_at)}</time><span class=${event.level === "error" ? "bad" : event.level === "warn" ? "warn" : ""}>${event.message}</span></li>`)}</ul></section>`;
 }
