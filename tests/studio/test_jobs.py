@@ -150,8 +150,9 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
         create(opened, file, settings={"objective": "grpo", "rewards": [{"adapter": "/tmp/judge"}]})
     with pytest.raises(BadRequestError, match=r"lora\.rang"):
         create(opened, file, settings={"lora.rang": 4})
-    with pytest.raises(BadRequestError, match="suffix"):
-        create(opened, file, suffix="../x")
+    for suffix in ("../x", ".hidden", "-x", "x\n"):
+        with pytest.raises(BadRequestError, match="must begin with a letter or a digit"):
+            create(opened, file, suffix=suffix)
     with pytest.raises(BadRequestError, match="fields that are not known"):
         create_job(model="model", training_file=file, extra_body={"grader": {}})
     with pytest.raises(BadRequestError, match="learning_rate_multiplier"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ MODELS = frozenset({"distillation.teacher"})
 ADAPTERS = frozenset({"distillation.teacher_adapter", "train.from_adapter"})
 """Settings in which a client gives the name of an adapter that a run of the folder has made."""
 MOST_REWARDS = 32
+SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Suffixes of jobs: a model's name begins with one."""
 KNOWN = frozenset(
     {
         "model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters",
@@ -304,8 +307,13 @@ def _text(body: Mapping[str, Any], name: str, most: int, *, required: bool = Fal
 
 def _suffix(body: Mapping[str, Any]) -> str | None:
     suffix = _text(body, "suffix", 64)
-    if suffix is not None and not all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in suffix):
-        raise ApiError(400, "suffix has letters, digits, dots, dashes and underscores alone", param="suffix")
+    # A folder whose name begins with a dot is hidden, and one that begins with a dash reads as an option.
+    if suffix is not None and not SUFFIX.fullmatch(suffix):
+        message = (
+            f"suffix {suffix!r} must begin with a letter or a digit, and have letters, digits, dots, dashes and "
+            "underscores alone"
+        )
+        raise ApiError(400, message, param="suffix")
     return suffix
 
 
