@@ -18,6 +18,7 @@ from veneer.data.lint.run import lint
 from veneer.data.page.content import content
 from veneer.enums import ObjectiveName
 from veneer.errors import OutputError, VeneerError, where_raised
+from veneer.events import Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import write_text
 from veneer.jobs.job import Job, JobKind, JobStatus
@@ -180,19 +181,22 @@ def lint_json(values: dict[str, Any]) -> str:
     return to_text(with_reasons(values), ensure_ascii=False)
 
 
-def lint_page(path: Path, model: str | None, objective: ObjectiveName | None) -> dict[str, Any]:
+def lint_page(
+    path: Path, model: str | None, objective: ObjectiveName | None, emit: Subscriber = ignore
+) -> dict[str, Any]:
     """All that the page on a file shows: findings, rows with their tokens and mask, histograms.
 
     Args:
         path: the file.
         model: whose tokenizer and template the rows are encoded with; None shows them as texts.
         objective: what the rows are to train; None reads each as what its keys say.
+        emit: told how far it is.
 
     Raises:
         DataError: the file cannot be read.
         ModelError: the model has no usable tokenizer.
     """
     tokenizer = None if model is None else open_checkpoint(model).tokenizer()
-    report = lint(path, tokenizer=tokenizer, objective=objective)
+    report = lint(path, tokenizer=tokenizer, objective=objective, subscribers=[emit])
     setting = LintSetting(tokenizer, rows=None if objective is None else objective.rows)
     return content(report, setting)

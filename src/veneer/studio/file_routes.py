@@ -74,7 +74,9 @@ async def lint_file(studio: Studio, request: Request) -> Response:
     model = studio.bases.source(name) if name else None
     objective = ObjectiveName.GRPO if file.asks else None
     try:
-        found = await asyncio.to_thread(lint_page, studio.files.content(file), model, objective)
+        found = await studio.lints.look(
+            request, lambda emit: lint_page(studio.files.content(file), model, objective, emit)
+        )
     except VeneerError as error:
         message = str(error).replace(str(studio.files.content(file)), file.filename)
         raise ApiError(400, message, param="file") from error

@@ -152,7 +152,9 @@ async def estimate(studio: Studio, request: Request) -> Response:
     config = config_of(asked, inputs, "my-adapter")
     check_device(studio, config)
     try:
-        plan = await asyncio.to_thread(planned, config, asked.rate_multiplier)
+        plan = await studio.estimates.look(
+            request, lambda emit: planned(config, asked.rate_multiplier, rows=studio.last_rows.load, emit=emit)
+        )
     except VeneerError as error:
         message = without_paths(str(error), inputs.called)
         raise ApiError(400, message, code="cannot_be_planned") from error

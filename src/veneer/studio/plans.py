@@ -14,8 +14,9 @@ from typing import Any
 from veneer.backends.describe import describe_model
 from veneer.config import RewardSpec, RunConfig
 from veneer.config.values import flat, read_assignment
+from veneer.data.kinds import load_kind
 from veneer.errors import ConfigError
-from veneer.events import Event, Note
+from veneer.events import Event, Note, Subscriber, ignore
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.forecast import Forecast
@@ -24,7 +25,7 @@ from veneer.planning.memory import TYPICAL_START
 from veneer.run_records.record import default_settings
 from veneer.strict_json import to_text
 from veneer.studio.called import told
-from veneer.training.prepare import prepare
+from veneer.training.prepare import LoadRows, prepare
 
 NO_NAMES: Mapping[str, str] = {}
 
@@ -40,12 +41,20 @@ class PlannedRun:
     """What was found and chosen, and why."""
 
 
-def planned(config: RunConfig, rate_multiplier: float | None = None) -> PlannedRun:
+def planned(
+    config: RunConfig,
+    rate_multiplier: float | None = None,
+    *,
+    rows: LoadRows = load_kind,
+    emit: Subscriber = ignore,
+) -> PlannedRun:
     """Plan a run as `veneer train` does.
 
     Args:
         config: the run.
         rate_multiplier: the factor of the learning rate that is chosen or given; None leaves it.
+        rows: reads and encodes the rows.
+        emit: told of everything that was found and chosen, and how far reading the rows is.
 
     Raises:
         VeneerError: something cannot be used. That it does not fit is said by the forecast.
@@ -55,11 +64,12 @@ def planned(config: RunConfig, rate_multiplier: float | None = None) -> PlannedR
     def hear(event: Event) -> None:
         if isinstance(event, Note):
             notes.append(event.message)
+        emit(event)
 
     origin = open_checkpoint(config.model, revision=config.revision)
     # The run has a process of its own: what the studio holds, such as a model that is chatted with, is none of it.
     machine = replace(this_machine(resolve_device(config.compute.device), config.compute), start=TYPICAL_START)
-    prepared = prepare(config, describe_model(origin, config.backend), machine, emit=hear)
+    prepared = prepare(config, describe_model(origin, config.backend), machine, rows, hear)
     resolved = prepared.config
     if rate_multiplier is not None:
         rate = float(resolved.train.learning_rate) * rate_multiplier

@@ -19,6 +19,7 @@ from veneer.studio.bases import Bases
 from veneer.studio.chat_host import ChatHost
 from veneer.studio.checking import Checking
 from veneer.studio.files import FileStatus, FileStore, StoredFile
+from veneer.studio.looks import LastRows, Looks
 from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
 from veneer.studio.watch import WatchedRun, Watcher
@@ -41,6 +42,12 @@ class Studio:
     limits: ServerLimits
     job_code: JobCode = JobCode.REFUSE
     """Whether jobs may bring rewards that are Python or programs."""
+    estimates: Looks = field(default_factory=lambda: Looks("veneer-estimates"))
+    """Plans of jobs that are not made."""
+    last_rows: LastRows = field(default_factory=LastRows)
+    """Belongs to the thread of `estimates`."""
+    lints: Looks = field(default_factory=lambda: Looks("veneer-lints"))
+    """Pages on files."""
     begun: float = field(default_factory=time.time)
     draining: bool = False
 
@@ -71,6 +78,8 @@ class Studio:
         self.workers.close()
         self.checking.close()
         self.watcher.close()
+        self.estimates.close()
+        self.lints.close()
 
     def file_of(self, name: object, param: str) -> StoredFile:
         """The uploaded file of an id. Raises ApiError (404) where there is none."""

@@ -63,9 +63,11 @@ export function NewJob({ query }) {
   useEffect(() => {
     if (!ready) return () => {};
     let left = false;
+    // What nobody waits for any more is given up by the studio too, which makes one plan at a time.
+    const stop = new AbortController();
     setPlan((old) => ({ ...old, waiting: true }));
-    const wait = setTimeout(() => send("/v1/fine_tuning/jobs/estimate", body).then((found) => left || setPlan({ found }), (problem) => left || setPlan({ problem })), 450);
-    return () => { left = true; clearTimeout(wait); };
+    const wait = setTimeout(() => send("/v1/fine_tuning/jobs/estimate", body, "POST", stop.signal).then((found) => left || setPlan({ found }), (problem) => left || setPlan({ problem })), 450);
+    return () => { left = true; clearTimeout(wait); stop.abort(); };
   }, [known, ready]);
   useEffect(() => {
     if (!ready) return () => {};

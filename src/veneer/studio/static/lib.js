@@ -14,8 +14,8 @@ export async function ask(path, options = {}) {
   if (refused(answer)) throw new Error(content.error ? content.error.message : `the studio answers ${answer.status}`);
   return content;
 }
-export const send = (path, body, method = "POST") =>
-  ask(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+export const send = (path, body, method = "POST", signal = undefined) =>
+  ask(path, { method, signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
 export const store = { runs: new Map(), jobs: new Map(), connected: false, closed: false };
 const listeners = new Set();
