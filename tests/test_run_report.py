@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from veneer import run_report
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, Level, Note, RunFinished, StageBegun
+from veneer.events import Event, Level, Note, RunFinished, StageBegun, StepDone
 from veneer.run_report import report_run, train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -117,6 +118,55 @@ def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(
     assert not (result.output / "report.html").exists()
     said = [event for event in seen if isinstance(event, Note) and event.level is Level.WARNING]
     assert [note.message for note in said if "no room for its report" in note.message]
+
+
+def changing(change: Callable[[], object]) -> Callable[[Event], None]:
+    """A subscriber that changes something as soon as the first step is made, when the rows have been read."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 1:
+            change()
+
+    return hear
+
+
+def warnings(seen: list[Event]) -> list[str]:
+    return [event.message for event in seen if isinstance(event, Note) and event.level is Level.WARNING]
+
+
+@pytest.mark.parametrize("added", ['{"prompt": "new", "completion": "row"}\n' * 20, '{"broken":'])
+def test_rows_that_are_not_those_of_the_run_get_no_report(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, added: str
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(tiny_data.read_text())
+    config = run_config(tiny_model, rows, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
+    seen: list[Event] = []
+    result = train(config, subscribers=[seen.append, changing(lambda: rows.write_text(rows.read_text() + added))])
+    assert (result.output / "run.lock").is_file()
+    assert not (result.output / "report.html").exists()
+    assert [said for said in warnings(seen) if "there is no report: data data.file: has changed since then" in said]
+
+
+def test_rows_of_evaluation_are_reported_on_whatever_has_become_of_those_of_training(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(tiny_data.read_text())
+    config = run_config(tiny_model, rows, tmp_path / "run", "train.steps=2", f"data.eval_file={tiny_data}")
+    result = train(config, subscribers=[changing(lambda: rows.write_text("{"))])
+    assert (result.output / "report.html").is_file()
+
+
+def test_a_run_is_complete_where_its_report_cannot_be_written(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
+    seen: list[Event] = []
+    page = tmp_path / "run" / "report.html"
+    result = train(config, subscribers=[seen.append, changing(lambda: (page / "x").mkdir(parents=True))])
+    assert (result.output / "run.lock").is_file()
+    assert [said for said in warnings(seen) if "the run is complete, and its report cannot be written" in said]
 
 
 def test_new_tokens_are_known_to_the_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from veneer.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import Record
 from veneer.enums import ObjectiveName
-from veneer.errors import OutOfMemory
+from veneer.errors import DataError, OutOfMemory, OutputError
 from veneer.evaluation.base_and_adapter import put_together
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
@@ -34,7 +34,7 @@ from veneer.run_folder import RunFolder
 from veneer.trackers.board import Table, TrackedOutcome
 from veneer.trackers.choose import tracked
 from veneer.training import run as training
-from veneer.training.locked_inputs import recorded_files
+from veneer.training.locked_inputs import changed_evaluation_files, recorded_files
 from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
 from veneer.training.sharded import ShardedTraining
@@ -65,24 +65,23 @@ def train(
         told: list[Subscriber] = [*subscribers, *trackers]
         result = training.train(config, resume=resume, subscribers=told, stop=stop, ranks=ranks)
         written = result.complete_before and RunFolder(result.output).report_file.is_file()
-        report = _report_if_room(result, broadcast(subscribers)) if ranks.first and not written else None
+        report = _report_if_possible(result, broadcast(subscribers)) if ranks.first and not written else None
         for tracker in trackers:
             tracker.conclude(_outcome(result, report))
     return result
 
 
-def _report_if_room(result: RunResult, emit: Subscriber) -> Report | None:
-    """Write the report; where the memory has no room for it, say so: the run is complete all the same."""
+def _report_if_possible(result: RunResult, emit: Subscriber) -> Report | None:
+    """Write the report; where that cannot be, say so: the run is complete all the same."""
     try:
         with out_of_memory_while("comparing base and result for the report"):
             return report_run(result, emit)
     except OutOfMemory as error:
-        emit(
-            Note(
-                message=f"the run is complete, and the memory has no room for its report: {error}", level=Level.WARNING
-            )
-        )
-        return None
+        said = f"the memory has no room for its report: {error}"
+    except (DataError, OutputError) as error:
+        said = f"its report cannot be written: {error}"
+    emit(Note(message=f"the run is complete, and {said}", level=Level.WARNING))
+    return None
 
 
 def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
@@ -104,7 +103,8 @@ def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
 
 
 def report_run(result: RunResult, emit: Subscriber) -> Report | None:
-    """Write the report of a run into its folder; None where the run kept no rows for evaluation.
+    """Write the report of a run into its folder; None where the run kept no rows for evaluation, or they are not what
+    they were.
 
     Raises:
         OutputError: the page cannot be written.
@@ -113,9 +113,17 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     """
     folder = RunFolder(result.output)
     config = folder.config()
-    found, _ = evaluation_rows(config, None, recorded_files(folder))
-    if config is None or found is None or config.objective is ObjectiveName.REWARD:
+    if config is None or config.objective is ObjectiveName.REWARD:
         return None  # a reward model answers nothing, and its curves are in the log
+    changed = changed_evaluation_files(folder, config)
+    if changed:
+        # Rows are held out by what is in the file: others would be now, of which the run has trained some.
+        rule = "a report is on the rows that the run has read, and `veneer evaluate` measures any others"
+        emit(Note(message=f"there is no report: {'; '.join(changed)} since then; {rule}", level=Level.WARNING))
+        return None
+    found, _ = evaluation_rows(config, None, recorded_files(folder))
+    if found is None:
+        return None
     if isinstance(result.trainable, ShardedTraining) and result.trainable.shards.cut:
         emit(Note(message="no process has all of the model, so that there is no report; `veneer evaluate` measures it"))
         return None

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig
-from veneer.data.sources import keys_then
-from veneer.errors import CheckpointError
+from veneer.data.sources import keys_then, run_files
+from veneer.errors import CheckpointError, DataError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
 from veneer.run_folder import RunFolder
@@ -91,6 +91,27 @@ def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
     then = keys_then(files, recorded)
     now = {then[key]: file_digest(file) for key, file in files.items() if file.is_file()}
     return problems + digests("data", recorded, now)
+
+
+def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
+    """The files that a run's evaluation rows are in and that are not what they were when it read them, a line for each;
+    empty where it has no `run.lock` yet. A file that fits a pattern only since then is none of them.
+
+    Raises:
+        DataError: a pattern fits no file any more, a dataset cannot be had, or a file cannot be read.
+        CheckpointError: as `read_lock`.
+    """
+    if not run.lock_file.is_file() or (config.data.eval_file is None and not config.data.held_out):
+        return []
+    recorded = read_lock(run.path)["data"]["files"]
+    files = run_files(config.data).only(recorded)
+    then = keys_then(files.by_key, recorded)
+    own = {then[file.key]: file.path for file in files.eval or files.train}
+    try:
+        now = {key: file_digest(path) for key, path in own.items() if path.is_file()}
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+    return digests("data", {key: recorded[key] for key in own}, now)
 
 
 def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
