@@ -121,10 +121,10 @@ def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(
 
 
 def changing(change: Callable[[], object]) -> Callable[[Event], None]:
-    """A subscriber that changes something as soon as the first step is made, when the rows have been read."""
+    """A subscriber that changes something as soon as the last step is made, when the rows have long been read."""
 
     def hear(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 1:
+        if isinstance(event, StepDone) and event.step == 2:
             change()
 
     return hear
