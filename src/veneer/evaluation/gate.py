@@ -89,7 +89,19 @@ def read_gate(path: Path) -> ReleaseGate:
     Raises:
         ConfigError: the file cannot be read, or keys or values are not allowed; all are named.
     """
-    values = read_yaml(path)
+    return gate_of(read_yaml(path), str(path))
+
+
+def gate_of(values: Mapping[str, Any], name: str) -> ReleaseGate:
+    """The gate of plain values.
+
+    Args:
+        values: by their keys.
+        name: what errors call them.
+
+    Raises:
+        ConfigError: keys or values are not allowed; all are named.
+    """
     problems = [f"{key}: unknown key{nearest(str(key), KEYS)}" for key in values if key not in KEYS]
     metric, suites = values.get("metric"), values.get("suites", {})
     if metric is not None and not isinstance(metric, str):
@@ -114,7 +126,7 @@ def read_gate(path: Path) -> ReleaseGate:
     if better_by is None and not suites and not problems:
         problems.append("neither better_by nor suites: such a gate refuses nothing")
     if problems:
-        raise ConfigError(f"{path} is no gate:\n{listing(problems)}")
+        raise ConfigError(f"{name} is no gate:\n{listing(problems)}")
     margins = {str(name): float(margin) for name, margin in suites.items()}
     return ReleaseGate(metric, None if better_by is None else float(better_by), margins, items, float(discordant))
 

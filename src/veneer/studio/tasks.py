@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from veneer.errors import ConfigError
+from veneer.evaluation.gate import gate_of
 from veneer.evaluation.metrics.choose import METRICS
 from veneer.evaluation.suites.base import MOST_ITEMS
 from veneer.evaluation.suites.registry import SUITES
@@ -91,7 +93,12 @@ def _gate(value: Any) -> dict[str, Any]:
     _count(value, "items", MOST_ITEMS)
     if value.get("better_by") is None and not suites:
         raise _wrong("gate", "it has neither better_by nor suites, and would refuse nothing")
-    return {key: one for key, one in value.items() if one is not None}
+    found = {key: one for key, one in value.items() if one is not None}
+    try:
+        gate_of(found, "it")
+    except ConfigError as error:
+        raise _wrong("gate", str(error)) from error
+    return found
 
 
 def _count(body: Mapping[str, Any], key: str, most: int = 10**7) -> int | None:
