@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from run_logs import step_done, write_run
 from studios import logged
 from veneer.errors import OutputError
 from veneer.event_log import EventLog
+from veneer.jobs.job import JobStatus
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.studio.watch import Watcher
 
@@ -62,6 +65,25 @@ def test_a_look_that_fails_in_a_way_that_nobody_has_foreseen_is_said_and_not_the
         wait_for(lambda: [run.name for run in watcher.runs()] == ["run"])
     watcher.close()
     assert messages[0].startswith("ERROR: the look at the folder has failed: ZeroDivisionError in ")
+
+
+def test_a_job_whose_folder_is_deleted_is_none_any_more_and_the_pages_are_told(tmp_path: Path) -> None:
+    watcher, queue = watching(tmp_path), queue_of(tmp_path)
+    jobs = [queue.create({}, {}) for _ in range(4)]
+    for job, status in zip(jobs, (JobStatus.SUCCEEDED, JobStatus.PAUSED, JobStatus.RUNNING), strict=False):
+        queue.store.change(job.id, lambda one, now=status: replace(one, status=now))  # type: ignore[misc]
+    watcher.look()
+    seen = watcher.since(0).version
+    for job in jobs[:3]:
+        shutil.rmtree(tmp_path / job.id)
+    watcher.look()
+    changes = watcher.since(seen)
+    assert sorted(changes.removed_jobs) == sorted(job.id for job in jobs[:2])
+    # What is running is its worker's to stop and to end.
+    assert {job.id for job in queue.jobs()} == {job.id for job in jobs[2:]}
+    assert watcher.since(0).removed_jobs == watcher.since(changes.version).removed_jobs == []
+    watcher.look()
+    assert watcher.since(0).version == changes.version
 
 
 def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(

@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cache
@@ -196,6 +196,17 @@ class SqliteStore:
         return [
             JobLease(job, owner, at, now - beat if boot == of else float("inf")) for job, owner, at, beat, of in rows
         ]
+
+    def forget(self, jobs: Collection[str]) -> None:
+        """See `JobStore.forget`."""
+
+        def write(database: sqlite3.Connection) -> None:
+            for name in jobs:
+                job = _get(database, name)
+                if job is not None and job.status is not JobStatus.RUNNING and JobFolder(self._root / name).lost():
+                    database.execute("delete from jobs where id = ?", (name,))
+
+        self._writing(write)
 
     def reconcile(self) -> None:
         """See `JobStore.reconcile`. The whole file is checked too."""

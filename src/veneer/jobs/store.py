@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,11 @@ class JobStore(Protocol):
 
     def leases(self) -> Sequence[JobLease]:
         """The leases that there are."""
+        ...
+
+    def forget(self, jobs: Collection[str]) -> None:
+        """Forget those of some jobs whose folders were deleted: they are no jobs any more. One that is running is its
+        worker's to see to."""
         ...
 
     def reconcile(self) -> None:

@@ -83,6 +83,7 @@ def _change_values(studio: Studio, changes: Changes, *, whole: bool) -> dict[str
         "whole": whole,
         "runs": [run_values(run) for run in changes.runs],
         "removed": list(changes.removed),
+        "removed_jobs": list(changes.removed_jobs),
         "jobs": jobs,
     }
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import OutputError, where_raised
-from veneer.jobs.job import Job
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.store import JobStore
 from veneer.run_folder import RunFolder
 from veneer.run_records.find import run_folders
@@ -79,6 +80,8 @@ class Changes:
     jobs: Sequence[Job]
     removed: Sequence[str]
     """Names of runs whose folders are gone."""
+    removed_jobs: Sequence[str] = ()
+    """Ids of jobs whose folders are gone."""
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ class Watcher:
     _runs: dict[str, WatchedRun] = field(default_factory=dict, init=False)
     _jobs: dict[str, tuple[int, Job]] = field(default_factory=dict, init=False)
     _removed: dict[str, int] = field(default_factory=dict, init=False)
+    _removed_jobs: dict[str, int] = field(default_factory=dict, init=False)
     _version: int = field(default=0, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
@@ -132,6 +136,7 @@ class Watcher:
                 runs=[run for run in self._runs.values() if run.version > version],
                 jobs=[job for changed, job in self._jobs.values() if changed > version],
                 removed=[name for name, changed in self._removed.items() if changed > version] if version else [],
+                removed_jobs=[one for one, changed in self._removed_jobs.items() if changed > version and version],
             )
 
     def looked(self) -> bool:
@@ -156,16 +161,23 @@ class Watcher:
         for name, path in found.items():
             self._look_at(name, path)
         jobs = {job.id: job for job in self.store.jobs()}
+        resting = [job.id for job in jobs.values() if job.status is not JobStatus.RUNNING]
+        lost = [name for name in resting if JobFolder(self.root / name).lost()]
+        if lost:
+            self.store.forget(lost)
+            jobs = {job.id: job for job in self.store.jobs()}
         with self._lock:
             for name in self._runs.keys() - found.keys():
                 del self._runs[name]
                 self._removed[name] = self._next()
             for name in self._jobs.keys() - jobs.keys():
                 del self._jobs[name]
+                self._removed_jobs[name] = self._next()
             for job in jobs.values():
                 known = self._jobs.get(job.id)
                 if known is None or known[1] != job:
                     self._jobs[job.id] = (self._next(), job)
+                    self._removed_jobs.pop(job.id, None)
 
     def _look_at(self, name: str, path: Path) -> None:
         with self._lock:

@@ -45,6 +45,7 @@ export function connect() {
     for (const run of changes.runs) store.runs.set(run.name, run);
     for (const job of changes.jobs) store.jobs.set(job.id, job);
     for (const name of changes.removed) store.runs.delete(name);
+    for (const id of changes.removed_jobs) store.jobs.delete(id);
     tell();
   });
   source.addEventListener("error", () => {
