@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from run_logs import write_run
-from studios import Opened, studio
+from studios import Opened, logged, studio
 from support import block_writing
 from veneer.event_log import EventLog
 from veneer.events import Note
@@ -160,6 +161,22 @@ def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(
         assert "no room on the studio's disk" in answer.json()["error"]["message"]
         assert str(root) not in answer.text
     assert opened.http.post("/v1/files", **sent).status_code == 200  # type: ignore[arg-type]
+
+
+def test_an_upload_for_which_the_temporary_folder_has_no_room_is_answered_and_logged_as_any_full_disk(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    row = b'{"prompt": "a", "completion": "b"}\n'
+    with logged() as messages:
+        answer = opened.http.post(
+            "/v1/files", files={"file": ("rows.jsonl", row * 50_000)}, data={"purpose": "fine-tune"}
+        )
+    assert answer.status_code == 507
+    assert "cannot be written" in answer.json()["error"]["message"]
+    assert str(tmp_path) not in answer.text
+    (said,) = messages
+    assert str(tmp_path / "gone") in said
 
 
 def test_a_preference_that_a_full_disk_refuses_is_told_and_can_be_sent_again(opened: Opened) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 
 from starlette.datastructures import UploadFile
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from veneer.errors import ConfigError
+from veneer.io.files import reported
 from veneer.serving.errors import ApiError
 from veneer.studio.files import FileStore, StoredFile
 
@@ -34,7 +36,9 @@ async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTE
     """
     form = None
     try:
-        form = await Request(request.scope, _bounded(request, most)).form(max_files=1, max_fields=8)
+        # Where a form is too large for memory, it stands there until its file is copied.
+        with reported(Path(tempfile.gettempdir())):
+            form = await Request(request.scope, _bounded(request, most)).form(max_files=1, max_fields=8)
         file, purpose = form.get("file"), form.get("purpose", "fine-tune")
         if not isinstance(file, UploadFile) or not file.filename:
             raise ApiError(400, "file: missing; send a form with a file", param="file")
