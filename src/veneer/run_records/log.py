@@ -232,7 +232,8 @@ class RunLog:
                 by = str(values.get("best_by", "loss"))  # versions without it knew the loss alone
                 value = None if by == "loss" else float(values["metrics"][by])
                 found = EvaluatedStep(int(values["step"]), float(values["loss"]), bool(values["best"]), by, value, time)
-                self.evaluations = [one for one in self.evaluations if one.step < found.step]
+                while self.evaluations and self.evaluations[-1].step >= found.step:
+                    self.evaluations.pop()
                 self.evaluations.append(found)
             case "SamplesAnswered":
                 self._take_samples(values)
