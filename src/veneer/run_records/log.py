@@ -127,6 +127,8 @@ class RunLog:
     """Steps that were left out as bad."""
     lines: list[LogLine] = field(default_factory=list, init=False)
     """The last notes and warnings."""
+    dropped: int = field(default=0, init=False)
+    """How many came before these."""
     first_start: dict[str, Any] = field(default_factory=dict, init=False)
     """The values of the first `RunStarted`; empty before it."""
     start: dict[str, Any] = field(default_factory=dict, init=False)
@@ -206,7 +208,7 @@ class RunLog:
         self.checkpoints, self.skipped, self.lines = fresh.checkpoints, fresh.skipped, fresh.lines
         self.metrics, self.samples, self.judged = fresh.metrics, fresh.samples, fresh.judged
         self.first_start, self.start, self.end, self.last_time = {}, {}, {}, 0.0
-        self._offset, self._inode, self._stride = 0, inode, 1
+        self._offset, self._inode, self._stride, self.dropped = 0, inode, 1, 0
 
     def _take(self, line: bytes) -> None:
         try:
@@ -314,7 +316,9 @@ class RunLog:
 
     def _say(self, time: float, level: Level, message: str) -> None:
         self.lines.append(LogLine(time, level, message))
-        del self.lines[:-MOST_NOTES]
+        more = max(len(self.lines) - MOST_NOTES, 0)
+        del self.lines[:more]
+        self.dropped += more
 
 
 def _figure(value: Any, most: float = MOST) -> float:

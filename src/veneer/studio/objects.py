@@ -153,7 +153,9 @@ def _notes(job: str, history: Sequence[JobNote]) -> Iterator[Placed]:
 def _run_events(job: str, log: RunLog) -> Iterator[Placed]:
     for place, line in enumerate(log.lines):
         level = LEVELS.get(line.level.value, "info")
-        yield line.time, 10_000 + place, _event(f"ftevent-{job}-l{place}", line.time, level, line.message)
+        # A client that pages through knows an event by its number, whichever lines have been dropped since.
+        name = f"ftevent-{job}-l{log.dropped + place}"
+        yield line.time, 10_000 + place, _event(name, line.time, level, line.message)
     total = log.start.get("steps", 0)
     columns = log.columns
     for place, step in enumerate(list(log.steps)):
