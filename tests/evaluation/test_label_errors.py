@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
@@ -177,6 +178,38 @@ def test_as_many_labels_as_rows_allow_are_refused_before_the_model_reads(
     undone: list[str] = []
     assert model_findings(assistant, write_rows(tmp_path / "rows.jsonl", content), {}, undone=undone) == []
     assert "24,000 rows with 6,000 labels need 144,000,000 probabilities" in undone[0]
+
+
+def test_more_features_than_memory_takes_are_refused_before_the_model_reads(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, width = write_rows(tmp_path / "rows.jsonl", labelled()), assistant.model.spec.hidden_size
+    monkeypatch.setattr(label_errors, "MOST_FEATURES", 120 * width)
+    undone: list[str] = []
+    assert model_findings(assistant, file, {}, undone=undone)
+    assert undone == []
+    monkeypatch.setattr(label_errors, "MOST_FEATURES", 120 * width - 1)
+    monkeypatch.setattr(label_errors, "_prompts", None)
+    assert model_findings(assistant, file, {}, undone=undone) == []
+    assert f"120 rows with {width} features each of the model are {120 * width:,} numbers" in undone[0]
+
+
+def test_a_fold_holds_one_copy_of_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, width = 200, 77
+    held: list[int] = []
+
+    def fitted(features: torch.Tensor, labels: torch.Tensor, kinds: int) -> torch.Tensor:
+        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[1:] == (width,)]
+        held.append(sum({one.data_ptr(): one.shape[0] for one in tensors}.values()))
+        assert torch.allclose(features.mean(dim=0), torch.zeros(width), atol=1e-5)
+        return torch.zeros(width + 1, kinds)
+
+    monkeypatch.setattr(label_errors, "_fit", fitted)
+    features = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    before = features.clone()
+    folded_probabilities(features, np.arange(rows) % 2, 2, Stage(ignore, "x"))
+    assert held == [3 * rows] * 5, "all rows, the copy of this test, and the two sides of the fold"
+    assert torch.equal(features, before)
 
 
 def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ deviations above the median.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -52,6 +53,8 @@ MOST_TOKENS = 2048
 """Tokens of a prompt that are looked at, from its end, and of a pass."""
 MOST_PROBABILITIES = 100_000_000
 """Rows times labels, beyond which no classifier is fitted: some 3 GB of probabilities, scores and their gradients."""
+MOST_FEATURES = 1_000_000_000
+"""Rows times the model's width, beyond which no classifier is fitted: some 8 GB of features, and of those of a fold."""
 DEVIATIONS = 5.0
 """Median deviations, scaled to a normal distribution's standard deviation, above which a loss is reported."""
 SMALLEST_DEVIATION = 1e-3
@@ -178,6 +181,14 @@ def _by_folds(
             "rows or labels"
         )
         return []
+    width = assistant.model.spec.hidden_size
+    if len(rows) * width > MOST_FEATURES:
+        undone.append(
+            f"likely label errors, since {count_of(len(rows), 'row')} with {width:,} features each of the model are "
+            f"{len(rows) * width:,} numbers, and {MOST_FEATURES:,} at most are held; give a file with fewer rows or a "
+            "narrower model"
+        )
+        return []
     kept, prompts = _prompts(assistant, rows)
     if len(kept) < FEWEST:
         undone.append(_too_few("likely label errors", len(kept), len(rows)))
@@ -208,7 +219,7 @@ def _prompts(assistant: Assistant, rows: Sequence[_Row]) -> tuple[list[_Row], li
             continue  # `refused-by-template` says so
         if tokens:
             kept.append(row)
-            prompts.append(tokens[-MOST_TOKENS:])
+            prompts.append(array("i", tokens[-MOST_TOKENS:]))
     return kept, prompts
 
 
@@ -230,16 +241,19 @@ def likely_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[li
 @torch.no_grad()
 def prompt_features(model: LanguageModel, prompts: Sequence[Sequence[int]], stage: Stage) -> Tensor:
     """The mean of the last hidden states of each prompt, float32 [prompts, dim]; `stage` is told of each."""
-    found = []
+    found = torch.empty(len(prompts), model.spec.hidden_size)
+    done = 0
     with evaluation_mode(model):
         for group in _groups(prompts):
             lengths = [len(prompt) for prompt in group]
             tokens = torch.tensor([token for prompt in group for token in prompt], device=model.device)
             positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
             hidden = model.documents(tokens, positions, lengths).float()
-            found += [part.mean(dim=0).cpu() for part in torch.split(hidden, lengths)]
+            for place, part in enumerate(torch.split(hidden, lengths), start=done):
+                found[place] = part.mean(dim=0)
+            done += len(group)
             stage.advance(len(group))
-    return torch.stack(found)
+    return found
 
 
 def _groups(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
@@ -273,13 +287,21 @@ def folded_probabilities(features: Tensor, labels: NDArray[np.int64], kinds: int
     for fold in range(FOLDS):
         seen, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         if len(held):
-            own = features[torch.from_numpy(seen)]
-            mean, spread = own.mean(dim=0), own.std(dim=0) + 1e-6
-            weight = _fit((own - mean) / spread, torch.from_numpy(labels[seen]), kinds)
-            other = (features[torch.from_numpy(held)] - mean) / spread
-            found[held] = torch.softmax(_scores(other, weight), dim=1).double().numpy()
+            found[held] = _fold_probabilities(features, labels, seen, held, kinds)
         stage.advance()
     return found
+
+
+def _fold_probabilities(
+    features: Tensor, labels: NDArray[np.int64], seen: NDArray[np.int64], held: NDArray[np.int64], kinds: int
+) -> Numbers:
+    """Probabilities of each label for the rows `held`, from a classifier that is fitted on the rows `seen`."""
+    own, other = features[torch.from_numpy(seen)], features[torch.from_numpy(held)]
+    mean, spread = own.mean(dim=0), own.std(dim=0) + 1e-6
+    # In place: the features may be most of what is in memory.
+    weight = _fit(own.sub_(mean).div_(spread), torch.from_numpy(labels[seen]), kinds)
+    probabilities: Numbers = torch.softmax(_scores(other.sub_(mean).div_(spread), weight), dim=1).double().numpy()
+    return probabilities
 
 
 def _scores(features: Tensor, weight: Tensor) -> Tensor:
