@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import IO
@@ -101,7 +102,11 @@ def _heard_out(process: subprocess.Popen[bytes], heard: _Heard, count: int, sile
 
     def gone() -> bool:
         errors.join(_POLL)
-        return not errors.is_alive() and process.poll() is not None
+        if errors.is_alive():
+            return False
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL)
+        return process.poll() is not None
 
     awaited(read)
     if heard.long:
