@@ -30,7 +30,7 @@ THOUGHT = {
         {"role": "assistant", "content": "Yes.", "reasoning_content": "Think of it."},
     ]
 }
-SECRET = {"prompt": "My key?", "completion": "It is AKIAIOSFODNN7EXAMPLE"}
+SECRET = {"prompt": "My key?", "completion": "It is AKIAQ3EGT7WZKL2MXH4B"}
 
 
 def loaded(path: Path, rows: list[Any], notes: list[str] | None = None, **settings: Any) -> Rows:
