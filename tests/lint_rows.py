@@ -90,7 +90,7 @@ def found_in_every_row(rule: str, chat_template: str, folder: Path) -> None:
 def hostile_report(folder: Path, count: int = 30) -> tuple[LintReport, LintSetting]:
     """The report of a file in which three rows have a fault, and one of these is HOSTILE."""
     rows: list[Any] = [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(count)]
-    rows[3] = {"prompt": HOSTILE, "completion": "AKIAIOSFODNN7EXAMPLE"}
+    rows[3] = {"prompt": HOSTILE, "completion": "AKIAQ3EGT7WZKL2MXH4B"}
     rows[5] = {"messages": [{"role": HOSTILE, "content": "x"}]}
     rows[7] = rows[6]
     file = folder / "rows.jsonl"
