@@ -21,7 +21,7 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.tokenizer import from_directory
-from veneer.studio.settings import ADAPTERS, MODELS, PATHS
+from veneer.studio.settings import ADAPTERS, MODELS, PATHS, job_request
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,8 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
     with pytest.raises(BadRequestError, match="a grader is an object"):
         create_job(model="model", training_file=file, method={"type": "reinforcement"})
     for key in PATHS:
-        with pytest.raises(BadRequestError, match="names a file of this machine"):
+        reason = "revision is no setting of a job" if key == "revision" else "names a file of this machine"
+        with pytest.raises(BadRequestError, match=reason):
             create(opened, file, settings={key: "/etc/passwd"})
         with pytest.raises(BadRequestError, match="names a file of this machine"):
             create(opened, file, settings={key: {"inner": "/etc/passwd"}})
@@ -157,6 +158,19 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
         create_job(model="model", training_file=file, extra_body={"grader": {}})
     with pytest.raises(BadRequestError, match="learning_rate_multiplier"):
         create(opened, file, hyperparameters={"learning_rate_multiplier": -1})
+
+
+def test_every_setting_that_the_form_offers_can_be_given_with_its_default(opened: Opened) -> None:
+    offered = opened.http.get("/studio/options").json()["settings"]
+    keys = {one["key"] for one in offered}
+    assert "train.epochs" in keys
+    assert not keys & PATHS
+    body = {"model": "model", "training_file": "file-1"}
+    for one in offered:
+        job_request({**body, "veneer": {"settings": {one["key"]: one["default"]}}})
+    # Null names nothing.
+    for key in PATHS:
+        assert job_request({**body, "veneer": {"settings": {key: None}}}).values == {}
 
 
 def test_a_job_that_never_fits_fails_with_the_plans_reason(opened: Opened, file: str) -> None:

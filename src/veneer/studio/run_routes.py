@@ -33,6 +33,7 @@ from veneer.studio.chat_routes import preferences_file
 from veneer.studio.job_routes import number_of
 from veneer.studio.objects import finite, job_object
 from veneer.studio.results import results_of
+from veneer.studio.settings import PATHS
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import METRIC_NAMES, task_object
 from veneer.studio.watch import NOTES, Changes, WatchedRun, read_extras
@@ -209,7 +210,9 @@ async def options(studio: Studio, request: Request) -> Response:
     """GET /studio/options: what the form of a new job offers: bases, settings with their words, devices."""
     defaults = default_settings()
     settings = [
-        {"key": key, "text": text, "default": defaults[key]} for key, text in _fields(RunConfig) if key in defaults
+        {"key": key, "text": text, "default": defaults[key]}
+        for key, text in _fields(RunConfig)
+        if key in defaults and key not in PATHS
     ]
     adapters = await asyncio.to_thread(studio.chat.adapters)
     return json_response(

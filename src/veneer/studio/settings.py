@@ -27,7 +27,7 @@ OWN_HYPERPARAMETERS = {
 }
 """Further hyperparameters of an objective."""
 PATHS = frozenset({"model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir"})
-"""Settings that name files: a client names what it has uploaded, and models by their names."""
+"""Settings that name files, or a model more closely: a client names what it has uploaded, and models by their names."""
 MODELS = frozenset({"distillation.teacher"})
 """Settings in which a client gives the name of a base."""
 ADAPTERS = frozenset({"distillation.teacher_adapter", "train.from_adapter"})
@@ -259,10 +259,13 @@ def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
             raise ApiError(400, message, param=EXTENSION)
         found |= own
     paths = sorted(key for key in found if any(key == path or key.startswith(f"{path}.") for path in PATHS))
-    if paths:
-        message = f"{paths[0]} names a file of this machine; a job names models, and uploaded files by their ids"
+    given = [key for key in paths if found[key] not in (None, [])]
+    if given:
+        message = f"{given[0]} names a file of this machine; a job names models, and uploaded files by their ids"
+        if given[0] == "revision":
+            message = "revision is no setting of a job, whose model is as the studio has it, by its name; leave it out"
         raise ApiError(400, message, param=EXTENSION)
-    return found
+    return {key: value for key, value in found.items() if key not in paths}  # those left name nothing
 
 
 def _named_in(settings: dict[str, Any]) -> dict[str, str]:
