@@ -67,25 +67,6 @@ def test_a_look_that_fails_in_a_way_that_nobody_has_foreseen_is_said_and_not_the
     assert messages[0].startswith("ERROR: the look at the folder has failed: ZeroDivisionError in ")
 
 
-def test_a_job_whose_folder_is_deleted_is_none_any_more_and_the_pages_are_told(tmp_path: Path) -> None:
-    watcher, queue = watching(tmp_path), queue_of(tmp_path)
-    jobs = [queue.create({}, {}) for _ in range(4)]
-    for job, status in zip(jobs, (JobStatus.SUCCEEDED, JobStatus.PAUSED, JobStatus.RUNNING), strict=False):
-        queue.store.change(job.id, lambda one, now=status: replace(one, status=now))  # type: ignore[misc]
-    watcher.look()
-    seen = watcher.since(0).version
-    for job in jobs[:3]:
-        shutil.rmtree(tmp_path / job.id)
-    watcher.look()
-    changes = watcher.since(seen)
-    assert sorted(changes.removed_jobs) == sorted(job.id for job in jobs[:2])
-    # What is running is its worker's to stop and to end.
-    assert {job.id for job in queue.jobs()} == {job.id for job in jobs[2:]}
-    assert watcher.since(0).removed_jobs == watcher.since(changes.version).removed_jobs == []
-    watcher.look()
-    assert watcher.since(0).version == changes.version
-
-
 def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,3 +91,22 @@ def test_a_store_that_cannot_be_opened_once_is_said_and_watched_on(
     watcher.close()
     assert watcher.since(0).version > 0
     assert messages == ["WARNING: jobs.sqlite: cannot be opened: unable to open database file"] * 2
+
+
+def test_a_job_whose_folder_is_deleted_is_none_any_more_and_the_pages_are_told(tmp_path: Path) -> None:
+    watcher, queue = watching(tmp_path), queue_of(tmp_path)
+    jobs = [queue.create({}, {}) for _ in range(4)]
+    for job, status in zip(jobs, (JobStatus.SUCCEEDED, JobStatus.PAUSED, JobStatus.RUNNING), strict=False):
+        queue.store.change(job.id, lambda one, now=status: replace(one, status=now))  # type: ignore[misc]
+    watcher.look()
+    seen = watcher.since(0).version
+    for job in jobs[:3]:
+        shutil.rmtree(tmp_path / job.id)
+    watcher.look()
+    changes = watcher.since(seen)
+    assert sorted(changes.removed_jobs) == sorted(job.id for job in jobs[:2])
+    # What is running is its worker's to stop and to end.
+    assert {job.id for job in queue.jobs()} == {job.id for job in jobs[2:]}
+    assert watcher.since(0).removed_jobs == watcher.since(changes.version).removed_jobs == []
+    watcher.look()
+    assert watcher.since(0).version == changes.version

@@ -316,9 +316,8 @@ class RunLog:
 
     def _say(self, time: float, level: Level, message: str) -> None:
         self.lines.append(LogLine(time, level, message))
-        more = max(len(self.lines) - MOST_NOTES, 0)
-        del self.lines[:more]
-        self.dropped += more
+        self.dropped += len(self.lines) > MOST_NOTES
+        del self.lines[:-MOST_NOTES]
 
 
 def _figure(value: Any, most: float = MOST) -> float:

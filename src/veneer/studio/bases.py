@@ -70,7 +70,7 @@ class Bases:
         return found
 
     def _made(self) -> Iterator[tuple[str, str]]:
-        """The models whose weights a job has trained, which are adapters on no base, by the names of the jobs."""
+        """The models that jobs have trained as a whole, by the names that these give them."""
         for job in self._watcher.since(0).jobs:
             run = self._watcher.run(job.id)
             if run is None or job.kind is not JobKind.TRAIN or job.status is not JobStatus.SUCCEEDED:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veneer.enums import ObjectiveName
+from veneer.config import RunConfig
+from veneer.enums import Method, ObjectiveName
 from veneer.jobs.job import Job, JobNote, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, default_settings
+from veneer.run_records.record import RunRecord
 from veneer.run_records.state import RunState
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
@@ -19,6 +20,8 @@ from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_H
 
 STATUSES = {JobStatus.PAUSED: "queued"}
 """States that OpenAI's API has no word for, by the word that clients get."""
+DEFAULT_METHOD: Method = RunConfig.model_fields["method"].default
+"""The method of a job that names none."""
 LEVELS = {"note": "info", "warning": "warn"}
 
 
@@ -104,7 +107,7 @@ def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
     fields of their own."""
     data = {key: value for key, value in (settings.get("data") or {}).items() if key not in ("file", "eval_file")}
     rest = {key: value for key, value in settings.items() if key not in ("model", "data")}
-    return {"method": default_settings()["method"], **rest, **({"data": data} if data else {})}
+    return {"method": DEFAULT_METHOD.value, **rest, **({"data": data} if data else {})}
 
 
 def objective_of(job: Job) -> ObjectiveName:
