@@ -13,8 +13,9 @@ import torch
 
 from family_variants import longrope
 from tiny import examples, run_config
-from tiny_models import ours, tiny
+from tiny_models import saved, tiny
 from veneer.backends.describe import describe_model
+from veneer.backends.load import load_language_model
 from veneer.config import RunConfig
 from veneer.data.chat import Example
 from veneer.data.prompt_groups import by_prompt, laid_tokens
@@ -127,19 +128,23 @@ def test_the_fullest_micro_batch_of_pairs_is_the_one_that_lays_most(
     assert steps.batch_shape(130).tokens == len(steps.largest().tokens) == most == 5 + 2 * 44
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(dropout: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "dropout"), [(Backend.VENEER, 0.0), (Backend.VENEER, 0.1), (Backend.HF, 0.0)])
+def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(
+    backend: Backend, dropout: float, tmp_path: Path
+) -> None:
     """LongRoPE turns the tokens of a text of more than 32 by other angles: two such texts have no beginning that could
     be laid once, with dropout as without."""
-    model = ours(tiny("phi3", 4, {"original_max_position_embeddings": 32, "rope_parameters": longrope(8)}), tmp_path)
+    changes = {"original_max_position_embeddings": 32, "rope_parameters": longrope(8)}
+    model = load_language_model(saved(tiny("phi3", 4, changes), tmp_path), backend=backend, dtype=torch.float32)
     source = np.random.default_rng(5)
     common = source.integers(3, 96, 20)
     rows = []
     for length in (30, 64):  # on both sides of the 32
         tokens = np.concatenate((common, source.integers(3, 96, length - len(common)))).astype(np.int32)
         rows.append(Example(tokens, np.arange(length) >= 10, "f:1"))
-    config = run_config(tmp_path, tmp_path, tmp_path / "run", f"lora.dropout={dropout}", "train.steps=1")
-    packing = packing_of(config, describe_model(open_checkpoint(tmp_path), Backend.AUTO))
+    config = run_config(tmp_path, tmp_path, tmp_path / "run", f"lora.dropout={dropout}", "train.steps=1",
+                        f"backend={backend.value}")  # fmt: skip
+    packing = packing_of(config, describe_model(open_checkpoint(tmp_path), backend))
     found = means(model, PackedSteps(Rows(rows, rows), config.train, packing, 512).evaluation()).loss
     expected = row_losses(model, rows)
     assert found == pytest.approx(sum(loss for loss, _ in expected) / sum(count for _, count in expected), rel=1e-6)

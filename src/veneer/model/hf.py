@@ -5,9 +5,12 @@ linears (dense or quantised) under transformers' paths: adapters work on them as
 their names.
 
 Documents of similar length become one batch, padded on the right. The causal mask makes that exact: no token sees the
-padding behind it. The class's own forward makes the logits from given hidden states, so that a scale, a soft cap or a
-bias of the architecture is part of the loss. Where the logits are the plain product with the head's weight, that weight
-is handed out, and the loss never holds all logits.
+padding behind it. Where rotary angles depend on a text's length, only texts with equal angles share a batch
+(`veneer.model.hf_lengths`).
+
+The class's own forward makes the logits from given hidden states, so that a scale, a soft cap or a bias of the
+architecture is part of the loss. Where the logits are the plain product with the head's weight, that weight is handed
+out, and the loss never holds all logits.
 
 The base model computes as in evaluation, in training too. It has no dropout and no random jitter, since it is frozen
 and a step must be repeatable.
@@ -29,7 +32,8 @@ from veneer.errors import AdapterError, ModelError
 from veneer.model.attention import similar_groups
 from veneer.model.compiled_step import CompiledStep
 from veneer.model.decoder import plain_weight
-from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
+from veneer.model.hf_decoding import HfCachedDecoding, HfDecodingByLength, HfUncachedDecoding, call_body
+from veneer.model.hf_lengths import DynamicRotaries
 from veneer.model.hf_skeleton import HfSpec, Skeleton
 from veneer.model.language import Decoding
 from veneer.model.leaves import DenseLinear
@@ -113,6 +117,7 @@ class HfModel:
         self._base = module.get_submodule(spec.base)
         self._accepted = _parameter_names(self._base.forward)
         self._uncached = {"use_cache": False} if "use_cache" in self._accepted else {}
+        self._dynamic = DynamicRotaries(self._base)
         self._original_modules = list(module.modules())
         self._recomputing: list[Any] = []
 
@@ -174,7 +179,7 @@ class HfModel:
         """The class of what the model's body returns, found by comparing two texts that differ in their end."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
-            found = call_body(self._base, {"input_ids": texts} | self._uncached)
+            found = self._body({"input_ids": texts} | self._uncached)
         states = found.last_hidden_state[:, :2].float()
         if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
             raise ModelError(
@@ -187,7 +192,7 @@ class HfModel:
         """Hidden states `[tokens, dim]`; see `LanguageModel.documents`. `positions` follow from the lengths."""
         places = _places(lengths, shared, tokens.device)
         found, where = [], []
-        for group in similar_groups([len(place) for place in places]):
+        for group in self._batches([len(place) for place in places]):
             rows = nn.utils.rnn.pad_sequence([places[number] for number in group], batch_first=True, padding_value=-1)
             real = rows >= 0
             states = self._states(tokens[rows.clamp(min=0)], None if bool(real.all()) else real.long())
@@ -200,12 +205,22 @@ class HfModel:
         result = found[0].new_empty(len(tokens), found[0].shape[-1])
         return result.index_copy(0, torch.cat(where), torch.cat(found))
 
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Indices into `lengths` of the texts that are computed together."""
+        for alike in self.spec.angles.alike(lengths):
+            for group in similar_groups([lengths[number] for number in alike]):
+                yield [alike[place] for place in group]
+
     def _states(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Hidden states `[rows, length, dim]` of a batch, computed without a cache."""
         arguments: dict[str, Any] = {"input_ids": tokens} | self._uncached
         if mask is not None and "attention_mask" in self._accepted:
             arguments["attention_mask"] = mask
-        return cast(Tensor, call_body(self._base, arguments).last_hidden_state)
+        return cast(Tensor, self._body(arguments).last_hidden_state)
+
+    def _body(self, arguments: dict[str, Any]) -> Any:
+        self._dynamic.forget(self.device)
+        return call_body(self._base, arguments)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the next token, `[rows, dim]` to `[rows, vocab_size]`."""
@@ -213,9 +228,13 @@ class HfModel:
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
         """A decoding with transformers' cache where that is exact, else one that computes all tokens in each step."""
-        if self._caches:
-            return HfCachedDecoding(self._base, self._accepted, self.logits)
-        return HfUncachedDecoding(self.documents, self.logits)
+        if not self._caches:
+            return HfUncachedDecoding(self.documents, self.logits)
+        angles = self.spec.angles
+        return HfDecodingByLength(self._cached, angles) if angles.differ else self._cached()
+
+    def _cached(self) -> HfCachedDecoding:
+        return HfCachedDecoding(self._body, self._accepted, self.logits)
 
     @cached_property
     @torch.no_grad()
@@ -227,11 +246,12 @@ class HfModel:
         """
         from transformers import Cache
 
-        if not {"cache", "attention_mask"} <= self._accepted:
+        needed = {"cache", "attention_mask"} | ({"position_ids"} if self.spec.by_length else set())
+        if not needed <= self._accepted:
             return False
         tokens = torch.tensor([1, 2, 3, 4, 5, 4, 3, 2, 1], device=self.device).remainder_(self.spec.vocab_size)
         # Hidden states are compared, without the head.
-        rows, whole = (HfCachedDecoding(self._base, self._accepted, lambda hidden: hidden) for _ in range(2))
+        rows, whole = (HfCachedDecoding(self._body, self._accepted, lambda hidden: hidden) for _ in range(2))
         rows.prefill(tokens[:8], [5, 3])
         if not isinstance(rows.cache, Cache):
             return False

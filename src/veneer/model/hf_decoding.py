@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
+from veneer.model.hf_lengths import AnglesByLength
 
 
 def call_body(base: Any, arguments: dict[str, Any]) -> Any:
@@ -51,7 +52,8 @@ class HfCachedDecoding:
     without padding.
     """
 
-    base: Any
+    body: Callable[[dict[str, Any]], Any]
+    """Calls the body with these arguments."""
     accepted: frozenset[str]
     logits: Callable[[Tensor], Tensor]
     mask: Tensor | None = None
@@ -81,7 +83,7 @@ class HfCachedDecoding:
         arguments = {"input_ids": tokens, "attention_mask": self.mask, "cache": self.cache, "use_cache": True}
         if "position_ids" in self.accepted:
             arguments["position_ids"] = positions
-        found = call_body(self.base, arguments)
+        found = self.body(arguments)
         self.cache = found.cache
         return self.logits(cast(Tensor, found.last_hidden_state[:, -1]))
 
@@ -90,6 +92,86 @@ class HfCachedDecoding:
         assert self.mask is not None
         self.mask = self.mask[rows]
         self.cache.reorder_cache(rows)
+
+
+@dataclass(slots=True)
+class _Alike:
+    """Rows that share a cache, because their lengths have equal angles."""
+
+    decoding: HfCachedDecoding
+    rows: list[int]
+    """Numbers of the rows, in the order of the cache."""
+
+
+@dataclass(slots=True)
+class HfDecodingByLength:
+    """Decoding with transformers' cache where the angles of rotary positions depend on a text's length.
+
+    No key of a text is valid any more once its angles change. The step that does that computes the text anew, beside
+    those alone whose angles change to the same ones in that step.
+    """
+
+    begin: Callable[[], HfCachedDecoding]
+    angles: AnglesByLength
+    texts: list[Tensor] = field(default_factory=list)
+    groups: list[_Alike] = field(default_factory=list)
+
+    def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Logits of each prompt's last token; see `Decoding`."""
+        self.texts, self.groups = list(torch.split(tokens, list(lengths))), []
+        return _in_order(self._begin(range(len(lengths))))
+
+    def widths(self) -> list[int]:
+        """One token a row, or all of a text whose angles change; see `Decoding`."""
+        return [len(text) + 1 if self._changes(len(text)) else 1 for text in self.texts]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits of one more token a row; see `Decoding`."""
+        anew = [row for row, text in enumerate(self.texts) if self._changes(len(text))]
+        if anew:
+            self._leave(set(anew))
+        found: dict[int, Tensor] = {}
+        for group in self.groups:
+            logits = group.decoding.step(tokens[torch.tensor(group.rows, device=tokens.device)])
+            found |= dict(zip(group.rows, logits, strict=True))
+        self.texts = [torch.cat((text, token[None])) for text, token in zip(self.texts, tokens, strict=True)]
+        return _in_order(found | self._begin(anew))
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the other rows; see `Decoding`."""
+        kept: list[int] = rows.tolist()
+        self._leave(set(range(len(self.texts))) - set(kept))
+        self.texts = [self.texts[row] for row in kept]
+        for group in self.groups:
+            group.rows = [kept.index(row) for row in group.rows]
+
+    def _changes(self, length: int) -> bool:
+        """Whether one token more changes the angles of a text of this length."""
+        return self.angles.of(length) != self.angles.of(length + 1)
+
+    def _begin(self, rows: Sequence[int]) -> dict[int, Tensor]:
+        """Compute whole texts; returns the logits of each one's last token."""
+        found: dict[int, Tensor] = {}
+        for alike in self.angles.alike([len(self.texts[row]) for row in rows]):
+            group = _Alike(self.begin(), [rows[place] for place in alike])
+            texts = [self.texts[row] for row in group.rows]
+            logits = group.decoding.prefill(torch.cat(texts), [len(text) for text in texts])
+            found |= dict(zip(group.rows, logits, strict=True))
+            self.groups.append(group)
+        return found
+
+    def _leave(self, rows: set[int]) -> None:
+        """Drop rows from the caches that they are in."""
+        for group in self.groups:
+            stay = [place for place, row in enumerate(group.rows) if row not in rows]
+            if stay and len(stay) < len(group.rows):
+                group.decoding.keep(torch.tensor(stay, device=self.texts[0].device))
+            group.rows = [group.rows[place] for place in stay]
+        self.groups = [group for group in self.groups if group.rows]
+
+
+def _in_order(logits: dict[int, Tensor]) -> Tensor:
+    return torch.stack([logits[row] for row in range(len(logits))])
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from veneer.bounds import check_numbers
 from veneer.errors import ModelError, listing
+from veneer.model.hf_lengths import ALWAYS_EQUAL, AnglesByLength, angles_by_length
 from veneer.model.mixture import MixtureSpec
 from veneer.products import PLAIN_SCORES, Scores
 from veneer.strict_json import FLOAT_TAG
@@ -64,12 +65,17 @@ class HfSpec:
 
     scores: Scores = PLAIN_SCORES
     """Always plain: `HfModel.lm_head` contains what the class does beside the head's product."""
-    by_length: bool = False
-    """Always False: documents are computed apart, so that the class itself sees each length."""
+    angles: AnglesByLength = ALWAYS_EQUAL
+    """Lengths of texts whose rotary angles are others."""
     mixture: MixtureSpec | None = None
     """Always None: experts are computed by transformers, and carry no adapter."""
     experts: frozenset[str]
     """Last names in files of experts' layers, where transformers holds all experts as one tensor."""
+
+    @property
+    def by_length(self) -> bool:
+        """Whether a token's state depends on how long its whole text is."""
+        return self.angles.differ
 
     @property
     def adaptable(self) -> tuple[HfLinear, ...]:
@@ -217,6 +223,7 @@ def _spec(module: Any) -> HfSpec:
         weights=sum(prod(parameter.shape) for parameter in module.parameters()),
         recomputable=bool(module.supports_gradient_checkpointing),
         experts=frozenset(_expert_names(module)),
+        angles=angles_by_length(module.get_submodule(base).config),
     )
 
 

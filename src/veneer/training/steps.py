@@ -61,12 +61,12 @@ class Packing:
 
 def packing_of(config: RunConfig, description: Description) -> Packing:
     """The packing of a run: what its model, its method and its dropout allow."""
-    if not description.capabilities.packing:
-        # transformers computes whole documents, whatever is laid once.
-        return Packing(share=False, evaluation_share=True, pad_to_multiple_of=1)
     # Where a token's state depends on how long its text becomes, no two rows have a beginning in common. And dropout
     # would drop the same inputs for all rows that share one.
     allowed = not description.spec.by_length
+    if not description.capabilities.packing:
+        # transformers computes whole documents, whatever is laid once.
+        return Packing(share=False, evaluation_share=allowed, pad_to_multiple_of=1)
     share = config.lora.dropout == 0.0 and allowed
     own = compiled() and config.method is not Method.FULL
     return Packing(
