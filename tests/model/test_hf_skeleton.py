@@ -41,6 +41,23 @@ def test_sizes_are_those_of_the_model_and_no_large_weight_takes_memory(kind: str
     assert spec.others == spec.weights - elements
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [
+        ("gpt_neox", {"max_position_embeddings": 48}, 48),
+        ("gpt2", {"n_positions": 48, "n_ctx": 24}, 48),
+        ("mpt", {"max_seq_len": 48}, 48),
+        ("bloom", {"seq_length": 48}, 48),
+        ("mamba", {}, 2**20),
+    ],
+)
+def test_the_context_is_read_under_every_name_that_configurations_have_for_it(
+    kind: str, changes: dict[str, int], context: int
+) -> None:
+    config = tiny_hf(kind).config.to_dict() | changes
+    assert make_skeleton(config, torch.float32).spec.max_positions == context
+
+
 @pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "phi", "llama", "opt"])
 def test_linear_layers_are_those_that_peft_means_by_all_linear(kind: str) -> None:
     theirs = tiny_hf(kind)

@@ -28,6 +28,10 @@ from veneer.products import PLAIN_SCORES, Scores
 from veneer.strict_json import FLOAT_TAG
 
 EXTRA = "pip install 'veneer[hf]'"
+CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
+"""Names that configurations have for the longest context: most the first, MPT and BLOOM the next two."""
+UNBOUNDED = 2**20
+"""The context of a model whose configuration names none, as those of state-space models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,7 @@ def _spec(module: Any) -> HfSpec:
         vocab_size=int(embedding.weight.shape[0]),
         hidden_size=int(config.hidden_size),
         tied_head=head.weight is embedding.weight,
-        max_positions=int(getattr(config, "max_position_embeddings", None) or 2**20),
+        max_positions=_context(config),
         num_layers=int(config.num_hidden_layers),
         linears=linears,
         head=paths[id(head)],
@@ -225,6 +229,10 @@ def _spec(module: Any) -> HfSpec:
         experts=frozenset(_expert_names(module)),
         angles=angles_by_length(module.get_submodule(base).config),
     )
+
+
+def _context(config: Any) -> int:
+    return int(next((value for name in CONTEXTS if (value := getattr(config, name, None))), UNBOUNDED))
 
 
 def _expert_names(module: Any) -> Iterator[str]:
