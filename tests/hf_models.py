@@ -40,6 +40,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "stablelm": {**_GATED, "partial_rotary_factor": 0.25},
     "mixtral": {**_GATED, "num_local_experts": 4},
     "phimoe": {**_GATED, "num_local_experts": 4},
+    "minimax": {**_GATED, "num_local_experts": 4, "head_dim": 16},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "falcon_mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "biogpt": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512},
@@ -47,7 +48,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "roformer": {**_SMALL, "intermediate_size": 112, "embedding_size": 64, "is_decoder": True},
 }
 """Ways to be a language model that those do not have: scaled and capped scores, a head with a bias, projected
-embeddings, biases by distance instead of positions, sliding windows, routers of their own, no attention at all."""
+embeddings, biases by distance instead of positions, sliding windows, routers of their own, linear attention, no attention at all."""
 
 
 def tiny_hf(kind: str, *, vocab: int = VOCAB, seed: int = 0, changes: dict[str, Any] | None = None) -> PreTrainedModel:

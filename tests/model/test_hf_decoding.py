@@ -16,8 +16,9 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.model.hf import HfModel
 from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
 
-UNCACHED = ("roformer", "mamba", "falcon_mamba")
-"""Kinds that do not continue from a cache what the whole text gives: positions by columns, states that saw padding."""
+UNCACHED = ("roformer", "mamba", "falcon_mamba", "minimax")
+"""Kinds that do not continue from a cache what the whole text gives: positions by columns, states that saw padding, a
+cache that raises an error when a row is dropped."""
 TEXTS = documents([5, 19, 1, 30, 7], seed=3)
 
 

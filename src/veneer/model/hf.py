@@ -38,6 +38,7 @@ from veneer.model.hf_skeleton import HfSpec, Skeleton
 from veneer.model.language import Decoding
 from veneer.model.leaves import DenseLinear
 from veneer.model.recompute import Recomputation
+from veneer.out_of_memory import is_out_of_memory
 
 PROBE_ROWS = 4
 PROBE_SCALE = 30.0
@@ -237,9 +238,18 @@ class HfModel:
         return HfCachedDecoding(self._body, self._accepted, self.logits)
 
     @cached_property
-    @torch.no_grad()
     def _caches(self) -> bool:
-        """Whether the class continues a row from its cache as it computes the whole row alone.
+        """Whether the class continues a row from its cache as it computes the whole row alone."""
+        try:
+            return self._continues()
+        except (ModelError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise
+            return False  # its cache drops no rows, as that of MiniMax, or is no cache of this kind
+
+    @torch.no_grad()
+    def _continues(self) -> bool:
+        """What `_caches` says; an error of the class where its cache cannot be used in this way.
 
         The row has padding in front, and another row beside it is dropped. Classes that count positions by columns fail
         this, and so do state-space models, whose states have seen the padding.
