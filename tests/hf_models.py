@@ -48,7 +48,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "roformer": {**_SMALL, "intermediate_size": 112, "embedding_size": 64, "is_decoder": True},
 }
 """Ways to be a language model that those do not have: scaled and capped scores, a head with a bias, projected
-embeddings, biases by distance instead of positions, sliding windows, routers of their own, linear attention, no attention at all."""
+embeddings, biases by distance instead of positions, sliding windows, routers of their own, linear attention, no
+attention at all."""
 
 
 def tiny_hf(kind: str, *, vocab: int = VOCAB, seed: int = 0, changes: dict[str, Any] | None = None) -> PreTrainedModel:

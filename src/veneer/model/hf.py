@@ -38,7 +38,6 @@ from veneer.model.hf_skeleton import HfSpec, Skeleton
 from veneer.model.language import Decoding
 from veneer.model.leaves import DenseLinear
 from veneer.model.recompute import Recomputation
-from veneer.out_of_memory import is_out_of_memory
 
 PROBE_ROWS = 4
 PROBE_SCALE = 30.0
@@ -242,9 +241,9 @@ class HfModel:
         """Whether the class continues a row from its cache as it computes the whole row alone."""
         try:
             return self._continues()
-        except (ModelError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-            if is_out_of_memory(error):
-                raise
+        except torch.OutOfMemoryError:
+            raise
+        except (ModelError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
             return False  # its cache drops no rows, as that of MiniMax, or is no cache of this kind
 
     @torch.no_grad()
