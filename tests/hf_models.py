@@ -44,6 +44,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "falcon_mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "biogpt": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512},
+    "modernbert-decoder": {**_GATED, "local_attention": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "llama": dict(_GATED),
     "roformer": {**_SMALL, "intermediate_size": 112, "embedding_size": 64, "is_decoder": True},
 }

@@ -29,7 +29,8 @@ def test_sizes_are_those_of_the_model_and_no_large_weight_takes_memory(kind: str
     assert spec.vocab_size == theirs.get_input_embeddings().weight.shape[0]
     assert spec.tied_head is (theirs.get_output_embeddings().weight is theirs.get_input_embeddings().weight)
     assert theirs.get_submodule(spec.head) is theirs.get_output_embeddings()
-    assert theirs.get_submodule(spec.base) is theirs.get_decoder()
+    head_is_decoder = kind == "modernbert-decoder"
+    assert theirs.get_submodule(spec.base) is (theirs.base_model if head_is_decoder else theirs.get_decoder())
     elements = 0
     for linear in spec.linears:
         layer = theirs.get_submodule(linear.path)
@@ -39,6 +40,13 @@ def test_sizes_are_those_of_the_model_and_no_large_weight_takes_memory(kind: str
         assert (layer.bias is not None) is linear.bias
         elements += weight.numel()
     assert spec.others == spec.weights - elements
+
+
+def test_a_class_whose_configuration_has_no_width_of_its_own_is_refused() -> None:
+    small = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": 96, "model_type": "persimmon"}
+    with pytest.raises(ModelError, match="FuyuForCausalLM has no embedding, head and body of the kind"):
+        make_skeleton({"model_type": "fuyu", "text_config": text, "patch_size": 2}, torch.float32)
 
 
 @pytest.mark.parametrize(

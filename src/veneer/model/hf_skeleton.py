@@ -210,14 +210,14 @@ def _spec(module: Any) -> HfSpec:
     config, name = module.config, type(module).__name__
     embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
     paths = {id(part): path for path, part in module.named_modules()}
-    base = paths.get(id(module.get_decoder()))
-    if head is None or embedding is None or not base:
+    base, width = paths.get(id(_body(module, embedding))), getattr(config, "hidden_size", None)
+    if head is None or embedding is None or not base or width is None:
         raise ModelError(f"{name} has no embedding, head and body of the kind that transformers' causal models have")
     linears = tuple(find_linears(module, paths[id(head)]))
     return HfSpec(
         model_type=str(config.model_type),
         vocab_size=int(embedding.weight.shape[0]),
-        hidden_size=int(config.hidden_size),
+        hidden_size=int(width),
         tied_head=head.weight is embedding.weight,
         max_positions=_context(config),
         num_layers=int(config.num_hidden_layers),
@@ -229,6 +229,14 @@ def _spec(module: Any) -> HfSpec:
         experts=frozenset(_expert_names(module)),
         angles=angles_by_length(module.get_submodule(base).config),
     )
+
+
+def _body(module: Any, embedding: Any) -> Any:
+    """The part that makes hidden states of tokens; None where the embedding is in no such part.
+
+    What a class calls its decoder may be its head, as in ModernBERT's.
+    """
+    return next((part for part in (module.get_decoder(), module.base_model) if embedding in part.modules()), None)
 
 
 def _context(config: Any) -> int:
