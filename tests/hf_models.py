@@ -41,6 +41,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mixtral": {**_GATED, "num_local_experts": 4},
     "phimoe": {**_GATED, "num_local_experts": 4},
     "minimax": {**_GATED, "num_local_experts": 4, "head_dim": 16},
+    "falcon_h1": {**_GATED, "head_dim": 16, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128}
+    | {"mamba_d_state": 16, "lm_head_multiplier": 0.25},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "falcon_mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "biogpt": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512},

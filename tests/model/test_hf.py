@@ -70,7 +70,10 @@ def test_a_beginning_that_documents_share_is_seen_by_each(kind: str, tmp_path: P
     assert largest_difference(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize(("kind", "plain"), [("gpt_neox", True), ("cohere", False), ("gemma2", False), ("gptj", False)])
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [("gpt_neox", True), ("cohere", False), ("gemma2", False), ("gptj", False), ("falcon_h1", False)],
+)
 def test_what_a_class_does_beside_the_product_is_in_scores_and_gradients(
     kind: str, plain: bool, tmp_path: Path
 ) -> None:

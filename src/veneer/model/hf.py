@@ -370,8 +370,10 @@ class _Logits(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[rows, dim]` to `[rows, vocab_size]`."""
-        given = _FixedOutput(self._output_type(last_hidden_state=hidden[None]))
-        shell = _with_module(self._whole[0], self._spec.base.split("."), given)
+        (whole,) = self._whole
+        body = whole.get_submodule(self._spec.base)
+        given = _FixedOutput(body, self._output_type(last_hidden_state=hidden[None]))
+        shell = _with_module(whole, self._spec.base.split("."), given)
         tokens = torch.zeros((1, len(hidden)), dtype=torch.int64, device=hidden.device)
         return cast(Tensor, shell(input_ids=tokens, return_dict=True).logits[0])
 
@@ -386,11 +388,17 @@ def _with_module(module: Any, path: Sequence[str], part: nn.Module) -> Any:
 
 
 class _FixedOutput(nn.Module):
-    """Replaces a body: returns what was given at construction."""
+    """Replaces a body: returns what was given at construction. A class may read other attributes of its body, such as
+    Falcon-H1's scale of the logits; these are the body's own."""
 
-    def __init__(self, given: Any):
+    def __init__(self, body: Any, given: Any):
         super().__init__()
+        # In a tuple, so that the body is not a submodule of this one.
+        self._body = (body,)
         self._given = given
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body[0], name)
 
     def forward(self, *_: Any, **rest: Any) -> Any:
         """The given output, for any arguments."""
