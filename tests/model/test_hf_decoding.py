@@ -78,6 +78,16 @@ def test_a_text_beyond_the_learned_positions_is_refused_with_both_numbers() -> N
         call_body(theirs.transformer, {"input_ids": torch.zeros(1, 17, dtype=torch.int64)})
 
 
+def test_a_row_that_outgrows_the_learned_positions_is_refused_with_its_whole_length(tmp_path: Path) -> None:
+    theirs = tiny_hf("gpt2", changes={"n_positions": 16})
+    theirs.save_pretrained(tmp_path)
+    decoding = load_hf(open_checkpoint(tmp_path), dtype=torch.float32).decoding(2, 32)
+    decoding.prefill(torch.arange(20), [5, 15])
+    decoding.step(torch.tensor([3, 4]))
+    with pytest.raises(ModelError, match="has 16 positions, and a row has 17 tokens or more"):
+        decoding.step(torch.tensor([3, 4]))
+
+
 def test_a_body_that_reads_a_weight_by_itself_is_refused_with_the_line_that_does() -> None:
     class Body(torch.nn.Module):
         def __init__(self) -> None:

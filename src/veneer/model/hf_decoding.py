@@ -24,7 +24,7 @@ def call_body(base: Any, arguments: dict[str, Any]) -> Any:
     try:
         return base(**arguments, return_dict=True)
     except IndexError as error:
-        length = arguments["input_ids"].shape[1]
+        length = _longest(arguments)
         most = getattr(base.config, "max_position_embeddings", "some")
         raise ModelError(
             f"model_type {base.config.model_type!r} has {most} positions, and a row has {length} tokens or more "
@@ -36,6 +36,12 @@ def call_body(base: Any, arguments: dict[str, Any]) -> Any:
             "an update on it would have no effect, and codes would be read as weights. Leave the "
             "layer out of the adapter by lora.exclude_modules, or of a quantised base by quant.skip_modules"
         ) from error
+
+
+def _longest(arguments: dict[str, Any]) -> int:
+    """Tokens of the longest row, with those in the cache."""
+    mask: Tensor | None = arguments.get("attention_mask")
+    return int(arguments["input_ids"].shape[1] if mask is None else mask.sum(1).max())
 
 
 def _line(error: Exception) -> str:
