@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tiny import write_model
-from tiny_models import BACKENDS, documents, packed_logits, use_backend
-from veneer.errors import ConfigError
+from tiny_models import BACKENDS, documents, ours, packed_logits, tiny_llama, use_backend
+from veneer.errors import ConfigError, ModelError
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine
 from veneer.generation.cohort import SCORED_TOKENS
@@ -172,6 +172,25 @@ def test_a_constraint_decides_what_may_come(model: CausalLM) -> None:
     [result] = finished(engine, engine.submit(request([5, 6, 7], 12, constraint=rule)))
     assert rule.taken == list(result.tokens)
     assert all(token % 2 == 0 for token in result.tokens)
+
+
+def test_a_draw_from_logits_that_are_not_finite_ends_its_request_alone(tmp_path: Path) -> None:
+    model = ours(tiny_llama(), tmp_path)
+    with torch.no_grad():
+        model.embedding.weight[7] = float("nan")
+    engine, drawn = build_engine(model), {"temperature": 1.0}
+    [alone] = finished(engine, engine.submit(request([5, 6], sampling=drawn)))
+    handles = [engine.submit(request(prompt, sampling=drawn)) for prompt in ([5, 7], [5, 6])]
+    broken, whole = finished(engine, *handles)
+    assert len(alone.tokens) == 8
+    assert broken.finished.reason is FinishReason.ERROR
+    assert broken.finished.error is not None
+    assert "logits are NaN or infinite" in broken.finished.error
+    assert not broken.finished.refused
+    assert broken.tokens == ()
+    assert whole.tokens == alone.tokens
+    with pytest.raises(ModelError, match="prompt 1: the model's logits are NaN"):
+        generate(model, [[5, 6], [5, 7]], sampling=Sampling(max_new_tokens=4, temperature=1.0), stop_ids=NONE)
 
 
 def test_cancelled_requests_end_before_the_next_step(model: CausalLM) -> None:

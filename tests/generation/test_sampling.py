@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, ModelError
 from veneer.generation.sampling import Sampling, adjusted, choose, likeliest, probabilities
 
 
@@ -176,6 +176,21 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     sampling = Sampling(temperature=1.0)
     drawn = {choose(scores, sampling, torch.Generator().manual_seed(seed)) for seed in range(400)}
     assert drawn == {1, 3}
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}])
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(broken: float, filters: dict[str, float]) -> None:
+    """As transformers' `generate`, which raises "probability tensor contains either `inf`, `nan` or element < 0"."""
+    sampling = Sampling(temperature=1.0, **filters)  # type: ignore[arg-type]
+    for scores, count in ((torch.full((10,), broken), 10), (torch.tensor([0.0, 1.0, broken, 2.0]), 1)):
+        with pytest.raises(ModelError, match=f"NaN or infinite for {count} of {len(scores)} tokens"):
+            choose(scores, sampling, torch.Generator())
+
+
+def test_nothing_is_drawn_where_every_token_is_forbidden() -> None:
+    with pytest.raises(ConfigError, match="no token may come next"):
+        choose(torch.full((10,), -math.inf), Sampling(temperature=1.0), torch.Generator())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from veneer.errors import DataError, listing
+from veneer.errors import DataError, ModelError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
 from veneer.generation.cohort import Router
 from veneer.generation.context import within
@@ -86,6 +86,7 @@ def generate(
     Raises:
         ConfigError: `max_new_tokens` is more than the model's context, or a prompt has a token that the model has not.
         DataError: a prompt has no token; all such are named.
+        ModelError: no token can be drawn from the model's logits for a prompt.
     """
     empty = [f"prompt {row}" for row, prompt in enumerate(prompts) if not prompt]
     if empty:
@@ -167,8 +168,9 @@ def _carry_out(
     batch_rows: int | None,
     router: Router | None,
 ) -> None:
-    """Carry out requests; `on_event` is told what comes of each, by its index."""
+    """Carry out requests; `on_event` is told what comes of each, by its index. Raises ModelError as `generate`."""
     pace = Pace(requests)
+    failed: list[str] = []
 
     def listener(row: int) -> Callable[[GenerationEvent], None]:
         def listen(event: GenerationEvent) -> None:
@@ -176,6 +178,8 @@ def _carry_out(
                 pace.made(row)
             elif isinstance(event, Finished):
                 pace.ended(row)
+                if event.reason is FinishReason.ERROR:
+                    failed.append(f"prompt {row}: {event.error}")
             on_event(row, event)
 
         return listen
@@ -195,6 +199,8 @@ def _carry_out(
                 engine.submit(requests[asked], on_event=listener(asked))
                 asked += 1
             going = engine.step() or asked < len(requests)
+            if failed:
+                raise ModelError(failed[0])
             on_progress(pace.answers - ended, pace.under_way(), f"{pace.tokens:,} tokens")
             ended = pace.answers
             going = going and not stop()

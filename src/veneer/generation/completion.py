@@ -64,7 +64,8 @@ class Completion:
         """Choose the next token from the output for the last one. Returns why the answer ends, or None.
 
         Raises:
-            ConfigError: the request's constraint cannot say what may come next.
+            ConfigError: the request's constraint cannot say what may come next, or nothing may.
+            ModelError: no token can be drawn from the model's logits.
         """
         request, sequence = self.handle.request, self._sequence
         token = self._choose(output)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, ModelError
 from veneer.generation.blocks import BlockPool
 from veneer.generation.completion import Completion
 from veneer.generation.prompt_budget import PromptBudget
@@ -295,8 +295,9 @@ class GenerationEngine:
         before = len(active.sequence.tokens)
         try:
             reason = active.completion.next_token(output)
-        except ConfigError as error:
-            self._end(active, FinishReason.ERROR, error=str(error), refused=True)
+        except (ConfigError, ModelError) as error:
+            # Logits that are not finite are no fault of what was asked; other requests go on.
+            self._end(active, FinishReason.ERROR, error=str(error), refused=isinstance(error, ConfigError))
             return
         self._new_tokens += len(active.sequence.tokens) - before
         if reason is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from veneer.arguments import check_types
-from veneer.errors import ConfigError, listing
+from veneer.errors import ConfigError, ModelError, VeneerError, listing
 
 MAX_BIAS = 100.0
 """Largest absolute value of a logit's bias, as in OpenAI's interface."""
@@ -155,7 +155,8 @@ def _likeliest(found: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def likeliest(scores: Tensor) -> list[int]:
-    """The first token with the largest score of each row of `[rows, vocab]`.
+    """The first token with the largest score of each row of `[rows, vocab]`; NaN is larger than any number, as for
+    torch and transformers' `generate`.
 
     On the CPU NumPy finds it in a tenth of torch's time.
     """
@@ -166,9 +167,30 @@ def likeliest(scores: Tensor) -> list[int]:
 
 def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """The next token, drawn from adjusted scores of one row `[vocab]` by one number of `generator`; temperature above
-    0."""
+    0.
+
+    Raises:
+        ConfigError: every token is forbidden.
+        ModelError: scores are NaN or +∞, so that no token has a probability.
+    """
     cumulated = probabilities(scores, sampling).cpu().cumsum(-1)
+    if math.isnan(float(cumulated[-1])):
+        raise _undrawable(scores)
     drawn = torch.rand((), dtype=torch.float64, generator=generator) * cumulated[-1]
     # The first token whose cumulated probability is above the number drawn: one that has no probability never is.
     token = int(torch.searchsorted(cumulated, drawn, right=True))
     return min(token, int((cumulated < cumulated[-1]).sum()))
+
+
+def _undrawable(scores: Tensor) -> VeneerError:
+    if bool((scores == -math.inf).all()):
+        return ConfigError(
+            "no token may come next: min_tokens forbids the end of the answer, and the constraint everything else; ask "
+            "for fewer tokens"
+        )
+    broken = int((scores.isnan() | (scores == math.inf)).sum())
+    return ModelError(
+        f"the model's logits are NaN or infinite for {broken:,} of {len(scores):,} tokens, and none can be drawn from "
+        "them: its weights or its adapter are broken, or its dtype has too small a range (float16; take bfloat16 or "
+        "float32)"
+    )
