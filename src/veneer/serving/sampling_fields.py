@@ -163,10 +163,12 @@ def _stops(fields: Fields) -> tuple[str, ...]:
         return ()
     if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
         raise fields.wrong("stop", "must be a string or a list of strings")
-    if len(stops) > MAX_STOPS or not all(0 < len(one) <= LONGEST_STOP for one in stops):
+    if len(stops) > MAX_STOPS:
+        raise fields.wrong("stop", f"{len(stops):,} strings, at most {MAX_STOPS} are taken")
+    strange = [len(one) for one in stops if not 0 < len(one) <= LONGEST_STOP]
+    if strange:
         raise fields.wrong(
-            "stop",
-            f"at most {MAX_STOPS} strings of 1 to {LONGEST_STOP:,} characters are taken; these are {len(stops):,}",
+            "stop", f"a string of {strange[0]:,} characters, each must have 1 to {LONGEST_STOP:,}; leave it out"
         )
     return tuple(stops)
 
