@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from veneer.generation.sampling import probabilities
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
 from veneer.serving.prompts import PromptEncoder
@@ -23,8 +25,8 @@ def test_what_is_left_out_has_openais_defaults() -> None:
     found = read()
     assert (found.n, found.stop, found.stop_ids, found.sampling.temperature) == (1, (), None, 1.0)
     assert (found.sampling.top_p, found.sampling.top_k, found.sampling.min_p) == (1.0, 0, 0.0)
-    assert len({read().sampling.seed for _ in range(5)}) > 1, "without a seed the draws are other ones each time"
-    assert read(seed=7).sampling.seed == 7
+    assert len({read().seed for _ in range(5)}) > 1, "without a seed the draws are other ones each time"
+    assert read(seed=7).seed == 7
     assert read(top_k=-1).sampling.top_k == 0
 
 
@@ -39,8 +41,8 @@ def test_stops_are_texts_and_tokens_beside_the_models_own() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"n": 9}, {"n": 0}, {"n": 10**6}, {"temperature": 2.1}, {"temperature": float("nan")}, {"top_p": 0},
-        {"min_p": -1}, {"seed": -1}, {"seed": 2**31}, {"presence_penalty": 3}, {"repetition_penalty": 0},
+        {"n": 9}, {"n": 0}, {"n": 10**6}, {"temperature": 2.1}, {"temperature": float("nan")}, {"top_p": -1},
+        {"min_p": -1}, {"seed": -(2**63) - 1}, {"seed": 2**63}, {"presence_penalty": 3}, {"repetition_penalty": 0},
         {"stop": [""]}, {"stop": ["a"] * 17}, {"stop": ["a" * 1025]}, {"stop": [1]}, {"stop_token_ids": [50]},
         {"stop_token_ids": [True]}, {"logit_bias": {"50": 1}}, {"logit_bias": {"x": 1}}, {"logit_bias": {"1": 101}},
         {"logit_bias": {"1": True}}, {"logit_bias": []}, {"min_tokens": 101},
@@ -74,11 +76,28 @@ def test_what_is_not_honoured_is_refused_unless_it_changes_nothing() -> None:
             read(**{name: "something else"})
 
 
+def test_every_integer_of_64_bits_is_a_seed_of_its_own(service: Service) -> None:
+    def seeds(first: int, n: int = 1) -> list[int]:
+        asked = read(seed=first, n=n).requests((3, 4), None, service.prompts, param="prompt")
+        return [one.sampling.seed for one in asked]
+
+    wide = [-(2**63), -1, 2**31, 2**32, 2**33, 2**63 - 1]
+    assert len({*(seeds(seed)[0] for seed in wide), 0, 1, 2**31 - 1}) == len(wide) + 3
+    assert seeds(-1) == seeds(-1)
+    assert seeds(-2, n=4) == [*seeds(-2), *seeds(-1), 0, 1], "the n answers have the seeds seed, seed + 1, …"
+    assert len(set(seeds(2**63 - 1, n=2))) == 2
+
+
+def test_a_top_p_of_0_leaves_the_likeliest_token_alone() -> None:
+    scores = torch.tensor([0.0, 0.1, 0.05])
+    assert probabilities(scores, read(top_p=0).sampling).tolist() == [0.0, 1.0, 0.0]
+
+
 def test_each_answer_has_its_own_seed_and_the_context_its_end(service: Service) -> None:
     prompts: PromptEncoder = service.prompts
     prompt = tuple(range(3, 13))
-    found = read(n=3, seed=2**31 - 2, max_tokens=5).requests(prompt, "a", prompts, param="prompt")
-    assert [one.sampling.seed for one in found] == [2**31 - 2, 2**31 - 1, 0]
+    found = read(n=3, seed=2**31 - 3, max_tokens=5).requests(prompt, "a", prompts, param="prompt")
+    assert [one.sampling.seed for one in found] == [2**31 - 3, 2**31 - 2, 2**31 - 1]
     assert {(one.adapter, one.sampling.max_new_tokens) for one in found} == {("a", 5)}
     [whole] = read().requests(prompt, None, prompts, param="prompt")
     assert whole.sampling.max_new_tokens == prompts.context - 10

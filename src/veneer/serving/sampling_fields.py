@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from veneer.generation.request import MAX_STOPS, Constraint, GenerationRequest
 from veneer.generation.sampling import MAX_BIAS, Sampling
@@ -13,7 +14,12 @@ from veneer.serving.prompts import PromptEncoder
 
 MOST_BIASES = 1024
 LONGEST_STOP = 1024
-LARGEST_SEED = 2**31 - 1
+LEAST_SEED, LARGEST_SEED = -(2**63), 2**63 - 1
+"""Seeds that are taken: integers of 64 bits, as in OpenAI's interface."""
+OWN_SEEDS = 2**31
+"""Seeds below this, from 0 on, are the engine's own."""
+LEAST_TOP_P = 1e-9
+"""What 0 stands for: the likeliest token alone."""
 PENALTIES = 0.01, 100.0
 """The least and the largest penalty of repetition."""
 
@@ -53,8 +59,10 @@ class SamplingFields:
     """Answers to each prompt."""
     max_tokens: int | None
     """The longest answer; None lets it fill the context, or the cache where that is smaller."""
+    seed: int
+    """The first answer's seed; each further one has the next."""
     sampling: Sampling
-    """All the rest; its number of tokens is not yet set."""
+    """All the rest; its number of tokens and its seed are not yet set."""
     stop: tuple[str, ...]
     stop_ids: frozenset[int] | None
     """Tokens that end the answer; None takes the engine's."""
@@ -95,7 +103,7 @@ class SamplingFields:
         return [
             GenerationRequest(
                 prompt=prompt,
-                sampling=replace(self.sampling, max_new_tokens=most, seed=(self.sampling.seed + number) % 2**31),
+                sampling=replace(self.sampling, max_new_tokens=most, seed=engine_seed(self.seed + number)),
                 adapter=adapter,
                 stop=self.stop,
                 stop_ids=self.stop_ids,
@@ -126,29 +134,37 @@ def read_sampling(
     for name, values in NEUTRAL.items():
         fields.neutral(name, *values)
     n = fields.integer("n", 1, choices)
-    seed = fields.integer("seed", 0, LARGEST_SEED)
+    seed = fields.integer("seed", LEAST_SEED, LARGEST_SEED)
     least = fields.integer("min_tokens", 0, context) or 0
     ids = _stop_ids(fields, vocab_size)
     ignore_end = fields.flag("ignore_eos")
     return SamplingFields(
         n=1 if n is None else n,
         max_tokens=max_tokens,
+        seed=secrets.randbelow(OWN_SEEDS) if seed is None else seed,
         sampling=Sampling(
             max_new_tokens=max(1, least),
             min_new_tokens=least,
-            seed=secrets.randbelow(LARGEST_SEED) if seed is None else seed,
             logit_bias=_biases(fields, vocab_size),
             repetition_penalty=fields.number("repetition_penalty", *PENALTIES, 1.0),
             presence_penalty=fields.number("presence_penalty", -2.0, 2.0, 0.0),
             frequency_penalty=fields.number("frequency_penalty", -2.0, 2.0, 0.0),
             temperature=fields.number("temperature", 0.0, 2.0, 1.0),
             top_k=_top_k(fields, vocab_size),
-            top_p=fields.number("top_p", 1e-9, 1.0, 1.0),
+            top_p=max(LEAST_TOP_P, fields.number("top_p", 0.0, 1.0, 1.0)),
             min_p=fields.number("min_p", 0.0, 1.0, 0.0),
         ),
         stop=_stops(fields),
         stop_ids=ids if ignore_end else stop_ids | ids if ids else None,
     )
+
+
+def engine_seed(seed: int) -> int:
+    """The engine's seed for a client's. One that the engine does not have is hashed to one that it has: to cut off its
+    upper bits would give seeds that differ in these alone, as those of a clock may, the same draws."""
+    if 0 <= seed < OWN_SEEDS:
+        return seed
+    return int.from_bytes(sha256(str(seed).encode()).digest()[:8]) % OWN_SEEDS
 
 
 def _top_k(fields: Fields, vocab_size: int) -> int:
