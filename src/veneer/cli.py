@@ -38,7 +38,7 @@ from veneer.commands.studio import studio
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
-from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory, OutputError, RankLost, VeneerError
+from veneer.errors import ConfigError, Diverged, Ended, Interrupted, OutOfMemory, OutputError, RankLost, VeneerError
 from veneer.heap import spare_address_space
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
 from veneer.signals import leave, signal_exit_code
@@ -99,7 +99,7 @@ class _Commands(click.Group):
 
     def _invoke(self, ctx: click.Context) -> Any:
         reserve: mmap | None = None
-        lost = False
+        lost = ended = False
         try:
             refuse_little_address_space()
             reserve = mmap(-1, RESERVE)
@@ -109,6 +109,7 @@ class _Commands(click.Group):
             by_signal = signal_exit_code() if isinstance(error, Interrupted) else None
             message, code = _of_rank(error), error.exit_code if by_signal is None else by_signal
             lost = isinstance(error, RankLost) and launched().many
+            ended = isinstance(error, Ended)
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
@@ -122,7 +123,7 @@ class _Commands(click.Group):
             message, code = f"{message_of(doing, str(error))} {LESS_MEMORY}", OutOfMemory.exit_code
         # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
         if message:
-            _say_error(message)
+            _say(message, is_error=not ended)
         if lost or signal_exit_code() is not None:
             # A thread may wait in C++ for a network that has gone: Python's own way out takes seconds, or aborts. And
             # on a busy machine it takes longer than who sent a signal waits.
@@ -144,15 +145,18 @@ def _of_rank(error: VeneerError) -> str:
     return said if said.startswith(ranks.name) else f"{ranks.name}: {said}"
 
 
-def _say_error(message: str) -> None:
+def _say(message: str, *, is_error: bool = True) -> None:
     try:
-        from veneer.screens.console import say_error
+        from veneer.screens.console import console, say, say_error
 
-        say_error(message)
+        if is_error:
+            say_error(message)
+        else:
+            say(console(), message)
     except KINDS as error:
         if not is_out_of_memory(error):
             raise
-        os.write(2, f"error: {message}\n".encode())
+        os.write(2, f"{'error: ' if is_error else ''}{message}\n".encode())
 
 
 @click.group(
@@ -206,6 +210,6 @@ def _run_main() -> None:
         message = f"what was to be printed cannot be written: {error.strerror or error}"
     from veneer.screens.streams import drop_rest
 
-    _say_error(message)
+    _say(message)
     drop_rest(sys.stdout)
     sys.exit(OutputError.exit_code)

@@ -12,8 +12,9 @@
     ├── OutputError             a folder that cannot be written, or a disk that is full
     └── TrainingStopped         the run ended before its last step
         ├── Diverged            the loss or a gradient was not finite
-        ├── Interrupted         the user or the system asked the run to stop
-        └── RankLost            another process of the run is gone, or cannot be reached
+        ├── RankLost            another process of the run is gone, or cannot be reached
+        └── Interrupted         the user or the system asked the run to stop
+            └── Ended           what runs until it is asked to stop was, and left nothing undone
 
 A message states the value that was met, the rule that it breaks, and the remedy. Where several things are
 wrong, one error names all of them: `listing` formats them.
@@ -74,6 +75,11 @@ class Interrupted(TrainingStopped):
     """The run was asked to stop. Where a signal asked for it, its exit code is that signal's (`veneer.signals`)."""
 
     exit_code = 130
+
+
+class Ended(Interrupted):
+    """What runs until it is asked to stop, as a server does, was asked to, and left nothing undone. The command line
+    says so without calling it an error; the exit code is the signal's all the same."""
 
 
 class RankLost(TrainingStopped):

@@ -54,6 +54,7 @@ def test_it_serves_until_sigterm_and_answers_what_is_under_way(tiny_model: Path)
     assert code == 128 + signal.SIGTERM
     assert "all requests under way have been answered" in told
     assert "Traceback" not in told
+    assert "error" not in told, "it is how a server is stopped, and supervisors look for the word"
 
 
 @pytest.mark.parametrize(

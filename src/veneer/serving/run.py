@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from veneer.arguments import check_least, check_types
 from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method, choice
-from veneer.errors import ConfigError, Interrupted
+from veneer.errors import ConfigError, Ended, Interrupted
 from veneer.events import Subscriber
 from veneer.serving.garbage import loaded_objects_left_out
 from veneer.serving.request import PORT, ServeRequest, Serving
@@ -71,7 +71,8 @@ def serve(
 
     Raises:
         ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
-        Interrupted: a signal has asked the program to stop; the requests under way have been answered.
+        Ended: a signal has asked the program to stop; the requests under way have been answered.
+        Interrupted: a signal has asked for it, and requests that took too long were cancelled.
     """
     check_types(serve, locals())
     check_least(0, {"adapter_memory": adapter_memory, "cache_memory": cache_memory})
@@ -114,10 +115,9 @@ def serve_request(
     with deferred(asked.set, NOTICE), loaded_objects_left_out():
         ended = _until(server, lambda: asked.is_set() or stop(), lambda: on_start(Serving(server.url, models)))
         if stop_signalled():
-            rest = (
-                "all requests under way have been answered" if ended else "requests that took too long were cancelled"
-            )
-            raise Interrupted(f"the server was asked to stop; {rest}")
+            if ended:
+                raise Ended("the server was asked to stop; all requests under way have been answered")
+            raise Interrupted("the server was asked to stop; requests that took too long were cancelled")
 
 
 def require_packages() -> None:

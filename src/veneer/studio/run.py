@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from veneer.arguments import check_types
 from veneer.config import ComputeSection
 from veneer.enums import JobCode, choice
-from veneer.errors import ConfigError, Interrupted
+from veneer.errors import ConfigError, Ended
 from veneer.io.files import make_output_folder
 from veneer.jobs.folder import STUDIO
 from veneer.signals import deferred, stop_signalled
@@ -61,7 +61,7 @@ def open_studio(
 
     Raises:
         ConfigError, OutputError, ModelError: whatever cannot be used.
-        Interrupted: a signal has asked the program to stop.
+        Ended: a signal has asked the program to stop.
     """
     check_types(open_studio, locals())
     request = StudioRequest(
@@ -94,7 +94,7 @@ def run_studio(
                     raise ConfigError("the studio has failed; what was printed above says why")
                 time.sleep(CHECK_SECONDS)
         if stop_signalled():
-            raise Interrupted("the studio was asked to stop; what was running goes on when it is started again")
+            raise Ended("the studio was asked to stop; what was running goes on when it is started again")
 
 
 @contextmanager
