@@ -30,6 +30,7 @@ from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.tokenizer import Tokenizer
+from veneer.loading.base_form import BaseForm, form_of
 from veneer.loading.ends import end_notes
 from veneer.loading.expected import check_vocabulary
 from veneer.loading.forms import TableForm, WeightForm
@@ -76,6 +77,8 @@ class Assistant:
     """The files of the base, for their digests."""
     generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Content of the base's generation_config.json."""
+    form: BaseForm = field(default_factory=BaseForm)
+    """How the base's linear layers are held."""
 
     request: AssistantRequest | None = None
     """The request that loaded it; None where it was put together from loaded parts."""
@@ -360,18 +363,21 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     tokenizer = checkpoint.tokenizer()
     own = tokenizer if adapter is None else read_tokenizer(adapter, tokenizer)
     start_template(own)
+    dtype = resolve_dtype(compute.dtype, device)
+    rounded = resolve_dtype(run.compute.dtype, device) if run else dtype
+    method, quant = _method(request, run), run.quant if run else None
     stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
     with stage:
         loaded = load_language_model(
             checkpoint,
             backend=_backend(request, run),
-            form=WeightForm.QUANTIZED if _method(request, run) is Method.QLORA else WeightForm.FROZEN,
-            dtype=resolve_dtype(compute.dtype, device),
+            form=WeightForm.QUANTIZED if method is Method.QLORA else WeightForm.FROZEN,
+            dtype=dtype,
             device=device,
             products=compute.products,
             tables=TableForm.STORED,
-            quant=run.quant if run else None,
-            quantised_from=resolve_dtype(run.compute.dtype, device) if run else None,
+            quant=quant,
+            quantised_from=rounded,
             progress=lambda name: stage.advance(item=name),
         )
     loaded.requires_grad_(False).eval()
@@ -384,7 +390,8 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
         warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")
     for warning in warnings:
         emit(Note(message=warning, level=Level.WARNING))
-    return replace(make_assistant(loaded, checkpoint, put_on, own), warnings=tuple(warnings))
+    form = form_of(method, quant, rounded, stored=bool(checkpoint.stored))
+    return replace(make_assistant(loaded, checkpoint, put_on, own), warnings=tuple(warnings), form=form)
 
 
 def make_assistant(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
+
 import ollama
 import pytest
 
-from served import ADAPTER, BASE, call
+from served import ADAPTER, BASE, CPU, call, serving
+from veneer.assistant import open_assistant
 from veneer.serving.server import HttpServer
 
 
@@ -20,6 +24,14 @@ def test_the_base_and_the_adapters_are_listed(server: HttpServer) -> None:
             client.show("nobody")
     finally:
         client._client.close()
+
+
+def test_a_base_in_other_codes_has_another_digest(server: HttpServer, tiny_model: Path) -> None:
+    def digests(server: HttpServer) -> dict[str, str]:
+        return {one["name"]: one["digest"] for one in call(server, "GET", "/api/tags")[2]["models"]}
+
+    with serving(open_assistant(tiny_model, method="qlora", compute=CPU)) as (quantised, _):
+        assert digests(quantised)[BASE] != digests(server)[BASE] == sha256(BASE.encode()).hexdigest()
 
 
 def test_the_version_is_json_and_so_is_what_is_not_there(server: HttpServer) -> None:

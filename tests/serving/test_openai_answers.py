@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
+
+from served import CPU
+from veneer.assistant import Assistant, open_assistant
+from veneer.io.digests import file_digest
+from veneer.serving.build import base_digest
 from veneer.serving.openai_answers import fingerprint_of, head
 from veneer.serving.service import VERSION
 
@@ -21,3 +28,12 @@ def test_each_answer_has_a_name_of_its_own() -> None:
     assert first["id"] != second["id"]
     assert first["id"].startswith("cmpl-")
     assert (first["object"], first["model"]) == ("text_completion", "m")
+
+
+def test_a_base_in_other_codes_has_another_digest_and_an_unquantised_one_that_of_its_files_and_dtype(
+    tiny_model: Path, assistant: Assistant
+) -> None:
+    quantised = open_assistant(tiny_model, method="qlora", compute=CPU)
+    assert base_digest(quantised) != base_digest(assistant)
+    own = [f"{name} {file_digest(tiny_model / name)}" for name in ("config.json", "model.safetensors")]
+    assert base_digest(assistant) == sha256("\n".join([*own, "torch.float32"]).encode()).hexdigest()

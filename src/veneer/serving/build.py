@@ -149,11 +149,13 @@ def build_service(
         limits=limits,
         created=int(time.time()),
         base_digest=base_digest(assistant),
+        base_form=assistant.form.text,
     )
 
 
 def base_digest(assistant: Assistant) -> str:
-    """Digest of what a base computes: of its files that say so, and of the dtype in which it is held.
+    """Digest of what a base computes: of its files that say so, of the dtype in which it is held, and of how its linear
+    layers were quantised, if they were as it was loaded.
 
     Raises:
         ModelError: a file cannot be read.
@@ -162,4 +164,6 @@ def base_digest(assistant: Assistant) -> str:
         found = sorted(f"{file.name} {file_digest(file)}" for file in assistant.files if computes(file.name))
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    return sha256("\n".join([*found, str(assistant.model.dtype)]).encode()).hexdigest()
+    return sha256(
+        "\n".join([*found, *filter(None, (str(assistant.model.dtype), assistant.form.text))]).encode()
+    ).hexdigest()

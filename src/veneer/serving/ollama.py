@@ -87,7 +87,7 @@ def _entry(service: Service, name: str) -> dict[str, Any]:
         "model": name,
         "modified_at": _time(datetime.fromtimestamp(service.created, UTC)),
         "size": 0,
-        "digest": sha256(name.encode()).hexdigest(),
+        "digest": sha256("\n".join(filter(None, (name, service.base_form))).encode()).hexdigest(),
         "details": _details(service, name),
     }
 

@@ -50,7 +50,9 @@ class Service:
     created: int = 0
     """When the server was started, in seconds since 1970."""
     base_digest: str = ""
-    """Digest of the base: of its files, and of the dtype in which it is held."""
+    """Digest of the base: of its files, and of how it is held."""
+    base_form: str = ""
+    """How the base's linear layers were quantised as it was loaded; empty where they were not."""
     schemas: SlowWork = field(init=False)
     """Where grammars are made."""
     draining: bool = False
