@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from peft_folders import write_adapter
 from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
 from veneer.assistant import Assistant, turns
+from veneer.config import QuantSection
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.events import Event, Level, Note
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
+from veneer.loading.base_form import BaseForm
 from veneer.model.decoder import CausalLM
 from veneer.serving import batch
 from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
@@ -92,6 +95,17 @@ def test_a_job_that_was_stopped_writes_what_it_would_have_written(
         assert any(isinstance(event, Note) and "going on after" in event.message for event in said) == bool(
             result.before
         )
+
+
+def test_a_job_over_the_base_in_other_codes_is_another_one(assistant: Assistant, tmp_path: Path) -> None:
+    quantised = replace(assistant, form=BaseForm(QuantSection(), torch.bfloat16))
+    output, note = tmp_path / "out.jsonl", tmp_path / "out.jsonl.job"
+    answered(quantised, questions(1), output, None)
+    with pytest.raises(ConfigError, match=r"held: 'nf4, .*', now 'not quantised"):
+        answered(assistant, questions(1), output, None)
+    older = {name: fact for name, fact in json.loads(note.read_text()).items() if name != "held"}
+    note.write_text(json.dumps(older))
+    assert len(answered(assistant, questions(1), output, None)) == 1, "the note of an older job does not say it"
 
 
 def test_adapters_that_are_not_there_are_refused_before_anything_is_answered(

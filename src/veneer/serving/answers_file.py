@@ -21,6 +21,9 @@ from veneer.io.files import lock_patiently, reported, write_text
 from veneer.strict_json import to_text
 from veneer.whole_lines import append_line
 
+HELD = "held"
+"""The name among what the answers follow from of how the base's linear layers are held. The notes of older jobs do not
+have it, and these are gone on with."""
 ROW = "row"
 """The key of a line that has the number of its question, from 0 on."""
 FLUSH_SECONDS = 1.0
@@ -112,8 +115,11 @@ def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path}: is there already, and no {note.name} beside it; give another --output") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{note}: cannot be read: {error}") from error
+    before = before if isinstance(before, dict) else {}
     now = json.loads(to_text(dict(job)))
-    other = _differences(before if isinstance(before, dict) else {}, now)
+    if HELD not in before:
+        now.pop(HELD, None)
+    other = _differences(before, now)
     if other:
         raise ConfigError(f"{path}: has answers of another job; give another --output:\n{listing(other)}")
 

@@ -33,7 +33,7 @@ from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
-from veneer.serving.answers_file import ROW, AnswersFile, has_answers
+from veneer.serving.answers_file import HELD, ROW, AnswersFile, has_answers
 
 ADAPTER = "adapter"
 """The key of a row that names its adapter."""
@@ -122,7 +122,8 @@ def answer_file(
     # Before the job is noted: whoever shortens a question in the input has another job, and the same output.
     prompts = None if has_answers(output) else _prompts(assistant, questions, 0)
     digests = _digests(questions, adapters)
-    settings = {**job, "base": _base(assistant), "adapters": digests, "sampling": _plain(sampling)}
+    held = assistant.form.text or "not quantised as it was loaded"
+    settings = {**job, "base": _base(assistant), HELD: held, "adapters": digests, "sampling": _plain(sampling)}
     with ExitStack() as ends:
         file = ends.enter_context(AnswersFile(output, settings))
         if file.done:
