@@ -60,6 +60,8 @@ class AssistantRequest:
     """Branch, tag or commit of a hub id."""
     backend: Backend | None = None
     """Who computes the model; None takes what the adapter's run recorded, else AUTO."""
+    held_as: Path | None = None
+    """Without `adapter`: the folder of an adapter whose run says how the base is held, and that is not put on it."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,8 @@ class Assistant:
     """Content of the base's generation_config.json."""
     form: BaseForm = field(default_factory=BaseForm)
     """How the base's linear layers are held."""
+    stored: bool = False
+    """Whether the base's files hold weights quantised, which are then held so under every method."""
 
     request: AssistantRequest | None = None
     """The request that loaded it; None where it was put together from loaded parts."""
@@ -242,6 +246,11 @@ def recorded_run(adapter: Path | None) -> RunConfig | None:
     return None if run is None else run.config()
 
 
+def _base_run(request: AssistantRequest) -> RunConfig | None:
+    """The run that says how the base is held."""
+    return recorded_run(request.adapter or request.held_as)
+
+
 def open_assistant(
     model: str | Path,
     *,
@@ -322,15 +331,15 @@ def enough_memory(request: AssistantRequest | None, doing: str, beside: str = ""
 
 
 def _advice(request: AssistantRequest) -> str:
-    run = recorded_run(request.adapter)
+    run, base_run = recorded_run(request.adapter), _base_run(request)
     try:
         config = read_model_config(request.model, revision=request.revision)
         held = Held(
             description=describe_model(config, _backend(request, run)),
-            method=_method(request, run),
+            method=_method(request, base_run),
             dtype=resolve_dtype(request.compute.dtype, resolve_device(request.compute.device)),
             device=resolve_device(request.compute.device).type,
-            quant=QuantSection() if run is None else run.quant,
+            quant=QuantSection() if base_run is None else base_run.quant,
         )
         return held.advice()
     except KINDS as error:
@@ -356,7 +365,7 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
 def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     adapter, compute = request.adapter, request.compute
     warnings = [] if adapter is None else config_warnings(adapter, *read_config(adapter))
-    run = recorded_run(adapter)
+    run, base_run = recorded_run(adapter), _base_run(request)
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
     base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())
@@ -364,8 +373,8 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     own = tokenizer if adapter is None else read_tokenizer(adapter, tokenizer)
     start_template(own)
     dtype = resolve_dtype(compute.dtype, device)
-    rounded = resolve_dtype(run.compute.dtype, device) if run else dtype
-    method, quant = _method(request, run), run.quant if run else None
+    rounded = resolve_dtype(base_run.compute.dtype, device) if base_run else dtype
+    method, quant = _method(request, base_run), base_run.quant if base_run else None
     stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
     with stage:
         loaded = load_language_model(
@@ -390,8 +399,10 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
         warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")
     for warning in warnings:
         emit(Note(message=warning, level=Level.WARNING))
-    form = form_of(method, quant, rounded, stored=bool(checkpoint.stored))
-    return replace(make_assistant(loaded, checkpoint, put_on, own), warnings=tuple(warnings), form=form)
+    stored = bool(checkpoint.stored)
+    form = form_of(method, quant, rounded, stored=stored)
+    made = make_assistant(loaded, checkpoint, put_on, own)
+    return replace(made, warnings=tuple(warnings), form=form, stored=stored)
 
 
 def make_assistant(

@@ -17,6 +17,7 @@ from invoking import FLOAT32, generated, invoke, refused
 from tiny import write_model
 from veneer.cli import main
 from veneer.errors import DataError
+from veneer.training.session import RunResult
 from veneer.verbs import generate
 
 
@@ -237,3 +238,24 @@ def test_with_json_a_file_of_answers_is_told_of_as_json(tiny_model: Path, tmp_pa
         said = json.loads(invoke(*argv, "--json").stdout)
         assert said == {"output": str(output), "rows": 2, "before": before}
     assert invoke(*argv).stdout == f"{output}: 2 answers, 2 of them before\n"
+
+
+def test_a_row_is_answered_over_the_base_that_its_adapter_was_trained_beside(
+    finished: dict[str, RunResult], tiny_model: Path, tmp_path: Path
+) -> None:
+    for name in ("qlora", "lora"):
+        shutil.copytree(finished[name].output, tmp_path / "adapters" / name)
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    asked = ("--adapters", tmp_path / "adapters", "--input", rows, "--output", output)
+
+    def held() -> str:
+        output.unlink(missing_ok=True)
+        generated(tiny_model, *asked)
+        return str(json.loads((tmp_path / "out.jsonl.job").read_text())["held"])
+
+    rows.write_text('{"prompt": "hi", "adapter": "qlora"}\n{"prompt": "hi"}\n')
+    assert held() == "nf4, blocks of 64, double quantisation, from float32"
+    rows.write_text('{"prompt": "hi", "adapter": "lora"}\n')
+    assert held() == "not quantised as it was loaded"
+    rows.write_text('{"prompt": "hi"}\n')
+    assert held() == "not quantised as it was loaded", "rows that name no adapter ask the base as it is"

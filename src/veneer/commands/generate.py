@@ -11,11 +11,11 @@ import click
 from veneer.commands.options import (
     adapter_option,
     assistant_of,
-    base_option,
     device_option,
     devices_option,
     dtype_option,
     examples,
+    held_option,
     in_processes,
     model_option,
     on_option,
@@ -55,7 +55,10 @@ from veneer.strict_json import to_text
     help='A folder of adapters for --output: a row of --input may name one of them ("adapter": "NAME").',
 )
 @sampling_options(256)
-@base_option
+@held_option(
+    "By default as when the adapter was trained; with --adapters as all that rows name, where they agree, and else "
+    "unquantised, with a warning."
+)
 @device_option
 @devices_option
 @on_option
@@ -101,8 +104,9 @@ def generate(
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     if input_file is not None and output is not None:
-        screen.read_conversations(input_file, system)  # what cannot be read is refused before the model is loaded
-        assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
+        count = len(screen.read_conversations(input_file, system))  # what cannot be read is refused before loading
+        request = assistant_of(model, adapter, method, device, dtype)
+        assistant = screen.open_for_rows(request, input_file, count, adapters)
         done = screen.answer_into(
             assistant, input_file, output, settings, system=system, adapter=adapter, adapters=adapters
         )

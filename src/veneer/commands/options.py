@@ -46,11 +46,19 @@ dtype_option = click.option(
     show_default=True,
     help="The number format that the model computes in.",
 )
-base_option = click.option(
-    "--method",
-    type=METHODS,
-    help="How the base model is held in memory: qlora quantises it. By default as when the adapter was trained.",
-)
+
+
+def held_option(default: str) -> Callable[[Command], Command]:
+    """The option `--method` of a command whose base model is not trained.
+
+    Args:
+        default: how it is held where the option is not given, a sentence.
+    """
+    help_text = f"How the base model is held in memory: qlora quantises it. {default}"
+    return click.option("--method", type=METHODS, help=help_text)
+
+
+base_option = held_option("By default as when the adapter was trained.")
 rows_option = click.option(
     "--data",
     type=ROWS,

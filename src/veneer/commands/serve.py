@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
-    base_option,
     compute_of,
     device_option,
     dtype_option,
     examples,
+    held_option,
     host_option,
     method_of,
     model_option,
@@ -91,7 +91,10 @@ CERTIFICATE = "selfcheck.json"
     metavar="MB",
     help="The megabytes that keys and values may take.",
 )
-@base_option
+@held_option(
+    "By default as when the adapters were trained, where all whose runs say so agree, and else unquantised; those that "
+    "were trained beside another base are named in a warning."
+)
 @device_option
 @dtype_option
 @click.option(

@@ -19,6 +19,7 @@ from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
+from veneer.screens.loading import open_visibly
 from veneer.screens.standard_input import text_of
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
@@ -123,6 +124,30 @@ def say_below(events: list[Event]) -> None:
     with EventScreen(console()) as screen:
         for event in events:
             screen(event)
+
+
+def open_for_rows(request: AssistantRequest, path: Path, count: int, adapters: Path | None) -> Assistant:
+    """Load the model that answers the rows of a file, held as the adapters that rows name were trained, if they agree.
+
+    Args:
+        request: the model.
+        path: the file of the questions.
+        count: how many it has.
+        adapters: a folder of adapters by name.
+
+    Raises:
+        ModelError, AdapterError, ConfigError, DataError: whatever cannot be used.
+    """
+    from veneer.serving.adapters import adapter_names
+    from veneer.serving.batch import adapters_of_rows
+    from veneer.serving.held_base import load_held_base
+
+    asked = {name for name in adapters_of_rows(path, count) if name is not None}
+    if adapters is None or not asked:
+        return open_visibly(request)
+    names = [name for name in adapter_names(adapters) if name in asked]
+    with EventScreen(console()) as screen:
+        return load_held_base(request, adapters, names, [screen]).assistant
 
 
 def answer_into(

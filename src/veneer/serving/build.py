@@ -26,6 +26,7 @@ from veneer.serving.app import build_app
 from veneer.serving.catalogue import AdapterCatalogue
 from veneer.serving.grammar import Grammars
 from veneer.serving.guard import Access
+from veneer.serving.held_base import HeldBase, load_held_base, telling
 from veneer.serving.keys import read_keys
 from veneer.serving.limits import ServerLimits
 from veneer.serving.metrics import Metrics
@@ -51,14 +52,11 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     access = access_of(request)
     if request.pinned and request.adapters is None:
         raise ConfigError(f"--pin {request.pinned[0]}: there are no adapters to pin; give their folder with --adapters")
-    assistant = load_assistant(
-        AssistantRequest(model=request.model, method=request.method, compute=request.compute), subscribers=subscribers
-    )
-    catalogue = None
+    held = load_base(request, subscribers)
+    assistant, catalogue = held.assistant, None
     if request.adapters is not None:
-        adapter_names(request.adapters)
         dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
-        loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype)
+        loader = telling(adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype), held)
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
         with Stage(
             broadcast(subscribers), "loading pinned adapters", total=len(request.pinned), unit="adapters"
@@ -71,6 +69,19 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
         server = server_of(service, access, host=request.host, port=request.port)
         unfinished.pop_all()
     return server, service.models.all()
+
+
+def load_base(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -> HeldBase:
+    """Load the base of a server, held as its adapters were trained where they agree on that and nothing else is asked
+    for.
+
+    Raises:
+        ModelError, ConfigError: the base cannot be used, or there are no adapters in their folder.
+    """
+    base = AssistantRequest(model=request.model, method=request.method, compute=request.compute)
+    if request.adapters is None:
+        return HeldBase(load_assistant(base, subscribers=subscribers))
+    return load_held_base(base, request.adapters, adapter_names(request.adapters), subscribers)
 
 
 def server_of(service: Service, access: Access, *, host: str = "127.0.0.1", port: int = 0) -> HttpServer:

@@ -40,7 +40,8 @@ class ServeRequest:
     cache_memory: int = 10**9
     """Bytes that keys and values may take."""
     method: Method | None = None
-    """How the base is held; None is LORA, in the compute dtype."""
+    """How the base is held; None takes what the runs of the adapters recorded, where all that have a record agree, else
+    LORA, in the compute dtype."""
     compute: ComputeSection = field(default_factory=ComputeSection)
     """Device and dtype."""
 

@@ -63,7 +63,9 @@ def serve(
         adapter_dtype: FLOAT32 or BFLOAT16, in which the factors of adapters are held.
         pinned: names of adapters that are loaded at the start and stay in memory.
         cache_memory: bytes that keys and values may take.
-        method: how the base is held: QLORA quantised, else in the compute dtype.
+        method: how the base is held: QLORA quantised, else in the compute dtype. By default as when the adapters were
+            trained, where all whose runs say so agree, else in the compute dtype; a warning names those that were
+            trained beside another.
         compute: device and dtype.
         on_start: called as soon as requests are taken.
         stop: asked several times a second; true ends the server as a signal does.

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from veneer.adapters.content import content_digest
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation.runner import LoadedAdapter
@@ -31,7 +31,7 @@ from veneer.io.checkpoint import model_name
 from veneer.native.library import choice as kernel_choice
 from veneer.serving.adapter_loading import Loader, adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
-from veneer.serving.build import build_service, server_of
+from veneer.serving.build import build_service, load_base, server_of
 from veneer.serving.grammar import Grammars
 from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
@@ -91,9 +91,7 @@ def selfcheck(
         ModelError, AdapterError, ConfigError: whatever cannot be used.
     """
     begun = time.monotonic()
-    assistant = load_assistant(
-        AssistantRequest(model=request.model, method=request.method, compute=request.compute), subscribers=subscribers
-    )
+    assistant = load_base(request, subscribers).assistant
     exactness = _exactness(assistant, None)
     if exactness is None:
         raise ConfigError(
@@ -161,7 +159,7 @@ def _settings(
         "questions": questions,
         "seed": seed,
         "clients": CLIENTS,
-        "method": None if request.method is None else request.method.value,
+        "method": (request.method or assistant.form.method).value,
         "dtype": str(assistant.model.dtype),
         "adapter_dtype": str(_adapter_dtype(request)),
         "adapter_memory": chosen.budget,
