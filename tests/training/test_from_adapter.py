@@ -20,10 +20,13 @@ from veneer.adapters.store import read_tensors
 from veneer.config import RunConfig
 from veneer.data.records import read_records
 from veneer.data.trained_rows import trained_among
+from veneer.enums import Method
 from veneer.errors import AdapterError, CheckpointError, ConfigError, Interrupted
 from veneer.events import Event, Level, Note
 from veneer.quantization import quantize
 from veneer.reproduction.run import reproduce
+from veneer.run_folder import RunFolder
+from veneer.training.from_adapter import warn_of_other_form, with_adapter
 from veneer.training.run import train
 
 KINDS = {
@@ -150,6 +153,69 @@ def test_it_is_trained_further_resumed_and_reproduced(tiny_model: Path, tiny_dat
         reproduce(whole)
     with pytest.raises(CheckpointError, match=r"adapter adapter_model\.safetensors: '"):
         train(config, resume=True)
+
+
+def method_left_open(config: RunConfig) -> RunConfig:
+    return RunConfig.model_validate(config.model_dump(exclude_unset=True, exclude={"method", "quant"}))
+
+
+def warnings(said: list[Event]) -> list[str]:
+    return [event.message for event in said if isinstance(event, Note) and event.level is Level.WARNING]
+
+
+@pytest.mark.parametrize("kind", [("method=lora",), ("method=qlora", "quant.block=128")])
+def test_a_method_that_is_left_open_is_that_of_the_adapters_run(
+    kind: tuple[str, ...], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1", *kind)).output
+    config = further(tiny_model, tiny_data, tmp_path / "second", first, *kind)
+    said: list[Event] = []
+    assert with_adapter(method_left_open(config)).method is config.method
+    second = train(method_left_open(config), subscribers=[said.append]).output
+    assert warnings(said) == []
+    asked = further(tiny_model, tiny_data, tmp_path / "asked", first, *kind)
+    assert weights(second) == weights(train(asked).output)
+    assert reproduce(second).same
+
+
+def test_an_adapter_without_a_record_leaves_the_method_its_default(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    (first / "config.yaml").unlink()
+    config = further(tiny_model, tiny_data, tmp_path / "second", first)
+    assert with_adapter(method_left_open(config)).method is Method.QLORA
+    said: list[Event] = []
+    warn_of_other_form(with_adapter(method_left_open(config)), said.append)
+    assert said == []
+
+
+def test_another_method_than_the_adapters_run_had_counts_with_one_warning(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    said: list[Event] = []
+    config = further(tiny_model, tiny_data, tmp_path / "second", first, "method=qlora")
+    second = train(config, subscribers=[said.append]).output
+    (warning,) = warnings(said)
+    assert "(nf4, blocks of 64, double quantisation here, not quantised then)" in warning
+    recorded = RunFolder(second).config()
+    assert recorded is not None
+    assert recorded.method is Method.QLORA
+
+
+def test_a_resumed_run_keeps_its_method_whatever_becomes_of_the_adapters_record(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    config = method_left_open(further(tiny_model, tiny_data, tmp_path / "second", first, "train.save_every=2"))
+    with pytest.raises(Interrupted):
+        train(config, stop=iter([False, True]).__next__)
+    (first / "config.yaml").unlink()
+    second = train(config, resume=True).output
+    recorded = RunFolder(second).config()
+    assert recorded is not None
+    assert recorded.method is Method.LORA
 
 
 def test_the_rows_that_the_adapter_was_trained_on_are_trained_rows_of_the_run(tiny_model: Path, tmp_path: Path) -> None:

@@ -91,7 +91,10 @@ training_data_option = click.option(
     "--data", type=ROWS, help="The rows to train on: a file of JSONL, JSON, CSV or Parquet."
 )
 training_method_option = click.option(
-    "--method", type=METHODS, help="What is trained: an adapter (lora, qlora) or all weights (full). [default: qlora]"
+    "--method",
+    type=METHODS,
+    help="What is trained: an adapter (lora, qlora) or all weights (full). [default: that of the adapter's run under "
+    "train.from_adapter, else qlora]",
 )
 eval_data_option = click.option("--eval-data", type=ROWS, help="The rows that the evaluation loss is measured on.")
 held_out_option = click.option(

@@ -41,7 +41,8 @@ class RunConfig(Section):
     """The folder of the run, which is made."""
     method: Method = Method.QLORA
     """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
-    (`qlora`), or every weight (`full`)."""
+    (`qlora`), or every weight (`full`). A run that starts from an adapter (`train.from_adapter`) has the method of that
+    one's run where this is left out."""
     objective: ObjectiveName = ObjectiveName.SFT
     """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
     (`pretraining`), a loss of pairs of a chosen and a rejected answer

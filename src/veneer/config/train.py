@@ -31,7 +31,8 @@ class TrainSection(Section):
     recorded as `steps`."""
     from_adapter: Place | None = None
     """The folder of an adapter that the run starts from. Rank, alpha, targets and kind are the adapter's, so that they
-    are left out. It is read only."""
+    are left out. `method` and `quant` are those of the adapter's run where they are left out; others that are given
+    count, with a warning. It is read only."""
     other_base: OtherBase = OtherBase.REFUSE
     """Whether `from_adapter`, or a teacher's adapter, may have been trained beside another base model than it is put
     on: `refuse`, or `allow` with a warning."""

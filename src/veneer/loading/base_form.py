@@ -18,7 +18,7 @@ class BaseForm:
     quant: QuantSection | None = None
     """What they were quantised by as they were loaded; None where they were not."""
     rounded: torch.dtype | None = None
-    """The dtype that they were rounded to before they were quantised."""
+    """The dtype that they were rounded to before they were quantised; None where that is not looked at."""
 
     @property
     def text(self) -> str:
@@ -29,7 +29,8 @@ class BaseForm:
         parts = [quant.scheme.value]
         if quant.scheme is not Scheme.INT8:
             parts += [f"blocks of {quant.block}", f"{'double' if quant.double_quant else 'single'} quantisation"]
-        parts.append(f"from {str(self.rounded).removeprefix('torch.')}")
+        if self.rounded is not None:
+            parts.append(f"from {str(self.rounded).removeprefix('torch.')}")
         return ", ".join([*parts, *(f"without {name}" for name in sorted(quant.skip_modules))])
 
     @property
@@ -38,13 +39,15 @@ class BaseForm:
         return Method.LORA if self.quant is None else Method.QLORA
 
 
-def form_of(method: Method, quant: QuantSection | None, rounded: torch.dtype, *, stored: bool = False) -> BaseForm:
+def form_of(
+    method: Method, quant: QuantSection | None, rounded: torch.dtype | None = None, *, stored: bool = False
+) -> BaseForm:
     """The form of a base that is loaded for a method.
 
     Args:
         method: the method.
         quant: how it quantises; None takes the defaults.
-        rounded: the dtype that weights are rounded to before.
+        rounded: the dtype that weights are rounded to before; None where that is not looked at.
         stored: whether the files hold weights quantised: they are then taken as they are.
     """
     if method is not Method.QLORA or stored:

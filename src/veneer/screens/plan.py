@@ -22,6 +22,7 @@ from veneer.planning.setup import Setup
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.subscribers import subscribers_of
 from veneer.strict_json import to_text
+from veneer.training.from_adapter import with_adapter
 from veneer.training.prepare import plan
 from veneer.training.steps import SupposedRows
 
@@ -53,7 +54,8 @@ def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, 
         forecast = plan(config, device=device, rows=supposed, subscribers=subscribers)
     if not as_json:
         if isinstance(forecast, Plan):
-            show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", forecast))
+            method = with_adapter(config).method
+            show_table(Console(), plan_table(f"{config.model}: {method.value} on {device}", forecast))
         else:
             for line in forecast.lines():
                 say(Console(), line)

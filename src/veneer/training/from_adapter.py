@@ -1,9 +1,10 @@
 """A run that starts from an adapter (`train.from_adapter`): what the adapter is stands in its folder.
 
-Rank, alpha, targets and kind are the adapter's; how it is trained (dropout, the factors that are trained, the
-optimiser) is the run's. The base is never changed by a start of veneer's (docs/design.md), so that an adapter that
-began as PiSSA, OLoRA, EVA or LoftQ is a plain one and is gone on with. Where PEFT takes a start out of the base at
-every loading, the update is not what its files say, and cannot be gone on with.
+Rank, alpha, targets and kind are the adapter's, and so is how the base is held unless the run says otherwise; how it is
+trained (dropout, the factors that are trained, the optimiser) is the run's. The base is never changed by a start of
+veneer's (docs/design.md), so that an adapter that began as PiSSA, OLoRA, EVA or LoftQ is a plain one and is gone on
+with. Where PEFT takes a start out of the base at every loading, the update is not what its files say, and cannot be
+gone on with.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.digests import file_digest
+from veneer.loading.base_form import form_of
 from veneer.model.language import LanguageModel
+from veneer.run_folder import run_of
 
 START = "and the run starts at the adapter's weights"
 """What is said of a start (`lora.init`) that is given beside an adapter."""
@@ -46,7 +49,8 @@ def with_adapter(config: RunConfig) -> RunConfig:
 
     Raises:
         AdapterError: the adapter cannot be read, or is of a kind that cannot be gone on with.
-        ConfigError: settings of the run are others than the adapter's; all are named with both values.
+        ConfigError: settings of the run are others than the adapter's; all are named with both values. Or the record
+            of the adapter's run is damaged.
     """
     if config.train.from_adapter is None:
         return config
@@ -72,7 +76,49 @@ def with_adapter(config: RunConfig) -> RunConfig:
             f"the run starts from {folder}, whose settings are others:\n{listing(differing)}\n"
             "Leave these settings out, or start a new adapter without train.from_adapter."
         )
-    return config.model_copy(update={"lora": section.model_copy(update=own)})
+    return config.model_copy(update={"lora": section.model_copy(update=own), **_base_settings(config, folder)})
+
+
+def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """The settings on how the base is held that the run leaves open, as the adapter's run recorded them."""
+    recorded = _recorded(folder)
+    if recorded is None:
+        return {}
+    held = form_of(recorded.method, recorded.quant)
+    followed: dict[str, Any] = {} if "method" in config.model_fields_set else {"method": held.method}
+    if held.quant is not None and not config.quant.model_fields_set:
+        followed["quant"] = held.quant
+    return followed
+
+
+def warn_of_other_form(config: RunConfig, emit: Subscriber) -> None:
+    """Warn where the base is held otherwise than it was for the adapter that the run starts from, as that one's run
+    recorded it.
+
+    Args:
+        config: from `with_adapter`, for a base whose files are not quantised.
+        emit: told of the warning.
+
+    Raises:
+        ConfigError: the record is damaged.
+    """
+    start = config.train.from_adapter
+    recorded = None if start is None else _recorded(Path(start))
+    if recorded is None:
+        return
+    before, now = (form_of(one.method, one.quant).text or "not quantised" for one in (recorded, config))
+    if before != now:
+        message = (
+            f"the base is held otherwise than when {start} was trained ({now} here, {before} then), so that the run "
+            "does not start where that ended; leave method (--method) and quant out to go on as then"
+        )
+        emit(Note(message=message, level=Level.WARNING))
+
+
+def _recorded(folder: Path) -> RunConfig | None:
+    """The run that made an adapter, where there is a record of it. Raises ConfigError where that is damaged."""
+    run = run_of(folder)
+    return None if run is None else run.config()
 
 
 def _shown(value: object) -> str:

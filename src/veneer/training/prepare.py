@@ -33,7 +33,7 @@ from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_
 from veneer.planning.machine import Machine, named_machine
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
-from veneer.training.from_adapter import keeps_tie, with_adapter
+from veneer.training.from_adapter import keeps_tie, warn_of_other_form, with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
@@ -106,6 +106,8 @@ def prepare(
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
     _refuse_settings(config, description)
+    if description.stored is None:
+        warn_of_other_form(config, emit)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
     if isinstance(rows, SupposedRows):

@@ -124,7 +124,17 @@ def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber
         now, then = getattr(config, name), getattr(recorded, name)
         left_open = [key for key in keys if _is_open(key, getattr(now, key))]
         sections[name] = now.model_copy(update={key: getattr(then, key) for key in left_open})
-    return config.model_copy(update=sections)
+    return _held_as_before(config.model_copy(update=sections), recorded)
+
+
+def _held_as_before(config: RunConfig, recorded: RunConfig) -> RunConfig:
+    """The configuration of a run that starts from an adapter with `method` and `quant` as it took them from the
+    adapter's record, where they are left out: by now, that may be another one."""
+    if config.train.from_adapter is None:
+        return config
+    method = config.method if "method" in config.model_fields_set else recorded.method
+    quant = config.quant if config.quant.model_fields_set else recorded.quant
+    return config.model_copy(update={"method": method, "quant": quant})
 
 
 def _is_open(key: str, value: object) -> bool:
