@@ -46,8 +46,8 @@ OPTIONS = {
         "--model", "--output", "--quant", "--to",
     ],
     "generate": [
-        "--adapter", "--adapters", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model",
-        "--on", "--output", "--prompt", *SAMPLING,
+        "--adapter", "--adapters", "--columns", "--device", "--devices", "--dtype", "--input", "--json", "--method",
+        "--model", "--on", "--output", "--prompt", *SAMPLING,
     ],
     "plan": [
         "--adapters", "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank",

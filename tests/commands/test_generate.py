@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from invoking import FLOAT32, generated, invoke, refused
@@ -107,6 +108,26 @@ def test_rows_whose_answer_is_still_to_come_are_asked(adapter: Path, tiny_model:
     assert "data.bad_rows" not in message
 
 
+def test_a_file_of_other_columns_is_asked_by_option_and_by_the_mapping_of_the_run(
+    adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    question = "3: parcel late?"
+    (tmp_path / "rows.csv").write_text(f"question,answer\n{question},known\n")
+    columns = "{prompt: question, completion: answer}"
+    asked = ("--adapter", adapter, "--input", tmp_path / "rows.csv", "--json")
+    named = generated(tiny_model, *asked, "--columns", columns).stdout
+    assert json.loads(named)["prompt"] == question
+    mapped = Path(shutil.copytree(adapter, tmp_path / "mapped"))
+    config = yaml.safe_load((mapped / "config.yaml").read_text())
+    config["data"]["columns"] = yaml.safe_load(columns)
+    (mapped / "config.yaml").write_text(yaml.safe_dump(config))
+    assert generated(tiny_model, *asked, "--adapter", mapped).stdout == named
+    into = ("--output", tmp_path / "answers.jsonl", "--max-new-tokens", 4)
+    generated(tiny_model, *asked, *into, "--columns", columns)
+    message = refused("generate", "--model", tiny_model, *asked, *into, "--columns", "{prompt: answer}", *FLOAT32)
+    assert "another job" in message
+
+
 def test_an_answer_ends_with_the_context_and_the_reason(tiny_model: Path, tmp_path: Path) -> None:
     """The tiny model's context has 512 tokens; its tokenizer makes about one of a letter here."""
     done = generated(tiny_model, "--prompt", "x" * 430, "--max-new-tokens", 512)
@@ -137,6 +158,7 @@ def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model
         (["--input", "/no/such/file"], None, "/no/such/file: cannot be read"),
         (["--input", "/tmp"], None, "/tmp: cannot be read"),
         (["--prompt", "a", "--input", "b"], None, "not both"),
+        (["--prompt", "a", "--columns", "{prompt: q}"], None, "--columns goes with --input"),
         (["--prompt", "a", "--temperature", "-1"], None, "temperature: -1.0"),
         (["--prompt", "a", "--temperature", "nan"], None, "nan is not a finite number"),
         (["--prompt", "a", "--top-p", "0"], None, "top_p: 0.0"),

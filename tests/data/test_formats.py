@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.data.formats import Remarks, to_record
+from veneer.data.formats import MAPPING, Remarks, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.records import Record, read_records
 from veneer.enums import Column
@@ -214,16 +214,16 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"messages": [USER, ANSWER], "tools": "["}, "tools is not JSON"),
     ({"messages": [USER, ANSWER], "tools": '["\\ud800"]'}, "a lone surrogate (U+D800)"),
     ({"messages": [USER, ANSWER], "tools": "[" * 150 + "]" * 150}, "nested more than 100 levels deep"),
-    ({"mr": "a", "ref": "b"}, "if 'ref' is the answer to 'mr', set data.columns: {prompt: mr, completion: ref}"),
-    ({"answer": "a", "question": "b"}, "set data.columns: {prompt: question, completion: answer}"),
-    ({"id": "1", "first col": "a", "label": "b"}, "data.columns: {prompt: NAME, completion: NAME}"),
-    ({"first col": "a", "no": "b"}, 'data.columns: {prompt: "first col", completion: "no"}'),
+    ({"mr": "a", "ref": "b"}, f"if 'ref' is the answer to 'mr', set {MAPPING}: {{prompt: mr, completion: ref}}"),
+    ({"answer": "a", "question": "b"}, f"set {MAPPING}: {{prompt: question, completion: answer}}"),
+    ({"id": "1", "first col": "a", "label": "b"}, f"{MAPPING}: {{prompt: NAME, completion: NAME}}"),
+    ({"first col": "a", "no": "b"}, MAPPING + ': {prompt: "first col", completion: "no"}'),
     (
         {"text": "a", "category": "b"},
-        "set data.columns: {prompt: text, completion: category} to train it as the answer",
+        f"set {MAPPING}: {{prompt: text, completion: category}}; for the text alone set {{text: text}}",
     ),
-    ({"text": "a", "Label": 3}, "or data.columns: {text: text} to train the text alone"),
-    ({"prompt": "a", "response": "b"}, "set data.columns: {prompt: prompt, completion: response}"),
+    ({"text": "a", "Label": 3}, f"and plain text would leave the Label out; if that is the answer, set {MAPPING}"),
+    ({"prompt": "a", "response": "b"}, f"set {MAPPING}: {{prompt: prompt, completion: response}}"),
     ({"conversations": {}}, "conversations must be a list of turns, not an object"),
     ({"conversations": [1]}, "conversations[0] must be an object"),
     ({"conversations": [{"from": "bot", "value": "x"}]}, "conversations[0] is from 'bot'; known: human,"),

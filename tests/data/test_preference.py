@@ -199,7 +199,7 @@ WRONG = [
     ({"prompt": 3, "chosen": "a", "rejected": "b"}, "the prompt must be a text or a list of turns, not a number"),
     ({"instruction": True, "chosen": [assistant("a")], "rejected": [assistant("b")]}, "the prompt must be a text"),
     ({"chosen": "one", "rejected": "two"}, "no beginning in common that could be the prompt; give a prompt"),
-    ({"question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"columns: \{prompt: question, chosen: chosen"),
+    ({"question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"generate\): \{prompt: question, chosen: chosen"),
     ({"system": "S", "question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"rejected: rejected, system: sys"),
     ({"prompt": "Q", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": '[{"role": "assistant"}]'},
      "lists of turns that were written as texts; write the rows as JSON lines"),

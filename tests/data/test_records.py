@@ -83,7 +83,7 @@ def test_a_classification_file_needs_its_columns_named(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_text("text,category\nHi,Yo\nHi,Yo\n")
     message = problem(path)
-    assert "data.columns: {prompt: text, completion: category}" in message
+    assert "--columns of data, evaluate and generate): {prompt: text, completion: category}" in message
     assert "(2 rows: " in message
     assert "bad_rows" not in message  # no row would be left
     columns = {Column.PROMPT: "text", Column.COMPLETION: "category"}

@@ -28,7 +28,9 @@ def test_rows_of_one_cause_are_one_line(tmp_path: Path) -> None:
     rows = [*({"question": f"1 + {i}?", "answer": "2"} for i in range(20)), {"a": "1", "b": "2"}]
     show_report(console, lint(write(tmp_path / "rows.jsonl", rows)))
     text = console.export_text()
-    assert text.count("set data.columns: {prompt: question, completion: answer}") == 1
+    assert (
+        text.count("the option --columns of data, evaluate and generate): {prompt: question, completion: answer}") == 1
+    )
     assert "… and in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 9 more" in text
     assert "rows.jsonl:21: no format is known for the keys 'a', 'b'" in text
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, write_rows
-from veneer.errors import DataError
-from veneer.screens.generate import read_conversations, read_question, read_questions
+from veneer.enums import Column
+from veneer.errors import ConfigError, DataError
+from veneer.screens.generate import columns_of_questions, read_conversations, read_question, read_questions
 
 
 def test_a_prompt_goes_before_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +53,17 @@ def test_a_text_file_is_asked_line_by_line(tmp_path: Path) -> None:
     assert read_conversations(tmp_path / "q.txt", "s") == [
         ("a", [system, {"role": "user", "content": "a"}]), ("b", [system, {"role": "user", "content": "b"}]),
     ]  # fmt: skip
+
+
+def test_columns_of_other_names_are_asked_with_and_without_an_answer(tmp_path: Path) -> None:
+    columns = {Column.PROMPT: "question", Column.COMPLETION: "answer"}
+    for name, content in (("a.csv", "question,answer\nwhere?,here\n"), ("b.csv", "id,question\n1,where?\n")):
+        (tmp_path / name).write_text(content)
+        found = read_conversations(tmp_path / name, None, columns)
+        assert found == [("where?", [{"role": "user", "content": "where?"}])]
+    with pytest.raises(DataError, match=r"if 'answer' is the answer to 'question', set .*--columns of .*generate"):
+        read_conversations(tmp_path / "a.csv", None)
+    (tmp_path / "q.txt").write_text("where?\n")
+    with pytest.raises(ConfigError, match=r"columns are named, and a text file has none"):
+        columns_of_questions(tmp_path / "q.txt", columns, None)
+    assert columns_of_questions(tmp_path / "q.txt", {}, None) == {}

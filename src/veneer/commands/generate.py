@@ -11,6 +11,8 @@ import click
 from veneer.commands.options import (
     adapter_option,
     assistant_of,
+    columns_of,
+    columns_option,
     device_option,
     devices_option,
     dtype_option,
@@ -43,6 +45,7 @@ from veneer.strict_json import to_text
     type=PATH,
     help="A text file with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are asked.",
 )
+@columns_option
 @click.option(
     "--output",
     type=PATH,
@@ -71,6 +74,7 @@ def generate(
     adapter: Path | None,
     prompt: str | None,
     input_file: Path | None,
+    columns: str | None,
     output: Path | None,
     adapters: Path | None,
     system: str | None,
@@ -92,8 +96,8 @@ def generate(
     """
     if prompt is not None and input_file is not None:
         raise click.UsageError("give --prompt or --input, not both")
-    if output is not None and input_file is None:
-        raise click.UsageError("--output goes with --input")
+    if input_file is None and (output is not None or columns is not None):
+        raise click.UsageError(f"{'--columns' if output is None else '--output'} goes with --input")
     if adapters is not None and (output is None or adapter is not None):
         raise click.UsageError("--adapters goes with --output, and without --adapter")
     if input_file is None or output is not None:
@@ -103,18 +107,19 @@ def generate(
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
-    if input_file is not None and output is not None:
-        count = len(screen.read_conversations(input_file, system))  # what cannot be read is refused before loading
-        request = assistant_of(model, adapter, method, device, dtype)
-        assistant = screen.open_for_rows(request, input_file, count, adapters)
-        done = screen.answer_into(
-            assistant, input_file, output, settings, system=system, adapter=adapter, adapters=adapters
-        )
-        click.echo(to_text({"output": str(output), **asdict(done)}) if as_json else screen.summary(output, done))
-        return
     if input_file is not None:
-        conversations = screen.read_conversations(input_file, system)
         request = assistant_of(model, adapter, method, device, dtype)
+        named = screen.columns_of_questions(input_file, columns_of(columns), adapter)
+        # What cannot be read is refused before the model is loaded.
+        conversations = screen.read_conversations(input_file, system, named)
+        if output is not None:
+            assistant = screen.open_for_rows(request, input_file, len(conversations), adapters)
+            done = screen.answer_into(
+                assistant, input_file, output, settings,
+                system=system, adapter=adapter, adapters=adapters, columns=named,
+            )  # fmt: skip
+            click.echo(to_text({"output": str(output), **asdict(done)}) if as_json else screen.summary(output, done))
+            return
         for question, answer, warnings in screen.answer_all(request, conversations, settings, on=on):
             click.echo(_line(question, answer, warnings) if as_json else answer)
         return

@@ -65,7 +65,9 @@ rows_option = click.option(
     help="The rows that the export is compared on. By default the evaluation rows of the adapter's run.",
 )
 columns_option = click.option(
-    "--columns", metavar="NAMES", help="The file's names of columns, e.g. '{prompt: text, completion: category}'."
+    "--columns",
+    metavar="NAMES",
+    help="The file's names of columns, as data.columns of a run: '{prompt: text, completion: category}'.",
 )
 limit_option = click.option(
     "--limit", type=COUNT, help="The number of rows to take from the start of the file. By default 20 are compared."

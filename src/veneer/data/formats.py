@@ -29,6 +29,8 @@ from veneer.enums import Column
 from veneer.strict_json import to_text
 
 FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
+MAPPING = "data.columns (the option --columns of data, evaluate and generate)"
+"""What names the columns of a file, in the words of an error: a setting of runs, and an option of other commands."""
 NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
 """Columns beside `text` that make a row look like classification, which plain text would not teach."""
@@ -138,7 +140,7 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
         raise BadRow(
             "two answers of which one is preferred are a row of objective dpo, not of sft; set objective: dpo, or "
-            "train the chosen answers alone with data.columns: {prompt: prompt, completion: chosen}; an evaluation of "
+            f"train the chosen answers alone with {_columns(prompt='prompt', completion='chosen')}; an evaluation of "
             "answers takes rows of one, {prompt, completion}"
         )
     if "prompt" in row or "completion" in row:
@@ -220,9 +222,8 @@ def _text(row: Mapping[str, Any], where: str) -> Record:
     label = next((key for key in row if isinstance(key, str) and key.lower() in LABELS), None)
     if label is not None:
         raise BadRow(
-            f"text beside {label!r} looks like classification, and plain text would not teach the {label}; set "
-            f"{_columns(prompt='text', completion=label)} to train it as the answer, or {_columns(text='text')} to "
-            "train the text alone"
+            f"text beside {label!r} looks like classification, and plain text would leave the {label} out; if that is "
+            f"the answer, set {_columns(prompt='text', completion=label)}; for the text alone set {{text: text}}"
         )
     if not string(row, "text"):
         raise BadRow("text is empty")
@@ -246,14 +247,12 @@ def _suggestion(row: Mapping[str, Any]) -> str:
         prompt = prompt or next(key for key in texts if key != completion)
         completion = completion or next(key for key in texts if key != prompt)
     if prompt is None or completion is None:
-        return "; other names are mapped by data.columns: {prompt: NAME, completion: NAME}"
+        return f"; other names are mapped by {MAPPING}: {{prompt: NAME, completion: NAME}}"
     return f"; if {completion!r} is the answer to {prompt!r}, set {_columns(prompt=prompt, completion=completion)}"
 
 
-def _columns(*, prompt: str | None = None, completion: str | None = None, text: str | None = None) -> str:
-    given = {"prompt": prompt, "completion": completion, "text": text}
-    pairs = [f"{name}: {_yaml(theirs)}" for name, theirs in given.items() if theirs is not None]
-    return f"data.columns: {{{', '.join(pairs)}}}"
+def _columns(*, prompt: str, completion: str) -> str:
+    return f"{MAPPING}: {{prompt: {_yaml(prompt)}, completion: {_yaml(completion)}}}"
 
 
 def _yaml(name: str) -> str:

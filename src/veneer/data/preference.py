@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.formats import Record, Remarks, given_keys, to_record
+from veneer.data.formats import MAPPING, Record, Remarks, given_keys, to_record
 from veneer.data.json_values import BadRow, kind
 from veneer.data.turns import OTHER_SYSTEM
 from veneer.enums import Column
@@ -161,7 +161,7 @@ def _refuse_another_prompt(row: Mapping[str, Any], answers: tuple[Any, Any]) -> 
     if asking and not all(answer.startswith(row[asking[0]]) for answer in answers):
         system = ", system: system" if "system" in row else ""
         raise BadRow(
-            f"chosen and rejected are two texts, and there is no prompt; if {asking[0]!r} is it, set data.columns: "
+            f"chosen and rejected are two texts, and there is no prompt; if {asking[0]!r} is it, set {MAPPING}: "
             f"{{prompt: {asking[0]}, chosen: chosen, rejected: rejected{system}}}"
         )
 

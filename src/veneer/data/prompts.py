@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from veneer.data.chat import Encoder, Example
-from veneer.data.formats import Record, read_tools
+from veneer.data.formats import MAPPING, Record, read_tools
 from veneer.data.json_values import BadRow, kind, parse_row
 from veneer.data.problems import RowProblem
 from veneer.data.turns import Message, read_turns
@@ -66,7 +66,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     else:
         if key not in row:
             keys = ", ".join(repr(str(one)) for one in row) or "none"
-            raise BadRow(f"there is no prompt under {KEYS}; the row has {keys}; other names are mapped by data.columns")
+            raise BadRow(f"there is no prompt under {KEYS}; the row has {keys}; other names are mapped by {MAPPING}")
         messages = read_turns(_parsed(row.pop(key)), key).messages
         if len(messages) > 1 and messages[-1]["role"] == "assistant":
             row.setdefault(COMPLETION, messages[-1]["content"])

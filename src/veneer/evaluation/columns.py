@@ -1,4 +1,4 @@
-"""The names of columns in a file that is evaluated: those that were given, or those that the adapter's run mapped."""
+"""The names of columns in a file that is evaluated or asked: those that were given, or those of the adapter's run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from veneer.config import RunConfig
+from veneer.data.asked_rows import asked_row
 from veneer.data.formats import to_record
 from veneer.data.json_values import BadRow
 from veneer.data.labels import NAMES, read_label
@@ -38,6 +39,11 @@ def record_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
 def pair_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
     """The columns by which the rows of a file are pairs; arguments as `record_columns`."""
     return given or _of_run(file, run, lambda row, where, columns: to_pair(row, where, columns=columns))
+
+
+def question_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
+    """The columns by which the rows of a file are asked, with or without an answer; arguments as `record_columns`."""
+    return given or _of_run(file, run, lambda row, where, columns: to_record(asked_row(row, columns), where))
 
 
 def undesirable(rows: Sequence[Any], columns: Columns) -> int:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
+from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, recorded_run, turns
 from veneer.counting import count_of
+from veneer.data.asked_rows import asked_rows
 from veneer.data.chat import split_for_evaluation
-from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
-from veneer.errors import DataError, listing
+from veneer.data.records import SUFFIXES, Message, collect
+from veneer.enums import Column
+from veneer.errors import ConfigError, DataError, listing
+from veneer.evaluation.columns import question_columns
 from veneer.events import Event
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
@@ -28,10 +31,6 @@ from veneer.training.parallel.start import with_own_device
 if TYPE_CHECKING:
     from veneer.serving.batch import BatchResult
 
-ANSWER = {"role": "assistant", "content": "?"}
-ASKING = ("user", "human", "tool", "function", "observation")
-"""Who may speak last before an assistant, in the spellings of messages and of ShareGPT."""
-
 
 def read_question(prompt: str | None) -> str:
     """The prompt that was given, or else standard input.
@@ -45,7 +44,31 @@ def read_question(prompt: str | None) -> str:
     return question
 
 
-def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[Message]]]:
+def columns_of_questions(path: Path, given: Mapping[Column, str], adapter: Path | None) -> Mapping[Column, str]:
+    """The columns by which the rows of a file are asked.
+
+    Args:
+        path: the file.
+        given: what the user has named.
+        adapter: the folder of the adapter, whose run may have mapped columns that the file has too.
+
+    Raises:
+        ConfigError: columns of a text file are named, or the run's settings are damaged.
+        DataError: the file cannot be read.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        return question_columns(str(path), given, recorded_run(adapter))
+    if given:
+        raise ConfigError(
+            f"{path}: columns are named, and a text file has none; leave them out, or give a data file "
+            f"({', '.join(SUFFIXES)})"
+        )
+    return {}
+
+
+def read_conversations(
+    path: Path, system: str | None, columns: Mapping[Column, str] | None = None
+) -> list[tuple[str, list[Message]]]:
     """The questions of a file, each with the conversation that it ends.
 
     A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row, or all of a row whose
@@ -54,6 +77,7 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
     Args:
         path: the file.
         system: a system message, for conversations that have none.
+        columns: veneer's name of a column or key to the data file's, where they differ (`columns_of_questions`).
 
     Raises:
         DataError: the file cannot be read, holds no question, or has rows that ask nothing; all such are named.
@@ -61,7 +85,7 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
     if path.suffix.lower() not in SUFFIXES:
         return [(question, turns(system, question)) for question in read_questions(path)]
     conversations, problems = [], []
-    for record in collect(((where, with_answer(row)) for where, row in iterate_rows(path)), str(path)).records:
+    for record in collect(asked_rows(path, columns or {}), str(path)).records:
         if record.tools:
             problems.append(f"{record.where}: has tools, of which generate takes none")
             continue
@@ -77,21 +101,6 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
     if problems:
         raise DataError(f"{count_of(len(problems), 'row')} cannot be asked as questions:\n{listing(problems)}")
     return conversations
-
-
-def with_answer(row: Any) -> Any:
-    """The row of a data file with an answer in the place of one that is still to come. Nobody reads it."""
-    if not isinstance(row, dict):
-        return row
-    for key, answer in (("messages", ANSWER), ("conversations", {"from": "gpt", "value": "?"})):
-        found = row.get(key)
-        if isinstance(found, list) and found and isinstance(found[-1], dict):
-            last = found[-1].get("role", found[-1].get("from"))
-            return {**row, key: [*found, answer]} if last in ASKING else row
-    for asked, answered in (("prompt", "completion"), ("instruction", "output")):
-        if row.get(asked) is not None and row.get(answered) is None:
-            return {**row, answered: [ANSWER] if isinstance(row[asked], list) else "?"}
-    return row
 
 
 def read_questions(path: Path) -> list[str]:
@@ -159,6 +168,7 @@ def answer_into(
     system: str | None,
     adapter: Path | None,
     adapters: Path | None,
+    columns: Mapping[Column, str],
 ) -> BatchResult:
     """Answer every question of a file into another file, or go on with it.
 
@@ -170,6 +180,7 @@ def answer_into(
         system: a system message, for conversations that have none.
         adapter: the folder of the adapter on the model, if there is one.
         adapters: a folder of adapters by name.
+        columns: as `read_conversations`.
 
     Raises:
         AdapterError, ConfigError, DataError, OutputError: see `veneer.serving.batch.answer_file`.
@@ -177,13 +188,14 @@ def answer_into(
     from veneer.adapters.content import content_digest
     from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
 
-    conversations = read_conversations(path, system)
+    conversations = read_conversations(path, system, columns)
     names = adapters_of_rows(path, len(conversations))
     questions = [BatchQuestion(text, turns, name) for (text, turns), name in zip(conversations, names, strict=True)]
     job = {
         "input": file_digest(path),
         "system": system,
         "adapter": None if adapter is None else content_digest(adapter).hex(),
+        "columns": {ours.value: theirs for ours, theirs in columns.items()},
     }
     with EventScreen(console()) as screen:
         return answer_file(assistant, questions, output, sampling, adapters=adapters, job=job, subscribers=[screen])
