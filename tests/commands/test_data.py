@@ -47,7 +47,7 @@ def test_with_fix_and_json_the_last_line_counts_where_nothing_changes_too(tmp_pa
     file, new = write_rows(tmp_path / "a.jsonl", [row, row]), tmp_path / "new.jsonl"
     change, last = map(json.loads, invoke("data", file, "--fix", new, "--json").stdout.splitlines())
     assert change["where"] == f"{file}:2"
-    assert last == {"output": str(new), "rows": 1, "left_out": 1, "changes": 1}
+    assert last == {"output": str(new), "rows": 1, "left_out": 1, "changes": 1, "unreadable": 0}
     (only,) = map(json.loads, invoke("data", new, "--fix", tmp_path / "newer.jsonl", "--json").stdout.splitlines())
     assert (only["rows"], only["changes"]) == (1, 0)
 
@@ -59,6 +59,27 @@ def test_with_fix_a_mended_copy_is_written_and_the_file_stays(tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert len((tmp_path / "new.jsonl").read_text().splitlines()) == 12
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "rows.jsonl",
+            b'{"text": "a"},\n{"text": "b"}\n',
+            "rows.jsonl cannot be read, as `veneer data` says with",
+        ),
+        ("rows.csv", b"text\ncaf\xe9\n\xe9\nb\n", "warning: 2 rows of "),
+    ],
+)
+def test_rows_that_cannot_be_mended_are_counted_and_fail_the_command(
+    name: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    result = CliRunner().invoke(main, ["data", str(tmp_path / name), "--fix", str(tmp_path / "new.jsonl")])
+    assert result.exit_code == 1
+    assert said in " ".join(result.stderr.split())
+    assert '{"text": "b"}' in (tmp_path / "new.jsonl").read_text()
 
 
 def test_what_is_mended_of_joined_files_and_of_parquet_is_told(tmp_path: Path) -> None:

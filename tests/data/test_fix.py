@@ -100,14 +100,21 @@ def test_what_cannot_be_read_stays_as_it_is(tmp_path: Path) -> None:
     done, changes, written = mended(tmp_path, CHAT, '{"messages": [', b'{"text": "\xff"}\n')
     assert changes == []
     assert written.splitlines()[1:] == [b'{"messages": [', b'{"text": "\xff"}']
-    assert done.rows == 3
+    assert (done.rows, done.unreadable) == (3, 2)
+
+
+def test_what_is_no_text_is_not_mended(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b"\x1f\x8b\x08\x00 rows\n")
+    with pytest.raises(DataError, match="is compressed by gzip; decompress it"):
+        fix(tmp_path / "rows.jsonl", tmp_path / "new.jsonl", print)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_other_formats_become_json_lines(tmp_path: Path) -> None:
     done, changes, written = mended(tmp_path, "prompt,completion", "Hi: ,Ho ", "a,b,c", "Hi: ,Ho", name="rows.csv")
     assert [json.loads(line) for line in written.splitlines()] == [{"prompt": "Hi: ", "completion": "Ho"}]
     assert [change.partition(":")[0] for change in changes] == ["2", "3", "4"]
-    assert done.left_out == 2
+    assert (done.left_out, done.unreadable) == (2, 1)
 
 
 def test_one_file_is_mended_at_a_time(tmp_path: Path) -> None:
@@ -146,7 +153,7 @@ def test_a_line_of_a_mark_alone_is_left_out(tmp_path: Path) -> None:
     done, changes, written = mended(tmp_path, MARK, b"\n", CHAT, MARK, b"\n", b'{"text": "last"}\n')
     assert written == f'{CHAT}\n{{"text": "last"}}\n'.encode()
     assert changes == ["3: left out, since it cannot be read: a byte-order mark, and nothing else"]
-    assert (done.rows, done.left_out) == (2, 1)
+    assert (done.rows, done.left_out, done.unreadable) == (2, 1, 0)
 
 
 def test_a_row_that_only_its_mark_told_from_another_is_left_out(tmp_path: Path) -> None:

@@ -273,6 +273,10 @@ BAD_FILES = [
     ("f.json", b'[{"text": "a", "b": ' + b"[" * 200 + b"]" * 200 + b"}]", "f.json:1: nested more than 100"),
     ("f.json", b'[{"text": "a", "text": "b"}]', "f.json: the key 'text' stands twice in an object, with 'a' and 'b'"),
     ("f.jsonl", b'\xff\xfe{\x00"\x00', "is UTF-16; save it as UTF-8"),
+    ("f.jsonl", b"\x1f\x8b\x08\x00\n", "f.jsonl is compressed by gzip; decompress it (gunzip), and give the file that"),
+    ("f.csv", b"PK\x03\x04\x14\x00", "f.csv is a ZIP archive, as spreadsheets (.xlsx) are too; unpack it, or save"),
+    ("f.json", b"\x28\xb5\x2f\xfd", "f.json is compressed by Zstandard; decompress it"),
+    ("f.jsonl", b"PAR1\n", "f.jsonl is Parquet; name it .parquet"),
     ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .parquet"),
 ]
 

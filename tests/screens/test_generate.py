@@ -27,6 +27,9 @@ def test_a_file_has_a_question_on_each_line(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("\n")
     with pytest.raises(DataError, match="holds no question"):
         read_questions(tmp_path / "q.txt")
+    (tmp_path / "q.txt").write_bytes(b"\x1f\x8b\x08\x00")
+    with pytest.raises(DataError, match=r"q\.txt is compressed by gzip"):
+        read_questions(tmp_path / "q.txt")
 
 
 def test_the_rows_of_a_data_file_are_asked_and_not_their_json(tmp_path: Path) -> None:

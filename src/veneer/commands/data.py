@@ -68,13 +68,14 @@ def data(
 
     The exit code is 1 where an error is found, and 0 with warnings alone. With --objective, rows that a run of it
     would refuse or leave out are errors. With --fix the file is not checked, but mended: encoding, white space, names
-    of roles and exact duplicates.
+    of roles and exact duplicates; the exit code is 1 where rows cannot be read.
     """
     from veneer.screens.data import DataRequest, fix_visibly, lint_visibly
 
     if fix is not None:
         _refuse_checks(click.get_current_context())
-        fix_visibly(file, fix, as_json=as_json)
+        if fix_visibly(file, fix, as_json=as_json).unreadable:
+            raise click.exceptions.Exit(1)
         return
     report = lint_visibly(
         DataRequest(

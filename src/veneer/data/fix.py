@@ -71,6 +71,9 @@ class FixResult:
     """The number of rows that are not in the new file, each of which has its change."""
     changes: int
     """The number of changes."""
+    unreadable: int
+    """The number of rows that cannot be read: lines of JSON Lines are in the new file as they are, and rows of other
+    formats are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
     if output.exists():
         raise OutputError(f"{output} exists already; give a name that is free, since no file is mended in place")
     seen: dict[bytes, str] = {}
-    rows = left_out = changes = 0
+    rows = left_out = changes = unreadable = 0
+    by_line = file.suffix.lower() == ".jsonl"
 
     def tell(where: str, text: str) -> None:
         nonlocal changes
@@ -133,6 +137,8 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
             for text in marks:
                 tell(where, text)
             if isinstance(raw, BadRow):
+                # A line of a byte-order mark alone is no row, and nothing is lost with it.
+                unreadable += line is not None or not by_line
                 if line is None:
                     left_out += 1
                     tell(where, f"left out, since it cannot be read: {raw}")
@@ -151,7 +157,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
             seen[key] = where
             rows += 1
             target.write(line if line is not None and not texts else _line(where, mended))
-    return FixResult(output, rows, left_out, changes)
+    return FixResult(output, rows, left_out, changes, unreadable)
 
 
 def _one_file(name: str) -> Path:

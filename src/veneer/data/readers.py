@@ -17,6 +17,7 @@ from threading import RLock
 from typing import Any
 
 from veneer.data.arrow_rows import nulls_noted, python_rows, refuse_repeated, without_nulls
+from veneer.data.file_starts import text_start
 from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
 from veneer.enums import Column
 from veneer.errors import DataError
@@ -85,7 +86,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open("rb") as handle:
         for number, raw in enumerate(handle, start=1):
             if number == 1:
-                raw = _without_bom(raw, path)
+                raw = text_start(path, raw)
             if raw.strip():
                 yield f"{path}:{number}", parse_line(raw)
 
@@ -118,7 +119,7 @@ def _checked(row: Any) -> Any:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    raw = _without_bom(path.read_bytes(), path)
+    raw = text_start(path, path.read_bytes())
     try:
         content = decode_row(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -190,7 +191,7 @@ _LARGE_CELLS = _LargeCells()
 def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
     for number, raw in enumerate(lines):
         if number == 0:
-            raw = _without_bom(raw, path)
+            raw = text_start(path, raw)
         # Bytes that are not UTF-8 become lone surrogates, which `check_value` reports with their row and column.
         yield raw.decode("utf-8", errors="surrogateescape")
 
@@ -335,9 +336,3 @@ def _read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
     except (ValueError, NotImplementedError, RecursionError) as error:
         raise DataError(f"{path}: invalid Parquet after row {number}: {error}") from error
     notes += nulls_noted(str(path), nulls)
-
-
-def _without_bom(start: bytes, path: Path) -> bytes:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16; save it as UTF-8")
-    return start.removeprefix(b"\xef\xbb\xbf")

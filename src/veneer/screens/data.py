@@ -133,6 +133,12 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
         f"{done.output}: {count_of(done.rows, 'row')}, {done.left_out:,} left out; {count_of(done.changes, 'change')}"
     )
     say(console(), text)
+    if done.unreadable:
+        text = (
+            f"warning: {count_of(done.unreadable, 'row')} of {file} cannot be read, as `veneer data` says with the reasons; "
+            "lines of JSON Lines are copied unchanged, and rows of other formats are left out"
+        )
+        say(console(), text, style="yellow")
     return done
 
 

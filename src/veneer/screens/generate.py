@@ -13,6 +13,7 @@ from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assista
 from veneer.counting import count_of
 from veneer.data.asked_rows import asked_rows
 from veneer.data.chat import split_for_evaluation
+from veneer.data.file_starts import text_start
 from veneer.data.records import SUFFIXES, Message, collect
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, listing
@@ -110,6 +111,8 @@ def read_questions(path: Path) -> list[str]:
         DataError: the file cannot be read or holds no line.
     """
     try:
+        with path.open("rb") as file:
+            text_start(path, file.read(4))
         questions = list(lines_of(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,33 @@
+"""What the first bytes of a file say of it, where it is to be read as text and is none, or is another kind of text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veneer.errors import DataError
+
+_KINDS = (
+    (b"\x1f\x8b", "compressed by gzip", "decompress it (gunzip), and give the file that comes of it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", "decompress it (unzstd), and give the file that comes of it"),
+    (b"PK\x03\x04", "a ZIP archive, as spreadsheets (.xlsx) are too", "unpack it, or save the sheet as CSV in UTF-8"),
+    (b"PAR1", "Parquet", "name it .parquet"),
+    (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
+)
+_MARK = b"\xef\xbb\xbf"
+
+
+def text_start(path: Path, start: bytes) -> bytes:
+    """The start of a file of text, without a byte-order mark.
+
+    Args:
+        path: the file, for messages.
+        start: its first bytes, four at least where it has as many.
+
+    Raises:
+        DataError: it is no text in UTF-8.
+    """
+    for first, is_what, remedy in _KINDS:
+        if start.startswith(first):
+            raise DataError(f"{path} is {is_what}; {remedy}")
+    return start.removeprefix(_MARK)
