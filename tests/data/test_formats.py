@@ -168,6 +168,8 @@ def test_columns_map_any_names() -> None:
     named = "there is a prompt but no completion; data.columns names 'category', which the row has not"
     with pytest.raises(BadRow, match=named):
         to_record({"text": "a"}, "f:1", None, columns)
+    with pytest.raises(BadRow, match=r"but no completion; null counts as absent: 'category'$"):
+        to_record({"text": "a", "category": None}, "f:1", None, columns)
 
 
 def test_text(tmp_path: Path) -> None:
@@ -223,6 +225,12 @@ BAD_ROWS: list[tuple[object, str]] = [
         f"set {MAPPING}: {{prompt: text, completion: category}}; for the text alone set {{text: text}}",
     ),
     ({"text": "a", "Label": 3}, f"and plain text would leave the Label out; if that is the answer, set {MAPPING}"),
+    ({"messages": None}, "no format is known for the keys none; known: messages | conversations"),
+    ({"messages": None}, "; null counts as absent: 'messages'"),
+    (
+        {"id": 1, "note": None, "prompt": "a", "completion": None},
+        "but no completion; null counts as absent: 'completion'",
+    ),
     ({"prompt": "a", "response": "b"}, f"set {MAPPING}: {{prompt: prompt, completion: response}}"),
     ({"conversations": {}}, "conversations must be a list of turns, not an object"),
     ({"conversations": [1]}, "conversations[0] must be an object"),

@@ -276,6 +276,11 @@ BAD_FILES = [
     ("f.jsonl", b"\x1f\x8b\x08\x00\n", "f.jsonl is compressed by gzip; decompress it (gunzip), and give the file that"),
     ("f.csv", b"PK\x03\x04\x14\x00", "f.csv is a ZIP archive, as spreadsheets (.xlsx) are too; unpack it, or save"),
     ("f.json", b"\x28\xb5\x2f\xfd", "f.json is compressed by Zstandard; decompress it"),
+    ("f.jsonl", b'[{"text": "a"}, {"text": "b"}]\n\n', "f.jsonl:1: a JSON array begins here; JSON Lines has an object"),
+    ("f.jsonl", b'\n[\n  {"text": "a"},\n  {"text": "b"}\n]\n', "f.jsonl:2: a JSON array begins here"),
+    ("f.jsonl", b'[{"text": "a"},\n {"text": "b"}]\n', "f.jsonl:1: a JSON array begins here"),
+    ("f.jsonl", b'{\n  "text": "a"\n}\n', "f.jsonl:1: an object goes on over several lines; JSON Lines has an"),
+    ("f.jsonl", b'["a"]\n["b"]\n', "a row must be an object, not a list"),
     ("f.jsonl", b"PAR1\n", "f.jsonl is Parquet; name it .parquet"),
     ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .parquet"),
 ]

@@ -19,7 +19,7 @@ value is null counts as absent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ MAPPING = "data.columns (the option --columns of data, evaluate and generate)"
 NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
 """Columns beside `text` that make a row look like classification, which plain text would not teach."""
+_NEEDED = ("messages", "conversations", "prompt", "completion", "instruction", "output", "text")
+"""Keys that a format cannot do without."""
 _PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
 _COMPLETIONS = (*LABELS, "answer", "response", "output", "reply", "summary", "ref", "solution", "assistant")
 
@@ -71,6 +73,10 @@ class Record:
         )
 
 
+class _MissingKey(BadRow):
+    """A key that its format needs is not there."""
+
+
 @dataclass(slots=True)
 class Remarks:
     """Counts over a file, of things that the user should know about the rows that are used."""
@@ -98,14 +104,13 @@ def to_record(
         BadRow: it says none, or breaks its format.
     """
     remarks = Remarks() if remarks is None else remarks
-    row = given_keys(row, remarks, columns)
+    row, whole = given_keys(row, remarks, columns), row
     try:
         record, turns, used = _read(row, where)
+    except _MissingKey as error:
+        raise BadRow(f"{error}{_absent(row, whole, columns or {}, _NEEDED)}") from error
     except BadRow as error:
-        missing = [repr(theirs) for ours, theirs in (columns or {}).items() if ours.value not in row]
-        if not missing:
-            raise
-        raise BadRow(f"{error}; data.columns names {', '.join(missing)}, which the row has not") from error
+        raise BadRow(f"{error}{_absent(row, whole, columns or {}, ())}") from error
     for key in row:
         if key not in used:
             remarks.unused[key] += 1
@@ -155,7 +160,7 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     if "text" in row:
         return _text(row, where), Turns(), ("text",)
     keys = ", ".join(repr(str(key)) for key in row) or "none"
-    raise BadRow(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
+    raise _MissingKey(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
 
 
 def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None) -> dict[str, Any]:
@@ -233,7 +238,26 @@ def _text(row: Mapping[str, Any], where: str) -> Record:
 def _both(row: Mapping[str, Any], first: str, second: str) -> None:
     for key, other in ((first, second), (second, first)):
         if key not in row:
-            raise BadRow(f"there is {_a(other)} {other} but no {key}{_suggestion(row)}")
+            raise _MissingKey(f"there is {_a(other)} {other} but no {key}{_suggestion(row)}")
+
+
+def _absent(
+    row: Mapping[str, Any], whole: Mapping[str, Any], columns: Mapping[Column, str], needed: Sequence[str]
+) -> str:
+    """What of a row is not there or null, as the end of an error message.
+
+    Args:
+        row: what it gives, under veneer's names.
+        whole: the row as the file has it.
+        columns: veneer's name to the file's; those that the row does not give are named.
+        needed: the keys of which nulls are named where no columns are mapped.
+    """
+    missing = [theirs for ours, theirs in columns.items() if ours.value not in row]
+    null = [key for key in (missing if columns else needed) if key in whole and whole[key] is None]
+    gone = ", ".join(repr(name) for name in missing if name not in null)
+    return (f"; data.columns names {gone}, which the row has not" if gone else "") + (
+        f"; null counts as absent: {', '.join(map(repr, null))}" if null else ""
+    )
 
 
 def _suggestion(row: Mapping[str, Any]) -> str:

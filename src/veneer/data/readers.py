@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -83,12 +84,40 @@ def _lines(path: Path) -> int:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    begun = False
     with path.open("rb") as handle:
         for number, raw in enumerate(handle, start=1):
             if number == 1:
                 raw = text_start(path, raw)
-            if raw.strip():
-                yield f"{path}:{number}", parse_line(raw)
+            if not raw.strip():
+                continue
+            row = parse_line(raw)
+            if not begun:
+                _refuse_json(path, number, raw.strip(), row)
+                begun = True
+            yield f"{path}:{number}", row
+
+
+def _refuse_json(path: Path, number: int, line: bytes, row: Any) -> None:
+    """Refuse a file of JSON under the name of JSON Lines, of which its first line that is not blank tells.
+
+    Raises:
+        DataError: a list begins there that goes on over several lines or is all that the file has, or such an object.
+    """
+    begins = line == b"[" or (isinstance(row, BadRow) and re.match(rb"\[\s*\{", line))
+    if begins or (isinstance(row, list) and _is_last_line(path, number)):
+        raise DataError(f"{path}:{number}: a JSON array begins here; JSON Lines has an object a line: name it .json")
+    if line == b"{":
+        raise DataError(
+            f"{path}:{number}: an object goes on over several lines; JSON Lines has an object a line: write each on "
+            "one, or all as a list, [{...}, {...}], into a file that is named .json"
+        )
+
+
+def _is_last_line(path: Path, number: int) -> bool:
+    """Whether nothing but white space stands behind a line."""
+    with path.open("rb") as handle:
+        return not any(line.strip() for line in islice(handle, number, None))
 
 
 def parse_line(raw: bytes) -> Any:
