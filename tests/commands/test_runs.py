@@ -68,6 +68,13 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert "no setting differs" in invoke("runs", "compare", one, one).stdout
 
 
+def test_several_folders_are_told_which_command_takes_them(tmp_path: Path) -> None:
+    for argv in (("runs", tmp_path, tmp_path), ("runs", "--json", tmp_path, tmp_path), ("runs", "list", "a", "b")):
+        said = " ".join(refused(*argv).split())
+        assert "two runs are compared by `veneer runs compare RUN OTHER`" in said
+        assert "by `veneer runs show RUN`" in said
+
+
 def test_what_is_missing_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refused("runs", tmp_path / "nothing")
     assert "holds no run" in refused("runs", "show", tmp_path)

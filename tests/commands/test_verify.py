@@ -24,5 +24,7 @@ def test_verify_says_what_is_damaged_with_its_exit_code(adapter: Path, tmp_path:
 def test_what_is_no_export_is_told_what_to_give(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("{}\n")
+    nowhere = tmp_path / "nowhere"
+    assert f"{nowhere} does not exist; check the path of the export" in refused("verify", nowhere)
     for path in (file, tmp_path):
         assert f"{path}/export.json is not there: give the folder that `veneer export` made" in refused("verify", path)

@@ -112,6 +112,20 @@ def test_what_is_worth_a_line_gets_one() -> None:
     assert "trained 2 steps in 1 min 15 s, peak 2,346 MB" in text
 
 
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (0, "trained 9 steps in 5.0 s"),
+        (6, "trained 3 steps after the 6 before in 5.0 s"),
+        (9, "nothing was trained now"),
+    ],
+)
+def test_only_steps_that_were_made_now_are_called_trained(before: int, said: str) -> None:
+    done = RunFinished(step=9, reason="complete", seconds=5.0, memory_mb=1.0)
+    last = shown(9, done, resumed_at=before).splitlines()[-1]
+    assert last.startswith(said)
+
+
 @pytest.mark.parametrize("reason", ["interrupted", "diverged"])
 def test_a_run_that_ended_early_is_not_called_trained(reason: str) -> None:
     assert "trained" not in shown(9, RunFinished(step=2, reason=reason, seconds=1.0, memory_mb=1.0)).splitlines()[-1:]

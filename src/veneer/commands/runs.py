@@ -40,11 +40,29 @@ def runs() -> None:
     """
 
 
-@runs.command("list")
+class _OneFolder(click.Command):
+    """The command that lists runs, which a folder alone stands for: of several it says what they are for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command.parse_args`."""
+        words = [word for word in args if not word.startswith("-")]
+        if len(words) > 1:
+            raise click.UsageError(
+                f"the runs of one folder are listed, and {len(words)} are given; two runs are compared by `veneer runs "
+                "compare RUN OTHER`, and one is shown with its curves by `veneer runs show RUN`",
+                ctx,
+            )
+        return super().parse_args(ctx, args)
+
+
+@runs.command("list", cls=_OneFolder)
 @click.argument("folder", type=PATH)
 @json_option
 def list_runs(folder: Path, as_json: bool) -> None:
-    """List the runs in FOLDER and below it, the newest first."""
+    """List the runs in FOLDER and below it, the newest first.
+
+    One run with its curves is shown by `veneer runs show`, and two are compared by `veneer runs compare`.
+    """
     from veneer.screens.runs import show_runs
 
     show_runs(folder, as_json=as_json)

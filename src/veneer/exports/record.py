@@ -97,6 +97,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is not there, or is damaged.
     """
+    if not path.parent.exists():
+        raise ModelError(f"{path.parent} does not exist; check the path of the export")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:

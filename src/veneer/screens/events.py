@@ -263,14 +263,20 @@ class EventScreen:
         if run and event.reason != "complete":
             self._say(run, f"{event.reason} after step {event.step:,}")
         elif not run and event.reason == "complete":
-            self._say(
-                run,
-                f"trained {count_of(event.step, 'step')} in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB",
-            )
+            self._say(run, _trained(event, 0 if known is None else known.resumed_at))
 
 
 def _named(run: str, message: str) -> str:
     return f"{run}: {message}" if run else message
+
+
+def _trained(event: RunFinished, before: int) -> str:
+    """How many steps of a run were trained now, beside those that were made before."""
+    if before and before == event.step:
+        return f"nothing was trained now: the run had all of its {count_of(before, 'step')} before"
+    more = f" after the {before:,} before" if before else ""
+    trained = count_of(event.step - before, "step")
+    return f"trained {trained}{more} in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB"
 
 
 def _sample(event: SamplesAnswered) -> str:
