@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -308,6 +308,20 @@ def test_a_refusal_before_the_mark_stands_leaves_that_of_a_killed_process(tmp_pa
         pass
     with files.exclusive(tmp_path, "third") as left:
         assert left == "killed"
+
+
+def test_a_lock_whose_file_was_deleted_before_it_was_taken_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = files.lock_patiently
+
+    def late(file: IO[Any]) -> None:
+        (tmp_path / files.LOCK).unlink()
+        take(file)
+
+    monkeypatch.setattr(files, "lock_patiently", late)
+    with pytest.raises(OutputError, match="has taken its folder away; start this one again"), files.exclusive(tmp_path):
+        pass
 
 
 def test_a_lock_in_an_absent_folder_is_an_output_error(tmp_path: Path) -> None:

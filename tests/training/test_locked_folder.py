@@ -9,7 +9,8 @@ import pytest
 
 from tiny import run_config, tree
 from training_runs import LONG, SETTINGS
-from veneer.errors import Interrupted, OutputError
+from veneer.errors import DataError, Interrupted, OutputError
+from veneer.events import Note
 from veneer.run_folder import RunFolder
 from veneer.training.locked_folder import locked_folder
 from veneer.training.run import train
@@ -125,3 +126,25 @@ def test_the_folder_of_the_base_model_is_never_the_output(
         with pytest.raises(OutputError, match="is the folder of the base model"):
             train(run_config(model, tiny_data, output, *SETTINGS[method]))
     assert tree(model) == before
+
+
+def test_a_run_that_is_refused_leaves_no_folder_that_was_not_there(tiny_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "runs" / "new"
+    config = run_config(tiny_model, tmp_path / "none.jsonl", output)
+    with pytest.raises(DataError, match="does not exist"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
+    output.mkdir(parents=True)
+    with pytest.raises(DataError, match="does not exist"):
+        train(config)
+    assert output.is_dir()
+
+
+def test_what_was_told_or_put_into_a_new_folder_stays(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    told, used = (run_config(tiny_model, tiny_data, tmp_path / name) for name in ("told", "used"))
+    with locked_folder(told, False, []) as folder:
+        folder.log.emit(Note(message="a note"))
+    assert "a note" in (tmp_path / "told" / "events.jsonl").read_text()
+    with locked_folder(used, False, []):
+        (tmp_path / "used" / "data.jsonl").touch()
+    assert {path.name for path in (tmp_path / "used").iterdir()} == {".lock", "data.jsonl", "events.jsonl"}

@@ -277,7 +277,7 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
         The mark of a process that has held the folder before and was killed; the empty text otherwise.
 
     Raises:
-        OutputError: another process holds it, or the system has no locks.
+        OutputError: another process holds it or has just deleted it, or the system has no locks.
     """
     with reported(folder):
         # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
@@ -293,6 +293,10 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
             raise OutputError(
                 f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
             ) from error
+        if not _is_at(folder / LOCK, lock):
+            raise OutputError(
+                f"{folder}: another run that ended just now has taken its folder away; start this one again"
+            )
         if refuse is not None:
             refuse()
         try:
@@ -302,6 +306,14 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
         finally:
             with suppress(OSError):
                 lock.truncate(0)
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    """Whether an open file is the one that a path names: whoever held it may have deleted it meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _replace_mark(lock: FileIO, mark: bytes) -> str:

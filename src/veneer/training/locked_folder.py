@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -14,9 +14,9 @@ from veneer.data.hub import HUB
 from veneer.errors import ConfigError, DataError, ModelError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
-from veneer.io.files import exclusive, make_output_folder, remove_partial, reported
+from veneer.io.files import LOCK, exclusive, make_output_folder, remove_partial, reported
 from veneer.io.places import look, place_named
-from veneer.run_folder import RunFolder
+from veneer.run_folder import EVENTS_FILE, RunFolder
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.parallel.ranks import ALONE, Ranks
 
@@ -35,7 +35,8 @@ def locked_folder(
     config: RunConfig, resume: bool, subscribers: Sequence[Subscriber], ranks: Ranks = ALONE
 ) -> Iterator[LockedFolder]:
     """Lock the run's output folder for this process, and open its log of events. The folder is rank 0's alone; what
-    happens on another rank is told to its subscribers and written nowhere.
+    happens on another rank is told to its subscribers and written nowhere. A folder that is made here is taken away
+    again where no event came: a run that is refused leaves nothing.
 
     Raises:
         OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
@@ -46,15 +47,38 @@ def locked_folder(
         return
     _refuse_the_models_folder(config.model, folder.path)
     _refuse_own_rows(config, folder)
+    made = [place for place in (folder.path, *folder.path.parents) if not place.exists()]
     make_output_folder(folder.path)
     with exclusive(folder.path, mark(), lambda: _refuse_overwriting(folder, resume)) as left:
         before = killed(left, folder.each_event())
         _clear(folder)
-        # Of a run that has ended nothing is written before it is known whether there is more to do.
-        with EventLog(folder.events_file, subscribers, held=folder.lock_file.is_file()) as log:
-            if before is not None:
-                log.emit(Note(message=before.message(), level=Level.WARNING))
-            yield LockedFolder(log, before)
+        try:
+            # Of a run that has ended nothing is written before it is known whether there is more to do.
+            with EventLog(folder.events_file, subscribers, held=folder.lock_file.is_file()) as log:
+                if before is not None:
+                    log.emit(Note(message=before.message(), level=Level.WARNING))
+                yield LockedFolder(log, before)
+        finally:
+            _remove_unused(folder, made)
+
+
+def _remove_unused(folder: RunFolder, made: Sequence[Path]) -> None:
+    """Delete folders that this process has made, if the run's holds nothing but its lock and an empty log. Whoever
+    takes the lock before it goes notices that it has gone, and what another process puts there is not deleted.
+
+    Args:
+        folder: the run's, which is held.
+        made: the folders, innermost first; none where the run's was there before.
+    """
+    with suppress(OSError):
+        if not made or {entry.name for entry in folder.path.iterdir()} != {LOCK, EVENTS_FILE}:
+            return
+        if folder.events_file.stat().st_size:
+            return
+        folder.events_file.unlink()
+        (folder.path / LOCK).unlink()
+        for place in made:
+            place.rmdir()
 
 
 def _refuse_the_models_folder(model: str, output: Path) -> None:
