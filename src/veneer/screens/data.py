@@ -135,8 +135,8 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
     say(console(), text)
     if done.unreadable:
         text = (
-            f"warning: {count_of(done.unreadable, 'row')} of {file} cannot be read, as `veneer data` says with the reasons; "
-            "lines of JSON Lines are copied unchanged, and rows of other formats are left out"
+            f"warning: {count_of(done.unreadable, 'row')} of {file} cannot be read, as `veneer data` says with the "
+            "reasons; lines of JSON Lines are copied unchanged, and rows of other formats are left out"
         )
         say(console(), text, style="yellow")
     return done
