@@ -50,9 +50,8 @@ OPTIONS = {
         "--model", "--on", "--output", "--prompt", *SAMPLING,
     ],
     "plan": [
-        "--adapters", "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank",
-        "--rows", "--sequences", "--serve",
-        "--set", "--tokens",
+        "--adapters", "--config", "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method",
+        "--model", "--rank", "--rows", "--sequences", "--serve", "--set", "--tokens",
     ],
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows", "--time-limit"],

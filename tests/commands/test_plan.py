@@ -79,6 +79,28 @@ def test_sources_are_planned_as_the_rows_of_one_file(tiny_model: Path, tiny_data
     assert "--tokens 100 of an average row are more than --length 50 of the longest" in longer.stderr
 
 
+def test_the_settings_of_a_file_are_planned(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"model: {tiny_model}\noutput: run\nmethod: lora\ndata: {{file: {tiny_data}}}\n"
+        "compute: {device: cpu}\ntrain: {examples_per_step: 4}\n"
+    )
+    found = [
+        json.loads(invoke("plan", "--json", *more).stdout)
+        for more in (
+            ("--config", file),
+            ("--model", tiny_model, "--data", tiny_data, "--method", "lora", "--device", "cpu",
+             "--set", "train.examples_per_step=4"),
+            ("--config", file, "--set", "train.examples_per_step=10"),
+        )
+    ]  # fmt: skip
+    assert [plan["steps"] for plan in found] == [5, 5, 2]
+    assert found[0]["micro_batch_tokens"] == found[1]["micro_batch_tokens"]
+    assert "not both" in invoke("plan", "--config", file, "--rows", "5").stderr
+    file.write_text("method: lora\n")
+    assert "Missing option '--model'" in invoke("plan", "--config", file).stderr
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from veneer.commands.options import METHODS, examples, run_config, set_option
+from veneer.commands.options import METHODS, config_option, examples, run_config, set_option
 from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
 
 NO_FILE = "-"
@@ -14,21 +16,21 @@ NO_FILE = "-"
 @click.command(
     epilog=examples(
         "plan --model MODEL --data rows.jsonl --method lora",
+        "plan --config run.yaml",
         "plan --model config.json --device h100\n--rows 10000 --tokens 300 --length 2048 --rank 16",
         "plan --serve --model config.json --length 2048 --adapters 100",
     )
 )
+@config_option
 @click.option(
     "--model",
     type=MODEL,
-    required=True,
     help="The model: a directory, a config.json, a GGUF file or a hub id. Weights are not read.",
 )
 @click.option(
     "--method",
     type=METHODS,
-    default="qlora",
-    show_default=True,
+    show_default="qlora",
     help="What would be trained: an adapter (lora, qlora) or all weights (full).",
 )
 @click.option(
@@ -41,8 +43,7 @@ NO_FILE = "-"
 @set_option
 @click.option(
     "--device",
-    default="auto",
-    show_default=True,
+    show_default="auto",
     help="Where it would run: auto, cpu, cuda, or the name of a card (h100, a100, l4, …).",
 )
 @click.option("--memory-limit-mb", type=COUNT, help="The memory that the run may take at its peak, in MB.")
@@ -55,15 +56,16 @@ NO_FILE = "-"
 @click.option("--adapters", type=COUNT, help="The adapters in memory, with --serve. [default: what fits]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(
-    model: str,
-    method: str,
+    config_file: Path | None,
+    model: str | None,
+    method: str | None,
     data: str | None,
     rows: int | None,
     tokens: int | None,
     length: int | None,
     rank: int | None,
     assignments: tuple[str, ...],
-    device: str,
+    device: str | None,
     memory_limit_mb: int | None,
     serve: bool,
     sequences: int | None,
@@ -74,16 +76,19 @@ def plan(
 
     Weights are not read: a config.json is enough.
     """
+    from veneer.config.values import flat, override, read_yaml
     from veneer.screens.plan import plan_server_visibly, plan_visibly
     from veneer.training.steps import SupposedRows
 
     if not serve and (sequences is not None or adapters is not None):
         raise click.UsageError("--sequences and --adapters go with --serve")
-    if serve and (data is not None or (rows, tokens) != (None, None) or device not in ("auto", "cpu")):
+    if serve and (data is not None or (rows, tokens) != (None, None) or device not in (None, "auto", "cpu")):
         raise click.UsageError("--serve plans a server on the CPU, without --data, --rows, --tokens or a --device")
+    own = {} if config_file is None else read_yaml(config_file)
+    if model is None and "model" not in own:
+        raise click.MissingParameter(param_hint="'--model'", param_type="option")
     # Sources are rows too, and no option names them.
-    sources = any(text.partition("=")[0].strip() == "data.sources" for text in assignments)
-    rows_given = data is not None or sources
+    rows_given = data is not None or not {"data.file", "data.sources"}.isdisjoint(flat(override(own, assignments)))
     if rows_given and (rows, tokens) != (None, None):
         raise click.UsageError("give --data, or --rows and --tokens, not both: a file says how many its rows are")
     if tokens is not None and length is not None and tokens > length:
@@ -97,7 +102,7 @@ def plan(
         "lora.rank": rank,
         "compute.memory_limit_mb": memory_limit_mb,
     }
-    config = run_config(flags, None, assignments, False)
+    config = run_config(flags, config_file, assignments, False)
     if serve:
         plan_server_visibly(config, context=length, sequences=sequences, adapters=adapters, as_json=as_json)
         return

@@ -93,7 +93,7 @@ def check(config: RunConfig) -> None:
     problems += tracking_problems(config)
     problems += objective_problems(config)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
-        problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
+        problems.append("train.eval_every needs rows to evaluate on: give data.held_out or data.eval_file")
     if problems:
         raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
 

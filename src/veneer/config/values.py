@@ -12,7 +12,7 @@ import yaml
 from veneer.errors import ConfigError
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.CSafeLoader):
     """YAML that refuses what SafeLoader takes for something else: a key given twice, of which the last one would win,
     and numbers in the writings of YAML 1.1, where `1:30` is 90 and `010` is 8."""
 

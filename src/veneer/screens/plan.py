@@ -44,7 +44,7 @@ COMPONENTS = {
 """Components of a plan's memory, and what they are."""
 
 
-def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, *, as_json: bool) -> None:
+def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows | None, *, as_json: bool) -> None:
     """Print a run's plan as a table; where transformers computes the model, an estimate.
 
     Raises:

@@ -117,4 +117,7 @@ def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> Non
         found = metric(tried if declared and place == 0 else tried[:1])
         names += [one.name for one in found.measures]
     if declared and chosen.primary not in names:
-        raise ConfigError(f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for")
+        raise ConfigError(
+            f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for; name a metric "
+            "that fits the references, or none, and one is chosen by them"
+        )
