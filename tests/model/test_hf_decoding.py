@@ -28,6 +28,18 @@ def ours(kind: str, path: Path) -> tuple[PreTrainedModel, HfModel]:
     return theirs, load_hf(open_checkpoint(path), dtype=torch.float32)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt", "roformer"])
+def test_a_row_that_ends_at_the_last_learned_position_stays_there_beside_others(kind: str, tmp_path: Path) -> None:
+    changes = {"n_positions": 32} if kind == "gpt2" else {"max_position_embeddings": 32}
+    tiny_hf(kind, changes=changes).save_pretrained(tmp_path)
+    model = load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
+    texts, settings = documents([28, 5, 6, 7, 8]), Sampling(max_new_tokens=32)
+    found = generate(model, texts, sampling=settings, stop_ids=frozenset(), context=32)
+    assert [len(text) + len(tokens) for text, tokens in zip(texts, found, strict=True)] == [32] * 5
+    for text, tokens in zip(texts, found, strict=True):
+        assert generate(model, [text], sampling=settings, stop_ids=frozenset(), context=32) == [tokens]
+
+
 @pytest.mark.parametrize(
     ("kind", "decoder"),
     [(kind, HfUncachedDecoding if kind in UNCACHED else HfCachedDecoding) for kind in (*SHAPES, *OTHERS)],

@@ -229,12 +229,13 @@ class HfModel:
     def decoding(self, rows: int, capacity: int) -> Decoding:
         """A decoding with transformers' cache where that is exact, else one that computes all tokens in each step."""
         if not self._caches:
-            return HfUncachedDecoding(self.documents, self.logits)
-        angles = self.spec.angles
-        return HfDecodingByLength(self._cached, angles) if angles.differ else self._cached()
+            return HfUncachedDecoding(self.documents, self.logits, capacity)
 
-    def _cached(self) -> HfCachedDecoding:
-        return HfCachedDecoding(self._body, self._accepted, self.logits)
+        def begin() -> HfCachedDecoding:
+            return HfCachedDecoding(self._body, self._accepted, self.logits, capacity)
+
+        angles = self.spec.angles
+        return HfDecodingByLength(begin, angles, capacity) if angles.differ else begin()
 
     @cached_property
     def _caches(self) -> bool:
@@ -260,7 +261,8 @@ class HfModel:
             return False
         tokens = torch.tensor([1, 2, 3, 4, 5, 4, 3, 2, 1], device=self.device).remainder_(self.spec.vocab_size)
         # Hidden states are compared, without the head.
-        rows, whole = (HfCachedDecoding(self._body, self._accepted, lambda hidden: hidden) for _ in range(2))
+        most = len(tokens)
+        rows, whole = (HfCachedDecoding(self._body, self._accepted, lambda hidden: hidden, most) for _ in range(2))
         rows.prefill(tokens[:8], [5, 3])
         if not isinstance(rows.cache, Cache):
             return False

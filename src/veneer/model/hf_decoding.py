@@ -62,6 +62,8 @@ class HfCachedDecoding:
     """Calls the body with these arguments."""
     accepted: frozenset[str]
     logits: Callable[[Tensor], Tensor]
+    capacity: int
+    """The most tokens of a row. One that has ended, and goes on beside others, stays at its last position."""
     mask: Tensor | None = None
     cache: Any = None
 
@@ -76,7 +78,7 @@ class HfCachedDecoding:
     def step(self, tokens: Tensor) -> Tensor:
         """Logits of one more token a row; see `Decoding`."""
         assert self.mask is not None
-        positions = self.mask.sum(1, keepdim=True)
+        positions = self.mask.sum(1, keepdim=True).clamp(max=self.capacity - 1)
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), 1)
         return self._run(tokens[:, None], positions)
 
@@ -119,6 +121,7 @@ class HfDecodingByLength:
 
     begin: Callable[[], HfCachedDecoding]
     angles: AnglesByLength
+    capacity: int
     texts: list[Tensor] = field(default_factory=list)
     groups: list[_Alike] = field(default_factory=list)
 
@@ -140,7 +143,7 @@ class HfDecodingByLength:
         for group in self.groups:
             logits = group.decoding.step(tokens[torch.tensor(group.rows, device=tokens.device)])
             found |= dict(zip(group.rows, logits, strict=True))
-        self.texts = [torch.cat((text, token[None])) for text, token in zip(self.texts, tokens, strict=True)]
+        self.texts = _grown(self.texts, tokens, self.capacity)
         return _in_order(found | self._begin(anew))
 
     def keep(self, rows: Tensor) -> None:
@@ -153,7 +156,7 @@ class HfDecodingByLength:
 
     def _changes(self, length: int) -> bool:
         """Whether one token more changes the angles of a text of this length."""
-        return self.angles.of(length) != self.angles.of(length + 1)
+        return length < self.capacity and self.angles.of(length) != self.angles.of(length + 1)
 
     def _begin(self, rows: Sequence[int]) -> dict[int, Tensor]:
         """Compute whole texts; returns the logits of each one's last token."""
@@ -176,6 +179,11 @@ class HfDecodingByLength:
         self.groups = [group for group in self.groups if group.rows]
 
 
+def _grown(texts: Sequence[Tensor], tokens: Tensor, capacity: int) -> list[Tensor]:
+    """Texts with one more token each. One that has ended, and goes on beside others, stays at its capacity."""
+    return [torch.cat((text, token[None]))[:capacity] for text, token in zip(texts, tokens, strict=True)]
+
+
 def _in_order(logits: dict[int, Tensor]) -> Tensor:
     return torch.stack([logits[row] for row in range(len(logits))])
 
@@ -186,6 +194,7 @@ class HfUncachedDecoding:
 
     documents: Callable[[Tensor, Tensor, Sequence[int]], Tensor]
     logits: Callable[[Tensor], Tensor]
+    capacity: int
     rows: list[Tensor] | None = None
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -196,7 +205,7 @@ class HfUncachedDecoding:
     def step(self, tokens: Tensor) -> Tensor:
         """Logits of one more token a row; see `Decoding`."""
         assert self.rows is not None
-        self.rows = [torch.cat((row, token[None])) for row, token in zip(self.rows, tokens, strict=True)]
+        self.rows = _grown(self.rows, tokens, self.capacity)
         return self._run()
 
     def widths(self) -> list[int]:
