@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import httpx
 import pytest
+from starlette import formparsers
 
 from run_logs import write_run
 from studios import Opened, logged, studio
@@ -166,7 +168,9 @@ def test_what_cannot_be_written_is_no_fault_of_the_clients_and_names_no_path(
 def test_an_upload_for_which_the_temporary_folder_has_no_room_is_answered_and_logged_as_any_full_disk(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    # That of forms alone: the check of a file that came before uses the folder too.
+    gone = partial(SpooledTemporaryFile, dir=str(tmp_path / "gone"))
+    monkeypatch.setattr(formparsers, "SpooledTemporaryFile", gone)
     row = b'{"prompt": "a", "completion": "b"}\n'
     with logged() as messages:
         answer = opened.http.post(
