@@ -65,7 +65,7 @@ def test_the_model_of_a_full_fine_tuning_answers_by_the_name_that_its_job_gives(
         own = {"method": "full", "settings": settings}
         jobs = opened.client.fine_tuning.jobs
         job = jobs.create(model="model", training_file=file.id, extra_body={"veneer": own})
-        wait_for(lambda: jobs.retrieve(job.id).status in ("succeeded", "failed"), 60)
+        wait_for(lambda: jobs.retrieve(job.id).status in ("succeeded", "failed"), 180)
         name = jobs.retrieve(job.id).fine_tuned_model
         assert isinstance(name, str)
         assert name in [model.id for model in opened.client.models.list()]
