@@ -28,6 +28,7 @@ INTERNAL = (
     "diagnosis.probe.Measured",
     "diagnosis.probe.ProbedRate",
     "io.",
+    "loading.base_form.BaseForm",
     "model.",
     "native.",
     "planning.",

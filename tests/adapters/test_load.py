@@ -210,7 +210,7 @@ def test_expressions_are_tried_before_they_are_used(
     monkeypatch.setattr(expressions, "SECONDS", 1)
     config = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(config | {"exclude_modules": "([a-z._0-9]+)+!"}))
-    with pytest.raises(AdapterError, match="takes too long to match"):
+    with pytest.raises(AdapterError, match=r"takes more than [0-9]+ seconds to match"):
         read(plain(tmp_path), folder)
 
 

@@ -100,7 +100,7 @@ def test_what_is_no_json_object_is_400(server: HttpServer, body: bytes) -> None:
 BAD: list[tuple[str, Any]] = [
     ("n", 10**6), ("n", 0), ("n", -1), ("n", True), ("max_tokens", -1), ("max_tokens", 10**9), ("max_tokens", 1.5),
     ("max_completion_tokens", 0), ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", -0.1),
-    ("temperature", 2.1), ("top_p", -1), ("top_p", 1.1), ("top_p", 0), ("top_k", -2), ("min_p", -0.1), ("seed", -1),
+    ("temperature", 2.1), ("top_p", -1), ("top_p", 1.1), ("top_k", -2), ("min_p", -0.1),
     ("seed", 2**80), ("stop", ["a"] * 10_000), ("stop", ["a" * 10**6]), ("stop", [""]), ("stop", 7), ("stop", [7]),
     ("presence_penalty", -3), ("frequency_penalty", 3), ("repetition_penalty", -1), ("logit_bias", {"-1": 1}),
     ("logit_bias", {"5": 1e9}), ("logit_bias", {"5": float("nan")}), ("logit_bias", {"99999999": 1}),

@@ -109,7 +109,8 @@ def read_any_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AdapterError(
-            f"{directory}: no {CONFIG_FILE} there; give the folder that `veneer train` or PEFT's save_pretrained wrote"
+            f"{directory}: no {CONFIG_FILE} there; give the folder of a run that has ended, of one of its checkpoints, "
+            "or that PEFT's save_pretrained wrote"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: cannot be read: {error}") from error
