@@ -137,7 +137,7 @@ def answer_all(
         if isinstance(event, TokenMade):
             results[row].append(event.token)
             on_token(row, event.token)
-        elif isinstance(event, Finished):
+        elif isinstance(event, Finished) and event.reason is not FinishReason.ERROR:
             on_answer(row, results[row])
 
     _carry_out(model, requests, listen, decoder, on_progress, stop, batch_rows, router)

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
-from veneer.io.leftovers import PARTIAL, held, partial_of, remove_dead
+from veneer.io.leftovers import PARTIAL, held, is_at, partial_of, remove_dead
 from veneer.posix import file_size_limit, lock_file
 
 SAMPLE_BYTES = 1_000_000
@@ -293,7 +293,7 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
             raise OutputError(
                 f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
             ) from error
-        if not _is_at(folder / LOCK, lock):
+        if not is_at(lock, folder / LOCK):
             raise OutputError(
                 f"{folder}: another run that ended just now has taken its folder away; start this one again"
             )
@@ -306,14 +306,6 @@ def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = 
         finally:
             with suppress(OSError):
                 lock.truncate(0)
-
-
-def _is_at(path: Path, file: FileIO) -> bool:
-    """Whether an open file is the one that a path names: whoever held it may have deleted it meanwhile."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _replace_mark(lock: FileIO, mark: bytes) -> str:

@@ -68,7 +68,7 @@ def _locked(lock: Path) -> IO[Any] | None:
             lock.unlink(missing_ok=True)
             return None
         else:
-            if _is_at(file, lock):
+            if is_at(file, lock):
                 return file
             file.close()  # it was deleted between the two: `remove_dead` took it for a dead process's
         time.sleep(TRY_SECONDS)
@@ -98,7 +98,7 @@ def _remove_if_dead(lock: Path) -> None:
             lock_file(file)
         except (OSError, OutputError):  # it is being written, or nobody can tell
             return
-        if not _is_at(file, lock):
+        if not is_at(file, lock):
             return
         partial = lock.with_name(lock.name.removesuffix(HELD))
         if partial.is_dir():
@@ -109,7 +109,7 @@ def _remove_if_dead(lock: Path) -> None:
             lock.unlink(missing_ok=True)
 
 
-def _is_at(file: IO[Any], path: Path) -> bool:
+def is_at(file: IO[Any], path: Path) -> bool:
     """Whether an open file is the one that has this name now."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
