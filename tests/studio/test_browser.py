@@ -188,7 +188,7 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
 def test_a_file_that_cannot_be_used_leads_to_no_job(watched: Watched) -> None:
     page = watched.page
     watched.go("data")
-    file = {"name": "broken.jsonl", "mimeType": "application/jsonl", "buffer": b"{"}
+    file = {"name": "broken.jsonl", "mimeType": "application/jsonl", "buffer": b'{"prompt": '}
     page.locator("input[type=file]").set_input_files(file)
     row = page.get_by_role("row", name=re.compile("^broken.jsonl cannot be used"))
     row.wait_for()

@@ -10,9 +10,9 @@ from typing import Any
 from veneer.config import RunConfig
 from veneer.enums import Method, ObjectiveName
 from veneer.jobs.job import Job, JobNote, JobStatus
-from veneer.run_folder import RunFolder
+from veneer.run_folder import RunFolder, run_of
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord
+from veneer.run_records.record import RunRecord, read_settings
 from veneer.run_records.state import RunState
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
@@ -107,7 +107,16 @@ def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
     fields of their own."""
     data = {key: value for key, value in (settings.get("data") or {}).items() if key not in ("file", "eval_file")}
     rest = {key: value for key, value in settings.items() if key not in ("model", "data")}
-    return {"method": DEFAULT_METHOD.value, **rest, **({"data": data} if data else {})}
+    return {"method": _taken(settings), **rest, **({"data": data} if data else {})}
+
+
+def _taken(settings: Mapping[str, Any]) -> str:
+    """The method that a job takes where it names none: that of the run whose adapter it goes on with, if any, or the
+    default."""
+    start = (settings.get("train") or {}).get("from_adapter")
+    run = None if start is None else run_of(Path(start))
+    recorded = None if run is None else read_settings(run.path).get("method")
+    return recorded if recorded in (Method.LORA.value, Method.QLORA.value) else DEFAULT_METHOD.value
 
 
 def objective_of(job: Job) -> ObjectiveName:
