@@ -39,7 +39,7 @@ from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.planning.weights import Held
-from veneer.run_folder import run_of
+from veneer.run_folder import recorded_run
 
 LESS_TEXT = "Fewer prompts at a time, shorter ones, and shorter answers (--max-new-tokens) take less too."
 
@@ -237,20 +237,6 @@ class Conversation:
         return answer
 
 
-def recorded_run(adapter: Path | None) -> RunConfig | None:
-    """The run that made the adapter in a folder, where its `config.yaml` is there (PEFT's adapters have none).
-
-    A checkpoint's stands two folders up: `RUN/checkpoints/step-000050`.
-    """
-    run = None if adapter is None else run_of(adapter)
-    return None if run is None else run.config()
-
-
-def _base_run(request: AssistantRequest) -> RunConfig | None:
-    """The run that says how the base is held."""
-    return recorded_run(request.adapter or request.held_as)
-
-
 def open_assistant(
     model: str | Path,
     *,
@@ -331,7 +317,8 @@ def enough_memory(request: AssistantRequest | None, doing: str, beside: str = ""
 
 
 def _advice(request: AssistantRequest) -> str:
-    run, base_run = recorded_run(request.adapter), _base_run(request)
+    run = recorded_run(request.adapter)
+    base_run = recorded_run(request.held_as) if request.adapter is None else run
     try:
         config = read_model_config(request.model, revision=request.revision)
         held = Held(
@@ -365,7 +352,8 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
 def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     adapter, compute = request.adapter, request.compute
     warnings = [] if adapter is None else config_warnings(adapter, *read_config(adapter))
-    run, base_run = recorded_run(adapter), _base_run(request)
+    run = recorded_run(adapter)
+    base_run = recorded_run(request.held_as) if adapter is None else run  # it says how the base is held
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
     base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import read_any_config
 from veneer.arguments import check_least, check_types
-from veneer.assistant import AssistantRequest, assistant_request, enough_memory, recorded_run
+from veneer.assistant import AssistantRequest, assistant_request, enough_memory
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, DataSection
 from veneer.data.in_memory import RowSource, rows_file
@@ -23,6 +23,7 @@ from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import TableForm, WeightForm
+from veneer.run_folder import recorded_run
 from veneer.training.reward_model import RewardModel, with_reward_adapter
 
 

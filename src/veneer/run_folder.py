@@ -205,3 +205,12 @@ def run_of(adapter: Path) -> RunFolder | None:
     folder = adapter.resolve()
     places = [folder, *([folder.parents[1]] if folder.parent.name == CHECKPOINTS else [])]
     return next((run for run in map(RunFolder, places) if run.config_file.is_file()), None)
+
+
+def recorded_run(adapter: Path | None) -> RunConfig | None:
+    """The run that made the adapter in a folder, where its `config.yaml` is there (PEFT's adapters have none).
+
+    A checkpoint's stands two folders up: `RUN/checkpoints/step-000050`.
+    """
+    run = None if adapter is None else run_of(adapter)
+    return None if run is None else run.config()

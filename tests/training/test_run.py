@@ -298,7 +298,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_and_is_a_whole_resu
 def test_a_checkpoint_of_a_4_bit_run_opens_over_a_4_bit_base(
     finished: dict[str, RunResult], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from veneer.assistant import recorded_run
+    from veneer.run_folder import recorded_run
 
     run = finished["qlora"].output
     for folder in (run, run / "checkpoints" / "step-000006"):

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from veneer.assistant import AssistantRequest, recorded_run
+from veneer.assistant import AssistantRequest
 from veneer.enums import Column
 from veneer.errors import ConfigError, listing
 from veneer.evaluation.columns import record_columns
 from veneer.evaluation.forgetting import check_suites
 from veneer.evaluation.gate import ReleaseGate, read_gate
 from veneer.evaluation.harness import is_task
+from veneer.run_folder import recorded_run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

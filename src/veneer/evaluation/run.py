@@ -17,7 +17,6 @@ from veneer.assistant import (
     assistant_request,
     enough_memory,
     load_assistant,
-    recorded_run,
 )
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
@@ -58,6 +57,7 @@ from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import prove_file
+from veneer.run_folder import recorded_run
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
 

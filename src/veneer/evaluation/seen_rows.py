@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from veneer.assistant import recorded_run
 from veneer.data.records import Record
 from veneer.data.trained_rows import trained_among
 from veneer.errors import listing
-from veneer.run_folder import trained_rows_of
+from veneer.run_folder import recorded_run, trained_rows_of
 
 
 def seen_rows(adapters: Sequence[str], records: Sequence[Record]) -> dict[str, list[str]]:

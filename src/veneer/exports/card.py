@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.store import read_config
-from veneer.assistant import recorded_run
 from veneer.config import RunConfig
 from veneer.event_log import by_step
 from veneer.exports.certificate import TOP
 from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target
 from veneer.io.checkpoint import model_name
-from veneer.run_folder import run_of
+from veneer.run_folder import recorded_run, run_of
 from veneer.strict_json import to_text
 
 LICENSE = (

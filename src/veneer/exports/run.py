@@ -14,7 +14,6 @@ from pathlib import Path
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import config_warnings, read_config
 from veneer.arguments import check_types
-from veneer.assistant import recorded_run
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
 from veneer.enums import Backend, Method, OtherBase, choice
@@ -30,7 +29,7 @@ from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, remove_folder, write_text
 from veneer.io.places import place_named
-from veneer.run_folder import run_of
+from veneer.run_folder import recorded_run, run_of
 from veneer.training.locked_inputs import recorded_files
 
 FAILED = ".failed"

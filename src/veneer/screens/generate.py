@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, recorded_run, turns
+from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
 from veneer.counting import count_of
 from veneer.data.asked_rows import asked_rows
 from veneer.data.chat import split_for_evaluation
@@ -21,6 +21,7 @@ from veneer.evaluation.columns import question_columns
 from veneer.events import Event
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
+from veneer.run_folder import recorded_run
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.loading import open_visibly

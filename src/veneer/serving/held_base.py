@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
-from veneer.assistant import Assistant, AssistantRequest, load_assistant, recorded_run
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.enums import Method
 from veneer.errors import ConfigError, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.runner import LoadedAdapter
 from veneer.hardware import resolve_device
 from veneer.loading.base_form import BaseForm, recorded_form
+from veneer.run_folder import recorded_run
 from veneer.serving.adapter_loading import Loader
 
 NAMED = 10

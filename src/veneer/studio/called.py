@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,21 @@ from veneer.jobs.job import Job
 
 def called(value: Any, names: Mapping[str, str]) -> Any:
     """Plain values in which paths are what users call them."""
-    if isinstance(value, Mapping):
-        return {key: called(one, names) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [called(one, names) for one in value]
-    return names.get(value, value) if isinstance(value, str) else value
+    return _with_texts(value, lambda text: names.get(text, text))
 
 
 def told(value: Any, names: Mapping[str, str]) -> Any:
     """Plain values in whose texts paths stand as their users call them."""
+    return _with_texts(value, lambda text: without_paths(text, names))
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain values with every text that is none's key changed."""
     if isinstance(value, Mapping):
-        return {key: told(one, names) for key, one in value.items()}
+        return {key: _with_texts(one, change) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [told(one, names) for one in value]
-    return without_paths(value, names) if isinstance(value, str) else value
+        return [_with_texts(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def without_paths(message: str, called: Mapping[str, str]) -> str:

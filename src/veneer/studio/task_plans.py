@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.store import read_config, read_tokenizer
-from veneer.assistant import recorded_run
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
@@ -28,6 +27,7 @@ from veneer.planning.choose import Limit, limit_of
 from veneer.planning.machine import Machine, this_machine
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
+from veneer.run_folder import recorded_run
 
 
 @dataclass(frozen=True, slots=True)

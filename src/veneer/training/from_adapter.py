@@ -38,7 +38,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.digests import file_digest
 from veneer.loading.base_form import form_of
 from veneer.model.language import LanguageModel
-from veneer.run_folder import run_of
+from veneer.run_folder import recorded_run
 
 START = "and the run starts at the adapter's weights"
 """What is said of a start (`lora.init`) that is given beside an adapter."""
@@ -81,7 +81,7 @@ def with_adapter(config: RunConfig) -> RunConfig:
 
 def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
     """The settings on how the base is held that the run leaves open, as the adapter's run recorded them."""
-    recorded = _recorded(folder)
+    recorded = recorded_run(folder)
     if recorded is None:
         return {}
     held = form_of(recorded.method, recorded.quant)
@@ -103,7 +103,7 @@ def warn_of_other_form(config: RunConfig, emit: Subscriber) -> None:
         ConfigError: the record is damaged.
     """
     start = config.train.from_adapter
-    recorded = None if start is None else _recorded(Path(start))
+    recorded = None if start is None else recorded_run(Path(start))
     if recorded is None:
         return
     before, now = (form_of(one.method, one.quant).text or "not quantised" for one in (recorded, config))
@@ -113,12 +113,6 @@ def warn_of_other_form(config: RunConfig, emit: Subscriber) -> None:
             "does not start where that ended; leave method (--method) and quant out to go on as then"
         )
         emit(Note(message=message, level=Level.WARNING))
-
-
-def _recorded(folder: Path) -> RunConfig | None:
-    """The run that made an adapter, where there is a record of it. Raises ConfigError where that is damaged."""
-    run = run_of(folder)
-    return None if run is None else run.config()
 
 
 def _shown(value: object) -> str:
