@@ -54,6 +54,20 @@ def test_models_that_jobs_have_trained_as_a_whole_are_bases_by_the_names_of_the_
     assert studio.bases.name_of(str(studio.root / "ftjob-1")) == "ft-1"
 
 
+def test_a_client_that_is_told_that_a_job_has_ended_finds_its_model_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veneer.studio.watch.SECONDS", 3600.0)
+    with studio(tmp_path / "runs") as opened:
+        jobs = opened.client.fine_tuning.jobs
+        for number, told in enumerate((lambda: jobs.retrieve("ftjob-0"), lambda: next(iter(jobs.list())))):
+            opened.studio.queue.store.add(full_job(number, JobStatus.SUCCEEDED))
+            write_run(opened.studio.root / f"ftjob-{number}", config="model: base\nmethod: full\n")
+            name = told().fine_tuned_model
+            assert name == f"ft-{number}"
+            assert name in [model.id for model in opened.client.models.list()]
+
+
 @pytest.mark.slow
 def test_the_model_of_a_full_fine_tuning_answers_by_the_name_that_its_job_gives(
     tmp_path: Path, tiny_model: Path, tiny_data: Path

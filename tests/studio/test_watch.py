@@ -18,6 +18,7 @@ from veneer.errors import OutputError
 from veneer.event_log import EventLog
 from veneer.jobs.job import JobStatus
 from veneer.jobs.sqlite_store import SqliteStore
+from veneer.run_records.state import RunState
 from veneer.studio.watch import Watcher
 
 
@@ -110,3 +111,28 @@ def test_a_job_whose_folder_is_deleted_is_none_any_more_and_the_pages_are_told(t
     assert watcher.since(0).removed_jobs == watcher.since(changes.version).removed_jobs == []
     watcher.look()
     assert watcher.since(0).version == changes.version
+
+
+def test_a_job_that_is_known_as_ended_is_known_with_its_run_as_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher, queue = watching(tmp_path), queue_of(tmp_path)
+    job = queue.create({}, {})
+    write_run(tmp_path / job.id, 5, reason=None)
+    stored = watcher.store.jobs
+
+    def ended(*statuses: JobStatus) -> object:
+        write_run(tmp_path / job.id, 5)
+        watcher.store.change(job.id, lambda one: replace(one, status=JobStatus.SUCCEEDED))
+        return stored(*statuses)
+
+    monkeypatch.setattr(watcher.store, "jobs", ended)
+    assert not watcher.knows([job])
+    watcher.look()
+    assert not watcher.knows([job])
+    (known,) = watcher.since(0).jobs
+    assert known.status is JobStatus.SUCCEEDED
+    assert watcher.knows([known])
+    run = watcher.run(job.id)
+    assert run is not None
+    assert run.record.state is RunState.FINISHED

@@ -67,9 +67,11 @@ async def list_jobs(studio: Studio, request: Request) -> Response:
         for key, value in request.query_params.items()
         if key.startswith("metadata[")
     }
+    jobs = await asyncio.to_thread(studio.queue.jobs)
+    await studio.caught_up(jobs)
     found = [
         _job(studio, job)
-        for job in await asyncio.to_thread(studio.queue.jobs)
+        for job in jobs
         if job.kind is JobKind.TRAIN
         and all((job.details.get("metadata") or {}).get(key) == value for key, value in wanted.items())
     ]
@@ -78,12 +80,12 @@ async def list_jobs(studio: Studio, request: Request) -> Response:
 
 async def retrieve(studio: Studio, request: Request) -> Response:
     """GET /v1/fine_tuning/jobs/{job}."""
-    return json_response(_job(studio, _found(studio, request)))
+    return json_response(_job(studio, await _found(studio, request)))
 
 
 async def events(studio: Studio, request: Request) -> Response:
     """GET /v1/fine_tuning/jobs/{job}/events; with `type` only those of it."""
-    job = _found(studio, request)
+    job = await _found(studio, request)
     run = studio.watcher.run(job.id)
     made = await asyncio.to_thread(events_of, job, None if run is None else run.log, studio.root)
     kind = request.query_params.get("type")
@@ -92,7 +94,7 @@ async def events(studio: Studio, request: Request) -> Response:
 
 async def checkpoints(studio: Studio, request: Request) -> Response:
     """GET /v1/fine_tuning/jobs/{job}/checkpoints."""
-    job = _found(studio, request)
+    job = await _found(studio, request)
     run = studio.watcher.run(job.id)
     made = [] if run is None else checkpoints_of(job, RunFolder(studio.root / job.id), run.log)
     return json_response(_page(request, made))
@@ -188,20 +190,21 @@ def _place(body: Mapping[str, Any], name: str, default: int) -> int:
 
 
 async def _changed(studio: Studio, request: Request, change: Callable[[str], Job | None], done: str) -> Response:
-    job = _found(studio, request)
+    job = await _found(studio, request)
     made = await asyncio.to_thread(change, job.id)
     if made is None:
-        now = _found(studio, request)
+        now = await _found(studio, request)
         message = f"the job is {now.status.value} and cannot be {done}"
         raise ApiError(409, message, code="wrong_state", headers={"x-should-retry": "false"})
     await studio.looked()
     return json_response(_job(studio, made))
 
 
-def _found(studio: Studio, request: Request) -> Job:
+async def _found(studio: Studio, request: Request) -> Job:
     job = studio.queue.get(request.path_params["job"])
     if job is None:
         raise ApiError(404, "there is no such job", param="fine_tuning_job_id", code="job_not_found")
+    await studio.caught_up([job])
     return job
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from veneer.enums import JobCode
 from veneer.jobs.folder import STUDIO
+from veneer.jobs.job import Job
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.serving.errors import ApiError
@@ -107,6 +109,12 @@ class Studio:
         """Take up at once what a request has changed. Where that fails, the request is done all the same, and the pages
         are told of it by the next look."""
         await asyncio.to_thread(self.watcher.looked)
+
+    async def caught_up(self, jobs: Sequence[Job]) -> None:
+        """Take up at once what has become of jobs that a client is about to be told of: it may ask next for what they
+        have made."""
+        if not self.watcher.knows(jobs):
+            await self.looked()
 
 
 def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:

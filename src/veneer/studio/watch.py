@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ class Watcher:
     _removed_jobs: dict[str, int] = field(default_factory=dict, init=False)
     _version: int = field(default=0, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _looking: threading.Lock = field(default_factory=threading.Lock, init=False)
+    """Is held for a whole look: what an earlier one has read must not take the place of what a later one has."""
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
@@ -127,6 +129,12 @@ class Watcher:
         """The run of that name."""
         with self._lock:
             return self._runs.get(name)
+
+    def knows(self, jobs: Iterable[Job]) -> bool:
+        """Whether jobs have been seen as they are, each with its run as it was then or later."""
+        with self._lock:
+            seen = {name: job for name, (_, job) in self._jobs.items()}
+        return all(seen.get(job.id) == job for job in jobs)
 
     def since(self, version: int) -> Changes:
         """What has changed since a number; 0 gives everything that there is."""
@@ -157,19 +165,33 @@ class Watcher:
 
     def look(self) -> None:
         """Take up what has changed in the folder."""
-        found = {path.relative_to(self.root).as_posix(): path for path in run_folders(self.root)}
-        for name, path in found.items():
-            self._look_at(name, path)
+        with self._looking:
+            # Jobs come first: where one is known as ended, its run is known as it has ended.
+            jobs = self._stored()
+            self._look_at_runs()
+            self._take_up(jobs)
+
+    def _stored(self) -> dict[str, Job]:
+        """The jobs of the store by their ids. Those whose folders were deleted are forgotten there."""
         jobs = {job.id: job for job in self.store.jobs()}
         resting = [job.id for job in jobs.values() if job.status is not JobStatus.RUNNING]
         lost = [name for name in resting if JobFolder(self.root / name).lost()]
         if lost:
             self.store.forget(lost)
             jobs = {job.id: job for job in self.store.jobs()}
+        return jobs
+
+    def _look_at_runs(self) -> None:
+        found = {path.relative_to(self.root).as_posix(): path for path in run_folders(self.root)}
+        for name, path in found.items():
+            self._look_at(name, path)
         with self._lock:
             for name in self._runs.keys() - found.keys():
                 del self._runs[name]
                 self._removed[name] = self._next()
+
+    def _take_up(self, jobs: Mapping[str, Job]) -> None:
+        with self._lock:
             for name in self._jobs.keys() - jobs.keys():
                 del self._jobs[name]
                 self._removed_jobs[name] = self._next()
