@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from veneer.assistant import make_assistant
+from veneer.assistant.assistant import make_assistant
 from veneer.bundled import bundled_data, bundled_model
 from veneer.charts import Series, line_chart
 from veneer.config import DataSection, RunConfig, TrainSection

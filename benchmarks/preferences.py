@@ -35,7 +35,7 @@ from typing import Any
 
 from preference_tasks import Sizes, is_clean, read_lines, write_tasks
 
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.bundled import bundled_model
 from veneer.config import RunConfig
 from veneer.data.encoding import encode_all

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.errors import AdapterError, VeneerError
 from veneer.generation.runner import AdapterLease, LoadedAdapter

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from support import smollm2_gguf
 from tiny import chat_tokenizer, run_config, tree
 from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.cli import main
 from veneer.config import QuantSection
 from veneer.enums import Method, Scheme

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from veneer.adapters.arithmetic import CombinationType as CombinationType
     from veneer.adapters.arithmetic import Majority as Majority
-    from veneer.assistant import Answering as Answering
-    from veneer.assistant import Assistant as Assistant
-    from veneer.assistant import AssistantRequest as AssistantRequest
-    from veneer.assistant import Conversation as Conversation
-    from veneer.assistant import open_assistant as open_assistant
+    from veneer.assistant.assistant import Assistant as Assistant
+    from veneer.assistant.conversation import Answering as Answering
+    from veneer.assistant.conversation import Conversation as Conversation
+    from veneer.assistant.load import open_assistant as open_assistant
+    from veneer.assistant.request import AssistantRequest as AssistantRequest
     from veneer.combination import CombinationResult as CombinationResult
     from veneer.comparison.order import RunOutcome as RunOutcome
     from veneer.comparison.run import CompareResult as CompareResult
@@ -196,7 +196,10 @@ __version__ = "0.1.0"
 # fmt: off
 _NAMES = {
     "veneer.adapters.arithmetic": ("CombinationType", "Majority"),
-    "veneer.assistant": ("Answering", "Assistant", "AssistantRequest", "Conversation", "open_assistant"),
+    "veneer.assistant.assistant": ("Assistant",),
+    "veneer.assistant.conversation": ("Answering", "Conversation"),
+    "veneer.assistant.load": ("open_assistant",),
+    "veneer.assistant.request": ("AssistantRequest",),
     "veneer.combination": ("CombinationResult",),
     "veneer.comparison.order": ("RunOutcome",),
     "veneer.comparison.run": ("CompareResult",),

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import read_any_config
 from veneer.arguments import check_least, check_types
-from veneer.assistant import AssistantRequest, assistant_request, enough_memory
+from veneer.assistant.memory import enough_memory
+from veneer.assistant.request import AssistantRequest, assistant_request
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, DataSection
 from veneer.data.in_memory import RowSource, rows_file

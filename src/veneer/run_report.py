@@ -12,7 +12,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import Record
 from veneer.enums import ObjectiveName

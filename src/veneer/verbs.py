@@ -15,7 +15,9 @@ from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination
 from veneer.arguments import check_type, check_types, names_given
-from veneer.assistant import Conversation, check_prompts, open_assistant, turns
+from veneer.assistant.conversation import Conversation
+from veneer.assistant.load import open_assistant
+from veneer.assistant.prompts import check_prompts, turns
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
 from veneer.comparison.run import CompareResult

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from veneer.arguments import check_least, check_types
-from veneer.assistant import Assistant, AssistantRequest, load_assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.bundled import SETS, bundled_data, bundled_model, configuration, free_folder
 from veneer.config import RunConfig
 from veneer.data.records import Record, read_records

@@ -23,7 +23,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.backends.load import load_hf, load_language_model
 from veneer.cli import main
 from veneer.config import ComputeSection

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config, write_rows
-from veneer.assistant import AssistantRequest
+from veneer.assistant.request import AssistantRequest
 from veneer.comparison import worker
 from veneer.comparison.order import Order, read_outcome
 from veneer.comparison.worker import main

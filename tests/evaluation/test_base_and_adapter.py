@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny import rows as conversations
 from tiny import run_config, write_rows
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype

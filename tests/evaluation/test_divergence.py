@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from tiny import examples, run_config
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.chat import Example
 from veneer.enums import Dtype

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, run_config, write_rows
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError

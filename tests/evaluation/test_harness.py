@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tiny import run_config, write_rows
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError

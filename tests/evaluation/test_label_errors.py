@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from invoking import invoke, refused
 from tiny import write_rows
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.enums import RowKind
 from veneer.evaluation import label_errors
 from veneer.evaluation.label_errors import (

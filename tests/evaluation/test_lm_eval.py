@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support import needs
 from tiny import chat_tokenizer, run_config, write_model, write_rows
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError, DataError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tiny import rows, run_config, write_rows
-from veneer.assistant import AssistantRequest
+from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
 from veneer.errors import ConfigError
 from veneer.evaluation.request import EvaluationRequest, settle

@@ -14,7 +14,8 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from tiny import examples, rows, run_config, write_rows
-from veneer.assistant import open_assistant, turns
+from veneer.assistant.load import open_assistant
+from veneer.assistant.prompts import turns
 from veneer.config import ComputeSection
 from veneer.data.formats import to_record
 from veneer.data.records import read_records

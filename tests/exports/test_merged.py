@@ -16,7 +16,7 @@ from tiny import chat_tokenizer, run_config, tree, write_model
 from tiny_mixtures import tiny_mixture
 from tiny_models import documents, largest_difference, packed_logits
 from veneer.adapters.store import read_tensors
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Dtype, Method
 from veneer.evaluation.report import Report

@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 from loaded import retensor, rewrite
 from tiny import rows, run_config, write_rows
 from tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import AdapterError

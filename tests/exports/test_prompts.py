@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, run_config, write_rows
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tiny import write_model
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import ModelError
 from veneer.exports.certificate import Threshold, compare
 from veneer.exports.prompts import chosen

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tiny_models import packed_logits
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.config import QuantSection
 from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.certificate import LISTED

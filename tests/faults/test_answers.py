@@ -14,7 +14,7 @@ from invoking import FLOAT32
 from peft_folders import write_adapter
 from tiny import CommandLine
 from veneer.adapters.adapter import remove
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.model.decoder import CausalLM
 

@@ -25,7 +25,7 @@ import pytest
 
 from peft_folders import write_adapter
 from veneer.adapters.adapter import remove
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.model.decoder import CausalLM
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
 from veneer.enums import Backend

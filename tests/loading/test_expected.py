@@ -13,7 +13,7 @@ import torch
 from loaded import Watched, retensor, rewrite
 from tiny import chat_tokenizer, run_config
 from tiny_models import saved, tiny_llama
-from veneer.assistant import make_assistant
+from veneer.assistant.assistant import make_assistant
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import finish

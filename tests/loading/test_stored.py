@@ -12,7 +12,8 @@ import torch
 
 from loaded import LINEAR, in_blocks, linears, packed, retensor
 from tiny import run_config, write_model
-from veneer.assistant import make_assistant, turns
+from veneer.assistant.assistant import make_assistant
+from veneer.assistant.prompts import turns
 from veneer.errors import ModelError
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint

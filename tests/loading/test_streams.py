@@ -13,7 +13,8 @@ import torch
 from loaded import LINEAR, Watched, linears, sixteen_bits
 from tiny import run_config
 from tiny_models import SHAPES, saved, tiny_llama
-from veneer.assistant import make_assistant, turns
+from veneer.assistant.assistant import make_assistant
+from veneer.assistant.prompts import turns
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.large_pages import LARGE_PAGE

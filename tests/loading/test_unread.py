@@ -14,7 +14,8 @@ from hf_models import write_hf_model
 from loaded import Watched, retensor, rewrite
 from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import saved, tiny, tiny_llama
-from veneer.assistant import AssistantRequest, load_assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_hf
 from veneer.enums import Backend

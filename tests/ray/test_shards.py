@@ -12,7 +12,7 @@ import pytest
 from invoking import invoke
 from nodes import Nodes
 from tiny import rows, run_config, write_rows
-from veneer.assistant import AssistantRequest
+from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.request import EvaluationRequest

@@ -7,7 +7,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from veneer.assistant import Conversation
+from veneer.assistant.conversation import Conversation
 from veneer.errors import DataError
 from veneer.events import Level, Note, Subscriber
 from veneer.screens.chat import converse

@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from served import ADAPTER, serving, tiny_assistant
 from tiny import write_model
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.model.language import LanguageModel
 from veneer.serving.server import HttpServer
 from veneer.serving.service import Service

@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 
 from served import ADAPTER, call, serving
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.model.language import LanguageModel
 from veneer.serving.adapter_routes import LOAD, UNLOAD
 from veneer.serving.guard import Access

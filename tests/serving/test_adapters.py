@@ -18,7 +18,7 @@ from veneer.adapters.beside import load_beside
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError
 from veneer.generation.batch import generate
 from veneer.generation.runner import LoadedAdapter

@@ -14,7 +14,8 @@ import torch
 from peft_folders import write_adapter
 from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
-from veneer.assistant import Assistant, turns
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.prompts import turns
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.events import Event, Level, Note

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from served import BASE, call, raw, serving
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.serving.limits import ServerLimits
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.server import HttpServer

@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 
 from served import ADAPTER, BASE, call
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.language import LanguageModel

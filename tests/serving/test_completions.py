@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from served import ADAPTER, BASE, call, serving, tiny_assistant
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.language import LanguageModel

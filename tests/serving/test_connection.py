@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from served import BASE, call, raw, serving, until
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.serving.limits import ServerLimits
 from veneer.serving.server import HttpServer
 

@@ -13,7 +13,7 @@ import torch
 from openai import OpenAI
 
 from served import BASE, call, serving, until
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.serving.errors import ApiError
 from veneer.serving.grammar import Grammar, Grammars

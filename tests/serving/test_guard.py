@@ -10,7 +10,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from served import BASE, call, raw, serving
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError
 from veneer.serving.app import ADMIN, GET, POST
 from veneer.serving.build import access_of

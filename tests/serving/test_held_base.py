@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from served import CPU
-from veneer.assistant import AssistantRequest
+from veneer.assistant.request import AssistantRequest
 from veneer.config import QuantSection
 from veneer.enums import Method
 from veneer.events import Event, Level, Note

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from served import ADAPTER, BASE
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.language import LanguageModel

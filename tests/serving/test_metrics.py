@@ -8,7 +8,7 @@ import socket
 from prometheus_client.parser import text_string_to_metric_families
 
 from served import ADAPTER, BASE, call, serving, until
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.model.language import LanguageModel
 from veneer.serving.server import HttpServer
 

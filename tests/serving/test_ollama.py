@@ -9,7 +9,7 @@ import ollama
 import pytest
 
 from served import ADAPTER, BASE, CPU, call, serving
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.serving.server import HttpServer
 
 

@@ -6,7 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from served import CPU
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import open_assistant
 from veneer.io.digests import file_digest
 from veneer.serving.build import base_digest
 from veneer.serving.openai_answers import fingerprint_of, head

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import hostile_templates as hostile
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.data.chat import Encoder, template_of
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields

@@ -11,7 +11,8 @@ import pytest
 
 from invoking import invoke
 from served import ADAPTER, BASE, serving
-from veneer.assistant import Assistant, Conversation
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.conversation import Conversation
 from veneer.errors import ConfigError, DataError
 from veneer.events import Event, Note
 from veneer.generation.sampling import Sampling

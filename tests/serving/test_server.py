@@ -20,7 +20,7 @@ import pytest
 from openai import InternalServerError, OpenAI
 
 from served import ADAPTER, BASE, FixedAdapters, call, serving, until
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
 from veneer.model.language import LanguageModel
 from veneer.serving.build import build_service, server_of

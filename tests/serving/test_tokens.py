@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from served import BASE, call
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.serving.server import HttpServer
 
 

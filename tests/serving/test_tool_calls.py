@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from served import BASE, call, serving, tiny_assistant
 from tiny import write_model
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
 from veneer.serving.grammar import Grammars

@@ -15,7 +15,8 @@ import pytest
 from studios import Opened, studio
 from tiny import rows, run_config, write_model, write_rows
 from veneer.adapters.store import WEIGHTS_FILE
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.model.language import LanguageModel
 from veneer.run_report import train

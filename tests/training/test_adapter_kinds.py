@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tiny import run_config, write_model
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.data.records import read_records
 from veneer.enums import Method
 from veneer.errors import AdapterError, Interrupted, ModelError

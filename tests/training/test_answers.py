@@ -13,7 +13,8 @@ import torch
 
 from preference_rows import pairs
 from tiny import rows, run_config, tree, write_rows
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method

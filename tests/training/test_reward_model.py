@@ -14,7 +14,7 @@ from tiny import run_config, write_rows
 from training_runs import stopping_after
 from veneer.adapters.load import load_adapter
 from veneer.adapters.store import read_config
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.kinds import load_kind
 from veneer.enums import Dtype, RowKind

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tiny import CommandLine, examples, rows, run_config, tree, write_rows
 from training_runs import LONG, SETTINGS, options, stopping_after, weights
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.enums import Method

@@ -54,7 +54,7 @@ def chat(
     dtype: str,
 ) -> None:
     """Talk to a model in the terminal. An empty line, /exit or Ctrl-D ends the conversation, /new begins another."""
-    from veneer.assistant import Conversation
+    from veneer.assistant.conversation import Conversation
     from veneer.screens.chat import converse
     from veneer.screens.console import console, say
     from veneer.screens.loading import open_visibly

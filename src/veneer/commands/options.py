@@ -14,7 +14,7 @@ from veneer.enums import Dtype, Method, OtherBase
 from veneer.errors import ConfigError, listing
 
 if TYPE_CHECKING:
-    from veneer.assistant import AssistantRequest
+    from veneer.assistant.request import AssistantRequest
     from veneer.config import ComputeSection, RunConfig
     from veneer.enums import Column
     from veneer.generation.sampling import Sampling
@@ -351,7 +351,7 @@ def compute_of(device: str, dtype: str) -> ComputeSection:
 
 def assistant_of(model: str, adapter: Path | None, method: str | None, device: str, dtype: str) -> AssistantRequest:
     """The model that the options name."""
-    from veneer.assistant import AssistantRequest
+    from veneer.assistant.request import AssistantRequest
 
     return AssistantRequest(model=model, adapter=adapter, method=method_of(method), compute=compute_of(device, dtype))
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.comparison.order import BASE, Order, RunOutcome, read_order, read_outcome, write_choices
 from veneer.data.records import read_rows
 from veneer.enums import Method, Products

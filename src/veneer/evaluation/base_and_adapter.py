@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.evaluation.metrics.choose import ChosenMetrics
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import ModelScores, RowSet, last_message, score_model

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.data.formats import to_record
 from veneer.data.records import read_rows
 from veneer.errors import ConfigError, listing, nearest

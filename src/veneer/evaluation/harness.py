@@ -21,7 +21,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError, DataError, VeneerError, listing, nearest
 from veneer.evaluation.harness_measures import measures_of_samples
 from veneer.evaluation.statistics.measures import Measure

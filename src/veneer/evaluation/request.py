@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from veneer.assistant import AssistantRequest
+from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
 from veneer.errors import ConfigError, listing
 from veneer.evaluation.columns import record_columns

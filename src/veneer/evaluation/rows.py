@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.adapters.overflow import largest_update
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.counting import count_of
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.arguments import check_types, names_given
-from veneer.assistant import (
-    Assistant,
-    assistant_request,
-    enough_memory,
-    load_assistant,
-)
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.memory import enough_memory
+from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from veneer.adapters.overflow import largest_update
-from veneer.assistant import Assistant, enough_memory
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.memory import enough_memory
 from veneer.errors import AdapterError, ModelError, VeneerError, listing
 from veneer.events import Stage, Subscriber, counted, ignore
 from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of

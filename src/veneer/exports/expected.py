@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.backends.load import load_language_model
 from veneer.enums import Backend
 from veneer.errors import ModelError

@@ -10,7 +10,7 @@ import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
-from veneer.assistant import make_assistant
+from veneer.assistant.assistant import make_assistant
 from veneer.errors import ConfigError, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner

@@ -26,7 +26,7 @@ from veneer.adapters.finite import all_finite
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.backends.base import Description
 from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.enums import Backend, Method

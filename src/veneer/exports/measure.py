@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection
 from veneer.data.chat import Example

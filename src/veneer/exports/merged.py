@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.evaluation.scoring import RowScore

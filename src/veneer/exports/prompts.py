@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.config import RunConfig
 from veneer.counting import count_of
 from veneer.data.kinds import evaluation_answers

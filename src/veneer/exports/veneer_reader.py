@@ -17,7 +17,7 @@ from torch import Tensor
 
 from veneer.adapters.load import load_adapter
 from veneer.adapters.store import read_tokenizer
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.backends.load import load_language_model
 from veneer.data.chat import template_of
 from veneer.enums import Backend

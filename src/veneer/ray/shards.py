@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from veneer.assistant import AssistantRequest, load_assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.data.records import Message
 from veneer.errors import VeneerError
 from veneer.evaluation.report import Report

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from veneer.assistant import Conversation
+from veneer.assistant.conversation import Conversation
 from veneer.errors import VeneerError
 from veneer.events import Event
 from veneer.screens.console import console, say, say_error

@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.prompts import lines_of, turns
+from veneer.assistant.request import AssistantRequest
 from veneer.counting import count_of
 from veneer.data.asked_rows import asked_rows
 from veneer.data.chat import split_for_evaluation

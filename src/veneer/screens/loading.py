@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 

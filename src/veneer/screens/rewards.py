@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from veneer.assistant import AssistantRequest
+from veneer.assistant.request import AssistantRequest
 from veneer.counting import count_of
 from veneer.enums import Column
 from veneer.evaluation.columns import pair_columns

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.content import content_digest
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.counting import count_of
 from veneer.data.records import SUFFIXES, Message, iterate_rows
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest

@@ -12,7 +12,9 @@ from hashlib import sha256
 import torch
 
 from veneer.adapters.origin import computes
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.errors import ConfigError, ModelError
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation.build import build_engine

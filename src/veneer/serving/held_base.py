@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.enums import Method
 from veneer.errors import ConfigError, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.errors import AdapterError, VeneerError
 from veneer.generation.runner import LoadedAdapter
 from veneer.io.checkpoint import model_name

@@ -15,7 +15,7 @@ from veneer.adapters.adapter import remove
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
-from veneer.assistant import open_assistant
+from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Variant
 from veneer.errors import AdapterError

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.judge.ahead import OnAnswer, RefusedError, ask_ahead

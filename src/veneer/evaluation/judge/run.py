@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.adapters.content import content_digest
-from veneer.assistant import assistant_request, load_assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
 from veneer.counting import count_of
 from veneer.errors import AdapterError, DataError, ModelError, OutputError, listing

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ModelError, VeneerError
 from veneer.generation.build import build_engine
 from veneer.generation.request import FinishReason, gathered

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from veneer.adapters.content import content_digest
-from veneer.assistant import Assistant
+from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation.runner import LoadedAdapter

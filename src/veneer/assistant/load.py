@@ -1,0 +1,111 @@
+"""Loading a model that is to answer, and the adapter on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from veneer.adapters.load import load_adapter
+from veneer.adapters.origin import BaseCheck
+from veneer.adapters.store import config_warnings, read_config, read_tokenizer
+from veneer.arguments import check_types
+from veneer.assistant.assistant import Assistant, make_assistant
+from veneer.assistant.memory import enough_memory
+from veneer.assistant.request import AssistantRequest, assistant_request, backend_of, method_of
+from veneer.backends.load import load_language_model
+from veneer.config import ComputeSection
+from veneer.data.chat import start_template
+from veneer.enums import Backend, Method
+from veneer.events import Level, Note, Stage, Subscriber, broadcast
+from veneer.hardware import resolve_device, resolve_dtype
+from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.base_form import form_of
+from veneer.loading.ends import end_notes
+from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.unread import unread_notes
+from veneer.model.decoder import CausalLM
+from veneer.run_folder import recorded_run
+
+
+def open_assistant(
+    model: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    method: Method | str | None = None,
+    compute: ComputeSection | None = None,
+    revision: str | None = None,
+    backend: Backend | str | None = None,
+    subscribers: Sequence[Subscriber] = (),
+) -> Assistant:
+    """Load a model, and the adapter on it.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        adapter: folder of an adapter, from veneer or PEFT.
+        method: how the base is held: QLORA quantised, else in the compute dtype. By default as the adapter was
+            trained, where its run says so: an adapter fits the base that it was trained beside. Files that are
+            quantised already are taken as they are.
+        compute: device, dtype and products. Products are exact unless asked for here, however the adapter was
+            trained: so does every other program compute that loads it.
+        revision: of a hub id.
+        backend: who computes the model; by default as in the adapter's run, else as AUTO.
+        subscribers: called with every event: how far loading is.
+
+    Raises:
+        ModelError, AdapterError, ConfigError: whatever cannot be used.
+        OutOfMemory: there is no memory for it.
+    """
+    check_types(open_assistant, locals())
+    request = assistant_request(model, adapter, method, compute, revision=revision, backend=backend)
+    return load_assistant(request, subscribers=subscribers)
+
+
+def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscriber] = ()) -> Assistant:
+    """Carry out a request, as `open_assistant` says."""
+    with enough_memory(request, f"loading {request.model}"):
+        return replace(_loaded(request, broadcast(subscribers)), request=request)
+
+
+def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
+    adapter, compute = request.adapter, request.compute
+    warnings = [] if adapter is None else config_warnings(adapter, *read_config(adapter))
+    run = recorded_run(adapter)
+    base_run = recorded_run(request.held_as) if adapter is None else run  # it says how the base is held
+    device = resolve_device(compute.device)
+    checkpoint = open_checkpoint(request.model, revision=request.revision)
+    base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())
+    tokenizer = checkpoint.tokenizer()
+    own = tokenizer if adapter is None else read_tokenizer(adapter, tokenizer)
+    start_template(own)
+    dtype = resolve_dtype(compute.dtype, device)
+    rounded = resolve_dtype(base_run.compute.dtype, device) if base_run else dtype
+    method, quant = method_of(request, base_run), base_run.quant if base_run else None
+    stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
+    with stage:
+        loaded = load_language_model(
+            checkpoint,
+            backend=backend_of(request, run),
+            form=WeightForm.QUANTIZED if method is Method.QLORA else WeightForm.FROZEN,
+            dtype=dtype,
+            device=device,
+            products=compute.products,
+            tables=TableForm.STORED,
+            quant=quant,
+            quantised_from=rounded,
+            progress=lambda name: stage.advance(item=name),
+        )
+    loaded.requires_grad_(False).eval()
+    if isinstance(loaded, CausalLM):
+        warnings += unread_notes(checkpoint, loaded.spec)
+    warnings += end_notes(checkpoint, loaded.spec.vocab_size)
+    put_on = None if adapter is None else load_adapter(loaded, adapter)
+    other = None if base is None else base.problem()
+    if other is not None:
+        warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")
+    for warning in warnings:
+        emit(Note(message=warning, level=Level.WARNING))
+    stored = bool(checkpoint.stored)
+    form = form_of(method, quant, rounded, stored=stored)
+    made = make_assistant(loaded, checkpoint, put_on, own)
+    return replace(made, warnings=tuple(warnings), form=form, stored=stored)

@@ -1,0 +1,50 @@
+"""Questions that are given to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from veneer.data.turns import Message, message_problem
+from veneer.errors import DataError, listing
+
+
+def turns(system: str | None, prompt: str) -> list[Message]:
+    """A conversation of one question, with a system turn if there is one."""
+    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def check_prompts(prompts: Sequence[str | Sequence[Message]]) -> None:
+    """Refuse questions and conversations that ask nothing, or that have messages which are none, before a model is
+    opened.
+
+    Raises:
+        DataError: all of them are named.
+    """
+    empty = [f"prompt {number}" for number, one in enumerate(prompts) if not one or _asks_nothing(one)]
+    if empty:
+        raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
+    problems = [
+        f"prompt {number}, message {place}: {problem}"
+        for number, one in enumerate(prompts)
+        if not isinstance(one, str)
+        for place, message in enumerate(one, start=1)
+        if (problem := message_problem(message)) is not None
+    ]
+    if problems:
+        raise DataError(f'a message is {{"role": "user", "content": "..."}}; these are none:\n{listing(problems)}')
+
+
+def _asks_nothing(prompt: str | Sequence[Message]) -> bool:
+    """Whether a conversation ends with an empty question."""
+    last = {} if isinstance(prompt, str) else prompt[-1]
+    return last.get("role") == "user" and last.get("content") == ""
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Prompts of a text file, one a line; empty lines are passed over."""
+    # utf-8-sig: a byte-order mark is no part of the first prompt. Not splitlines(), which splits on rarer characters.
+    for line in path.read_text(encoding="utf-8-sig").split("\n"):
+        if line.strip():
+            yield line
