@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from combined import their_adapters
 from tiny import rows, write_rows
 from veneer.adapters.combine import Combination
+from veneer.adapters.store import CONFIG_FILE
 from veneer.combination import combine_folders
 from veneer.data.records import read_records
 from veneer.data.trained_rows import row_hashes, trained_among, write_hashes
@@ -44,3 +46,20 @@ def test_rows_that_any_part_was_trained_on_are_rows_of_the_whole(tmp_path: Path)
     assert known(tmp_path / "sum+first+second", third) == [record.where for record in records[:4]]
     assert known(third) == []
     assert not (tmp_path / "sum+third" / TRAINED_ROWS_FILE).exists()
+
+
+def test_an_adapter_that_names_no_base_gives_no_name_to_the_whole(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 3)
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder, base in zip(folders, (None, None, "owner/base"), strict=True):
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        changed = {"base_model_name_or_path": base, "revision": base and "v1"}
+        (folder / CONFIG_FILE).write_text(json.dumps(config | changed))
+    for used, bases in ((folders[:2], ()), (folders[1:], ("owner/base",))):
+        output = tmp_path / f"sum-{len(bases)}"
+        made = combine_folders(dict.fromkeys(used, 0.5), Combination(), output)
+        written = json.loads((output / CONFIG_FILE).read_text())
+        assert made.bases == bases
+        assert (written["base_model_name_or_path"], written["revision"]) == (
+            ("owner/base", "v1") if bases else (None, None)
+        )

@@ -411,7 +411,16 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_weight_is_read(sou
     for output in (tmp_path / "file" / "q", Path("/proc/none/q"), tmp_path / ("x" * 300)):
         with pytest.raises(OutputError, match="cannot be"):
             quantize(str(source), output, subscribers=[said.append])
+    with pytest.raises(OutputError, match="is a mounted file system"):
+        quantize(str(source), "/", subscribers=[said.append])
     assert said == []
+
+
+def test_the_folder_may_be_a_link(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    assert quantize(str(source), tmp_path / "link").output == tmp_path / "there"
+    assert open_checkpoint(tmp_path / "link").stored
 
 
 def test_files_that_cannot_be_read_any_more_are_told_as_the_models(

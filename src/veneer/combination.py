@@ -26,7 +26,7 @@ class CombinationResult:
     rank: int
     """Largest rank."""
     bases: tuple[str, ...]
-    """Distinct names of the adapters' bases. Several names should mean one model."""
+    """Distinct names of the adapters' bases, as far as they say one. Several names should mean one model."""
     warnings: tuple[str, ...] = ()
     """What the user should know: keys that are not known, or different bases where those are allowed."""
 
@@ -68,13 +68,17 @@ def combine_folders(
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
     make_output_folder(output)
     configs = [config for _, config in read.values()]
-    bases = tuple(dict.fromkeys(str(config.get("base_model_name_or_path")) for config in configs))
+    named: dict[str, str | None] = {}  # each base with its revision
+    for config in configs:
+        if (name := config.get("base_model_name_or_path")) is not None:  # PEFT writes null where it does not know it
+            named.setdefault(str(name), config.get("revision"))
+    base, revision = next(iter(named.items()), (None, None))
     with staged_files(output) as staged:
-        save_adapter(staged, result, base=bases[0], revision=configs[0].get("revision"), base_files=base_files)
+        save_adapter(staged, result, base=base, revision=revision, base_files=base_files)
         if rows:
             write_hashes(staged / TRAINED_ROWS_FILE, JoinedHashes(rows))
     rank = max(result.spec.rank, *result.spec.rank_pattern.values(), 0)
-    return CombinationResult(len(result.modules), rank, bases, tuple(warnings))
+    return CombinationResult(len(result.modules), rank, tuple(named), tuple(warnings))
 
 
 def _refuse_repeats(folders: Iterable[Path]) -> None:

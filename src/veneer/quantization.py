@@ -23,7 +23,7 @@ from veneer.errors import ConfigError, ModelError, OutputError, listing
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
-from veneer.io.files import atomic_folder, make_output_folder
+from veneer.io.files import atomic_folder, folder_place, make_output_folder
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model
 from veneer.io.places import look
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
@@ -93,7 +93,7 @@ def quantize(
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
     check_types(quantize, locals())
-    quant, output = quant or QuantSection(), Path(output)
+    quant, output = quant or QuantSection(), folder_place(Path(output))
     _check_settings(quant, dtype, output)
     checkpoint = open_checkpoint(model, revision=revision)
     spec = _quantisable(checkpoint)

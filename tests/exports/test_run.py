@@ -80,6 +80,13 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large"]
 
 
+def test_a_link_to_what_is_not_there_yet_gets_its_export(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "scratch")
+    record = export(lora, tmp_path / "link", model=str(tiny_model), to=Target.PEFT, limit=1)
+    assert record.output == str(tmp_path / "scratch")
+    assert (tmp_path / "link" / "adapter_config.json").is_file()
+
+
 @pytest.mark.parametrize("to", [Target.GGUF, Target.GGUF_ADAPTER, Target.PEFT])
 def test_a_dtype_is_refused_where_the_kind_has_none(to: Target, tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"--dtype float16 is for .* --to {to.value} writes none; ") as caught:

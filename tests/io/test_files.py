@@ -85,6 +85,26 @@ def test_a_link_to_nothing_in_the_place_of_a_folder_is_no_want_of_space(tmp_path
     assert "space" not in str(caught.value)
 
 
+def test_a_folder_is_made_at_the_end_of_a_link_and_never_over_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    for name, target in (("to-nothing", "new"), ("to-a-folder", "there")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    for path in (tmp_path / "to-nothing", tmp_path / "to-a-folder"):
+        place = files.folder_place(path)
+        with files.atomic_folder(place) as folder:
+            (folder / "a.txt").write_text("a")
+        assert [file.name for file in place.iterdir()] == ["a.txt"]
+        (place / "a.txt").unlink()
+    assert (tmp_path / "to-nothing").is_symlink()
+    assert files.folder_place(tmp_path / "plain") == tmp_path / "plain"
+    monkeypatch.chdir(tmp_path / "there")
+    for refused in (Path("."), tmp_path / "there", tmp_path / "to-a-folder", Path("/")):
+        with pytest.raises(OutputError, match="whose place a finished folder cannot take; give a new folder within it"):
+            files.folder_place(refused)
+
+
 def test_staged_files_replace_those_of_the_same_name_only(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old a")
     (tmp_path / "b").write_text("old b")

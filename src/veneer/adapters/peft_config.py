@@ -76,7 +76,7 @@ def is_plain(spec: LoraSpec) -> bool:
     return spec.init not in (Init.PISSA, Init.OLORA)
 
 
-def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> dict[str, Any]:
+def adapter_config(adapter: Adapter, base: str | None, revision: str | None = None) -> dict[str, Any]:
     """The content of `adapter_config.json` for `adapter` over the model `base`."""
     spec = adapter.spec
     embeddings = {path: module for path, module in adapter.modules if isinstance(module, LoraEmbedding)}

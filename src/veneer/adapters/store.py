@@ -44,7 +44,7 @@ def save_adapter(
     directory: Path,
     adapter: Adapter,
     *,
-    base: str,
+    base: str | None,
     revision: str | None = None,
     base_files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
@@ -53,7 +53,7 @@ def save_adapter(
     Args:
         directory: the folder.
         adapter: the adapter.
-        base: the name of its base model.
+        base: the name of its base model, where it is known.
         revision: the base's branch, tag or commit.
         base_files: the SHA-256 of the base's files, by name, which are written beside the adapter where they are known.
 

@@ -57,6 +57,10 @@ ADAPTER_FILE = "adapter.gguf"
 SCRATCH = "llama-cpp-base"
 """The end of the name of the folder that the base is in while llama.cpp is asked."""
 REMEDY = "Merge it into a model of its own instead: --to gguf."
+BIAS_REMEDY = (
+    "A base that has biases itself takes it merged (--to gguf); others have no place for one, and the adapter is used "
+    "beside its base (--to peft)."
+)
 
 
 class AdapterType(Enum):
@@ -122,8 +126,10 @@ def write_gguf_adapter(
     family, places = family_of(config), _places(config)
     problems = [*_refused(adapter, places), *(["tokens: the adapter adds some to the vocabulary"] if grown else [])]
     if problems:
+        biased = any(update.lora_B_bias is not None for update in adapter.updates().values())
+        remedy = BIAS_REMEDY if biased else REMEDY
         raise AdapterError(
-            f"llama.cpp cannot apply this adapter as a file beside its base:\n{listing(problems)}\n{REMEDY}"
+            f"llama.cpp cannot apply this adapter as a file beside its base:\n{listing(problems)}\n{remedy}"
         )
     updates = adapter.updates()
     alpha = adapter.spec.alpha or 1.0
@@ -327,7 +333,8 @@ def _with_rounded_factors(assistant: Assistant, kind: AdapterType) -> Assistant:
         for update in assistant.adapter.updates().values():
             a, b = update.pairs()
             ratio, rank = _ratio(update, alpha), update.lora_A.shape[0]
-            a, b = _held("A", a, kind), _held("B", b * ratio, kind) / ratio
+            a, b = _held("A", a, kind), _held("B", b * ratio, kind)
+            b = b / ratio if ratio else b  # an alpha of 0 multiplies whatever B is by 0
             update.lora_A.copy_(a[:rank])
             update.lora_B.copy_(b[:, :rank])
             if update.subtracted_a is not None and update.subtracted_b is not None:

@@ -27,7 +27,7 @@ from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import atomic_folder, remove_folder, write_text
+from veneer.io.files import atomic_folder, folder_place, remove_folder, write_text
 from veneer.io.places import place_named
 from veneer.run_folder import recorded_run, run_of
 from veneer.training.locked_inputs import recorded_files
@@ -113,7 +113,8 @@ def export(
 def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()) -> ExportRecord:
     """Carry out a request, as `export` says."""
     emit = broadcast(subscribers)
-    output = request.output
+    output = folder_place(request.output)
+    request = replace(request, output=output)
     if output.exists():
         raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
     inputs, why = open_inputs(request, emit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,9 +70,14 @@ def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()
     emit = broadcast(subscribers)
     folder = request.export
     record, written = _record(folder), _digests(folder)
-    target = Target(record.to)
+    target, adapter = Target(record.to), request.adapter or Path(record.adapter)
+    if request.adapter is None and not os.path.exists(adapter):
+        raise ModelError(
+            f"{folder} was made from the adapter {record.adapter}, and from {Path.cwd()} there is no such folder; "
+            "give the adapter's place by --adapter"
+        )
     exported = ExportRequest(
-        adapter=request.adapter or Path(record.adapter),
+        adapter=adapter,
         output=folder,
         model=request.model or record.model,
         to=target,

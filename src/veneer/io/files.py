@@ -161,6 +161,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
+def folder_place(path: Path) -> Path:
+    """Where `atomic_folder` can make what a user calls `path`: at the end of a link, which a folder cannot replace.
+
+    Raises:
+        OutputError: a finished folder cannot take the place of what is there: it is the working folder, where programs
+            would stand in one that is deleted, or the root of a file system; or it cannot be looked for.
+    """
+    with reported(path):
+        real, here = path.resolve(), Path.cwd()
+    # Not Path.is_mount, which Windows has from Python 3.12 on alone.
+    what = "the folder that you are in" if real == here else "a mounted file system" if os.path.ismount(real) else None
+    if what is not None:
+        raise OutputError(f"{path} is {what}, whose place a finished folder cannot take; give a new folder within it")
+    return real if path.is_symlink() else path
+
+
 @contextmanager
 def scratch_folder(place: Path, name: str) -> Iterator[Path]:
     """A folder for files that only the block needs. What killed processes left of such folders is deleted first.
