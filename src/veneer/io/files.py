@@ -174,7 +174,7 @@ def folder_place(path: Path) -> Path:
     what = "the folder that you are in" if real == here else "a mounted file system" if os.path.ismount(real) else None
     if what is not None:
         raise OutputError(f"{path} is {what}, whose place a finished folder cannot take; give a new folder within it")
-    return real if path.is_symlink() else path
+    return real if os.path.islink(path) else path  # unlike Path.is_symlink it answers for a name that is too long
 
 
 @contextmanager
