@@ -215,6 +215,18 @@ def test_what_no_line_can_hold_is_refused_with_its_row(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_row_with_a_number_that_cannot_be_written_keeps_its_line_and_the_others_are_mended(tmp_path: Path) -> None:
+    damaged = '{"text": "caf\\u00c3\\u00a9", "n": 1e400}'
+    (tmp_path / "rows.jsonl").write_text(f'{damaged}\n{{"text": "b\\r"}}\n{{"text": "c", "n": 1e400}}\n')
+    changes: list[Change] = []
+    result = fix(tmp_path / "rows.jsonl", tmp_path / "new.jsonl", changes.append)
+    lines = (tmp_path / "new.jsonl").read_text().splitlines()
+    assert lines == [damaged, '{"text": "b\\n"}', '{"text": "c", "n": 1e400}']
+    assert (result.rows, result.unreadable) == (3, 1)
+    assert "left as it is: " in changes[0].text
+    assert "n: inf" in changes[0].text
+
+
 TEXTS = st.text(alphabet=st.sampled_from("ab \t\n\rÃ©â€™\ufeffé"), max_size=12)
 VALUES = st.recursive(
     TEXTS | st.integers() | st.none(),

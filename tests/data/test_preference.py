@@ -189,6 +189,11 @@ def test_other_names_are_mapped_and_unused_keys_are_counted() -> None:
 
 WRONG = [
     ({"prompt": "Q", "completion": "a"}, "no pair of answers is known for the keys 'prompt', 'completion'"),
+    ({"prompt": "Q", "response_0": "a"}, "data.columns .*: {prompt: NAME, chosen: NAME, rejected: NAME}"),
+    (
+        {"instruction": "Q", "chosen_response": "a", "rejected response": "b"},
+        'data.columns .*: {prompt: instruction, chosen: chosen_response, rejected: "rejected response"}',
+    ),
     ({"prompt": "Q", "chosen": "a"}, "there is chosen but no rejected"),
     ({"prompt": "Q", "chosen": "a", "rejected": None}, "there is chosen but no rejected"),
     ({"prompt": "Q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),

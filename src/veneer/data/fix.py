@@ -72,8 +72,8 @@ class FixResult:
     changes: int
     """The number of changes."""
     unreadable: int
-    """The number of rows that cannot be read: lines of JSON Lines are in the new file as they are, and rows of other
-    formats are left out."""
+    """The number of rows that cannot be read or written: lines of JSON Lines are in the new file as they are, and rows
+    of other formats are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
         on_change: told of every change.
 
     Raises:
-        OutputError: the new file exists, has another kind of name, or cannot be written; or a number is not finite.
+        OutputError: the new file exists, has another kind of name, or cannot be written; or a number in a file that has
+            no lines of its own to copy is not finite.
         DataError: the file cannot be read at all, there are several, or a row holds bytes that are no text.
     """
     file, output = _one_file(str(file)), Path(output)
@@ -147,6 +148,10 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
                     target.write(line)
                 continue
             mended, texts = _mended_row(where, raw)
+            written, problem = _written(where, mended, line, changed=bool(texts))
+            if problem is not None:
+                unreadable += 1
+                texts = [f"left as it is: {problem}"]
             for text in texts:
                 tell(where, text)
             key = _key(mended)
@@ -156,7 +161,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
                 continue
             seen[key] = where
             rows += 1
-            target.write(line if line is not None and not texts else _line(where, mended))
+            target.write(written)
     return FixResult(output, rows, left_out, changes, unreadable)
 
 
@@ -289,6 +294,18 @@ def _line(where: str, row: Any) -> bytes:
         return to_text(row, ensure_ascii=False).encode() + b"\n"
     except OutputError as error:
         raise OutputError(f"{where}: {error}") from error
+
+
+def _written(where: str, row: Any, line: bytes | None, *, changed: bool) -> tuple[bytes, str | None]:
+    """The line of a mended row, and why it is the old one where JSON has no numbers for what stands in it."""
+    if line is not None and not changed:
+        return line, None
+    try:
+        return _line(where, row), None
+    except OutputError as error:
+        if line is None:
+            raise
+        return line, str(error)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None, list[str]]]:

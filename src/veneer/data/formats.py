@@ -276,10 +276,10 @@ def _suggestion(row: Mapping[str, Any]) -> str:
 
 
 def _columns(*, prompt: str, completion: str) -> str:
-    return f"{MAPPING}: {{prompt: {_yaml(prompt)}, completion: {_yaml(completion)}}}"
+    return f"{MAPPING}: {{prompt: {yaml_name(prompt)}, completion: {yaml_name(completion)}}}"
 
 
-def _yaml(name: str) -> str:
+def yaml_name(name: str) -> str:
     """A column's name as it may stand in YAML."""
     return name if name.isidentifier() and name.lower() not in _YAML_WORDS else to_text(name)
 

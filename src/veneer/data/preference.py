@@ -27,12 +27,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.formats import MAPPING, Record, Remarks, given_keys, to_record
+from veneer.data.formats import MAPPING, Record, Remarks, given_keys, to_record, yaml_name
 from veneer.data.json_values import BadRow, kind
 from veneer.data.turns import OTHER_SYSTEM
 from veneer.enums import Column
 
 FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
+_BETTER, _WORSE = re.compile(r"(?i)chosen|better|accepted|winner"), re.compile(r"(?i)reject|worse|loser")
+"""What a column of the better or the worse answer has in its name, where others have named it."""
 QUESTIONS = ("question", "query", "input", "problem")
 """Columns that ask, by the names that others give them."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
@@ -113,6 +115,18 @@ def _record(row: dict[str, Any], which: str, where: str, remarks: Remarks) -> Re
         raise BadRow(f"{which}: {problem}") from problem
 
 
+def _suggestion(row: Mapping[str, Any]) -> str:
+    """The `data.columns` that would make a row of an unknown shape readable, as the end of an error message."""
+    better, worse = ([key for key in row if name.search(str(key))] for name in (_BETTER, _WORSE))
+    if len(better) != 1 or len(worse) != 1:
+        return f"; other names are mapped by {MAPPING}: {{prompt: NAME, chosen: NAME, rejected: NAME}}"
+    asks = ("prompt", "instruction", *QUESTIONS)
+    prompt = next((key for key in row if str(key).lower() in asks), "NAME")
+    return f"; if {better[0]!r} is the better answer, set {MAPPING}: " + (
+        f"{{prompt: {prompt}, chosen: {yaml_name(better[0])}, rejected: {yaml_name(worse[0])}}}"
+    )
+
+
 Asked = tuple[dict[str, Any], dict[str, Any]]
 """The rows of the chosen and of the rejected answer, in a form of `veneer.data.formats`."""
 
@@ -123,7 +137,7 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         return _hosted(row), ("input", "preferred_output", "non_preferred_output")
     if "chosen" not in row and "rejected" not in row:
         keys = ", ".join(repr(str(key)) for key in row) or "none"
-        raise BadRow(f"no pair of answers is known for the keys {keys}; known: {FORMS}")
+        raise BadRow(f"no pair of answers is known for the keys {keys}; known: {FORMS}{_suggestion(row)}")
     _all(row, "chosen", "rejected")
     answers = row["chosen"], row["rejected"]
     if all(isinstance(answer, str) and _WRITTEN_TURNS.match(answer) for answer in answers):

@@ -55,6 +55,27 @@ def test_every_trained_token_is_traced_to_its_field(template: str, kind: str) ->
     assert strange.replace("▁", "") in ("", "<think>\n\n</think>", "</think>")
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"n": 7, "to": ["Å", None]}, '{"n": 7, "to": ["Å", null]}'], ids=["object", "text"]
+)
+def test_a_trained_call_of_a_tool_is_traced_to_it(arguments: Any) -> None:
+    setting = LintSetting(ct.tokenizer("qwen3"))
+    calls = [{"type": "function", "function": {"name": name, "arguments": arguments}} for name in ("book", "n")]
+    turns = [{"role": "user", "content": "n"}, {"role": "assistant", "content": "y", "tool_calls": calls}]
+    tokens = tokens_of(read_row("f:1", {"messages": turns}, setting), setting)
+    said: dict[str, str] = {}
+    for token in tokens:
+        if token.trained:
+            said[token.field] = said.get(token.field, "") + token.text
+    assert said["messages[1].content"].strip() == "y"
+    for number, name in enumerate(("book", "n")):
+        traced = said[f"messages[1].tool_calls[{number}]"]
+        assert traced.strip().startswith(name)
+        assert '"n": 7' in traced
+        assert "null" in traced
+    assert not any(letter.isdigit() for letter in said[TEMPLATE])
+
+
 def test_fields_of_a_prompt_are_traced_too() -> None:
     setting = LintSetting(ct.tokenizer("qwen3"))
     raw = {

@@ -104,6 +104,14 @@ def test_an_activation_is_read_by_each_of_its_names(name: str | None, expected: 
     assert activation({"hidden_act": name}) is expected
 
 
+def test_a_refused_activation_is_told_with_those_that_the_family_may_have() -> None:
+    for name in ("gelu", "gelu_pytorch_tanh"):
+        with pytest.raises(ModelError, match=f"'{name}' is not supported .*; supported: silu, swish\\."):
+            activation({"hidden_act": name}, among=(Activation.SILU,))
+    with pytest.raises(ModelError, match=r"supported: silu, swish, gelu_pytorch_tanh\."):
+        activation({"hidden_act": "gelu"})
+
+
 def test_layers_within_a_window_are_those_of_that_type() -> None:
     types = [SLIDING, FULL, SLIDING]
     config = {"num_hidden_layers": 3, "layer_types": types}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -29,6 +29,8 @@ class FieldKind(Enum):
     CONTENT = "content"
     THOUGHT = "thought"
     TOOL = "tool"
+    CALL = "call"
+    """A call of a tool: its name, and what it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class FieldSource:
     turn: int | None
     """Number of the message in the record; None for plain text and descriptions of tools."""
     role: str
+    more: tuple[str, ...] = ()
+    """What else belongs to it and stands behind the text, in any order: the arguments of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,20 @@ def place(raw: Any, record: Record, trace: Trace) -> list[Placed]:
                     placed.append(_placed(piece, trace.text, cursor))
                     cursor = max(cursor, placed[-1].end)
             continue
-        placed.append(_placed(source, trace.text, cursor) if found is None else Placed(source, *found))
+        one = _placed(source, trace.text, cursor) if found is None else Placed(source, *found)
+        placed.append(_with_more(one, trace.text, window[1] if window else len(trace.text)))
         cursor = max(cursor, placed[-1].end)
     return placed
+
+
+def _with_more(placed: Placed, text: str, end: int) -> Placed:
+    """A source as far as the last of what belongs to it. What a template has left out is passed over."""
+    last = placed.end
+    if placed.found:
+        for piece in placed.source.more:
+            found = _find(text, piece, last, end) or _find(text, piece, placed.end, last)
+            last = last if found is None else max(last, found[1])
+    return replace(placed, end=last)
 
 
 def _placed(source: FieldSource, text: str, cursor: int) -> Placed:
@@ -140,6 +155,46 @@ def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[Field
     if isinstance(content, str) and content.strip():
         leaf = path if path in ("prompt", "completion") else f"{path}.{'value' if path[:4] == 'conv' else 'content'}"
         yield FieldSource(leaf, content, FieldKind.CONTENT, turn, role)
+    yield from _calls(path, turn, message)
+
+
+def arguments_of(function: Mapping[str, Any]) -> Any:
+    """What a tool is given, as the row has it: mostly an object, or JSON text."""
+    return function.get("arguments", function.get("parameters", {}))
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Every key and every value that holds no others, in a value of JSON."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def _calls(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[FieldSource]:
+    for number, call in enumerate(message.get("tool_calls") or ()):
+        function = call.get("function", call)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name:
+            continue
+        given = arguments_of(function)
+        if isinstance(given, str):
+            given = parsed(given)
+        texts = tuple(leaf if isinstance(leaf, str) else json.dumps(leaf) for leaf in leaves(given))
+        yield FieldSource(f"{path}.tool_calls[{number}]", name, FieldKind.CALL, turn, message["role"], texts)
+
+
+def parsed(text: str) -> Any:
+    """The value that a text is in JSON; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[FieldSource]:

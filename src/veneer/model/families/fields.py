@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from veneer.errors import ModelError, listing
@@ -101,13 +101,24 @@ def _check_sizes(config: Config, epsilon: str) -> None:
         )
 
 
-def activation(config: Config, key: str = "hidden_act", default: str = "silu") -> Activation:
+_ACTIVATIONS = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
+
+
+def activation(
+    config: Config, key: str = "hidden_act", default: str = "silu", *, among: Collection[Activation] = tuple(Activation)
+) -> Activation:
     """Read the activation of the gate.
+
+    Args:
+        config: content of config.json.
+        key: which value of it says so.
+        default: what holds where it is missing.
+        among: the activations that the family may have.
 
     Raises:
         ModelError: the activation is not supported.
     """
-    names = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
+    names = {name: one for name, one in _ACTIVATIONS.items() if one in among}
     name = config.get(key) or default
     if str(name) not in names:
         raise ModelError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from veneer.errors import ModelError
 from veneer.model.families.fields import (
     FULL,
-    OTHERWISE,
     SLIDING,
     Config,
     activation,
@@ -39,13 +38,7 @@ def llama(config: Config) -> DecoderSpec:
 
 def _silu(config: Config) -> Activation:
     """The activation of these families, which is SiLU in all published models."""
-    found = activation(config)
-    if found is not Activation.SILU:
-        raise ModelError(
-            f"hidden_act {config.get('hidden_act')!r} is not supported for model_type {config.get('model_type')!r}; "
-            f"supported: silu. {OTHERWISE}"
-        )
-    return found
+    return activation(config, among=(Activation.SILU,))
 
 
 def mistral(config: Config) -> DecoderSpec:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lint_rows import JOHN, Q, chat, found_alone
-from veneer.data.lint.checks.personal_data import iban, luhn
+from veneer.data.lint.checks.personal_data import _EMAIL, _is_address, iban, luhn
 
 FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:Write to jane.roe@post.net. {Q}", f"a:{JOHN}")),
@@ -22,6 +22,12 @@ FAULTS: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("template", "row"), FAULTS)
 def test_a_planted_fault_is_found_where_it_is(template: str, row: Any, tmp_path: Path) -> None:
     found_alone("personal-data", template, row, tmp_path)
+
+
+def test_who_logs_in_at_the_host_of_a_url_has_no_address_there() -> None:
+    said = "Use postgres://admin:S3cr3t@db.internal.net:5432/x or https://me@files.net/a"
+    assert not any(map(_is_address, _EMAIL.findall(said)))
+    assert any(map(_is_address, _EMAIL.findall(f"{said}, and write to jane.roe@post.net.")))
 
 
 @given(st.text("0123456789", min_size=12, max_size=18), st.sampled_from("23456"))

@@ -28,7 +28,8 @@ _EXCERPT = 60
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or row.record is None:
         return
-    lost = [placed for placed in row.fields if not placed.found]
+    # Calls of tools have a check of their own.
+    lost = [placed for placed in row.fields if not placed.found and placed.source.kind is not FieldKind.CALL]
     if not lost:
         return
     questions = [i for i, message in enumerate(row.record.messages) if message["role"] == "user"]

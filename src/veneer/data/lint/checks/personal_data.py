@@ -19,7 +19,8 @@ PERSONAL_DATA = LintRule(
     "hold an e-mail address, or a number of a telephone, card or account",
     "replace it by an invented one if it is a real person's",
 )
-_EMAIL = re.compile(r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,5}[A-Za-z]{2,24}\b")
+_EMAIL = re.compile(r"(?:://[^\s/@]{1,200}@)|\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,5}[A-Za-z]{2,24}\b")
+"""An address; or who logs in at the host of a URL, which is none and stands in its way."""
 _RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|example|invalid|test|localhost)$", re.IGNORECASE)
 _CARD = re.compile(r"(?<![\d.,-])(?:\d[ -]?){12,18}\d(?![\d.,]*\d)")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?\b")
@@ -33,7 +34,7 @@ _DIGITS = re.compile(r"\d[\d ().-]{6,}\d|[A-Z]{2}\d\d")
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     whole = row.whole
     kinds = []
-    if "@" in whole and any(not _RESERVED.search(found.group()) for found in _EMAIL.finditer(whole)):
+    if "@" in whole and any(map(_is_address, _EMAIL.findall(whole))):
         kinds.append("an e-mail address")
     if _DIGITS.search(whole) is not None:
         if any(luhn(found.group()) for found in _CARD.finditer(whole)):
@@ -44,6 +45,10 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
             kinds.append("a telephone number")
     if kinds:
         yield PERSONAL_DATA.found(", ".join(kinds))
+
+
+def _is_address(found: str) -> bool:
+    return not found.startswith("://") and _RESERVED.search(found) is None
 
 
 def luhn(number: str) -> bool:

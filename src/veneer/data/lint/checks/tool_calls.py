@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from veneer.data.lint.fields import trained_spans
+from veneer.data.lint.fields import arguments_of, leaves, parsed, trained_spans
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
@@ -50,7 +50,7 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
         return "the call names no function"
     if function["name"] not in text:
         return f"the function {function['name']!r} is left out"
-    arguments = function.get("arguments", function.get("parameters", {}))
+    arguments = arguments_of(function)
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
@@ -63,23 +63,16 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
     found = list(_values(text))
     if any(_equal(value, arguments) for value in found):
         return None
-    if any(isinstance(value, str) and _equal(_parsed(value), arguments) for value in found):
+    if any(isinstance(value, str) and _equal(parsed(value), arguments) for value in found):
         return "the arguments are written as a string within JSON, quoted twice"
     if repr(arguments) in text:
         return f"the arguments are written in Python's notation: {repr(arguments)[:60]}"
-    missing = [leaf for leaf in _leaves(arguments) if not _stands(leaf, text)]
+    missing = [leaf for leaf in leaves(arguments) if not _stands(leaf, text)]
     return f"of the arguments, {missing[0]!r} is left out" if missing else None
 
 
 def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _values(text: str) -> Iterator[Any]:
@@ -101,18 +94,6 @@ def _values(text: str) -> Iterator[Any]:
             one = stack.pop()
             yield one
             stack.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _leaves(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    else:
-        yield value
 
 
 def _stands(leaf: Any, text: str) -> bool:
