@@ -68,7 +68,7 @@ class SignalHandler:
         self.received = signal.Signals(number)
         if self.then is None:
             # Not `threading`, whose locks this thread may hold where it was interrupted.
-            _thread.start_new_thread(_leave_after, (GRACE, 128 + number))
+            _thread.start_new_thread(_leave_after, (GRACE, self.received))
             self._stop_outside_imports(number, frame)
             return
         _say(f"{self.received.name}: {self.notice}")
@@ -217,9 +217,13 @@ def _say(message: str) -> None:
         os.write(2, f"\n{message}\n".encode())
 
 
-def _leave_after(seconds: float, code: int) -> None:
+def _leave_after(seconds: float, received: signal.Signals) -> None:
     time.sleep(seconds)
-    _leave(code)
+    _say(
+        f"error: stopped by {received.name}. Something went on for {seconds:g} s more, and the process has ended within "
+        "it. The same command does it again; a run that has a checkpoint goes on with --resume."
+    )
+    _leave(128 + received)
 
 
 def _leave(code: int) -> NoReturn:
