@@ -220,7 +220,7 @@ def _say(message: str) -> None:
 def _leave_after(seconds: float, received: signal.Signals) -> None:
     time.sleep(seconds)
     _say(
-        f"error: stopped by {received.name}. Something went on for {seconds:g} s more, and the process has ended within "
+        f"error: stopped by {received.name}. Something went on for {seconds:g} s more, and the process ends within "
         "it. The same command does it again; a run that has a checkpoint goes on with --resume."
     )
     _leave(128 + received)
