@@ -68,6 +68,20 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Pa
     assert names(tmp_path) == []
 
 
+def test_a_result_replaces_an_earlier_one_or_an_empty_file_and_nothing_else(tmp_path: Path) -> None:
+    earlier, empty, rows = (tmp_path / name for name in ("page.html", "empty", "rows.jsonl"))
+    earlier.write_text("<!doctype html> and more")
+    empty.touch()
+    rows.write_text("{}")
+    for path in (earlier, empty, tmp_path / "new"):
+        files.prove_own_file(path, "<!doctype html>", "a page")
+    (tmp_path / "link.html").symlink_to(rows)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (rows, tmp_path / "link.html", tmp_path / "pipe"):
+        with pytest.raises(OutputError, match=f"{path} is there already and is not a page"):
+            files.prove_own_file(path, "<!doctype html>", "a page")
+
+
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / "old").write_text("kept")

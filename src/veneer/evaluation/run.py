@@ -54,7 +54,8 @@ from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.generation.share import WHOLE, Share
-from veneer.io.files import prove_file
+from veneer.html_page.assemble import page_begins
+from veneer.io.files import prove_own_file
 from veneer.run_folder import recorded_run
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
@@ -96,7 +97,8 @@ def evaluate(
             400, and whole tasks.
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
         judge: a YAML file that names a judge (docs/evaluation.md), which compares the answers in both orders.
-        html: a self-contained page to write, with everything that was found.
+        html: a self-contained page to write, with everything that was found. It replaces such a page, and no other
+            file.
         columns: a `Column` or its name to the rows' own name; by default as the first adapter's run mapped them
             (`data.columns`), where the rows have those.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
@@ -178,7 +180,7 @@ def _loaded(
 def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share) -> Report:
     emit, begun = broadcast(subscribers), time.perf_counter()
     if request.html is not None:
-        prove_file(request.html)
+        prove_own_file(request.html, page_begins(), "a page of veneer")
     judge = None if request.judge is None else read_judge(request.judge)
     settled = settle(request)
     request, gate = settled.request, settled.gate

@@ -43,6 +43,11 @@ def page(package: str, title: str, body: str, style: str, script: str, values: d
     return f"{before}{embedded}{after}"
 
 
+def page_begins() -> str:
+    """What every page begins with, up to where pages differ."""
+    return _read(__package__, "base.html").partition("@")[0]
+
+
 def _read(package: str, name: str) -> str:
     return files(package).joinpath(name).read_text(encoding="utf-8")
 

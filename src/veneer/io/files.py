@@ -271,6 +271,32 @@ def prove_file(path: Path) -> None:
         _try_writing(partial_of(path))
 
 
+def prove_own_file(path: Path, begins: str, what: str) -> None:
+    """`prove_file` for a result whose name may be mistyped: what is there is replaced only where it is an earlier one,
+    or empty. It may be the user's rows.
+
+    Args:
+        path: the file.
+        begins: what all files of the kind begin with.
+        what: names the kind.
+
+    Raises:
+        OutputError: as there, or something else is at `path`.
+    """
+    prove_file(path)
+    with reported(path):
+        if not path.exists() or (path.is_file() and _begins(path, begins.encode())):
+            return
+    raise OutputError(
+        f"{path} is there already and is not {what}, the only thing that is replaced here; give a name that is free"
+    )
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) in (start, b"")
+
+
 def _try_writing(probe: Path) -> None:
     """Write a few bytes into a file, and take it away again."""
     try:

@@ -23,8 +23,9 @@ from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Stage
+from veneer.html_page.assemble import page_begins
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import prove_file
+from veneer.io.files import prove_own_file
 from veneer.io.tokenizer import Tokenizer
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
@@ -68,7 +69,7 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     Raises:
         ConfigError: rows are to be shown as tokens, or read by the model, and no model is named; or the model is to
             judge answers, and the rows are prompts.
-        OutputError: the page cannot be written.
+        OutputError: the page cannot be written, or would replace a file that is no page.
     """
     if request.show and request.model is None:
         raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
@@ -78,7 +79,7 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     if request.label_errors:
         refuse_prompts(kind, "--label-errors")
     if request.html is not None:
-        prove_file(request.html)
+        prove_own_file(request.html, page_begins(), "a page of veneer")
     tokenizer: Tokenizer | None = None if request.model is None else open_checkpoint(request.model).tokenizer()
     setting = LintSetting(tokenizer, request.max_length, request.columns, kind)
     with EventScreen(console()) as screen:

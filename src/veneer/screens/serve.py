@@ -47,10 +47,16 @@ def selfcheck_visibly(request: ServeRequest, questions: int, path: Path, *, as_j
         questions: how many are asked.
         path: of the certificate.
         as_json: whether it is printed as JSON instead of text.
+
+    Raises:
+        OutputError: the certificate cannot be written, or would replace another file.
+        VeneerError: the server cannot be checked.
     """
     require_packages()
+    from veneer.serving.selfcheck.certificate import prove_certificate
     from veneer.serving.selfcheck.run import selfcheck
 
+    prove_certificate(path)
     with EventScreen(console()) as bar:
         certificate = selfcheck(request, questions=questions, subscribers=[bar])
     certificate.write(path)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from veneer.errors import OutputError
 from veneer.serving.selfcheck.certificate import (
     AnswerDifference,
     AnswersMixed,
     CheckedAdapter,
     Counts,
     IsolationCertificate,
+    prove_certificate,
 )
 from veneer.serving.selfcheck.comparison import Exactness
 
@@ -38,6 +40,15 @@ def test_it_holds_where_something_was_compared_and_nothing_differs(tmp_path: Pat
     assert "Answers do not mix: 10 questions to m and 1 adapters" in text
     assert "6 bit for bit, 2 within 1e-05 (largest difference 3.0e-07)" in text
     assert "Not checked: bad: NaN" in text
+
+
+def test_it_replaces_an_earlier_one_and_no_other_file(tmp_path: Path) -> None:
+    rows, earlier = tmp_path / "rows.json", tmp_path / "c.json"
+    rows.write_text("[]")
+    CERTIFICATE.write(earlier)
+    prove_certificate(earlier)
+    with pytest.raises(OutputError, match=f"{rows} is there already and is not a certificate"):
+        prove_certificate(rows)
 
 
 def test_it_does_not_hold_where_an_answer_differs_or_none_was_compared() -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import VeneerError
-from veneer.io.files import write_text
+from veneer.io.files import prove_own_file, write_text
 from veneer.serving.selfcheck.comparison import Exactness
 from veneer.strict_json import to_text
 
 MOST_DIFFERENCES = 20
 """Differences that a certificate shows; it counts all of them."""
+BEGINS = '{\n  "held": '
+"""What every file of a certificate begins with."""
 
 
 class AnswersMixed(VeneerError):
@@ -151,3 +153,12 @@ class IsolationCertificate:
             f"question {one.question} to {one.adapter or 'the base'}: {one.problem}" for one in self.differences[:5]
         ]
         return "\n".join(lines)
+
+
+def prove_certificate(path: Path) -> None:
+    """Prove that a certificate can be written at `path`, before questions are asked.
+
+    Raises:
+        OutputError: it cannot, or it would replace something else than a certificate.
+    """
+    prove_own_file(path, BEGINS, "a certificate of --selfcheck")
