@@ -80,6 +80,19 @@ def asked_of(model: Path, data: Path, output: Path, *assignments: str) -> Compar
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl", "settings.json", "compare.json"])
+def test_files_of_somebody_else_are_not_replaced(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    config = asked_of(tiny_model, write_rows(tmp_path / "rows.jsonl", rows(20)), tmp_path / "out")
+    own = write_rows(tmp_path / "out" / name, rows(20, seed=1))
+    before = own.read_bytes()
+    with pytest.raises(OutputError, match=f"holds {name}, which no comparison has written"):
+        prepare_rows(config, tmp_path / "out")
+    assert own.read_bytes() == before
+    own.unlink()
+    prepare_rows(config, tmp_path / "out")
+    prepare_rows(config, tmp_path / "out")
+
+
 def test_columns_of_other_names_are_read_as_the_runs_read_them(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,category\n" + "".join(f"question {number},answer {number}\n" for number in range(10)))

@@ -213,6 +213,15 @@ def test_a_sweep_that_was_refused_keeps_nobody_from_its_folder(
     assert [one.state for one in sweep(values, {"data.file": [str(tiny_data)]}, tmp_path)] == ["complete"]
 
 
+@pytest.mark.parametrize("name", ["sweep.json", "results.json", "results.svg"])
+def test_files_of_somebody_else_are_not_replaced(name: str, values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    for _ in range(2):
+        with pytest.raises(OutputError, match=f"holds {name}, which no sweep has written"):
+            sweep(values, {"lora.rank": [2]}, tmp_path)
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
 def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -> None:
     values["train"] |= {"steps": 1, "eval_every": 1}
     sweep(values, {"lora.rank": [2]}, tmp_path)

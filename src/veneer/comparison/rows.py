@@ -26,11 +26,14 @@ from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Level, Note, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import sampled_digest, write_text
+from veneer.io.files import refuse_strangers, sampled_digest, write_text
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 
 SETTINGS_FILE = "settings.json"
+SETTINGS_BEGIN = '{\n "model": '
+"""What every such file begins with."""
+COMPARISON_FILE = "compare.json"
 RUNS = "runs"
 """The folder that holds those of the runs."""
 Row = TypeVar("Row")
@@ -143,15 +146,18 @@ def _written(
     """Write the lines of every run, and what must be equal in another call; returns the files, that of evaluation last.
 
     Raises:
-        OutputError: the folder holds a comparison of something else.
+        OutputError: the folder holds a comparison of something else, or other files that these would replace.
     """
     files = [output / name for name in (*parts, "eval.jsonl")]
     contents = ["".join(part) for part in (*parts.values(), scored)]
     settings = _settings(config, contents, weights)
+    names = [*(file.name for file in files), COMPARISON_FILE]
+    refuse_strangers(output / SETTINGS_FILE, SETTINGS_BEGIN, names, "comparison")
     _refuse_another(output / SETTINGS_FILE, settings)
+    # Before the others: it says whose they are.
+    write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")
     for file, content in zip(files, contents, strict=True):
         write_text(file, content)
-    write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")
     return [str(file) for file in files]
 
 

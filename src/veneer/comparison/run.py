@@ -22,7 +22,7 @@ from veneer.comparison.order import (
     read_choices,
     read_outcome,
 )
-from veneer.comparison.rows import RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
+from veneer.comparison.rows import COMPARISON_FILE, RUNS, ComparedRows, prepare_rows, scored_columns, trained_on
 from veneer.comparison.settings import SPLIT, CompareConfig, check_question, key_of
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
@@ -41,7 +41,6 @@ from veneer.notebook import html_facts, html_table
 from veneer.signals import SIGNALS, deferred, stop_signalled
 from veneer.strict_json import to_text, with_reasons
 
-COMPARISON_FILE = "compare.json"
 INTERRUPTED = {128 + number for number in SIGNALS}
 """Exit codes of a run that a signal ended."""
 Carrier = Callable[[Sequence[Order], Subscriber], list[str | None]]

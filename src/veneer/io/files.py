@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -290,6 +290,33 @@ def prove_own_file(path: Path, begins: str, what: str) -> None:
     raise OutputError(
         f"{path} is there already and is not {what}, the only thing that is replaced here; give a name that is free"
     )
+
+
+def refuse_strangers(mark: Path, begins: str, names: Iterable[str], who: str) -> None:
+    """Refuse a folder with files of somebody else's that would be replaced there.
+
+    Args:
+        mark: the file that is written into the folder before all others.
+        begins: what every such file begins with.
+        names: the files that would be replaced.
+        who: what writes them: `sweep`.
+
+    Raises:
+        OutputError: the folder has some of them and no such mark.
+    """
+    with reported(mark):
+        if not (mark.is_file() and _begins(mark, begins.encode())):
+            there = [name for name in (mark.name, *names) if (mark.parent / name).exists()]
+            refuse_replacing(mark.parent, there, who)
+
+
+def refuse_replacing(folder: Path, names: Sequence[str], who: str) -> None:
+    """Refuse a folder whose files of these names somebody else has written. Raises OutputError where there are any."""
+    if names:
+        raise OutputError(
+            f"{folder} holds {' and '.join(names)}, which no {who} has written and a {who} would replace; give another "
+            "output folder, or move what is there"
+        )
 
 
 def _begins(path: Path, start: bytes) -> bool:

@@ -18,7 +18,7 @@ from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError, listing
 from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE, Share
-from veneer.io.files import exclusive, make_output_folder, write_text
+from veneer.io.files import exclusive, make_output_folder, refuse_strangers, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
@@ -30,6 +30,8 @@ from veneer.training.locked_inputs import changed_inputs, read_lock
 from veneer.training.run import train
 
 GRID_FILE = "sweep.json"
+GRID_BEGINS = '{\n  "grid": '
+"""What every such file begins with."""
 RESULTS_FILE = "results.json"
 CHART_FILE = "results.svg"
 NOT_AGAIN = "it diverged before, and is not trained again; delete its folder to train it once more"
@@ -143,10 +145,12 @@ def sweep_shared(
 
 
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
-    """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun. A sweep that
-    was refused itself, for a misspelt file say, keeps nobody from the folder."""
+    """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun, or files of
+    somebody else's under the names of a sweep's. A sweep that was refused itself, for a misspelt file say, keeps nobody
+    from the folder."""
     file = output / GRID_FILE
     text = to_text({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
+    refuse_strangers(file, GRID_BEGINS, (RESULTS_FILE, CHART_FILE), "sweep")
     begun = any(RunFolder(folder).events_file.exists() for folder in output.iterdir() if folder.is_dir())
     if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")

@@ -14,7 +14,7 @@ from veneer.data.hub import HUB
 from veneer.errors import ConfigError, DataError, ModelError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
-from veneer.io.files import LOCK, exclusive, make_output_folder, remove_partial, reported
+from veneer.io.files import LOCK, exclusive, make_output_folder, refuse_replacing, remove_partial, reported
 from veneer.io.places import look, place_named
 from veneer.run_folder import EVENTS_FILE, RunFolder
 from veneer.training.killed import Killed, killed, mark
@@ -124,12 +124,8 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
             "and what was trained would be replaced. Give another output folder; an adapter is gone on with by "
             "--from-adapter"
         )
-    strange = [] if folder.resumable else [file.name for file in _strangers(folder)]
-    if strange:
-        raise OutputError(
-            f"{folder.path} holds {' and '.join(strange)}, which no run has written and a run would replace; give "
-            "another output folder, or move what is there"
-        )
+    if not folder.resumable:
+        refuse_replacing(folder.path, [file.name for file in _strangers(folder)], "run")
 
 
 def _strangers(folder: RunFolder) -> Iterator[Path]:
