@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from invoking import invoke, refused
-from tiny import write_rows
+from tiny import CommandLine, write_rows
 from veneer.cli import main
 
 LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]
@@ -61,6 +61,15 @@ def test_with_fix_and_json_the_last_line_counts_where_nothing_changes_too(tmp_pa
     assert last == {"output": str(new), "rows": 1, "left_out": 1, "changes": 1, "unreadable": 0}
     (only,) = map(json.loads, invoke("data", new, "--fix", tmp_path / "newer.jsonl", "--json").stdout.splitlines())
     assert (only["rows"], only["changes"]) == (1, 0)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_with_fix_the_copy_is_whole_though_nobody_reads_the_changes(
+    more: list[str], command_line: CommandLine, tmp_path: Path
+) -> None:
+    file, new = write_rows(tmp_path / "a.jsonl", [LABELLED[0]] * 300), tmp_path / "new.jsonl"
+    assert command_line.run("data", str(file), "--fix", str(new), *more, screen="/dev/full").code == 0
+    assert len(new.read_text().splitlines()) == 1
 
 
 def test_with_fix_a_mended_copy_is_written_and_the_file_stays(tmp_path: Path) -> None:

@@ -188,7 +188,8 @@ def test_settings_of_a_method_that_are_not_given_again_are_another_comparison(
 ) -> None:
     output = Path(shutil.copytree(made.config.output, tmp_path / "out"))
     settings = json.loads((output / "settings.json").read_text())
-    (output / "settings.json").write_text(json.dumps(settings | {"settings of lora": ["lora.rank=64"]}))
+    settings |= {"settings of lora": ["lora.rank=64"]}
+    (output / "settings.json").write_text(json.dumps(settings, indent=1))
     with pytest.raises(OutputError, match=r"settings of lora: \['lora\.rank=64'\] there, none now"):
         compare(replace(made.config, output=str(output)))
 

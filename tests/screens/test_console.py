@@ -48,6 +48,22 @@ def test_a_path_that_is_longer_than_a_line_can_be_copied_in_one_piece() -> None:
     assert PATH in console.export_text()
 
 
+def test_what_a_terminal_would_obey_is_written_as_an_escape() -> None:
+    hostile, shown = "\x1b]0;title\x07 \x1b[2J\u202eab", "\\x1b]0;title\\x07 \\x1b[2J\\u202eab"
+    console = recorded(width=120)
+    say(console, f"a\tb\r\nfamily: 👨‍👩‍👧, かな　です\n{hostile}")
+    table = new_table(hostile, hostile)
+    table.add_row(hostile)
+    table.add_row(Text("\x1b[2Jred", style="red"))
+    show_table(console, table)
+    text = console.export_text()
+    assert text.count(shown) == 1
+    assert text.count(r"\x1b]0;title") == 4
+    assert r"\x1b[2Jred" in text
+    assert not set(text) & set("\x1b\x07\u202e")
+    assert "family: 👨‍👩‍👧, かな　です\n" in text
+
+
 def test_brackets_are_text() -> None:
     console = recorded()
     say(console, "rows [/x] of [bold]y[/bold]")

@@ -48,6 +48,17 @@ def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
     assert "not checked, since no --model is named: refused-by-template, nothing-trained" in text
 
 
+def test_rows_and_findings_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    setting, hostile = LintSetting(ct.tokenizer("chatml")), "\x1b[2J\x1b]0;title\x07\u202e"
+    console = recorded(width=400)
+    show_row(console, read_row("f:1", {"prompt": hostile, "completion": hostile}, setting), setting)
+    rows = [{"prompt": "x", "completion": "y", hostile: 1}, {hostile: "x"}]
+    show_report(console, lint(write(tmp_path / "rows.jsonl", rows)))
+    text = console.export_text(styles=False)
+    assert "\\x1b" in text
+    assert not set(text) & set("\x1b\x07\u202e")
+
+
 def test_rows_are_shown_as_tokens_with_what_trains_marked(tmp_path: Path) -> None:
     setting = LintSetting(ct.tokenizer("chatml"))
     row = read_row("f:1", {"prompt": "Capital?", "completion": "Paris\nParis"}, setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.screens.streams import LossyStream
+
+_OBEYED = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters but for tabs and ends of lines, separators, and marks that turn the direction of letters."""
 
 
 def console() -> Console:
@@ -36,7 +40,13 @@ def say(screen: Console, message: str, style: str = "") -> None:
 
     A word that is longer than a line (a path, say) is left to the terminal, so that it can be copied in one piece.
     """
-    screen.print(Text(fitted(screen, message), style=style), soft_wrap=True)
+    screen.print(Text(fitted(screen, visible(message)), style=style), soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """A text in which what a terminal would obey, or hide letters by, is written as an escape (`\\x1b`): rows, names
+    and answers are texts of strangers, which could clear the screen or set its title."""
+    return _OBEYED.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def fitted(screen: Console, message: str, *, indent: int = 0) -> str:
@@ -59,7 +69,7 @@ def fitted(screen: Console, message: str, *, indent: int = 0) -> str:
 def say_error(message: str) -> None:
     """Print what is wrong, as `say` prints a message."""
     screen = console()
-    text = Text(fitted(screen, f"error: {message}"))
+    text = Text(fitted(screen, visible(f"error: {message}")))
     text.stylize("bold red", 0, len("error:"))
     screen.print(text, soft_wrap=True)
 
@@ -114,19 +124,18 @@ def _measured(screen: Console, table: Table) -> Measurement:
 
 
 def _spell_out(screen: Console, table: Table) -> None:
-    """Write what a screen's encoding does not have as the stream would (`\\xfc`), before columns get their widths."""
-    if screen.encoding.startswith("utf"):
-        return
+    """Write what a terminal would obey as an escape, and what a screen's encoding does not have as the stream would
+    (`\\xfc`), before columns get their widths."""
     for column in table.columns:
         for text in (column.header, *column.cells):
             if isinstance(text, Text):
-                text.plain = _escaped(text.plain, screen.encoding)
+                text.plain = _escaped(visible(text.plain), screen.encoding)
         if column.overflow == "ellipsis" and _escaped("…", screen.encoding) != "…":
             column.overflow = "fold"
 
 
 def _escaped(text: str, encoding: str) -> str:
-    return text.encode(encoding, errors="backslashreplace").decode(encoding)
+    return text if encoding.startswith("utf") else text.encode(encoding, errors="backslashreplace").decode(encoding)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from veneer.html_page.assemble import page_begins
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import prove_own_file
 from veneer.io.tokenizer import Tokenizer
-from veneer.screens.console import console, say
+from veneer.screens.console import console, say, visible
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
+from veneer.screens.json_output import while_read
 from veneer.strict_json import to_text
 from veneer.system import available_cores
 
@@ -122,14 +123,16 @@ def _passes(request: DataRequest, kind: RowKind) -> list[RowPass]:
 
 
 def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
-    """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change and one for all."""
+    """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change and one for all.
+    The file is written whole where nobody reads these lines."""
+    echo: Callable[[str], None] = while_read(click.echo)
 
     def tell(change: Change) -> None:
-        click.echo(to_text(asdict(change), ensure_ascii=False) if as_json else f"{change.where}: {change.text}")
+        echo(to_text(asdict(change), ensure_ascii=False) if as_json else visible(f"{change.where}: {change.text}"))
 
     done = fix(file, new, tell)
     if as_json:
-        click.echo(to_text(asdict(done), ensure_ascii=False, default=str))
+        echo(to_text(asdict(done), ensure_ascii=False, default=str))
     text = (
         f"{done.output}: {count_of(done.rows, 'row')}, {done.left_out:,} left out; {count_of(done.changes, 'change')}"
     )
@@ -149,14 +152,14 @@ def show_row(output: Console, row: Row, setting: LintSetting) -> None:
     name = row.part if setting.rows is RowKind.PAIRS else row.label
     text = Text(f"{row.where}{', ' if name else ''}{name}: ", style="bold")
     if not tokens:
-        text.append(f"{row.problem}\n", style="red")
+        text.append(f"{visible(str(row.problem))}\n", style="red")
         output.print(text, soft_wrap=True)
         return
     trained = sum(token.trained for token in tokens)
     what = "a prompt, behind which answers are sampled" if row.asked is not None else f"{trained} of them trained"
     text.append(f"{count_of(len(tokens), 'token')}, {what}\n")
     for span in spans_of(tokens):
-        pieces = [token.text.replace("\n", "\\n") for token in tokens[span.start : span.end]]
+        pieces = [visible(token.text.replace("\n", "\\n")) for token in tokens[span.start : span.end]]
         style = "green" if span.trained else "not bold dim"
         text.append(
             "{+" if span.trained and (span.start == 0 or not tokens[span.start - 1].trained) else "", "bold green"
@@ -167,7 +170,7 @@ def show_row(output: Console, row: Row, setting: LintSetting) -> None:
     text.append("\n")
     for span in spans_of(tokens):
         mark = "trained  " if span.trained else "         "
-        text.append(f"    {mark}{span.start:>5} to {span.end - 1:<5} {span.field}\n", style="not bold")
+        text.append(f"    {mark}{span.start:>5} to {span.end - 1:<5} {visible(span.field)}\n", style="not bold")
     output.print(text, soft_wrap=True)
 
 
@@ -188,7 +191,7 @@ def _finding(found: Found, report: LintReport) -> Text:
     text.append(f" ({count_of(count, 'row')}): rows that {rule.summary}\n")
     causes = _by_detail(found)
     for detail, rows in list(causes.items())[:SHOWN]:
-        text.append(f"    {report.facts.where(rows[0])}: {detail}\n")
+        text.append(f"    {report.facts.where(rows[0])}: {visible(detail)}\n")
         if len(rows) > 1:
             text.append(f"        … and {_listed(rows[1:], report)}\n", style="dim")
     shown = {row for rows in list(causes.values())[:SHOWN] for row in rows}

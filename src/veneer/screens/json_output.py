@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
-from veneer.events import Event, Result, Subscriber, to_json
+from veneer.events import Event, Result, to_json
 from veneer.screens.streams import drop_rest
 from veneer.strict_json import to_text, with_reasons
+
+Told = TypeVar("Told")
 
 
 def print_event(event: Event) -> None:
@@ -22,17 +26,17 @@ def print_result(event: Event) -> None:
         click.echo(to_text(with_reasons(event.values), indent=2))
 
 
-def while_read(subscriber: Subscriber) -> Subscriber:
-    """Pass events on until they cannot be written any more: a closed terminal, a reader that has gone or a full disk
-    must not end a training run, whose product is its folder."""
+def while_read(printer: Callable[[Told], None]) -> Callable[[Told], None]:
+    """Print what is told until it cannot be written any more: a closed terminal, a reader that has gone or a full disk
+    must not end a verb whose product is a folder or a file."""
     gone = False
 
-    def tell(event: Event) -> None:
+    def tell(told: Told) -> None:
         nonlocal gone
         if gone:
             return
         try:
-            subscriber(event)
+            printer(told)
         except OSError:
             gone = True
             drop_rest(sys.stdout)
