@@ -90,9 +90,40 @@ def test_a_signal_after_the_last_step_ends_it_before_anything_is_compared(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base's files are not hashed then, and no result is written."""
-    monkeypatch.setattr(CheckpointStore, "check_base", lambda store: None)
-    with pytest.raises(Interrupted, match="with every step done"):
-        reproduce(run, output=tmp_path / "again")
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointStore, "check_base", lambda store: None)
+        with pytest.raises(Interrupted, match="was stopped; the same command goes on"):
+            reproduce(run, output=tmp_path / "again")
+    assert reproduce(run, output=tmp_path / "again").same
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4])
+def test_one_that_was_stopped_goes_on(after: int, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """In either of two schedules, and between them; of a run that was made longer."""
+    for steps in (3, 5):
+        config = run_config(tiny_model, tiny_data, tmp_path / "run", f"train.steps={steps}")
+        train(config, resume=steps == 5)
+    done: list[Event] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, StepDone):
+            done.append(event)
+
+    with pytest.raises(Interrupted, match=r"run\.reproduced was stopped; the same command goes on with it"):
+        reproduce(tmp_path / "run", subscribers=[note], stop=lambda: len(done) >= after)
+    assert reproduce(tmp_path / "run", subscribers=[note]).same
+    assert [event.step for event in done if isinstance(event, StepDone)] == [1, 2, 3, 4, 5]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_left_of_a_killed_one_does_not_keep_from_making_it_again(copy: Path) -> None:
+    left = copy.with_name("run.reproduced")
+    left.mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        reproduce(copy)
+    (left / "events.jsonl").touch()
+    (left / ".lock").touch()
+    assert reproduce(copy).same
 
 
 def test_the_lock_holds_what_the_bytes_follow_from(run: Path, tiny_model: Path, tiny_data: Path) -> None:

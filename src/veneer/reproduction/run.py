@@ -78,6 +78,8 @@ def reproduce(
 ) -> Reproduction:
     """Make a finished run again, in one piece, and compare what comes out.
 
+    A reproduction that was stopped or killed goes on when it is asked for again, from its newest checkpoint.
+
     Args:
         run: its folder, with `run.lock`.
         output: the new run's folder; by default RUN.reproduced, which stays only where something differs.
@@ -90,7 +92,8 @@ def reproduce(
     Raises:
         CheckpointError: there is no usable `run.lock`, or the run's weights are not there any more, or base, tokenizer
             or data are not what was trained from: all are named, and nothing is trained.
-        OutputError: the output folder exists.
+        OutputError: the output folder exists, and holds no reproduction that has not ended.
+        Interrupted: `stop` or a signal asked for it.
         VeneerError: whatever `train` raises.
     """
     check_types(reproduce, locals())
@@ -98,8 +101,8 @@ def reproduce(
     lock = read_lock(folder)
     moved = {"model": model, "data.file": data, "data.eval_file": eval_data}
     target = Path(output) if output is not None else _beside(folder)
-    if target.exists():
-        raise OutputError(f"{target} exists already; give another --output")
+    ends = schedule_ends(lock)
+    reached = _reached(target, ends)
     weights = _weights_of(folder)
     config = _config(lock, folder, moved, target)
     refuse_other_inputs(lock, config, folder)
@@ -109,7 +112,10 @@ def reproduce(
     if differing:
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
-    _train_again(config, schedule_ends(lock), lock.get("micro_batches", []), subscribers, stop)
+    try:
+        _train_again(config, ends, reached, lock.get("micro_batches", []), subscribers, stop)
+    except Interrupted as error:
+        raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
     found = _compared(lock, weights, target, differing)
     if found.same and output is None:
         remove_folder(target)
@@ -140,25 +146,28 @@ def schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
 def _train_again(
     config: RunConfig,
     ends: Sequence[tuple[int, int]],
+    reached: int | None,
     micro_batches: Sequence[Sequence[int]],
     subscribers: Sequence[Subscriber],
     stop: Callable[[], bool],
 ) -> None:
-    """Train as the run did: in one piece, or in as many as it had schedules, and in micro-batches of its sizes."""
-    for number, (steps, end) in enumerate(ends):
+    """Train as the run did: in one piece, or in as many as it had schedules, and in micro-batches of its sizes.
+    `reached` is as `_reached` says."""
+    left = [part for part in ends if part[1] > (reached or 0)] or ends[-1:]
+    for number, (steps, end) in enumerate(left):
         part = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
         until = _Until(end, stop)
         try:
             train(
                 part,
-                resume=number > 0,
+                resume=number > 0 or reached is not None,
                 subscribers=[*subscribers, until.note],
                 stop=until.reached,
                 micro_batches=micro_batches,
             )
         except Interrupted:
             # The last part is done when its result is written. A signal can come after its last step.
-            if until.step != end or number == len(ends) - 1:
+            if until.step != end or number == len(left) - 1:
                 raise
 
 
@@ -176,6 +185,24 @@ class _Until:
 
     def reached(self) -> bool:
         return self.stop() or self.step == self.end
+
+
+def _reached(target: Path, ends: Sequence[tuple[int, int]]) -> int | None:
+    """The step that a reproduction in a folder has reached which has not ended: 0 where it has no checkpoint. None
+    where nothing is there. `ends` are the run's schedules; at the end of each the run has a result.
+
+    Raises:
+        OutputError: something else is there.
+        CheckpointError: its `run.lock` is damaged.
+    """
+    if not target.exists():
+        return None
+    folder = RunFolder(target)
+    earlier = [steps for steps, _ in ends[:-1]]
+    ended = folder.lock_file.exists() and read_lock(target)["config"]["train"]["steps"] not in earlier
+    if ended or not folder.events_file.is_file():
+        raise OutputError(f"{target} exists already; give another --output, or delete it")
+    return max(folder.checkpoint_steps(), default=0)
 
 
 def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Path | None], target: Path) -> RunConfig:
