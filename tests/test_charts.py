@@ -182,6 +182,15 @@ def test_a_loss_chart_shows_every_step_beside_the_mean() -> None:
     assert max(y for _, y in mean[4:]) - min(y for _, y in mean[4:]) < 1
 
 
+def test_a_loss_chart_has_losses_of_either_sign_whatever_they_span() -> None:
+    below = ElementTree.fromstring(loss_chart({1: -0.5, 2: 0.001, 3: 0.5, 4: -0.3}, {4: 0.0}))
+    assert [len(points) for points in lines(below)] == [4, 1]
+    assert "nats per supervised token" not in {text.text for text in below.iter(f"{SVG}text")}
+    zero = ElementTree.fromstring(loss_chart({1: 0.0, 2: 0.001, 3: 0.5}, {}))
+    assert [len(points) for points in lines(zero)] == [3]
+    assert "nats per supervised token" in {text.text for text in zero.iter(f"{SVG}text")}
+
+
 def test_a_loss_chart_of_few_steps_has_no_mean_and_of_many_no_dots() -> None:
     few = ElementTree.fromstring(loss_chart({step: 1.0 / step for step in range(1, 7)}, {}))
     assert sorted(names(few)) == ["step", "step"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from veneer.posix import lock_file, peak_resident_bytes, restart_peak_resident_bytes
+from veneer.posix import lock_file, peak_resident_bytes, read_at, release_pages, restart_peak_resident_bytes
 
 WITHOUT_POSIX = """
 import sys
@@ -30,6 +32,23 @@ def test_a_lock_is_taken_once(tmp_path: Path) -> None:
             lock_file(second)
     with path.open("w") as third:
         lock_file(third)
+
+
+def test_files_are_read_in_places_and_maps_released_where_windows_lacks_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "numbers"
+    with path.open("w+b", buffering=0) as file:
+        file.write(b"0123456789")
+        for _ in range(2):
+            assert (read_at(file, 3, 2), read_at(file, 5, 8), read_at(file, 1, 20)) == (b"234", b"89", b"")
+            monkeypatch.setattr(sys, "platform", "win32")
+            monkeypatch.delattr(os, "pread", raising=False)
+            monkeypatch.delattr(mmap, "MADV_DONTNEED", raising=False)
+        file.write(b"ab")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            release_pages(mapped)
+            assert mapped[:] == b"0123456789ab"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the peak of a process anew")

@@ -48,7 +48,8 @@ def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> 
     """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses. Where
     there are more than MOST_POINTS steps, several are drawn as one point, their mean.
 
-    The axis is logarithmic where the losses span more than a decade.
+    The axis is logarithmic where all losses are above 0 and span more than a decade. Where some are not, as those of
+    `grpo`, it does not say what they are measured in.
 
     Args:
         steps: the loss of each step, by its number, in the order of the steps.
@@ -64,9 +65,11 @@ def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> 
     after = _together(evaluations, max(1, -(-len(evaluations) // MOST_POINTS)))
     if after:
         series.append(Series("evaluation", after, marked=True))
-    losses = [loss for _, loss in (*points, *after) if math.isfinite(loss) and loss > 0]
-    wide = bool(losses) and max(losses) > 10 * min(losses)
-    return line_chart("Loss", "step", "nats per supervised token", series, Scale.LOG if wide else Scale.LINEAR)
+    losses = [loss for _, loss in (*points, *after) if math.isfinite(loss)]
+    lowest = min(losses, default=0.0)
+    wide = lowest > 0 and max(losses) > 10 * lowest
+    unit = "loss" if lowest < 0 else "nats per supervised token"
+    return line_chart("Loss", "step", unit, series, Scale.LOG if wide else Scale.LINEAR)
 
 
 def _together(values: Mapping[int, float], count: int) -> list[tuple[float, float]]:

@@ -6,11 +6,13 @@ the version and `veneer doctor` work there too.
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -85,6 +87,24 @@ def file_size_limit() -> int | None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def read_at(file: FileIO, count: int, start: int) -> bytes:
+    """`count` bytes of an open file from `start` on. Where it writes next stays, which must be its end: Windows has no
+    call that reads elsewhere."""
+    if sys.platform != "win32":
+        return os.pread(file.fileno(), count, start)
+    file.seek(start)
+    found = file.read(count)
+    file.seek(0, os.SEEK_END)
+    return found or b""
+
+
+def release_pages(mapped: mmap.mmap) -> None:
+    """Give the pages of a mapped file back: the system reads them again from its own memory, or from the disk. Windows
+    cannot be told to."""
+    if sys.platform != "win32":
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

@@ -36,6 +36,7 @@ from veneer.data.trained_rows import SIZE, row_hashes
 from veneer.errors import DataError
 from veneer.io.digests import file_digest
 from veneer.io.files import reported, write_text
+from veneer.posix import release_pages
 from veneer.strict_json import to_text
 
 FORMAT = 1
@@ -253,9 +254,8 @@ class TokenStore:
         return f"{self._now[name]}:{line}"
 
     def _release(self) -> None:
-        """Give the pages of the maps back: the system reads them again from its own memory, or from the disk."""
         for mapped in self._maps.values():
-            mapped.madvise(mmap.MADV_DONTNEED)
+            release_pages(mapped)
 
 
 def _read_meta(folder: Path) -> StoreMeta:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from array import array
 from types import TracebackType
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.lint.shingles import Hashes
+from veneer.posix import read_at
 
 _WIDTH = 4
 """Bytes of a hash."""
@@ -42,5 +42,5 @@ class Spill:
     def read(self, row: int) -> Hashes:
         """The hashes of a row."""
         start, end = self._ends[row], self._ends[row + 1]
-        raw = os.pread(self._file.fileno(), (end - start) * _WIDTH, start * _WIDTH)
+        raw = read_at(self._file, (end - start) * _WIDTH, start * _WIDTH)
         return np.frombuffer(raw, dtype=np.uint32)
