@@ -126,7 +126,7 @@ def test_what_llama_cpp_cannot_open_is_an_error_that_names_the_file(tiny: Path, 
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
+    monkeypatch.setattr(llama_cpp, "installed", lambda name: False)
     with pytest.raises(ConfigError, match=r"pip install 'veneer\[llama-cpp\]'"), opened("model.gguf"):
         pass
 

@@ -13,7 +13,7 @@ from veneer.assistant.assistant import Assistant
 from veneer.errors import ModelError
 from veneer.exports.certificate import Threshold, compare
 from veneer.exports.prompts import chosen
-from veneer.exports.readers import Reader, installed, peft_folder, quiet, transformers_folder, veneer_folder
+from veneer.exports.readers import Reader, peft_folder, quiet, transformers_folder, veneer_folder
 from veneer.exports.veneer_reader import folder, reference
 
 CPU = torch.device("cpu")
@@ -73,8 +73,3 @@ def test_within_quiet_nothing_is_said_and_afterwards_everything_as_before() -> N
     assert logger.level == before
     with pytest.warns(UserWarning, match="again"):
         warnings.warn("again", stacklevel=1)
-
-
-def test_a_package_that_is_not_there_is_known() -> None:
-    assert installed("torch")
-    assert not installed("no_such_package_anywhere")

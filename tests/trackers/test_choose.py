@@ -17,7 +17,7 @@ def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "track=[tensorboard]")
-    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "installed", lambda name: False)
     config = config.model_copy(update={"track": tuple(TrackerName)})
     named = pytest.raises(ConfigError, match=r"(?s)tensorboardX.*\[track\].*veneer\[wandb\].*\[mlflow\].*\[trackio\]")
     with named, choose.tracked(config.track, config, ignore):

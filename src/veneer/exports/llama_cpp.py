@@ -16,13 +16,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from veneer.data.records import Message
 from veneer.errors import ConfigError, ModelError
 from veneer.exports.certificate import Answer, TokenDistribution
+from veneer.packages import installed
 from veneer.strict_json import to_text
 
 PACKAGE, EXTRA = "xllamacpp", "llama-cpp"
@@ -41,7 +41,7 @@ ERROR_LINES = 6
 
 def available() -> bool:
     """Whether llama.cpp can be run here."""
-    return find_spec(PACKAGE) is not None
+    return installed(PACKAGE)
 
 
 class LlamaCpp:

@@ -25,7 +25,7 @@ from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
 from veneer.exports.merge import MergeSummary, merged_config, merged_in_memory, merged_tensors, write_merged
-from veneer.exports.readers import TRANSFORMERS, Reader, installed, transformers_folder, veneer_folder
+from veneer.exports.readers import TRANSFORMERS, Reader, transformers_folder, veneer_folder
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
 from veneer.exports.settings import file_differences, unexpected_files
@@ -35,6 +35,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
 from veneer.io.model_files import WEIGHTS_FILE, save_settings
 from veneer.io.tokenizer import Tokenizer
+from veneer.packages import installed
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_config, packed_paths
 

@@ -14,7 +14,7 @@ from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.hf import open_hf_source
 from veneer.exports.inputs import Checks, ExportInputs, name_of
-from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, installed, peft_folder
+from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, peft_folder
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import file_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
@@ -22,6 +22,7 @@ from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.checkpoint import model_name
 from veneer.io.model_files import decoded_when_read
 from veneer.io.tokenizer import Tokenizer, from_directory
+from veneer.packages import installed
 
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
 NO_DIRECTORY = "not read by PEFT: the base is a GGUF file or stored quantised, and PEFT's own way to it is another one"

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,6 @@ class Reader:
     read: Callable[[ReaderInput], ReaderOutput]
     rounds: bool = False
     """Whether it rounds the inputs of its products, so that it is judged with a floor."""
-
-
-def installed(package: str) -> bool:
-    """Whether a package is there."""
-    return find_spec(package) is not None
 
 
 def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Reader:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method, choice
 from veneer.errors import ConfigError, Ended, Interrupted
 from veneer.events import Subscriber
+from veneer.packages import installed
 from veneer.serving.garbage import loaded_objects_left_out
 from veneer.serving.request import PORT, ServeRequest, Serving
 from veneer.signals import deferred, stop_signalled
@@ -124,7 +124,7 @@ def serve_request(
 
 def require_packages() -> None:
     """Raise ConfigError where what the server stands on is not installed."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES if not installed(name)]
     if missing:
         raise ConfigError(f"the server needs {', '.join(missing)}, not installed here: pip install 'veneer[serve]'")
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from veneer.enums import JobCode, choice
 from veneer.errors import ConfigError, Ended
 from veneer.io.files import make_output_folder
 from veneer.jobs.folder import STUDIO
+from veneer.packages import installed
 from veneer.signals import deferred, stop_signalled
 from veneer.studio.request import PORT, StudioRequest, StudioRunning
 
@@ -104,7 +104,7 @@ def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, 
     Raises:
         ConfigError, OutputError, ModelError: whatever cannot be used.
     """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES if not installed(name)]
     if missing:
         raise ConfigError(f"the studio needs {', '.join(missing)}, not installed here: pip install 'veneer[studio]'")
     from veneer.serving.guard import Access

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from veneer.config import RunConfig
 from veneer.enums import TrackerName
 from veneer.errors import ConfigError, listing
 from veneer.events import Subscriber
+from veneer.packages import installed
 from veneer.trackers.process import ProcessTracker, RunId
 from veneer.trackers.queue import TrackerQueue
 
@@ -39,7 +39,7 @@ def tracked(names: Sequence[TrackerName], config: RunConfig, emit: Subscriber) -
     missing = [
         f"{name.value} needs {library}: pip install 'veneer[{extra}]'"
         for name, (library, extra) in LIBRARIES.items()
-        if name in names and find_spec(library) is None
+        if name in names and not installed(library)
     ]
     if missing:
         raise ConfigError(f"track: libraries are not installed here:\n{listing(missing)}")

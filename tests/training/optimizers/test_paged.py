@@ -72,7 +72,7 @@ def test_large_states_alone_are_paged_and_the_host_waits_for_every_step() -> Non
 
 
 def test_without_bitsandbytes_cuda_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged, "find_spec", lambda name: None)
+    monkeypatch.setattr(paged, "installed", lambda name: False)
     section = TrainSection(optimizer=OptimizerName.PAGED_ADAMW)
     with pytest.raises(ConfigError, match=r"need bitsandbytes on CUDA.*pip install bitsandbytes"):
         make_rule(section, torch.device("cuda"))

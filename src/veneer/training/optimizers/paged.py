@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Protocol
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.errors import ConfigError
+from veneer.packages import installed
 from veneer.planning.optimizer import in_8_bits
 from veneer.quant.dynamic import DynamicMap, map_values, scales_of
 from veneer.training.optimizers.adamw import EPSILON
@@ -54,7 +54,7 @@ class ManagedPages:
     """bitsandbytes' managed memory. It is given back when the process ends: bitsandbytes has no call for it."""
 
     def __init__(self) -> None:
-        if find_spec("bitsandbytes") is None:
+        if not installed("bitsandbytes"):
             raise ConfigError(
                 "train.optimizer paged_adamw and paged_adamw8bit need bitsandbytes on CUDA, which is not installed; "
                 "`pip install bitsandbytes`, or take train.optimizer=adamw8bit, whose state is a quarter of adamw's"
