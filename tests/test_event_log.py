@@ -112,6 +112,11 @@ def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
         '{"event": "RunStarted", "steps": 3, "resumed_at": null}',
         '{"event": "StepDone", "step": "x", "loss": 1.0, "seconds": 1.0, "memory_mb": 1.0}',
         '{"event": "Evaluated", "step": 3, "loss": null, "not_finite": {"loss": "much"}}',
+        *(
+            f'{{"event": "StepDone", "step": {number}, "loss": 1.0, "seconds": 1.0, "memory_mb": 1.0}}'
+            for number in ("1.5", "true", "NaN", "1e300", "Infinity", str(10**30))
+        ),
+        '{"event": "StepDone", "step": null, "loss": 1, "seconds": 1, "memory_mb": 1, "not_finite": {"step": "nan"}}',
         '{"event": "Evaluated", "step": 3, "loss": null, "not_finite": []}',
     ],
 )
@@ -122,6 +127,17 @@ def test_an_object_that_no_run_has_written_is_passed_over(tmp_path: Path, line: 
         log.emit(step(1))
         log.emit(replace(step(2), loss=math.inf))
     assert by_step(read_events(path), "StepDone", "loss") == {1: 1.25, 2: math.inf}
+
+
+def test_steps_that_another_program_has_made_floats_of_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    with EventLog(path) as log:
+        log.emit(step(1))
+        log.emit(step(2))
+    path.write_text("".join(json.dumps(event | {"step": event["step"] + 0.0}) + "\n" for event in read_events(path)))  # type: ignore[operator]
+    assert by_step(read_events(path), "StepDone", "loss") == {1: 1.25, 2: 1.25}
+    assert by_step([{"event": "StepDone", "step": 1.0, "loss": 2.0}], "StepDone", "loss") == {1: 2.0}
+    assert [type(event["step"]) for event in read_events(path)] == [int, int]
 
 
 def test_a_log_that_cannot_be_opened_is_an_output_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from veneer.errors import OutputError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
-from veneer.step_values import StepValues
+from veneer.step_values import StepValues, step_number
 from veneer.strict_json import NOT_FINITE, restored, to_text, with_reasons
 from veneer.whole_lines import append_line
 
@@ -85,6 +85,8 @@ NUMBERS = {
     "Evaluated": ("step", "loss"), "SamplesAnswered": ("step", "share"), "RunFinished": ("seconds", "memory_mb"),
 }  # fmt: skip
 """The numbers that are read of an event, by its kind."""
+WHOLE = frozenset({"step", "steps", "resumed_at"})
+"""Those of them that count steps."""
 
 
 def read_events(path: Path) -> list[dict[str, object]]:
@@ -102,7 +104,8 @@ def iterate_events(path: Path) -> Iterator[dict[str, object]]:
             except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict) and _is_whole(event):
-                yield event
+                counts = WHOLE.intersection(NUMBERS.get(event["event"], ()))
+                yield event | {name: step_number(event[name]) for name in counts}
 
 
 def _is_whole(event: Mapping[str, object]) -> bool:
@@ -112,9 +115,19 @@ def _is_whole(event: Mapping[str, object]) -> bool:
         return False
     broken = reasons if isinstance(reasons, dict) else {}
     return all(
-        isinstance(event.get(name), int | float) or str(broken.get(name)) in ("nan", "inf", "-inf")
+        _counts(event.get(name))
+        if name in WHOLE
+        else isinstance(event.get(name), int | float) or str(broken.get(name)) in ("nan", "inf", "-inf")
         for name in NUMBERS.get(kind, ())
     )
+
+
+def _counts(value: object) -> bool:
+    try:
+        step_number(value)
+    except ValueError:
+        return False
+    return True
 
 
 def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> StepValues:
@@ -123,4 +136,4 @@ def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> Step
     A resumed run may have recorded a step twice. The later event is the one that counts.
     """
     own = (one for one in events if one.get("event") == kind)
-    return StepValues((int(str(one["step"])), float(str(restored(one)[key]))) for one in own)
+    return StepValues((step_number(one["step"]), float(str(restored(one)[key]))) for one in own)

@@ -6,6 +6,21 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
+MOST = 2**53
+"""No number of a step reaches it; below it every whole number has a float."""
+
+
+def step_number(value: object) -> int:
+    """The number of a step as a log has it, or another count. A program that has rewritten the log may have made `3.0`
+    of `3`.
+
+    Raises:
+        ValueError: it is no whole number of a step.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST or value != int(value):
+        raise ValueError(f"{value!r} is no number of a step")
+    return int(value)
+
 
 class StepValues(Mapping[int, float]):
     """A number by the step that it was told of, in the order of the steps.

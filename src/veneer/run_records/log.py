@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.events import Level
+from veneer.step_values import step_number
 from veneer.strict_json import restored
 
 COLUMNS = ("loss", "grad_norm", "learning_rate", "tokens", "supervised", "seconds", "memory_mb", "epoch", "time")
@@ -233,7 +234,9 @@ class RunLog:
             case "Evaluated":
                 by = str(values.get("best_by", "loss"))  # versions without it knew the loss alone
                 value = None if by == "loss" else float(values["metrics"][by])
-                found = EvaluatedStep(int(values["step"]), float(values["loss"]), bool(values["best"]), by, value, time)
+                found = EvaluatedStep(
+                    step_number(values["step"]), float(values["loss"]), bool(values["best"]), by, value, time
+                )
                 while self.evaluations and self.evaluations[-1].step >= found.step:
                     self.evaluations.pop()
                 self.evaluations.append(found)
@@ -242,9 +245,9 @@ class RunLog:
             case "AnswersJudged":
                 self._take_judged(values)
             case "CheckpointSaved":
-                self.checkpoints.append(int(values["step"]))
+                self.checkpoints.append(step_number(values["step"]))
             case "StepSkipped":
-                self.skipped.append(int(values["step"]))
+                self.skipped.append(step_number(values["step"]))
                 self._say(time, Level.WARNING, f"step {values['step']} was left out: {values['reason']}")
             case "MicroBatchHalved":
                 smaller = f"micro-batches of {values['tokens']:,} tokens from here on"
@@ -255,7 +258,7 @@ class RunLog:
                 self.end = dict(values)
 
     def _take_step(self, values: Mapping[str, Any], time: float) -> None:
-        step = int(values["step"])
+        step = step_number(values["step"])
         told = {**values, "time": time}
         row = [_figure(told[name]) if name in FIGURES else float(told[name]) for name in COLUMNS]
         metrics = {str(name): float(value) for name, value in dict(values.get("metrics") or {}).items()}
@@ -271,7 +274,7 @@ class RunLog:
 
     def _take_samples(self, values: Mapping[str, Any]) -> None:
         found = SampledStep(
-            int(values["step"]), list(map(str, values["prompts"])), list(map(str, values["answers"])),
+            step_number(values["step"]), list(map(str, values["prompts"])), list(map(str, values["answers"])),
             bool(values["cut_short"]),
         )  # fmt: skip
         self.samples = [*(one for one in self.samples if one.step < found.step), found][-MOST_SAMPLES:]
@@ -279,7 +282,7 @@ class RunLog:
     def _take_judged(self, values: Mapping[str, Any]) -> None:
         prompts, shown, failed = (list(map(str, values[key])) for key in ("prompts", "shown", "failed"))
         found = JudgedStep(
-            int(values["step"]), int(values["answers"]), int(values["tokens"]), failed, prompts, shown,
+            step_number(values["step"]), int(values["answers"]), int(values["tokens"]), failed, prompts, shown,
             list(map(float, values["rewards"])),
         )  # fmt: skip
         while self.judged and (self.judged[-1].step >= found.step or not self._on_grid(self.judged[-1])):
@@ -298,7 +301,7 @@ class RunLog:
         rate, planned = values.get("learning_rate"), ("planned_memory_mb", "planned_seconds")
         start["learning_rate"] = None if rate is None else float(rate)
         start |= {name: None if values.get(name) is None else _figure(values[name]) for name in planned}
-        self._cut(int(values["resumed_at"]))
+        self._cut(step_number(values["resumed_at"]))
         self.start, self.end = start, {}
         self.first_start = self.first_start or self.start
 
