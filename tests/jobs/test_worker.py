@@ -312,6 +312,29 @@ time.sleep(60)
     assert asked.exists()
 
 
+def test_a_job_whose_worker_was_killed_and_whose_folder_was_deleted_ends_and_the_next_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, store = queue_of(tmp_path), SqliteStore(tmp_path)
+    left, waiting = played(queue, 2), played(queue, 2)
+    gone = Worker(tmp_path, store, "cuda:7")
+    claimed = store.claim(gone.owner, gone.device, lambda one: None, gone._start)
+    assert claimed is not None
+    assert claimed.id == left.id
+    worker = Worker(tmp_path, store, command=[sys.executable, "-S", str(PLAY)])
+    monkeypatch.setattr("veneer.jobs.worker.ABANDONED_SECONDS", 0.0)
+    # The folder goes after the worker's own look at its start.
+    monkeypatch.setattr(SqliteStore, "reconcile", lambda store: shutil.rmtree(tmp_path / left.id))
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    try:
+        assert becomes(queue, left, JobStatus.FAILED).error == DELETED
+        becomes(queue, waiting, JobStatus.SUCCEEDED)
+    finally:
+        worker.stop.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_job_of_a_device_that_has_no_worker_any_more_goes_on_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool

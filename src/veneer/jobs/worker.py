@@ -140,6 +140,10 @@ class Worker:
     def _carry_out(self, job: Job) -> None:
         """See a job through until its process has ended, and say what becomes of it."""
         folder = JobFolder(self.root / job.id)
+        if folder.lost() and folder.deleted():
+            # Its worker was killed, and then its folder deleted: there is nothing to lock or to go on with.
+            self._persistently(lambda: self._judge(job.id, folder, code=None, asked=False))
+            return
         with job_lock(folder) as held:
             process: JobProcess
             if held is None:
