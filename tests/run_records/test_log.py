@@ -100,7 +100,7 @@ def test_torn_lines_and_foreign_ones_are_passed_over(tmp_path: Path) -> None:
         ("RunStarted", {"time": "now"}),
         ("RunStarted", {"learning_rate": "high"}),
         ("RunStarted", {"planned_seconds": math.nan}),
-        *(("StepDone", {"step": step}) for step in (1e999, 10**30)),
+        *(("StepDone", {"step": step}) for step in (1e999, 10**30, 1.5, True)),
         *(("StepDone", {name: math.nan}) for name in ("tokens", "seconds", "memory_mb")),
         ("StepDone", {"time": 1e30}),
         ("StepDone", {"metrics": [1]}),

@@ -191,7 +191,7 @@ def _finding(found: Found, report: LintReport) -> Text:
     text.append(f" ({count_of(count, 'row')}): rows that {rule.summary}\n")
     causes = _by_detail(found)
     for detail, rows in list(causes.items())[:SHOWN]:
-        text.append(f"    {report.facts.where(rows[0])}: {visible(detail)}\n")
+        text.append(visible(f"    {report.facts.where(rows[0])}: {detail}\n"))
         if len(rows) > 1:
             text.append(f"        … and {_listed(rows[1:], report)}\n", style="dim")
     shown = {row for rows in list(causes.values())[:SHOWN] for row in rows}
