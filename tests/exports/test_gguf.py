@@ -106,6 +106,20 @@ def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_p
     assert gap_to(base, tmp_path / "out" / MODEL_FILE, [5, 40, 77, 120]) > 0.1
 
 
+@pytest.mark.parametrize("target", [Target.GGUF, Target.GGUF_ADAPTER])
+def test_what_ends_an_answer_beside_eos_ends_it_in_the_file(target: Target, tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reader")
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    _, adapter = adapter_on(base, tmp_path / "adapter")
+    record = export(adapter, tmp_path / "out", to=target, quant="f32", compute=FLOAT32)
+    assert record.parity is not None
+    assert record.parity.readers[-1].reader == "llama.cpp"
+    if target is Target.GGUF:
+        assert open_checkpoint(tmp_path / "out" / MODEL_FILE).generation_config == {"eos_token_id": [0, 2, 7]}
+
+
 MERGED: dict[str, dict[str, Any]] = {
     "dora": {"variant": Variant.DORA},
     "a head apart": {"target_modules": ("lm_head", "q_proj")},

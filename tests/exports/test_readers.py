@@ -15,6 +15,10 @@ from veneer.exports.certificate import Threshold, compare
 from veneer.exports.prompts import chosen
 from veneer.exports.readers import Reader, peft_folder, quiet, transformers_folder, veneer_folder
 from veneer.exports.veneer_reader import folder, reference
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.gguf.encode import Quant
+from veneer.io.gguf.model import needed
+from veneer.io.gguf.model import write_model as write_gguf
 
 CPU = torch.device("cpu")
 LIMIT = Threshold(gap=1e-3, divergence=1e-6, tensor=0.0)
@@ -53,6 +57,21 @@ def test_a_reader_that_ends_answers_otherwise_is_seen(assistant: Assistant, tiny
     assert found.stop_ids == live.stop_ids
     assert found.vocabulary == live.vocabulary
     assert compare(live, replace(found, stop_ids=frozenset({1})), LIMIT, [""] * 5).problems[0].startswith("ending: ")
+
+
+@pytest.mark.parametrize("ends", [(), (7,)])
+def test_an_end_that_a_gguf_file_does_not_name_is_lost(
+    ends: tuple[int, ...], assistant: Assistant, tiny_model: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(tiny_model)
+    tensors = ((name, checkpoint.read(name, torch.float32)) for name in needed(checkpoint.config))
+    file = tmp_path / "m.gguf"
+    write_gguf(file, checkpoint.config, assistant.tokenizer, tensors, Quant.F32, ends=ends)
+    # An id without a token can never be said, and is no loss.
+    live = replace(assistant, stop_ids=frozenset({2, 7, 999_999}))
+    problems = problems_of(veneer_folder(file, CPU), live)
+    lost = "ending: the tokens [7] end an answer no more, by the export's files [0, 2, 999999] do"
+    assert problems == (() if ends else (lost,))
 
 
 def test_what_transformers_cannot_open_is_an_error_that_names_the_folder(

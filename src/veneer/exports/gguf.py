@@ -11,6 +11,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.assistant.assistant import make_assistant
+from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.errors import ConfigError, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
@@ -82,14 +83,22 @@ def write_gguf(
     """
     tokenizer = source.tokenizer or source.checkpoint.tokenizer()
     tensors = ((tensor, values) for tensor, values, _ in merged_tensors(source))
-    return write_model(path, merged_config(source), tokenizer, tensors, quant, name=name, progress=progress)
+    ends = _ends(source.checkpoint, tokenizer)
+    return write_model(path, merged_config(source), tokenizer, tensors, quant, name=name, ends=ends, progress=progress)
 
 
 def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant, *, name: str = "") -> WrittenGguf:
     """Write a model without an adapter; as `write_gguf`. What its files hold quantised is decoded."""
     read = ModelTensors(checkpoint).read
     tensors = ((tensor, read(tensor, torch.float32)) for tensor in needed(checkpoint.config))
-    return write_model(path, checkpoint.config, checkpoint.tokenizer(), tensors, quant, name=name)
+    tokenizer = checkpoint.tokenizer()
+    ends = _ends(checkpoint, tokenizer)
+    return write_model(path, checkpoint.config, tokenizer, tensors, quant, name=name, ends=ends)
+
+
+def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end an answer of the live model."""
+    return stop_tokens(tokenizer, checkpoint.generation_config, Encoder(tokenizer, template_of(tokenizer)))
 
 
 # ------------------------------------------------------------------------------------------------- the kind of export
@@ -137,7 +146,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     file = folder / MODEL_FILE
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     config, tokenizer = merged_config(source), source.tokenizer or inputs.checkpoint.tokenizer()
-    types = _types(config, quant)
+    types, ends = _types(config, quant), _ends(inputs.checkpoint, tokenizer)
     readers: list[Reader] = [veneer_folder(file, inputs.device)]
     if runner.available():
         readers.append(llama_cpp(file))
@@ -157,7 +166,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         readers=tuple(readers),
         tensors=lambda: _expected(source, config, quant),
         found=lambda: _found(file),
-        settings=lambda: _settings(folder, config, tokenizer, quant),
+        settings=lambda: _settings(folder, metadata(config, tokenizer, quant, ends), config, tokenizer),
         merged=None if exact else lambda: model_of(expected(merged_in_memory(source)), inputs.device),
         expected=None if exact else lambda: model_of(expected(_found(file)), inputs.device),
         rounded=rounded if rounds(types, source.model.spec.activation) else None,
@@ -178,10 +187,12 @@ def settings_of(file: Path, expected: Mapping[str, Value]) -> Iterator[str]:
     yield from differences(expected, {key: value for key, value in found.items() if key not in FREE_KEYS})
 
 
-def _settings(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant) -> Iterator[str]:
+def _settings(
+    folder: Path, expected: Mapping[str, Value], config: Mapping[str, Any], tokenizer: Tokenizer
+) -> Iterator[str]:
     """Metadata, rope divisors, which are tensors of the file and none of the model, and Modelfile."""
     file = folder / MODEL_FILE
-    yield from settings_of(file, metadata(config, tokenizer, quant))
+    yield from settings_of(file, expected)
     yield from differences(divisors(config), read_divisors(file, read_header(file)))
     yield from text_differences(modelfile(tokenizer, f"./{MODEL_FILE}"), folder / MODELFILE)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from veneer.data.chat import Encoder, stop_tokens, template_of
+from veneer.data.chat import Encoder, stop_tokens, template_of, token_ids
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
@@ -24,6 +24,7 @@ from veneer.exports.llama_cpp import LlamaCpp, opened
 from veneer.exports.prompts import Prompt
 from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.protocol import Checkpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 TRANSFORMERS, PEFT = "transformers", "peft"
@@ -44,8 +45,7 @@ def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.A
 
     def read(asked: ReaderInput) -> ReaderOutput:
         found = own(folder(path, device, backend), asked)
-        # A GGUF file names one end of text; llama.cpp knows others by their spelling, and is asked itself.
-        return found if path.is_dir() else replace(found, stop_ids=None)
+        return found if path.is_dir() else replace(found, stop_ids=_file_ends(open_checkpoint(path), asked))
 
     return Reader("veneer", read)
 
@@ -57,7 +57,8 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
         # No more than is needed: llama.cpp chooses the factors of LongRoPE by the context, where the model's own
         # definition takes the length of the text.
         context = asked.prompts.longest + 1
-        tokenizer = open_checkpoint(model).tokenizer()
+        checkpoint = open_checkpoint(model)
+        tokenizer = checkpoint.tokenizer()
         with opened(model, adapter=adapter, context=context, threads=torch.get_num_threads()) as server:
             renderings = tuple(_written(server, tokenizer, prompt) for prompt in asked.prompts.prompts)
             ids = tuple(tuple(server.tokenize(text)) for text in asked.texts)
@@ -65,9 +66,19 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
                 server.continued(prompt.tokens, asked.prompts.new_tokens, top=LISTED)
                 for prompt in asked.prompts.prompts
             )
-        return ReaderOutput("llama.cpp", renderings, ids, answers)
+        return ReaderOutput("llama.cpp", renderings, ids, answers, stop_ids=_file_ends(checkpoint, asked))
 
     return Reader("llama.cpp", read, rounds=True)
+
+
+def _file_ends(checkpoint: Checkpoint, asked: ReaderInput) -> frozenset[int]:
+    """What ends an answer by a GGUF file, as llama.cpp reads it, and without a look at the template.
+
+    Ids without a token that the base's own settings name can never be said: they are no loss.
+    """
+    rows = checkpoint.config["vocab_size"]
+    never_said = {token for token in asked.stop_ids if not 0 <= token < rows}
+    return frozenset(token_ids(checkpoint.generation_config.get("eos_token_id")) | never_said)
 
 
 def _written(server: LlamaCpp, tokenizer: Tokenizer, prompt: Prompt) -> str | None:

@@ -34,7 +34,7 @@ def test_smollm2_configuration() -> None:
         "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
     }  # fmt: skip
     assert LlamaConfig(**model.config).head_dim == 64
-    assert model.generation_config == {}
+    assert model.generation_config == {"eos_token_id": [0, 2]}
     assert model.files() == [smollm2_gguf()]
 
 

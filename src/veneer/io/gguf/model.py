@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def write_model(
     quant: Quant,
     *,
     name: str = "",
+    ends: Collection[int] = (),
     progress: Callable[[str], None] = lambda name: None,
 ) -> WrittenGguf:
     """Write one model, holding one tensor at a time.
@@ -61,6 +62,7 @@ def write_model(
             left out.
         quant: the format of the matrices.
         name: the model's name, for people. It is changed where llama.cpp would cut texts otherwise for it.
+        ends: ids that end an answer, besides the tokenizer's end of text.
         progress: called with the Hugging Face name of every tensor.
 
     Raises:
@@ -68,7 +70,7 @@ def write_model(
         OutputError: the file cannot be written.
     """
     described = describe(config)
-    vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]))
+    vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]), ends)
     values = _values(described, quant, stripping_name(name, tokenizer)) | dict(vocabulary.values)
     plan = _plan(described, quant, values)
     notes = [*described.notes, *vocabulary.notes, *_narrowed(plan, quant, described)]
@@ -97,10 +99,12 @@ def plan_kinds(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
     return {name: planned.kind.name for name, planned in _plan(described, quant, _values(described, quant, "")).items()}
 
 
-def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant) -> dict[str, Value]:
+def metadata(
+    config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant, ends: Collection[int] = ()
+) -> dict[str, Value]:
     """Return what `write_model` writes beside tensors and the model's name. Raises ModelError as it does."""
     described = describe(config)
-    vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]))
+    vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]), ends)
     return _values(described, quant, "") | dict(vocabulary.values)
 
 

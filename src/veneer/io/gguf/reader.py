@@ -26,6 +26,7 @@ from veneer.bounds import check_numbers
 from veneer.errors import ModelError, listing
 from veneer.io.finite import check_finite
 from veneer.io.gguf.config import family_in, read_config
+from veneer.io.gguf.ends import read_ends
 from veneer.io.gguf.families import Family
 from veneer.io.gguf.header import GgufHeader, TensorInfo, read_header
 from veneer.io.gguf.metadata import Metadata
@@ -90,7 +91,7 @@ class GgufCheckpoint:
         metadata = Metadata(self.path, self.header.metadata, family.architecture)
         self.config: Mapping[str, Any] = read_config(family, metadata, self.header)
         check_numbers(self.config)
-        self.generation_config: Mapping[str, Any] = {}
+        self.generation_config: Mapping[str, Any] = {"eos_token_id": read_ends(metadata)}
         self.stored: Mapping[str, StoredFormat] = {}  # none is in a format of bitsandbytes
         self._entries = _entries(self.path, self.header, family, self.config)
         self.blocks: Mapping[str, BlockTensor] = {

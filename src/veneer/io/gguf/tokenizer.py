@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from veneer.errors import ModelError, listing, nearest
+from veneer.io.gguf.ends import ENDS
 from veneer.io.gguf.stripping import KEEPING, NAME, strips
 from veneer.io.post_processor import surround
 from veneer.io.tokenizer import Tokenizer, finish
@@ -31,15 +32,6 @@ MERGES = 1 << 21
 """The most merges that scores may stand for. Gemma 3's 262,000 tokens have 515,000."""
 MERGED = 1 << 25
 """The most characters of all these merges together, which is what they take in memory."""
-
-ENDS = frozenset(
-    [
-        "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<turn|>", "<end_of_turn>", "<end_of_utterance>",
-        "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<|return|>",
-        "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>",
-    ]
-)  # fmt: skip
-"""The tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them."""
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _CONTRACTION = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
@@ -183,13 +175,13 @@ class _Reader:
             )
 
     def named(self, role: str) -> str | None:
-        """Return the text of the token with a role, or None if the file names none."""
+        """Return the text of the token with a role, or None if the file names none, or one that is never used."""
         index = self.metadata.get(f"tokenizer.ggml.{role}_token_id")
         if index is None:
             return None
         if type(index) is not int or not 0 <= index < len(self.tokens):
             raise ModelError(f"{self.source}: tokenizer.ggml.{role}_token_id is {index!r}, not a token's number.")
-        return self.tokens[index]
+        return None if self.types[index] == UNUSED else self.tokens[index]
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.metadata.get(f"tokenizer.ggml.{name}", default)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken
 
 from veneer.errors import ModelError, listing
+from veneer.io.gguf.ends import write_ends
 from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.stripping import strip_notes
 from veneer.io.gguf.tokenizer import (
@@ -89,16 +90,17 @@ class Vocabulary:
     notes: tuple[str, ...]
 
 
-def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
+def write_vocabulary(tokenizer: Tokenizer, rows: int, ends: Collection[int] = ()) -> Vocabulary:
     """Make the metadata of a tokenizer.
 
     Args:
         tokenizer: any tokenizer.
         rows: how many rows the embedding has; ids beyond the tokenizer's own get tokens that are never used.
+        ends: ids that end an answer, besides the tokenizer's end of text.
 
     Raises:
-        ModelError: GGUF has no form for the tokenizer, llama.cpp would cut texts in another way, or there are more
-            tokens than rows.
+        ModelError: GGUF has no form for the tokenizer, llama.cpp would cut texts in another way or not end answers at
+            all of `ends`, or there are more tokens than rows.
     """
     if tokenizer.vocab_size > rows:
         raise ModelError(f"the tokenizer has {tokenizer.vocab_size} tokens and the embedding {rows} rows")
@@ -117,7 +119,7 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
             "the tokenizer puts a space before a text that begins with no control token; llama.cpp will not, so begin "
             "such texts with one (conversations begin with a control token and are the same)"
         )
-    values |= {"tokens": tokens, "token_type": types, **_roles(tokenizer)}
+    values |= {"tokens": tokens, "token_type": types, **_roles(tokenizer, tokens, types, ends)}
     named: dict[str, Value] = {f"{_PREFIX}{name}": value for name, value in values.items()}
     if tokenizer.chat_template is not None:
         named["tokenizer.chat_template"] = tokenizer.chat_template
@@ -156,14 +158,21 @@ def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[l
     return tokens, types
 
 
-def _roles(tokenizer: Tokenizer) -> dict[str, Value]:
+def _roles(
+    tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int], ends: Collection[int]
+) -> dict[str, Value]:
     """Return the special ids, and what is put around a text."""
-    values: dict[str, Value] = {}
-    names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
-    for role, name in zip(("bos", "eos", "unknown", "padding"), names, strict=True):
+    template = tokenizer.chat_template or ""
+    unused = next((index for index, kind in enumerate(types) if kind == UNUSED), None)
+    values = write_ends(tokens, ends, eos=tokenizer.eos_id, unused=unused, eos_written="eos_token" in template)
+    names = (tokenizer.bos_token, tokenizer.unk_token, tokenizer.pad_token)
+    for role, name in zip(("bos", "unknown", "padding"), names, strict=True):
         index = None if name is None else tokenizer.backend.token_to_id(name)
         if index is not None:
             values[f"{role}_token_id"] = index
+    if "bos_token_id" not in values and unused is not None and "bos_token" in template:
+        # llama.cpp would write the text of token 11 (SentencePiece: 1). That of an unused token is empty.
+        values["bos_token_id"] = unused
     plain = tokenizer.encode("a")
     around = tokenizer.encode("a", add_special_tokens=True)
     begin = [tokenizer.bos_id] if tokenizer.add_bos else []
