@@ -382,12 +382,17 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], na
         if isinstance(content, str) and content not in listed:
             listed.add(content)
             wanted.append(AddedToken(content, special=True, normalized=False))
-    for token in wanted:
-        if token.special:
-            backend.add_special_tokens([token])
-        else:
-            backend.add_tokens([token])
+    add_all(backend, wanted)
     return bool(wanted)
+
+
+def add_all(backend: tokenizers.Tokenizer, tokens: list[AddedToken]) -> None:
+    """Add tokens of either kind, in this order.
+
+    It is one call, because the library builds its matcher of all added tokens anew in each: 6,400 calls take half a
+    minute.
+    """
+    backend.add_tokens(tokens)
 
 
 def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:

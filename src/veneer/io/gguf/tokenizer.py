@@ -21,7 +21,7 @@ from veneer.errors import ModelError, listing, nearest
 from veneer.io.gguf.ends import ENDS
 from veneer.io.gguf.stripping import KEEPING, NAME, strips
 from veneer.io.post_processor import surround
-from veneer.io.tokenizer import Tokenizer, finish
+from veneer.io.tokenizer import Tokenizer, add_all, finish
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
@@ -121,13 +121,15 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
             f"{source} has the tokenizer model {kind!r}; only 'gpt2' (byte-level BPE) and 'llama' are read."
         )
     taken = strips(metadata.get(NAME), reader.tokens)
-    for token, token_type in zip(reader.tokens, reader.types, strict=True):
-        # These tokens are found in the raw text, as in llama.cpp.
-        rstrip = taken and token not in KEEPING
-        if token_type in (CONTROL, UNKNOWN):
-            backend.add_special_tokens([AddedToken(token, special=True, normalized=False, rstrip=rstrip)])
-        elif token_type == USER_DEFINED:
-            backend.add_tokens([AddedToken(token, special=False, normalized=False, rstrip=rstrip)])
+    # These tokens are found in the raw text, as in llama.cpp.
+    add_all(
+        backend,
+        [
+            AddedToken(token, special=kind != USER_DEFINED, normalized=False, rstrip=taken and token not in KEEPING)
+            for token, kind in zip(reader.tokens, reader.types, strict=True)
+            if kind in (CONTROL, UNKNOWN, USER_DEFINED)
+        ],
+    )
     names = {
         "bos_token": reader.named("bos"),
         "eos_token": reader.named("eos"),
