@@ -24,7 +24,7 @@ from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
 from veneer.io.files import atomic_folder, folder_place, make_output_folder
-from veneer.io.model_files import DTYPES, recorded_dtype, save_model
+from veneer.io.model_files import DTYPES, own_dtype, save_model
 from veneer.io.places import look
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
@@ -82,7 +82,7 @@ def quantize(
         output: the directory to make; it must not hold anything.
         quant: scheme, block, double quantisation, and layers to leave dense; embedding, norms and head always are.
         dtype: of what stays dense, and of the weights before they are quantised: `auto` (as the model's configuration
-            says, else bfloat16), `bfloat16`, `float16` or `float32`.
+            or else its files say; bfloat16 for a quantised GGUF file), `bfloat16`, `float16` or `float32`.
         revision: branch, tag or commit of a hub id.
         subscribers: called with every event: how far it is, and what was written.
 
@@ -194,7 +194,7 @@ def refuse_packing(spec: DecoderSpec) -> None:
 
 def _dtype(checkpoint: Checkpoint, name: str) -> torch.dtype:
     if name == "auto":
-        return recorded_dtype(checkpoint.config) or torch.bfloat16
+        return own_dtype(checkpoint)
     return DTYPES[name]
 
 

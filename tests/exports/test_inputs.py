@@ -45,8 +45,6 @@ def test_weights_are_written_in_what_is_asked_else_as_the_base_is_stored(tiny_mo
     checkpoint = open_checkpoint(tiny_model)
     assert stored_dtype(StoredDtype.FLOAT16, checkpoint) is torch.float16
     assert stored_dtype(StoredDtype.AUTO, checkpoint) is torch.float32
-    checkpoint.config = {key: value for key, value in checkpoint.config.items() if "dtype" not in key}  # type: ignore[misc]
-    assert stored_dtype(StoredDtype.AUTO, checkpoint) is torch.bfloat16
 
 
 def test_a_dtype_is_named_without_its_library() -> None:

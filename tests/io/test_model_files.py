@@ -12,11 +12,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, Mamba2Config, Mamba2ForCausalLM
 
+from gguf_models import write_file
 from tiny import tree
 from tiny_models import documents, largest_difference, their_logits
 from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.io.model_files import DTYPES, recorded_dtype, save_model, save_settings, stream_files, stream_model
+from veneer.io.gguf.encode import Quant
+from veneer.io.model_files import (
+    DTYPES,
+    own_dtype,
+    recorded_dtype,
+    save_model,
+    save_settings,
+    stream_files,
+    stream_model,
+)
 from veneer.model.spec import spec_from_hf
 
 
@@ -165,3 +175,25 @@ def open_checkpoint_of(folder: Path, origin: Checkpoint) -> Checkpoint:
 )
 def test_the_recorded_dtype_is_read_under_both_of_its_names(config: dict[str, Any], dtype: torch.dtype | None) -> None:
     assert recorded_dtype(config) is dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_a_model_whose_configuration_names_no_dtype_keeps_that_of_its_weights(
+    dtype: torch.dtype, origin: Checkpoint, tiny_model: Path, tmp_path: Path
+) -> None:
+    save_model(tmp_path, tied(weights(tiny_model, 1.0, dtype)), origin)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if "dtype" not in k}))
+    assert own_dtype(open_checkpoint(tmp_path)) is dtype
+
+
+@pytest.mark.parametrize(
+    ("quant", "dtype"),
+    [("f32", torch.float32), ("f16", torch.float16), ("bf16", torch.bfloat16), ("q8_0", torch.bfloat16)],
+)
+def test_a_gguf_file_keeps_the_dtype_of_most_of_its_weights(
+    quant: str, dtype: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Its norms are float32 in any case."""
+    write_file(tmp_path / "m.gguf", open_checkpoint(tiny_model), tiny_model, Quant(quant))
+    assert own_dtype(open_checkpoint(tmp_path / "m.gguf")) is dtype

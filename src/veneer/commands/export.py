@@ -43,7 +43,7 @@ from veneer.commands.parameter_types import PATH
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="The number format of the weights of a merged model; auto takes that of the base model's files.",
+    help="The number format of a merged model's weights; auto takes that of the base's files (quantised: bfloat16).",
 )
 @click.option(
     "--quant",

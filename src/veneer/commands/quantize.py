@@ -31,7 +31,7 @@ from veneer.errors import ConfigError
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     default="auto",
     show_default=True,
-    help="The number format of what is not quantised; auto takes that of the model's files.",
+    help="The number format of what is not quantised; auto takes that of the model's files, or bfloat16.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str, as_json: bool) -> None:

@@ -23,7 +23,7 @@ from veneer.exports.tensors import ExpectedTensor, Tensors
 from veneer.exports.veneer_reader import ReaderInput
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
-from veneer.io.model_files import DTYPES, recorded_dtype
+from veneer.io.model_files import DTYPES, own_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,9 @@ def trained_how(
 
 
 def stored_dtype(dtype: StoredDtype, checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype to write in."""
+    """The dtype to write in. Raises ModelError if a file of the checkpoint is damaged."""
     if dtype is StoredDtype.AUTO:
-        return recorded_dtype(checkpoint.config) or torch.bfloat16
+        return own_dtype(checkpoint)
     return DTYPES[dtype.value]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.io.checkpoint import Checkpoint
+from veneer.io.checkpoint import Checkpoint, dtype_in_headers
 from veneer.io.experts import as_published
 from veneer.io.files import write_tensors, write_text
+from veneer.io.gguf.reader import dtype_in_gguf
 from veneer.io.prequantised import CONFIG_KEY, METHOD
 from veneer.io.stream import TensorWriter
 from veneer.io.tokenizer import Tokenizer
@@ -38,6 +39,23 @@ def decoded_when_read(config: Mapping[str, Any]) -> bool:
 def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
     """The dtype of the weights by config.json; None where it names none of `DTYPES`."""
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
+
+
+def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype in which a model's weights are written where none is asked for.
+
+    It is that of config.json, or else that of the weights in the files; of weights that are quantised it is bfloat16.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    recorded, files = recorded_dtype(checkpoint.config), checkpoint.files()
+    if recorded is not None:
+        return recorded
+    coded = checkpoint.stored or decoded_when_read(checkpoint.config)
+    ggufs = [file for file in files if file.suffix.lower() == ".gguf"]
+    found = None if coded else dtype_in_gguf(ggufs[0]) if ggufs else dtype_in_headers(files)
+    return found or torch.bfloat16
 
 
 def save_model(

@@ -10,6 +10,7 @@ little more.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -184,6 +185,18 @@ class GgufCheckpoint:
         if entry is None:
             raise ModelError(f"{self.path} has no tensor {name!r}; it has {len(self._entries)} others.")
         return entry
+
+
+def dtype_in_gguf(path: Path) -> torch.dtype | None:
+    """Return the dtype of most of a file's weights, or None if they are quantised. Raises ModelError as `read_header`.
+
+    Single tensors (norms, routers) are float32 in files of every type.
+    """
+    weights: Counter[Kind] = Counter()
+    for info in read_header(path).tensors.values():
+        weights[info.kind] += math.prod(info.shape)
+    ((kind, _),) = weights.most_common(1)
+    return FLOATS[kind][1] if kind in FLOATS else None
 
 
 def decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor:
