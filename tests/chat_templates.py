@@ -217,7 +217,7 @@ def tokenizer(name: str | None, family: str = "chatml") -> Tokenizer:
     bos, eos = BOS_EOS[family]
     names = {"bos_token": bos, "eos_token": eos, "pad_token": None, "unk_token": None}
     copy = tokenizers.Tokenizer.from_str(backend(family).to_str())
-    return finish(copy, names, None if name is None else TEMPLATES[name], {})
+    return finish(copy, names, {} if name is None else {"default": TEMPLATES[name]}, {})
 
 
 @functools.cache

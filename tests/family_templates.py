@@ -274,7 +274,7 @@ def tokenizer(name: str) -> Tokenizer:
     """veneer's tokenizer with the family's template."""
     family = FAMILIES[name]
     names = {"bos_token": family.bos, "eos_token": family.eos, "pad_token": None, "unk_token": None}
-    return finish(tokenizers.Tokenizer.from_str(backend(name).to_str()), names, family.template, {})
+    return finish(tokenizers.Tokenizer.from_str(backend(name).to_str()), names, {"default": family.template}, {})
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -322,6 +324,24 @@ def test_a_missing_generation_prompt_is_made_up_for() -> None:
     ids = encoder.prompt_tokens(record("u:Hi").messages)
     assert tokenizer.decode(ids, skip_special_tokens=False).endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert any("no generation prompt" in note for note in encoder.notes())
+
+
+def test_rows_with_tools_are_written_with_the_template_for_them() -> None:
+    """As transformers does; a template that goes through the tools takes conversations without them badly."""
+    plain = ct.tokenizer("chatml")
+    loop = plain.chat_template or ""
+    for_tools = "{% for tool in tools %}{{ tool['function']['name'] }}\n{% endfor %}" + loop
+    tokenizer = replace(plain, named_templates={"tool_use": for_tools})
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    asked = record("u:Hi", "a:Paris.", "u:And?", "a:Madrid")
+    with_tools = replace(asked, tools=({"type": "function", "function": {"name": "f"}},))
+    alone = encoder.encode(asked)
+    assert np.array_equal(alone.tokens, encode(asked, plain, template_of(plain)).tokens)
+    found = encoder.encode(with_tools)
+    assert tokenizer.decode(found.tokens.tolist(), skip_special_tokens=False).startswith("f\n<|im_start|>system\nYou")
+    assert trained(found, tokenizer) == trained(alone, tokenizer) == ["Paris.<|im_end|>", "Madrid<|im_end|>"]
+    prompt = tokenizer.decode(encoder.prompt_tokens(asked.messages[:1], ()), skip_special_tokens=False)
+    assert prompt.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_end_of_turn_id() -> None:

@@ -29,8 +29,10 @@ def model(path: Path) -> Path:
 def test_hub_ids_are_resolved_by_the_hub_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = model(tmp_path / "m")
     asked: list[tuple[str, str | None, list[str]]] = []
-    there = ["config.json", "model-1.safetensors", "tokenizer.json", "chat_template.jinja", "pytorch_model.bin", "m.py"]
+    there = ["config.json", "model-1.safetensors", "tokenizer.json", "chat_template.jinja"]
+    there += ["additional_chat_templates/tool_use.jinja", "pytorch_model.bin", "m.py"]
     again = ["original/model.safetensors", "consolidated.safetensors", "checkpoint-5/config.json"]
+    again += ["adapter/config.json", "assistant/model.safetensors"]
 
     def snapshot(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         found = filter_repo_objects(
@@ -43,7 +45,7 @@ def test_hub_ids_are_resolved_by_the_hub_library(tmp_path: Path, monkeypatch: py
     opened = open_checkpoint("owner/some.name", revision="v1")
     assert opened.source == "owner/some.name"
     assert asked[0][:2] == ("owner/some.name", "v1")
-    assert asked[0][2] == there[:4]
+    assert asked[0][2] == there[:5]
 
 
 def test_hub_failures_name_the_model_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_bias_that_the_configuration_does_not_promise_is_refused_unless_it_is_
 
 
 def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_sizes() -> None:
-    tokenizer = finish(chat_tokenizer(), {}, None, {})
+    tokenizer = finish(chat_tokenizer(), {}, {}, {})
     last = tokenizer.vocab_size - 1
     check_vocabulary(tokenizer, tokenizer.vocab_size, "m")
     with pytest.raises(ModelError, match=rf"of m has ids up to {last}, .* has {last} rows"):

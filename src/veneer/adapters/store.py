@@ -210,7 +210,9 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
     own = from_directory(directory)
     if own.vocab_size <= base.vocab_size:
         return base
-    return replace(own, chat_template=own.chat_template or base.chat_template)
+    if own.chat_template is not None or own.named_templates:
+        return own
+    return replace(own, chat_template=base.chat_template, named_templates=base.named_templates)
 
 
 def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> None:

@@ -59,20 +59,28 @@ class BoundedTemplate:
             missing is undefined there.
         specials: spellings of the tokenizer's special tokens, by which turns are told apart.
         day: the date that the template is told; None is the clock's time, at each rendering.
+        tool_source: the Jinja source for conversations with tools; None is the same.
 
     Raises:
-        TemplateRefused: `source` is far longer than any template; what else is wrong with it is found at its first use.
+        TemplateRefused: a source is far longer than any template; what else is wrong with it is found at its first use.
     """
 
     def __init__(
-        self, source: str, *, tokens: Mapping[str, str], specials: Sequence[str], day: date | None = None
+        self,
+        source: str,
+        *,
+        tokens: Mapping[str, str],
+        specials: Sequence[str],
+        day: date | None = None,
+        tool_source: str | None = None,
     ) -> None:
-        if len(source) > MAX_SOURCE:
-            raise TemplateRefused(f"the chat template has {len(source):,} characters; {MAX_SOURCE:,} are allowed")
+        longest = max(len(source), len(tool_source or ""))
+        if longest > MAX_SOURCE:
+            raise TemplateRefused(f"the chat template has {longest:,} characters; {MAX_SOURCE:,} are allowed")
         self.source = source
         told = None if day is None else day.isoformat()
-        self._child = _Child(wire.request("describe", source, dict(tokens), list(specials), told))
-        self._described: tuple[bool, Shape] | None = None
+        self._child = _Child(wire.request("describe", source, dict(tokens), list(specials), told, tool_source))
+        self._described: tuple[bool, Shape, Shape] | None = None
 
     def start(self) -> None:
         """Start the process, unless it runs, and do not wait for it.
@@ -95,6 +103,11 @@ class BoundedTemplate:
             TemplateRefused: the template cannot be used.
         """
         return self._describe()[1]
+
+    def shape_for(self, tools: Sequence[Mapping[str, Any]] | None) -> Shape:
+        """`shape` of conversations with these tools, for which there may be a template of their own."""
+        _, shape, tool_shape = self._describe()
+        return shape if tools is None else tool_shape
 
     def render(
         self,
@@ -151,12 +164,11 @@ class BoundedTemplate:
         """Give up conversations that were sent; their answers are dropped when they come."""
         self._child.forget(tickets)
 
-    def _describe(self) -> tuple[bool, Shape]:
+    def _describe(self) -> tuple[bool, Shape, Shape]:
         if self._described is None:
             answer = self._ask("describe")
-            end_token, closings, headers, opening, unprompted, question = answer["shape"]
-            shape = Shape(end_token, tuple(closings), tuple(headers), opening, unprompted, question)
-            self._described = answer["marks_generation"], shape
+            shape, tool_shape = map(_shape, answer["shapes"])
+            self._described = answer["marks_generation"], shape, tool_shape
         return self._described
 
     def _ask(self, verb: str, *arguments: Any) -> dict[str, Any]:
@@ -165,6 +177,11 @@ class BoundedTemplate:
         if "error" in answer:
             raise DataError(printable(answer["error"]))
         return answer
+
+
+def _shape(said: Sequence[Any]) -> Shape:
+    end_token, closings, headers, opening, unprompted, question = said
+    return Shape(end_token, tuple(closings), tuple(headers), opening, unprompted, question)
 
 
 _Answer = dict[str, Any] | list[tuple[str, list[Span]] | str]

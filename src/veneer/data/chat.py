@@ -165,7 +165,7 @@ class Encoder:
         check_messages(messages)
         chat = self._specials.guard(messages, tools)
         text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
-        text += self._template.shape.unprompted
+        text += self._template.shape_for(chat.tools).unprompted
         found, places, _, text = self._tokenise(text, chat.changed, (), where)
         return _untrained(found, where, text, places, chat.changed)
 
@@ -347,8 +347,8 @@ def new_template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
     return _bounded(*described)
 
 
-_Described = tuple[str, tuple[tuple[str, str], ...], tuple[str, ...], date | None]
-"""Source, named tokens, special tokens and date of a chat template."""
+_Described = tuple[str, str | None, tuple[tuple[str, str], ...], tuple[str, ...], date | None]
+"""Source, source for conversations with tools, named tokens, special tokens and date of a chat template."""
 
 
 def _described(tokenizer: Tokenizer) -> _Described | None:
@@ -362,13 +362,14 @@ def _described(tokenizer: Tokenizer) -> _Described | None:
         "unk_token": tokenizer.unk_token,
     }
     given = tuple((name, token) for name, token in tokens.items() if token is not None)
-    return tokenizer.chat_template, given, tuple(tokenizer.special_tokens), tokenizer.template_date
+    source, tools = tokenizer.chat_template, tokenizer.tool_template
+    return source, tools, given, tuple(tokenizer.special_tokens), tokenizer.template_date
 
 
 def _bounded(
-    source: str, tokens: tuple[tuple[str, str], ...], specials: tuple[str, ...], day: date | None
+    source: str, tools: str | None, named: tuple[tuple[str, str], ...], specials: tuple[str, ...], day: date | None
 ) -> BoundedTemplate:
-    return BoundedTemplate(source, tokens=dict(tokens), specials=specials, day=day)
+    return BoundedTemplate(source, tokens=dict(named), specials=specials, day=day, tool_source=tools)
 
 
 _template = lru_cache(maxsize=16)(_bounded)

@@ -23,7 +23,7 @@ from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.render_limits import MemoryLimit, TextBudget, TimeBudget
 from veneer.data.spans import TurnFinder
 from veneer.data.template import ChatTemplate
-from veneer.data.turn_shape import Span
+from veneer.data.turn_shape import Shape, Span
 from veneer.errors import DataError
 
 IDLE = 10.0
@@ -39,17 +39,29 @@ class Renderer:
         tokens: the named tokens that the template sees.
         specials: spellings of the tokenizer's special tokens.
         day: the date that the template is told, as `2026-12-31`; None is the clock's time.
+        tool_source: the Jinja source for conversations with tools; None is the same.
 
     Raises:
-        DataError: `source` is not a template.
+        DataError: a source is not a template.
     """
 
-    def __init__(self, source: str, tokens: dict[str, Any], specials: list[str], day: str | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        tokens: dict[str, Any],
+        specials: list[str],
+        day: str | None,
+        tool_source: str | None = None,
+    ) -> None:
         self._budget, self._written = TimeBudget(), TextBudget()
         self._budget.begin(0, 0)
         now = None if day is None else datetime.fromisoformat(day)
-        self._template = ChatTemplate(source, **tokens, now=now)
-        self._finder = TurnFinder(self._template, SpecialTokens(specials, {}))
+        known = SpecialTokens(specials, {})
+        self._template = self._tool_template = ChatTemplate(source, **tokens, now=now)
+        self._finder = self._tool_finder = TurnFinder(self._template, known)
+        if tool_source is not None:
+            self._tool_template = ChatTemplate(tool_source, **tokens, now=now)
+            self._tool_finder = TurnFinder(self._tool_template, known, tools=())
         self._budget.end()
 
     def answer(self, body: bytes) -> bytes:
@@ -70,7 +82,8 @@ class Renderer:
             (messages, tools, untrained), size = wire.unpacked(packed)
             self._budget.begin(len(messages), size)
             chat = GuardedChat(tuple(messages), None if tools is None else tuple(tools), changed=False)
-            found: tuple[str, list[Span]] | str = self._finder.find(chat, untrained)
+            finder = self._finder if tools is None else self._tool_finder
+            found: tuple[str, list[Span]] | str = finder.find(chat, untrained)
             self._written.spend(len(found[0]), size)
         except DataError as error:
             found = str(error)
@@ -81,25 +94,22 @@ class Renderer:
 
     def _render(self, size: int, messages: list[Any], tools: list[Any] | None, prompt: bool) -> dict[str, Any]:
         try:
-            text = self._template.render(messages, add_generation_prompt=prompt, tools=tools)
+            template = self._template if tools is None else self._tool_template
+            text = template.render(messages, add_generation_prompt=prompt, tools=tools)
             self._written.spend(len(text), size)
             return {"text": text}
         except DataError as error:
             return {"error": str(error)}
 
     def _describe(self) -> dict[str, Any]:
-        shape = self._finder.shape
         return {
             "marks_generation": self._template.marks_generation,
-            "shape": [
-                shape.end_token,
-                shape.closings,
-                shape.headers,
-                shape.opening,
-                shape.unprompted,
-                shape.question,
-            ],
+            "shapes": [_said(finder.shape) for finder in (self._finder, self._tool_finder)],
         }
+
+
+def _said(shape: Shape) -> list[Any]:
+    return [shape.end_token, shape.closings, shape.headers, shape.opening, shape.unprompted, shape.question]
 
 
 def serve() -> None:

@@ -15,7 +15,8 @@ A template that marks them (`{% generation %}`) decides. For all others:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.template import ChatTemplate
@@ -30,11 +31,20 @@ _UNMASKABLE = "the assistant's turns cannot be told apart in what this chat temp
 
 
 class TurnFinder:
-    """Renders conversations with one template and finds what trains in them."""
+    """Renders conversations with one template and finds what trains in them.
 
-    def __init__(self, template: ChatTemplate, specials: SpecialTokens) -> None:
+    Args:
+        template: the template.
+        specials: by which turns are told apart.
+        tools: of the probe; a template that is for conversations with tools alone wants at least a list without any.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
         self._template = template
         self._specials = specials
+        self._tools = tools
         self._shape: Shape | None = None
 
     @property
@@ -42,7 +52,7 @@ class TurnFinder:
         """The frame around turns, found by a probe that is rendered once."""
         if self._shape is None:
             try:
-                self._shape = _probe(self._template, self._specials)
+                self._shape = _probe(self._template, self._specials, self._tools)
             except DataError:
                 # It takes no plain conversation of two questions and answers: only prefixes can be relied on.
                 self._shape = Shape(None, (), (), "", "")
@@ -160,13 +170,13 @@ class TurnFinder:
         return found
 
 
-def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
+def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapping[str, Any]] | None) -> Shape:
     first = {"role": "user", "content": _USER[0]}
     chat = [first, {"role": "assistant", "content": _ANSWER[0]}]
     chat += [{"role": "user", "content": _USER[1]}, {"role": "assistant", "content": _ANSWER[1]}]
-    text = template.render(chat)
-    prompt = template.render([first], add_generation_prompt=True)
-    unprompted = template.render([first]) == prompt
+    text = template.render(chat, tools=tools)
+    prompt = template.render([first], add_generation_prompt=True, tools=tools)
+    unprompted = template.render([first], tools=tools) == prompt
     marks = [text.find(mark) for mark in (_USER[0], _ANSWER[0], _USER[1], _ANSWER[1])]
     if min(marks) < 0 or marks != sorted(marks) or _USER[0] not in prompt:
         # It prints contents in some other form (escaped, in capitals): only prefixes can be relied on.

@@ -17,9 +17,9 @@ SETTINGS = ("*.json", "*.jinja", "tokenizer.model")
 """The small files of a hub repository: a model's configuration and tokenizer."""
 ALL_FILES = (*SETTINGS, "*.safetensors")
 """Files that are downloaded from a hub repository: no pickles and no code."""
-LEFT_OUT = ("*/*", "consolidated*.safetensors")
+LEFT_OUT = ("[!a]*/*", "a[!d]*/*", "ad[!d]*/*", "consolidated*.safetensors")
 """Files that fit `ALL_FILES` and are left out: those of folders, and one maker's own copy of all weights. Both are the
-model once more."""
+model once more. The folder `additional_chat_templates` is none of these; such patterns know no other way to say so."""
 HUB_FOLDER = "models--"
 """What the folder of a model begins with in the hub's cache."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

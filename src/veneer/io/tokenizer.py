@@ -28,6 +28,7 @@ from tokenizers import AddedToken
 from veneer.errors import ModelError, OutputError, listing
 from veneer.io.post_processor import keep_white_space_in_offsets
 from veneer.io.tokenizer_bounds import check_bounds
+from veneer.io.tokenizer_files import DEFAULT, TOOL_USE, as_configured, chat_templates, object_in, text_in
 from veneer.strict_json import only_finite, to_text
 
 ALIAS_BASE = 0x100000
@@ -48,6 +49,7 @@ class Tokenizer:
 
     backend: tokenizers.Tokenizer
     chat_template: str | None = None
+    """The default one."""
     bos_token: str | None = None
     eos_token: str | None = None
     pad_token: str | None = None
@@ -59,6 +61,8 @@ class Tokenizer:
     template_date: date | None = None
     """The date that the chat template is told when it asks for the time; None is the clock's time. It is a matter of
     the one who asks: it is not saved, and no part of `digest`."""
+    named_templates: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Chat templates beside the default, by name. Conversations with tools are written with `tool_template`."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Content of tokenizer_config.json. `save` keeps its plain values."""
     original: str | None = field(default=None, repr=False)
@@ -78,6 +82,11 @@ class Tokenizer:
     def pad_id(self) -> int | None:
         """Id of `pad_token`, or None where there is none."""
         return None if self.pad_token is None else self.backend.token_to_id(self.pad_token)
+
+    @property
+    def tool_template(self) -> str | None:
+        """The chat template of conversations with tools, or None where it is the default."""
+        return self.named_templates.get(TOOL_USE)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -146,14 +155,15 @@ class Tokenizer:
             return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def digest(self) -> str:
-        """SHA-256 of what it does: its vocabulary and rules, its named tokens, and the chat template."""
-        named = [self.bos_token, self.eos_token, self.add_bos, self.chat_template]
+        """SHA-256 of what it does: its vocabulary and rules, its named tokens, and the chat templates."""
+        named: list[Any] = [self.bos_token, self.eos_token, self.add_bos, self.chat_template]
+        named += [dict(self.named_templates)] if self.named_templates else []
         return hashlib.sha256((self.backend.to_str() + to_text(named)).encode()).hexdigest()
 
     @property
     def asks_for_time(self) -> bool:
-        """Whether the chat template can ask for the time, so that what it writes changes with it."""
-        return "strftime_now" in (self.chat_template or "")
+        """Whether a chat template can ask for the time, so that what it writes changes with it."""
+        return any("strftime_now" in (one or "") for one in (self.chat_template, self.tool_template))
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
         """A copy with these texts as new tokens, after all others.
@@ -173,7 +183,7 @@ class Tokenizer:
         return replace(self, backend=backend, original=None)
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json (with the chat template), as AutoTokenizer reads them.
+        """Write tokenizer.json and tokenizer_config.json (with the chat templates), as AutoTokenizer reads them.
 
         Raises:
             OutputError: a file could not be written.
@@ -190,8 +200,9 @@ class Tokenizer:
                 config[name] = token
         for name in ("chat_template", "add_bos_token", "add_eos_token"):
             config.pop(name, None)
-        if self.chat_template is not None:
-            config["chat_template"] = self.chat_template
+        default = {} if self.chat_template is None else {DEFAULT: self.chat_template}
+        if templates := default | dict(self.named_templates):
+            config["chat_template"] = as_configured(templates)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             text = self.original if self.original is not None else self.backend.to_str(pretty=True)
@@ -255,9 +266,10 @@ def _named_tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
 def from_directory(path: Path) -> Tokenizer:
     """Read the tokenizer of a Hugging Face model directory.
 
-    Reads tokenizer.json and, where they are, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
-    chat_template.json. No code of the directory is run. What is put around a text is what tokenizer.json says: its
-    copies ``add_bos_token`` and ``add_eos_token`` in the configuration are ignored, as transformers 5 ignores them.
+    Reads tokenizer.json and, where they are, tokenizer_config.json, special_tokens_map.json, chat_template.jinja,
+    chat_template.json and additional_chat_templates. No code of the directory is run. What is put around a text is what
+    tokenizer.json says: its copies ``add_bos_token`` and ``add_eos_token`` in the configuration are ignored, as
+    transformers 5 ignores them.
 
     Raises:
         ModelError: tokenizer.json is missing, or one of the files is damaged.
@@ -267,20 +279,20 @@ def from_directory(path: Path) -> Tokenizer:
         slow = [name for name in ("tokenizer.model", "spiece.model", "vocab.json") if (path / name).is_file()]
         hint = f" It holds {slow[0]}: save the tokenizer once with transformers to convert it." if slow else ""
         raise ModelError(f"{path} has no tokenizer.json.{hint}")
-    text = _text(file)
+    text = text_in(file)
     backend = _parsed(text, str(file))
     with _library_refusals(str(file)):
         check_bounds(backend, str(file))
     backend.no_truncation()
     backend.no_padding()
-    config = _object(path / "tokenizer_config.json")
+    config = object_in(path / "tokenizer_config.json")
     names = _special_names(path, config)
     added = _declare_tokens(backend, config, names)
     keep_white_space_in_offsets(backend)
     tokenizer = finish(
         backend,
         {name: names.get(name) for name in _NAMED},
-        _chat_template(path, config),
+        chat_templates(path, config),
         config,
     )
     # Tokens that only tokenizer_config.json names are in the backend alone, so the file as read would lose them.
@@ -291,7 +303,7 @@ def from_directory(path: Path) -> Tokenizer:
 def finish(
     backend: tokenizers.Tokenizer,
     names: Mapping[str, str | None],
-    chat_template: str | None,
+    templates: Mapping[str, str],
     config: Mapping[str, Any],
 ) -> Tokenizer:
     """Make a `Tokenizer` from a complete backend, which also gives `add_bos` and `special_tokens`."""
@@ -300,7 +312,8 @@ def finish(
     around = _encoding(backend, "a", special=True).ids
     return Tokenizer(
         backend=backend,
-        chat_template=chat_template,
+        chat_template=templates.get(DEFAULT),
+        named_templates={name: template for name, template in templates.items() if name != DEFAULT},
         bos_token=bos,
         eos_token=names.get("eos_token"),
         pad_token=names.get("pad_token"),
@@ -339,7 +352,7 @@ def _encoding(backend: tokenizers.Tokenizer, text: str, *, special: bool) -> tok
 def _special_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Named special tokens. tokenizer_config.json comes before special_tokens_map.json."""
     names: dict[str, str] = {}
-    for source in (_object(path / "special_tokens_map.json"), config):
+    for source in (object_in(path / "special_tokens_map.json"), config):
         for name in (*_NAMED, *_OTHER_NAMED):
             value = source.get(name)
             if isinstance(value, dict):
@@ -393,39 +406,3 @@ def add_all(backend: tokenizers.Tokenizer, tokens: list[AddedToken]) -> None:
     minute.
     """
     backend.add_tokens(tokens)
-
-
-def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
-    """The chat template. A separate file comes before the configuration; of several templates the default is taken."""
-    if (path / "chat_template.jinja").is_file():
-        return _text(path / "chat_template.jinja")
-    value = _object(path / "chat_template.json").get("chat_template", config.get("chat_template"))
-    if isinstance(value, list):
-        value = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
-    if isinstance(value, dict):
-        value = value.get("default")
-    return value if isinstance(value, str) else None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{file} is not UTF-8 text.") from error
-
-
-def _object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`, or an empty one where there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(_text(file))
-        # Half a character (a lone surrogate), which an escape can spell, is none that a tokenizer can take.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
-    return value

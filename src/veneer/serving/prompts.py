@@ -129,12 +129,14 @@ class PromptEncoder:
     @cached_property
     def takes_tools(self) -> bool:
         """Whether the chat template does something with tools; another one would drop them in silence."""
-        return "tools" in (self._tokenizer.chat_template or "")
+        return self._tokenizer.tool_template is not None or "tools" in (self._tokenizer.chat_template or "")
 
     @cached_property
     def takes_calls(self) -> bool:
         """Whether the chat template writes calls of tools that stand in a conversation."""
-        return "tool_calls" in (self._tokenizer.chat_template or "")
+        return any(
+            "tool_calls" in (one or "") for one in (self._tokenizer.chat_template, self._tokenizer.tool_template)
+        )
 
     @cached_property
     def _most_characters(self) -> int:

@@ -14,8 +14,10 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from gguf_models import SIZES, saved_model
 from tiny import chat_tokenizer, write_model
 from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
+from veneer.data.chat import template_of
 from veneer.errors import ModelError
 from veneer.exports.llama_cpp import opened
+from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import needed
 from veneer.io.gguf.model import write_model as write_gguf
@@ -183,3 +185,23 @@ def test_a_pre_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> None
 def test_a_vocabulary_that_does_not_fit_is_refused(tokenizer: Path) -> None:
     with pytest.raises(ModelError, match="the embedding 299 rows"):
         write_vocabulary(from_directory(tokenizer), 299)
+
+
+def test_chat_templates_beside_the_default_are_in_the_file_as_llama_cpp_reads_them(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
+    loop = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    templates = {"default": loop, "tool_use": "TOOLS {{ tools[0]['function']['name'] }}\n" + loop, "rag": "R"}
+    listed = [{"name": name, "template": template} for name, template in templates.items()]
+    tokenizer = read(tmp_path / "tokenizer", byte_level_tokenizer(), eos_token="<|im_end|>", chat_template=listed)
+    _, checkpoint = saved_model(hf.LlamaConfig(**{**SIZES, "vocab_size": 608}), tmp_path / "model")
+    tensors = ((name, checkpoint.read(name, torch.float32)) for name in needed(checkpoint.config))
+    write_gguf(tmp_path / "m.gguf", checkpoint.config, tokenizer, tensors, Quant.F16)
+    back = open_checkpoint(tmp_path / "m.gguf").tokenizer()
+    assert {"default": back.chat_template, **back.named_templates} == templates
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
+    tools = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
+    written = template_of(back)
+    assert written is not None
+    with opened(tmp_path / "m.gguf", context=256) as server:
+        assert server.render(asked) == written.render(asked) == "user: hi\n"
+        assert server.render(asked, tools) == written.render(asked, tools=tools) == "TOOLS f\nuser: hi\n"

@@ -22,7 +22,10 @@ from veneer.io.gguf.ends import ENDS
 from veneer.io.gguf.stripping import KEEPING, NAME, strips
 from veneer.io.post_processor import surround
 from veneer.io.tokenizer import Tokenizer, add_all, finish
+from veneer.io.tokenizer_files import DEFAULT
 
+TEMPLATE = "tokenizer.chat_template"
+"""The key of the default chat template; others stand under this key, a dot and their name."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 LONGEST = 512
@@ -140,8 +143,16 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
     eos = names["eos_token"] if reader.flag("add_eos_token", False) else None
     if bos or eos:
         surround(backend, bos, eos)
-    template = metadata.get("tokenizer.chat_template")
-    return finish(backend, names, template if isinstance(template, str) else None, {})
+    return finish(backend, names, _templates(metadata), {})
+
+
+def _templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chat templates by name."""
+    values = {DEFAULT: metadata.get(TEMPLATE)}
+    values |= {
+        key.removeprefix(f"{TEMPLATE}."): value for key, value in metadata.items() if key.startswith(f"{TEMPLATE}.")
+    }
+    return {name: value for name, value in values.items() if isinstance(value, str)}
 
 
 class _Reader:

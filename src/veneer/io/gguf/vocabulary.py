@@ -24,6 +24,7 @@ from veneer.io.gguf.tokenizer import (
     CONTROL,
     NORMAL,
     PRE_TOKENIZERS,
+    TEMPLATE,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -121,10 +122,19 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int, ends: Collection[int] = ()
         )
     values |= {"tokens": tokens, "token_type": types, **_roles(tokenizer, tokens, types, ends)}
     named: dict[str, Value] = {f"{_PREFIX}{name}": value for name, value in values.items()}
-    if tokenizer.chat_template is not None:
-        named["tokenizer.chat_template"] = tokenizer.chat_template
+    named |= _templates(tokenizer)
     notes += [*_bos_note(tokenizer), *strip_notes(tokenizer), *_verify(tokenizer, named)]
     return Vocabulary(named, tuple(notes))
+
+
+def _templates(tokenizer: Tokenizer) -> dict[str, Value]:
+    """Return the chat templates: the default, and others with the list of their names, as llama.cpp's tools do."""
+    found: dict[str, Value] = {}
+    if tokenizer.chat_template is not None:
+        found[TEMPLATE] = tokenizer.chat_template
+    if tokenizer.named_templates:
+        found[f"{TEMPLATE}s"] = list(tokenizer.named_templates)
+    return found | {f"{TEMPLATE}.{name}": template for name, template in tokenizer.named_templates.items()}
 
 
 def _bos_note(tokenizer: Tokenizer) -> list[str]:
@@ -162,7 +172,7 @@ def _roles(
     tokenizer: Tokenizer, tokens: Sequence[str], types: Sequence[int], ends: Collection[int]
 ) -> dict[str, Value]:
     """Return the special ids, and what is put around a text."""
-    template = tokenizer.chat_template or ""
+    template = (tokenizer.chat_template or "") + (tokenizer.tool_template or "")
     unused = next((index for index, kind in enumerate(types) if kind == UNUSED), None)
     values = write_ends(tokens, ends, eos=tokenizer.eos_id, unused=unused, eos_written="eos_token" in template)
     names = (tokenizer.bos_token, tokenizer.unk_token, tokenizer.pad_token)

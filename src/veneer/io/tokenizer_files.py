@@ -1,0 +1,72 @@
+"""The text files beside tokenizer.json, and the chat templates in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import ModelError
+
+DEFAULT, TOOL_USE = "default", "tool_use"
+"""The names of the chat templates that are taken by themselves, as transformers does: the second one for conversations
+with tools, where it is there. Others have to be asked for by name, which nothing here does."""
+OTHERS = "additional_chat_templates"
+"""The folder of chat templates that have another name."""
+
+
+def chat_templates(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates of a model's directory by name; one without a name is the default.
+
+    Separate files come before the configuration, all together.
+
+    Args:
+        path: the directory.
+        config: content of its tokenizer_config.json.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    files = {file.name.removesuffix(".jinja"): file for file in sorted((path / OTHERS).glob("*.jinja"))}
+    if (path / "chat_template.jinja").is_file():
+        files = {DEFAULT: path / "chat_template.jinja", **files}
+    if files:
+        return {name: text_in(file) for name, file in files.items()}
+    value = object_in(path / "chat_template.json").get("chat_template", config.get("chat_template"))
+    if isinstance(value, list):
+        value = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
+    found = value if isinstance(value, dict) else {DEFAULT: value}
+    return {str(name): template for name, template in found.items() if isinstance(template, str)}
+
+
+def as_configured(templates: Mapping[str, str]) -> str | list[dict[str, str]]:
+    """What tokenizer_config.json says of chat templates: the default alone as a text, several as a list."""
+    if templates.keys() == {DEFAULT}:
+        return templates[DEFAULT]
+    return [{"name": name, "template": template} for name, template in templates.items()]
+
+
+def text_in(file: Path) -> str:
+    """The text of a file. Raises ModelError if it cannot be read."""
+    try:
+        return file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is not UTF-8 text.") from error
+
+
+def object_in(file: Path) -> dict[str, Any]:
+    """The JSON object in a file, or an empty one where there is no such file. Raises ModelError if it is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(text_in(file))
+        # Half a character (a lone surrogate), which an escape can spell, is none that a tokenizer can take.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
+    return value
