@@ -55,6 +55,8 @@ def test_a_default_system_message_is_kept(tmp_path: Path) -> None:
         "{{ messages | length }}" + TEMPLATE,
         "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}",
         "{{ raise_exception('no') }}",
+        TEMPLATE.replace("message['content']", "message['content'] | trim"),
+        TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1].lstrip('\n')"),
     ],
 )
 def test_a_template_that_does_more_is_left_out(template: str, tmp_path: Path) -> None:
@@ -81,3 +83,16 @@ def test_text_that_means_something_to_go_or_to_a_modelfile_is_printed_as_it_is(t
     template = go_template(frame)
     assert '"""' not in template
     assert template.startswith('{{ "\\"\\"\\"" }}{{ "{{" }} x }}')
+
+
+def test_a_brace_and_a_quote_do_not_run_into_what_stands_behind_them(tmp_path: Path) -> None:
+    """`{{{ .Content }}` is no Go, and four quotes end a Modelfile's text one too early."""
+    template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ '{' }}{{ m['content'] }}}\n{% endfor %}"
+        '{% if add_generation_prompt %}"{% endif %}'
+    )
+    frame = frame_of(templated(tmp_path, template))
+    assert frame is not None
+    written = go_template(frame)
+    assert '<user>{{ "{" }}{{ .Content }}}' in written
+    assert written.endswith('{{ end }}{{ end }}{{ "\\"" }}')

@@ -25,6 +25,14 @@ _CHECKED: tuple[tuple[str, ...], ...] = (
     (_USER, _ANSWER, _USER),
     (_USER, _ANSWER, _USER, _ANSWER, _USER),
 )
+_PLAIN_TEXT = "Xtext{}X"
+_CONTENTS: tuple[dict[str, str], ...] = (
+    {},
+    dict.fromkeys((_SYSTEM, _USER, _ANSWER), "\n Xtext{}X \n"),
+    {_ANSWER: "<think>\nXthoughtX\n</think>\n\nXtext{}X"},
+)
+"""What messages say by their role, where it is no `_PLAIN_TEXT`. Many templates trim contents (Llama 3, Gemma) or take
+the thoughts out of earlier answers (Qwen3), which no frame does."""
 _CHECKED_SYSTEM: tuple[tuple[str, ...], ...] = tuple((_SYSTEM, *roles) for roles in _CHECKED)
 
 
@@ -66,8 +74,10 @@ def frame_of(tokenizer: Tokenizer) -> Frame | None:
     return frame
 
 
-def _conversation(roles: Sequence[str]) -> list[dict[str, str]]:
-    return [{"role": role, "content": f"Xtext{index}X"} for index, role in enumerate(roles)]
+def _conversation(roles: Sequence[str], contents: Mapping[str, str] = _CONTENTS[0]) -> list[dict[str, str]]:
+    return [
+        {"role": role, "content": contents.get(role, _PLAIN_TEXT).format(index)} for index, role in enumerate(roles)
+    ]
 
 
 def _between(template: BoundedTemplate, roles: Sequence[str], *, prompt: bool = False) -> list[str] | None:
@@ -111,10 +121,8 @@ def _frame(template: BoundedTemplate, *, with_system: bool) -> Frame | None:
 
 
 def _holds(template: BoundedTemplate, frame: Frame, conversations: Sequence[Sequence[str]]) -> bool:
-    return all(
-        template.render(_conversation(roles), add_generation_prompt=True) == frame.render(_conversation(roles))
-        for roles in conversations
-    )
+    asked = [_conversation(roles, contents) for roles in conversations for contents in _CONTENTS]
+    return all(template.render(one, add_generation_prompt=True) == frame.render(one) for one in asked)
 
 
 def _without_start(text: str, start: str) -> str | None:
@@ -196,7 +204,12 @@ def go_template(frame: Frame, bos: str = "") -> str:
 
 def _plain(text: str) -> str:
     """Text that a Go template prints as it is, and that does not end a Modelfile's quotes."""
-    return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
+    text = text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
+    # A brace would belong to the action behind the text, and a quote to those at the template's end.
+    for last, written in (("{", '{{ "{" }}'), ('"', '{{ "\\"" }}')):
+        if text.endswith(last):
+            return text.removesuffix(last) + written
+    return text
 
 
 def _quoted(text: str) -> str:
