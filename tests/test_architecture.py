@@ -64,7 +64,7 @@ BROAD_EXCEPT = {
     "io/digests.py": 1,  # whatever fails on the thread is raised again where the digests are asked for
     "io/hub.py": 1,  # what the hub's library, its HTTP client and its storage raise has no base in common
     "io/pattern_probes.py": 1,  # the Rust library raises Exception itself for a part that is no pattern alone
-    "io/tokenizer_files.py": 1,  # the Rust library raises Exception itself for a damaged tokenizer.json
+    "io/tokenizer.py": 1,  # the Rust library raises Exception itself for a damaged tokenizer.json
     "rewards/child.py": 1,  # a stranger's function may raise anything; what it was is told
     "serving/slow_work.py": 1,  # whatever fails on a thread is raised again where its result is awaited
     "trackers/queue.py": 1,  # another's library may raise anything; it is told, and the run goes on

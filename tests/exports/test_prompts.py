@@ -42,13 +42,34 @@ def test_a_prompt_is_all_before_the_last_answer_as_the_reference_encodes_it(
     assert assistant.tokenizer.encode(f"{rendered}<|im_start|>assistant\n") == list(prompt.tokens)
 
 
+def test_a_prompt_never_ends_with_an_answer(assistant: Assistant, tmp_path: Path) -> None:
+    """llama.cpp takes that for the beginning of its own. Where only answers stand before, no text is compared."""
+    content = [
+        {"messages": [{"role": role, "content": "x"} for role in roles]}
+        for roles in (("user", "assistant", "assistant", "assistant"), ("assistant", "assistant"))
+    ]
+    question, answers = chosen(assistant, given(tmp_path, [*content]), 5, 16).prompts
+    assert question.messages == ({"role": "user", "content": "x"},)
+    assert answers.messages is None
+    assert assistant.tokenizer.decode(answers.tokens).startswith("assistant\nx")
+
+
+@pytest.mark.parametrize(("context", "longest"), [(None, 512 - 17), (64, 64 - 17), (4, 1)])
+def test_a_prompt_leaves_room_for_its_answer(
+    context: int | None, longest: int, assistant: Assistant, tmp_path: Path
+) -> None:
+    assert assistant.model.spec.max_positions == 512
+    (prompt,) = chosen(assistant, given(tmp_path, [{"text": "late " * 3 * LONGEST}]), 1, 16, context).prompts
+    assert len(prompt.tokens) == longest
+
+
 def test_as_many_rows_are_asked_as_the_limit_says_and_a_long_one_is_cut(assistant: Assistant, tmp_path: Path) -> None:
     content: list[object] = [*rows(5), {"text": "late " * 3 * LONGEST}]
     found = chosen(assistant, given(tmp_path, content), 3, 16)
     assert [prompt.where.rpartition(":")[2] for prompt in found.prompts] == ["1", "2", "3"]
     found = chosen(assistant, given(tmp_path, content), 6, 16)
-    assert (len(found.prompts[5].tokens), found.prompts[5].messages) == (LONGEST, None)
-    assert found.longest == LONGEST + 16
+    assert (len(found.prompts[5].tokens), found.prompts[5].messages) == (512 - 17, None)
+    assert found.longest == 512 - 1
     assert len(set(found.texts)) == len(found.texts)
 
 

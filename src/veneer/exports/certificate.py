@@ -70,6 +70,8 @@ class ReaderOutput:
     """Every token with its id; None where the program does not tell."""
     stop_ids: frozenset[int] | None = None
     """Tokens that end an answer, by the export's own files; None where the program does not tell."""
+    notes: tuple[str, ...] = ()
+    """How the program must be asked so that it reads conversations as training wrote them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,21 +63,21 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: 
     if checks.merged is not None:
         with Stage(inputs.emit, "asking the merged model"):
             merged = compare(live, own(checks.merged(), asked, MERGED_SUMS), threshold, labels)
-    agreements = []
+    agreements, notes = [], list(checks.notes)
     expected, floor = expectation(checks, live, asked, inputs.emit)
     for reader in checks.readers:
         with Stage(inputs.emit, f"asking {reader.name}"):
             found = _read(reader, asked)
         if isinstance(found, ReaderOutput):
+            notes += found.notes
             found = compare(live, found, threshold, labels, expected=expected, floor=floor if reader.rounds else None)
         agreements.append(found)
-    notes = checks.notes
     if prompts.source == BUILT_IN:
         said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data"
-        notes = (said, *notes)
+        notes = [said, *notes]
     return replace(
-        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, readers=tuple(agreements), notes=notes,
-        merged=merged,
+        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, readers=tuple(agreements),
+        notes=tuple(notes), merged=merged,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def free_memory(device: torch.device) -> int | None:
 def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderInput, Prompts]:
     """The live adapter's answers. Its model is let go of before the next one is loaded."""
     assistant = checks.reference()
-    prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS)
+    prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS, checks.context)
     live, asked = reference(assistant, prompts, opened=checks.opened, composed=checks.composed)
     _refuse_overflow(assistant, live, prompts)
     return live, asked, prompts

@@ -29,7 +29,7 @@ from veneer.exports.settings import differences, text_differences
 from veneer.exports.tensors import ExpectedTensor, ModelTensors, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.io.gguf.config import completed, family_of
+from veneer.io.gguf.config import completed, context_of, family_of
 from veneer.io.gguf.encode import Quant, encode
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.metadata import Value
@@ -172,6 +172,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         rounded=rounded if rounds(types, source.model.spec.activation) else None,
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
+        context=context_of(config),
         composed=composes(tokenizer),
     )
 

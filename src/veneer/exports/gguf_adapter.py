@@ -43,7 +43,7 @@ from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.files import scratch_folder
-from veneer.io.gguf.config import completed, family_of
+from veneer.io.gguf.config import completed, context_of, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.metadata import Value
@@ -302,6 +302,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         rounded=None if exact and not gelu else lambda asked: _rounded(inputs, asked),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
+        context=context_of(config),
         composed=composes(inputs.checkpoint.tokenizer()),
     )
 

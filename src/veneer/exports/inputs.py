@@ -86,6 +86,8 @@ class Checks:
     """Readers that are not asked, and why."""
     opened: bool = False
     """Whether texts are compared behind the tokenizer's `opening`, as they stand in conversations."""
+    context: int | None = None
+    """Tokens that the export takes, where they may be fewer than the model's."""
     composed: bool = False
     """Whether texts are compared with their characters composed (NFC), since the export cannot say that they are."""
 

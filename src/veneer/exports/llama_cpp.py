@@ -63,11 +63,24 @@ class LlamaCpp:
         answer = self._ask("/tokenize", {"content": text, "add_special": False, "parse_special": special})
         return [int(token) for token in answer["tokens"]]
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The conversation as the file's chat template writes it, up to where the assistant is to go on."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The conversation as the file's chat template writes it, up to where the assistant is to go on.
+
+        Args:
+            messages: the turns; where the last is an assistant's, the server takes it for the beginning of the answer.
+            tools: descriptions of the tools that may be called.
+            variables: further ones that the template sees.
+        """
         body: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True}
         if tools:
             body["tools"] = list(tools)
+        if variables:
+            body["chat_template_kwargs"] = dict(variables)
         return str(self._ask("/apply-template", body)["prompt"])
 
     def continued(self, prompt: Sequence[int], max_new_tokens: int, *, top: int = 10) -> Answer:

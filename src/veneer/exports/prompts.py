@@ -19,7 +19,7 @@ from veneer.evaluation.columns import record_columns
 LIMIT = 20
 """Prompts of a certificate, unless more are asked for."""
 LONGEST = 1024
-"""A longer prompt is cut to its first so many tokens."""
+"""A longer prompt is cut to its first so many tokens, or to fewer where the context is shorter."""
 TEXTS = (
     "Hello, world!",
     " two spaces  and\ta tab\nand a line",
@@ -127,18 +127,30 @@ def evaluation_rows(
     return EvaluationRows(records, f"{name}{held_out}"), ""
 
 
-def chosen(assistant: Assistant, rows: EvaluationRows | None, limit: int, new_tokens: int) -> Prompts:
+def chosen(
+    assistant: Assistant, rows: EvaluationRows | None, limit: int, new_tokens: int, context: int | None = None
+) -> Prompts:
     """The prompts of the first rows, encoded as the reference encodes them.
+
+    Args:
+        assistant: the reference.
+        rows: the rows; None takes the built-in questions.
+        limit: at most so many.
+        new_tokens: length of the answers.
+        context: tokens that the export takes, where they may be fewer than the model's.
 
     Raises:
         DataError: rows that the chat template refuses; all are named.
     """
     records = BUILT_IN_ROWS if rows is None else rows.records[:limit]
     source = BUILT_IN if rows is None else rows.source
+    positions = assistant.model.spec.max_positions
+    # llama.cpp wants room for one token more than it is asked for.
+    room = min(positions, positions if context is None else context) - new_tokens - 1
     found, problems, texts = [], [], list(TEXTS)
     for record in records:
         try:
-            found.append(_prompt(assistant, record))
+            found.append(_prompt(assistant, record, max(1, min(LONGEST, room))))
         except DataError as error:
             problems.append(str(error))
         texts += [record.text] if record.text is not None else _contents(record)
@@ -150,20 +162,22 @@ def chosen(assistant: Assistant, rows: EvaluationRows | None, limit: int, new_to
     return Prompts(tuple(found), tuple(dict.fromkeys(texts)), source, new_tokens)
 
 
-def _prompt(assistant: Assistant, record: Record) -> Prompt:
+def _prompt(assistant: Assistant, record: Record, longest: int) -> Prompt:
     if record.text is not None:
         tokens = assistant.encoder.encode(record).tokens.tolist()
-        return Prompt(record.where, _cut(tokens[: max(1, len(tokens) // 2)]), None)
-    last = max((at for at, turn in enumerate(record.messages) if turn["role"] == "assistant"), default=0)
+        return Prompt(record.where, tuple(tokens[: max(1, len(tokens) // 2)][:longest]), None)
+    roles = [turn["role"] for turn in record.messages]
+    last = max((at for at, role in enumerate(roles) if role == "assistant"), default=0)
+    # A prompt that ends with an answer is no question: llama.cpp takes that for the beginning of its own answer.
+    while last > 1 and roles[last - 1] == "assistant":
+        last -= 1
     messages = record.messages[:last]
     if not messages:
         raise DataError(f"{record.where}: nothing is asked before the last assistant turn")
     tokens = assistant.encoder.prompt_tokens(messages, record.tools)
-    return Prompt(record.where, _cut(tokens), messages, record.tools)
-
-
-def _cut(tokens: Sequence[int]) -> tuple[int, ...]:
-    return tuple(tokens[:LONGEST])
+    # Nothing but answers stands before: there is no conversation that llama.cpp would write.
+    written = None if roles[last - 1] == "assistant" else messages
+    return Prompt(record.where, tuple(tokens[:longest]), written, record.tools)
 
 
 def _contents(record: Record) -> list[str]:

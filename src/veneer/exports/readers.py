@@ -20,8 +20,8 @@ from veneer.data.chat import Encoder, stop_tokens, template_of, token_ids
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
-from veneer.exports.llama_cpp import LlamaCpp, opened
-from veneer.exports.prompts import Prompt
+from veneer.exports.llama_cpp import opened
+from veneer.exports.server_renderings import server_rendering
 from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.protocol import Checkpoint
@@ -60,13 +60,23 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
         checkpoint = open_checkpoint(model)
         tokenizer = checkpoint.tokenizer()
         with opened(model, adapter=adapter, context=context, threads=torch.get_num_threads()) as server:
-            renderings = tuple(_written(server, tokenizer, prompt) for prompt in asked.prompts.prompts)
+            written = [
+                server_rendering(server, tokenizer, prompt, reference)
+                for prompt, reference in zip(asked.prompts.prompts, asked.renderings, strict=True)
+            ]
             ids = tuple(tuple(server.tokenize(text)) for text in asked.texts)
             answers = tuple(
                 server.continued(prompt.tokens, asked.prompts.new_tokens, top=LISTED)
                 for prompt in asked.prompts.prompts
             )
-        return ReaderOutput("llama.cpp", renderings, ids, answers, stop_ids=_file_ends(checkpoint, asked))
+        return ReaderOutput(
+            "llama.cpp",
+            tuple(one.text for one in written),
+            ids,
+            answers,
+            stop_ids=_file_ends(checkpoint, asked),
+            notes=tuple(dict.fromkeys(one.note for one in written if one.note)),
+        )
 
     return Reader("llama.cpp", read, rounds=True)
 
@@ -79,17 +89,6 @@ def _file_ends(checkpoint: Checkpoint, asked: ReaderInput) -> frozenset[int]:
     rows = checkpoint.config["vocab_size"]
     never_said = {token for token in asked.stop_ids if not 0 <= token < rows}
     return frozenset(token_ids(checkpoint.generation_config.get("eos_token_id")) | never_said)
-
-
-def _written(server: LlamaCpp, tokenizer: Tokenizer, prompt: Prompt) -> str | None:
-    """A conversation as llama.cpp reads it; None for plain text, and for a file without template, where it has its own.
-
-    Of a file that puts bos before texts it leaves off the one that the template writes, and puts it back in tokenizing.
-    """
-    if tokenizer.chat_template is None or prompt.messages is None:
-        return None
-    left_off = tokenizer.add_bos and prompt.tokens[:1] == (tokenizer.bos_id,)
-    return (tokenizer.bos_token or "" if left_off else "") + server.render(prompt.messages, prompt.tools)
 
 
 def transformers_folder(path: Path, device: torch.device) -> Reader:

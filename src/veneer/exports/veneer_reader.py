@@ -46,6 +46,8 @@ class ReaderInput:
     """The reference's."""
     stop_ids: frozenset[int]
     """Tokens that end the reference's answers."""
+    renderings: tuple[str | None, ...]
+    """The reference's texts of the conversations; None where there is nothing to render."""
 
 
 def live(
@@ -126,7 +128,7 @@ def reference(
         vocabulary(assistant.tokenizer),
         assistant.stop_ids,
     )
-    return live, ReaderInput(prompts, texts, answers, assistant.stop_ids)
+    return live, ReaderInput(prompts, texts, answers, assistant.stop_ids, renderings)
 
 
 def own(

@@ -274,6 +274,11 @@ def _problems(family: Family, full: Config) -> list[str]:
     return problems
 
 
+def context_of(config: Config) -> int:
+    """Return how many positions the file of a model promises. Raises ModelError as `family_of`."""
+    return _context(family_of(config), completed(config), [])
+
+
 def _context(family: Family, full: Config, notes: list[str]) -> int:
     """Return how many positions the file promises."""
     positions = int(full["max_position_embeddings"])
