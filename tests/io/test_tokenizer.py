@@ -328,38 +328,8 @@ def test_a_pattern_that_takes_too_many_tries_is_an_error(tmp_path: Path) -> None
             encode("a" * 40 + "!")
 
 
-NAMED = {"default": "D {{ messages[0]['content'] }}", "tool_use": "T {{ tools | tojson }}", "rag": "R"}
-
-
-@pytest.mark.parametrize("apart", [False, True], ids=["in the configuration", "in files"])
-def test_all_chat_templates_are_read_as_transformers_reads_them_and_written_again(apart: bool, tmp_path: Path) -> None:
-    listed = [{"name": name, "template": template} for name, template in NAMED.items()]
-    folder = save_tokenizer(tmp_path / "a", byte_level_tokenizer(), {"chat_template": listed})
-    theirs = AutoTokenizer.from_pretrained(folder)
-    if apart:
-        folder = tmp_path / "apart"
-        theirs.save_pretrained(folder)
-        assert (folder / "additional_chat_templates").is_dir()
-    ours = from_directory(folder)
-    assert theirs.chat_template == {"default": ours.chat_template, **ours.named_templates} == NAMED
-    assert ours.tool_template == NAMED["tool_use"]
-    ours.save(tmp_path / "again")
-    assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == NAMED
-    assert from_directory(tmp_path / "again").named_templates == ours.named_templates
-
-
 def test_the_digest_knows_chat_templates_beside_the_default(tmp_path: Path) -> None:
     folder = save_tokenizer(tmp_path, byte_level_tokenizer(), {"chat_template": "D"})
     plain = from_directory(folder)
     named = replace(plain, named_templates={"tool_use": "T"})
     assert plain.digest() != named.digest() != replace(named, named_templates={"tool_use": "U"}).digest()
-
-
-def test_without_a_default_there_is_no_chat_template(tmp_path: Path) -> None:
-    folder = save_tokenizer(
-        tmp_path / "a", byte_level_tokenizer(), {"chat_template": [{"name": "rag", "template": "R"}]}
-    )
-    ours = from_directory(folder)
-    assert (ours.chat_template, ours.named_templates) == (None, {"rag": "R"})
-    ours.save(tmp_path / "again")
-    assert from_directory(tmp_path / "again").named_templates == {"rag": "R"}
