@@ -57,7 +57,8 @@ class Prompt:
     tokens: tuple[int, ...]
     """The prompt as the reference encodes it; every reader continues these tokens."""
     messages: tuple[Message, ...] | None
-    """The conversation that the template writes; None for plain text, which no template writes."""
+    """The conversation that the template writes; None for plain text, and for answers alone, which llama.cpp's server
+    would take for the beginning of one."""
     tools: Sequence[Mapping[str, Any]] | None = None
 
 
