@@ -130,7 +130,7 @@ def pair_accuracy(
     check_least(1, {"limit": limit})
     emit = broadcast(subscribers)
     with TemporaryDirectory() as folder:
-        file = str(rows_file(data, Path(folder) / "pairs.jsonl"))
+        file = str(rows_file(data, Path(folder) / "pairs.jsonl", emit))
         pairs = read_pairs(DataSection(file=file, columns=named_columns(columns)), emit)[:limit]
     if not pairs:
         raise DataError("there are no pairs to score")

@@ -33,7 +33,7 @@ from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choi
 from veneer.errors import ConfigError
 from veneer.evaluation.columns import named_columns
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
-from veneer.events import Subscriber
+from veneer.events import Subscriber, broadcast
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
@@ -80,7 +80,8 @@ def train(
     >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
     """
     check_types(train, locals())
-    return run_report.train(_with_rows(config, data, eval_data), resume=resume, subscribers=subscribers, stop=stop)
+    checked = _with_rows(config, data, eval_data, broadcast(subscribers))
+    return run_report.train(checked, resume=resume, subscribers=subscribers, stop=stop)
 
 
 def plan(
@@ -112,7 +113,7 @@ def plan(
     """
     check_types(plan, locals())
     with TemporaryDirectory() as scratch:
-        config = _with_rows(config, data, None, Path(scratch))
+        config = _with_rows(config, data, None, broadcast(subscribers), Path(scratch))
         return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)
 
 
@@ -172,14 +173,14 @@ def lint(
         refuse_prompts(kind, "label_errors")
     tokenizer = None if model is None else open_checkpoint(model).tokenizer()
     with TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch))
-        file = rows_file(data, folder.data_file)
+        folder, emit = RunFolder(Path(scratch)), broadcast(subscribers)
+        file = rows_file(data, folder.data_file, emit)
         passes = [model_pass(str(model), file, mapped, kind)] if label_errors and model is not None else []
         passes += [] if names is None else [person_pass(names, file, mapped, kind)]
         return linting.lint(
             file,
             tokenizer=tokenizer,
-            eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file),
+            eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file, emit),
             max_length=max_length,
             columns=mapped,
             objective=trained,
@@ -232,14 +233,14 @@ def compare(
         Interrupted: a run was stopped; the same call goes on with it.
     """
     check_types(compare, locals())
-    folder = RunFolder(Path(output))
+    folder, emit = RunFolder(Path(output)), broadcast(subscribers)
     config = CompareConfig(
         model=str(model),
-        data=str(rows_file(data, folder.data_file)),
+        data=str(rows_file(data, folder.data_file, emit)),
         output=str(output),
         methods=tuple(choice(Method, method, "methods") for method in methods),
         seeds=seeds,
-        eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file)),
+        eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file, emit)),
         held_out=held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
@@ -407,7 +408,11 @@ def chat(
 
 
 def _with_rows(
-    config: Settings, data: RowSource | None, eval_data: RowSource | None, folder: Path | None = None
+    config: Settings,
+    data: RowSource | None,
+    eval_data: RowSource | None,
+    emit: Subscriber,
+    folder: Path | None = None,
 ) -> RunConfig:
     """A run's settings over rows that are given apart, which are written into `folder` (by default the run's) where
     they are in memory.
@@ -433,7 +438,7 @@ def _with_rows(
     checked = settings(plain | {"data": sections | dict.fromkeys(given, "-")})
     run = RunFolder(folder or Path(checked.output))
     files = {"file": run.data_file, "eval_file": run.eval_data_file}
-    places = {key: str(rows_file(source, files[key])) for key, source in given.items()}
+    places = {key: str(rows_file(source, files[key], emit)) for key, source in given.items()}
     return settings(plain | {"data": sections | places})
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import needs
 from veneer.data.in_memory import rows_file
 from veneer.data.records import read_records
 from veneer.errors import DataError, OutputError
+from veneer.events import Event
 
 ROWS = [{"prompt": "naïve 🎉?", "completion": "yes\nno"}, {"prompt": "b", "completion": "c", "weight": None}]
 
@@ -52,3 +55,23 @@ def test_what_is_no_row_is_refused(rows: list[Any], said: str, tmp_path: Path) -
     with pytest.raises(DataError, match=said):
         rows_file(rows, tmp_path / "data.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+@needs("datasets", "datasets is not installed")
+def test_nulls_that_arrow_fills_in_are_absent_as_in_parquet(tmp_path: Path) -> None:
+    import datasets
+
+    given = [_calling(name, key) for name, key in (("f", "x"), ("g", "y"))]
+    events: list[Event] = []
+    file = rows_file(datasets.Dataset.from_list(given), tmp_path / "data.jsonl", events.append)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == given
+    assert "the rows that were given: 2 rows have nulls inside their objects" in str(events)
+
+
+def _calling(name: str, key: str) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": name, "arguments": {key: "1"}}}
+    tool = {"name": name, "parameters": {"properties": {key: {"type": "string"}}}}
+    return {
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [call]}],
+        "tools": [tool],
+    }

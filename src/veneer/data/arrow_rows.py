@@ -71,8 +71,8 @@ def nulls_noted(source: str, rows: int) -> list[str]:
     if not rows:
         return []
     return [
-        f"{source}: {rows} rows have nulls inside their objects; Parquet cannot tell a null from an absent key, and "
-        "they are read as absent (JSON Lines keeps the difference)"
+        f"{source}: {rows} rows have nulls inside their objects; Arrow and Parquet cannot tell a null from an absent "
+        "key, and they are read as absent (JSON Lines keeps the difference)"
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from veneer.data.arrow_rows import nulls_noted, without_nulls
 from veneer.data.json_values import BadRow, check_value, half_character
 from veneer.errors import DataError, OutputError
+from veneer.events import Note, Subscriber, ignore
 from veneer.io.files import make_output_folder, write_text
 from veneer.strict_json import to_text
 
@@ -16,12 +18,13 @@ RowSource = str | Path | Iterable[Mapping[str, Any]]
 """Rows: a file, or dictionaries as a line of JSONL has them (a list, any iterable, or a `datasets.Dataset`)."""
 
 
-def rows_file(source: RowSource, file: Path) -> Path:
+def rows_file(source: RowSource, file: Path, emit: Subscriber = ignore) -> Path:
     """The file of some rows: the one that is named, or `file`, to which rows in memory are written as JSONL.
 
     Args:
-        source: the rows.
+        source: the rows. Those of a `datasets.Dataset` are read as Parquet is: a null is an absent key.
         file: where rows in memory go. A file of the same rows stays as it is.
+        emit: told of rows with nulls that were taken out.
 
     Raises:
         DataError: there is no row, or one is no dictionary or holds what JSON has no form for.
@@ -29,9 +32,13 @@ def rows_file(source: RowSource, file: Path) -> Path:
     """
     if isinstance(source, str | Path):
         return Path(source)
-    text = "".join(_line(number, row) for number, row in enumerate(source, start=1))
+    notes: list[str] = []
+    rows = _of_arrow(source, notes) if _is_of(source, "datasets") else source
+    text = "".join(_line(number, row) for number, row in enumerate(rows, start=1))
     if not text:
         raise DataError("the rows that were given are none; give at least one dictionary")
+    for note in notes:
+        emit(Note(message=note))
     if file.is_file():
         if file.read_text(encoding="utf-8") == text:
             return file
@@ -39,6 +46,22 @@ def rows_file(source: RowSource, file: Path) -> Path:
     make_output_folder(file.parent)
     write_text(file, text)
     return file
+
+
+def _of_arrow(rows: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Rows of `datasets`, which are Arrow's: each of its objects has the keys of all rows, with null where a row has
+    none. What is to be said of it is in `notes` once they are read."""
+    nulls = 0
+    for row in rows:
+        left, removed = without_nulls(dict(row))
+        nulls += removed
+        yield left
+    notes += nulls_noted("the rows that were given", nulls)
+
+
+def _is_of(source: object, library: str) -> bool:
+    """Whether a library has made an object's class, or one that it is derived from. None is imported for it."""
+    return any(kind.__module__.partition(".")[0] == library for kind in type(source).__mro__)
 
 
 def _line(number: int, row: object) -> str:

@@ -110,7 +110,7 @@ def evaluate(
     given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
     assistant = assistant_request(model, given[0] if given else None, method, compute)
     with TemporaryDirectory() as scratch:
-        file = rows_file(data, Path(scratch) / "rows.jsonl")
+        file = rows_file(data, Path(scratch) / "rows.jsonl", broadcast(subscribers))
         request = EvaluationRequest(
             assistant=assistant,
             data=str(file),
