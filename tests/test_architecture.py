@@ -20,7 +20,7 @@ LAYERS = (
     {"heap"},
     {"adapters", "data", "loading", "generation", "out_of_memory"},
     {"backends", "run_folder"},
-    {"planning"},
+    {"planning", "given_rows"},
     {"evaluation", "assistant", "quantization", "combination", "bundled", "run_records", "trackers"},
     {"rewards"},
     {"training"},

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 import veneer
-from veneer.config import RunConfig
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError
-from veneer.verbs import settings
 
 FLOAT32 = veneer.ComputeSection(device="cpu", dtype="float32")
 
@@ -41,23 +39,6 @@ def test_unknown_settings_get_the_suggestion_of_the_command_line() -> None:
     values = {"model": "m", "output": "o", "data": {"file": "d"}, "train": {"learning_rat": 1e-4}}
     with pytest.raises(veneer.ConfigError, match=r"train\.learning_rat: unknown key.*train\.learning_rate"):
         veneer.train(values)
-
-
-def test_settings_are_a_configuration_or_its_mapping(tmp_path: Path) -> None:
-    plain: dict[str, Any] = {"model": "m", "output": "o", "data": {"file": "d"}, "train": {"steps": 3}}
-    made = settings(plain)
-    assert isinstance(made, RunConfig)
-    assert settings(made) is made
-    assert made == RunConfig.model_validate(plain)
-
-
-@pytest.mark.parametrize("section", ["rows.jsonl", ["rows.jsonl"], 5])
-def test_a_section_of_data_that_is_none_is_refused_beside_rows_too(section: Any, tmp_path: Path) -> None:
-    values = {"model": "m", "output": str(tmp_path / "out"), "data": section}
-    for given in ({}, {"eval_data": "eval.jsonl"}, {"data": [{"prompt": "a", "completion": "b"}]}):
-        with pytest.raises(ConfigError, match="data: is a section, and must be a mapping of its keys"):
-            veneer.train(values, **given)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_question_has_one_answer_and_a_list_has_as_many_as_it_is_long(tiny_model: Path) -> None:

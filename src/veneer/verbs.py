@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import overload
 
 from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
@@ -22,7 +22,7 @@ from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
 from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import METHODS, CompareConfig
-from veneer.config import ComputeSection, RunConfig, parse
+from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.lint import run as linting
 from veneer.data.lint.persons import person_pass
@@ -35,6 +35,7 @@ from veneer.evaluation.columns import named_columns
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Subscriber, broadcast
 from veneer.generation.sampling import Sampling
+from veneer.given_rows import Settings, over_rows, with_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
@@ -42,9 +43,6 @@ from veneer.run_folder import RunFolder
 from veneer.training import prepare
 from veneer.training.session import RunResult
 from veneer.training.steps import SupposedRows
-
-Settings = RunConfig | Mapping[str, Any]
-"""A run's settings: a `RunConfig`, or sections and keys as a YAML file has them."""
 
 
 def train(
@@ -80,8 +78,8 @@ def train(
     >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
     """
     check_types(train, locals())
-    checked = _with_rows(config, data, eval_data, broadcast(subscribers))
-    return run_report.train(checked, resume=resume, subscribers=subscribers, stop=stop)
+    with over_rows(config, data, eval_data, subscribers) as (checked, told):
+        return run_report.train(checked, resume=resume, subscribers=told, stop=stop)
 
 
 def plan(
@@ -113,7 +111,7 @@ def plan(
     """
     check_types(plan, locals())
     with TemporaryDirectory() as scratch:
-        config = _with_rows(config, data, None, broadcast(subscribers), Path(scratch))
+        config = with_rows(config, data, None, broadcast(subscribers), Path(scratch))
         return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)
 
 
@@ -405,47 +403,3 @@ def chat(
     check_types(chat, locals())
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     return Conversation(assistant, system, sampling or Sampling(max_new_tokens=512))
-
-
-def _with_rows(
-    config: Settings,
-    data: RowSource | None,
-    eval_data: RowSource | None,
-    emit: Subscriber,
-    folder: Path | None = None,
-) -> RunConfig:
-    """A run's settings over rows that are given apart, which are written into `folder` (by default the run's) where
-    they are in memory.
-
-    Raises:
-        ConfigError: the settings cannot be used.
-        DataError, OutputError: as `rows_file`.
-    """
-    if data is None and eval_data is None:
-        return settings(config)
-    plain: dict[str, Any] = dict(
-        config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
-    )
-    section = plain.get("data") or {}
-    if not isinstance(section, Mapping):
-        return settings(plain)  # which says what a section is
-    sections = dict(section)
-    if data is not None:
-        sections.pop("sources", None)
-    # Settings are checked before anything is written.
-    named = {"file": data, "eval_file": eval_data}
-    given = {key: source for key, source in named.items() if source is not None}
-    checked = settings(plain | {"data": sections | dict.fromkeys(given, "-")})
-    run = RunFolder(folder or Path(checked.output))
-    files = {"file": run.data_file, "eval_file": run.eval_data_file}
-    places = {key: str(rows_file(source, files[key], emit)) for key, source in given.items()}
-    return settings(plain | {"data": sections | places})
-
-
-def settings(config: Settings) -> RunConfig:
-    """A run's checked settings, given as themselves or as a mapping.
-
-    Raises:
-        ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
-    """
-    return config if isinstance(config, RunConfig) else parse(config, where="the configuration")

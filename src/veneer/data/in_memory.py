@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,32 @@ def rows_file(source: RowSource, file: Path, emit: Subscriber = ignore) -> Path:
     if file.is_file():
         if file.read_text(encoding="utf-8") == text:
             return file
-        raise OutputError(f"{file} holds other rows than were given; give another output folder")
+        raise OutputError(
+            f"{file} holds other rows than were given; give another output folder, or delete this file if no run is to "
+            "be gone on with or made again there"
+        )
     make_output_folder(file.parent)
     write_text(file, text)
     return file
+
+
+@contextmanager
+def withdrawn_until(needed: Callable[[], bool], files: Sequence[Path]) -> Iterator[None]:
+    """Delete files that the block has made, where an error ends it before they were needed. What was there before
+    stays: it may be somebody's rows.
+
+    Args:
+        needed: whether something reads them by now.
+        files: where rows in memory go.
+    """
+    new, ended = [file for file in files if not file.exists()], False
+    try:
+        yield
+        ended = True
+    finally:
+        for file in new if not (ended or needed()) else ():
+            with suppress(OSError):
+                file.unlink()
 
 
 def _of_arrow(rows: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:

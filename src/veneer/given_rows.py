@@ -1,0 +1,93 @@
+"""The settings of a run, as a caller gives them, and rows that are given apart from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig, parse
+from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
+from veneer.events import Event, RunEvent, RunStarted, Subscriber, broadcast
+from veneer.run_folder import RunFolder
+
+Settings = RunConfig | Mapping[str, Any]
+"""A run's settings: a `RunConfig`, or sections and keys as a YAML file has them."""
+
+
+class Begun:
+    """A subscriber that knows whether a run has begun to train."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, event: Event) -> None:
+        """Hear of an event."""
+        self.seen = self.seen or isinstance(event, RunStarted | RunEvent)
+
+
+@contextmanager
+def over_rows(
+    config: Settings, data: RowSource | None, eval_data: RowSource | None, subscribers: Sequence[Subscriber]
+) -> Iterator[tuple[RunConfig, list[Subscriber]]]:
+    """A run's settings as `with_rows` makes them, and whom the run is to tell. Where an error ends the block before the
+    run has begun, rows that were written for it are deleted: better ones may be given for the same folder.
+
+    Raises:
+        ConfigError, DataError, OutputError: as `with_rows`.
+    """
+    if data is None and eval_data is None:
+        yield settings(config), list(subscribers)
+        return
+    begun = Begun()
+    folder = RunFolder(Path(settings(_without_rows(config, data, eval_data)).output))
+    files = [folder.data_file] * (data is not None) + [folder.eval_data_file] * (eval_data is not None)
+    with withdrawn_until(lambda: begun.seen, files):
+        yield with_rows(config, data, eval_data, broadcast(subscribers)), [*subscribers, begun]
+
+
+def with_rows(
+    config: Settings,
+    data: RowSource | None,
+    eval_data: RowSource | None,
+    emit: Subscriber,
+    folder: Path | None = None,
+) -> RunConfig:
+    """A run's settings over rows that are given apart, which are written into `folder` (by default the run's) where
+    they are in memory.
+
+    Raises:
+        ConfigError: the settings cannot be used.
+        DataError, OutputError: as `rows_file`.
+    """
+    if data is None and eval_data is None:
+        return settings(config)
+    plain = _without_rows(config, data, eval_data)
+    checked = settings(plain)  # before anything is written
+    run = RunFolder(folder or Path(checked.output))
+    named = {"file": (data, run.data_file), "eval_file": (eval_data, run.eval_data_file)}
+    places = {key: str(rows_file(rows, file, emit)) for key, (rows, file) in named.items() if rows is not None}
+    return settings(plain | {"data": plain["data"] | places})
+
+
+def _without_rows(config: Settings, data: RowSource | None, eval_data: RowSource | None) -> dict[str, Any]:
+    """Settings in which a sign stands for the file of rows that are given apart."""
+    plain: dict[str, Any] = dict(
+        config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
+    )
+    section = plain.get("data") or {}
+    if not isinstance(section, Mapping):
+        return plain  # of which `settings` says what a section is
+    kept = {key: value for key, value in section.items() if key != "sources" or data is None}
+    given = {key: "-" for key, rows in (("file", data), ("eval_file", eval_data)) if rows is not None}
+    return plain | {"data": kept | given}
+
+
+def settings(config: Settings) -> RunConfig:
+    """A run's checked settings, given as themselves or as a mapping.
+
+    Raises:
+        ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
+    """
+    return config if isinstance(config, RunConfig) else parse(config, where="the configuration")

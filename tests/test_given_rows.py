@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import veneer
+from veneer.config import RunConfig
+from veneer.errors import ConfigError
+from veneer.given_rows import settings
+
+
+def test_rows_of_a_run_that_never_began_may_be_mended_for_its_folder(tiny_model: Path, tmp_path: Path) -> None:
+    good = [{"prompt": str(number), "completion": "y"} for number in range(4)]
+    settings = {"model": str(tiny_model), "output": str(tmp_path / "run"), "train": {"steps": 1},
+                "compute": {"device": "cpu"}}  # fmt: skip
+    with pytest.raises(veneer.DataError, match="there is a prompt but no completion"):
+        veneer.train(settings, data=[*good, {"prompt": "x"}], eval_data=good[:1])
+    with pytest.raises(veneer.ModelError):
+        veneer.train({**settings, "model": str(tmp_path / "none")}, data=good[:3])
+    assert not list((tmp_path / "run").glob("*data.jsonl"))
+    run = veneer.train(settings, data=good)
+    with pytest.raises(veneer.OutputError, match="already holds a run"):
+        veneer.train(settings, data=good)
+    assert (run.output / "data.jsonl").read_text().count("\n") == 4
+
+
+def test_settings_are_a_configuration_or_its_mapping(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"model": "m", "output": "o", "data": {"file": "d"}, "train": {"steps": 3}}
+    made = settings(plain)
+    assert isinstance(made, RunConfig)
+    assert settings(made) is made
+    assert made == RunConfig.model_validate(plain)
+
+
+@pytest.mark.parametrize("section", ["rows.jsonl", ["rows.jsonl"], 5])
+def test_a_section_of_data_that_is_none_is_refused_beside_rows_too(section: Any, tmp_path: Path) -> None:
+    values = {"model": "m", "output": str(tmp_path / "out"), "data": section}
+    for given in ({}, {"eval_data": "eval.jsonl"}, {"data": [{"prompt": "a", "completion": "b"}]}):
+        with pytest.raises(ConfigError, match="data: is a section, and must be a mapping of its keys"):
+            veneer.train(values, **given)
+    assert list(tmp_path.iterdir()) == []
