@@ -245,6 +245,10 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"completion": "x"}, "there is a completion but no prompt"),
     ({"prompt": "x", "completion": ""}, "completion is empty"),
     ({"prompt": "x", "completion": 1}, "two strings or two lists of turns, not a string and a number"),
+    (
+        {"prompt": json.dumps([USER]), "completion": str([ANSWER])},
+        "prompt and completion are lists of turns that were written as texts; write the rows as JSON lines",
+    ),
     ({"prompt": [USER, ANSWER], "completion": [USER]}, "there is no assistant turn"),
     ({"instruction": "x"}, "there is an instruction but no output"),
     ({"output": "x"}, "there is an output but no instruction"),

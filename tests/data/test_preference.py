@@ -206,7 +206,7 @@ WRONG = [
     ({"chosen": "one", "rejected": "two"}, "no beginning in common that could be the prompt; give a prompt"),
     ({"question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"generate\): \{prompt: question, chosen: chosen"),
     ({"system": "S", "question": "Q", "chosen": "It is a", "rejected": "It is b"}, r"rejected: rejected, system: sys"),
-    ({"prompt": "Q", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": '[{"role": "assistant"}]'},
+    ({"prompt": "Q", "chosen": "[{'role': 'assistant', 'content': 'a'}]", "rejected": '[{"role": "assistant"}] '},
      "lists of turns that were written as texts; write the rows as JSON lines"),
     ({"prompt": [user("Other?")], "chosen": [*QUESTION, assistant("a")], "rejected": [*QUESTION, assistant("b")]},
      "whole conversations, which do not begin with the turns of the prompt"),

@@ -76,6 +76,7 @@ def test_a_column_with_the_name_that_another_is_mapped_to_is_not_asked() -> None
     [
         ({"text": "a"}, "there is no prompt under prompt | messages; the row has 'text'"),
         ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": str([USER])}, "prompt is a list of turns that was written as a text; write the rows as JSON lines"),
         ({"prompt": 3}, "prompt must be a list of turns"),
         (["a"], "a row must be an object"),
         ({"prompt": "a", "tools": 3}, "tools must be a list of objects"),

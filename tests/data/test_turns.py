@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.data.json_values import BadRow
-from veneer.data.turns import MARKS, SHAREGPT_ROLES, Turns, read_turns, string, system_turn
+from veneer.data.turns import MARKS, SHAREGPT_ROLES, Turns, read_turns, refuse_written, string, system_turn
 
 SPEAKERS = [speaker for speaker in SHAREGPT_ROLES if speaker != "function_call"]
 
@@ -110,3 +110,13 @@ def test_a_missing_string_is_named_with_its_place(row: dict[str, Any], at: str, 
     with pytest.raises(BadRow) as caught:
         string(row, "key", at)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [{"prompt": "[{'role': 'user', 'content': 'a'}]", "completion": "A talk of one turn."},
+     {"prompt": '[{"value": 3}, {"value": 1}] Sort these.'}, {"prompt": '[{"value": 3}, {"value": 1}]'}, {"prompt": 3}],
+)  # fmt: skip
+def test_texts_that_are_no_lists_of_turns_are_texts(texts: dict[str, Any]) -> None:
+    """Nor is a prompt beside another text, which may ask about one."""
+    refuse_written(texts)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.data.json_values import BadRow, kind, parse_json
-from veneer.data.turns import OTHER_SYSTEM, Message, Turns, read_turns, string, system_turn
+from veneer.data.turns import OTHER_SYSTEM, Message, Turns, read_turns, refuse_written, string, system_turn
 from veneer.enums import Column
 from veneer.strict_json import to_text
 
@@ -207,6 +207,7 @@ def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
         )
     if not completion:
         raise BadRow("completion is empty, so nothing to train")
+    refuse_written({"prompt": prompt, "completion": completion})
     messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
     return Record(where, messages, read_tools(row.get("tools")), prompt=prompt, completion=completion)
 

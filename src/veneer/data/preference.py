@@ -29,7 +29,7 @@ from typing import Any
 
 from veneer.data.formats import MAPPING, Record, Remarks, given_keys, to_record, yaml_name
 from veneer.data.json_values import BadRow, kind
-from veneer.data.turns import OTHER_SYSTEM
+from veneer.data.turns import OTHER_SYSTEM, refuse_written
 from veneer.enums import Column
 
 FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
@@ -39,8 +39,6 @@ QUESTIONS = ("question", "query", "input", "problem")
 """Columns that ask, by the names that others give them."""
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
-_WRITTEN_TURNS = re.compile(r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:""")
-"""How a list of turns begins that was written into a text, as CSV files get them from pandas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,7 @@ def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
         raise BadRow(f"no pair of answers is known for the keys {keys}; known: {FORMS}{_suggestion(row)}")
     _all(row, "chosen", "rejected")
     answers = row["chosen"], row["rejected"]
-    if all(isinstance(answer, str) and _WRITTEN_TURNS.match(answer) for answer in answers):
-        raise BadRow("chosen and rejected are lists of turns that were written as texts; write the rows as JSON lines")
+    refuse_written({key: row[key] for key in ("chosen", "rejected")})
     more = {key: row[key] for key in ("tools",) if key in row}
     system = {key: row[key] for key in ("system",) if key in row}
     if "conversations" in row:

@@ -17,7 +17,7 @@ from veneer.data.chat import Encoder, Example
 from veneer.data.formats import MAPPING, Record, read_tools
 from veneer.data.json_values import BadRow, kind, parse_row
 from veneer.data.problems import RowProblem
-from veneer.data.turns import Message, read_turns
+from veneer.data.turns import Message, read_turns, refuse_written
 from veneer.enums import Column
 from veneer.errors import DataError
 
@@ -61,6 +61,7 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
     tools = read_tools(row.pop(TOOLS, None))
     key = PROMPT if PROMPT in row else MESSAGES
     if isinstance(row.get(PROMPT), str):
+        refuse_written({PROMPT: row[PROMPT]})
         given: str | tuple[Message, ...] = row.pop(PROMPT)
         messages: tuple[Message, ...] = ({"role": "user", "content": given},)
     else:

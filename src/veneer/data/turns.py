@@ -7,6 +7,7 @@ templates take them. A turn may say whether it trains: `weight` (0 or 1, OpenAI)
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ PARTS_OF_TURNS = ("train_detail",)
 """Keys of a turn that mark only some of its characters (Axolotl)."""
 _ANY_MARK = frozenset((*MARKS, *PARTS_OF_TURNS))
 TEXT_PARTS = ("text", "input_text", "output_text")
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:.*\]\s*""", re.DOTALL)
+"""A list of turns that was written into a text, as CSV files get them from pandas."""
+_SPEAKER = re.compile(r"""(["'])(role|from)\1\s*:""")
 NO_TEMPLATE = (
     "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
     "rows with prompt and completion strings, or with text"
@@ -277,3 +281,18 @@ def _calls(text: str, at: str) -> tuple[list[dict[str, Any]], list[str]]:
         for call in calls
     ]
     return [{"type": "function", "function": call} for call in made], unused
+
+
+def refuse_written(texts: Mapping[str, Any]) -> None:
+    """Refuse lists of turns that were written as texts: as what is said in a single turn they would be learned.
+
+    Args:
+        texts: what may be such, by its name; one that is not tells that the others are meant as texts.
+
+    Raises:
+        BadRow: all are such lists.
+    """
+    if all(isinstance(text, str) and _WRITTEN.fullmatch(text) and _SPEAKER.search(text) for text in texts.values()):
+        are = "are lists of turns that were" if len(texts) > 1 else "is a list of turns that was"
+        written = "as texts" if len(texts) > 1 else "as a text"
+        raise BadRow(f"{' and '.join(texts)} {are} written {written}; write the rows as JSON lines")
