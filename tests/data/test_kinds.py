@@ -117,6 +117,15 @@ def test_the_answers_of_evaluation_are_the_chosen_ones(tmp_path: Path) -> None:
     assert all(str(record.completion).startswith("Answer") for record in answers)
 
 
+def test_of_a_file_that_is_named_twice_the_share_is_held_out(tmp_path: Path) -> None:
+    """Each of its rows is there twice, at one place; all rows of such places were held out."""
+    file = {"file": str(write_rows(tmp_path / "pairs.jsonl", numbered(20)))}
+    for share, held in ((0.3, 12), (0.5, 20)):
+        data = DataSection(sources=(file, file), held_out=share)
+        rows = load_kind(data, ct.tokenizer("chatml"), kind=RowKind.PAIRS)
+        assert (rows.count, len(rows.eval)) == (40 - held, 2 * held)
+
+
 def test_several_files_make_one_run_and_a_weighted_one_counts_pairs(tmp_path: Path) -> None:
     first, second = (write_rows(tmp_path / f"{name}.jsonl", numbered(count)) for name, count in (("a", 4), ("b", 6)))
     sources = ({"file": str(first), "weight": 2.0}, {"file": str(second)})
@@ -163,10 +172,21 @@ def test_labels_follow_their_rows_through_what_is_left_out_and_held_out(tmp_path
     assert found.labels == tuple((line - 1) % 3 == 0 for line in lines)
 
 
-def labelled_notes(file: Path) -> list[str]:
+def test_a_split_by_label_says_that_it_goes_by_answers_until_a_column_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}?", "completion": f"A {n // 2}.", "label": n % 3 == 0} for n in range(12)]
+    file = write_rows(tmp_path / "labels.jsonl", rows)
+    split: dict[str, Any] = {"held_out": 0.25, "split": {"by": "label"}}
+    assert any("data.split.column: label" in note for note in labelled_notes(file, **split))
+    split["split"]["column"] = "label"
+    assert not any("data.split" in note for note in labelled_notes(file, **split))
+    found = load_kind(DataSection(file=str(file), **split), ct.tokenizer("chatml"), kind=RowKind.LABELLED)
+    assert sorted(found.labels[-3:]) == [False, False, True]
+
+
+def labelled_notes(file: Path, **settings: Any) -> list[str]:
     """What is said of rows with labels while they are read."""
     said: list[Event] = []
-    load_kind(DataSection(file=str(file)), ct.tokenizer("chatml"), said.append, RowKind.LABELLED)
+    load_kind(DataSection(file=str(file), **settings), ct.tokenizer("chatml"), said.append, RowKind.LABELLED)
     return [event.message for event in said if isinstance(event, Note)]
 
 

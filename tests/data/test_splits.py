@@ -21,9 +21,9 @@ from veneer.data.orders import order
 from veneer.data.records import Record, read_records
 from veneer.data.rows import load_rows
 from veneer.data.sources import training_files
-from veneer.data.splits import split_records
+from veneer.data.splits import split_rows
 from veneer.errors import ConfigError, DataError
-from veneer.events import Event
+from veneer.events import Event, Note
 from veneer.io.checkpoint import open_checkpoint
 
 
@@ -36,7 +36,8 @@ def sides(file: Path, content: list[dict[str, Any]], share: float, **how: str) -
     """The numbers of the rows on both sides."""
     file.write_text("".join(json.dumps(row) + "\n" for row in content))
     data = DataSection.model_validate({"file": str(file), "held_out": share, "split": how})
-    train, held = split_records(read_records(file), data, training_files(data))
+    records = read_records(file)
+    train, held = split_rows(records, records, data, training_files(data))
     lines = [[int(record.where.rpartition(":")[2]) - 1 for record in side] for side in (train, held)]
     assert all(side == sorted(side) for side in lines)
     assert sorted(lines[0] + lines[1]) == list(range(len(content)))
@@ -49,7 +50,7 @@ def test_by_row_is_what_it_was(tiny_data: Path) -> None:
 
     def split(share: float) -> tuple[list[Record], list[Record]]:
         data = DataSection(file=str(tiny_data), held_out=share)
-        return split_records(records, data, training_files(data))
+        return split_rows(records, records, data, training_files(data))
 
     train, held = split(0.25)
     assert [int(record.where.rpartition(":")[2]) for record in held] == [5, 6, 10, 17, 19]
@@ -124,6 +125,21 @@ def test_each_label_has_its_share_held_out(folder: Path, labels: list[str], shar
         assert abs(apart[label] - share * count) <= 1
     by_column = [{"text": f"row {i}", "kind": label} for i, label in enumerate(labels)]
     assert sides(folder / "rows.jsonl", by_column, share, by="label", column="kind")[1] == held
+
+
+def test_many_more_rows_than_asked_for_are_said(tmp_path: Path) -> None:
+    """Rows of one moment stay together, and so may bring others with them."""
+    for late, said in ((17, ["data.split by time: 17 of 20 rows are held out"]), (4, [])):
+        content = [{"text": f"row {i}", "at": i if i < 20 - late else 99} for i in range(20)]
+        file = write_rows(tmp_path / f"{late}.jsonl", content)
+        data = DataSection.model_validate(
+            {"file": str(file), "held_out": 0.1, "split": {"by": "time", "column": "at"}, "cache": "never"}
+        )
+        events: list[Event] = []
+        records = read_records(file)
+        _, held = split_rows(records, records, data, training_files(data), events.append)
+        assert len(held) == late
+        assert [event.message.partition(", where")[0] for event in events if isinstance(event, Note)] == said
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,16 @@ from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, encode_told, load_rows, weighted
 from veneer.data.sources import RowFile, RunFiles, run_files, training_files
-from veneer.data.splits import evaluation_records, split_records
+from veneer.data.splits import evaluation_records, split_rows
 from veneer.data.trained_rows import row_hashes
-from veneer.enums import RowKind
-from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
+from veneer.enums import RowKind, SplitBy
+from veneer.events import Level, Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
+
+SPLIT_BY_ANSWER = (
+    "data.split by label holds out a share of the rows of each answer, and not of desirable and undesirable ones; for "
+    "that name the column that tells them apart (data.split.column: label)"
+)
 
 
 def load_kind(
@@ -160,8 +165,9 @@ def _sides(
         return rows, _read(files.eval, data, kind, skipped, emit)
     if not data.held_out:
         return rows, []
-    held = {record.where for record in split_records([row.records[0] for row in rows], data, files.train)[1]}
-    return [row for row in rows if row.where not in held], [row for row in rows if row.where in held]
+    if kind is RowKind.LABELLED and data.split.by is SplitBy.LABEL and data.split.column is None:
+        emit(Note(message=SPLIT_BY_ANSWER, level=Level.WARNING))
+    return split_rows(rows, [row.records[0] for row in rows], data, files.train, emit)
 
 
 def _read(

@@ -24,7 +24,7 @@ from veneer.data.problems import RowProblem
 from veneer.data.prompts import PromptRow
 from veneer.data.records import Record, RecordReader, duplicates, overlap
 from veneer.data.sources import RowFile, RunFiles, run_files
-from veneer.data.splits import split_records
+from veneer.data.splits import split_rows
 from veneer.data.stored_rows import is_cached, stored_rows
 from veneer.data.token_store import StoredExamples, add_to_digest
 from veneer.data.trained_rows import row_hashes
@@ -184,7 +184,7 @@ def load_rows(
     if files.eval:
         eval_records = _read(files.eval, data, kind, skipped, emit)
     elif data.held_out:
-        records, eval_records = split_records(records, data, files.train)
+        records, eval_records = split_rows(records, records, data, files.train, emit)
     shared = overlap(records, eval_records)
     if shared:
         notice(overlap_note(len(shared), len(eval_records), *shared[0]))

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,21 @@ from veneer.data.records import Record, RecordReader
 from veneer.data.sources import RowFile, RunFiles
 from veneer.enums import RowKind, SplitBy
 from veneer.errors import DataError, listing
+from veneer.events import Level, Note, Subscriber, ignore
 
 # Another stream than the epochs' orders, which start from 0.
 _STREAM = 2**31
+_TOGETHER = {
+    SplitBy.ROW: "rows",
+    SplitBy.GROUP: "rows of one group",
+    SplitBy.LABEL: "rows",
+    SplitBy.TIME: "rows of one moment",
+    SplitBy.NEAR_DUPLICATES: "rows that are nearly the same",
+}
+"""What is never parted."""
 
-Sides = tuple[list[Record], list[Record]]
-"""The rows to train, and those to evaluate."""
+AnyRow = TypeVar("AnyRow")
+"""A record, or what has one."""
 
 
 class Records(Protocol):
@@ -44,26 +53,60 @@ class Records(Protocol):
     def __iter__(self) -> Iterator[Record]: ...
 
 
-def split_records(records: list[Record], data: DataSection, files: Sequence[RowFile]) -> Sides:
-    """Split the rows of files to train on as `data.held_out` and `data.split` say.
+def split_rows(
+    rows: Sequence[AnyRow],
+    records: Records,
+    data: DataSection,
+    files: Sequence[RowFile],
+    emit: Subscriber = ignore,
+) -> tuple[list[AnyRow], list[AnyRow]]:
+    """Split the rows of files to train on as `data.held_out` and `data.split` say: those to train, and those to
+    evaluate. By their places in the order, since a file may be named twice.
+
+    Args:
+        rows: what is split.
+        records: the record of each row, by which it is.
+        data, files, emit: as `held_out`.
 
     Raises:
         DataError: as `held_out`.
     """
-    return _apart(records, held_out(records, data, files))
+    chosen = held_out(records, data, files, emit)
+    train = [row for row, held in zip(rows, chosen, strict=True) if not held]
+    return train, [row for row, held in zip(rows, chosen, strict=True) if held]
 
 
-def held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
+def held_out(
+    records: Records, data: DataSection, files: Sequence[RowFile], emit: Subscriber = ignore
+) -> NDArray[np.bool_]:
     """Which rows are held out by `data.held_out` and `data.split`, bool [rows].
 
     Args:
         records: the rows.
         data: says how they are split.
         files: that the rows are from, in order.
+        emit: told where many more are held out than was asked for.
 
     Raises:
         DataError: one side would have no row, or the column to split by is missing or cannot be read in some rows.
     """
+    chosen = _held_out(records, data, files)
+    held, asked = int(chosen.sum()), max(1, round(data.held_out * len(chosen)))
+    if held > 2 * asked:
+        emit(
+            Note(
+                message=(
+                    f"data.split by {data.split.by.value}: {held:,} of {count_of(len(chosen), 'row')} are held out, "
+                    f"where data.held_out={data.held_out} asks for {asked:,}; {_TOGETHER[data.split.by]} stay on one "
+                    "side"
+                ),
+                level=Level.WARNING,
+            )
+        )
+    return chosen
+
+
+def _held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> NDArray[np.bool_]:
     match data.split.by:
         case SplitBy.ROW:
             return _by_row(len(records), data.held_out)
@@ -126,11 +169,6 @@ def _count(rows: int, share: float) -> int:
             f"data.held_out={share} of {count_of(rows, 'row')} leaves none to train on; give more rows or an eval_file"
         )
     return count
-
-
-def _apart(records: list[Record], chosen: NDArray[np.bool_]) -> Sides:
-    train = [record for record, held in zip(records, chosen, strict=True) if not held]
-    return train, [record for record, held in zip(records, chosen, strict=True) if held]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +238,10 @@ def _by_label(kinds: _Kinds, share: float) -> NDArray[np.bool_]:
             quotas[place] += 1
             held += 1
     if not held:
-        raise DataError("data.split by label: no label has two rows, so that none can be held out; split by row")
+        raise DataError(
+            "data.split by label: no label has two rows, so that none can be held out; split by row, "
+            "or name the column of the labels by data.split.column"
+        )
     left = dict(zip(labels, quotas, strict=True))
     mask = np.zeros(len(kinds), dtype=np.bool_)
     for start in range(0, len(mixed), AT_ONCE):

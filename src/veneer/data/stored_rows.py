@@ -88,7 +88,8 @@ def stored_rows(
         sides.append(("evaluation", other, None))
     elif data.held_out:
         reader = RecordReader(store.names, data.columns, data.bad_rows, kind=kind)
-        trained, evaluated = _apart(store, held_out(CountedRecords(reader, store.meta.rows), data, files.train))
+        counted = CountedRecords(reader, store.meta.rows)
+        trained, evaluated = _apart(store, held_out(counted, data, files.train, emit))
         sides = [("training", store, trained), ("evaluation", store, evaluated)]
     _say_repeats(sides, emit)
     further = []
