@@ -225,6 +225,14 @@ def test_a_bad_line_is_named_with_its_reason(tmp_path: Path, line: bytes, reason
     assert "1 of 3 rows cannot be used" in message
 
 
+@pytest.mark.parametrize("before", [b"", b"\n\n", b" \r\n,\r\n", b"\xef\xbb\xbfsep=,\r\n", b'"sep=,",\n', b"SEP=,\n\n"])
+def test_what_stands_before_the_names_of_columns_is_passed_over(tmp_path: Path, before: bytes) -> None:
+    file = tmp_path / "f.csv"
+    file.write_bytes(before + b"prompt,completion\nx,y\n")
+    line = before.count(b"\n") + 2
+    assert list(iterate_rows(file)) == [(f"{file}:{line}", {"prompt": "x", "completion": "y"})]
+
+
 BAD_CSV = [
     (b"text\na\n\xff\n", "f.csv:3: invalid UTF-8 (or a lone surrogate) at byte 0 of text (0xff)"),
     (b"text\na\x00b\n", "f.csv:2: a NUL character at character 1 of text"),
@@ -245,6 +253,12 @@ BAD_CSV = [
     (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is no valid CSV"),
     (b"prompt;completion\na;b\n", "f.csv:1: the columns are separated by semicolons; veneer reads commas"),
     (b'\xef\xbb\xbf"prompt";"completion"\r\n"a, b";"c"\r\n', "f.csv:1: the columns are separated by semicolons"),
+    (b"sep=;\r\nprompt;completion\r\na;b\r\n", "f.csv:1: the columns are separated by semicolons"),
+    (b'"sep=\t"\n', "f.csv:1: the columns are separated by tabs"),
+    (b"\n\nprompt;completion\na;b\n", "f.csv:3: the columns are separated by semicolons"),
+    (b"\n\ntext,text\na,b\n", "f.csv:3: a column name is repeated"),
+    (b"\nsep=,\nprompt,completion\na\n", "f.csv:4: 1 cells, but the header names 2 columns"),
+    (b'\nprompt,completion\na,"b\nc,"d"\n', "f.csv:3: the row in lines 3 to 4 is no valid CSV"),
     (b"'prompt'|'completion'\na|b\n", "f.csv:1: the columns are separated by bars"),
     (b"prompt,completion\ra,b\rc,d\r", "f.csv:1: the row in line 1 holds a carriage return that ends no line; quote"),
     (b"prompt,completion\na,b\nc,d\re,f\n", "f.csv:3: the row in line 3 holds a carriage return that ends no line"),

@@ -27,6 +27,8 @@ from veneer.io.places import look
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _JSON_COLUMNS = (Column.MESSAGES, Column.CONVERSATIONS, Column.TOOLS)
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_MARK_TOLD = re.compile(r'"?sep=(?P<mark>[,;\t|])"?[,;\t|]*\s*', re.IGNORECASE)
+"""The line by which Excel is told what separates columns."""
 _LARGEST_CELL = 2**31 - 1
 """Characters of a cell: the most that the csv module takes on every system."""
 
@@ -226,18 +228,17 @@ def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
 
 
 def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    first = next(lines, "")
-    _refuse_separator(path, first)
+    before, first = _head(path, lines)
     # Strict: a quote that is never closed would else take the rest of the file into one cell, in silence.
     reader = csv.reader(chain([first], lines), strict=True)
-    start, empty = 1, 0
+    start, empty = before + 1, 0
     swallowing: list[str] = []
     behind: list[str] = []
     try:
-        header = _header(path, next(reader, []))
-        start = reader.line_num + 1
+        header = _header(f"{path}:{start}", next(reader, []))
+        start = before + reader.line_num + 1
         for cells in reader:
-            where, start = f"{path}:{start}", reader.line_num + 1
+            where, start = f"{path}:{start}", before + reader.line_num + 1
             if not any(cells):
                 empty += len(cells) > 0  # a blank line has none
                 continue
@@ -247,7 +248,7 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
                 behind.append(where)
             yield where, _row(header, cells, parsed)
     except csv.Error as error:
-        raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, reader.line_num)}") from error
+        raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, before + reader.line_num)}") from error
     if empty:
         notes.append(f"{path}: rows of empty cells alone, which are left out: {empty:,}")
     if behind:
@@ -262,13 +263,27 @@ def _csv_rows(path: Path, lines: Iterator[str], notes: list[str], parsed: Sequen
         )
 
 
-def _refuse_separator(path: Path, line: str) -> None:
-    """Refuse a file whose first line names several columns by another mark than commas."""
-    if len(_cells(line, ",")) > 1:
-        return
-    word = next((word for mark, word in _SEPARATORS.items() if len(_cells(line, mark)) > 1), None)
-    if word is not None:
-        raise DataError(f"{path}:1: the columns are separated by {word}; veneer reads commas: save it so")
+def _head(path: Path, lines: Iterator[str]) -> tuple[int, str]:
+    """The first line that names columns, and the number of lines before it: blank ones, and the `sep=,` of Excel.
+
+    Raises:
+        DataError: it names several columns by another mark than commas, or `sep=` does.
+    """
+    for number, line in enumerate(lines):
+        told = _MARK_TOLD.fullmatch(line)
+        mark = told["mark"] if told else _other_mark(line)
+        if mark in _SEPARATORS:
+            separated = f"the columns are separated by {_SEPARATORS[mark]}"
+            raise DataError(f"{path}:{number + 1}: {separated}; veneer reads commas: save it so")
+        if told is None and line.strip(", \t\r\n"):
+            return number, line
+    return 0, ""
+
+
+def _other_mark(line: str) -> str:
+    """What separates the columns that a line names, where commas do not and another mark does; else nothing."""
+    several = (mark for mark in (",", *_SEPARATORS) if len(_cells(line, mark)) > 1)
+    return next(several, "").strip(",")
 
 
 def _cells(line: str, mark: str) -> list[str]:
@@ -304,16 +319,16 @@ def _csv_problem(reason: str, start: int, line: int) -> str:
     return f"{rows} is no valid CSV: {reason}; a quote may be missing ({rule})"
 
 
-def _header(path: Path, cells: list[str]) -> list[str]:
+def _header(where: str, cells: list[str]) -> list[str]:
     header = [name.strip() for name in cells]
     for name in header:
         bad = unusable_at(name)
         if bad is not None:
-            raise DataError(f"{path}:1: {unusable(name, bad, 'a column name')}")
+            raise DataError(f"{where}: {unusable(name, bad, 'a column name')}")
     # Spreadsheets save empty columns where there was something once.
     named = [name for name in header if name] if header.count("") > 1 else header
     if len(set(named)) != len(named):
-        raise DataError(f"{path}:1: a column name is repeated: {', '.join(map(repr, named))}")
+        raise DataError(f"{where}: a column name is repeated: {', '.join(map(repr, named))}")
     return header
 
 
