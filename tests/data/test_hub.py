@@ -51,7 +51,15 @@ def test_a_name_has_a_split_and_may_have_a_configuration_and_a_revision() -> Non
     assert read_name("hub:own-er/na.me[train]") == HubName("own-er/na.me", "train", None, None)
     assert read_name("hub:o/n:main@1.2/x[train[:10%]]") == HubName("o/n", "train[:10%]", "main", "1.2/x")
     assert read_name("hub:o/n@abc[test]") == HubName("o/n", "test", None, "abc")
-    for bad in ("hub:o/n", "hub:[train]", "hub:o/n[]", "hub:o/n[train", "hub:o/n[train]x"):
+    for bad in (
+        "hub:o/n",
+        "hub:[train]",
+        "hub:@x[train]",
+        "hub:o/n@[train]",
+        "hub:o/n[]",
+        "hub:o/n[train",
+        "hub:o/n[train]x",
+    ):
         with pytest.raises(DataError, match=r"write hub:owner/name\[split\]"):
             read_name(bad)
 
@@ -82,6 +90,26 @@ def test_a_folder_is_told_apart_by_its_place_and_read_again_after_a_change(
     assert lines(first) == lines(here) == rows(20)
     write_rows(dataset / "data" / "train.jsonl", rows(20, seed=5))
     assert lines(hub_file("hub:./set[train]")) == rows(20, seed=5)
+
+
+def test_a_folder_may_have_the_signs_of_a_revision_and_a_configuration_in_its_name(dataset: Path) -> None:
+    """Versions side by side: `set@2` was read as the revision 2 of `set`, which has none."""
+    for name in (f"{dataset}@2", f"{dataset}:x@3"):
+        Path(name).mkdir()
+        assert read_name(f"hub:{name}[train]") == HubName(name, "train", None, None)
+        assert read_name(f"hub:{name}:main[train]") == HubName(name, "train", "main", None)
+    write_rows(Path(f"{dataset}@2") / "train.jsonl", rows(3, seed=9))
+    assert lines(hub_file(f"hub:{dataset}@2[train]")) == rows(3, seed=9)
+    with pytest.raises(DataError, match="is a folder, whose files have no revisions; leave @4 out"):
+        hub_file(f"hub:{dataset}@4[train]")
+
+
+def test_a_folder_of_save_to_disk_is_refused_with_what_makes_a_file_of_it(dataset: Path, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(rows(2)).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"was written by save_to_disk of datasets.*to_parquet"):
+        hub_file(f"hub:{tmp_path / 'saved'}[train]")
 
 
 def test_rows_are_those_of_the_same_parquet_read_directly(dataset: Path, tmp_path: Path) -> None:

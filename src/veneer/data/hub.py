@@ -26,9 +26,10 @@ NOT_JSON = "not in JSON"
 """The key of the object that stands in place of a value that JSON has no form for."""
 WRITTEN = 2
 """The way in which rows are written; a file that was written in another one is not read."""
-_NAME = re.compile(
-    r"hub:(?P<path>[^\[\]@:]+)(?::(?P<config>[^\[\]@]+))?(?:@(?P<revision>[^\[\]]+))?\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]"
-)
+_NAME = re.compile(r"hub:(?P<place>[^\[\]]+)\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]")
+_MORE = re.compile(r"(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?", re.DOTALL)
+_SAVED = ("state.json", "dataset_dict.json")
+"""Files that tell a folder of `save_to_disk` from one of a dataset's own files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,34 @@ class HubName:
 
 
 def read_name(name: str) -> HubName:
-    """The parts of a dataset's name.
+    """The parts of a dataset's name. As much of it as is a folder names that one, whatever signs are in it.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or names a revision of a folder.
     """
     found = _NAME.fullmatch(name)
-    if found is None:
+    place = "" if found is None else found["place"]
+    end = _end_of_path(place)
+    more = _MORE.fullmatch(place[end:])
+    if found is None or not end or more is None:
         raise DataError(
             f"{name!r} names no dataset; write hub:owner/name[split], with a configuration or a revision where they "
             "are wanted: hub:owner/name:config@revision[split]"
         )
-    return HubName(found["path"], found["split"], found["config"], found["revision"])
+    asked = HubName(place[:end], found["split"], more["config"], more["revision"])
+    if asked.is_folder and asked.revision is not None:
+        raise DataError(
+            f"{name}: {asked.path} is a folder, whose files have no revisions; leave @{asked.revision} out, or name "
+            "the folder that is meant"
+        )
+    return asked
+
+
+def _end_of_path(place: str) -> int:
+    """Where the path of a dataset ends, before a configuration and a revision: behind the longest folder, or before the
+    first of their signs."""
+    ends = [*(at for at, sign in enumerate(place) if sign in ":@"), len(place)]
+    return max((end for end in ends if end and Path(place[:end]).is_dir()), default=ends[0])
 
 
 def kept_datasets() -> Path:
@@ -127,6 +144,12 @@ def _load(name: str, asked: HubName) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(f"{name}: datasets of the hub need a library; pip install 'veneer[hub]'") from error
+    if any((Path(asked.path) / file).is_file() for file in _SAVED):
+        raise DataError(
+            f"{name}: {asked.path} was written by save_to_disk of datasets, whose form is its own; write the rows as "
+            'Parquet, by datasets.load_from_disk("FOLDER")["SPLIT"].to_parquet("rows.parquet"), and name that file (a '
+            'folder of one split has no ["SPLIT"])'
+        )
     try:
         return datasets.load_dataset(asked.path, asked.config, split=asked.split, revision=asked.revision)
     except Exception as error:  # those of its HTTP client and of readers of files have no base in common
