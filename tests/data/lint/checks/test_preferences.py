@@ -42,6 +42,10 @@ def test_a_pair_that_another_row_turns_round_is_found_and_an_equal_one_is_not(tm
     assert found(tmp_path, rows)["swapped-pair"] == [1, 3]
 
 
+def test_a_repeated_pair_of_answers_that_differ_by_case_alone_is_not_its_own_swap(tmp_path: Path) -> None:
+    assert "swapped-pair" not in found(tmp_path, [pair(0, "Hello", "hello"), pair(0, "Hello", "hello")])
+
+
 def test_contradictions_among_the_evaluation_rows_are_found(tmp_path: Path) -> None:
     held = tmp_path / "test.jsonl"
     labelled = [{"prompt": "Why?", "completion": "So.", "label": label} for label in (True, False)]

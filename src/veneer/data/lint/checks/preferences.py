@@ -92,6 +92,8 @@ def _swapped(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Seque
     seen: dict[tuple[int, int, int], int] = {}
     for row in pairs.tolist():
         prompt, chosen, rejected = (int(part[row]) for part in (facts.prompt, facts.answer, facts.rejected))
+        if chosen == rejected:  # but for case and layout, so that a repeated pair would be its own swap
+            continue
         other = seen.get((prompt, rejected, chosen))
         if other is not None:
             yield [other, row], SWAPPED.found(f"{facts.where(other)} and {facts.where(row)}")
