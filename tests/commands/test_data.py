@@ -40,6 +40,9 @@ def test_files_with_other_names_of_columns_are_checked(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["data", str(file), "--columns", "{question: text}"])
     assert refused.exit_code == 2
     assert "data.columns" in refused.stderr
+    broken = CliRunner().invoke(main, ["data", str(file), "--columns", "[1"])
+    assert "--columns '[1': the value is not valid YAML" in broken.stderr
+    assert "--set" not in broken.stderr
 
 
 @pytest.mark.parametrize("which", [0, 1])

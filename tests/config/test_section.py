@@ -68,6 +68,29 @@ def test_lists_and_mappings_are_asked_for_in_the_words_of_yaml(given_values: dic
     assert said in refusal(given_values)
 
 
+@pytest.mark.parametrize(
+    ("given_values", "said"),
+    [
+        (
+            values(rewards=[{"metric": "exact"}, {"python": "a.py:f", "weight": float("nan")}]),
+            "rewards.1.weight: input",
+        ),
+        (values(rewards=[3]), "rewards.0: is a section"),
+        (values(data={"file": "f", "columns": {"foo": "b"}}), "data.columns.foo: input should be 'messages'"),
+        (
+            values(lora={"target_modules": ["q_proj", 3]}),
+            "lora.target_modules.1: input should be a valid string, got 3",
+        ),
+        (values(lora={"rank_pattern": {"q": "x"}}), "lora.rank_pattern.q: input should be a valid integer"),
+    ],
+)
+def test_what_is_wrong_in_a_list_or_a_mapping_is_named_by_its_place(given_values: dict[str, Any], said: str) -> None:
+    """And by it alone."""
+    message = refusal(given_values)
+    assert f"\n  - {said}" in message
+    assert message.count("\n  - ") == 1
+
+
 def test_nothing_behind_a_key_is_called_so() -> None:
     assert refusal(values(tracking={"project": None})).endswith(
         "- tracking.project: input should be a valid string, got nothing (null)"

@@ -146,11 +146,12 @@ OPTIONS = {
 def columns_of(text: str | None) -> Mapping[Column, str]:
     """The setting `data.columns` as it is written on the command line."""
     from veneer.config import parse
-    from veneer.config.values import override
+    from veneer.config.values import read_value
 
-    given = [] if text is None else [f"data.columns={text}"]
-    values = override({"model": "-", "output": "-", "data": {"file": "-"}}, given)
-    return parse(values, where="the command line").data.columns
+    if text is None:
+        return {}
+    data = {"file": "-", "columns": read_value(text, f"--columns {text!r}")}
+    return parse({"model": "-", "output": "-", "data": data}, where="the command line").data.columns
 
 
 def run_config(

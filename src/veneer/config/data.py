@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -10,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from veneer.config.numbers import NUMBER, Day, Fraction, Name, Place
 from veneer.config.section import Section
 from veneer.enums import BadRows, Check, Column, Overlong, SplitBy, TokenCache
+from veneer.errors import ConfigError
 
 
 class SplitSection(Section):
@@ -38,6 +41,18 @@ class SourceSection(Section):
     """A file, a pattern or a dataset, as in `data.file`."""
     weight: Weight = 1.0
     """How often an epoch holds each row: of n rows it has round(weight · n)."""
+
+
+def refuse_shared(columns: Mapping[Column, str]) -> None:
+    """Refuse names of columns of which two are one column of the file: the answer would be the question.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    shared = sorted(theirs for theirs, count in Counter(columns.values()).items() if count > 1)
+    if shared:
+        names = ", ".join(ours.value for ours, theirs in columns.items() if theirs == shared[0])
+        raise ConfigError(f"{shared[0]!r} is the file's column for {names}; each of them needs one of its own")
 
 
 class DataSection(Section):
@@ -91,8 +106,18 @@ class DataSection(Section):
     @field_validator("file")
     @classmethod
     def _given(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and not info.data.get("sources"):
+        # Sources that are wrong are not there; they were given all the same.
+        if value is None and info.data.get("sources") == ():
             raise PydanticCustomError("missing", "required, but not given")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _apart(cls, value: dict[Column, str]) -> dict[Column, str]:
+        try:
+            refuse_shared(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return value
 
     @property

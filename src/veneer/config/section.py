@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from difflib import get_close_matches
 from reprlib import Repr
@@ -38,11 +39,12 @@ class Section(BaseModel):
         if _INSIDE.get():
             return handler(values)
         token = _INSIDE.set(True)
+        values = sets_listed(values)
         try:
-            return handler(sets_listed(values))
+            return handler(values)
         except ValidationError as error:
             where = info.context if isinstance(info.context, str) else cls.__name__
-            raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, cls))}") from error
+            raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, cls, values))}") from error
         finally:
             _INSIDE.reset(token)
 
@@ -66,28 +68,57 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(error: ValidationError, section: type[Section]) -> list[str]:
-    """One line for each key that is wrong (pydantic reports a union once for every branch)."""
+def _explain(error: ValidationError, section: type[Section], given: Any) -> list[str]:
+    """One line for each key that is wrong (pydantic reports a union once for every branch).
+
+    Args:
+        error: what pydantic says.
+        section: what was to be read.
+        given: what it was read from.
+    """
     above = section.place.split(".") if section.place else []
     known = keys_of(section, f"{section.place}." if section.place else "")
     lines: dict[str, list[str]] = {}
     met: dict[str, str] = {}
     for problem in error.errors():
-        parts = above + [str(part) for part in problem["loc"]]
-        # The names of a union's branches stand in `loc` behind the key; the key itself is the longest known prefix.
-        key = ".".join(parts)
-        while key and key not in known and problem["type"] not in ("extra_forbidden", "missing"):
-            key = key.rpartition(".")[0]
-        key = key or ".".join(parts)
+        key = ".".join([*above, *map(str, problem["loc"])])
         if problem["type"] == "extra_forbidden":
             text = f"unknown key{_hint(key, known)}"
         elif problem["type"] == "missing":
             text = "required, but not given"
         else:
+            key = _place_in(given, problem["loc"], above, known)
             text = _said(problem["type"], problem["msg"], problem["input"])
             met[key] = f", got {_met(problem['input'])}"
         lines.setdefault(key, []).append(text)
-    return [f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}" for key, texts in lines.items()]
+    # Of a union's branches, the one that has found fault with an item has taken the value for what it is.
+    whole = {key for key in lines if any(other.startswith(f"{key}.") for other in lines)} & met.keys()
+    return [
+        f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}"
+        for key, texts in lines.items()
+        if key not in whole
+    ]
+
+
+def _place_in(given: Any, place: Sequence[int | str], above: Sequence[str], known: Sequence[str]) -> str:
+    """Pydantic's place of a problem, by the keys and numbers that lead to it in what was given. The names of a union's
+    branches and of its validators stand between them and behind them.
+
+    Args:
+        given: what was read.
+        place: pydantic's `loc`.
+        above: the keys of the section itself.
+        known: every key that there is; one that was not given may have a default that is wrong here.
+    """
+    steps = list(above)
+    for step in place:
+        items = isinstance(given, list | tuple) and isinstance(step, int) and step < len(given)
+        if items or (isinstance(given, Mapping) and step in given):
+            given = given[step]
+        elif ".".join([*steps, str(step)]) not in known:
+            continue
+        steps.append(str(step))
+    return ".".join(steps)
 
 
 def _met(value: Any) -> str:

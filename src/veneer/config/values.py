@@ -125,12 +125,25 @@ def read_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r}: write it as key=value, for example train.epochs=2")
+    return key.strip(), read_value(value, f"--set {text!r}")
+
+
+def read_value(text: str, option: str) -> Any:
+    """The value that a text has in YAML; nothing is null.
+
+    Args:
+        text: the value as it was given.
+        option: what it was given by, for messages.
+
+    Raises:
+        ConfigError: it is not YAML.
+    """
     try:
-        return key.strip(), yaml.load(value, Loader=_StrictLoader) if value.strip() else None
+        return yaml.load(text, Loader=_StrictLoader) if text.strip() else None
     except ConfigError as error:
-        raise ConfigError(f"--set {text!r}: {error}") from error
+        raise ConfigError(f"{option}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+        raise ConfigError(f"{option}: the value is not valid YAML: {error}") from error
 
 
 def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from veneer.config import RunConfig
+from veneer.config.data import refuse_shared
 from veneer.data.asked_rows import asked_row
 from veneer.data.formats import to_record
 from veneer.data.json_values import BadRow
@@ -19,9 +20,14 @@ Columns = Mapping[Column, str]
 
 
 def named_columns(given: Mapping[Column, str] | Mapping[str, str] | None) -> dict[Column, str]:
-    """Columns that were given to a function of the API, by `Column`s or their names. Raises ConfigError for a name that
-    is unknown."""
-    return {choice(Column, name, "columns"): theirs for name, theirs in (given or {}).items()}
+    """Columns that were given to a function of the API, by `Column`s or their names.
+
+    Raises:
+        ConfigError: a name is unknown, or two are one column.
+    """
+    columns = {choice(Column, name, "columns"): theirs for name, theirs in (given or {}).items()}
+    refuse_shared(columns)
+    return columns
 
 
 def record_columns(file: str, given: Columns, run: RunConfig | None) -> Columns:
