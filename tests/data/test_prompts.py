@@ -105,6 +105,20 @@ def test_tokens_end_where_the_assistant_answers_and_none_trains(tiny_model: Path
     assert not found.examples[0].loss_mask.any()
 
 
+def test_a_system_column_that_is_not_asked_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    """Beside a prompt of `dpo` it is the system turn."""
+    asked: list[dict[str, Any]] = [
+        {"prompt": "q", "system": "Be brief."},
+        {"prompt": "r", "system": ""},
+        {"prompt": "s"},
+    ]
+    _, notes = loaded(tiny_model, write_rows(tmp_path / "a.jsonl", asked))
+    said = "1 prompt beside a column 'system', which reaches rewards and is not asked"
+    assert sum(note.startswith(said) for note in notes) == 1
+    turns = [{"messages": [SYSTEM, USER], "system": "Count."}, {"prompt": "2 + 2?"}]
+    assert not any("is not asked" in note for note in loaded(tiny_model, write_rows(tmp_path / "b.jsonl", turns))[1])
+
+
 def test_long_prompts_are_dropped_and_counted_and_columns_are_in_the_digest(tiny_model: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"prompt": f"{n} + 2?", "answer": n + 2} for n in range(8)]
     rows.append({"prompt": "a long one " * 60, "answer": 0})

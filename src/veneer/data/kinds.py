@@ -14,7 +14,7 @@ from veneer.data.formats import Remarks
 from veneer.data.json_values import BadRow
 from veneer.data.kind_rows import PARTS, KindRow, to_kind
 from veneer.data.problems import RowProblem
-from veneer.data.prompts import EncodedPrompts, encode_prompts
+from veneer.data.prompts import EncodedPrompts, encode_prompts, unasked_notes
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, encode_told, load_rows, weighted
@@ -92,6 +92,8 @@ def _prompts(
     emit: Subscriber,
 ) -> Rows:
     """The rows of a run that samples its answers."""
+    for note in unasked_notes([row.prompt for row in (*rows, *evaluated) if row.prompt is not None]):
+        emit(Note(message=note, level=Level.WARNING))
     train = _encode_prompts(rows, tokenizer, data, "training", skipped, emit)
     held_out = _encode_prompts(evaluated, tokenizer, data, "evaluation", skipped, emit)
     if not train.prompts:

@@ -7,12 +7,14 @@ reference. `tools` are shown by the chat template. Every other key is a column, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from veneer.counting import count_of
 from veneer.data.chat import Encoder, Example
 from veneer.data.formats import MAPPING, Record, read_tools
 from veneer.data.json_values import BadRow, kind, parse_row
@@ -23,6 +25,8 @@ from veneer.errors import DataError
 
 PROMPT, MESSAGES, TOOLS, COMPLETION = "prompt", "messages", "tools", "completion"
 KEYS = f"{PROMPT} | {MESSAGES}"
+ASKING = ("system", "instruction", "conversations")
+"""Columns that are part of what is asked in rows of other objectives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,21 @@ def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None)
 def _parsed(turns: Any) -> Any:
     """Turns that are a text of JSON, as cells of CSV are."""
     return parse_row(turns) if isinstance(turns, str) and turns.strip() else turns
+
+
+def unasked_notes(prompts: Sequence[PromptRow]) -> list[str]:
+    """What is to be said of columns that look as if they were asked, and only reach rewards."""
+    found = Counter(name for one in prompts for name in ASKING if one.columns.get(name) and not _asks(one, name))
+    return [
+        f"{count_of(count, 'prompt')} beside a column {name!r}, which reaches rewards and is not asked; if it is to "
+        f"be, give turns under {MESSAGES}"
+        for name, count in found.items()
+    ]
+
+
+def _asks(one: PromptRow, name: str) -> bool:
+    """Whether a prompt's turns say what a column says too."""
+    return name == "system" and one.record.messages[0]["role"] == "system"
 
 
 @dataclass(frozen=True, slots=True)
