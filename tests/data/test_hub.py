@@ -16,7 +16,8 @@ import pytest
 from support import needs
 from tiny import rows, run_config, write_rows
 from veneer.data import hub
-from veneer.data.hub import NOT_JSON, HubName, hub_file, read_name
+from veneer.data.hub import HubName, hub_file, read_name
+from veneer.data.plain_json import NOT_JSON
 from veneer.data.records import read_file
 from veneer.enums import Column
 from veneer.errors import CheckpointError, DataError

@@ -5,15 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from support import needs
 from veneer.data.in_memory import rows_file
+from veneer.data.plain_json import NOT_JSON
 from veneer.data.records import read_records
 from veneer.errors import DataError, OutputError
 from veneer.events import Event
 
 ROWS = [{"prompt": "naïve 🎉?", "completion": "yes\nno"}, {"prompt": "b", "completion": "c", "weight": None}]
+
+
+WITHIN: dict[str, Any] = {}
+WITHIN["a"] = WITHIN
 
 
 class Dataset:
@@ -46,8 +52,8 @@ def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_pat
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [([], "are none"), (["text"], "row 1 is of type str"), ([{"a": {1, 2}}], "row 1 cannot be written as JSON"),
-     ([{"a": 1.0}, {"a": float("nan")}], "row 2 cannot be written as JSON"),
+    [([], "are none"), (["text"], "row 1 is of type str"), ([{("a", "b"): 1}], "row 1 cannot be written as JSON"),
+     ([{"a": 1}, WITHIN], "row 2 cannot be written as JSON: it is nested too deeply, or within itself"),
      ([{"a": "b"}, {"a": ["c", "\ud83d"]}], r"row 2 cannot .*: a lone surrogate \(U\+D83D\) at character 0 of a\[1\]"),
      ([{"\ud83d": 1}], r"row 1 cannot .*: a lone surrogate \(U\+D83D\) at character 0 of a key")],
 )  # fmt: skip
@@ -55,6 +61,24 @@ def test_what_is_no_row_is_refused(rows: list[Any], said: str, tmp_path: Path) -
     with pytest.raises(DataError, match=said):
         rows_file(rows, tmp_path / "data.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_in_a_column_that_nobody_uses_refuses_no_row(tmp_path: Path) -> None:
+    """`to_dict("records")` of pandas has it for every value that is missing."""
+    row = {"prompt": "a", "completion": "b", "id": np.int64(7), "score": float("nan")}
+    events: list[Event] = []
+    file = rows_file([ROWS[0], row], tmp_path / "data.jsonl", events.append)
+    assert json.loads(file.read_text(encoding="utf-8").splitlines()[1]) == {**row, "id": 7, "score": {NOT_JSON: "nan"}}
+    assert len(read_records(file)) == 2
+    assert "1 row with a value that JSON has no form for, as NaN is (first: row 2)" in str(events)
+
+
+def test_a_frame_is_refused_with_what_makes_rows_of_it(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS)
+    with pytest.raises(DataError, match=r'rows are dictionaries; give frame\.to_dict\("records"\)'):
+        rows_file(frame, tmp_path / "data.jsonl")
+    assert len(read_records(rows_file(frame.to_dict("records"), tmp_path / "data.jsonl"))) == 2
 
 
 @needs("datasets", "datasets is not installed")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, time, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from veneer.data.arrow_rows import nulls_noted, without_nulls
+from veneer.data.plain_json import as_json
 from veneer.errors import DataError, OutputError
 from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.io.files import atomic_file, make_output_folder
@@ -22,8 +19,6 @@ from veneer.io.places import place_named
 from veneer.strict_json import to_text
 
 HUB = "hub:"
-NOT_JSON = "not in JSON"
-"""The key of the object that stands in place of a value that JSON has no form for."""
 WRITTEN = 2
 """The way in which rows are written; a file that was written in another one is not read."""
 _NAME = re.compile(r"hub:(?P<place>[^\[\]]+)\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]")
@@ -117,7 +112,7 @@ def hub_file(name: str, emit: Subscriber = ignore) -> Path:
         for row in _each(name, rows):
             left, removed = without_nulls(row)
             nulls += removed
-            out.write(to_text(_json(left), ensure_ascii=False) + "\n")
+            out.write(to_text(as_json(left), ensure_ascii=False) + "\n")
             stage.advance()
     for note in nulls_noted(name, nulls):
         emit(Note(message=note))
@@ -165,24 +160,3 @@ def _each(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, An
     # A date beyond Python's, a time zone that nobody knows, and whatever else a library cannot make an object of.
     except (ValueError, OverflowError, KeyError, ImportError) as error:
         raise DataError(f"{name}: a row cannot be read: {error}") from error
-
-
-def _json(value: Any) -> Any:
-    """A value of a dataset as JSON has it. Dates and exact numbers become texts. Of what JSON has no form for (bytes, a
-    picture, NaN) an object stands there that says so: nobody needs it in a column that is not used, and none that asks
-    for a text or a number takes an object."""
-    match value:
-        case None | str() | bool() | int():
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case Mapping():
-            return {str(key): _json(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_json(item) for item in value]
-        case date() | time() | timedelta() | Decimal() | UUID():
-            return str(value)
-        case float():
-            return {NOT_JSON: str(value)}
-        case _:
-            return {NOT_JSON: type(value).__name__}

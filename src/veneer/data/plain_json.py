@@ -1,0 +1,44 @@
+"""Values that Python's libraries give, as JSON has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+NOT_JSON = "not in JSON"
+"""The key of the object that stands in place of a value that JSON has no form for."""
+
+
+def as_json(value: Any) -> Any:
+    """A value of a row as JSON has it. Dates and exact numbers become texts; numpy's numbers and arrays become
+    Python's. For what JSON has no form for (bytes, a picture, NaN) an object stands there that says so: nobody needs it
+    in a column that is not used, and none that asks for a text or a number takes an object."""
+    match value:
+        case None | str() | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case Mapping():
+            return {key: as_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [as_json(item) for item in value]
+        case date() | time() | timedelta() | Decimal() | UUID() | np.datetime64() | np.timedelta64():
+            return str(value)
+        case np.bool_():
+            return bool(value)
+        case np.integer():
+            return int(value)
+        case np.floating():
+            return as_json(float(value))
+        case np.ndarray():
+            return as_json(value.tolist())
+        case float():
+            return {NOT_JSON: str(value)}
+        case _:
+            return {NOT_JSON: type(value).__name__}
