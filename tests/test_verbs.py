@@ -35,6 +35,12 @@ def test_rows_in_memory_are_trained_and_reproduced_as_those_of_a_file(
     assert not (tmp_path / "planned").exists()
 
 
+def test_rows_of_a_comparison_that_never_began_do_not_stay_in_its_folder(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(veneer.DataError, match="there is a prompt but no completion"):
+        veneer.compare(str(tiny_model), [{"prompt": "x"}], tmp_path / "out", eval_data=[{"prompt": "x"}])
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
 def test_unknown_settings_get_the_suggestion_of_the_command_line() -> None:
     values = {"model": "m", "output": "o", "data": {"file": "d"}, "train": {"learning_rat": 1e-4}}
     with pytest.raises(veneer.ConfigError, match=r"train\.learning_rat: unknown key.*train\.learning_rate"):

@@ -20,10 +20,11 @@ from veneer.assistant.load import open_assistant
 from veneer.assistant.prompts import check_prompts, turns
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
+from veneer.comparison.rows import SETTINGS_FILE
 from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import METHODS, CompareConfig
 from veneer.config import ComputeSection
-from veneer.data.in_memory import RowSource, rows_file
+from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.data.lint import run as linting
 from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import LintReport
@@ -232,21 +233,24 @@ def compare(
     """
     check_types(compare, locals())
     folder, emit = RunFolder(Path(output)), broadcast(subscribers)
-    config = CompareConfig(
-        model=str(model),
-        data=str(rows_file(data, folder.data_file, emit)),
-        output=str(output),
-        methods=tuple(choice(Method, method, "methods") for method in methods),
-        seeds=seeds,
-        eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file, emit)),
-        held_out=held_out,
-        limit=limit,
-        max_new_tokens=max_new_tokens,
-        metrics=names_given(metrics),
-        assignments=tuple(assignments),
-        preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
-    )
-    return comparison.compare(config, subscribers=subscribers)
+    begun = folder.path / SETTINGS_FILE
+    # Rows of a comparison that never began may be mended.
+    with withdrawn_until(begun.exists, [folder.data_file, folder.eval_data_file]):
+        config = CompareConfig(
+            model=str(model),
+            data=str(rows_file(data, folder.data_file, emit)),
+            output=str(output),
+            methods=tuple(choice(Method, method, "methods") for method in methods),
+            seeds=seeds,
+            eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file, emit)),
+            held_out=held_out,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            metrics=names_given(metrics),
+            assignments=tuple(assignments),
+            preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
+        )
+        return comparison.compare(config, subscribers=subscribers)
 
 
 def combine(
