@@ -108,7 +108,10 @@ def test_a_folder_may_have_the_signs_of_a_revision_and_a_configuration_in_its_na
 def test_a_folder_of_save_to_disk_is_refused_with_what_makes_a_file_of_it(dataset: Path, tmp_path: Path) -> None:
     import datasets
 
-    datasets.Dataset.from_list(rows(2)).save_to_disk(tmp_path / "saved")
+    saved = datasets.Dataset.from_list(rows(2))
+    datasets.DatasetDict({"train": saved}).save_to_disk(tmp_path / "splits")
+    assert lines(hub_file(f"hub:{tmp_path / 'splits'}[train]")) == rows(2), "which datasets reads"
+    saved.save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match=r"was written by save_to_disk of datasets.*to_parquet"):
         hub_file(f"hub:{tmp_path / 'saved'}[train]")
 

@@ -23,8 +23,9 @@ WRITTEN = 2
 """The way in which rows are written; a file that was written in another one is not read."""
 _NAME = re.compile(r"hub:(?P<place>[^\[\]]+)\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]")
 _MORE = re.compile(r"(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?", re.DOTALL)
-_SAVED = ("state.json", "dataset_dict.json")
-"""Files that tell a folder of `save_to_disk` from one of a dataset's own files."""
+_SAVED = "state.json"
+"""The file that tells a folder into which `save_to_disk` wrote one split. Of several, in folders of their own, `datasets`
+reads the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,10 @@ def _load(name: str, asked: HubName) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(f"{name}: datasets of the hub need a library; pip install 'veneer[hub]'") from error
-    if any((Path(asked.path) / file).is_file() for file in _SAVED):
+    if (Path(asked.path) / _SAVED).is_file():
         raise DataError(
             f"{name}: {asked.path} was written by save_to_disk of datasets, whose form is its own; write the rows as "
-            'Parquet, by datasets.load_from_disk("FOLDER")["SPLIT"].to_parquet("rows.parquet"), and name that file (a '
-            'folder of one split has no ["SPLIT"])'
+            f'Parquet, by datasets.load_from_disk("{asked.path}").to_parquet("rows.parquet"), and name that file'
         )
     try:
         return datasets.load_dataset(asked.path, asked.config, split=asked.split, revision=asked.revision)
