@@ -24,8 +24,8 @@ WRITTEN = 2
 _NAME = re.compile(r"hub:(?P<place>[^\[\]]+)\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]")
 _MORE = re.compile(r"(?::(?P<config>[^@]+))?(?:@(?P<revision>.+))?", re.DOTALL)
 _SAVED = "state.json"
-"""The file that tells a folder into which `save_to_disk` wrote one split. Of several, in folders of their own, `datasets`
-reads the files."""
+"""The file that tells a folder into which `save_to_disk` wrote one split. Where it wrote several, each into a folder
+below, `datasets` reads the files."""
 
 
 @dataclass(frozen=True, slots=True)
