@@ -12,22 +12,41 @@ from veneer.generation.request import Finished, FinishReason, GenerationEvent, G
 from veneer.generation.runner import StepOutput
 from veneer.generation.sequence import Sequence
 
-NEWLINE = 10
+NEWLINE, HALF = 10, 11
+WRONG = "\ufffd"
 
 
 class Bytes:
-    """A tokenizer one of whose tokens is a byte, which may go on with another one."""
+    """A tokenizer two of whose tokens are bytes, one of which is no character without another one."""
 
-    byte_tokens = frozenset({NEWLINE})
+    byte_tokens = frozenset({NEWLINE, HALF})
 
     def decode(self, tokens: Tokens[int], *, skip_special_tokens: bool = True) -> str:
-        return "".join("\n" if token == NEWLINE else "x" for token in tokens)
+        return "".join({NEWLINE: "\n", HALF: WRONG}.get(token, "x") for token in tokens)
+
+
+def completion_of(stop: str, events: list[GenerationEvent]) -> Completion:
+    handle = GenerationHandle(GenerationRequest(prompt=(1,), stop=(stop,)), events.append)
+    sequence = Sequence(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
+    return Completion(handle, sequence, Bytes(), frozenset())
+
+
+def test_a_stop_string_that_is_a_byte_ends_an_answer_at_once() -> None:
+    events: list[GenerationEvent] = []
+    completion = completion_of("\n", events)
+    assert completion.next_token(StepOutput(torch.zeros(1, 12), 5)) is None
+    assert completion.next_token(StepOutput(torch.zeros(1, 12), NEWLINE)) is FinishReason.STOP
+    completion.finish(FinishReason.STOP)
+    assert [event.text for event in events] == ["x", "", ""]
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert (last.stop, last.new_tokens) == ("\n", 2)
 
 
 @pytest.mark.parametrize(
     ("reason", "told", "stop"),
     [
-        (FinishReason.LENGTH, FinishReason.STOP, "\n"),
+        (FinishReason.LENGTH, FinishReason.STOP, WRONG),
         (FinishReason.ERROR, FinishReason.ERROR, None),
         (FinishReason.CANCELLED, FinishReason.CANCELLED, None),
     ],
@@ -36,10 +55,8 @@ def test_a_stop_string_in_what_was_held_back_ends_an_answer_that_nothing_else_ha
     reason: FinishReason, told: FinishReason, stop: str | None
 ) -> None:
     events: list[GenerationEvent] = []
-    handle = GenerationHandle(GenerationRequest(prompt=(1,), stop=("\n",)), events.append)
-    sequence = Sequence(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
-    completion = Completion(handle, sequence, Bytes(), frozenset())
-    assert completion.next_token(StepOutput(torch.zeros(1, 12), NEWLINE)) is None, "the byte is held back"
+    completion = completion_of(WRONG, events)
+    assert completion.next_token(StepOutput(torch.zeros(1, 12), HALF)) is None, "the byte is held back"
     completion.finish(reason)
     last = events[-1]
     assert isinstance(last, Finished)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from tiny_tokenizers import PIECES, byte_level_tokenizer, metaspace_tokenizer, varied_strings
-from veneer.generation.text import UNCERTAIN, StopScanner, TextStream
+from veneer.generation.text import UNCERTAIN, StoppedText, StopScanner, TextStream
 from veneer.io.tokenizer import Tokenizer
 
 KINDS = {
@@ -186,6 +186,66 @@ def test_nothing_is_held_back_that_cannot_become_a_stop_string() -> None:
     scanner = StopScanner(["</end>"])
     assert [scanner.push(piece) for piece in ("a", "<", "b", "<", "/e", "nd", ">")] == ["a", "", "<b", "", "", "", ""]
     assert scanner.found == "</end>"
+
+
+def until_stopped(text: StoppedText, tokens: list[int]) -> tuple[str, int]:
+    """The text up to the string that ends it, and how many tokens were taken for it."""
+    said = ""
+    for count, token in enumerate(tokens, 1):
+        said += text.push(token)
+        if text.found is not None:
+            return said, count
+    return said + text.finish(), len(tokens)
+
+
+@pytest.mark.parametrize("before", ["", "a", "a ", "文"])
+@pytest.mark.parametrize("stop", ["\n", "\n\n", "é", "文\n", "\n ", "\n\ufffd"])
+def test_a_stop_string_of_bytes_ends_a_text_as_soon_as_it_is_whole(
+    tokenizer: Tokenizer, stop: str, before: str
+) -> None:
+    letters = letters_of(tokenizer)
+    start = tokenizer.encode(before) if before else []
+    tokens = [*start, *(letters[byte] for byte in stop.encode())]
+    more = [letters[byte] for byte in ("文" * 20).encode()]
+    said, count = until_stopped(StoppedText(tokenizer, ["never", stop]), tokens + more)
+    assert said == tokenizer.decode(start)
+    # A U+FFFD may be what bytes that are no text decode to: it is certain with the next token that is no byte.
+    assert count == len(tokens) or UNCERTAIN in stop
+
+
+def test_text_up_to_a_stop_string_is_that_of_all_tokens_whatever_a_model_writes(tokenizer: Tokenizer) -> None:
+    """Bytes that are no text may make no text of those before them, so that an answer may end where it would not."""
+    source = random.Random(5)
+    letters = letters_of(tokenizer)
+    stops = ["\n", "ab", "é", "a\n文", " \n"]
+    parts = [*("é文🎉a\nb " for _ in range(9)), "\ufffd"]
+    early = 0
+    for _ in range(2000):
+        tokens: list[int] = []
+        for _ in range(source.randint(1, 12)):
+            whole = [letters[byte] for byte in source.choice(source.choice(parts)).encode()]
+            other = [source.choice([control_token(tokenizer), letters[0xFF], *tokenizer.encode(" ab")])]
+            tokens += source.choice([whole, whole, whole, whole[:-1], other])
+        own = source.sample(stops, source.randint(0, 3))
+        text = StoppedText(tokenizer, own)
+        said, count = until_stopped(text, tokens)
+        whole_text = tokenizer.decode(tokens[:count])
+        places = [place for stop in own if (place := whole_text.find(stop)) >= 0]
+        assert said == (whole_text[: min(places)] if places else whole_text)
+        assert (text.found is not None) == bool(places)
+        early += bool(places) and count < len(tokens)
+    assert early > 300
+
+
+def test_bytes_cost_as_much_each_where_a_stop_string_is_looked_for(tokenizer: Tokenizer) -> None:
+    letters = letters_of(tokenizer)
+    for what in (b"\n", "文".encode(), b"\xff", b" \n", b"\xff\n"):
+        cost = []
+        for times in (200, 400):
+            decoder = Counted(tokenizer)
+            until_stopped(StoppedText(decoder, ["\nend", " \n文"]), [letters[byte] for byte in what] * times)
+            cost.append(decoder.tokens)
+        assert cost[1] <= 2 * cost[0] + 20, what
 
 
 def test_pieces_of_every_kind_are_there() -> None:

@@ -19,7 +19,7 @@ from veneer.generation.request import (
 from veneer.generation.runner import StepOutput
 from veneer.generation.sampling import adjusted, choose, likeliest
 from veneer.generation.sequence import Sequence, Work
-from veneer.generation.text import StopScanner, TextStream, TokenDecoder
+from veneer.generation.text import StoppedText, TokenDecoder
 
 
 class Completion:
@@ -37,8 +37,7 @@ class Completion:
     ):
         self.handle = handle
         self._sequence, self._stop_ids = sequence, stop_ids
-        self._text = None if decoder is None else TextStream(decoder)
-        self._scanner = StopScanner(handle.request.stop)
+        self._text = None if decoder is None else StoppedText(decoder, handle.request.stop)
         self._generator: torch.Generator | None = None
         self._prompt_scores: dict[int, TokenLogprob] = {}
         self._scored = handle.request.prompt_logprobs is None
@@ -76,23 +75,22 @@ class Completion:
             return FinishReason.STOP
         sequence.tokens.append(token)
         self._made += 1
-        piece = "" if self._text is None else self._scanner.push(self._text.push(token))
+        piece = "" if self._text is None else self._text.push(token)
         logprob = None if request.logprobs is None else token_logprob(output.logits[-1], token, request.logprobs)
         self.handle.emit(TokenMade(token, piece, logprob))
-        if self._scanner.found is not None:
-            self._stop = self._scanner.found
+        if self._text is not None and self._text.found is not None:
+            self._stop = self._text.found
             return FinishReason.STOP
         return FinishReason.LENGTH if self._made == request.sampling.max_new_tokens else None
 
     def finish(self, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> None:
         """Emit the rest of the text, and the end."""
         sequence, rest = self._sequence, ""
-        if self._text is not None and self._scanner.found is None:
-            rest = self._scanner.push(self._text.finish())
-            if self._scanner.found is None:
-                rest += self._scanner.finish()
-            elif reason in (FinishReason.LENGTH, FinishReason.STOP):  # and no error, nor who cancelled it
-                reason, self._stop = FinishReason.STOP, self._scanner.found
+        if self._text is not None and self._text.found is None:
+            rest = self._text.finish()
+            if self._text.found is not None and reason in (FinishReason.LENGTH, FinishReason.STOP):
+                # No error has ended it, nor who cancelled it.
+                reason, self._stop = FinishReason.STOP, self._text.found
         self.handle.emit(
             Finished(
                 reason=reason,

@@ -10,9 +10,11 @@ from typing import Protocol
 
 UNCERTAIN = "\ufffd"
 """What bytes decode to that are no character, or not yet."""
-WINDOW = 3
-"""Tokens that are decoded again with a new one: a character of UTF-8 has at most four bytes, so that a part of one has
-three at most, and each token has one at least."""
+LONGEST = 4
+"""Bytes that a character of UTF-8 has at most."""
+WINDOW = LONGEST - 1
+"""Tokens that are decoded again with a new one: a part of a character has three bytes at most, and each token has one
+at least."""
 
 
 class TokenDecoder(Protocol):
@@ -75,6 +77,16 @@ class TextStream:
         piece, self._sent = text[self._sent :], len(text)
         return self._send(piece)
 
+    @property
+    def held(self) -> str:
+        """What `finish` would send."""
+        return self._decoder.decode(self._window)[self._sent :]
+
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether the last token that has text stands for a single byte, so that it is held back."""
+        return bool(self._window) and self._window[-1] in self._bytes
+
     def _has_no_text(self, token: int) -> bool:
         """Whether it is a control token, which decoders never see: a space is there when it comes twice."""
         return not self._decoder.decode([token]) and not self._decoder.decode([token, token])
@@ -116,6 +128,81 @@ class StopScanner:
         """What was held back."""
         held, self._held = self._held, ""
         return held
+
+    def finds(self, piece: str) -> bool:
+        """Whether a string is found once a piece is taken, which it is not here."""
+        return any(stop in self._held + piece for stop in self._stops)
+
+    def ahead(self) -> StopScanner:
+        """One that goes on from here by itself."""
+        found = StopScanner(self._stops)
+        found._held = self._held
+        return found
+
+
+class _BytesAhead:
+    """Finds strings among bytes that are held back, as their characters become whole.
+
+    Each byte is decoded a few times, however many there are before it. What is found is yet to be looked for in all
+    that is held, which may be no text.
+    """
+
+    def __init__(self, decoder: TokenDecoder, scanner: StopScanner):
+        self._decoder, self._scanner = decoder, scanner
+        self._part: list[int] = []
+        """Bytes of a character that is not whole yet."""
+
+    def push(self, token: int) -> bool:
+        """Take one more byte; whether a string is there with it, which is told once."""
+        if self._scanner.found is not None or len(self._part) == LONGEST:
+            return False  # bytes that make no character are no text, whatever comes
+        self._part.append(token)
+        text = self._decoder.decode(self._part)
+        if UNCERTAIN in text:
+            return False
+        # Decoders strip the space before a text, which another one before it keeps.
+        self._scanner.push(self._decoder.decode(self._part * 2)[len(text) :])
+        self._part = []
+        return self._scanner.found is not None
+
+
+class StoppedText:
+    """Tokens in, text out up to the first of some strings.
+
+    A string may be among bytes that are held back (`TextStream`): it ends the text as soon as it is whole, since a
+    model may say such bytes without end.
+
+    Args:
+        decoder: the model's tokenizer.
+        stops: the strings, none of which is in the text.
+    """
+
+    def __init__(self, decoder: TokenDecoder, stops: Sequence[str]):
+        self._decoder, self._stream, self._scanner = decoder, TextStream(decoder), StopScanner(stops)
+        self._bytes = decoder.byte_tokens if stops else frozenset[int]()
+        self._ahead: _BytesAhead | None = None
+        """Takes the bytes that are held back; None where there are none."""
+
+    @property
+    def found(self) -> str | None:
+        """The string that was found."""
+        return self._scanner.found
+
+    def push(self, token: int) -> str:
+        """Take one more token; returns the text that is before every string for certain."""
+        piece = self._scanner.push(self._stream.push(token))
+        if token in self._bytes:
+            self._ahead = self._ahead or _BytesAhead(self._decoder, self._scanner.ahead())
+            if self._ahead.push(token) and self._scanner.finds(self._stream.held):
+                piece += self._scanner.push(self._stream.finish())
+        elif not self._stream.holds_bytes:  # a control token leaves the bytes before it held
+            self._ahead = None
+        return piece
+
+    def finish(self) -> str:
+        """What was held back, up to the first of the strings."""
+        rest = self._scanner.push(self._stream.finish())
+        return rest if self.found is not None else rest + self._scanner.finish()
 
 
 def overlap(text: str, word: str) -> int:
