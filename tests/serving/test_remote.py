@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -76,20 +78,81 @@ def test_the_first_model_of_the_server_answers_where_none_is_named(server: HttpS
     assert f"{BASE} answers" in result.stderr
 
 
-@pytest.mark.parametrize("body", [b"<html>", b'{"data": []}', b'{"data": [{"name": "m"}]}', b"[]"])
-def test_a_server_without_a_list_of_models_is_told(body: bytes) -> None:
+@contextmanager
+def other_server(body: bytes) -> Iterator[str]:
+    """The address of a server that answers once, whatever it is asked."""
+
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
+
+        do_POST = do_GET
 
         def log_message(self, *args: object) -> None:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Other) as other:
-        threading.Thread(target=other.handle_request).start()
-        result = invoke("chat", "--server", f"http://127.0.0.1:{other.server_port}", stdin="")
+        thread = threading.Thread(target=other.handle_request)
+        thread.start()
+        yield f"http://127.0.0.1:{other.server_port}"
+        thread.join()
+
+
+SAID = b'{"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": null}]}'
+ENDED = b'{"choices": [{"index": 0, "delta": null, "finish_reason": "stop"}]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"data: " + SAID + b"\n\ndata: [DONE]\n\n",
+        b"data:" + SAID + b"\r\n\r\ndata:[DONE]\r\n\r\n",
+        b": a comment\nevent: x\ndata: " + SAID + b"\n\ndata: " + ENDED + b"\n\n",
+        b"data: " + SAID + b'\n\ndata: {"choices": null, "error": null, "usage": {}}\n\ndata: [DONE]\n\n',
+    ],
+    ids=["a space", "no space", "no mark of the end", "nulls"],
+)
+def test_streams_as_other_servers_write_them_are_read(body: bytes) -> None:
+    with other_server(body) as address:
+        assert Conversation(RemoteAssistant(address, BASE)).say("late?") == "hi"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"<html>login</html>", "cannot be read"),
+        (b'{"choices": [{"message": {"content": "hi"}}]}', "cannot be read"),
+        *((b"data: " + event + b"\n\n", "cannot be read") for event in (b"5", b"[1]", b"{", b"[" * 100_000)),
+        *((b'data: {"choices": ' + found + b"}\n\n", "cannot be read") for found in (b"5", b'"x"', b'["x"]', b"{}")),
+        (b'data: {"choices": [{"delta": {"content": ["hi"]}}]}\n\n', "cannot be read"),
+        (b'data: {"error": {"message": "boom"}}\n\n', "boom"),
+        (b"data: " + SAID + b"\n\n", "cut off before the answer's end"),
+    ],
+)
+def test_a_stream_that_cannot_be_read_to_its_end_is_told_and_not_remembered(body: bytes, message: str) -> None:
+    with other_server(body) as address:
+        there = Conversation(RemoteAssistant(address, BASE))
+        with pytest.raises(ConfigError, match=message):
+            there.say("late?")
+    assert there.messages == []
+
+
+def test_a_reader_that_has_gone_is_no_fault_of_the_server(server: HttpServer) -> None:
+    def gone(text: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Conversation(RemoteAssistant(server.url, BASE), sampling=Sampling(max_new_tokens=8)).say("1: late?", gone)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"data": []}', b'{"data": [{"name": "m"}]}', b"[]"])
+def test_a_server_without_a_list_of_models_is_told(body: bytes) -> None:
+    with other_server(body) as address:
+        result = invoke("chat", "--server", address, stdin="")
     assert result.exit_code == 2
     assert "no list of models" in result.stderr
     assert "--model" in result.stderr

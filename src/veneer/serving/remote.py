@@ -21,6 +21,8 @@ SECONDS = 600.0
 """Seconds without a word after which the server is given up."""
 REFUSED = (400, 422)
 """Statuses by which servers refuse the content of a request."""
+DATA, END = b"data:", b"[DONE]"
+"""What begins a line of a stream that holds something, and what the last one holds."""
 
 
 class _BadRequest(DataError):
@@ -79,18 +81,25 @@ class RemoteAssistant:
     def _answer(self, content: Mapping[str, object], on_text: Callable[[str], None]) -> tuple[str, str | None]:
         """The answer, which `on_text` gets piece by piece, and why it has ended."""
         pieces, reason = [], None
-        for choice in self._choices(content):
-            text = choice.get("delta", {}).get("content")
+        for text, its_reason in self._choices(content):
             if text:
                 pieces.append(text)
                 on_text(text)
-            reason = choice.get("finish_reason") or reason
+            reason = its_reason or reason
         return "".join(pieces), reason
 
-    def _choices(self, content: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    def _choices(self, content: Mapping[str, object]) -> Iterator[tuple[str, str | None]]:
+        """See `_choices_in`; ConfigError where what the server sends is no stream, or ends before the answer does."""
+        data, ended = b"", False
         with _asked(self.server, self.key, "chat/completions", content) as answer:
-            for line in answer:
-                yield from _choices_in(line, self.server)
+            for data in filter(None, map(_data_of, answer)):
+                found = [] if data == END else _choices_in(data, self.server)
+                ended = ended or data == END or any(reason is not None for _, reason in found)
+                yield from found
+        if not data:
+            raise _unreadable(self.server)
+        if not ended:
+            raise ConfigError(f"{self.server}: its stream was cut off before the answer's end; ask again")
 
     def _content(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
         return {
@@ -154,16 +163,42 @@ def _asked(server: str, key: str | None, route: str, content: object = None) -> 
             raise ConfigError(f"{server}: cannot be reached: {error}") from error
 
 
-def _choices_in(line: bytes, server: str) -> list[dict[str, Any]]:
-    """The choices in a line of a stream."""
-    data = line.strip().removeprefix(b"data: ")
-    if not line.startswith(b"data: ") or data == b"[DONE]":
-        return []
+def _data_of(line: bytes) -> bytes:
+    """The data in a line of server-sent events, behind whose colon may be a space; empty where it has none."""
+    return line.removeprefix(DATA).strip() if line.startswith(DATA) else b""
+
+
+def _choices_in(data: bytes, server: str) -> list[tuple[str, str | None]]:
+    """What the choices of an event say, each with the reason why its answer has ended, or None. What is absent may be
+    null.
+
+    Raises:
+        ConfigError: the event is an error, or cannot be read.
+    """
     try:
-        event = json.loads(data)
-    except ValueError as error:
-        raise ConfigError(f"{server}: its stream cannot be read; is it a server of OpenAI's interface?") from error
-    if "error" in event:
+        event = _object(json.loads(data), server)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(server) from error
+    if event.get("error") is not None:
         raise ConfigError(f"{server}: {error_message(data)}")
-    found: list[dict[str, Any]] = event.get("choices", [])
-    return found
+    choices = event.get("choices")
+    if not isinstance(choices, list | None):
+        raise _unreadable(server)
+    return [_said(_object(choice, server), server) for choice in choices or []]
+
+
+def _said(choice: Mapping[str, Any], server: str) -> tuple[str, str | None]:
+    text, reason = _object(choice.get("delta"), server).get("content"), choice.get("finish_reason")
+    if not isinstance(text, str | None) or not isinstance(reason, str | None):
+        raise _unreadable(server)
+    return text or "", reason
+
+
+def _object(value: object, server: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping | None):
+        raise _unreadable(server)
+    return value or {}
+
+
+def _unreadable(server: str) -> ConfigError:
+    return ConfigError(f"{server}: its stream cannot be read; is it a server of OpenAI's interface?")
