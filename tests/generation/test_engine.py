@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from served import FixedAdapters
 from tiny import write_model
-from tiny_models import BACKENDS, documents, ours, packed_logits, tiny_llama, use_backend
+from tiny_models import BACKENDS, documents, ours, packed_logits, tiny, tiny_llama, use_backend
 from veneer.errors import ConfigError, ModelError
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine
@@ -24,6 +25,7 @@ from veneer.generation.request import (
     gathered,
 )
 from veneer.generation.sampling import Sampling
+from veneer.generation.scheduler import Limits
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.load import load_model
@@ -235,3 +237,24 @@ def test_what_can_never_be_carried_out_is_refused_at_once(
     with pytest.raises(ConfigError, match=words):
         engine.submit(request(**{"prompt": [5], **changes}))  # type: ignore[arg-type]
     assert engine.idle
+
+
+def test_an_answer_that_may_be_cut_ends_where_the_cache_does_for_its_adapter(tmp_path: Path) -> None:
+    """A batch of its own keeps all tokens where blocks keep a layer's window, which is known once the adapter is."""
+    model = ours(tiny("mistral", changes={"sliding_window": 8}), tmp_path)
+    engine = build_engine(
+        model,
+        adapters=FixedAdapters({"apart": model}),
+        cache_bytes=model.row_bytes(64),
+        limits=Limits(prompt_tokens=16, block_tokens=4),
+    )
+    assert engine.longest == 256
+    asked = [request([5] * 10, 100, cut_to_cache=True, adapter=name) for name in (None, "apart")]
+    whole, cut = finished(engine, *(engine.submit(one) for one in asked))
+    assert (len(whole.tokens), len(cut.tokens)) == (100, 54)
+    assert cut.finished.reason is FinishReason.LENGTH
+    assert cut.tokens == whole.tokens[:54]
+    for settings in ({}, {"cut_to_cache": True, "sampling": {"min_new_tokens": 60}}):
+        [refused] = finished(engine, engine.submit(request([5] * 10, 100, adapter="apart", **settings)))
+        assert refused.finished.refused
+        assert "of cache" in str(refused.finished.error)

@@ -81,7 +81,7 @@ class Completion:
         if self._text is not None and self._text.found is not None:
             self._stop = self._text.found
             return FinishReason.STOP
-        return FinishReason.LENGTH if self._made == request.sampling.max_new_tokens else None
+        return FinishReason.LENGTH if len(sequence.tokens) == sequence.capacity else None
 
     def finish(self, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> None:
         """Emit the rest of the text, and the end."""

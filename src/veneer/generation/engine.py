@@ -195,8 +195,15 @@ class GenerationEngine:
             prompt_tokens=len(request.prompt),
             capacity=len(request.prompt) + request.sampling.max_new_tokens,
         )
-        self._scheduler.check(sequence)
+        self._fit(sequence, request)
         return sequence
+
+    def _fit(self, sequence: Sequence, request: GenerationRequest) -> None:
+        """Check that the cache can hold a sequence, whose answer is cut for that where its request allows it."""
+        if request.cut_to_cache:
+            least = sequence.prompt_tokens + max(1, request.sampling.min_new_tokens)
+            sequence.capacity = max(least, self._scheduler.longest(sequence.placement, sequence.capacity))
+        self._scheduler.check(sequence)
 
     def _check(self, request: GenerationRequest) -> None:
         sampling, spec = request.sampling, self._spec
@@ -232,7 +239,7 @@ class GenerationEngine:
         shares = not self._spec.by_length and active.completion.handle.request.prompt_logprobs is None
         sequence.root = (b"" if adapter is None else adapter.key) if shares else None
         try:
-            self._scheduler.check(sequence)
+            self._fit(sequence, active.completion.handle.request)
         except ConfigError as error:
             self._end(active, FinishReason.ERROR, error=str(error), refused=True)
             return

@@ -65,6 +65,9 @@ class GenerationRequest:
     """The number for the prompt's tokens. The prompt is then computed anew, without shared beginnings."""
     constraint: Constraint | None = None
     """Restricts the tokens that may be chosen."""
+    cut_to_cache: bool = False
+    """Whether the answer ends where the cache does, if `max_new_tokens` may go on beyond it; else the request is then
+    refused. How much the cache holds depends on the adapter, which is known once it is loaded."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -119,7 +122,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     """A stop token or a stop string came."""
     LENGTH = "length"
-    """`max_new_tokens` were made."""
+    """`max_new_tokens` were made, or as many as the cache holds (`GenerationRequest.cut_to_cache`)."""
     CANCELLED = "cancelled"
     """The caller cancelled the request, or the engine was closed."""
     ERROR = "error"

@@ -110,6 +110,7 @@ class SamplingFields:
                 logprobs=logprobs,
                 prompt_logprobs=prompt_logprobs,
                 constraint=constraints[number] if constraints else None,
+                cut_to_cache=self.max_tokens is None,
             )
             for number in range(self.n)
         ]
