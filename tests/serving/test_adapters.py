@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from openai import OpenAI
+from safetensors.torch import load_file, save_file
 
 from served import BASE
 from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter
 from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError
 from veneer.generation.batch import generate
@@ -82,6 +83,24 @@ def taken(catalogue: AdapterFolder, name: str) -> bytes:
     finally:
         lease.release()
         lease.release()
+
+
+def test_what_is_wrong_with_an_adapter_is_told_by_its_name_in_the_same_words(
+    assistant: Assistant, catalogue: AdapterFolder, folder: Path
+) -> None:
+    """Clients are told it, who need not know where the server has its files."""
+    file = folder / "red" / WEIGHTS_FILE
+    save_file({name: 1e25 * tensor for name, tensor in load_file(file).items()}, file)
+    (folder / "blue" / CONFIG_FILE).write_text("{")
+    messages = []
+    for name in ("red", "red", "blue"):
+        with pytest.raises(AdapterError) as caught:
+            catalogue.load(name, None)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"red/{WEIGHTS_FILE} cannot be used")
+    assert f"blue/{CONFIG_FILE}" in messages[2]
+    assert not any(str(folder) in message for message in messages)
 
 
 def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assistant, folder: Path) -> None:

@@ -179,7 +179,8 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         # The file is read as a whole: safe_open's get_tensor never gives back two integers a tensor (safetensors 0.8),
         # and a server reads adapters for months.
         problems = [f"{name}: stands twice in the header" for name in repeated_names(path)]
-        found = {} if problems else load(path.read_bytes())
+        # They are sorted, because safetensors gives them in another order each time, and errors list them.
+        found = {} if problems else dict(sorted(load(path.read_bytes()).items()))
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that torch does not have
         raise AdapterError(f"{path}: not a readable safetensors file: {error}") from error
     problems += [f"{name}: stored as {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in _READABLE]

@@ -332,7 +332,8 @@ class AdapterFolder:
             except VeneerError as problem:
                 # Half of a file that is being written is damaged, and will not be in a moment.
                 self._check_still(version, before, problem)
-                raise
+                # Clients are told of it, who know the adapter by its name alone.
+                raise AdapterError(str(problem).replace(str(version.folder), name)) from problem
             self._check_still(version, before)
         except KINDS as error:
             if is_out_of_memory(error):

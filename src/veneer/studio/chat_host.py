@@ -15,19 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from veneer.assistant.load import open_assistant
-from veneer.errors import AdapterError, VeneerError
-from veneer.generation.runner import LoadedAdapter
+from veneer.errors import VeneerError
 from veneer.io.checkpoint import model_name
 from veneer.io.files import reported
 from veneer.run_folder import RunFolder
-from veneer.serving.adapter_loading import Loader, adapter_loader
+from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
 from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
-from veneer.studio.called import without_paths
 from veneer.studio.links import link
 from veneer.studio.request import StudioRequest
 from veneer.studio.results import digest_of, plain_name, results_of
@@ -145,7 +143,7 @@ class ChatHost:
         try:
             assistant = open_assistant(source, compute=self.request.compute)
             loader = adapter_loader(assistant.model, base_files=assistant.files)
-            self._adapters = AdapterFolder(folder, _by_name(loader), self.request.adapter_memory)
+            self._adapters = AdapterFolder(folder, loader, self.request.adapter_memory)
             self.service = build_service(
                 assistant,
                 self.bases.name_of(source),
@@ -173,18 +171,6 @@ class ChatHost:
     def _links_of(self, source: str) -> Path:
         """The folder of links to the adapters of a base; two bases of one name have two."""
         return self.links / f"{plain_name(model_name(source))}-{digest_of(source)}"
-
-
-def _by_name(loader: Loader) -> Loader:
-    """A loader whose errors call an adapter by its name: they are told to clients, in streams too."""
-
-    def load(folder: Path) -> LoadedAdapter:
-        try:
-            return loader(folder)
-        except AdapterError as error:
-            raise AdapterError(without_paths(str(error), {str(folder): folder.name})) from error
-
-    return load
 
 
 def _checkpoint(name: str, adapters: Mapping[str, tuple[str, Path]]) -> dict[str, tuple[str, Path]]:
