@@ -66,6 +66,18 @@ def test_an_answer_may_have_to_be_of_a_schema(theirs: ollama.Client) -> None:
     assert begun.response.lstrip().startswith("{")
 
 
+def test_an_empty_schema_holds_an_answer_to_json_and_an_empty_text_to_nothing(server: HttpServer) -> None:
+    said = {}
+    for form in (None, "", {}):
+        content = {"model": BASE, "messages": MESSAGES, "stream": False, "options": GREEDY, "format": form}
+        status, _, answer = call(server, "POST", "/api/chat", content)
+        assert status == 200
+        said[str(form)] = answer["message"]["content"].lstrip()
+    assert said["None"] == said[""]
+    assert said["{}"] != said[""]
+    assert said["{}"][0] in '{["-0123456789tfn'
+
+
 def test_a_model_that_is_not_there_is_an_error_of_their_form(theirs: ollama.Client, server: HttpServer) -> None:
     with pytest.raises(ollama.ResponseError, match="there is no model '") as caught:
         theirs.chat(model="nobody", messages=MESSAGES)

@@ -129,11 +129,12 @@ def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
     form = fields.value("format")
     if form is not None and form not in ("", "json") and not isinstance(form, dict):
         raise fields.wrong("format", 'must be "json" or a JSON schema')
-    if tools.forced:
-        if form:
-            raise fields.wrong("format", "not together with a tool_choice that forces a call")
-        return tools.schema()
-    return {"type": "object"} if form == "json" else form or None
+    schema = {"type": "object"} if form == "json" else None if form == "" else form  # {} is a schema too: any JSON
+    if not tools.forced:
+        return schema
+    if schema is not None:
+        raise fields.wrong("format", "not together with a tool_choice that forces a call")
+    return tools.schema()
 
 
 async def _answer(service: Service, request: Request, asked: OllamaRequest) -> Response:
