@@ -23,10 +23,11 @@ from served import ADAPTER, BASE, FixedAdapters, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
 from veneer.model.language import LanguageModel
-from veneer.serving.build import build_service, server_of
+from veneer.serving.build import build_service, open_server, server_of
 from veneer.serving.guard import Access
 from veneer.serving.keys import Keys
 from veneer.serving.limits import ServerLimits
+from veneer.serving.request import ServeRequest
 from veneer.serving.server import HttpServer, is_loopback
 from veneer.serving.service import Service
 
@@ -304,3 +305,6 @@ def test_what_is_no_host_is_an_error(running: tuple[HttpServer, Service], host: 
 def test_a_taken_port_is_an_error(running: tuple[HttpServer, Service]) -> None:
     with pytest.raises(OutputError, match="another --host or --port"):
         server_of(running[1], Access(), port=running[0].port)
+    # It is told before the base is looked for, let alone loaded.
+    with pytest.raises(OutputError, match="another --host or --port"):
+        open_server(ServeRequest(model="a model that is not looked for", port=running[0].port))

@@ -36,7 +36,7 @@ from veneer.serving.models import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest
-from veneer.serving.server import HttpServer, check_host
+from veneer.serving.server import HttpServer, check_free, check_host
 from veneer.serving.service import Service
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
@@ -54,6 +54,7 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     access = access_of(request)
     if request.pinned and request.adapters is None:
         raise ConfigError(f"--pin {request.pinned[0]}: there are no adapters to pin; give their folder with --adapters")
+    check_free(request.host, request.port)
     held = load_base(request, subscribers)
     assistant, catalogue = held.assistant, None
     if request.adapters is not None:

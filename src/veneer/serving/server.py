@@ -165,6 +165,12 @@ def _addresses(host: str) -> set[str]:
     return {str(entry[4][0]) for entry in found}
 
 
+def check_free(host: str, port: int) -> None:
+    """Raise OutputError where an address cannot be listened on. Whoever has minutes of loading before `HttpServer` asks
+    this first."""
+    _listen(host, port).close()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
