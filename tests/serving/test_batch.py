@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from veneer.assistant.assistant import Assistant
 from veneer.assistant.prompts import turns
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ConfigError, DataError
-from veneer.events import Event, Level, Note
+from veneer.events import Event, Level, Note, StageBegun
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.loading.base_form import BaseForm
@@ -96,6 +97,25 @@ def test_a_job_that_was_stopped_writes_what_it_would_have_written(
         assert any(isinstance(event, Note) and "going on after" in event.message for event in said) == bool(
             result.before
         )
+
+
+def test_prompts_take_four_bytes_a_token_and_making_them_is_told(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(assistant: Assistant, asked: object, prompts: dict[int, array[int]], *rest: object) -> None:
+        kept.append(prompts)
+
+    kept: list[dict[int, array[int]]] = []
+    monkeypatch.setattr(batch, "_answer", answer)
+    said: list[Event] = []
+    asked = [replace(one, adapter=None) for one in questions(4)]
+    answer_file(assistant, asked, tmp_path / "out.jsonl", GREEDY, job={}, subscribers=[said.append])
+    assert [prompt.itemsize for prompt in kept[0].values()] == [4] * 4
+    assert [list(prompt) for prompt in kept[0].values()] == [
+        assistant.encoder.prompt_tokens(one.messages) for one in asked
+    ]
+    begun = [(event.stage, event.total) for event in said if isinstance(event, StageBegun)]
+    assert begun == [("tokenising rows", 4), ("answering", 4)]
 
 
 def test_a_job_over_the_base_in_other_codes_is_another_one(assistant: Assistant, tmp_path: Path) -> None:

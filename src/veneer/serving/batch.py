@@ -7,6 +7,7 @@ own number and question alone, so that a job that was stopped and goes on writes
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -120,7 +121,7 @@ def answer_file(
     emit = broadcast(subscribers)
     sampling.check_context(assistant.model.spec.max_positions)
     # Before the job is noted: whoever shortens a question in the input has another job, and the same output.
-    prompts = None if has_answers(output) else _prompts(assistant, questions, 0)
+    prompts = None if has_answers(output) else _prompts(assistant, questions, 0, emit)
     digests = _digests(questions, adapters)
     held = assistant.form.text or "not quantised as it was loaded"
     settings = {**job, "base": _base(assistant), HELD: held, "adapters": digests, "sampling": _plain(sampling)}
@@ -134,10 +135,9 @@ def answer_file(
         if adapters is not None and digests:
             loader = adapter_loader(assistant.model, base_files=assistant.files)
             source = ends.enter_context(closing(AdapterFolder(adapters, loader, ADAPTER_BYTES)))
-        left = len(questions) - file.done
-        stage = ends.enter_context(Stage(emit, "answering", total=left, unit="rows"))
         if prompts is None:
-            prompts = _prompts(assistant, questions, file.done)
+            prompts = _prompts(assistant, questions, file.done, emit)
+        stage = ends.enter_context(Stage(emit, "answering", total=len(prompts), unit="rows"))
         cut: list[str] = []
         try:
             _answer(assistant, questions, prompts, file, sampling, source, stage.advance, cut)
@@ -147,9 +147,20 @@ def answer_file(
     return BatchResult(len(questions), file.done)
 
 
-def _prompts(assistant: Assistant, questions: Sequence[BatchQuestion], first: int) -> dict[int, list[int]]:
-    """The tokens of every question from a row on, by their rows. Raises DataError where they fill the context."""
-    found = {row: assistant.encoder.prompt_tokens(questions[row].messages) for row in range(first, len(questions))}
+def _prompts(
+    assistant: Assistant, questions: Sequence[BatchQuestion], first: int, emit: Subscriber
+) -> dict[int, array[int]]:
+    """The tokens of every question from a row on, by their rows: four bytes each, since a file may have millions.
+
+    Raises:
+        DataError: they fill the context; all such rows are named.
+    """
+    rows = range(first, len(questions))
+    found: dict[int, array[int]] = {}
+    with Stage(emit, "tokenising rows", total=len(rows), unit="rows") as stage:
+        for row in rows:
+            found[row] = array("i", assistant.encoder.prompt_tokens(questions[row].messages))
+            stage.advance()
     refuse_full(((f"row {row}", len(prompt)) for row, prompt in found.items()), assistant.model.spec.max_positions)
     return found
 
@@ -157,7 +168,7 @@ def _prompts(assistant: Assistant, questions: Sequence[BatchQuestion], first: in
 def _answer(
     assistant: Assistant,
     questions: Sequence[BatchQuestion],
-    prompts: dict[int, list[int]],
+    prompts: dict[int, array[int]],
     file: AnswersFile,
     sampling: Sampling,
     source: AdapterFolder | None,
