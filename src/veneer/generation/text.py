@@ -195,7 +195,7 @@ class StoppedText:
             self._ahead = self._ahead or _BytesAhead(self._decoder, self._scanner.ahead())
             if self._ahead.push(token) and self._scanner.finds(self._stream.held):
                 piece += self._scanner.push(self._stream.finish())
-        elif not self._stream.holds_bytes:  # a control token leaves the bytes before it held
+        elif self._ahead is not None and not self._stream.holds_bytes:  # a control token leaves bytes before it held
             self._ahead = None
         return piece
 
