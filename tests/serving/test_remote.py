@@ -132,6 +132,7 @@ def test_streams_as_other_servers_write_them_are_read(body: bytes) -> None:
         (b'data: {"choices": [{"delta": {"content": ["hi"]}}]}\n\n', "cannot be read"),
         (b'data: {"error": {"message": "boom"}}\n\n', "boom"),
         (b"data: " + SAID + b"\n\n", "cut off before the answer's end"),
+        (b"data: " + SAID.replace(b"null", b'""') + b"\n\n", "cut off before the answer's end"),
     ],
 )
 def test_a_stream_that_cannot_be_read_to_its_end_is_told_and_not_remembered(body: bytes, message: str) -> None:

@@ -94,7 +94,7 @@ class RemoteAssistant:
         with _asked(self.server, self.key, "chat/completions", content) as answer:
             for data in filter(None, map(_data_of, answer)):
                 found = [] if data == END else _choices_in(data, self.server)
-                ended = ended or data == END or any(reason is not None for _, reason in found)
+                ended = ended or data == END or any(reason for _, reason in found)
                 yield from found
         if not data:
             raise _unreadable(self.server)
