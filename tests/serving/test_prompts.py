@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields, replace
+from threading import Event, Semaphore
 
 import pytest
 
 import hostile_templates as hostile
 from veneer.assistant.assistant import Assistant
 from veneer.data.chat import Encoder, template_of
+from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
-from veneer.serving.prompts import PromptEncoder, read_messages
+from veneer.serving.prompts import LONG, PromptEncoder, read_messages
 
 FAST = [{"role": "user", "content": "late?"}]
 SLOW = [{"role": "user", "content": "slow"}]
@@ -39,6 +41,46 @@ def test_a_text_beyond_every_possible_prompt_is_refused_unread(assistant: Assist
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(ApiError, match="characters are more"):
         asyncio.run(prompts.conversation([{"role": "user", "content": "a" * (512 * longest + 1)}]))
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "name", "tool_call_id", "arguments", "keys", "numbers"])
+def test_all_that_a_template_may_write_is_counted_before_anything_is_encoded(assistant: Assistant, key: str) -> None:
+    source = (assistant.tokenizer.chat_template or "") + "{# tool_calls #}"
+    prompts = PromptEncoder(replace(assistant.tokenizer, chat_template=source), assistant.encoder, 512)
+    longest = max(map(len, assistant.tokenizer.backend.get_vocab(with_added_tokens=True)))
+    text = "a" * (512 * longest + 1)
+    values = {"arguments": {"a": text}, "keys": {text: 1}, "numbers": {"a": [0] * len(text)}}
+    given: dict[str, object] = {"role": "assistant", "content": "hi", key: text}
+    if key in values:
+        given = {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": values[key]}}]}
+    with pytest.raises(ApiError, match="characters are more"):
+        asyncio.run(prompts.conversation(read_messages(Fields({"messages": [given]}))))
+
+
+def test_short_texts_wait_for_no_long_ones(assistant: Assistant) -> None:
+    """Long ones take threads of their own, two at a time."""
+    begun, free = Semaphore(0), Event()
+
+    class Waiting(Tokenizer):
+        def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+            if len(text) >= LONG:
+                begun.release()
+                assert free.wait(60)
+            return [len(text)]
+
+    values = {one.name: getattr(assistant.tokenizer, one.name) for one in fields(Tokenizer)}
+    prompts = PromptEncoder(Waiting(**values), assistant.encoder, 10**6)
+
+    async def asked() -> None:
+        long = [asyncio.create_task(prompts.text("a" * LONG, "prompt")) for _ in range(64)]
+        await asyncio.to_thread(begun.acquire)
+        await asyncio.to_thread(begun.acquire)
+        assert await asyncio.wait_for(prompts.text("a", "prompt"), 30) == (1,)
+        assert not begun.acquire(blocking=False)
+        free.set()
+        assert await asyncio.gather(*long) == [(LONG,)] * 64
+
+    asyncio.run(asked())
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 from veneer.data.bounded_template import TemplateRefused
 from veneer.data.chat import Encoder, new_template_of
@@ -16,9 +17,9 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
 from veneer.serving.tool_calls import ToolUse, read_tools
-from veneer.strict_json import to_text
 
 Message = dict[str, Any]
+Result = TypeVar("Result")
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -30,6 +31,10 @@ ROLES = {
 TEXTS = {"name": "name", "tool_name": "name", "tool_call_id": "tool_call_id"} | {key: key for key in REASONING_KEYS}
 """Texts of a turn, and what templates call them: `tool_name` is Ollama's, and thoughts have several names."""
 MOST_MESSAGES = 10_000
+LONG = 100_000
+"""Characters from which on a text is a long one: it takes tenths of a second to encode."""
+LONG_AT_A_TIME = 2
+"""Long texts that are encoded at a time. They have threads of their own, so that short requests wait for none."""
 
 
 def read_messages(fields: Fields, name: str = "messages") -> list[Message]:
@@ -125,6 +130,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int, longest: int | None = None):
         self._tokenizer, self._encoder, self.context = tokenizer, encoder, context
         self.longest = context if longest is None else longest
+        self._long = ThreadPoolExecutor(LONG_AT_A_TIME, thread_name_prefix="veneer-long-texts")
 
     @cached_property
     def takes_tools(self) -> bool:
@@ -173,11 +179,11 @@ class PromptEncoder:
                 "messages: this model's chat template writes no calls of tools, so that it would never see them",
                 param="messages",
             )
-        self._check_size(sum(len(message["content"]) for message in messages), "messages")
-        if tools:
-            self._check_size(len(to_text(tools)), "tools")
+        size, more = await asyncio.to_thread(_characters_of_turns, messages), _characters(tools)
+        self._check_size(size, "messages")
+        self._check_size(more, "tools")
         try:
-            tokens = await asyncio.to_thread(self._encoder.prompt_tokens, messages, tools or None)
+            tokens = await self._done(size + more, partial(self._encoder.prompt_tokens, messages, tools or None))
         except TemplateRefused as error:
             # One person's conversation must not end the template for all others.
             self._encoder = Encoder(self._tokenizer, new_template_of(self._tokenizer))
@@ -193,7 +199,8 @@ class PromptEncoder:
             ApiError: 400, it is far longer than the context.
         """
         self._check_size(len(text), param)
-        return tuple(await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=add_special_tokens))
+        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        return tuple(await self._done(len(text), encode))
 
     def tokens(self, tokens: Sequence[object], param: str, vocab_size: int) -> tuple[int, ...]:
         """Tokens that a client has made itself. They may be more than the context has.
@@ -219,6 +226,11 @@ class PromptEncoder:
             code="context_length_exceeded",
         )
 
+    async def _done(self, characters: int, work: Callable[[], Result]) -> Result:
+        """What `work` makes of a text of so many characters, off the event loop's thread."""
+        pool = self._long if characters >= LONG else None
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
     def _check_size(self, characters: int, param: str) -> None:
         if characters > self._most_characters:
             raise ApiError(
@@ -227,3 +239,23 @@ class PromptEncoder:
                 param=param,
                 code="context_length_exceeded",
             )
+
+
+def _characters_of_turns(messages: Sequence[Message]) -> int:
+    """How many characters turns have at least that a template may write: texts, and calls of tools."""
+    return sum(
+        _characters([value for key, value in message.items() if key not in ("role", "tool_calls")])
+        + _characters([[call.get("id", ""), *call["function"].values()] for call in message.get("tool_calls", ())])
+        for message in messages
+    )
+
+
+def _characters(value: object) -> int:
+    """How many characters a JSON value has at least, however a template writes it."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_characters(key) + _characters(item) for key, item in value.items())
+    if isinstance(value, Sequence):
+        return sum(map(_characters, value))
+    return 1
