@@ -76,6 +76,13 @@ def test_ids_equal_auto_tokenizer(directory: Path, special: bool) -> None:
     assert ours.add_bos == (theirs("a")["input_ids"][0] == theirs.bos_token_id)
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_ids_that_are_made_aside_are_the_same(directory: Path, special: bool) -> None:
+    ours = from_directory(directory)
+    for text in STRINGS:
+        assert ours.encode_aside(text, add_special_tokens=special) == ours.encode(text, add_special_tokens=special)
+
+
 def test_saved_tokenizer_is_the_same(directory: Path, tmp_path: Path) -> None:
     ours = from_directory(directory)
     ours.save(tmp_path / "saved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from served import BASE, call
 from veneer.assistant.assistant import Assistant
 from veneer.serving.server import HttpServer
+from veneer.serving.service import Service
 
 
 def test_texts_become_tokens_and_come_back(server: HttpServer, assistant: Assistant) -> None:
@@ -19,6 +21,24 @@ def test_texts_become_tokens_and_come_back(server: HttpServer, assistant: Assist
     assert found["max_model_len"] == 512
     assert call(server, "POST", "/detokenize", {"model": BASE, "tokens": found["tokens"]})[2] == {"prompt": text}
     assert call(server, "POST", "/tokenize", {"prompt": ""})[2]["tokens"] == []
+
+
+def test_the_strings_of_many_tokens_hold_up_nobody(
+    server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made beside the event loop's thread, and those of a token once."""
+    asked, threads, found = list[int](), set[str](), service.grammars.token_bytes
+
+    def token_bytes(token: int) -> bytes:
+        asked.append(token)
+        threads.add(current_thread().name)
+        return found(token)
+
+    monkeypatch.setattr(service.grammars, "token_bytes", token_bytes)
+    _, _, told = call(server, "POST", "/tokenize", {"prompt": "late, late, late", "return_token_strs": True})
+    assert "".join(told["token_strs"]) == "late, late, late"
+    assert sorted(asked) == sorted(set(told["tokens"]))
+    assert all(name.startswith("asyncio_") for name in threads)
 
 
 def test_more_tokens_than_the_context_are_counted_and_come_back(server: HttpServer, assistant: Assistant) -> None:

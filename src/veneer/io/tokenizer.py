@@ -129,6 +129,12 @@ class Tokenizer:
         """
         return list(_encoding(self.backend, text, special=add_special_tokens).ids)
 
+    def encode_aside(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """`encode`, during which other threads go on: the library holds the interpreter's lock for one text, and not
+        for several. It starts threads of its own for these, which is why short texts have no use for it."""
+        with _library_refusals("The model's tokenizer failed at a text, so that it"):
+            return list(self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
+
     def encode_with_offsets(
         self, text: str, *, add_special_tokens: bool = False
     ) -> tuple[list[int], list[tuple[int, int]]]:

@@ -199,7 +199,9 @@ class PromptEncoder:
             ApiError: 400, it is far longer than the context.
         """
         self._check_size(len(text), param)
-        encode = partial(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        # A long text would hold up all threads of the interpreter.
+        encode = self._tokenizer.encode_aside if len(text) >= LONG else self._tokenizer.encode
+        encode = partial(encode, text, add_special_tokens=add_special_tokens)
         return tuple(await self._done(len(text), encode))
 
     def tokens(self, tokens: Sequence[object], param: str, vocab_size: int) -> tuple[int, ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -34,9 +38,17 @@ async def tokenize(service: Service, request: Request) -> Response:
             raise fields.wrong("prompt", "give a prompt or messages")
         whole = fields.flag("add_special_tokens", True)
         tokens = await service.prompts.text(text, "prompt", add_special_tokens=whole)
-    texts = [token_text(service.grammars.token_bytes(token)) for token in tokens] if strings else None
+    headers = ignored_header(fields.ignored())
+    return await asyncio.to_thread(partial(_answer, service, tokens, strings=strings, headers=headers))
+
+
+def _answer(service: Service, tokens: Sequence[int], *, strings: bool, headers: Mapping[str, str]) -> Response:
+    texts = None
+    if strings:
+        of_token = {token: token_text(service.grammars.token_bytes(token)) for token in set(tokens)}
+        texts = [of_token[token] for token in tokens]
     content = {"count": len(tokens), "max_model_len": service.context, "tokens": list(tokens), "token_strs": texts}
-    return json_response(content, headers=ignored_header(fields.ignored()))
+    return json_response(content, headers=headers)
 
 
 async def detokenize(service: Service, request: Request) -> Response:
