@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from served import ADAPTER, call, serving
+from served import ADAPTER, BASE, FixedAdapters, call, serving
 from veneer.assistant.assistant import Assistant
 from veneer.model.language import LanguageModel
 from veneer.serving.adapter_routes import LOAD, UNLOAD
@@ -47,6 +47,16 @@ def test_an_unloaded_adapter_is_404(managed: HttpServer) -> None:
     assert ask(managed, UNLOAD, lora_name=ADAPTER)[0] == 404
     assert call(managed, "GET", f"/v1/models/{ADAPTER}")[0] == 404
     assert call(managed, "POST", "/v1/completions", {"model": ADAPTER, "prompt": "a"})[0] == 404
+
+
+def test_an_adapter_that_comes_under_the_bases_name_is_refused(assistant: Assistant, other: LanguageModel) -> None:
+    with serving(assistant, adapters={ADAPTER: other}, access=Access(admin_keys=Keys([KEY]))) as (server, service):
+        assert isinstance(service.models.catalogue, FixedAdapters)
+        found = service.models.catalogue.models
+        found[BASE] = other
+        status, _, answer = ask(server, LOAD, lora_name=BASE)
+        assert (status, answer["error"]["param"]) == (400, "lora_name")  # type: ignore[index]
+        assert service.models.catalogue.generations == {}
 
 
 def test_a_path_of_the_clients_is_never_read(managed: HttpServer) -> None:

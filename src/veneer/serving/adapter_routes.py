@@ -26,10 +26,12 @@ async def load_adapter(service: Service, request: Request) -> Response:
 
     Raises:
         ApiError: 409, `expected_generation` is not the one that is loaded; 400, the adapter cannot be used, and what
-            was loaded before stays.
+            was loaded before stays, or it has the base's name.
     """
     fields = Fields(await read_json(request, service.limits))
     name, catalogue = _name(service, fields)
+    if name == service.models.base:
+        raise fields.wrong("lora_name", "is the base's own name, which answers for the base; give the folder another")
     expected = fields.integer("expected_generation", 0, 2**62)
     fields.flag("load_inplace")
     fields.neutral("lora_path", name)
