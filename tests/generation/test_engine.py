@@ -195,6 +195,23 @@ def test_a_draw_from_logits_that_are_not_finite_ends_its_request_alone(tmp_path:
         generate(model, [[5, 6], [5, 7]], sampling=Sampling(max_new_tokens=4, temperature=1.0), stop_ids=NONE)
 
 
+@pytest.mark.parametrize("scored", [{"logprobs": 0}, {"prompt_logprobs": 2}])
+def test_logits_that_are_not_finite_score_nothing_and_end_their_request_alone(
+    tmp_path: Path, scored: dict[str, int]
+) -> None:
+    model = ours(tiny_llama(), tmp_path)
+    with torch.no_grad():
+        model.embedding.weight[7] = float("nan")
+    engine = build_engine(model)
+    handles = [engine.submit(request(prompt, **scored)) for prompt in ([5, 7, 6], [5, 6])]
+    broken, whole = finished(engine, *handles)
+    assert broken.finished.reason is FinishReason.ERROR
+    assert not broken.finished.refused
+    assert broken.finished.error is not None
+    assert "logits are NaN or infinite" in broken.finished.error
+    assert len(whole.tokens) == 8
+
+
 def test_cancelled_requests_end_before_the_next_step(model: CausalLM) -> None:
     engine = build_engine(model)
     handle, other = engine.submit(request([5, 6], 50)), engine.submit(request([7], 4))

@@ -31,3 +31,9 @@ def test_an_error_has_openais_fields_and_its_headers(status: int, kind: str, cod
 
 def test_a_lone_half_of_a_character_is_no_error() -> None:
     assert json.loads(json_bytes({"text": "a\ud800"}))["text"] == "a?"
+
+
+def test_a_number_that_json_has_none_for_is_no_fault_of_what_was_asked() -> None:
+    with pytest.raises(ApiError, match="logprob: nan") as caught:
+        json_bytes({"logprob": float("nan")})
+    assert (caught.value.status, caught.value.headers["x-should-retry"]) == (500, "false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -17,7 +18,7 @@ from veneer.generation.request import (
     TokenMade,
 )
 from veneer.generation.runner import StepOutput
-from veneer.generation.sampling import adjusted, choose, likeliest
+from veneer.generation.sampling import adjusted, broken_logits, choose, likeliest
 from veneer.generation.sequence import Sequence, Work
 from veneer.generation.text import StoppedText, TokenDecoder
 
@@ -52,7 +53,14 @@ class Completion:
         return None if self._scored else self.handle.request.prompt_logprobs
 
     def score_prompt(self, work: Work, scored: Iterable[TokenLogprob]) -> None:
-        """Take the log-probabilities of the prompt's tokens that follow those of a step's work."""
+        """Take the log-probabilities of the prompt's tokens that follow those of a step's work.
+
+        Raises:
+            ModelError: one is NaN.
+        """
+        scored = list(scored)
+        for one in scored:
+            _check_number(one)
         self._prompt_scores |= dict(enumerate(scored, work.start + 1))
         if work.ends:
             self._scored = True
@@ -64,7 +72,7 @@ class Completion:
 
         Raises:
             ConfigError: the request's constraint cannot say what may come next, or nothing may.
-            ModelError: no token can be drawn from the model's logits.
+            ModelError: no token can be drawn from the model's logits, or has a log-probability under them.
         """
         request, sequence = self.handle.request, self._sequence
         token = self._choose(output)
@@ -76,7 +84,9 @@ class Completion:
         sequence.tokens.append(token)
         self._made += 1
         piece = "" if self._text is None else self._text.push(token)
-        logprob = None if request.logprobs is None else token_logprob(output.logits[-1], token, request.logprobs)
+        logprob = None
+        if request.logprobs is not None:
+            logprob = _check_number(token_logprob(output.logits[-1], token, request.logprobs))
         self.handle.emit(TokenMade(token, piece, logprob))
         if self._text is not None and self._text.found is not None:
             self._stop = self._text.found
@@ -121,3 +131,10 @@ class Completion:
         if self._generator is None:  # made at the first draw: each takes 2.7 kB, and most requests wait or are greedy
             self._generator = torch.Generator().manual_seed(sampling.seed * STREAMS + request.stream)
         return choose(scores, sampling, self._generator)
+
+
+def _check_number(found: TokenLogprob) -> TokenLogprob:
+    """A log-probability that is one. Raises ModelError: under logits of which one is NaN or +∞, none is."""
+    if math.isnan(found.logprob):
+        raise broken_logits("for some tokens, and none has a log-probability under them")
+    return found

@@ -295,12 +295,12 @@ class GenerationEngine:
 
     def _advance(self, active: _Active, work: Work, output: StepOutput) -> None:
         """Take the output for a sequence's tokens, and choose the next token where the last one is among them."""
-        if active.completion.prompt_top is not None:
-            active.completion.score_prompt(work, output.scored)
-        if not work.ends:
-            return
         before = len(active.sequence.tokens)
         try:
+            if active.completion.prompt_top is not None:
+                active.completion.score_prompt(work, output.scored)
+            if not work.ends:
+                return
             reason = active.completion.next_token(output)
         except (ConfigError, ModelError) as error:
             # Logits that are not finite are no fault of what was asked; other requests go on.

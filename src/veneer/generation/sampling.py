@@ -189,8 +189,12 @@ def _undrawable(scores: Tensor) -> VeneerError:
             "for fewer tokens"
         )
     broken = int((scores.isnan() | (scores == math.inf)).sum())
+    return broken_logits(f"for {broken:,} of {len(scores):,} tokens, and none can be drawn from them")
+
+
+def broken_logits(found: str) -> ModelError:
+    """The error of logits that are no numbers; `found` goes on with where they are."""
     return ModelError(
-        f"the model's logits are NaN or infinite for {broken:,} of {len(scores):,} tokens, and none can be drawn from "
-        "them: its weights or its adapter are broken, or its dtype has too small a range (float16; take bfloat16 or "
-        "float32)"
+        f"the model's logits are NaN or infinite {found}: its weights or its adapter are broken, or its dtype has too "
+        "small a range (float16; take bfloat16 or float32)"
     )

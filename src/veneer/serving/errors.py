@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
+from veneer.errors import OutputError
 from veneer.strict_json import to_text
 
 _TYPES = {
@@ -67,5 +68,13 @@ def json_response(content: object, *, status: int = 200, headers: Mapping[str, s
 
 
 def json_bytes(content: object) -> bytes:
-    """A value as JSON without white space, in UTF-8."""
-    return to_text(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="replace")
+    """A value as JSON without white space, in UTF-8.
+
+    Raises:
+        ApiError: 500, it holds a number that JSON has none for. What was asked is not to blame.
+    """
+    try:
+        text = to_text(content, ensure_ascii=False, separators=(",", ":"))
+    except OutputError as error:
+        raise ApiError(500, f"the answer cannot be written: {error}", headers=NO_RETRY) from error
+    return text.encode("utf-8", errors="replace")
