@@ -86,6 +86,15 @@ def test_messages_that_are_none_are_all_named_before_a_model_is_opened() -> None
         veneer.generate("no-such-model", [[{"role": "system", "content": "Hush."}, {"role": "user", "content": ""}]])
 
 
+def test_a_question_and_a_conversation_have_the_system_message_alike(tiny_model: Path) -> None:
+    asked = ["hello", [{"role": "user", "content": "hello"}]]
+    options = {"sampling": veneer.Sampling(max_new_tokens=8), "compute": FLOAT32}
+    by_text, by_turns = veneer.generate(str(tiny_model), asked, system="Be brief, and say what it is.", **options)
+    without = veneer.generate(str(tiny_model), asked[1:], **options)
+    assert by_text == by_turns
+    assert by_turns not in without
+
+
 def test_a_conversation_refuses_an_empty_message(tiny_model: Path) -> None:
     talk = veneer.chat(str(tiny_model), sampling=veneer.Sampling(max_new_tokens=3), compute=FLOAT32)
     with pytest.raises(veneer.DataError, match="the message is empty"):

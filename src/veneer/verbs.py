@@ -17,7 +17,7 @@ from veneer.adapters.combine import Combination
 from veneer.arguments import check_type, check_types, names_given
 from veneer.assistant.conversation import Conversation
 from veneer.assistant.load import open_assistant
-from veneer.assistant.prompts import check_prompts, turns
+from veneer.assistant.prompts import check_prompts, turns, under
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
 from veneer.comparison.rows import SETTINGS_FILE
@@ -345,7 +345,7 @@ def generate(
         model: directory, GGUF file or hub id.
         prompts: a question, or a list of questions and of conversations (lists of messages with role and content).
         adapter: folder of an adapter.
-        system: the system message of every question.
+        system: the system message of every question, and of conversations that have none.
         sampling: length of the answers and how tokens are chosen; by default 256 tokens, the likeliest of each.
         method: how the base is held, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
@@ -369,7 +369,7 @@ def generate(
     check_type("prompts", asked, list[str | Sequence[Message]])
     check_prompts(asked)
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
-    conversations = [turns(system, one) if isinstance(one, str) else list(one) for one in asked]
+    conversations = [turns(system, one) if isinstance(one, str) else under(system, one) for one in asked]
     if isinstance(prompts, str):
         return assistant.stream(conversations[0], sampling or Sampling(), on_text, subscribers=subscribers)
     return assistant.answers(conversations, sampling or Sampling(), subscribers=subscribers)

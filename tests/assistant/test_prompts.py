@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.assistant.prompts import check_prompts, lines_of, turns
+from veneer.assistant.prompts import check_prompts, lines_of, turns, under
 from veneer.errors import DataError
 
 
@@ -23,3 +23,12 @@ def test_every_prompt_that_asks_nothing_is_named_and_every_message_that_is_none(
         check_prompts(["Where?", "", fine, [], turns("Be brief.", "")])
     with pytest.raises(DataError, match=r"prompt 1, message 2: (.|\n)*prompt 2, message 1: "):
         check_prompts([fine, [*fine[:1], {"content": "Where?"}], [{"role": 1, "content": "Where?"}]])
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_message_comes_before_a_conversation_that_has_none(role: str) -> None:
+    asked = [{"role": "user", "content": "Where?"}]
+    assert under("Be brief.", asked) == turns("Be brief.", "Where?")
+    assert under(None, asked) == asked
+    own = [{"role": role, "content": "Be long."}, *asked]
+    assert under("Be brief.", own) == own

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from veneer.data.turns import Message, message_problem
+from veneer.data.turns import SAME_ROLE, Message, message_problem
 from veneer.errors import DataError, listing
 
 
 def turns(system: str | None, prompt: str) -> list[Message]:
     """A conversation of one question, with a system turn if there is one."""
-    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, {"role": "user", "content": prompt}]
+    return under(system, [{"role": "user", "content": prompt}])
+
+
+def under(system: str | None, messages: Sequence[Message]) -> list[Message]:
+    """A conversation behind a system turn, if there is one; a conversation that has one keeps its own."""
+    own = any(SAME_ROLE.get(message["role"]) == "system" for message in messages)
+    first: list[Message] = [] if system is None or own else [{"role": "system", "content": system}]
+    return [*first, *messages]
 
 
 def check_prompts(prompts: Sequence[str | Sequence[Message]]) -> None:

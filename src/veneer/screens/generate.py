@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
-from veneer.assistant.prompts import lines_of, turns
+from veneer.assistant.prompts import lines_of, turns, under
 from veneer.assistant.request import AssistantRequest
 from veneer.counting import count_of
 from veneer.data.asked_rows import asked_rows
@@ -98,9 +98,7 @@ def read_conversations(
         if parts is None:
             problems.append(f"{record.where}: has no turn that is answered in text")
             continue
-        messages = list(parts[0])
-        if system is not None and not any(message["role"] == "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": system})
+        messages = under(system, parts[0])
         asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
         conversations.append((asked, messages))
     if problems:
