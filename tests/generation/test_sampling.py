@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +66,20 @@ def test_bfloat16_scores_are_drawn_in_float32() -> None:
     scores = adjusted(row, sampling, [1], [])
     assert scores.dtype == torch.float32
     assert {choose(scores, sampling, torch.Generator().manual_seed(seed)) for seed in range(500)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.int32, np.uint8])
+def test_numbers_of_numpy_are_those_of_python(whole: type[np.integer[Any]]) -> None:
+    """NumPy's own overflow where a seed is multiplied, and are no seed of torch's."""
+    given = Sampling(
+        seed=whole(5),  # type: ignore[arg-type]
+        top_k=whole(3),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        logit_bias={whole(2): np.float64(1.5)},  # type: ignore[dict-item]
+    )
+    assert given == Sampling(seed=5, top_k=3, temperature=0.5, logit_bias={2: 1.5})
+    numbers = [given.seed, given.top_k, given.temperature, *given.logit_bias, *given.logit_bias.values()]
+    assert [type(one) for one in numbers] == [int, int, float, int, float]
 
 
 def test_settings_out_of_range_are_all_named() -> None:

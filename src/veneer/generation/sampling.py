@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +55,12 @@ class Sampling:
     2024, arXiv:2407.01082)."""
 
     def __post_init__(self) -> None:
-        check_types(Sampling, {one.name: getattr(self, one.name) for one in fields(self)})
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        check_types(Sampling, given)
+        # NumPy's numbers overflow, and are none that torch's generators and JSON take.
+        bias = {_plain(token): _plain(value) for token, value in given.pop("logit_bias").items()}
+        for name, value in {**{key: _plain(one) for key, one in given.items()}, "logit_bias": bias}.items():
+            object.__setattr__(self, name, value)
         rules = {
             "max_new_tokens": (self.max_new_tokens >= 1, "must be at least 1"),
             "min_new_tokens": (0 <= self.min_new_tokens <= self.max_new_tokens, "must be 0 to max_new_tokens"),
@@ -102,6 +109,13 @@ class Sampling:
         """Whether a bias or a penalty changes logits."""
         penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1.0
         return bool(self.logit_bias) or any(penalties)
+
+
+def _plain(number: Any) -> Any:
+    """A number as one of Python's."""
+    if type(number) in (int, float):
+        return number
+    return int(number) if isinstance(number, Integral) else float(number)
 
 
 def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
