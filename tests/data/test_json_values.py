@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, kind, parse_json, parse_row, unusable_at
+from veneer.data.json_values import (
+    MAX_DEPTH,
+    BadRow,
+    check_value,
+    kind,
+    parse_json,
+    parse_json_at,
+    parse_row,
+    unusable_at,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 VALUES = st.recursive(
@@ -68,6 +77,14 @@ def test_what_is_no_json_is_refused_with_the_place(text: str, reason: str) -> No
 def test_the_first_such_character_is_found(before: str, bad: str, after: str) -> None:
     assert unusable_at(before + bad + after + bad) == len(before)
     assert unusable_at(before + after) is None
+
+
+def test_a_value_within_a_text_ends_where_it_ends() -> None:
+    text = 'so {"a": ["}", 1]} and {"a": "\\u0000"} and {'
+    assert parse_json_at(text, 3) == ({"a": ["}", 1]}, 18)
+    for start, reason in ((23, "a NUL character"), (0, "invalid JSON"), (len(text) - 1, "invalid JSON")):
+        with pytest.raises(BadRow, match=reason):
+            parse_json_at(text, start)
 
 
 def test_a_byte_that_is_no_utf8_is_counted_in_bytes() -> None:

@@ -17,7 +17,7 @@ from tiny import write_model
 from veneer.assistant.assistant import Assistant
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
-from veneer.serving.grammar import Grammars
+from veneer.serving.grammar import Grammar, Grammars
 from veneer.serving.server import HttpServer
 from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools
 
@@ -42,6 +42,8 @@ TEMPLATE = (
     "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CALL = '{"name": "weather", "arguments": {"city": "Bonn"}}'
+ENDLESS = '{"name": "weather", "arguments": {"city": [1e999]}}'
 CASES = [
     ('<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>', "", 1),
     ('I look.\n<tool_call>{"name": "parcel", "arguments": {}}</tool_call>', "I look.", 1),
@@ -57,6 +59,22 @@ CASES = [
     ("<tool_call>not JSON</tool_call>", "<tool_call>not JSON</tool_call>", 0),
     ("It rains < often > in Bonn.", "It rains < often > in Bonn.", 0),
     ("", "", 0),
+    ('<tool_call>{"name": "weather", "arguments": {"city": "</tool_call>"}}</tool_call>', "", 1),
+    (f"<think>\nuse <tool_call>?</think>\n<tool_call>{CALL}</tool_call>", "<think>\nuse <tool_call>?</think>", 1),
+    (f"First.\n<tool_call>{CALL}</tool_call>\nthen\n<tool_call>{CALL}</tool_call> after\n", "First.\nthen after", 2),
+    ('<tool_call>{"name": "parcel"}</tool_call>', "", 1),
+    (
+        '<tool_call>{"name": "parcel", "args": {}}</tool_call>',
+        '<tool_call>{"name": "parcel", "args": {}}</tool_call>',
+        0,
+    ),
+    ('{"name": "parcel"}', '{"name": "parcel"}', 0),
+    (f"<tool_call>{CALL} and</tool_call>", f"<tool_call>{CALL} and</tool_call>", 0),
+    (f"The tag <tool_call> is there. {CALL}", f"The tag <tool_call> is there. {CALL}", 0),
+    ('{"name": "weather", "arguments": {"city": "<tool_call>{"}}', "", 1),
+    (f' [ \n{CALL}, {{"id": "1", "name": "parcel", "arguments": {{}}}}]', "", 2),
+    ("[1] Bonn is a city.", "[1] Bonn is a city.", 0),
+    *((text, text, 0) for text in (ENDLESS, f"<tool_call>{ENDLESS}</tool_call>", f"[{CALL}, {ENDLESS}]")),
 ]
 
 
@@ -81,6 +99,22 @@ def test_a_stream_in_any_pieces_sends_the_text_before_calls_and_holds_them_back(
             start += size
         rest, made = read_calls(scanner.finish(), USE)
         assert (sent + rest, len(made)) == (content, calls)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1] Bonn is a city", "[Bonn](https://bonn.example) is", "[ ] to do", "{x} is a set", '{"answer": "rain"}',
+     "[TOOL_BOX] is", "The tag <tool_call> is"],
+)  # fmt: skip
+def test_a_stream_sends_what_can_be_no_call_as_it_comes(text: str) -> None:
+    scanner = CallScanner()
+    assert "".join(map(scanner.push, text)) == text
+
+
+@pytest.mark.parametrize("text", ["[TOOL_CALLS] [", ' {"na', '[{"type"', "Look: <tool_call>\n", "Look: <tool_call>["])
+def test_a_stream_holds_back_what_may_become_a_call(text: str) -> None:
+    scanner = CallScanner()
+    assert "".join(map(scanner.push, text)) in ("", "Look:")
 
 
 def test_the_arguments_are_a_string_of_json() -> None:
@@ -171,8 +205,13 @@ def test_a_call_is_forced_on_ollamas_route_too(taught: HttpServer) -> None:
     assert call(taught, "POST", "/api/chat", {**content, "format": "json"})[0] == 400
 
 
-def test_a_forced_call_may_refer_to_definitions_of_its_own_tool(assistant: Assistant) -> None:
-    def tool(name: str, words: list[str]) -> dict[str, Any]:
+@pytest.mark.parametrize(
+    "named", [[{}, {}], [{"$id": "x"}, {"$id": "y"}], [{"$id": "x"}, {"$id": "x"}], [{"type": "string"}, {}]]
+)
+def test_a_forced_call_may_refer_to_definitions_of_its_own_tool(
+    assistant: Assistant, named: list[dict[str, str]]
+) -> None:
+    def tool(name: str, words: list[str], more: dict[str, str]) -> dict[str, Any]:
         parameters = {
             "$defs": {"Word": {"enum": words}},
             "type": "object",
@@ -180,24 +219,26 @@ def test_a_forced_call_may_refer_to_definitions_of_its_own_tool(assistant: Assis
             "required": ["word"],
             "additionalProperties": False,
         }
-        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+        return {"type": "function", "function": {"name": name, "parameters": {**parameters, **more}}}
 
     spec = assistant.model.spec
     grammars = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, 10_000)
-    use = ToolUse((tool("a", ["x"]), tool("b", ["y"])), ("a", "b"))
-
-    def allowed(name: str, word: str) -> bool:
-        grammar = grammars.of_schema(use.schema(), "tools")
-        for token in assistant.tokenizer.encode(f'{{"name": "{name}", "arguments": {{"word": "{word}"}}}}'):
-            scores = torch.zeros(spec.vocab_size)
-            grammar.restrict(scores)
-            if scores[token] != 0:
-                return False
-            grammar.accept(token)
-        return True
-
+    use = ToolUse((tool("a", ["x"], named[0]), tool("b", ["y"], named[1])), ("a", "b"))
     calls = [(name, word) for name in ("a", "b") for word in ("x", "y")]
-    assert [allowed(*call) for call in calls] == [True, False, False, True]
+    texts = [f'{{"name": "{name}", "arguments": {{"word": "{word}"}}}}' for name, word in calls]
+    allowed = [allows(grammars.of_schema(use.schema(), "tools"), assistant, text) for text in texts]
+    assert allowed == [True, False, False, True]
+
+
+def allows(grammar: Grammar, assistant: Assistant, text: str) -> bool:
+    """Whether an answer may begin with a text."""
+    for token in assistant.tokenizer.encode(text):
+        scores = torch.zeros(assistant.model.spec.vocab_size)
+        grammar.restrict(scores)
+        if scores[token] != 0:
+            return False
+        grammar.accept(token)
+    return True
 
 
 def test_a_conversation_with_calls_and_results_goes_on(calling: OpenAI) -> None:

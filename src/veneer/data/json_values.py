@@ -27,6 +27,23 @@ def parse_json(text: str) -> Any:
     return _parse(text, json.loads)
 
 
+def parse_json_at(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place of a text, whatever comes behind it, and the place where it ends.
+
+    Raises:
+        BadRow: as `parse_json`.
+    """
+    end = start
+
+    def decode(part: str) -> Any:
+        nonlocal end
+        value, length = _decode_beginning(part)
+        end += length
+        return value
+
+    return _parse(text[start:], decode), end
+
+
 def parse_row(text: str) -> Any:
     """Parse JSON that is a row. Raises BadRow as `parse_json`, and for a key that stands twice in an object: parsers
     take the last of the two without a word."""
@@ -43,6 +60,8 @@ def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             seen[key] = value
     return found
 
+
+_decode_beginning = json.JSONDecoder().raw_decode
 
 decode_row: Callable[[str], Any] = json.JSONDecoder(object_pairs_hook=_only_once).decode
 """Decodes JSON as `json.loads`, and raises BadRow for a key that stands twice in an object."""

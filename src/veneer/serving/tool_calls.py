@@ -2,28 +2,37 @@
 
 Models write calls in the form that they were trained with. These are read:
 
-- `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number of them, text before them (Hermes, Qwen, SmolLM);
+- `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number of them, with text around them (Hermes, Qwen,
+  SmolLM); a tag behind which no JSON begins is text, as in a thought that names it;
 - an answer that as a whole is `{"name": …, "arguments": {…}}` or a list of such objects, behind `[TOOL_CALLS]` or
-  nothing (Llama, which says `parameters`; Mistral).
+  nothing (Llama, which says `parameters`; Mistral). It begins with one of the keys of a call: a stream could not know
+  it by a later one.
 
-A call of a tool that the request does not name is none. What cannot be read stays text.
+A call of a tool that the request does not name is none. What cannot be read stays text; so does a call with a number
+that JSON cannot write again (1e999).
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.json_values import BadRow, kind, parse_json
+from veneer.data.json_values import BadRow, kind, parse_json, parse_json_at
 from veneer.generation.text import overlap
 from veneer.serving.fields import Fields
-from veneer.strict_json import to_text
+from veneer.strict_json import only_finite, to_text
 
 _OPEN, _CLOSE, _MISTRAL = "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
-_TAGGED = re.compile(rf"{_OPEN}(.*?)(?:{_CLOSE}|\Z)", re.DOTALL)
+_BEGUN = re.compile(rf"{_OPEN}\s*(?=[{{\[])")
+_MAY_BEGIN = re.compile(rf"{_OPEN}(?=\s*(?:[{{\[]|\Z))")
+_ENDED = re.compile(rf"\s*(?:{_CLOSE}|\Z)")
+_KEYS = ("name", "arguments", "parameters", "type", "id")
+_WHOLE = re.compile(rf'\s*(?:{re.escape(_MISTRAL)}\s*)?(?:\[\s*)?{{\s*"(?:{"|".join(_KEYS)})"')
+"""The beginning of an answer that as a whole may be a call, or calls."""
+_WITHOUT_ARGUMENTS = frozenset({"name", "type", "id"})
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 MOST_TOOLS = 128
 
@@ -64,27 +73,35 @@ class ToolUse:
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of one call of the tools that are forced."""
+        return self._schema(self.forced)
+
+    def _schema(self, names: Collection[str]) -> dict[str, Any]:
+        parameters = [tool["function"].get("parameters") or {} for tool in self.tools]
+        ids = [one.get("$id") for one in parameters]
         return {
             "anyOf": [
                 {
                     "type": "object",
                     "properties": {
                         "name": {"const": tool["function"]["name"]},
-                        "arguments": _arguments(tool["function"].get("parameters") or {}, number),
+                        "arguments": _arguments(parameters[number], number, ids),
                     },
                     "required": ["name", "arguments"],
                     "additionalProperties": False,
                 }
                 for number, tool in enumerate(self.tools)
-                if tool["function"]["name"] in self.forced
+                if tool["function"]["name"] in names
             ]
         }
 
 
-def _arguments(parameters: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _arguments(parameters: Mapping[str, Any], number: int, ids: Sequence[Any]) -> dict[str, Any]:
     """The schema of a tool's arguments within that of all calls. With a name of its own (`$id`) its references are to
-    itself (`#/$defs/…`), as the client meant them."""
-    return {"$id": f"tool:{number}", "type": "object", **parameters}
+    itself (`#/$defs/…`), as the client meant them; one that several tools have (`ids`) is none's own. Arguments are an
+    object, whatever the client says."""
+    given = parameters.get("$id")
+    own = given if given is not None and ids.count(given) == 1 else f"tool:{number}"
+    return {**parameters, "$id": own, "type": "object"}
 
 
 def read_tools(fields: Fields) -> ToolUse:
@@ -145,31 +162,53 @@ def _tool(fields: Fields, tool: object, number: int) -> dict[str, Any]:
 
 
 def read_calls(text: str, use: ToolUse) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text before the calls of an answer, and the calls; all of the text and none where it has no calls, or where
+    """The text around the calls of an answer, and the calls; all of the text and none where it has no calls, or where
     one of them cannot be read."""
-    start = text.find(_OPEN)
-    if start >= 0:
-        before, bodies = text[:start], [found.group(1) for found in _TAGGED.finditer(text, start)]
-    else:
-        before, bodies = "", [text.strip().removeprefix(_MISTRAL)]
-    calls: list[ToolCall] = []
-    for body in bodies:
-        found = _calls(body, use.names)
-        if not found:
-            return text, ()
-        calls += found
-    return before.rstrip(), tuple(calls if use.parallel else calls[:1])
+    rest, calls = "", _whole(text, use.names)
+    if not calls:
+        rest, calls = _tagged(text, use.names)
+    return rest, tuple(calls if use.parallel else calls[:1])
 
 
-def _calls(text: str, names: frozenset[str]) -> list[ToolCall]:
+def _whole(text: str, names: frozenset[str]) -> list[ToolCall]:
+    if _WHOLE.match(text) is None:
+        return []
     try:
-        value = parse_json(text.strip())
+        return _calls(parse_json(text.strip().removeprefix(_MISTRAL).strip()), names)
     except BadRow:
         return []
+
+
+def _tagged(text: str, names: frozenset[str]) -> tuple[str, list[ToolCall]]:
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    place = 0
+    while begun := _BEGUN.search(text, place):
+        texts.append(text[place : begun.start()].rstrip())
+        try:
+            value, end = parse_json_at(text, begun.end())
+        except BadRow:
+            return text, []
+        found, ended = _calls(value, names, tagged=True), _ENDED.match(text, end)
+        if not found or ended is None:
+            return text, []
+        calls += found
+        place = ended.end()
+    rest = text[place:]
+    return "".join([*texts, rest.rstrip() if calls else rest]), calls
+
+
+def _calls(value: Any, names: frozenset[str], *, tagged: bool = False) -> list[ToolCall]:
+    """The calls that a value of JSON is, one or a list; none where one of them is none. Within its tags, one of a tool
+    without parameters may leave out its arguments."""
     found = []
     for one in value if isinstance(value, list) else [value]:
         arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
+        if tagged and isinstance(one, dict) and one.keys() <= _WITHOUT_ARGUMENTS:
+            arguments = {}
         if not isinstance(arguments, dict) or one.get("name") not in names:
+            return []
+        if len(only_finite(arguments)) < len(arguments):
             return []
         found.append(ToolCall(one["name"], arguments))
     return found
@@ -197,9 +236,21 @@ class CallScanner:
 
     def _from(self, text: str) -> int:
         """Where what may be a call begins."""
-        if not self._sent and (not text.strip() or text.lstrip()[0] in "{["):
+        if not self._sent and (_WHOLE.match(text) or _may_become_whole(text)):
             return 0
-        place = text.find(_OPEN)
-        if place >= 0:
-            return len(text[:place].rstrip())
+        begun = _MAY_BEGIN.search(text)
+        if begun is not None:
+            return len(text[: begun.start()].rstrip())
         return len(text[: len(text) - overlap(text, _OPEN)].rstrip())
+
+
+def _may_become_whole(text: str) -> bool:
+    """Whether a text goes on to what `_WHOLE` finds, if the right characters follow."""
+    rest = text.lstrip()
+    if _MISTRAL.startswith(rest):
+        return True
+    rest = rest.removeprefix(_MISTRAL).lstrip().removeprefix("[").lstrip()
+    if not rest.startswith("{"):
+        return not rest
+    key = rest[1:].lstrip()
+    return any(f'"{name}"'.startswith(key) for name in _KEYS)
