@@ -7,9 +7,11 @@ from collections.abc import Sequence as Tokens
 import pytest
 import torch
 
+from veneer.errors import ConfigError
 from veneer.generation.completion import Completion
 from veneer.generation.request import Finished, FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
 from veneer.generation.runner import StepOutput
+from veneer.generation.sampling import Sampling
 from veneer.generation.sequence import Sequence
 
 NEWLINE, HALF = 10, 11
@@ -61,3 +63,14 @@ def test_a_stop_string_in_what_was_held_back_ends_an_answer_that_nothing_else_ha
     last = events[-1]
     assert isinstance(last, Finished)
     assert (last.reason, last.stop, last.text) == (told, stop, "")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_of_which_no_token_may_come_next_is_refused(temperature: float) -> None:
+    """A greedy one took the first token, which was forbidden as all others."""
+    sampling = Sampling(min_new_tokens=2, temperature=temperature)
+    handle = GenerationHandle(GenerationRequest(prompt=(1,), sampling=sampling), [].append)
+    sequence = Sequence(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
+    completion = Completion(handle, sequence, None, frozenset(range(12)))
+    with pytest.raises(ConfigError, match="no token may come next"):
+        completion.next_token(StepOutput(torch.zeros(1, 12), 0))

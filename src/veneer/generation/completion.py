@@ -18,7 +18,7 @@ from veneer.generation.request import (
     TokenMade,
 )
 from veneer.generation.runner import StepOutput
-from veneer.generation.sampling import adjusted, broken_logits, choose, likeliest
+from veneer.generation.sampling import adjusted, broken_logits, choose, likeliest, undrawable
 from veneer.generation.sequence import Sequence, Work
 from veneer.generation.text import StoppedText, TokenDecoder
 
@@ -127,7 +127,10 @@ class Completion:
             scores = scores.cpu()
             request.constraint.restrict(scores)
         if sampling.temperature == 0.0:
-            return likeliest(scores[None])[0]
+            token = likeliest(scores[None])[0]
+            if (held or request.constraint is not None) and float(scores[token]) == -math.inf:
+                raise undrawable(scores)
+            return token
         if self._generator is None:  # made at the first draw: each takes 2.7 kB, and most requests wait or are greedy
             self._generator = torch.Generator().manual_seed(sampling.seed * STREAMS + request.stream)
         return choose(scores, sampling, self._generator)

@@ -189,14 +189,15 @@ def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     """
     cumulated = probabilities(scores, sampling).cpu().cumsum(-1)
     if math.isnan(float(cumulated[-1])):
-        raise _undrawable(scores)
+        raise undrawable(scores)
     drawn = torch.rand((), dtype=torch.float64, generator=generator) * cumulated[-1]
     # The first token whose cumulated probability is above the number drawn: one that has no probability never is.
     token = int(torch.searchsorted(cumulated, drawn, right=True))
     return min(token, int((cumulated < cumulated[-1]).sum()))
 
 
-def _undrawable(scores: Tensor) -> VeneerError:
+def undrawable(scores: Tensor) -> VeneerError:
+    """The error of scores of one row `[vocab]` of which no token can be taken."""
     if bool((scores == -math.inf).all()):
         return ConfigError(
             "no token may come next: min_tokens forbids the end of the answer, and the constraint everything else; ask "
