@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -15,8 +16,11 @@ from tokenizers.processors import TemplateProcessing
 from served import ADAPTER, BASE, call, serving, tiny_assistant
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
+from veneer.generation.engine_thread import EngineThread
+from veneer.generation.request import GenerationHandle, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.model.language import LanguageModel
+from veneer.serving.limits import ServerLimits
 
 
 def scores(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
@@ -91,6 +95,40 @@ def test_the_prompt_alone_is_scored_with_no_new_token(client: OpenAI, assistant:
     assert choice.logprobs.text_offset[0] == 0
     assert found.usage is not None
     assert found.usage.completion_tokens == 0
+
+
+def test_the_answers_to_a_prompt_have_its_scores_which_are_made_once(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, settings = list[int | None](), {"model": BASE, "logprobs": 2, "echo": True, "max_tokens": 5}
+    submit = EngineThread.submit
+
+    def counted(front: EngineThread, request: GenerationRequest, *, on_event: Any) -> GenerationHandle:
+        scored.append(request.prompt_logprobs)
+        return submit(front, request, on_event=on_event)
+
+    prompts: Any = ["größer", "The parcel"]
+    monkeypatch.setattr(EngineThread, "submit", counted)
+    together = client.completions.create(prompt=prompts, n=3, seed=4, **settings).choices
+    assert scored == [2, None, None] * 2
+    alone = [
+        client.completions.create(prompt=prompt, seed=seed, **settings).choices[0]
+        for prompt in prompts
+        for seed in (4, 5, 6)
+    ]
+    assert [one.model_dump(exclude={"index"}) for one in together] == [
+        one.model_dump(exclude={"index"}) for one in alone
+    ]
+
+
+def test_more_scores_than_an_answer_may_hold_are_refused_and_one_whole_prompt_never_is(assistant: Assistant) -> None:
+    text = "The parcel is late. " * 3
+    with serving(assistant, limits=ServerLimits(scores=1)) as (server, _):
+        content = {"model": BASE, "prompt": [text] * 8, "max_tokens": 0, "echo": True, "logprobs": 20}
+        status, _, refused = call(server, "POST", "/v1/completions", {**content, "n": 16})
+        assert (status, refused["error"]["param"]) == (400, "echo")
+        whole = [5] * (assistant.model.spec.max_positions - 1)
+        assert call(server, "POST", "/v1/completions", {**content, "prompt": whole})[0] == 200
 
 
 def test_a_text_is_echoed_as_it_was_sent_without_what_the_tokenizer_puts_before_it(

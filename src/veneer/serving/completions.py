@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 
-from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
+from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenMade
 from veneer.serving.answers import Answers
 from veneer.serving.body import read_json
-from veneer.serving.errors import json_response
+from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import TextOffsets, TokenBytes, completion_logprobs, token_text
 from veneer.serving.openai_answers import chunks, fingerprint, head
@@ -78,19 +79,27 @@ async def completions(service: Service, request: Request) -> Response:
         usage.add(number, result.finished)
     if asked.drops_answer:
         usage.new_tokens = 0
-    choices = [
-        completion_choice(
-            number,
-            asked.requests[number],
-            result,
-            service.grammars.token_bytes,
-            echo=asked.echo,
-            text=asked.texts[number],
-            drops_answer=asked.drops_answer,
-        )
-        for number, result in enumerate(results)
-    ]
     first |= fingerprint(service, [result.finished.adapter_key for result in results])
+    # Log-probabilities of long prompts are megabytes.
+    return await asyncio.to_thread(partial(_whole, asked, results, service.grammars.token_bytes, first, usage, headers))
+
+
+def _whole(
+    asked: CompletionRequest,
+    results: Sequence[GenerationResult],
+    token_bytes: TokenBytes,
+    first: Mapping[str, Any],
+    usage: Usage,
+    headers: Mapping[str, str],
+) -> Response:
+    choices: list[dict[str, Any]] = []
+    echo: Echo | None = None
+    for number, (request, result) in enumerate(zip(asked.requests, results, strict=True)):
+        if asked.echo and number % asked.n == 0:
+            echo = Echo(request, result, token_bytes, asked.texts[number])
+        choices.append(
+            completion_choice(number, request, result, token_bytes, echo=echo, drops_answer=asked.drops_answer)
+        )
     return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
 
@@ -115,6 +124,8 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
     found = await _prompts(service, fields)
     if len(found) * settings.n > service.limits.choices:
         raise fields.wrong("prompt", f"{len(found):,} prompts times n are more than {service.limits.choices:,} answers")
+    if echo and logprobs is not None:
+        _check_scores(service, found, settings.n, logprobs)
     requests = [
         request
         for one in found
@@ -130,6 +141,19 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
     texts = [one.text for one in found for _ in range(settings.n)]
     assert model is not None
     return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage, fields.ignored())
+
+
+def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs: int) -> None:
+    """Raise ApiError for more log-probabilities than one answer may hold: each is some hundred bytes of memory."""
+    asked = sum(len(one.tokens) for one in prompts) * n * (logprobs + 1)
+    most = max(service.limits.scores, service.context * (logprobs + 1))
+    if asked > most:
+        raise ApiError(
+            400,
+            f"echo: {asked:,} log-probabilities of prompts' tokens and their alternatives, in all choices; an answer "
+            f"may hold {most:,}. Ask for fewer prompts at once, for fewer alternatives, or for one choice (n)",
+            param="echo",
+        )
 
 
 async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
@@ -152,14 +176,41 @@ async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
     return found
 
 
+class Echo:
+    """A prompt as it stands before each of its answers.
+
+    Args:
+        request: has the prompt.
+        result: has the log-probabilities of its tokens, where they are wanted.
+        token_bytes: the bytes of a token.
+        text: the prompt as the client sent it; None where that was tokens, which are then echoed as their text.
+    """
+
+    def __init__(
+        self, request: GenerationRequest, result: GenerationResult, token_bytes: TokenBytes, text: str | None = None
+    ):
+        spelt = token_text(b"".join(map(token_bytes, request.prompt)))
+        self.text = spelt if text is None else text
+        # What the tokenizer puts before a text is among the tokens, and not in the text.
+        self._places = TextOffsets(left_out=len(spelt) - len(self.text))
+        self.logprobs: dict[str, Any] | None = None
+        """Those of its tokens, in the form of completions."""
+        if request.logprobs is not None:
+            found = result.prompt_logprobs
+            self.logprobs = completion_logprobs(request.prompt, found, token_bytes, self._places)
+
+    def places(self) -> TextOffsets:
+        """Tells where the tokens of an answer begin."""
+        return self._places.copy()
+
+
 def completion_choice(
     number: int,
     request: GenerationRequest,
     result: GenerationResult,
     token_bytes: TokenBytes,
     *,
-    echo: bool = False,
-    text: str | None = None,
+    echo: Echo | None = None,
     drops_answer: bool = False,
 ) -> dict[str, Any]:
     """A whole answer as a choice of OpenAI's completions.
@@ -169,27 +220,20 @@ def completion_choice(
         request: what was asked.
         result: the answer.
         token_bytes: the bytes of a token.
-        echo: whether the prompt stands before the answer.
-        text: the prompt as the client sent it; None where that was tokens, which are then echoed as their text.
+        echo: the prompt, where it stands before the answer.
         drops_answer: whether the prompt alone was asked for.
     """
-    tokens, answer, places = list(result.tokens), result.text, TextOffsets()
-    found: list[TokenLogprob | None] = list(result.logprobs)
-    if drops_answer:
-        tokens, found, answer = [], [], ""
-    if echo:
-        spelt = token_text(b"".join(map(token_bytes, request.prompt)))
-        prompt = spelt if text is None else text
-        # What the tokenizer puts before a text is among the tokens, and not in the text.
-        places = TextOffsets(left_out=len(spelt) - len(prompt))
-        answer = prompt + answer
-        tokens, found = [*request.prompt, *tokens], [*result.prompt_logprobs, *found]
+    kept = slice(0, 0) if drops_answer else slice(None)
+    tokens, found, answer = result.tokens[kept], result.logprobs[kept], result.text[kept]
     logprobs = None
     if request.logprobs is not None:
+        places = TextOffsets() if echo is None else echo.places()
         logprobs = completion_logprobs(tokens, found, token_bytes, places)
+        if echo is not None and echo.logprobs is not None:
+            logprobs = {name: [*echo.logprobs[name], *values] for name, values in logprobs.items()}
     return {
         "index": number,
-        "text": answer,
+        "text": answer if echo is None else echo.text + answer,
         "logprobs": logprobs,
         "finish_reason": "length" if drops_answer else result.finished.reason.value,
     }

@@ -25,6 +25,9 @@ class ServerLimits:
     """Answers that may be computed or wait at a time; beyond them a request gets 429."""
     choices: int = 128
     """Answers that one request may ask for: its `n` times its prompts."""
+    scores: int = 2_000_000
+    """Log-probabilities of prompts' tokens that one answer may hold, with those of the alternatives, in all of its
+    choices. One prompt of the model's context may always be scored."""
     request_seconds: float = 600.0
     """Seconds that a request may take."""
     drain_seconds: float = 30.0

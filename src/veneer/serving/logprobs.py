@@ -24,6 +24,13 @@ class TextOffsets:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._characters = 0
 
+    def copy(self) -> TextOffsets:
+        """One more that goes on from here."""
+        found = TextOffsets(left_out=self._left_out)
+        found._decoder.setstate(self._decoder.getstate())
+        found._characters = self._characters
+        return found
+
     def next(self, content: bytes) -> int:
         """The place of the next token, which has these bytes."""
         begun, _ = self._decoder.getstate()

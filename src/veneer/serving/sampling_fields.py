@@ -86,7 +86,7 @@ class SamplingFields:
             prompts: knows the context, and says that the prompt is too long for it.
             param: the field that has the prompt, for messages.
             logprobs: how many alternatives to give with each new token.
-            prompt_logprobs: how many with each token of the prompt.
+            prompt_logprobs: how many with each token of the prompt, which the first of the requests alone is to score.
             constraints: one for each answer, or none.
 
         Raises:
@@ -108,7 +108,7 @@ class SamplingFields:
                 stop=self.stop,
                 stop_ids=self.stop_ids,
                 logprobs=logprobs,
-                prompt_logprobs=prompt_logprobs,
+                prompt_logprobs=None if number else prompt_logprobs,
                 constraint=constraints[number] if constraints else None,
                 cut_to_cache=self.max_tokens is None,
             )

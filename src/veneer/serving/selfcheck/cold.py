@@ -12,7 +12,7 @@ from veneer.errors import AdapterError, ModelError, VeneerError
 from veneer.generation.build import build_engine
 from veneer.generation.request import FinishReason, gathered
 from veneer.generation.runner import LoadedAdapter
-from veneer.serving.completions import completion_choice
+from veneer.serving.completions import Echo, completion_choice
 from veneer.serving.logprobs import TokenBytes
 from veneer.serving.selfcheck.comparison import whole_answer
 from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion
@@ -63,4 +63,5 @@ def cold_answer(
     if result.finished.reason is FinishReason.ERROR:
         kind = ModelError if adapter is None else AdapterError
         raise kind(f"question {question.number} cannot be answered: {result.finished.error}")
-    return whole_answer(completion_choice(0, request, result, token_bytes, echo=question.echo))
+    echo = Echo(request, result, token_bytes) if question.echo else None
+    return whole_answer(completion_choice(0, request, result, token_bytes, echo=echo))
