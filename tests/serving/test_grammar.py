@@ -233,10 +233,10 @@ def test_a_good_schema_is_not_blamed_for_others_that_keep_the_server_busy(
     go = threading.Event()
     made = Grammars.of_schema
 
-    def slow(self: Grammars, schema: Any, param: str) -> Grammar:
+    def slow(self: Grammars, schema: Any, param: str, around: str | None) -> Grammar:
         if schema == {"enum": ["slow"]}:
             go.wait(60)
-        return made(self, schema, param)
+        return made(self, schema, param, around)
 
     monkeypatch.setattr(Grammars, "of_schema", slow)
 
@@ -260,9 +260,9 @@ def test_several_answers_share_what_their_schema_took_and_nothing_else(
     prepared = []
     made = Grammars.of_schema
 
-    def counted(self: Grammars, schema: Any, param: str) -> Grammar:
+    def counted(self: Grammars, schema: Any, param: str, around: str | None) -> Grammar:
         prepared.append(param)
-        return made(self, schema, param)
+        return made(self, schema, param, around)
 
     monkeypatch.setattr(Grammars, "of_schema", counted)
     schema = {"enum": ["late", "blue", "below", "lost"]}

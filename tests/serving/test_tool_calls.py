@@ -230,6 +230,37 @@ def test_a_forced_call_may_refer_to_definitions_of_its_own_tool(
     assert allowed == [True, False, False, True]
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_beside_a_schema_the_model_may_call_or_answer_by_it(assistant: Assistant, parallel: bool) -> None:
+    schema = {"$defs": {"n": {"type": "integer"}}, "type": "object", "properties": {"k": {"$ref": "#/$defs/n"}},
+              "required": ["k"], "additionalProperties": False}  # fmt: skip
+    grammars = Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, assistant.stop_ids, 10_000)
+    grammar = grammars.of_schema(schema, "response_format", ToolUse(USE.tools, parallel=parallel).or_answer())
+    tagged = f"<tool_call>\n{CALL}\n</tool_call>"
+    llama = CALL.replace("arguments", "parameters")
+    for text in ('{"k": 3}', CALL, llama, tagged):
+        assert allows(grammar.copy(), assistant, text), text
+    for text in (f"{tagged}\n<tool_call>{llama}", f"[{CALL}, {llama}]"):
+        assert allows(grammar.copy(), assistant, text) == parallel, text
+    for text in ("Bonn", '{"k": "a"}', CALL.replace("weather", "other"), "<tool_call>Bonn"):
+        assert not allows(grammar.copy(), assistant, text), text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_an_answer_beside_tools_has_its_schema_or_is_a_call(taught: HttpServer, path: str) -> None:
+    schema = {"type": "object", "properties": {"k": {"enum": [1, 2]}}, "required": ["k"], "additionalProperties": False}
+    content = {"model": BASE, "messages": [{"role": "user", "content": "Bonn?"}], "tools": [PARCEL], "stream": False}
+    form = {"type": "json_schema", "json_schema": {"name": "k", "schema": schema}}
+    if path == "/api/chat":
+        status, _, answer = call(taught, "POST", path, {**content, "format": schema, "options": {"seed": 3}})
+        message = answer["message"]
+    else:
+        status, _, answer = call(taught, "POST", path, {**content, "response_format": form, "seed": 3})
+        message = answer["choices"][0]["message"]
+    assert status == 200
+    assert message.get("tool_calls") or json.loads(message["content"])["k"] in (1, 2)
+
+
 def allows(grammar: Grammar, assistant: Assistant, text: str) -> bool:
     """Whether an answer may begin with a text."""
     for token in assistant.tokenizer.encode(text):

@@ -99,7 +99,8 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
     if schema is not None:
         if settings.sampling.min_new_tokens or settings.stop_ids is not None:
             raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
-        constraints = await service.constraints(schema, param, settings.n)
+        around = tools.or_answer() if tools.free else None
+        constraints = await service.constraints(schema, param, settings.n, around)
     prompt = await service.prompts.conversation(messages, tools.tools)
     requests = settings.requests(
         prompt,

@@ -20,6 +20,13 @@ WHITE_SPACE = r"[ \t\n]{1,20}"
 """White space between the parts of JSON: enough to indent, and no end of it where a model would write nothing else."""
 
 
+def as_rule(schema: Mapping[str, Any]) -> str:
+    """A JSON schema as what stands behind a name in Lark's form."""
+    given = schema.get("x-guidance")
+    own = given if isinstance(given, dict) else {}
+    return "%json " + to_text({**schema, "x-guidance": {**own, "whitespace_pattern": WHITE_SPACE}})
+
+
 class Grammar:
     """The tokens that an answer may go on with (`veneer.generation.request.Constraint`)."""
 
@@ -63,12 +70,14 @@ class Grammars:
         """The bytes of a token, which need not be whole characters; those of its name for a control token."""
         return bytes(self._tokenizer.decode_bytes([token]))
 
-    def of_schema(self, schema: Mapping[str, Any] | bool, param: str) -> Grammar:
+    def of_schema(self, schema: Mapping[str, Any] | bool, param: str, around: str | None = None) -> Grammar:
         """What holds an answer to a JSON schema.
 
         Args:
             schema: the schema.
             param: the field that has it, for messages.
+            around: a grammar in Lark's form whose rules may say `answer`, for what has the schema; without one the
+                answer has it as a whole.
 
         Raises:
             ApiError: 400, the schema is too large or not supported, or the model has no token that ends an answer.
@@ -85,11 +94,11 @@ class Grammars:
                 param=param,
             )
         try:
-            matcher = LLMatcher(
-                self._tokenizer,
-                LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITE_SPACE}),
-                log_level=0,
-            )
+            if around is None:
+                grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITE_SPACE})
+            else:
+                grammar = LLMatcher.grammar_from_lark(f"{around}\nanswer: {as_rule(schema)}\n")
+            matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         except ValueError as error:
             raise ApiError(400, f"{param}: the schema cannot be used: {error}", param=param) from error
         if not matcher.is_error():

@@ -118,7 +118,8 @@ async def _request(
     schema = _schema(fields, tools)
     constraints: tuple[Grammar, ...] = ()
     if schema is not None:
-        constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1)
+        around = tools.or_answer() if tools.free else None
+        constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1, around)
     adapter = service.models.adapter_of(model)
     (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
     return request, fields.ignored()

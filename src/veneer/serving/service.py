@@ -85,14 +85,17 @@ class Service:
         """The most tokens of a prompt and its answer together."""
         return self.spec.max_positions
 
-    async def constraints(self, schema: Mapping[str, Any] | bool, param: str, answers: int) -> tuple[Grammar, ...]:
-        """A grammar of a schema for each of some answers, made beside the event loop's thread.
+    async def constraints(
+        self, schema: Mapping[str, Any] | bool, param: str, answers: int, around: str | None = None
+    ) -> tuple[Grammar, ...]:
+        """A grammar of a schema for each of some answers, made beside the event loop's thread; see
+        `Grammars.of_schema`.
 
         Raises:
             ApiError: see `Grammars.of_schema`; 400 where it takes too long; 503 where others' schemas do.
         """
         try:
-            return await self.schemas.do(partial(self._constraints, schema, param, answers))
+            return await self.schemas.do(partial(self._constraints, schema, param, answers, around))
         except TimeoutError as error:
             raise ApiError(
                 400,
@@ -109,8 +112,10 @@ class Service:
                 headers={"retry-after": str(RETRY_SECONDS)},
             ) from error
 
-    def _constraints(self, schema: Mapping[str, Any] | bool, param: str, answers: int) -> tuple[Grammar, ...]:
-        first = self.grammars.of_schema(schema, param)
+    def _constraints(
+        self, schema: Mapping[str, Any] | bool, param: str, answers: int, around: str | None
+    ) -> tuple[Grammar, ...]:
+        first = self.grammars.of_schema(schema, param, around)
         return (first, *(first.copy() for _ in range(answers - 1)))
 
     def failed(self, error: ApiError) -> dict[str, object]:

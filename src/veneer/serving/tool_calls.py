@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.json_values import BadRow, kind, parse_json, parse_json_at
 from veneer.generation.text import overlap
 from veneer.serving.fields import Fields
+from veneer.serving.grammar import as_rule
 from veneer.strict_json import only_finite, to_text
 
 _OPEN, _CLOSE, _MISTRAL = "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
@@ -71,11 +72,34 @@ class ToolUse:
         """Names of the tools."""
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
+    @property
+    def free(self) -> bool:
+        """Whether the model may call a tool, and need not."""
+        return bool(self.tools) and not self.forced
+
+    def or_answer(self) -> str:
+        """The grammar, in Lark's form, of calls as `read_calls` reads them, or of an answer in their place. Arguments
+        are any object, as they are where nothing holds the model."""
+        one = [
+            {
+                "type": "object",
+                "properties": {"name": {"enum": sorted(self.names)}, arguments: {"type": "object"}},
+                "required": ["name", arguments],
+                "additionalProperties": False,
+            }
+            for arguments in ("arguments", "parameters")
+        ]
+        bare: list[dict[str, Any]] = [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1}]
+        return (
+            f"start: answer | bare | tagged{'+' if self.parallel else ''}\n"
+            f"bare: {as_rule({'anyOf': bare if self.parallel else one})}\n"
+            f'tagged: "{_OPEN}" SPACE call SPACE "{_CLOSE}" SPACE\n'
+            f"call: {as_rule({'anyOf': one})}\n"
+            "SPACE: /[ \\t\\n]{0,20}/"
+        )
+
     def schema(self) -> dict[str, Any]:
         """The JSON schema of one call of the tools that are forced."""
-        return self._schema(self.forced)
-
-    def _schema(self, names: Collection[str]) -> dict[str, Any]:
         parameters = [tool["function"].get("parameters") or {} for tool in self.tools]
         ids = [one.get("$id") for one in parameters]
         return {
@@ -90,7 +114,7 @@ class ToolUse:
                     "additionalProperties": False,
                 }
                 for number, tool in enumerate(self.tools)
-                if tool["function"]["name"] in names
+                if tool["function"]["name"] in self.forced
             ]
         }
 
