@@ -69,6 +69,7 @@ CASES = [
         0,
     ),
     ('{"name": "parcel"}', '{"name": "parcel"}', 0),
+    ('{"name": ["parcel"], "arguments": {}}', '{"name": ["parcel"], "arguments": {}}', 0),
     (f"<tool_call>{CALL} and</tool_call>", f"<tool_call>{CALL} and</tool_call>", 0),
     (f"The tag <tool_call> is there. {CALL}", f"The tag <tool_call> is there. {CALL}", 0),
     ('{"name": "weather", "arguments": {"city": "<tool_call>{"}}', "", 1),

@@ -58,9 +58,8 @@ class Sampling:
         given = {one.name: getattr(self, one.name) for one in fields(self)}
         check_types(Sampling, given)
         # NumPy's numbers overflow, and are none that torch's generators and JSON take.
-        bias = {_plain(token): _plain(value) for token, value in given.pop("logit_bias").items()}
-        for name, value in {**{key: _plain(one) for key, one in given.items()}, "logit_bias": bias}.items():
-            object.__setattr__(self, name, value)
+        for name, value in given.items():
+            object.__setattr__(self, name, _plain(value))
         rules = {
             "max_new_tokens": (self.max_new_tokens >= 1, "must be at least 1"),
             "min_new_tokens": (0 <= self.min_new_tokens <= self.max_new_tokens, "must be 0 to max_new_tokens"),
@@ -111,11 +110,13 @@ class Sampling:
         return bool(self.logit_bias) or any(penalties)
 
 
-def _plain(number: Any) -> Any:
-    """A number as one of Python's."""
-    if type(number) in (int, float):
-        return number
-    return int(number) if isinstance(number, Integral) else float(number)
+def _plain(value: Any) -> Any:
+    """A number as one of Python's, and a mapping with its numbers so."""
+    if type(value) in (int, float):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:

@@ -31,7 +31,7 @@ async def load_adapter(service: Service, request: Request) -> Response:
     fields = Fields(await read_json(request, service.limits))
     name, catalogue = _name(service, fields)
     if name == service.models.base:
-        raise fields.wrong("lora_name", "is the base's own name, which answers for the base; give the folder another")
+        raise fields.wrong("lora_name", f"{name!r} is the base's name; give the adapter's folder another one")
     expected = fields.integer("expected_generation", 0, 2**62)
     fields.flag("load_inplace")
     fields.neutral("lora_path", name)

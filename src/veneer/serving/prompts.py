@@ -179,7 +179,7 @@ class PromptEncoder:
                 "messages: this model's chat template writes no calls of tools, so that it would never see them",
                 param="messages",
             )
-        size, more = await asyncio.to_thread(_characters_of_turns, messages), _characters(tools)
+        size, more = await asyncio.to_thread(lambda: (_characters_of_turns(messages), _characters(tools)))
         self._check_size(size, "messages")
         self._check_size(more, "tools")
         try:

@@ -230,11 +230,12 @@ def _calls(value: Any, names: frozenset[str], *, tagged: bool = False) -> list[T
         arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
         if tagged and isinstance(one, dict) and one.keys() <= _WITHOUT_ARGUMENTS:
             arguments = {}
-        if not isinstance(arguments, dict) or one.get("name") not in names:
+        name = one.get("name") if isinstance(one, dict) else None
+        if not isinstance(arguments, dict) or not isinstance(name, str) or name not in names:
             return []
         if len(only_finite(arguments)) < len(arguments):
             return []
-        found.append(ToolCall(one["name"], arguments))
+        found.append(ToolCall(name, arguments))
     return found
 
 
