@@ -176,13 +176,31 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     page.goto(made)
     page.locator("main").get_by_role("link", name="Chat", exact=True).click()
     page.get_by_label("model 2").wait_for(timeout=60_000)
+    chosen = [page.get_by_label(f"model {place}").input_value() for place in (1, 2)]
+    page.get_by_text("System message").first.click()
+    page.get_by_label("System message").fill("asked with")
+    held: list[Any] = []
+    page.route("**/v1/chat/completions", lambda route: held.append(route))
     page.fill("#question", "0: parcel?")
-    page.get_by_role("button", name="Ask").click()
+    page.keyboard.press("Control+Enter")
+    wait_for(lambda: page.locator(".turn").count() == 1 and len(held) == 2)
+    # As long as a question is answered no other one is asked.
+    page.fill("#question", "1: parcel?")
+    page.keyboard.press("Control+Enter")
+    for request in held:
+        request.continue_()
     page.get_by_text(re.compile("tokens in")).nth(1).wait_for(timeout=60_000)
+    page.unroute("**/v1/chat/completions")
+    assert page.locator(".turn").inner_text() == "0: parcel?"
+    assert len(held) == 2
+    # Models that answer already are offered no second time, and what is kept is what was asked.
+    for place, other in ((1, chosen[1]), (2, chosen[0])):
+        assert other not in page.get_by_label(f"model {place}").locator("option").all_inner_texts()
+    page.get_by_label("System message").fill("typed since")
     page.get_by_role("button", name="This one is better").first.click()
     watched.sees("Kept as the better one")
     kept = opened.http.get("/studio/preferences").text.splitlines()
-    assert json.loads(kept[-1])["prompt"][-1]["content"] == "0: parcel?"
+    assert [turn["content"] for turn in json.loads(kept[-1])["prompt"]] == ["asked with", "0: parcel?"]
 
 
 def test_a_file_that_cannot_be_used_leads_to_no_job(watched: Watched) -> None:
@@ -372,6 +390,8 @@ def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: O
     command = page.locator("#command")
     wait_for(lambda: '{"metric": "contains", "column": "solution"}' in command.inner_text())
     wait_for(lambda: '{"metric": "exact", "weight": 0.5}' in command.inner_text())
+    page.get_by_role("spinbutton", name="weight").nth(1).fill("")
+    wait_for(lambda: '{"metric": "exact"}' in command.inner_text())
     for number in (2, 1):
         page.get_by_role("button", name=f"Remove reward {number}").click()
     watched.sees("Add a reward: what the run will take")

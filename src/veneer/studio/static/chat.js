@@ -34,7 +34,7 @@ export function Chat({ query }) {
   if (fresh) known.current = fresh;
   const options = known.current;
   const [models, setModels] = useState(null), [question, ask_] = useState(""), [system, setSystem] = useState(""), [temperature, heat] = useState("0"), [longest, setLongest] = useState("128");
-  const [asked, setAsked] = useState(""), [answers, setAnswers] = useState({}), [best, setBest] = useState(null), [kept, keep] = useState(null), [error, fail] = useState(null), [busy, work] = useState(false);
+  const [asked, setAsked] = useState(null), [answers, setAnswers] = useState({}), [best, setBest] = useState(null), [kept, keep] = useState(null), [error, fail] = useState(null), [busy, work] = useState(false);
   const stop = useRef(null);
   // A checkpoint is called as its adapter is, with its step.
   const baseOf = (name) => options.adapters[name] || options.adapters[name.replace(/-step-[0-9]+$/, "")];
@@ -47,30 +47,36 @@ export function Chat({ query }) {
   }, [options]);
   const base = models && (baseOf(models[models.length - 1]) || models[0]);
   const offered = options && models ? [...new Set([...options.models.filter((name) => name === base), ...Object.keys(options.adapters).filter((name) => options.adapters[name] === base), ...models])] : [];
+  const unused = offered.find((name) => !models.includes(name));
   const messages = (text) => [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }];
   const run = async (event) => {
     event.preventDefault();
-    if (!question.trim()) return;
+    // The keyboard asks without the button, which is disabled as long as the last question is answered.
+    if (stop.current || !question.trim()) return;
     stop.current = new AbortController();
-    work(true); setAsked(question); setBest(null); keep(null); fail(null); setAnswers({});
+    const sent = messages(question);
+    work(true); setAsked({ question, sent }); setBest(null); keep(null); fail(null); setAnswers({});
     const settings = { max_tokens: Number(longest) || 128, temperature: Number(temperature) || 0, seed: 0 };
     // The first one loads the base where that is needed; then all answer at once, in one batch over that base.
     await Promise.all(models.map(async (model) => {
-      try { const made = await stream(model, messages(question), settings, stop.current.signal, (text) => setAnswers((old) => ({ ...old, [model]: { text } }))); setAnswers((old) => ({ ...old, [model]: made })); } catch (problem) { if (problem.name !== "AbortError") setAnswers((old) => ({ ...old, [model]: { text: "", error: problem } })); }
+      try { const made = await stream(model, sent, settings, stop.current.signal, (text) => setAnswers((old) => ({ ...old, [model]: { text } }))); setAnswers((old) => ({ ...old, [model]: made })); } catch (problem) { if (problem.name !== "AbortError") setAnswers((old) => ({ ...old, [model]: { text: "", error: problem } })); }
     }));
+    stop.current = null;
     work(false);
   };
+  // Whole answers to the question that others have given otherwise.
+  const answered = (model) => Boolean(answers[model] && answers[model].seconds !== undefined && answers[model].text);
+  const others = (model) => models.filter((one) => answered(one) && answers[one].text !== answers[model].text);
   const prefer = async (model) => {
-    const others = models.filter((one) => one !== model && answers[one] && answers[one].text);
-    try { let found = null; for (const other of others) found = await send("/studio/preferences", { prompt: messages(asked), chosen: answers[model].text, rejected: answers[other].text }); setBest(model); if (found) keep(found.kept); } catch (problem) { fail(problem); }
+    try { let found = null; for (const other of others(model)) found = await send("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text }); setBest(model); keep(found.kept); } catch (problem) { fail(problem); }
   };
   const train = () => send("/studio/preferences/file", {}).then((file) => { location.hash = link("new", "", { file: file.id, objective: "dpo" }); }, fail);
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options && !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>`}`;
   return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory">${(options.preferences || kept) && html`<a class="btn" href="/studio/preferences" download>Preferences as JSONL</a>`}<button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
-    <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(place === 0 && models.length === 1 ? [...options.models, ...Object.keys(options.adapters)] : offered).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
-        <button type="button" class="btn small" disabled=${models.length > 3 || !offered.length} onClick=${() => setModels([...models, offered.find((name) => !models.includes(name)) || offered[0]])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
+    <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(models.length === 1 ? [...new Set([...options.models, ...Object.keys(options.adapters), ...models])] : offered).filter((name) => name === model || !models.includes(name)).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
+        <button type="button" class="btn small" disabled=${models.length > 3 || !unused} onClick=${() => setModels([...models, unused])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
         <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${(event) => heat(event.target.value)} /></label><label>longest answer <input type="number" min="1" max="4096" value=${longest} onInput=${(event) => setLongest(event.target.value)} /></label></div>
       <details><summary>System message</summary><br /><textarea rows="2" aria-label="System message" value=${system} onInput=${(event) => setSystem(event.target.value)} /></details>
       <label class="field"><span>Question</span><textarea rows="3" id="question" value=${question} onInput=${(event) => ask_(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.form.requestSubmit(); }} /></label><div class="tools"><button class="btn main" disabled=${busy || !question.trim()}>${busy ? "Answering …" : "Ask"}</button>${busy && html`<button type="button" class="btn" onClick=${() => stop.current.abort()}>Stop</button>`}<span class="hint">Ctrl-Enter asks. Mark the better answer by a click: it is kept as a row to train on${kept ? html` (<b>${number(kept)} kept</b>)` : ""}.</span></div></div></form><br />
-    ${asked && html`<p class="turn">${asked}</p><div class="chat">${models.map((model) => { const one = answers[model] || { text: "" }; return html`<section key=${model} class=${`card answer ${best === model ? "best" : ""}`}><header><h2>${model}</h2>${baseOf(model) ? html`<span class="tag">adapter</span>` : html`<span class="tag">base</span>`}</header><div class="text" aria-live="polite">${one.error ? html`<span class="bad" role="alert">${one.error.message}</span>` : one.text || (one.seconds === undefined ? html`<span class="quiet">…</span>` : html`<span class="quiet">(an empty answer)</span>`)}</div><div class="tools"><span class="hint">${one.seconds === undefined ? "" : `${counted(one.tokens, "token")} in ${number(one.seconds, 2)} s${one.first ? `, the first after ${number(one.first)} ms` : ""}${one.seconds ? `, ${number(one.tokens / one.seconds, 1)} tokens/s` : ""}`}</span>${models.length > 1 && one.seconds !== undefined && html`<button class="btn small" disabled=${busy || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</div></section>`; })}</div>`}`;
+    ${asked && html`<p class="turn">${asked.question}</p><div class="chat">${models.map((model) => { const one = answers[model] || { text: "" }; return html`<section key=${model} class=${`card answer ${best === model ? "best" : ""}`}><header><h2>${model}</h2>${baseOf(model) ? html`<span class="tag">adapter</span>` : html`<span class="tag">base</span>`}</header><div class="text" aria-live="polite">${one.error ? html`<span class="bad" role="alert">${one.error.message}</span>` : one.text || (one.seconds === undefined ? html`<span class="quiet">…</span>` : html`<span class="quiet">(an empty answer)</span>`)}</div><div class="tools"><span class="hint">${one.seconds === undefined ? "" : `${counted(one.tokens, "token")} in ${number(one.seconds, 2)} s${one.first ? `, the first after ${number(one.first)} ms` : ""}${one.seconds ? `, ${number(one.tokens / one.seconds, 1)} tokens/s` : ""}`}</span>${answered(model) && others(model).length === 0 && !busy && models.some((one) => one !== model && answered(one)) && html`<span class="hint">No answer differs from this one.</span>`}${answered(model) && others(model).length > 0 && html`<button class="btn small" disabled=${busy || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</div></section>`; })}</div>`}`;
 }
