@@ -207,6 +207,7 @@ def test_the_events_of_a_run_are_read_back(tiny_model: Path, folder: Path, tmp_p
         ("train.time_limit=60", "objective grpo samples its own"),
         ("lora.dropout=0.1", "lora.dropout trains another policy"),
         ("rewards=[]", "objective grpo needs rewards"),
+        ("rewards=[{metric: exact, weight: 0}]", "every weight is 0"),
         ("grpo.kl_in=reward", "grpo.beta is 0"),
         ("grpo.importance_sampling_level=product", "take grpo.loss_type grpo"),
         ("objective=sft", "rewards are of objective grpo"),

@@ -306,6 +306,8 @@ def sampling_problems(config: RunConfig) -> list[str]:
     problems = rewards_problems(config.rewards)
     if not config.rewards:
         problems.append("objective grpo needs rewards, which judge its answers: rewards: [{python: FILE.py:FUNCTION}]")
+    elif not any(one.weight for one in config.rewards):
+        problems.append("rewards: every weight is 0, so that all answers are worth the same; give one another weight")
     if config.train.time_limit is not None:
         problems.append("train.time_limit measures steps whose rows are known, and objective grpo samples its own; "
                         "give train.steps")  # fmt: skip

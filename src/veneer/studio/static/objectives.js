@@ -37,7 +37,9 @@ export const moreOf = (reward) => Object.fromEntries(Object.entries(reward).filt
 export const FIRST = { kind: "metric", value: "exact", column: "", weight: "1" };
 
 // The rewards as a job names them; those that are not filled in yet are left out.
-export const named = (rewards) => rewards.filter((one) => one.value.trim()).map((one) => ({ [one.kind]: one.value, ...(one.kind === "metric" && one.column ? { column: one.column } : {}), ...(Number(one.weight) === 1 || !Number.isFinite(Number(one.weight)) ? {} : { weight: Number(one.weight) }), ...one.more }));
+// What is left empty is the default: Number("") would be 0.
+const weightOf = ({ weight }) => String(weight).trim() === "" || !Number.isFinite(Number(weight)) ? 1 : Number(weight);
+export const named = (rewards) => rewards.filter((one) => one.value.trim()).map((one) => ({ [one.kind]: one.value, ...(one.kind === "metric" && one.column ? { column: one.column } : {}), ...(weightOf(one) === 1 ? {} : { weight: weightOf(one) }), ...one.more }));
 
 export function Rewards({ rewards, onChange, options }) {
   const { judges = [], metrics = [], code = false } = options || {};
@@ -47,6 +49,6 @@ export function Rewards({ rewards, onChange, options }) {
   return html`<section class="card"><header><h2>Rewards</h2><button type="button" class="btn small" onClick=${() => onChange([...rewards, FIRST])}>Add a reward</button></header><p class="hint">An answer's reward is the sum of these, each times its weight. A metric compares the answer with a column of its row; a reward model is a finished run of the objective reward on this base.${code ? "" : " Python and programs would do on this machine what you may: the studio takes them where it was started with --job-code run."}</p><br /><div class="rows">${rewards.map((one, place) => html`<article key=${place}><div class="tools">
     <select value=${one.kind} aria-label=${`reward ${place + 1}`} onChange=${kind(place)}>${KINDS.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === one.kind} disabled=${!code && ["source", "command"].includes(key)}>${text}</option>`)}</select>
     ${one.kind === "metric" ? html`${list(place, one, metrics, "metric")}<label>column <input size="10" placeholder="answer" value=${one.column} onInput=${(event) => change(place, { column: event.target.value })} /></label>` : one.kind === "adapter" ? list(place, one, judges, "reward model") : one.kind === "command" ? html`<input class="mono" size="28" aria-label="program and arguments" placeholder="judge --strict" value=${one.value} onInput=${(event) => change(place, { value: event.target.value })} />` : null}
-    <label>weight <input type="number" step="any" value=${one.weight} onInput=${(event) => change(place, { weight: event.target.value })} /></label><button type="button" class="btn small danger" aria-label=${`Remove reward ${place + 1}`} onClick=${() => onChange(rewards.filter((_, at) => at !== place))}>Remove</button></div>
+    <label>weight <input type="number" step="any" placeholder="1" value=${one.weight} onInput=${(event) => change(place, { weight: event.target.value })} /></label><button type="button" class="btn small danger" aria-label=${`Remove reward ${place + 1}`} onClick=${() => onChange(rewards.filter((_, at) => at !== place))}>Remove</button></div>
     ${one.kind === "source" && html`<textarea class="mono" rows="6" spellcheck="false" aria-label="Python with grade(sample, item)" value=${one.value} onInput=${(event) => change(place, { value: event.target.value })}></textarea>`}</article>`)}</div>${rewards.length ? null : html`<p class="bad">A run needs one reward at least.</p>`}</section>`;
 }
