@@ -485,7 +485,7 @@ def test_a_run_whose_name_is_like_anothers_is_evaluated_exported_and_asked_by_it
         playwright.expect(control).to_have_value(name)
 
 
-def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
+def test_runs_are_compared_and_sweeps_shown(watched: Watched, opened: Opened) -> None:
     page = watched.page
     for name in ("sweep/low", "sweep/high"):
         page.get_by_label(f"choose {name} to compare").check()
@@ -501,8 +501,17 @@ def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
         page.get_by_role("button", name="Quality against memory as CSV").click()
     assert "on the Pareto front" in Path(taken.value.path()).read_text("utf-8")
     page.locator(".u-wrap canvas").first.wait_for()
+    # Of more runs than have room it is said which are left out, and a sweep's link takes its best ones.
+    names = [f"many/{number}" for number in range(9)]
+    for name in names:
+        write_run(opened.studio.root / name, 3)
+    opened.studio.watcher.look()
     watched.go("sweeps")
     watched.sees("best")
+    page.get_by_role("link", name="Compare the best 8").wait_for()
+    watched.go(f"compare?runs={quote(json.dumps(names))}")
+    watched.sees("8 of 9 runs")
+    watched.sees("Not compared: many/8")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import { Head, Pill, Segments, SortTable, Swatch, Table, apiPath, ask, colour, c
 import { Plot, saveSvg, smoothed } from "/static/plot.js";
 import { ALONG, title, useCurves } from "/static/runs.js";
 
+// Runs that are compared at once: so many colours are told apart.
+const MOST = 8;
 const IGNORED = new Set(["output"]);
 
 export function useSettings(names) {
@@ -24,7 +26,7 @@ export function differing(settings, names) {
 export function Compare({ names }) {
   const { runs, jobs } = useStore();
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [what, setWhat] = useState("loss");
-  const shownNames = names.filter((name) => runs.has(name)).slice(0, 8);
+  const present = names.filter((name) => runs.has(name)), shownNames = present.slice(0, MOST), left = present.slice(MOST);
   const curves = useCurves(shownNames, along), settings = useSettings(shownNames);
   const text = (name) => title(runs.get(name), jobs);
   // What only some objectives measure, such as rewards.
@@ -37,7 +39,7 @@ export function Compare({ names }) {
   });
   const rows = differing(settings, shownNames), metric = judgedBy(shownNames.map((name) => runs.get(name)));
   if (shownNames.length < 2) return html`<${Head} title="Compare runs" /><div class="card empty"><p>Choose at least two runs in <a href=${link("runs")}>Runs</a>, and then Compare.</p></div>`;
-  return html`<${Head} title="Compare runs" about=${`${shownNames.length} runs`} /><div class="stack">
+  return html`<${Head} title="Compare runs" about=${left.length ? `${shownNames.length} of ${present.length} runs` : `${shownNames.length} runs`} />${left.length > 0 && html`<p class="banner note">${MOST} runs have room here, the first that were chosen. Not compared: ${left.map(text).join(", ")}.</p>`}<div class="stack">
     <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${[["loss", "loss"], ["evaluation", "evaluation"], ["learning_rate", "rate"], ["grad_norm", "gradient norm"], ["tokens_per_second", "speed"], ["memory_mb", "memory"]]} />${metrics.length > 0 && html`<label>of the objective <select value=${own || ""} onChange=${(event) => setWhat(event.target.value || "loss")}><option value="">–</option>${metrics.map((name) => html`<option key=${name} value=${name} selected=${name === own}>${name.replace(/_/g, " ")}</option>`)}</select></label>`}<${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
     <${Plot} title=${own ? own.replace(/_/g, " ") : { loss: "Training loss", evaluation: "Evaluation loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens a second", memory_mb: "Memory, MB" }[what]} series=${series} along=${along} height=${340} file="compare" />
     <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => run.name, "lead"], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
@@ -135,7 +137,7 @@ function SweepCard({ parent, members }) {
   const names = members.slice(0, 60).map((run) => run.name), settings = useSettings(names), keys = differing(settings, names);
   const by = judgedBy(members), judged = (run) => by ? run.best_value : run.best_loss ?? run.loss, higher = by ? members[0].best_higher : false;
   const better = (one, other) => one !== null && (other === null || (higher ? one > other : one < other));
-  const best = members.reduce((one, other) => (better(judged(other), judged(one)) ? other : one));
+  const ranked = [...members].sort((one, other) => better(judged(one), judged(other)) ? -1 : better(judged(other), judged(one)) ? 1 : 0), [best] = ranked;
   const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name, "lead"], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"]];
-  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${keys.join(", ") || "nothing"}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(names.slice(0, 8)) })}>Compare</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
+  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${keys.join(", ") || "nothing"}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(ranked.slice(0, MOST).map((run) => run.name)) })}>${members.length > MOST ? `Compare the best ${MOST}` : "Compare"}</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
 }
