@@ -124,11 +124,18 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     watched.go("data")
     rows = tiny_data.read_text("utf-8").splitlines()
     broken = json.dumps({"messages": [{"role": "user", "content": NASTY}, {"role": "assistant", "content": ""}]})
-    file = {"name": f"{NASTY}.jsonl", "mimeType": "application/jsonl", "buffer": "\n".join([*rows, broken]).encode()}
+    far = json.dumps({"messages": [{"role": "user", "content": "東京?"}, {"role": "assistant", "content": "1"}]})
+    lines = "\n".join([*rows, far, broken]).encode()
+    file = {"name": f"{NASTY}.jsonl", "mimeType": "application/jsonl", "buffer": lines}
     page.locator("input[type=file]").set_input_files(file)
     watched.sees("1 with errors")
     page.get_by_text(f"{NASTY}.jsonl").click()
     watched.sees("empty-turn")
+    # A character of several tokens is shown once, and is found.
+    page.get_by_label("Search in rows").fill("東京")
+    page.get_by_role("heading", name="1 row", exact=True).wait_for()
+    assert "東··京··?" in page.locator(".tokens").first.inner_text()
+    page.get_by_label("Search in rows").fill("")
     page.get_by_role("button", name="empty-turn").click()
     page.get_by_role("heading", name="1 row", exact=True).wait_for()
     wait_for(lambda: page.locator(".tokens").first.inner_text().count("onerror") == 1)

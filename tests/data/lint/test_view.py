@@ -76,6 +76,15 @@ def test_a_trained_call_of_a_tool_is_traced_to_it(arguments: Any) -> None:
     assert not any(letter.isdigit() for letter in said[TEMPLATE])
 
 
+@pytest.mark.parametrize("template", ["chatml", "mistral", "gemma"])
+def test_a_character_of_several_tokens_stands_at_the_first_of_them(template: str) -> None:
+    setting, said = LintSetting(ct.tokenizer(template)), "Łódź 東京 📦📦 ×"
+    tokens = tokens_of(read_row("f:1", {"prompt": "Wo?", "completion": said}, setting), setting)
+    texts = [token.text for token in tokens if token.field == "completion"]
+    assert "".join(texts).strip() == said
+    assert texts.count("") >= 6
+
+
 def test_fields_of_a_prompt_are_traced_too() -> None:
     setting = LintSetting(ct.tokenizer("qwen3"))
     raw = {

@@ -38,6 +38,14 @@ def test_every_row_has_its_own_tokens_and_targets(tmp_path: Path) -> None:
         assert of_spans == [(token.trained, token.field) for token in tokens]
 
 
+def test_a_frequent_token_that_has_no_text_of_its_own_is_called_by_its_name(tmp_path: Path) -> None:
+    setting = LintSetting(ct.tokenizer("chatml"))
+    file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number}?", "completion": "東京"} for number in range(3)])
+    values = content(lint(file, tokenizer=setting.tokenizer), setting)
+    assert "" in values["texts"].values()
+    assert all(text for _, _, text in values["frequent"])
+
+
 def test_findings_and_counts_are_those_of_the_report(tmp_path: Path) -> None:
     report, setting = hostile_report(tmp_path)
     values = content(report, setting)

@@ -16,6 +16,8 @@ TEMPLATE = "template"
 """The field of a token that the row does not say: headers and control tokens."""
 END_OF_TURN = "end of turn"
 """The field of a control token that trains, which the template writes behind what the assistant says."""
+CONTINUED = "·"
+"""What is shown of a token that has no text of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class TokenView:
 
     id: int
     text: str
-    """The characters that it stands for; its name in the vocabulary where it is a part of one character."""
+    """The characters that it stands for, and its name in the vocabulary where it stands for none. A character that is
+    several tokens stands at the first of them, and the others are empty: together the texts are the row's."""
     trained: bool
     field: str
     """Where the row has what the token says (`messages[1].content`), else TEMPLATE or END_OF_TURN."""
@@ -49,19 +52,15 @@ def tokens_of(row: Row, setting: LintSetting) -> list[TokenView]:
     backend = setting.tokenizer.backend
     names = {alias: token for token, alias in setting.tokenizer.aliases.items()} if trace.spelled else {}
     ids, mask = trace.example.tokens.tolist(), trace.example.loss_mask.tolist()
-    offsets = list(trace.offsets)
     placed = sorted((one.start, one.end, one.source.path) for one in row.fields if one.found)
     views = []
-    at = 0
-    for place, (index, trained, (start, end)) in enumerate(zip(ids, mask, offsets, strict=True)):
+    at = shown = 0
+    for index, trained, (start, end) in zip(ids, mask, trace.offsets, strict=True):
         while at < len(placed) and placed[at][1] <= start:
             at += 1
         inside = at < len(placed) and placed[at][0] <= start < end
-        shared = start == end or (start, end) in (
-            offsets[place - 1] if place else None,
-            *offsets[place + 1 : place + 2],
-        )
-        text = backend.id_to_token(index) or "" if shared else trace.text[start:end]
+        text = backend.id_to_token(index) or "" if start == end else trace.text[max(start, shown) : end]
+        shown = max(shown, end)
         made = END_OF_TURN if trained and index in setting.special_ids else TEMPLATE
         views.append(TokenView(index, names.get(text, text), trained, placed[at][2] if inside else made))
     return views

@@ -40,7 +40,9 @@ def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
     for number, row in rows_again(report, shown, setting):
         entry = rows.setdefault(number, {"where": report.facts.where(number), "findings": []})
         entry.update(_written(row, setting, texts, fields, counts))
-    frequent = [[index, count] for index, count in counts.most_common(_FREQUENT)]
+    frequent = [
+        [index, count, texts[index] or _name(index, setting)] for index, count in counts.most_common(_FREQUENT)
+    ]
     return {
         "files": list(report.files),
         "objective": None if report.objective is None else report.objective.value,
@@ -117,6 +119,11 @@ def _written(
     written: dict[str, Any] = {"ids": [token.id for token in tokens[:LONGEST]], "spans": spans}
     written["length"], written["targets"] = len(tokens), sum(token.trained for token in tokens)
     return written | ({"odd": odd} if odd else {})
+
+
+def _name(index: int, setting: LintSetting) -> str:
+    """What the vocabulary calls a token."""
+    return "" if setting.tokenizer is None else setting.tokenizer.backend.id_to_token(index) or ""
 
 
 def _histograms(report: LintReport) -> list[dict[str, Any]]:

@@ -45,9 +45,9 @@
   function charts() {
     for (const one of data.histograms) at("charts").append(histogram(one));
     if (!data.frequent.length) return;
-    const rows = data.frequent.map(([id, count]) => element("tr", {}, [
+    const rows = data.frequent.map(([id, count, text]) => element("tr", {}, [
       element("td", { class: "number" }, [String(id)]),
-      element("td", {}, [element("code", {}, [JSON.stringify(data.texts[id])])]),
+      element("td", {}, [element("code", {}, [JSON.stringify(text)])]),
       element("td", { class: "number" }, [number(count)]),
     ]));
     at("charts").append(element("figure", {}, [
@@ -134,7 +134,7 @@
       for (let place = start; place < end; place += 1) {
         const piece = tokenText(row, place);
         text += piece;
-        const children = piece.split("\n").flatMap((part, index) => index ? [element("span", { class: "return" }, ["⏎"]), "\n", part] : [part]);
+        const children = (piece || "·").split("\n").flatMap((part, index) => index ? [element("span", { class: "return" }, ["⏎"]), "\n", part] : [part]);
         box.append(element("span", {
           class: trained ? "token trained" : "token",
           title: `token ${place}, id ${row.ids[place]}\n${trained ? "trained" : "not trained"}\n${name}`,

@@ -58,16 +58,19 @@ export function FilePage({ id, query }) {
       <section class="card"><header><h2>${counted(rows.length, "row")}</h2><input type="search" placeholder="Search in rows" aria-label="Search in rows" value=${words} onInput=${(event) => { setWords(event.target.value); go(0); }} /><span class="tools"><button class="btn small" disabled=${at === 0} onClick=${() => go(at - 10)}>Back</button><span class="quiet">${rows.length ? `${at + 1}–${Math.min(at + 10, rows.length)}` : "0"}</span><button class="btn small" disabled=${at + 10 >= rows.length} onClick=${() => go(at + 10)}>On</button></span></header><div class="rows">${rows.slice(at, at + 10).map((row) => html`<article key=${row.where}><header><b>${row.where}</b>${row.ids && html`<span>${counted(row.length, "token")}, ${number(row.targets)} trained</span>`}${row.findings.map(([place, detail]) => html`<span class=${found.rules[place].severity === "error" ? "bad" : "warn"}>${found.rules[place].name}${detail ? `: ${detail}` : ""}</span>`)}</header><${Tokens} row=${row} texts=${found.texts} fields=${found.fields} /></article>`)}</div></section></div>`}`;
 }
 
+// A character that is several tokens stands at the first of them.
+const CONTINUED = "·";
+
 function Tokens({ row, texts, fields }) {
   if (!row.ids) return html`<div class="tokens">${(row.strings || []).map((one) => `${one[0] ? `${one[0]}: ` : ""}${one[1]}`).join("\n")}</div>`;
   const parts = [];
   let at = 0;
   for (const [end, trained, field] of row.spans) {
-    for (; at < end; at += 1) parts.push(html`<span key=${at} class=${trained ? "t" : ""} title=${`token ${row.ids[at]} · ${fields[field]} · ${trained ? "trained" : "not trained"}`}>${(row.odd || {})[at] ?? texts[row.ids[at]]}</span>`);
+    for (; at < end; at += 1) parts.push(html`<span key=${at} class=${trained ? "t" : ""} title=${`token ${row.ids[at]} · ${fields[field]} · ${trained ? "trained" : "not trained"}`}>${((row.odd || {})[at] ?? texts[row.ids[at]]) || CONTINUED}</span>`);
   }
   return html`<div class="tokens">${parts}${row.length > row.ids.length ? " …" : ""}</div>`;
 }
 
 export function PreviewTokens({ row }) {
-  return html`<article><header><b>${row.where}${row.answer ? `, ${row.answer}` : ""}</b>${row.problem ? html`<span class="bad">${row.problem}</span>` : html`<span>${counted(row.length, "token")}, ${number(row.tokens.filter((token) => token.trained).length)} trained</span>`}</header><div class="tokens">${row.tokens.map((token, place) => html`<span key=${place} class=${token.trained ? "t" : ""} title=${`token ${token.id}`}>${token.text}</span>`)}</div></article>`;
+  return html`<article><header><b>${row.where}${row.answer ? `, ${row.answer}` : ""}</b>${row.problem ? html`<span class="bad">${row.problem}</span>` : html`<span>${counted(row.length, "token")}, ${number(row.tokens.filter((token) => token.trained).length)} trained</span>`}</header><div class="tokens">${row.tokens.map((token, place) => html`<span key=${place} class=${token.trained ? "t" : ""} title=${`token ${token.id}`}>${token.text || CONTINUED}</span>`)}</div></article>`;
 }
