@@ -42,7 +42,7 @@ def test_base_and_adapter_are_compared_on_the_rows_that_were_kept(
         assert one["adapter"] == pytest.approx(expected[name].adapter, rel=1e-4)
         assert one["low"] == pytest.approx(expected[name].low, rel=1e-3)
     answers = {sample.where: sample.adapter for sample in report.samples}
-    rows = page["worst"] + page["best"]
+    rows = page["worst"] + page["best"] + page["same"]
     assert len(rows) == run_report.SAMPLES
     for row in rows:
         assert "".join(piece for piece, _ in row["adapter"]) == answers[row["where"]]

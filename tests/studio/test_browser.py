@@ -460,7 +460,7 @@ def test_a_finished_run_is_evaluated_and_exported(
     page.wait_for_url(re.compile("#/task/"))
     watched.sees("better by 0.5 or more", 90)
     watched.sees("of 6 rows were trained by the run")
-    watched.sees("The rows that became worse")
+    watched.sees("rows that became")
     watched.go("export?run=done%2Fone")
     wait_for(lambda: page.locator("select[name=adapter]").input_value() == "done-one")
     page.locator("select[name=to]").select_option("peft")

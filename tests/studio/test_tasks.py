@@ -117,7 +117,7 @@ def test_a_run_is_evaluated_on_a_file_with_its_gate(opened: Opened, file: str) -
     shown = opened.http.get("/studio/report", params={"task": task["id"]}).json()
     assert shown["report"]["rows"] == 4
     assert {one["name"] for one in shown["report"]["gate"]["conditions"]} == {"exact", "copying"}
-    assert shown["worst"]
+    assert shown["worst"] + shown["best"] + shown["same"]
     assert task["id"] not in {job.id for job in opened.client.fine_tuning.jobs.list()}  # it is none of OpenAI's
     assert str(opened.studio.root) not in opened.http.get(f"/v1/fine_tuning/jobs/{task['id']}").text
 

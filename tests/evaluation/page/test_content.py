@@ -31,11 +31,19 @@ def report(samples: list[Sample]) -> Report:
 
 def test_rows_are_ranked_by_what_the_adapter_changed() -> None:
     values = content(report(SAMPLES), "t")
-    assert [row["where"] for row in values["worst"]] == ["f:2", "f:4", "f:1"]
-    assert [row["where"] for row in values["best"]] == ["f:5", "f:3"]
+    assert [row["where"] for row in values["worst"]] == ["f:2", "f:4"]
+    assert [row["where"] for row in values["best"]] == ["f:5", "f:3", "f:1"]
+    assert values["same"] == []
     assert values["answered"] == 5
     alone = [Sample(f"f:{i}", "q", "a", "b", None, loss, None, 0.0) for i, loss in enumerate((1.0, 3.0, 2.0))]
     assert [row["where"] for row in content(report(alone), "t")["worst"]] == ["f:1", "f:2"]
+
+
+def test_no_row_that_became_better_or_stayed_the_same_is_called_worse() -> None:
+    values = content(report([sample(1, (0, 0), (2.0, 1.0)), sample(2, (1, 1), (2.0, 2.0))]), "t")
+    assert {key: [row["where"] for row in values[key]] for key in ("worst", "best", "same")} == {
+        "worst": [], "best": ["f:1"], "same": ["f:2"]
+    }  # fmt: skip
 
 
 def test_no_row_is_shown_twice_and_a_page_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 from veneer.evaluation.page.differences import Marked, marked
@@ -15,27 +16,27 @@ from veneer.html_page.histograms import histograms
 from veneer.strict_json import with_reasons
 
 ROWS_SHOWN = 30
-"""The number of worst rows, and of best ones, that are shown."""
+"""The number of worst rows, of best ones and of those that stayed the same, that are shown."""
 LONGEST = 6_000
 """The longest text that is shown of a row, in characters."""
 BINS = 30
+UNCHANGED = (0.0, 0.0)
+"""The gain of a row that became neither better nor worse."""
 
 
 def content(report: Report, title: str, emit: Subscriber = ignore) -> dict[str, Any]:
     """All that the page shows; `title` says what was evaluated, and `emit` is told how far it is."""
-    ranked = sorted(report.samples, key=_gain)
-    half = min(ROWS_SHOWN, (len(ranked) + 1) // 2)
-    worst, best = ranked[:half], ranked[::-1][: min(half, len(ranked) - half)]
-    with Stage(emit, "marking differences", total=len(worst) + len(best), unit="rows") as stage:
-        rows = [_row(sample) for sample in counted([*worst, *best], stage)]
+    lists = _lists(report.samples)
+    with Stage(emit, "marking differences", total=sum(map(len, lists.values())), unit="rows") as stage:
+        done = counted(chain.from_iterable(lists.values()), stage)
+        rows = {name: [_row(sample) for sample in islice(done, len(chosen))] for name, chosen in lists.items()}
     values = replace(report, samples=[]).to_json()
     shown = {
         "title": title,
         "report": values,
         "shares": list(SHARES),
         "lower": sorted({one.name for one in _comparisons(report) if one.lower_is_better}),
-        "worst": rows[: len(worst)],
-        "best": rows[len(worst) :],
+        **rows,
         "answered": len(report.samples),
         "histograms": _lengths(report.samples),
     }
@@ -46,6 +47,21 @@ def _comparisons(report: Report) -> Iterator[Comparison]:
     yield from report.comparison
     for suite in report.suites:
         yield from (suite.comparison, *suite.others)
+
+
+def _lists(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """The rows that became worse, from the worst, those that became better, from the best, and those that did neither;
+    without an adapter the worse and the better half of the rows."""
+    ranked = sorted(samples, key=_gain)
+    if all(sample.adapter is None for sample in ranked):
+        half = (len(ranked) + 1) // 2
+        lists = {"worst": ranked[:half], "best": ranked[half:][::-1], "same": []}
+    else:
+        gains = [_gain(sample) for sample in ranked]
+        worse, better = sum(gain < UNCHANGED for gain in gains), sum(gain > UNCHANGED for gain in gains)
+        end = len(ranked) - better
+        lists = {"worst": ranked[:worse], "best": ranked[end:][::-1], "same": ranked[worse:end]}
+    return {name: rows[:ROWS_SHOWN] for name, rows in lists.items()}
 
 
 def _gain(sample: Sample) -> tuple[float, float]:

@@ -270,11 +270,12 @@
   function rows() {
     if (!data.answered) return;
     const both = report.comparison.length > 0;
-    const names = both ? ["where the adapter changed most for the worse", "where the adapter changed most for the better"] : ["the worst rows", "the best rows"];
-    ["worst", "best"].forEach((key, place) => at("which").append(element("option", { value: key }, [names[place]])));
+    const names = both ? ["where the adapter changed most for the worse", "where the adapter changed most for the better", "where nothing became better or worse"] : ["the worst rows", "the best rows", ""];
+    const lists = ["worst", "best", "same"];
+    lists.forEach((key, place) => { if (data[key].length) at("which").append(element("option", { value: key }, [names[place]])); });
     const show = () => at("cards").replaceChildren(...data[at("which").value].map(card));
     at("which").addEventListener("change", show);
-    at("legend").textContent = `${number(data.worst.length + data.best.length)} of ${number(data.answered)} rows with an answer; what differs from the other text is marked`;
+    at("legend").textContent = `${number(lists.reduce((sum, key) => sum + data[key].length, 0))} of ${number(data.answered)} rows with an answer; what differs from the other text is marked`;
     reveal("rows");
     show();
   }

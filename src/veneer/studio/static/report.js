@@ -38,6 +38,11 @@ export function Evaluation({ task }) {
   return html`<${Found} name=${`Evaluation of ${subject(task, runs, jobs)}`} about=${`on ${task.veneer.name.replace("evaluate ", "")}`} run=${task.veneer.of} ...${asked} />`;
 }
 
+// The rows that are shown, in their lists. Runs that ended with an older veneer have no list of those that stayed the same.
+const rowsOf = ({ report, worst, best, same = [] }) => report.comparison.length
+  ? [["The rows that became worse", worst], ["The rows that became better", best], ["Rows that became neither better nor worse", same]]
+  : [["The worst rows", worst], ["The best rows", best]];
+
 function Found({ name, about, run, value, error }) {
   const report = value && value.report, share = (key) => value.shares.includes(key);
   const figure = (key, amount) => amount === null || amount === undefined ? "–" : share(key) ? `${number(100 * amount, 1)} %` : number(amount, 3);
@@ -48,7 +53,7 @@ function Found({ name, about, run, value, error }) {
     ${report.gate && html`<${Gate} gate=${report.gate} />`}
     <${Measures} report=${report} figure=${figure} interval=${interval} lower=${value.lower} />
     ${(report.suites || []).length > 0 && html`<${Suites} suites=${report.suites} figure=${figure} interval=${interval} />`}
-    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><${Table} caption=${heading} rows=${rows} keyOf=${(row) => row.where} columns=${[["row", "Row", (row) => `row ${row.where.split(":").pop()}`, false], ["question", "Question", (row) => row.question, false, "wrap"], ["reference", "Reference", (row) => html`<${Marked} parts=${row.reference} />`, false, "wrap"], ["base", "Base", (row) => html`<${Marked} parts=${row.base} only="del" />`, false, "wrap"], ["adapter", "Adapter", (row) => html`<${Marked} parts=${row.adapter} only="del" />`, false, "wrap"], ["loss", "Loss", (row) => html`${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}`, false, "num"]]} /></section>`)}</div>`}`;
+    ${rowsOf(value).map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><${Table} caption=${heading} rows=${rows} keyOf=${(row) => row.where} columns=${[["row", "Row", (row) => `row ${row.where.split(":").pop()}`, false], ["question", "Question", (row) => row.question, false, "wrap"], ["reference", "Reference", (row) => html`<${Marked} parts=${row.reference} />`, false, "wrap"], ["base", "Base", (row) => html`<${Marked} parts=${row.base} only="del" />`, false, "wrap"], ["adapter", "Adapter", (row) => html`<${Marked} parts=${row.adapter} only="del" />`, false, "wrap"], ["loss", "Loss", (row) => html`${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}`, false, "num"]]} /></section>`)}</div>`}`;
 }
 
 // The gate's answer to each of its conditions.
