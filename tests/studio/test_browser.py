@@ -298,7 +298,7 @@ def test_samples_reports_and_their_intervals_are_shown(
     watched.sees("Samples during training")
     shown = page.locator(".samples table").inner_text()
     assert asked["samples"][-1]["prompts"][0].split("\n")[1] in shown
-    page.get_by_label("Tags").fill("kept, first")
+    page.get_by_label("Tags").fill("kept, first, kept")
     page.get_by_role("button", name="Save").click()
     watched.sees("Saved")
     watched.go("runs")

@@ -197,6 +197,7 @@ async def put_notes(studio: Studio, request: Request) -> Response:
     fine = isinstance(text, str) and len(text) <= 20_000 and isinstance(tags, list) and len(tags) <= 32
     if not fine or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
         raise ApiError(400, "notes are a text of up to 20,000 characters and up to 32 tags of up to 64", param="notes")
+    tags = list(dict.fromkeys(tags))
     before, now = body.get("before"), await asyncio.to_thread(read_extras, RunFolder(run.record.path))
     if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
         message = "these notes were changed elsewhere, in another tab say, since they were read; read them again first"

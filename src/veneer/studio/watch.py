@@ -50,7 +50,7 @@ def read_extras(folder: RunFolder) -> RunExtras:
     text, tags = noted.get("text", ""), noted.get("tags", [])
     return RunExtras(
         text if isinstance(text, str) else "",
-        tuple(map(str, tags)) if isinstance(tags, list) else (),
+        tuple(dict.fromkeys(map(str, tags))) if isinstance(tags, list) else (),
         folder.report_file.is_file(),
     )
 

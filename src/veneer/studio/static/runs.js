@@ -132,7 +132,7 @@ const equal = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 function Notes({ name, notes }) {
   const [text, setText] = useState(notes.text), [tags, setTags] = useState(notes.tags.join(", ")), [said, say] = useState("");
   const [known, know] = useState({ text: notes.text, tags: notes.tags });
-  const list = tags.split(",").map((tag) => tag.trim()).filter(Boolean), stored = { text: notes.text, tags: notes.tags };
+  const list = [...new Set(tags.split(",").map((tag) => tag.trim()).filter(Boolean))], stored = { text: notes.text, tags: notes.tags };
   useEffect(() => {
     // What another tab has saved is shown, unless something is being written here.
     if (!equal(stored, known) && equal({ text, tags: list }, known)) { know(stored); setText(stored.text); setTags(stored.tags.join(", ")); say(""); }
