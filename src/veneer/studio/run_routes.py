@@ -9,7 +9,8 @@ import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -211,8 +212,8 @@ async def options(studio: Studio, request: Request) -> Response:
     """GET /studio/options: what the form of a new job offers: bases, settings with their words, devices."""
     defaults = default_settings()
     settings = [
-        {"key": key, "text": text, "default": defaults[key]}
-        for key, text in _fields(RunConfig)
+        {"key": key, "text": text, "default": defaults[key], "is_text": _is_text(annotation)}
+        for key, text, annotation in _fields(RunConfig)
         if key in defaults and key not in PATHS
     ]
     adapters = await asyncio.to_thread(studio.chat.adapters)
@@ -232,13 +233,20 @@ async def options(studio: Studio, request: Request) -> Response:
     )
 
 
-def _fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
-    """The dotted keys of settings, each with what it is for."""
-    found: list[tuple[str, str]] = []
+def _fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, Any]]:
+    """The dotted keys of settings, each with what it is for and its type."""
+    found: list[tuple[str, str, Any]] = []
     for name, info in section.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found += _fields(inner, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", info.description or ""))
+            found.append((f"{prefix}{name}", info.description or "", inner))
     return found
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a setting of this type is a text, of which 2026 is one too."""
+    union = get_origin(annotation) in (Union, UnionType)
+    members = get_args(annotation) if union else (annotation,)
+    return {get_args(one)[0] if get_origin(one) is Annotated else one for one in members} - {NoneType} == {str}

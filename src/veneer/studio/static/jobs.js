@@ -12,12 +12,11 @@ const COMMON = [
   ["train.from_adapter", "Go on from", "An adapter of this folder that training goes on with.", "adapters"],
 ];
 
-// Settings that are names, even where they look like numbers.
-const NAMED = new Set(["train.from_adapter", "distillation.teacher", "distillation.teacher_adapter"]);
-
-function typed(text) {
+// What is typed as a value. A setting that is a text is one where it looks like a number, too.
+function typed(text, isText) {
   const value = text.trim();
   if (value === "") return undefined;
+  if (isText && value !== "null") return text;
   try { return JSON.parse(value); } catch { return value; }
 }
 
@@ -53,13 +52,14 @@ export function NewJob({ query }) {
   const aim = (event) => { const foreign = OBJECTIVES.filter((one) => one[0] !== event.target.value).flatMap((one) => one[3].map((own) => own[0])); set({ ...form, objective: event.target.value, settings: Object.fromEntries(Object.entries(form.settings).filter(([key]) => !foreign.includes(key))) }); };
   const refused = (files || []).find((file) => file.id === form.file && file.status === "error");
   const fields = [...COMMON, ...objectiveOf(form.objective)[3]];
+  const texts = new Set(((options || {}).settings || []).filter((one) => one.is_text).map((one) => one.key));
   const body = useMemo(() => ({
     model: form.model, training_file: form.file, ...(form.validation ? { validation_file: form.validation } : {}), ...(form.suffix ? { suffix: form.suffix } : {}), ...(form.seed !== "" ? { seed: Number(form.seed) } : {}),
-    veneer: { method: form.method, objective: form.objective, priority: Number(form.priority) || 0, settings: { ...Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, NAMED.has(key) ? value : typed(value)]).filter(([, value]) => value !== undefined)), ...(form.objective === "grpo" ? { rewards: named(form.rewards) } : {}) } },
-  }), [form]);
+    veneer: { method: form.method, objective: form.objective, priority: Number(form.priority) || 0, settings: { ...Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, typed(value, texts.has(key))]).filter(([, value]) => value !== undefined)), ...(form.objective === "grpo" ? { rewards: named(form.rewards) } : {}) } },
+  }), [form, options]);
   // What the preview needs of it: rows are shown as the objective takes them.
   const own = JSON.stringify(Object.fromEntries(Object.entries(body.veneer.settings).filter(([key]) => key === "rewards" || key.startsWith(`${form.objective}.`))));
-  const known = JSON.stringify(body), ready = Boolean(form.model && form.file && files && files.some((file) => file.id === form.file && file.status === "processed")) && !missingOf(form);
+  const known = JSON.stringify(body), ready = Boolean(options && form.model && form.file && files && files.some((file) => file.id === form.file && file.status === "processed")) && !missingOf(form);
   useEffect(() => {
     if (!ready) return () => {};
     let left = false;
