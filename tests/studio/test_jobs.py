@@ -387,6 +387,19 @@ def test_rows_of_another_kind_than_the_objectives_are_said_before_and_fail_the_j
     assert all("no pair of answers is known for the keys" in row["problem"] for row in shown)
 
 
+def test_a_row_of_the_preview_is_called_by_its_number_and_by_its_line_where_that_differs(opened: Opened) -> None:
+    table = b'prompt,completion\na,"1\n2"\nb,"3\n4"\n'
+    for name, content, said in (
+        ("rows.csv", table, "row 2 (line 4)"),
+        ("rows.jsonl", b'{"prompt": "a", "completion": "1"}\n' * 2, "row 2"),
+    ):
+        made = opened.client.files.create(file=(name, content), purpose="fine-tune")
+        opened.client.files.wait_for_processing(made.id, poll_interval=0.1)
+        body = {"model": "model", "training_file": made.id, "first": 1, "count": 1}
+        shown = opened.http.post("/v1/fine_tuning/jobs/preview", json=body).json()["rows"]
+        assert [row["where"] for row in shown] == [said]
+
+
 def test_the_preview_of_a_pair_has_both_answers_as_they_train(opened: Opened, tiny_model: Path, tmp_path: Path) -> None:
     rows = preferences()
     file = uploaded(opened, "pairs.jsonl", rows)

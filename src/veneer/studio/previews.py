@@ -30,8 +30,8 @@ def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, An
     rows = iterate_rows(config.data.file or "", columns=config.data.columns)
     raw = list(islice(rows, first, first + count))
     return [
-        _written(answer, name, config.data.max_length, setting)
-        for row in read_rows(raw, setting)
+        {"where": _where(number, row), **_written(answer, name, config.data.max_length, setting)}
+        for number, row in enumerate(read_rows(raw, setting), start=first + 1)
         for name, answer in _answers(row)
     ]
 
@@ -50,10 +50,16 @@ def _answers(row: Row) -> Iterator[tuple[str | None, Row]]:
             yield row.other.part, row.other
 
 
+def _where(number: int, row: Row) -> str:
+    """The number that a row is asked for by, and its line in the file where that is another one: of CSV whose first line
+    has the names of columns, say."""
+    line = row.where.rpartition(":")[2]
+    return f"row {number}" if line == str(number) else f"row {number} (line {line})"
+
+
 def _written(row: Row, answer: str | None, most: int, setting: LintSetting) -> dict[str, Any]:
     tokens = tokens_of(row, setting)
     return {
-        "where": f"row {row.where.rpartition(':')[2]}",
         "answer": answer,
         "problem": row.problem,
         "tokens": [{"id": one.id, "text": one.text, "trained": one.trained} for one in tokens[:most]],
