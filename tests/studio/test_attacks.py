@@ -210,6 +210,12 @@ def test_what_was_uploaded_is_never_a_page(opened: Opened) -> None:
         assert answer.headers["content-disposition"].count("filename") <= 2
 
 
+def test_the_name_of_a_file_cannot_be_turned_around_where_it_is_shown(opened: Opened) -> None:
+    made = opened.client.files.create(file=("ñ\u202egpj.jsonl", b"{}\n"), purpose="fine-tune")
+    assert made.filename == r"ñ\u202egpj.jsonl"
+    assert opened.client.files.retrieve(made.id).filename == made.filename
+
+
 def test_no_answer_is_sniffed_and_only_the_page_is_html(opened: Opened) -> None:
     opened.http.put("/studio/notes?name=mine", json={"text": HTML.decode(), "tags": ["<b>"]})
     paths = ("/", "/static/app.js", "/version", "/v1/files", JOBS, "/v1/models", "/studio/options", "/studio/queue",
