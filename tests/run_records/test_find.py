@@ -40,6 +40,8 @@ def test_the_settings_that_differ_are_found_at_any_depth() -> None:
     one = {"model": "a", "output": "x", "lora": {"rank": 4, "targets": []}, "only": 1}
     other = {"model": "a", "output": "y", "lora": {"rank": 8, "targets": []}, "new": {"key": None, "deep": 2}}
     assert differences(one, other) == {"lora.rank": (4, 8), "only": (1, None), "new.deep": (None, 2)}
+    patterns = [{"lora": {"rank_pattern": pattern}} for pattern in ({"q_proj": 8}, {})]
+    assert differences(*patterns) == {"lora.rank_pattern": ({"q_proj": 8}, {})}
 
 
 NOBODY = 65534

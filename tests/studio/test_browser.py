@@ -512,8 +512,9 @@ def test_runs_are_compared_and_sweeps_shown(watched: Watched, opened: Opened) ->
     page.locator(".u-wrap canvas").first.wait_for()
     # Of more runs than have room it is said which are left out, and a sweep's link takes its best ones.
     names = [f"many/{number}" for number in range(9)]
-    for name in names:
-        write_run(opened.studio.root / name, 3)
+    for number, name in enumerate(names):
+        aim = "sft" if number else "dpo"
+        write_run(opened.studio.root / name, 3, config=f"model: m\nmethod: lora\nobjective: {aim}\n")
     opened.studio.watcher.look()
     watched.go("sweeps")
     watched.sees("best")
@@ -521,6 +522,8 @@ def test_runs_are_compared_and_sweeps_shown(watched: Watched, opened: Opened) ->
     watched.go(f"compare?runs={quote(json.dumps(names))}")
     watched.sees("8 of 9 runs")
     watched.sees("Not compared: many/8")
+    watched.sees("Losses of different objectives (dpo, sft) cannot be compared")
+    assert not any(text.startswith("-") for text in page.locator("svg[role=img] text").all_text_contents())
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from veneer.arguments import check_types
-from veneer.config.values import flat
 from veneer.errors import ConfigError
 from veneer.run_folder import CHECKPOINTS, EVENTS_FILE, RunFolder
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, read_record, read_settings
+from veneer.run_records.record import RunRecord, by_key, read_record, read_settings
 
 DEPTH = 4
 """Folders below the one that is looked through: runs of a sweep or a comparison stand one or two below."""
@@ -104,7 +103,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[A
         one: nested settings of a run.
         other: those of another one.
     """
-    ours, theirs = flat(one), flat(other)
+    ours, theirs = by_key(one), by_key(other)
     keys = [*ours, *(key for key in theirs if key not in ours)]
     return {
         key: (ours.get(key), theirs.get(key))

@@ -14,13 +14,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from veneer.config.values import flat
 from veneer.counting import count_of
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import curve_of, thinned
 from veneer.run_records.find import differences, open_run, runs
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, default_settings
+from veneer.run_records.record import RunRecord, by_key, default_settings
 from veneer.run_records.state import RunState
 from veneer.screens.console import new_table, say, show_table, width_of
 from veneer.screens.figures import answered, duration
@@ -239,7 +238,7 @@ def _shown(value: Any) -> str:
 def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that are not the defaults, by their dotted keys."""
     defaults = default_settings()
-    return {key: value for key, value in flat(settings).items() if key not in defaults or defaults[key] != value}
+    return {key: value for key, value in by_key(settings).items() if key not in defaults or defaults[key] != value}
 
 
 def _values(record: RunRecord) -> dict[str, Any]:

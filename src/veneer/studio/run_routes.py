@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from veneer.config import RunConfig
-from veneer.config.values import flat
 from veneer.enums import JobCode
 from veneer.evaluation.suites.registry import SUITES
 from veneer.io.files import write_text
@@ -25,7 +24,7 @@ from veneer.jobs.job import JobKind
 from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
-from veneer.run_records.record import default_settings, read_json
+from veneer.run_records.record import by_key, default_settings, read_json
 from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_bytes, json_response
 from veneer.serving.stream import EVENTS, StreamedResponse
@@ -105,7 +104,7 @@ async def show_run(studio: Studio, request: Request) -> Response:
     made = await asyncio.to_thread(results_of, studio.watcher, studio.bases.all())
     settings = [
         {"key": key, "value": value, "default": key in defaults and defaults[key] == value}
-        for key, value in flat(run.settings).items()
+        for key, value in by_key(run.settings).items()
     ]
     found = {
         "record": run_values(run),

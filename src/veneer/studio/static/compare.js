@@ -28,7 +28,7 @@ export function Compare({ names }) {
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [what, setWhat] = useState("loss");
   const present = names.filter((name) => runs.has(name)), shownNames = present.slice(0, MOST), left = present.slice(MOST);
   const curves = useCurves(shownNames, along), settings = useSettings(shownNames);
-  const text = (name) => title(runs.get(name), jobs);
+  const text = (name) => title(runs.get(name), jobs), objective = (name) => (settings[name] || {}).objective || "sft";
   // What only some objectives measure, such as rewards.
   const metrics = [...new Set(shownNames.flatMap((name) => Object.keys((curves[name] || { metrics: {} }).metrics)))].sort(), own = metrics.includes(what) ? what : null;
   const series = shownNames.flatMap((name, place) => {
@@ -43,34 +43,36 @@ export function Compare({ names }) {
     <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${[["loss", "loss"], ["evaluation", "evaluation"], ["learning_rate", "rate"], ["grad_norm", "gradient norm"], ["tokens_per_second", "speed"], ["memory_mb", "memory"]]} />${metrics.length > 0 && html`<label>of the objective <select value=${own || ""} onChange=${(event) => setWhat(event.target.value || "loss")}><option value="">–</option>${metrics.map((name) => html`<option key=${name} value=${name} selected=${name === own}>${name.replace(/_/g, " ")}</option>`)}</select></label>`}<${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
     <${Plot} title=${own ? own.replace(/_/g, " ") : { loss: "Training loss", evaluation: "Evaluation loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens a second", memory_mb: "Memory, MB" }[what]} series=${series} along=${along} height=${340} file="compare" />
     <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => run.name, "lead"], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
-    <div class="grid"><${Scatter} title="Quality against time" runs=${shownNames.map((name) => runs.get(name))} x="seconds" unit="seconds in steps" name=${text} file="quality-time" /><${Scatter} title="Quality against memory" runs=${shownNames.map((name) => runs.get(name))} x="memory_mb" unit="MB at the peak" name=${text} file="quality-memory" /></div>
+    <div class="grid"><${Scatter} title="Quality against time" runs=${shownNames.map((name) => runs.get(name))} x="seconds" unit="seconds in steps" name=${text} objective=${objective} file="quality-time" /><${Scatter} title="Quality against memory" runs=${shownNames.map((name) => runs.get(name))} x="memory_mb" unit="MB at the peak" name=${text} objective=${objective} file="quality-memory" /></div>
     <${Intervals} names=${shownNames.filter((name) => runs.get(name).report)} text=${text} place=${(name) => shownNames.indexOf(name)} />
-    <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length ? html`<${Table} caption="Settings that differ" columns=${[["key", "Setting", (key) => key, false, "mono lead"], ...shownNames.map((name) => [name, text(name), (key) => shown((settings[name] || {})[key]), false, "mono"])]} rows=${rows} keyOf=${(key) => key} head=${([key, heading]) => key === "key" ? heading : html`<${Swatch} place=${shownNames.indexOf(key)} />${heading}`} />` : html`<p class="empty">No setting differs.</p>`}</section></div>`;
+    <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length ? html`<${Table} caption="Settings that differ" columns=${[["key", "Setting", (key) => key, false, "mono lead"], ...shownNames.map((name) => [name, text(name), (key) => shown((settings[name] || {})[key]), false, "mono fitted"])]} rows=${rows} keyOf=${(key) => key} head=${([key, heading]) => key === "key" ? heading : html`<${Swatch} place=${shownNames.indexOf(key)} />${heading}`} />` : html`<p class="empty">No setting differs.</p>`}</section></div>`;
 }
 
 // The buttons that take a drawing away.
 const Take = ({ title, drawing, file, rows }) => html`<button class="btn small" aria-label=${`${title} as SVG`} onClick=${() => saveSvg(drawing.current, file)}>SVG</button><button class="btn small" aria-label=${`${title} as CSV`} onClick=${() => download(`${file}.csv`, "text/csv", csvOf(rows()))}>CSV</button>`;
 
-// Runs by their loss and what they cost; those that no other beats in both are joined.
-export function Scatter({ title: heading, runs, x, unit, name, file }) {
+// Runs by their loss and what they cost; those of an objective that no other one of it beats in both are joined. Where
+// runs were evaluated, the others have no place beside them.
+export function Scatter({ title: heading, runs, x, unit, name, objective, file }) {
   const drawing = useRef(null), narrow = useNarrow();
-  const measured = runs.every((run) => run.best_loss !== null), quality = measured ? "best evaluation loss" : "last training loss";
-  const points = runs.map((run, place) => ({ place, run, x: run[x], y: measured ? run.best_loss : run.loss })).filter((one) => one.x !== null && one.y !== null);
+  const measured = runs.filter((run) => run.best_loss !== null).length > 1, quality = measured ? "best evaluation loss" : "last training loss";
+  const all = runs.map((run, place) => ({ place, run, kind: objective(run.name), x: run[x], y: measured ? run.best_loss : run.loss }));
+  const points = all.filter((one) => one.x !== null && one.y !== null), absent = all.filter((one) => !points.includes(one)), kinds = [...new Set(points.map((one) => one.kind))];
   const [width, height, left, right, bottom, top] = [narrow ? 320 : 440, 260, 62, 14, 40, 12];
-  const span = (values) => { const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.15; return [low - room, high + room]; };
+  const span = (values) => { const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.15; return [low < 0 ? low - room : Math.max(0, low - room), high + room]; };
   if (!points.length) return html`<section class="card"><header><h2>${heading}</h2></header><p class="empty">Nothing was measured yet</p></section>`;
   const [x0, x1] = span(points.map((one) => one.x)), [y0, y1] = span(points.map((one) => one.y));
   const px = (value) => left + (value - x0) / (x1 - x0) * (width - left - right), py = (value) => height - bottom - (value - y0) / (y1 - y0) * (height - bottom - top);
-  const best = (one) => !points.some((other) => other !== one && other.x <= one.x && other.y <= one.y && (other.x < one.x || other.y < one.y));
+  const best = (one) => !points.some((other) => other !== one && other.kind === one.kind && other.x <= one.x && other.y <= one.y && (other.x < one.x || other.y < one.y));
   const front = points.filter(best).sort((one, other) => one.x - other.x);
-  const rows = () => [["run", unit, quality, "on the Pareto front"], ...points.map((one) => [name(one.run.name), one.x, one.y, front.includes(one) ? "yes" : "no"])];
+  const rows = () => [["run", unit, quality, "objective", "on the Pareto front"], ...points.map((one) => [name(one.run.name), one.x, one.y, one.kind, front.includes(one) ? "yes" : "no"])];
   const tick = (value) => short(Number(value.toPrecision(4)));
   const labels = placed(points.map((one) => ({ x: px(one.x), y: py(one.y), text: name(one.run.name).slice(0, 20) })), width);
-  return html`<section class="card"><header><h2>${heading}</h2><${Take} title=${heading} drawing=${drawing} file=${file} rows=${rows} /></header><p class="hint">Lower left is better. The dashed line joins the runs that no other beats in both (Pareto front).</p>
+  return html`<section class="card"><header><h2>${heading}</h2><${Take} title=${heading} drawing=${drawing} file=${file} rows=${rows} /></header><p class="hint">Lower left is better. The dashed line joins the runs that no other beats in both (Pareto front).${kinds.length > 1 ? ` Losses of different objectives (${kinds.join(", ")}) cannot be compared: the runs of each are joined by themselves.` : ""}${absent.length ? ` Not drawn, since ${measured ? "they were not evaluated" : "nothing of them was measured"}: ${absent.map((one) => name(one.run.name)).join(", ")}.` : ""}</p>
     <svg ref=${drawing} viewBox=${`0 0 ${width} ${height}`} width="100%" role="img" aria-label=${`${heading}: ${points.map((one) => `${name(one.run.name)} ${short(one.x)}, ${short(one.y)}`).join("; ")}`} font-size="11" fill="var(--quiet)">
     ${[0, 0.5, 1].map((part) => { const y = top + part * (height - bottom - top), at = left + part * (width - left - right); return html`<g key=${part}><line x1=${left} x2=${width - right} y1=${y} y2=${y} stroke="var(--line)" /><text x=${left - 7} y=${y + 4} text-anchor="end">${tick(y1 - part * (y1 - y0))}</text><text x=${at} y=${height - 23} text-anchor=${["start", "middle", "end"][2 * part]}>${tick(x0 + part * (x1 - x0))}</text></g>`; })}
     <text x=${(left + width - right) / 2} y=${height - 6} text-anchor="middle">${unit}</text><text transform=${`translate(11 ${(top + height - bottom) / 2}) rotate(-90)`} text-anchor="middle">${quality}</text>
-    <polyline points=${front.map((one) => `${px(one.x)},${py(one.y)}`).join(" ")} fill="none" stroke="var(--quiet)" stroke-width="1.5" stroke-dasharray="4 4" />
+    ${kinds.map((kind) => html`<polyline key=${kind} points=${front.filter((one) => one.kind === kind).map((one) => `${px(one.x)},${py(one.y)}`).join(" ")} fill="none" stroke="var(--quiet)" stroke-width="1.5" stroke-dasharray="4 4" />`)}
     ${points.map((one, at) => html`<g key=${one.run.name}><circle cx=${px(one.x)} cy=${py(one.y)} r="6" fill=${colour(one.place)}><title>${name(one.run.name)}: ${short(one.x)}, ${short(one.y)}</title></circle><text x=${labels[at].x} y=${labels[at].y}>${labels[at].text}</text></g>`)}</svg></section>`;
 }
 
