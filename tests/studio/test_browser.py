@@ -210,9 +210,15 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     assert [turn["content"] for turn in json.loads(kept[-1])["prompt"]] == ["asked with", "0: parcel?"]
 
 
-def test_a_file_that_cannot_be_used_leads_to_no_job(watched: Watched) -> None:
+def test_a_file_that_cannot_be_used_leads_to_no_job(watched: Watched, opened: Opened) -> None:
     page = watched.page
     watched.go("data")
+    # What is uploaded and deleted elsewhere comes and goes by itself.
+    made = opened.client.files.create(file=("elsewhere.jsonl", b"{}\n"), purpose="fine-tune")
+    page.get_by_role("link", name="elsewhere.jsonl").wait_for()
+    opened.client.files.wait_for_processing(made.id, poll_interval=0.1)
+    opened.client.files.delete(made.id)
+    page.get_by_role("link", name="elsewhere.jsonl").wait_for(state="detached")
     file = {"name": "broken.jsonl", "mimeType": "application/jsonl", "buffer": b'{"prompt": '}
     page.locator("input[type=file]").set_input_files(file)
     row = page.get_by_role("row", name=re.compile("^broken.jsonl cannot be used"))

@@ -107,6 +107,13 @@ class FileStore:
         found = [file for file in map(self.get, names) if file is not None]
         return sorted(found, key=lambda file: (-file.created_at, file.id))
 
+    def stamp(self) -> str:
+        """What is another one once a file has come or gone."""
+        try:
+            return str(self._root.stat().st_mtime_ns)
+        except OSError:
+            return ""  # there is no folder before the first file
+
     def content(self, file: StoredFile) -> Path:
         """Where the rows of a file are."""
         return self._root / file.id / f"rows{file.suffix}"

@@ -50,7 +50,7 @@ _EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script
 
 async def stream(studio: Studio, request: Request) -> StreamedResponse:
     """GET /studio/stream: runs and jobs as they change; at first all of them, or what has changed since
-    `Last-Event-ID`."""
+    `Last-Event-ID`. `files` is another text once a file was uploaded or deleted."""
     last = request.headers.get("last-event-id", "")
     epoch, _, number = last.partition("-")
     version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
@@ -58,11 +58,12 @@ async def stream(studio: Studio, request: Request) -> StreamedResponse:
 
 
 async def _changes(studio: Studio, version: int) -> AsyncGenerator[bytes, None]:
-    first, quiet = True, 0.0
+    first, quiet, told = True, 0.0, ""
     while not studio.draining:
-        changes = studio.watcher.since(version)
-        if first or changes.version != version:
-            content = json_bytes(_change_values(studio, changes, whole=version == 0))
+        changes, files = studio.watcher.since(version), studio.files.stamp()
+        if first or changes.version != version or files != told:
+            told = files
+            content = json_bytes({**_change_values(studio, changes, whole=version == 0), "files": files})
             yield f"id: {studio.watcher.epoch}-{changes.version}\nevent: changes\ndata: ".encode() + content + b"\n\n"
             version, first, quiet = changes.version, False, 0.0
         elif quiet >= QUIET_SECONDS:

@@ -1,10 +1,11 @@
 // Files of rows: upload, what the lint found, and the mask of any row.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, counted, link, moment, number, send, size, useAsked } from "/static/lib.js";
+import { Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, counted, link, moment, number, send, size, useAsked, useStore } from "/static/lib.js";
 
 export function useFiles() {
-  const [files, set] = useState(null), [again, refresh] = useState(0);
-  useEffect(() => { let left = false; ask("/v1/files").then((found) => left || set(found.data), () => {}); return () => { left = true; }; }, [again]);
+  // The stream tells of files that come and go, in other windows too.
+  const [files, set] = useState(null), [again, refresh] = useState(0), { files: stamp } = useStore();
+  useEffect(() => { let left = false; ask("/v1/files").then((found) => left || set(found.data), () => {}); return () => { left = true; }; }, [again, stamp]);
   useEffect(() => { if (files && files.some((file) => file.status === "uploaded")) { const wait = setTimeout(() => refresh(again + 1), 500); return () => clearTimeout(wait); } return () => {}; }, [files]);
   return [files, () => refresh(again + 1)];
 }

@@ -17,7 +17,7 @@ export async function ask(path, options = {}) {
 export const send = (path, body, method = "POST", signal = undefined) =>
   ask(path, { method, signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
-export const store = { runs: new Map(), jobs: new Map(), connected: false, closed: false };
+export const store = { runs: new Map(), jobs: new Map(), files: "", connected: false, closed: false };
 const listeners = new Set();
 let told = 0;
 function tell() { told += 1; for (const listener of listeners) listener(); }
@@ -46,6 +46,7 @@ export function connect() {
     for (const job of changes.jobs) store.jobs.set(job.id, job);
     for (const name of changes.removed) store.runs.delete(name);
     for (const id of changes.removed_jobs) store.jobs.delete(id);
+    store.files = changes.files;
     tell();
   });
   source.addEventListener("error", () => {
