@@ -435,8 +435,8 @@ def test_a_job_like_another_one_has_its_method_and_all_of_its_rewards(watched: W
     reward = {"metric": "contains", "column": "solution", "weight": 0.5, "name": "right", "time_limit": 5,
               "on_error": "skip_row"}  # fmt: skip
     # No method is named: the job takes the default one.
-    texts = {"tracking.project": "2026", "train.best_metric": "loss"}
-    own = {"objective": "grpo", "settings": {**CPU, **texts, "rewards": [reward]}}
+    others = {"tracking.project": "2026", "lora.rank_pattern": {"q_proj": 8}}
+    own = {"objective": "grpo", "settings": {**CPU, **others, "rewards": [reward]}}
     job = opened.client.fine_tuning.jobs.create(model="model", training_file=asked.id, extra_body={"veneer": own})
     opened.client.fine_tuning.jobs.cancel(job.id)
 
@@ -448,7 +448,7 @@ def test_a_job_like_another_one_has_its_method_and_all_of_its_rewards(watched: W
     sent = answered.value.request.post_data_json["veneer"]
     assert sent["method"] == "qlora"
     assert sent["settings"]["rewards"] == [reward]
-    assert sent["settings"]["tracking.project"] == "2026"
+    assert {key: sent["settings"][key] for key in others} == others
 
 
 def test_a_finished_run_is_evaluated_and_exported(

@@ -22,7 +22,7 @@ from veneer.strict_json import to_text
 RECORD = "file.json"
 _ID = re.compile(r"file-[0-9a-f]{24}")
 _HIDING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, ends of lines, and what makes text run the other way: `gpj.jsonl` would be shown as `lnosj.jpg`."""
+"""Control characters, ends of lines, and what makes text run the other way, by which `gpj.jsonl` ends with `jpg`."""
 
 
 class FileStatus(StrEnum):

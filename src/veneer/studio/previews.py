@@ -51,8 +51,8 @@ def _answers(row: Row) -> Iterator[tuple[str | None, Row]]:
 
 
 def _where(number: int, row: Row) -> str:
-    """The number that a row is asked for by, and its line in the file where that is another one: of CSV whose first line
-    has the names of columns, say."""
+    """The number that a row is asked for by, and its line in the file where that is another one: in CSV the names of
+    the columns stand above, say."""
     line = row.where.rpartition(":")[2]
     return f"row {number}" if line == str(number) else f"row {number} (line {line})"
 

@@ -40,9 +40,7 @@ def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
     for number, row in rows_again(report, shown, setting):
         entry = rows.setdefault(number, {"where": report.facts.where(number), "findings": []})
         entry.update(_written(row, setting, texts, fields, counts))
-    frequent = [
-        [index, count, texts[index] or _name(index, setting)] for index, count in counts.most_common(_FREQUENT)
-    ]
+    frequent = [[index, count, texts[index] or _name(index, setting)] for index, count in counts.most_common(_FREQUENT)]
     return {
         "files": list(report.files),
         "objective": None if report.objective is None else report.objective.value,

@@ -28,9 +28,10 @@ function missingOf({ objective, rewards, settings }) {
 }
 
 // What a job was asked for, as the form has it; rewards that are Python or programs are not told to anybody.
-function likeOf(job) {
+// A mapping is laid out by its keys, unless it is the value of one of the known settings.
+function likeOf(job, known) {
   const { method, objective = "sft", rewards = [], ...rest } = job.veneer.settings, settings = {};
-  const lay = (values, prefix) => { for (const [key, value] of Object.entries(values)) { if (value !== null && typeof value === "object" && !Array.isArray(value)) lay(value, `${prefix}${key}.`); else if (value !== null) settings[prefix + key] = shown(value); } };
+  const lay = (values, prefix) => { for (const [key, value] of Object.entries(values)) { if (value !== null && typeof value === "object" && !Array.isArray(value) && !known.has(prefix + key)) lay(value, `${prefix}${key}.`); else if (value !== null) settings[prefix + key] = shown(value); } };
   lay(rest, "");
   const { "train.seed": seed = "", ...others } = settings;
   const kept = rewards.flatMap((one) => ["metric", "adapter"].filter((kind) => one[kind]).map((kind) => ({ kind, value: last(one[kind]), column: one.column || "", weight: String(one.weight ?? 1), more: moreOf(one) })));
@@ -45,7 +46,7 @@ export function NewJob({ query }) {
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);
   const { jobs } = useStore(), model = query.like ? jobs.get(query.like) : undefined;
-  useEffect(() => { if (model) set((old) => ({ ...old, ...likeOf(model) })); }, [Boolean(model)]);
+  useEffect(() => { if (model && options) set((old) => ({ ...old, ...likeOf(model, new Set(options.settings.map((one) => one.key))) })); }, [Boolean(model), Boolean(options)]);
   const change = (key) => (event) => set({ ...form, [key]: event.target.value });
   const setting = (key) => (event) => { const settings = { ...form.settings, [key]: event.target.value }; if (event.target.value === "") delete settings[key]; set({ ...form, settings }); };
   // A setting of another objective would be refused.
