@@ -64,6 +64,7 @@ class FileStore:
 
     def __init__(self, root: Path):
         self._root = root
+        self._changed()
 
     @contextmanager
     def new(self, filename: str, purpose: str) -> Iterator[tuple[StoredFile, Path]]:
@@ -89,6 +90,7 @@ class FileStore:
             yield file, content
             whole = replace(file, bytes=content.stat().st_size)
             (partial / RECORD).write_text(to_text(asdict(whole)), encoding="utf-8")
+        self._changed()
 
     def get(self, name: object) -> StoredFile | None:
         """The file of an id."""
@@ -107,12 +109,13 @@ class FileStore:
         found = [file for file in map(self.get, names) if file is not None]
         return sorted(found, key=lambda file: (-file.created_at, file.id))
 
+    @property
     def stamp(self) -> str:
-        """What is another one once a file has come or gone."""
-        try:
-            return str(self._root.stat().st_mtime_ns)
-        except OSError:
-            return ""  # there is no folder before the first file
+        """What is another text once a file has come, has gone, or is told otherwise."""
+        return self._stamp
+
+    def _changed(self) -> None:
+        self._stamp = secrets.token_hex(8)
 
     def content(self, file: StoredFile) -> Path:
         """Where the rows of a file are."""
@@ -126,11 +129,13 @@ class FileStore:
         """Replace what is known of a file. Raises OutputError where it cannot be written."""
         if (self._root / file.id).is_dir():
             write_text(self._root / file.id / RECORD, to_text(asdict(file)))
+            self._changed()
 
     def delete(self, file: StoredFile) -> None:
         """Delete a file. Raises OutputError where it cannot be deleted."""
         remove_folder(self._root / file.id)
         shutil.rmtree(self._root / file.id, ignore_errors=True)
+        self._changed()
 
 
 def _shown(name: str) -> str:

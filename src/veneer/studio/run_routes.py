@@ -50,7 +50,7 @@ _EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script
 
 async def stream(studio: Studio, request: Request) -> StreamedResponse:
     """GET /studio/stream: runs and jobs as they change; at first all of them, or what has changed since
-    `Last-Event-ID`. `files` is another text once a file was uploaded or deleted."""
+    `Last-Event-ID`. `files` is another text once a file was uploaded, checked or deleted."""
     last = request.headers.get("last-event-id", "")
     epoch, _, number = last.partition("-")
     version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
@@ -60,7 +60,7 @@ async def stream(studio: Studio, request: Request) -> StreamedResponse:
 async def _changes(studio: Studio, version: int) -> AsyncGenerator[bytes, None]:
     first, quiet, told = True, 0.0, ""
     while not studio.draining:
-        changes, files = studio.watcher.since(version), studio.files.stamp()
+        changes, files = studio.watcher.since(version), studio.files.stamp
         if first or changes.version != version or files != told:
             told = files
             content = json_bytes({**_change_values(studio, changes, whole=version == 0), "files": files})

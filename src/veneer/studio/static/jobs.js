@@ -16,7 +16,7 @@ const COMMON = [
 function typed(text, isText) {
   const value = text.trim();
   if (value === "") return undefined;
-  if (isText && value !== "null") return text;
+  if (isText && value !== "null") return value;
   try { return JSON.parse(value); } catch { return value; }
 }
 
