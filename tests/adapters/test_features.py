@@ -100,6 +100,11 @@ CASES = {
         {"modules_to_save": ("embed_tokens",), "tied_modules": True},
         TIED,
     ),
+    "a saved embedding, and an update of the head that was tied to it": Case(
+        {"target_modules": ["v_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ("embed_tokens",), "tied_modules": True},
+        TIED,
+    ),
     "a saved layer": Case(
         {"target_modules": ["q_proj"], "modules_to_save": ["layers.1.mlp.down_proj"]},
         {"modules_to_save": ("layers.1.mlp.down_proj",)},

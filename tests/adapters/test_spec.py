@@ -106,6 +106,15 @@ def test_tokens_that_cannot_be_trained_are_all_named() -> None:
     assert HEAD not in str(caught.value), "an untied head has rows of its own"
 
 
+def test_a_tied_embedding_in_modules_to_save_stands_for_the_head_beside_it() -> None:
+    section = LoraSection.model_validate({"rank": 8, "modules_to_save": ["norm", "lm_head", "embed_tokens"]})
+    assert LoraSpec.of(section, tied=True).modules_to_save == ("norm", "embed_tokens")
+    for kept in (LoraSpec.of(section, tied=False), LoraSpec.of(section, tied=True, keeps_tie=False)):
+        assert kept.modules_to_save == section.modules_to_save
+    alone = section.model_copy(update={"modules_to_save": ("lm_head",)})
+    assert LoraSpec.of(alone, tied=True).modules_to_save == ("lm_head",)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_section_of_a_configuration_becomes_the_adapter(tied: bool) -> None:
     section = LoraSection.model_validate(

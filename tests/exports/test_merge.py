@@ -35,6 +35,21 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "tokens of a tied model": ({"trainable_tokens": {EMBEDDING: (TEXTS[0][1], TEXTS[0][4])}}, TIED, True),
     "tokens of the head": ({"trainable_tokens": {HEAD: (3, 5)}}, {}, False),
     "a saved embedding with its head": ({"modules_to_save": ("embed_tokens",), "tied_modules": True}, TIED, True),
+    "a saved embedding and head": (
+        {"modules_to_save": ("lm_head", "embed_tokens"), "tied_modules": True},
+        TIED,
+        True,
+    ),
+    "a saved embedding and an update of its head": (
+        {"target_modules": ("q_proj", "lm_head"), "modules_to_save": ("embed_tokens",), "tied_modules": True},
+        TIED,
+        False,
+    ),
+    "biases beside a saved layer": (
+        {"bias": Bias.ALL, "target_modules": ("o_proj",), "modules_to_save": ("q_proj",)},
+        BIASED,
+        False,
+    ),
     "a saved embedding alone": ({"modules_to_save": ("embed_tokens", "norm")}, TIED, False),
 }
 

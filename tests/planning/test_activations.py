@@ -110,6 +110,14 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "head, b alone": ({"target_modules": ("lm_head", "v_proj"), "factors": Factors.B}, {}),
     "a saved head": ({"modules_to_save": ("lm_head",)}, {}),
     "a saved embedding": ({"modules_to_save": ("embed_tokens",), "tied_modules": True}, {}),
+    "a saved embedding and a head": (
+        {"target_modules": ("lm_head", "v_proj"), "modules_to_save": ("embed_tokens",), "tied_modules": True},
+        {},
+    ),
+    "biases beside a saved layer": (
+        {"bias": Bias.ALL, "target_modules": ("q_proj",), "modules_to_save": ("o_proj",)},
+        {"attention_bias": True},
+    ),
     "saved norms": ({"modules_to_save": ("norm", "input_layernorm")}, {}),
     "a saved layer": ({"target_modules": ("q_proj",), "modules_to_save": ("up_proj",)}, {}),
     "biases": ({"bias": Bias.ALL, "target_modules": ("q_proj",)}, {"attention_bias": True}),

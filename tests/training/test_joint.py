@@ -38,6 +38,7 @@ KINDS: list[tuple[str, ...]] = [
     ("lora.variant=dora", "train.seed=3"),
     ("lora.rank=3", "lora.init=pissa", "lora.target_modules=[q_proj, lm_head, embed_tokens]"),
     ("lora.factors=b", "lora.alpha=7"),
+    ("lora.modules_to_save=[embed_tokens]", "lora.target_modules=[q_proj, lm_head]"),
     ("lora.modules_to_save=[norm, input_layernorm]", "train.optimizer=lion", "train.learning_rate=0.0003"),
 ]
 DROPPED: list[tuple[str, ...]] = [("lora.dropout=0.2",), ("lora.dropout=0.1", "train.seed=5"), ("lora.rank=8",)]

@@ -76,6 +76,7 @@ def inject(
     if targets is None:
         targets = _checked_targets(model, spec)
     spec = replace(_spelled_out(spec, model), fan_in_fan_out=model.fan_in_fan_out)
+    spec = spec.on_tied_model() if model.spec.tied_head else spec
     saved = spec.saved(module_paths(model), targets)
     spec.check_tokens(model.spec.vocab_size, tied=model.spec.tied_head, busy={*saved, *targets})
     spec.check_ranks({path: _limit(model, path) for path in targets})
@@ -92,7 +93,10 @@ def inject(
     starts = [(path, maker.update(path)) for path in targets if expert_parameter(path) is None]
     starts += [(path, maker.experts(path, parameters)) for path, parameters in experts.items()]
     modules: list[tuple[str, AdapterModule]] = []
-    for path, module in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved), *maker.tokens()):
+    own: dict[str, AdapterModule] = {}
+    for path, module in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved, targets), *maker.tokens()):
+        assert path not in own or module.base is own[path], f"two modules of the adapter stand at {path}"
+        own[path] = module
         if isinstance(module, nn.Module):
             module.train(model.training)
             Place.of(model, path).put(module)
@@ -210,7 +214,7 @@ class _Maker:
             return
         for path in linear_paths(self.model):
             layer = updates.get(path)
-            if layer is None and self.spec.bias is Bias.LORA_ONLY:
+            if path in saved or (layer is None and self.spec.bias is Bias.LORA_ONLY):
                 continue
             base = cast(BaseLinear, self.model.get_submodule(path) if layer is None else layer)
             if base.bias is not None:
@@ -223,16 +227,19 @@ class _Maker:
             if isinstance(norm, WideNorm) and norm.bias is not None and path not in saved:
                 yield path, TrainedNormBias(Place.of(self.model, path), norm)
 
-    def saved(self, paths: list[str]) -> Iterator[tuple[str, AdapterModule]]:
-        """Make copies of `modules_to_save`. A tied embedding is followed by its head."""
+    def saved(self, paths: list[str], targets: Sequence[str]) -> Iterator[tuple[str, AdapterModule]]:
+        """Make copies of `modules_to_save`. A tied embedding is followed by its head, unless that parts from it by an
+        update or a copy of its own.
+        """
+        tied = self.model.spec.tied_head and self.spec.tied_modules and HEAD not in (*paths, *targets)
         for path in paths:
             base = self.model.get_submodule(path)
             own = trainable_copy(base, path)
             yield path, SavedModule(Place.of(self.model, path), base, own)
-            if path == EMBEDDING and self.model.spec.tied_head and self.spec.tied_modules and HEAD not in paths:
+            if path == EMBEDDING and tied:
                 head = self.model.get_submodule(HEAD)
-                tied = DenseLinear(own.get_parameter("weight"))
-                yield HEAD, SavedModule(Place.of(self.model, HEAD), head, tied, tied=True)
+                same = DenseLinear(own.get_parameter("weight"))
+                yield HEAD, SavedModule(Place.of(self.model, HEAD), head, same, tied=True)
 
     def tokens(self) -> Iterator[tuple[str, AdapterModule]]:
         """Make trained token rows of the embedding, and of a head that is tied to it or has rows of its own."""

@@ -321,6 +321,8 @@ def _without_copies(
         copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
         if path == HEAD and model.spec.tied_head and spec.trainable_tokens.keys() == {EMBEDDING}:
             copies[f"{path}.{TOKEN_ROWS}"] = ""  # the embedding's rows, written twice
+        if path == HEAD and spec.tied_modules and saved and f"{path}.lora_A.weight" in tensors:
+            copies[f"{path}.weight"] = ""  # the embedding's, under a head that parts from it by an update
     problems, resized = [], {}
     for name, path in copies.items():
         weight = weights.get(path)

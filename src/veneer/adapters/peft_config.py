@@ -90,7 +90,7 @@ def adapter_config(adapter: Adapter, base: str | None, revision: str | None = No
         "auto_mapping": None,
         "base_model_name_or_path": base,
         "bias": spec.bias.value,
-        "ensure_weight_tying": bool(spec.tied_modules and EMBEDDING in saved),
+        "ensure_weight_tying": bool(spec.tied_modules and EMBEDDING in saved and HEAD not in updates),
         "exclude_modules": _plain(spec.exclude_modules) or None,
         "fan_in_fan_out": spec.fan_in_fan_out,
         "inference_mode": True,

@@ -57,16 +57,18 @@ class LoraSpec:
     and B do not depend on it."""
 
     @classmethod
-    def of(cls, section: LoraSection, *, tied: bool) -> LoraSpec:
+    def of(cls, section: LoraSection, *, tied: bool, keeps_tie: bool = True) -> LoraSpec:
         """The adapter of a run's configuration, whose rank must be a number.
 
         Args:
             section: the section `lora` of the configuration.
             tied: whether the model's head is tied to its embedding, so that trained tokens are one set of rows.
+            keeps_tie: whether such a head stays tied where the embedding is in `modules_to_save`. Training the
+                embedding alone would silently untie it.
         """
         assert section.rank != "auto"
         ends = (EMBEDDING,) if tied else (EMBEDDING, HEAD)
-        return cls(
+        spec = cls(
             rank=section.rank,
             alpha=section.alpha,
             dropout=section.dropout,
@@ -81,10 +83,19 @@ class LoraSpec:
             factors=section.factors,
             bias=section.bias,
             modules_to_save=section.modules_to_save,
-            # A tied model stays tied: training the embedding alone would silently untie the head.
-            tied_modules=True,
+            tied_modules=keeps_tie,
             trainable_tokens=dict.fromkeys(ends, section.trainable_tokens) if section.trainable_tokens else {},
         )
+        return spec.on_tied_model() if tied else spec
+
+    def on_tied_model(self) -> LoraSpec:
+        """The specification on a model whose head is tied to its embedding.
+
+        Where both are in `modules_to_save` and stay tied, the embedding's name stands for the one weight of the two.
+        """
+        if not self.tied_modules or not any(names_module(name, EMBEDDING) for name in self.modules_to_save):
+            return self
+        return replace(self, modules_to_save=tuple(name for name in self.modules_to_save if name != HEAD))
 
     def with_rank(self, rank: int) -> LoraSpec:
         """A copy with one rank for all updates."""

@@ -286,7 +286,7 @@ class Setup:
         """Whether the head's own weight is trained: in full fine-tuning, in `modules_to_save`, or tied to the
         embedding."""
         tied = self.spec.tied_head and EMBEDDING in self.saved and self.lora.tied_modules
-        return self.full or HEAD in self.saved or tied
+        return self.full or HEAD in self.saved or (tied and HEAD not in self.updated)
 
     @cached_property
     def linear_weights(self) -> int:

@@ -335,7 +335,7 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     section, spec = config.lora, description.spec
     if section.rank == "auto":
         section = section.model_copy(update={"rank": 1})
-    lora = replace(LoraSpec.of(section, tied=spec.tied_head), tied_modules=keeps_tie(config))
+    lora = LoraSpec.of(section, tied=spec.tied_head, keeps_tie=keeps_tie(config))
     if config.objective is ObjectiveName.REWARD:
         lora = replace(lora, task=Task.SEQ_CLS)
     if config.method is Method.FULL:
