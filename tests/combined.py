@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import torch
+from transformers import PreTrainedModel
 
 from tiny_models import tiny_llama
 
@@ -15,15 +16,18 @@ NAMES = ["q_proj", "v_proj", "down_proj", "lm_head"]
 FOLDERS = ("first", "second", "third")
 
 
-def their_adapters(folder: Path, settings: Sequence[dict[str, Any]]) -> peft.PeftModel:
-    """PEFT's model with adapters of random factors, saved in folders of their names."""
+def their_adapters(
+    folder: Path, settings: Sequence[dict[str, Any]], base: PreTrainedModel | None = None
+) -> peft.PeftModel:
+    """PEFT's model with adapters of random factors, saved in folders of their names. The base is a tiny Llama unless
+    another is given."""
     theirs = None
     for name, extra in zip(FOLDERS, settings, strict=False):
         config = peft.LoraConfig(
             **({"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "target_modules": NAMES} | extra)
         )
         if theirs is None:
-            theirs = peft.get_peft_model(tiny_llama(), config, adapter_name=name)
+            theirs = peft.get_peft_model(base or tiny_llama(), config, adapter_name=name)
         else:
             theirs.add_adapter(name, config)
     assert theirs is not None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from combined import FOLDERS, NAMES, their_adapters
-from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny, tiny_llama
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.load import load_adapter
@@ -48,7 +48,7 @@ def our_updates(adapters: list[WeightedAdapter], how: Combination) -> dict[str, 
     found = {}
     for path, part in combine(adapters, how).modules:
         a, b = part.tensors().values()
-        found[path] = (b @ a).t() if path == "model.embed_tokens" else b @ a
+        found[path] = (b @ a).t() if "lora_embedding_A" in part.tensors() else b @ a
     return found
 
 
@@ -82,6 +82,64 @@ def test_embeddings_are_combined_as_peft_does(kind: CombinationType, tmp_path: P
     found = our_updates(read(tmp_path, 2, (0.5, 1.5)), Combination(kind=kind, density=density(kind), seed=5))
     expected = updates_of(theirs, "sum")
     assert max(largest_difference(found[path], expected[path]) for path in expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "kind"),
+    [
+        ("gpt2", ["c_attn", "wte"], CombinationType.SVD),
+        ("opt", ["q_proj", "embed_tokens"], CombinationType.DARE_TIES_SVD),
+    ],
+)
+def test_an_embedding_of_any_name_is_combined_as_peft_does(
+    family: str, targets: list[str], kind: CombinationType, tmp_path: Path
+) -> None:
+    settings: list[dict[str, Any]] = [{"target_modules": targets, "fan_in_fan_out": family == "gpt2"}] * 2
+    theirs = their_adapters(tmp_path, settings, tiny(family))
+    torch.manual_seed(5)
+    theirs.add_weighted_adapter(list(FOLDERS[:2]), [0.5, 1.5], "sum", kind.value, density=density(kind))
+    result = combine(read(tmp_path, 2, (0.5, 1.5)), Combination(kind=kind, density=density(kind), seed=5))
+    (tmp_path / "sum").mkdir()
+    save_adapter(tmp_path / "sum", result, base="owner/base")
+    read_again = updates_of(peft.PeftModel.from_pretrained(tiny(family), tmp_path / "sum"), "default")
+    expected = updates_of(theirs, "sum")
+    assert max(largest_difference(read_again[path], expected[path]) for path in expected) < 1e-5
+
+
+def test_an_embedding_is_not_added_to_a_linear_layer(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{"target_modules": ["embed_tokens"]}])
+    (one,) = read(tmp_path, 1)
+    ends = {"lora_embedding_A": "lora_A.weight", "lora_embedding_B": "lora_B.weight"}
+    parts = {name.rpartition(".")[::2]: tensor for name, tensor in one.tensors.items() if "lora_" in name}
+    other = {f"{path}.{ends[end]}": tensor for (path, end), tensor in parts.items()}
+    with pytest.raises(AdapterError, match=r"model\.embed_tokens: an embedding in one and a linear layer in another"):
+        combine([one, replace(one, name="other", tensors=other)], Combination(kind=CombinationType.CAT))
+
+
+def test_dropped_elements_are_those_of_peft_where_projections_are_fused(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [{"target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}] * 2
+    theirs = their_adapters(tmp_path, settings, tiny("phi3"))
+    kind = CombinationType.DARE_LINEAR
+    torch.manual_seed(5)
+    theirs.add_weighted_adapter(list(FOLDERS[:2]), [0.5, 1.5], "sum", kind.value, density=0.6)
+    found = our_updates(read(tmp_path, 2, (0.5, 1.5)), Combination(kind=kind, density=0.6, seed=5))
+    expected = updates_of(theirs, "sum")
+    assert max(largest_difference(found[path], expected[path]) for path in expected) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
+def test_the_update_that_a_tied_head_shares_with_its_embedding_is_read_by_peft_too(tmp_path: Path) -> None:
+    tied = {"tie_word_embeddings": True}
+    settings: dict[str, Any] = {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}
+    their_adapters(tmp_path, [settings], tiny_llama(changes=tied))
+    result = combine(read(tmp_path, 1), Combination(kind=CombinationType.CAT))
+    assert set(result.spec.target_modules) == {"q_proj", "embed_tokens", "model.embed_tokens", "lm_head"}
+    (tmp_path / "sum").mkdir()
+    save_adapter(tmp_path / "sum", result, base="owner/base")
+    theirs = updates_of(peft.PeftModel.from_pretrained(tiny_llama(changes=tied), tmp_path / "sum"), "default")
+    expected = our_updates(read(tmp_path, 1), Combination(kind=CombinationType.CAT))
+    assert theirs.keys() == expected.keys() >= {"model.embed_tokens", "lm_head"}
+    assert max(largest_difference(theirs[path], expected[path]) for path in expected) < 1e-5
 
 
 def test_layers_that_only_some_adapters_have(tmp_path: Path) -> None:

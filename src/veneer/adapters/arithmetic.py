@@ -84,6 +84,8 @@ class Update:
     scale: float
     weight: float
     """Weight of the update in the sum; a negative one subtracts it."""
+    turned: bool = False
+    """Whether it is that of an embedding, whose weight is stored transposed."""
 
     @property
     def rank(self) -> int:

@@ -32,7 +32,7 @@ from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, check_expressions, read_config, read_tensors
-from veneer.adapters.targets import EMBEDDING, layer_number
+from veneer.adapters.targets import layer_number, matches
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
 
@@ -84,7 +84,7 @@ class WeightedAdapter:
         for first, second in zip(_A, _B, strict=True):
             if path + first in self.tensors:
                 a, b = self.tensors[path + first], self.tensors[path + second]
-                return Update(a, b, self.spec.scale_of(path), self.weight)
+                return Update(a, b, self.spec.scale_of(path), self.weight, turned=first == _EMBEDDING_A)
         return None
 
     def faults(self) -> list[str]:
@@ -125,15 +125,17 @@ class WeightedAdapter:
         return found
 
 
-_A = (".lora_A.weight", ".lora_embedding_A")
+_EMBEDDING_A = ".lora_embedding_A"
+_A = (".lora_A.weight", _EMBEDDING_A)
 _B = (".lora_B.weight", ".lora_embedding_B")
 _COPY = ".base_layer.weight"
 """End of the name of a base weight that PEFT writes beside an update of the embedding or the head."""
 _ORDER = (
-    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "self_attn.qkv_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj", "mlp.down_proj"),
 )
-"""Linear layers in the order of the model, which is the order of PEFT's draws."""
+"""Linear layers in the order of the model, which is the order of PEFT's draws. Phi-3, whose projections are fused, has
+the output's first."""
 
 
 class DetachedUpdate:
@@ -178,8 +180,9 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
         AdapterError: the adapters cannot be combined so; every reason is named.
     """
     _check_settings(adapters, how)
-    paths = sorted({path for adapter in adapters for path in adapter.paths()}, key=_place)
+    paths = {path for adapter in adapters for path in adapter.paths()}
     updates = {path: [found for adapter in adapters if (found := adapter.update(path))] for path in paths}
+    updates = {path: updates[path] for path in sorted(paths, key=lambda path: _place(path, updates[path][0]))}
     _check_shapes(updates, how.kind)
     for adapter in adapters:
         check_updates(adapter.tensors, adapter.spec.scale_of, adapter.name)
@@ -195,7 +198,7 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
             density=1.0 if how.density is None else how.density,
             majority=how.majority,
             rank=rank,
-            turned=path == EMBEDDING,
+            turned=some[0].turned,
         )
         try:
             a, b = adding.of(some)
@@ -205,7 +208,7 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
                 f"these adapters cannot be combined:\n{listing([f'{path}: times {weights} they leave float32'])}\n"
                 "Give smaller weights."
             ) from error
-        modules.append((path, DetachedUpdate(a, b, embedding=path == EMBEDDING)))
+        modules.append((path, DetachedUpdate(a, b, embedding=some[0].turned)))
     result = Adapter(_spec(adapters, {path: module.tensors() for path, module in modules}), modules, generator)
     check_updates(result.tensors(), result.spec.scale_of, "the combination")
     return result
@@ -223,25 +226,28 @@ def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str
         rank_pattern=deviating,
         alpha_pattern={path: float(own) for path, own in deviating.items()},
         scaling=Scaling.STANDARD,
+        fan_in_fan_out=any(adapter.spec.fan_in_fan_out for adapter in adapters),
     )
 
 
 def _targets(adapters: Sequence[WeightedAdapter], paths: list[str]) -> tuple[str, ...]:
-    """Names where every adapter goes by names alone; whole paths otherwise."""
+    """Names where every adapter goes by names alone, with the paths that none of them means (a head that an adapter
+    ties to its embedding); whole paths otherwise.
+    """
     names: list[str] = []
     for adapter in adapters:
         spec = adapter.spec
         if isinstance(spec.target_modules, str) or spec.exclude_modules or spec.layers_to_transform is not None:
             return tuple(paths)
         names += spec.target_modules
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys((*names, *(path for path in paths if not matches(names, path)))))
 
 
-def _place(path: str) -> tuple[int, int, int, str]:
+def _place(path: str, update: Update) -> tuple[int, int, int, str]:
     """Sorts paths as the model has them."""
     number = layer_number(path)
     if number is None:
-        return (0 if path == EMBEDDING else 2, 0, 0, path)
+        return (0 if update.turned else 2, 0, 0, path)
     index = next((index for index, end in enumerate(_ORDER) if path.endswith(end)), len(_ORDER))
     return (1, number, index, path)
 
@@ -252,7 +258,7 @@ def _draw_as_a_new_adapter(
     """Make the draws by which PEFT initialises the new adapter, so that DARE's draws after them are PEFT's too."""
     for path, found in updates.items():
         out_features, in_features = found[0].b.shape[0], found[0].a.shape[1]
-        if path == EMBEDDING:
+        if found[0].turned:
             embedding(rank, in_features, out_features, generator)
             continue
         start = INITS[init if init in (Init.GAUSSIAN, Init.ORTHOGONAL) else Init.KAIMING]
@@ -295,7 +301,9 @@ def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: CombinationType
     for path, found in updates.items():
         sizes = {(update.b.shape[0], update.a.shape[1]) for update in found}
         ranks = sorted({update.rank for update in found})
-        if len(sizes) > 1:
+        if len({update.turned for update in found}) > 1:
+            problems.append(f"{path}: an embedding in one and a linear layer in another: adapters of different bases")
+        elif len(sizes) > 1:
             problems.append(f"{path}: weights of {' and '.join(map(str, sorted(sizes)))}: adapters of different bases")
         elif kind.by_factors and len(ranks) > 1:
             problems.append(f"{path}: ranks {', '.join(map(str, ranks))}, which {kind.value} cannot add")
