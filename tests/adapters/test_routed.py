@@ -18,7 +18,9 @@ TEXTS = documents([21, 8, 30, 1, 17, 25], seed=8)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-@pytest.mark.parametrize("scales", [(2.0, 0.5, 2.0), (2.0, 0.7, 3.0)], ids=["powers of two", "any"])
+@pytest.mark.parametrize(
+    "scales", [(2.0, 0.5, 2.0), (2.0, 0.7, 3.0), (0.0, 0.0, 0.0)], ids=["powers of two", "any", "nothing"]
+)
 def test_gradients_are_those_of_separate_passes(scales: tuple[float, ...], dropout: float, tmp_path: Path) -> None:
     model = ours(tiny_llama(), tmp_path / "base")
     adapters = AdapterSet(model)

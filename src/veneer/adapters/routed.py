@@ -289,7 +289,7 @@ def _side_by_side(
     """One low-rank addend for all pieces: `lefts` block-diagonal, `rights` joined along `dim`."""
     if len(pieces) == 1 and pieces[0].stop - pieces[0].start == tokens:
         return LowRank(lefts[0], rights[0], pieces[0].scale)
-    scale = pieces[0].scale
+    scale = pieces[0].scale or 1.0  # where one is zero, all are (see `RoutedLinear`)
     left = lefts[0].new_zeros((tokens, sum(piece.rank for piece in pieces)))
     column = 0
     for piece, own in zip(pieces, lefts, strict=True):
