@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ KINDS = {
     "dora": ("lora.variant=dora",),
     "rslora": ("lora.scaling=rslora", "lora.rank_pattern={q_proj: 2}"),
     "pissa": ("lora.init=pissa",),
+    "saved, in a layer that is updated elsewhere": ("lora.modules_to_save=[layers.0.self_attn.o_proj]",),
     "saved": ("lora.modules_to_save=[norm]", "lora.target_modules=[q_proj, down_proj]"),
 }
 
@@ -98,6 +100,50 @@ def test_training_begins_at_an_adapter_of_peft_that_trains_an_end_of_the_model(
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
     one, two = (json.loads((folder / "adapter_config.json").read_text()) for folder in (first, second))
     assert one["ensure_weight_tying"] == two["ensure_weight_tying"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "query_key_value"], "exclude_modules": ["zzz"], "rank_pattern": {"zzz": 2}},
+        {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+        {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "lm_head"], "layers_to_transform": [1]},
+    ],
+    ids=["names that fit nothing", "every norm", "a head that is saved too", "a head beside layers"],
+)
+def test_names_that_peft_takes_in_its_own_way_are_what_the_adapters_tensors_are(
+    settings: dict[str, Any], tiny_data: Path, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "model", tied=False)
+    first = adapter_of_peft(model, tmp_path / "first", **settings)
+    second = train(further(model, tiny_data, tmp_path / "second", first, "train.learning_rate=1e-30")).output
+    before, after = read_tensors(first), read_tensors(second)
+    assert before.keys() - after.keys() <= {"lm_head.base_layer.weight"}
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    one, two = (json.loads((folder / "adapter_config.json").read_text()) for folder in (first, second))
+    assert sorted(one["target_modules"]) == sorted(two["target_modules"])
+    third = train(further(model, tiny_data, tmp_path / "third", second, "train.learning_rate=1e-30")).output
+    assert weights(third) == weights(second)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name: name.replace(".layers.1.", ".layers.7."), r"no such layers:\n  - model\.layers\.7\..*q_proj"),
+        (lambda name: None if ".layers.1." in name else name, r"lacks the updates of layers(.|\n)*layers\.1\..*q_proj"),
+    ],
+    ids=["of a larger model", "some are missing"],
+)
+def test_updates_that_do_not_fit_the_model_are_named(
+    change: Callable[[str], str | None], message: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    first = adapter_of_peft(tiny_model, tmp_path / "first", target_modules=["q_proj"])
+    file = first / "adapter_model.safetensors"
+    save_file({new: tensor for name, tensor in load_file(file).items() if (new := change(name))}, file)
+    with pytest.raises(AdapterError, match=message):
+        train(further(tiny_model, tiny_data, tmp_path / "second", first))
 
 
 @pytest.mark.filterwarnings("ignore")

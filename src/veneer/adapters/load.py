@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKEN_ROWS
-from veneer.adapters.experts import paths_of_tensors, refuse_router_biases, refuse_single_experts, target_paths
+from veneer.adapters.experts import refuse_router_biases, refuse_single_experts, target_paths
+from veneer.adapters.found import found_spec, is_saved
 from veneer.adapters.inject import inject, module_paths
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.overflow import check_updates
@@ -29,9 +29,9 @@ from veneer.adapters.store import (
     read_reward_config,
     read_tensors,
 )
-from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, selects, value_of_pattern, with_parents
+from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, selects
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
-from veneer.enums import Init, Scaling
+from veneer.enums import Scaling
 from veneer.errors import AdapterError, listing
 from veneer.model.language import LanguageModel
 from veneer.quant.blocks import BlockLinear
@@ -39,14 +39,6 @@ from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
 from veneer.tables import HoldsTable, TokenTable, parts
 
-_UPDATES = tuple(
-    f".{name}"
-    for name in (
-        *("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B"),
-        *(MAGNITUDE, TOKEN_ROWS, "base_layer.bias"),
-    )
-)
-"""Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
 UNTRAINED_ROWS = 256
 """Most rows that an adapter adds to the vocabulary without training them. There are some where the base's tokenizer has
 tokens beyond the base's rows, or where only some of several new tokens are trained."""
@@ -79,10 +71,11 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Te
 
     Raises:
         AdapterError: files are missing or damaged, or were trained over other embeddings, over a resized vocabulary or
-            with factors that embedding and head have in common.
+            with factors that embedding and head have in common; or tensors are missing that the configuration names.
     """
     spec, tensors = read_any_config(directory)[0], read_tensors(directory)
     if not model.flat:
+        _check_complete(model, spec, found_spec(tensors, spec, directory), directory)
         return tensors
     if not model.spec.tied_head:
         spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
@@ -100,6 +93,7 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Te
             f"{model.spec.vocab_size:,} in the base, whose vocabulary a run does not resize for it; merge it into the "
             "base (veneer export), and start a new adapter on that"
         )
+    _check_complete(model, spec, found_spec(own, spec, directory), directory)
     return own
 
 
@@ -215,7 +209,7 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
     if model.spec.mixture is not None:
         refuse_single_experts(tensors, directory)
         refuse_router_biases(tensors, directory)
-    found = _found(tensors, spec, directory)
+    found = found_spec(tensors, spec, directory)
     _check_complete(model, spec, found, directory)
     check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
     adapter = inject(model, found, drawn=False)
@@ -228,48 +222,6 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
         adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
         undo.pop_all()
     return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
-
-
-def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> LoraSpec:
-    """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
-
-    Raises:
-        AdapterError: the name of a tensor is unknown.
-    """
-    named = dict.fromkeys(
-        name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
-    )
-    updates = paths_of_tensors(list(named), spec.target_modules)
-    rest = [name for name in tensors if not name.endswith(_UPDATES)]
-    whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
-    # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm. A module's
-    # name stands for all modules in it.
-    saved = {path: None for path in whole if _is_saved(spec, path)}
-    strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
-    if strange:
-        raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")
-    if spec.tied_modules and EMBEDDING in saved:
-        saved.pop(HEAD, None)  # the embedding's, written twice
-    return replace(
-        spec,
-        target_modules=tuple(updates),
-        exclude_modules=(),
-        layers_to_transform=None,
-        rank_pattern=_by_path(spec.rank_pattern, updates, spec.rank),
-        alpha_pattern=_by_path(spec.alpha_pattern, updates, spec.alpha),
-        modules_to_save=tuple(saved),
-        init=Init.KAIMING if is_plain(spec) else spec.init,
-    )
-
-
-def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value) -> dict[str, Value]:
-    """What patterns say of each path; nothing where there is none, since every path then has the default."""
-    return {path: value_of_pattern(patterns, path, default) for path in paths} if patterns else {}
-
-
-def _is_saved(spec: LoraSpec, path: str) -> bool:
-    """Whether a module, or one that it is in, is of `modules_to_save`."""
-    return any(one.endswith(spec.modules_to_save) for one in with_parents(path))
 
 
 def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, directory: Path) -> None:
@@ -287,7 +239,7 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
     absent = {
         "the updates of layers that {} targets": [path for path in paths if selects(path, *settings)],
         "the weights of modules that {} names in modules_to_save": [
-            path for path in module_paths(model) if _is_saved(spec, path)
+            path for path in module_paths(model) if is_saved(spec, path)
         ],
     }
     for what, wanted in absent.items():

@@ -186,7 +186,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     problems += [f"{name}: stored as {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in _READABLE]
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
-        plain = _DEFAULT.sub(r"\1", name.removeprefix(PREFIX).replace(".modules_to_save.default.", "."))
+        plain = _plain(name)
         if plain in tensors:
             problems.append(f"{name}: is {plain} a second time")
         tensors[plain] = tensor
@@ -195,6 +195,22 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         readable = ", ".join(str(dtype).removeprefix("torch.") for dtype in _READABLE)
         raise AdapterError(f"{path} cannot be used (tensors are read as {readable}):\n{listing(problems)}")
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def held_names(directory: Path) -> list[str]:
+    """Names of the tensors that `read_tensors` would read, by the header of their file where that can be read.
+
+    Raises:
+        AdapterError: as `read_tensors`, where the header has no names.
+    """
+    path = directory / WEIGHTS_FILE
+    names = tensor_names(path) if path.is_file() else []
+    return [_plain(name) for name in names] or list(read_tensors(directory))
+
+
+def _plain(name: str) -> str:
+    """The name of `Adapter.tensors()` for one of a file."""
+    return _DEFAULT.sub(r"\1", name.removeprefix(PREFIX).replace(".modules_to_save.default.", "."))
 
 
 def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:

@@ -114,7 +114,7 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
     start = start_of(config, model)
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
     if start is not None:
-        start_from(adapter, start, config)
+        adapter = start_from(adapter, start, config)
     if isinstance(prepared.forecast, Plan) and prepared.forecast.choice.memory.rounded:
         adapter.round_ahead(model.dtype)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None

@@ -10,6 +10,7 @@ gone on with.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.experts import refuse_router_biases, refuse_single_experts, target_paths
+from veneer.adapters.found import found_spec
 from veneer.adapters.load import tensors_to_go_on_from
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.overflow import check_updates
@@ -27,9 +30,13 @@ from veneer.adapters.store import (
     CONFIG_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    check_expressions,
     config_warnings,
+    held_names,
     read_any_config,
 )
+from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.backends.base import Description
 from veneer.config import RunConfig
 from veneer.enums import Init, ObjectiveName, OtherBase, Task
 from veneer.errors import AdapterError, ConfigError, listing
@@ -199,6 +206,39 @@ def keeps_tie(config: RunConfig) -> bool:
     return start is None or read_any_config(Path(start))[0].tied_modules
 
 
+def as_found(spec: LoraSpec, config: RunConfig, description: Description) -> LoraSpec:
+    """The adapter of a run by whole paths, where it starts from one: that one's tensors tell what it has.
+
+    Names in its configuration may mean other layers (PEFT passes over names that fit nothing, and takes `norm` for
+    every norm), and have been tried when it was made.
+
+    Args:
+        spec: the adapter by its names.
+        config: of the run.
+        description: of the model.
+
+    Raises:
+        AdapterError: the names of its tensors cannot be read, or it updates layers that the model does not have.
+    """
+    if config.train.from_adapter is None:
+        return spec
+    folder = Path(config.train.from_adapter)
+    names, paths = held_names(folder), target_paths(description.linears, description.spec)
+    check_expressions(spec, [*paths, *names], folder)
+    if description.spec.mixture is not None:
+        refuse_single_experts(names, folder)
+        refuse_router_biases(names, folder)
+    # PEFT ties nothing where the model does not.
+    found = found_spec(names, replace(spec, tied_modules=spec.tied_modules and description.spec.tied_head), folder)
+    strange = [path for path in found.target_modules if path not in {EMBEDDING, HEAD, *paths}]
+    if strange:
+        raise AdapterError(
+            f"{folder} does not fit the model {config.model}, which has no such layers:\n{listing(strange)}\n"
+            f"Use it with the base model that it was trained on (see base_model_name_or_path in its {CONFIG_FILE})."
+        )
+    return found
+
+
 def start_of(config: RunConfig, model: LanguageModel) -> dict[str, Tensor] | None:
     """The weights of the adapter that a run starts from; None where it starts from none.
 
@@ -213,8 +253,11 @@ def start_of(config: RunConfig, model: LanguageModel) -> dict[str, Tensor] | Non
     return None if start is None else tensors_to_go_on_from(model, Path(start))
 
 
-def start_from(adapter: Adapter, tensors: Mapping[str, Tensor], config: RunConfig) -> None:
+def start_from(adapter: Adapter, tensors: Mapping[str, Tensor], config: RunConfig) -> Adapter:
     """Give a run's adapter the weights that `start_of` has read.
+
+    Returns:
+        The adapter, to be saved with the names of the one that it starts from.
 
     Raises:
         AdapterError: they are not those of this adapter.
@@ -224,8 +267,19 @@ def start_from(adapter: Adapter, tensors: Mapping[str, Tensor], config: RunConfi
         # An adapter of a language model becomes that of a reward model, whose head is new.
         given[SCORE_WEIGHT] = adapter.score.weight.detach().cpu()
     assert config.train.from_adapter is not None
-    check_updates(given, adapter.spec.scale_of, str(Path(config.train.from_adapter) / WEIGHTS_FILE))
+    folder = Path(config.train.from_adapter)
+    check_updates(given, adapter.spec.scale_of, str(folder / WEIGHTS_FILE))
     adapter.load(given)
+    own = read_any_config(folder)[0]
+    spec = replace(
+        adapter.spec,
+        target_modules=own.target_modules,
+        exclude_modules=own.exclude_modules,
+        layers_to_transform=own.layers_to_transform,
+        rank_pattern=own.rank_pattern,
+        alpha_pattern=own.alpha_pattern,
+    )
+    return replace(adapter, spec=spec)
 
 
 def adapter_digests(config: RunConfig) -> dict[str, str]:

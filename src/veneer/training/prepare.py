@@ -33,7 +33,7 @@ from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_
 from veneer.planning.machine import Machine, named_machine
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
-from veneer.training.from_adapter import keeps_tie, warn_of_other_form, with_adapter
+from veneer.training.from_adapter import as_found, keeps_tie, warn_of_other_form, with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
@@ -340,6 +340,7 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
         lora = replace(lora, task=Task.SEQ_CLS)
     if config.method is Method.FULL:
         return lora, None
+    lora = as_found(lora, config, description)
     return lora, tuple(lora.targets(target_paths(description.linears, spec)))
 
 
