@@ -105,6 +105,11 @@ CASES = {
         {"modules_to_save": ("embed_tokens",), "tied_modules": True},
         TIED,
     ),
+    "biases beside a saved layer that has one": Case(
+        {"target_modules": ["o_proj"], "modules_to_save": ["q_proj"], "bias": "all"},
+        {"modules_to_save": ("q_proj",), "bias": Bias.ALL},
+        BIASED,
+    ),
     "a saved layer": Case(
         {"target_modules": ["q_proj"], "modules_to_save": ["layers.1.mlp.down_proj"]},
         {"modules_to_save": ("layers.1.mlp.down_proj",)},

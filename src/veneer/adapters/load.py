@@ -31,7 +31,7 @@ from veneer.adapters.store import (
 )
 from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, selects
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
-from veneer.enums import Scaling
+from veneer.enums import Bias, Scaling
 from veneer.errors import AdapterError, listing
 from veneer.model.language import LanguageModel
 from veneer.quant.blocks import BlockLinear
@@ -257,7 +257,7 @@ def _without_copies(
     """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
 
     PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized. For
-    `modules_to_save` it then writes up to three.
+    `modules_to_save` it then writes up to three, of biases too.
 
     Raises:
         AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
@@ -291,7 +291,7 @@ def _without_copies(
             f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
             "Use it with the base model that it was trained on."
         )
-    own = {name: tensor for name, tensor in tensors.items() if name not in copies}
+    own = {name: tensor for name, tensor in tensors.items() if name not in copies and not _is_second_bias(name, spec)}
     if resized and not model.spec.tied_head:
         lost = [path for path in weights if path not in resized and f"{path}.weight" not in own]
         if lost:
@@ -301,6 +301,12 @@ def _without_copies(
                 "again with save_embedding_layers=True and the other end in modules_to_save."
             )
     return own, resized
+
+
+def _is_second_bias(name: str, spec: LoraSpec) -> bool:
+    """Whether a tensor is a bias of a saved module that PEFT writes again (`bias: all`), trained or as in the base."""
+    ends = (".modules_to_save.bias", ".original_module.bias")
+    return spec.bias is Bias.ALL and name.endswith(ends) and is_saved(spec, name.rpartition(".")[0])
 
 
 def _alike(weight: TokenTable, copy: Tensor) -> bool:
