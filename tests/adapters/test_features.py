@@ -120,6 +120,14 @@ CASES = {
         {"trainable_token_indices": {"embed_tokens": SOME[:2], "lm_head": [4]}},
         {"trainable_tokens": {EMBEDDING: tuple(SOME[:2]), HEAD: (4,)}},
     ),
+    "tokens of the head, beside an update of the embedding": Case(
+        {"target_modules": ["q_proj", "embed_tokens"], "trainable_token_indices": {"lm_head": [4]}},
+        {"trainable_tokens": {HEAD: (4,)}},
+    ),
+    "tokens of the head, beside a saved embedding": Case(
+        {"modules_to_save": ["embed_tokens"], "trainable_token_indices": {"lm_head": [4]}},
+        {"modules_to_save": ("embed_tokens",), "trainable_tokens": {HEAD: (4,)}},
+    ),
     "tokens of the head": Case(
         {"trainable_token_indices": {"lm_head": [4, 50]}}, {"trainable_tokens": {HEAD: (4, 50)}}
     ),

@@ -252,6 +252,17 @@ def test_trained_tokens_that_no_row_is_saved_for_are_refused_before_anything_is_
     assert base.spec.vocab_size == rows == 96
 
 
+def test_a_whole_path_outside_of_the_chosen_layers_may_be_without_an_update(
+    model: CausalLM, folder: Path, tmp_path: Path
+) -> None:
+    """Earlier versions trained none there."""
+    written = write_adapter(folder, model, target_modules=("q_proj",), layers_to_transform=(1,)).tensors()
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    names = ["q_proj", "model.layers.0.self_attn.o_proj"]
+    (folder / CONFIG_FILE).write_text(json.dumps(config | {"target_modules": names}))
+    assert load_adapter(plain(tmp_path), folder).tensors().keys() == written.keys()
+
+
 def test_an_update_of_a_head_that_was_saved_as_tied_to_its_embedding_is_read_as_it_was_trained(tmp_path: Path) -> None:
     """Adapters of earlier versions name the tie, and hold the embedding under the head's name too."""
     base, folder = open_checkpoint(write_model(tmp_path / "base")), tmp_path / "adapter"

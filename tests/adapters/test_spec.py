@@ -104,6 +104,10 @@ def test_tokens_that_cannot_be_trained_are_all_named() -> None:
     with pytest.raises(AdapterError) as caught:
         spec.check_tokens(10, tied=False, busy=[HEAD])
     assert HEAD not in str(caught.value), "an untied head has rows of its own"
+    of_head = LoraSpec(rank=4, alpha=8.0, trainable_tokens={HEAD: (3,)}, tied_modules=True)
+    of_head.check_tokens(10, tied=False, busy=[EMBEDDING])
+    with pytest.raises(AdapterError, match=f"{HEAD}: carries an update or is saved whole"):
+        of_head.check_tokens(10, tied=True, busy=[EMBEDDING])
 
 
 def test_a_tied_embedding_in_modules_to_save_stands_for_the_head_beside_it() -> None:

@@ -30,6 +30,13 @@ def test_targets(targets: str | list[str], expected: list[str]) -> None:
     assert resolve_targets(PATHS, targets) == expected
 
 
+def test_a_whole_path_is_a_target_whatever_layers_are_chosen() -> None:
+    whole = "model.layers.0.self_attn.o_proj"
+    chosen = [path for path in PATHS if path == whole or path.endswith("1.self_attn.q_proj")]
+    assert resolve_targets(PATHS, [whole, "q_proj"], layers_to_transform=[1]) == chosen
+    assert resolve_targets(PATHS, [whole, "q_proj"], [whole], [1]) == chosen[1:]
+
+
 def test_an_expression_must_match_the_whole_path() -> None:
     with pytest.raises(AdapterError) as caught:
         resolve_targets(PATHS, "q_proj")

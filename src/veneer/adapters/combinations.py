@@ -63,7 +63,7 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
     Feature.LAYERS: exclude(
         Feature.EMBEDDING,
         Feature.HEAD,
-        reason="layers_to_transform leaves out whatever stands outside of the layers",
+        reason="layers_to_transform is a choice among the layers, outside of which these stand",
     ),
     Feature.EMBEDDING: exclude(Feature.TOKENS, Feature.SAVED_EMBEDDING, reason=_ONE_WAY),
     Feature.SAVED_EMBEDDING: exclude(Feature.TOKENS, reason=_ONE_WAY),
@@ -158,6 +158,9 @@ def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fals
         AdapterError: every such pair is named with its reason.
     """
     used = features(spec, method, experts=experts)
+    if EMBEDDING not in spec.trainable_tokens:
+        # What excludes trained tokens trains the embedding: rows of the head stand beside it (see `check_tokens`).
+        used = [feature for feature in used if feature is not Feature.TOKENS]
     problems = [
         f"{one.value} and {other.value}: {reason}"
         for index, one in enumerate(used)

@@ -29,7 +29,7 @@ from veneer.adapters.store import (
     read_reward_config,
     read_tensors,
 )
-from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, selects
+from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, layer_number, selects
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Bias, Scaling
 from veneer.errors import AdapterError, listing
@@ -232,12 +232,15 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
     """
     paths = [path for path in target_paths(model.linear_paths(), model.spec) if not is_router(path)]
     paths += [EMBEDDING, HEAD] if model.flat else []
-    settings = spec.target_modules, spec.exclude_modules, spec.layers_to_transform
+    settings, layers = (spec.target_modules, spec.exclude_modules), spec.layers_to_transform
+    if layers is not None:
+        # Earlier versions trained nothing outside of them, although a whole path was among the targets.
+        paths = [path for path in paths if layer_number(path) in layers]
     there = {*found.target_modules, *found.modules_to_save}
     if spec.tied_modules and EMBEDDING in there:
         there.add(HEAD)  # the embedding's
     absent = {
-        "the updates of layers that {} targets": [path for path in paths if selects(path, *settings)],
+        "the updates of layers that {} targets": [path for path in paths if selects(path, *settings, layers)],
         "the weights of modules that {} names in modules_to_save": [
             path for path in module_paths(model) if is_saved(spec, path)
         ],

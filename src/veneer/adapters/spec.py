@@ -195,8 +195,7 @@ class LoraSpec:
             problems += [f"{path}: token {i} is below 0" for i in ids if i < 0]
             problems += [f"{path}: token {i} is given twice" for i in sorted(set(ids)) if ids.count(i) > 1]
         own = set(self.trainable_tokens) | ({HEAD} if tied and EMBEDDING in self.trainable_tokens else set())
-        problems += [
-            f"{path}: carries an update or is saved whole; train it one way" for path in sorted(own & set(busy))
-        ]
+        whole = set(busy) | ({HEAD} if tied and self.tied_modules and EMBEDDING in busy else set())
+        problems += [f"{path}: carries an update or is saved whole; train it one way" for path in sorted(own & whole)]
         if problems:
             raise AdapterError(f"trainable_tokens cannot be used:\n{listing(problems)}")

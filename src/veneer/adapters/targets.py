@@ -42,7 +42,7 @@ def resolve_targets(
             each a whole path or the end of one (`q_proj`, `self_attn.q_proj`).
         exclude_modules: an expression or names of paths to leave out.
         layers_to_transform: indices of the decoder layers to adapt; None means all. As in PEFT, indices leave out all
-            modules outside of the layers.
+            modules outside of the layers, and nothing that a list of targets names by its whole path.
 
     Raises:
         AdapterError: an expression is invalid, a name or an index matches nothing, or no path is left.
@@ -77,7 +77,8 @@ def selects(
         named = path not in (EMBEDDING, HEAD) and not is_router(path)
     else:
         named = matches(target_modules, path)
-    inside = layers_to_transform is None or layer_number(path) in layers_to_transform
+    exactly = not isinstance(target_modules, str) and path in target_modules
+    inside = exactly or layers_to_transform is None or layer_number(path) in layers_to_transform
     return named and inside and not matches(exclude_modules, path)
 
 

@@ -31,7 +31,8 @@ class LoraSection(Section):
     exclude_modules: str | tuple[str, ...] = ()
     """Modules that `target_modules` fits and that get no adapter: a list of names, or a regular expression."""
     layers_to_transform: tuple[Annotated[int, Field(ge=0), NUMBER], ...] | None = None
-    """The numbers of the decoder layers that get an adapter, from 0; all layers by default."""
+    """The numbers of the decoder layers that get an adapter, from 0; all layers by default. A module that a list of
+    `target_modules` names by its whole path gets one in any layer."""
     rank_pattern: dict[str, Rank] = Field(default={})
     """Other ranks for modules whose path ends in the key, for example `{down_proj: 32}`."""
     alpha_pattern: dict[str, Rate] = Field(default={})
