@@ -272,6 +272,18 @@ def test_a_step_that_breaks_the_weights_ends_as_a_loss_that_is_not_finite(
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "diverged"
 
 
+def test_broken_weights_at_a_checkpoint_that_is_due_end_as_a_loss_that_is_not_finite(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=1)
+    found.engine.schedule = replace(found.engine.schedule, peak=1e300)
+    with pytest.raises(Diverged, match=r"step 1: the step made weights NaN or infinite.* after step 1 are not kept"):
+        found.run()
+    assert found.engine.checkpoints.folder.checkpoint_steps() == []
+    assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "diverged"
+
+
 def test_a_broken_first_step_writes_no_checkpoint(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
     source = Cut([eight])
     model, trainable = adapted(tiny_model)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, Count, Duration, Fraction, Lanes, Name, Place, Rate, StepRows, Steps
+from veneer.config.numbers import NUMBER, Count, Duration, Fraction, Lanes, Name, Place, StepRows, Steps
 from veneer.config.section import Section
 from veneer.enums import OptimizerName, OtherBase, Publish, Schedule
 
@@ -36,10 +36,10 @@ class TrainSection(Section):
     other_base: OtherBase = OtherBase.REFUSE
     """Whether `from_adapter`, or a teacher's adapter, may have been trained beside another base model than it is put
     on: `refuse`, or `allow` with a warning."""
-    learning_rate: Rate | Literal["auto"] = "auto"
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e30, allow_inf_nan=False), NUMBER] | Literal["auto"] = "auto"
     """The learning rate at its peak. `auto` takes it from the model's width, the method and the objective, and prints
     the reason."""
-    lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), NUMBER] = 1.0
+    lora_plus_ratio: Annotated[float, Field(ge=1.0, le=1e6, allow_inf_nan=False), NUMBER] = 1.0
     """The learning rate of B as a multiple of A's, which is `learning_rate` (LoRA+)."""
     optimizer: OptimizerName = OptimizerName.ADAMW
     """The optimiser. Its state takes, for each trained parameter, 8 bytes (`adamw`), 2 (`adamw8bit`), 4 (`lion`,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from veneer.adapters.finite import all_finite
 from veneer.data.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
@@ -32,13 +33,8 @@ from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.lanes import Signalled, Team
 from veneer.training.passes import Passes
-from veneer.training.progress import Progress
+from veneer.training.progress import Progress, ended
 from veneer.training.step_source import SourceStopped, StepBatches
-
-
-def ended(progress: Progress, steps: int, patience: int | None) -> bool:
-    """Whether a run of so many steps has none left to make, or has come to the end of its patience."""
-    return progress.step >= steps or (patience is not None and progress.stale_evaluations >= patience)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -254,7 +250,7 @@ class Engine:
             self._evaluate(progress, self.evaluate)
         due = progress.step % self.save_every == 0 or progress.best_step == progress.step
         if due or self.done(progress):
-            self._save(progress)
+            self._save_due(progress)
         if self.sample is not None:
             self.sample(progress, time.perf_counter() - self._started)
 
@@ -367,11 +363,12 @@ class Engine:
             )
         )
 
-    def _diverged(self, progress: Progress, wrong: str, remedy: str) -> NoReturn:
+    def _diverged(self, progress: Progress, wrong: str, remedy: str, *, made: bool = False) -> NoReturn:
+        """End the run in the step that was begun, or in the last that was `made`."""
         self.drop_gradients()
         kept = self._kept_before(progress)
         self._finish(progress, "diverged")
-        raise Diverged(f"step {progress.step + 1}: {wrong}. {remedy} {kept}")
+        raise Diverged(f"step {progress.step + (not made)}: {wrong}. {remedy} {kept}")
 
     def _kept_before(self, progress: Progress) -> str:
         """Write a checkpoint of the last step that was made, and say so. A step that made weights NaN or infinite is
@@ -387,19 +384,15 @@ class Engine:
 
     def _evaluate(self, progress: Progress, evaluate: Callable[[], Means | None]) -> None:
         begun = time.perf_counter()
-        # As long as it is not made: a signal or want of memory may end it.
+        # As long as it is not made: a signal, want of memory or its loss may end it; whoever goes on makes it again.
         progress.evaluation_due = True
         found = evaluate()
         if found is None:
             self.give_up(progress)
         loss = found.loss
         if not math.isfinite(loss):
-            kept = self._kept_before(progress)  # with the evaluation due: whoever goes on makes it again
-            self._finish(progress, "diverged")
-            raise Diverged(
-                f"step {progress.step}: the evaluation loss is {loss}; it must be finite. Lower train.learning_rate, "
-                f"or look at the evaluation rows with compute.dtype=float32. {kept}"
-            )
+            remedy = "Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
+            self._diverged(progress, f"the evaluation loss is {loss}; it must be finite", remedy, made=True)
         progress.evaluation_due = False
         best = self.best_by.note(found, progress)
         self.log.emit(
@@ -422,6 +415,14 @@ class Engine:
         """`_keep` where the others cannot be waited for: the last checkpoint stays where they would have to write."""
         if self.team.apart:
             self._keep(progress)
+
+    def _save_due(self, progress: Progress) -> None:
+        try:
+            self._save(progress)
+        except (AdapterError, CheckpointError):
+            if all(all_finite(weight) for weight in self.optimizer.parameters.values()):
+                raise
+            self._diverged(progress, "the step made weights NaN or infinite", "Lower train.learning_rate.", made=True)
 
     def _save(self, progress: Progress) -> None:
         if not self.team.first:

@@ -145,3 +145,8 @@ def counts(value: object) -> TypeGuard[int]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def ended(progress: Progress, steps: int, patience: int | None) -> bool:
+    """Whether a run of so many steps has none left to make, or has come to the end of its patience."""
+    return progress.step >= steps or (patience is not None and progress.stale_evaluations >= patience)

@@ -27,7 +27,7 @@ from veneer.strict_json import to_text
 from veneer.training.asking import evaluation_of, sampler_of
 from veneer.training.best import best_by
 from veneer.training.checkpoint import CheckpointStore
-from veneer.training.engine import Engine, ended
+from veneer.training.engine import Engine
 from veneer.training.identity import identity_of, identity_of_defaults, shared_identity
 from veneer.training.lock import InputDigests, holds_result, write_lock
 from veneer.training.loss_scale import first_changes
@@ -43,7 +43,7 @@ from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.start import share, shared_progress
 from veneer.training.passes import Passes
 from veneer.training.prepare import TrainingData
-from veneer.training.progress import Progress
+from veneer.training.progress import Progress, ended
 from veneer.training.result import publish
 from veneer.training.run_inputs import RunInputs
 from veneer.training.sampled_run import SampledRun
