@@ -35,7 +35,7 @@ from veneer.errors import ConfigError
         ("data.template_date", ["today", 5, True, None, "2026-13-01", "2026-1-1", datetime(2026, 1, 1, 12)]),
         ("train.epochs", [0, -1, float("inf"), float("nan"), True, 1e300]),
         ("train.steps", [0, -5, 1.5, True]),
-        ("train.learning_rate", [0, -1e-4, "automatic", float("nan"), True]),
+        ("train.learning_rate", [0, -1e-4, 1e39, "automatic", float("nan"), True]),
         ("train.weight_decay", [-0.1, float("inf"), True]),
         ("train.clip", [-1.0, float("nan"), True]),
         ("train.seed", [-1, 2**31, True, 0.5]),

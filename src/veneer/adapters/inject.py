@@ -95,7 +95,8 @@ def inject(
     modules: list[tuple[str, AdapterModule]] = []
     own: dict[str, AdapterModule] = {}
     for path, module in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved, targets), *maker.tokens()):
-        assert path not in own or module.base is own[path], f"two modules of the adapter stand at {path}"
+        if path in own and module.base is not own[path]:
+            raise AssertionError(f"two modules of the adapter stand at {path}, of which one would be trained in vain")
         own[path] = module
         if isinstance(module, nn.Module):
             module.train(model.training)
