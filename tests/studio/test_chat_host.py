@@ -10,16 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from studios import Opened, studio
 from tiny import rows, run_config, write_model, write_rows
 from veneer.adapters.store import WEIGHTS_FILE
 from veneer.assistant.assistant import Assistant
-from veneer.assistant.load import open_assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
+from veneer.enums import Method
 from veneer.model.language import LanguageModel
 from veneer.run_report import train
+from veneer.serving.build import open_server
+from veneer.serving.request import ServeRequest
 
 QUESTION = {"messages": [{"role": "user", "content": "0: parcel?"}], "max_tokens": 2}
 
@@ -55,11 +60,85 @@ def prints(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, trained: 
         return [answering(found, folder.name) for folder in trained]
 
 
-def answering(opened: Opened, model: str) -> str:
-    answer = opened.http.post("/v1/chat/completions", json={"model": model, **QUESTION})
+def answering(opened: Opened, model: str, **more: object) -> str:
+    answer = opened.http.post("/v1/chat/completions", json={"model": model, **QUESTION, **more})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return str(found["system_fingerprint"])
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A folder with runs of which one has quantised the base."""
+    root = tmp_path_factory.mktemp("forms")
+    file = write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows(4))
+    for method in ("lora", "qlora"):
+        train(run_config(tiny_model, file, root / method, "train.steps=1", f"method={method}"))
+    return root
+
+
+def served_alone(folder: Path, model: Path, adapter: str | None, method: Method) -> str:
+    """What `veneer serve` says of an answer of a base, or of the only adapter beside it."""
+    adapters = folder / adapter if adapter else None
+    compute = ComputeSection(device="cpu", dtype="float32")
+    request = ServeRequest(model=str(model), adapters=adapters, method=method, compute=compute, port=0)
+    server, names = open_server(request)
+    with server, httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
+        answer = http.post("/v1/chat/completions", json={"model": names[-1], **QUESTION})
+        return str(answer.json()["system_fingerprint"])
+
+
+def test_an_adapter_answers_over_the_base_as_its_run_held_it_and_so_does_the_base_beside_it(
+    tmp_path: Path, tiny_model: Path, forms: Path
+) -> None:
+    for method in ("lora", "qlora"):
+        shutil.copytree(forms / method, tmp_path / method / method)
+    with studio(forms, tiny_model) as found:
+        for method in ("lora", "qlora", "lora"):
+            assert answering(found, method) == served_alone(tmp_path, tiny_model, method, Method(method))
+        plain, quantised = (served_alone(tmp_path, tiny_model, None, one) for one in (Method.LORA, Method.QLORA))
+        assert plain != quantised
+        assert answering(found, "model") == plain
+        assert answering(found, "model", veneer={"held_as": "qlora"}) == quantised
+        assert answering(found, "model", veneer={"held_as": "lora"}) == plain
+        answering(found, "qlora-step-1")
+
+
+def test_the_form_of_the_base_is_no_reason_to_load_it_anew_where_it_is_the_same(
+    tmp_path: Path, tiny_model: Path, forms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path | None] = []
+
+    def watched(request: AssistantRequest) -> Assistant:
+        loaded.append(request.held_as)
+        return load_assistant(request)
+
+    monkeypatch.setattr("veneer.studio.chat_host.load_assistant", watched)
+    with studio(forms, tiny_model) as found:
+        answering(found, "model")
+        answering(found, "lora")
+        answering(found, "qlora")
+        answering(found, "model", veneer={"held_as": "qlora"})
+    assert loaded == [None, forms / "qlora"]
+
+
+@pytest.mark.parametrize(
+    ("model", "extension", "said"),
+    [
+        ("lora", {"held_as": "qlora"}, "must be a base"),
+        ("model", {"held_as": "nothing"}, "must be an adapter"),
+        ("model", {"held_as": 3}, "as a text"),
+        ("model", {"method": "qlora"}, "held_as alone"),
+        ("model", "qlora", "held_as alone"),
+    ],
+)
+def test_a_form_that_cannot_be_had_is_refused(
+    forms: Path, tiny_model: Path, model: str, extension: object, said: str
+) -> None:
+    with studio(forms, tiny_model) as found:
+        answer = found.http.post("/v1/chat/completions", json={"model": model, **QUESTION, "veneer": extension})
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
 
 
 def test_runs_whose_names_are_alike_answer_each_with_its_own_adapter(opened: Opened, prints: list[str]) -> None:
@@ -108,13 +187,13 @@ def test_the_base_in_memory_is_gone_before_another_one_is_loaded(
     models: list[weakref.ref[LanguageModel]] = []
     left: list[int] = []
 
-    def watched(source: str, *, compute: ComputeSection) -> Assistant:
+    def watched(request: AssistantRequest) -> Assistant:
         left.append(sum(model() is not None for model in models))
-        found = open_assistant(source, compute=compute)
+        found = load_assistant(request)
         models.append(weakref.ref(found.model))
         return found
 
-    monkeypatch.setattr("veneer.studio.chat_host.open_assistant", watched)
+    monkeypatch.setattr("veneer.studio.chat_host.load_assistant", watched)
     with studio(tmp_path / "runs", tiny_model, other) as found:
         for name in ("model", "one", "other", "one"):
             answering(found, name)

@@ -53,6 +53,10 @@ class Assistant:
     share: Share = WHOLE
     """What this process computes of rows and prompts; all of them, where it is alone."""
 
+    def holds(self, form: BaseForm) -> bool:
+        """Whether the base is held in a form, as a run recorded it: quantised files are so in any case."""
+        return self.stored or self.form.text == form.text
+
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """Within the block the model is its base, as it is anyway where there is no adapter. Blocks may be nested."""

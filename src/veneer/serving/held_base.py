@@ -106,7 +106,7 @@ def warnings_of(assistant: Assistant, recorded: Recorded) -> list[str]:
             "how the base was held when these adapters were trained is not known, since the records of their runs "
             f"cannot be read:\n{named}"
         )
-    others = {name: form for name, form in recorded.forms.items() if not _fits(assistant, form)}
+    others = {name: form for name, form in recorded.forms.items() if not assistant.holds(form)}
     if others:
         found.append(
             f"the base is {_said(assistant.form)} here, and these adapters were trained beside it in another form, so "
@@ -127,16 +127,11 @@ def telling(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.wa
         forms = read_records(folder.parent, [folder.name], device, lambda event: None).forms
         new = {name: form for name, form in forms.items() if told.get(name) != form}
         told.update(new)
-        if any(not _fits(held.assistant, form) for form in new.values()):
+        if any(not held.assistant.holds(form) for form in new.values()):
             warn(warnings_of(held.assistant, Recorded(new))[0])
         return adapter
 
     return load
-
-
-def _fits(assistant: Assistant, form: BaseForm) -> bool:
-    """Whether a base is held as it was for a run that recorded `form`: quantised files are so in any case."""
-    return assistant.stored or assistant.form.text == form.text
 
 
 def _by_form(forms: Mapping[str, BaseForm]) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
 """The model that is chatted with: one base in memory, and beside it the adapters of all runs that were trained on it.
 
-The base is loaded when it is first asked for. Where another one is asked for, it takes the first one's place as soon as
-the requests that have that one are answered; whoever comes meanwhile waits behind it, so that neither base starves.
+The base is loaded when it is first asked for, in the form in which it is asked for: an adapter answers over the base as
+its run held it, quantised or not. Where another base or another form is asked for, it takes the first one's place as
+soon as the requests that have that one are answered; whoever comes meanwhile waits behind it, so that none starves.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veneer.assistant.load import open_assistant
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.load import load_assistant
+from veneer.assistant.request import AssistantRequest
 from veneer.errors import VeneerError
+from veneer.hardware import resolve_device
 from veneer.io.checkpoint import model_name
 from veneer.io.files import reported
-from veneer.run_folder import RunFolder
+from veneer.loading.base_form import BaseForm, recorded_form
+from veneer.run_folder import RunFolder, recorded_run
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
@@ -26,12 +31,28 @@ from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
+from veneer.studio.called import folder_called, models_called, without_paths
 from veneer.studio.links import link
 from veneer.studio.request import StudioRequest
 from veneer.studio.results import digest_of, plain_name, results_of
+from veneer.studio.settings import EXTENSION
 from veneer.studio.watch import Watcher
 
+HELD_AS = f"{EXTENSION}.held_as"
+"""The field of a request for an answer of a base that names the adapter as whose run the base is to be held."""
 _CHECKPOINT = re.compile(r"(.+)-step-([0-9]{1,9})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What has to be in memory for an answer."""
+
+    source: str
+    """The base."""
+    adapter: tuple[str, Path] | None = None
+    """The name and the folder of the adapter that answers; None for the base itself."""
+    held_as: Path | None = None
+    """The folder of the adapter whose run says how the base is held; None for as its files have it."""
 
 
 @dataclass(slots=True)
@@ -54,6 +75,7 @@ class ChatHost:
     service: Service | None = None
     source: str | None = None
     """The base that is loaded."""
+    _assistant: Assistant | None = None
     _adapters: AdapterFolder | None = None
     _door: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Is held by the one that is to get the service next; those behind it come in their order."""
@@ -69,17 +91,22 @@ class ChatHost:
         return {name: (one.base, one.folder) for name, one in found.items() if not one.scores}
 
     @asynccontextmanager
-    async def service_for(self, name: object) -> AsyncIterator[Service]:
+    async def service_for(self, name: object, held_as: object = None) -> AsyncIterator[Service]:
         """Yields the service that has a model of that name, loaded where it is not; it is kept within the block.
+
+        Args:
+            name: of a base or an adapter. An adapter answers over the base as its run held it.
+            held_as: for a base: the name of an adapter of it, as whose run it is to be held; None for as its files
+                have it.
 
         Raises:
             ApiError: 404, there is none; 400, it cannot be used; 503, the studio is about to stop.
         """
-        source, adapter = await self._found(name)
+        asked = await self._found(name, held_as)
         async with self._door:
-            service = await self._loaded(source)
-            if adapter is not None:
-                await asyncio.to_thread(self._take_up, *adapter)
+            service = await self._loaded(asked)
+            if asked.adapter is not None:
+                await asyncio.to_thread(self._take_up, *asked.adapter)
             self._users += 1
             self._unused.clear()
         try:
@@ -89,34 +116,65 @@ class ChatHost:
             if not self._users:
                 self._unused.set()
 
-    async def _found(self, name: object) -> tuple[str, tuple[str, Path] | None]:
-        """The base of the model of that name, and the name and the folder of its adapter, where it is one."""
+    async def _found(self, name: object, held_as: object) -> Asked:
+        """What a request needs that names a model, and perhaps an adapter as whose run that is to be held."""
         if not isinstance(name, str):
             raise ApiError(400, "model: missing; give the name of a base or of an adapter", param="model")
+        if not isinstance(held_as, str | None):
+            raise ApiError(400, f"{HELD_AS}: give the name of an adapter, as a text", param=HELD_AS)
+        wanted = {name, *(() if held_as is None else (held_as,))}
         adapters = self.adapters()
-        if name not in adapters and name not in self.bases.all():
+        if wanted - adapters.keys() - self.bases.all().keys():
             # It may have been finished since the last look.
             await asyncio.to_thread(self.watcher.look)
             adapters = self.adapters()
-        adapters |= _checkpoint(name, adapters)
-        return (adapters[name][0], (name, adapters[name][1])) if name in adapters else (self.bases.source(name), None)
+        for one in wanted:
+            adapters |= _checkpoint(one, adapters)
+        own = adapters.get(name)
+        source = self.bases.source(name) if own is None else own[0]
+        if held_as is None:
+            return Asked(source) if own is None else Asked(source, (name, own[1]), own[1])
+        if own is not None or held_as not in adapters or adapters[held_as][0] != source:
+            message = (
+                f"{HELD_AS} {held_as[:100]!r} must be an adapter of {name[:100]!r}, which must be a base: an adapter "
+                "answers over the base as its own run held it; leave it out, or name a base and one of its adapters"
+            )
+            raise ApiError(400, message, param=HELD_AS)
+        return Asked(source, held_as=adapters[held_as][1])
 
-    async def _loaded(self, source: str) -> Service:
-        """The service over a base. Only the one at the door may ask."""
-        if self.service is None or self.source != source:
+    async def _loaded(self, asked: Asked) -> Service:
+        """The service over a base in a form. Only the one at the door may ask."""
+        form = await asyncio.to_thread(self._form, asked)
+        if not self._holds(asked.source, form):
             if self._users:
                 # A client that takes no answer must not keep everybody from the other base for ever.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._unused.wait(), self.limits.request_seconds)
             if self._stopping:
                 raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
-            await asyncio.to_thread(self._open, source)
+            await asyncio.to_thread(self._open, asked)
         assert self.service is not None
         return self.service
 
-    def open(self, source: str) -> None:
-        """Load a base before anybody asks. Raises VeneerError where it cannot be used."""
-        self._open(source)
+    def _form(self, asked: Asked) -> BaseForm:
+        """How the base is to be held.
+
+        Raises:
+            ApiError: 400, the record of the run that says so cannot be read.
+        """
+        try:
+            run = recorded_run(asked.held_as)
+        except VeneerError as error:
+            raise self._refusal(error, asked.source) from error
+        return BaseForm() if run is None else recorded_form(run, resolve_device(self.request.compute.device))
+
+    def _holds(self, source: str, form: BaseForm) -> bool:
+        return self.source == source and self._assistant is not None and self._assistant.holds(form)
+
+    def _refusal(self, error: VeneerError, source: str) -> ApiError:
+        """What clients are told of an error, without paths of this machine."""
+        called = {**folder_called(self.request.folder.resolve()), **models_called([source])}
+        return ApiError(400, without_paths(str(error), called), param="model")
 
     def drain(self, seconds: float) -> bool:
         """See `Served.drain`. No base is loaded any more."""
@@ -129,32 +187,33 @@ class ChatHost:
             self.service.close()
         if self._adapters is not None:
             self._adapters.close()
-        self.service, self.source, self._adapters = None, None, None
+        self.service, self.source, self._assistant, self._adapters = None, None, None, None
 
-    def _open(self, source: str) -> None:
+    def _open(self, asked: Asked) -> None:
         if self.service is not None:
             self.service.drain(self.limits.drain_seconds)
         self.close()
         # An engine and its model refer to each other, and Python looks for such rings only now and then.
         gc.collect()
-        folder = self._links_of(source)
+        folder = self._links_of(asked.source)
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        request = AssistantRequest(model=asked.source, compute=self.request.compute, held_as=asked.held_as)
         try:
-            assistant = open_assistant(source, compute=self.request.compute)
+            assistant = load_assistant(request)
             loader = adapter_loader(assistant.model, base_files=assistant.files)
             self._adapters = AdapterFolder(folder, loader, self.request.adapter_memory)
             self.service = build_service(
                 assistant,
-                self.bases.name_of(source),
+                self.bases.name_of(asked.source),
                 self._adapters,
                 cache_bytes=self.request.cache_memory,
                 limits=self.limits,
             )
         except VeneerError as error:
             self.close()
-            raise ApiError(400, str(error), param="model") from error
-        self.source = source
+            raise self._refusal(error, asked.source) from error
+        self.source, self._assistant = asked.source, assistant
 
     def _take_up(self, name: str, folder: Path) -> None:
         """Let an adapter of the base that is loaded be asked for, as its folder is now.

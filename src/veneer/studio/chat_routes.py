@@ -23,6 +23,7 @@ from veneer.serving.service import Service
 from veneer.strict_json import to_text
 from veneer.studio.files import StoredFile
 from veneer.studio.objects import file_object
+from veneer.studio.settings import EXTENSION
 from veneer.studio.studio import Studio
 from veneer.whole_lines import append_line
 
@@ -54,10 +55,20 @@ async def complete(studio: Studio, request: Request) -> Any:
 async def _answered(studio: Studio, request: Request, answer: Answering) -> Any:
     """The answer of the model that a request names, which stays in memory until all of it is sent."""
     body = await read_json(request, studio.limits)
+    held_as = _held_as(body.pop(EXTENSION, None))
     async with AsyncExitStack() as held:
-        service = await held.enter_async_context(studio.chat.service_for(body.get("model")))
+        service = await held.enter_async_context(studio.chat.service_for(body.get("model"), held_as))
         response = await answer(service, _again(request, body))
         return HeldResponse(response, held.pop_all())
+
+
+def _held_as(extension: object) -> object:
+    """What a request says of the form of the base (`ChatHost.service_for`)."""
+    if extension is None:
+        return None
+    if not isinstance(extension, dict) or extension.keys() - {"held_as"}:
+        raise ApiError(400, f"{EXTENSION} of a request for an answer has the field held_as alone", param=EXTENSION)
+    return extension.get("held_as")
 
 
 class HeldResponse:

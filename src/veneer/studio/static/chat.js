@@ -59,7 +59,9 @@ export function Chat({ query }) {
     const settings = { max_tokens: Number(longest) || 128, temperature: Number(temperature) || 0, seed: 0 };
     // The first one loads the base where that is needed; then all answer at once, in one batch over that base.
     await Promise.all(models.map(async (model) => {
-      try { const made = await stream(model, sent, settings, stop.current.signal, (text) => setAnswers((old) => ({ ...old, [model]: { text } }))); setAnswers((old) => ({ ...old, [model]: made })); } catch (problem) { if (problem.name !== "AbortError") setAnswers((old) => ({ ...old, [model]: { text: "", error: problem } })); }
+      // An adapter answers over the base as its run held it, and the base beside it is held likewise.
+      const held = baseOf(model) ? undefined : models.find(baseOf);
+      try { const made = await stream(model, sent, held ? { ...settings, veneer: { held_as: held } } : settings, stop.current.signal, (text) => setAnswers((old) => ({ ...old, [model]: { text } }))); setAnswers((old) => ({ ...old, [model]: made })); } catch (problem) { if (problem.name !== "AbortError") setAnswers((old) => ({ ...old, [model]: { text: "", error: problem } })); }
     }));
     stop.current = null;
     work(false);
@@ -72,7 +74,7 @@ export function Chat({ query }) {
   };
   const train = () => send("/studio/preferences/file", {}).then((file) => { location.hash = link("new", "", { file: file.id, objective: "dpo" }); }, fail);
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options && !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>`}`;
-  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory">${(options.preferences || kept) && html`<a class="btn" href="/studio/preferences" download>Preferences as JSONL</a>`}<button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
+  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it">${(options.preferences || kept) && html`<a class="btn" href="/studio/preferences" download>Preferences as JSONL</a>`}<button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
     <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(models.length === 1 ? [...new Set([...options.models, ...Object.keys(options.adapters), ...models])] : offered).filter((name) => name === model || !models.includes(name)).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
         <button type="button" class="btn small" disabled=${models.length > 3 || !unused} onClick=${() => setModels([...models, unused])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
         <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${(event) => heat(event.target.value)} /></label><label>longest answer <input type="number" min="1" max="4096" value=${longest} onInput=${(event) => setLongest(event.target.value)} /></label></div>
