@@ -435,7 +435,7 @@ def test_a_job_like_another_one_has_its_method_and_all_of_its_rewards(watched: W
     reward = {"metric": "contains", "column": "solution", "weight": 0.5, "name": "right", "time_limit": 5,
               "on_error": "skip_row"}  # fmt: skip
     # No method is named: the job takes the default one.
-    others = {"tracking.project": "2026", "lora.rank_pattern": {"q_proj": 8}}
+    others = {"tracking.project": "2026", "lora.rank_pattern": {"layers.0.self_attn.q_proj": 8}}
     own = {"objective": "grpo", "settings": {**CPU, **others, "rewards": [reward]}}
     job = opened.client.fine_tuning.jobs.create(model="model", training_file=asked.id, extra_body={"veneer": own})
     opened.client.fine_tuning.jobs.cancel(job.id)

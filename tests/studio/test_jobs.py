@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,20 @@ def test_every_setting_that_the_form_offers_can_be_given_with_its_default(opened
     # Null names nothing.
     for key in PATHS:
         assert job_request({**body, "veneer": {"settings": {key: None}}}).values == {}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_mapping_that_is_a_settings_value_keeps_the_dots_in_its_keys(
+    opened: Opened, file: str, *, nested: bool
+) -> None:
+    ranks = {"layers.0.self_attn.q_proj": 8, "down_proj": 2}
+    given = {"lora": {"rank_pattern": ranks}} if nested else {"lora.rank_pattern": ranks}
+    body = {"model": "model", "training_file": file, "veneer": {"method": "lora", "settings": {**CPU, **given}}}
+    asked = job_request(body)
+    assert asked.values["lora"] == {"rank": 4, "rank_pattern": ranks}
+    answer = opened.http.post("/v1/fine_tuning/jobs/estimate", json=body)
+    assert answer.status_code == 200, answer.text
+    assert shlex.quote(f"lora.rank_pattern={json.dumps(ranks)}") in answer.json()["command"]
 
 
 def test_a_job_that_never_fits_fails_with_the_plans_reason(opened: Opened, file: str) -> None:

@@ -11,6 +11,7 @@ from veneer.config import GrpoSection
 from veneer.config.values import flat, laid_over
 from veneer.enums import E, Method, ObjectiveName, choice
 from veneer.errors import ConfigError
+from veneer.run_records.record import default_settings
 from veneer.serving.errors import ApiError
 from veneer.studio.graders import PARAM, Reward, rewards_of
 
@@ -251,8 +252,9 @@ def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    mappings = [key for key, default in default_settings().items() if isinstance(default, Mapping)]
     for name, value in _mapping(extension, "settings").items():
-        own = flat({name: value})
+        own = flat({name: value}, whole=mappings)  # keys of a value have dots of their own
         twice = sorted(key for key in own if found.get(key, own[key]) != own[key])
         if twice:
             message = f"{', '.join(twice)[:200]}: {EXTENSION}.settings says different things of it; give one"
