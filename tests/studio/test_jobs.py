@@ -76,6 +76,11 @@ def test_a_job_from_a_file_to_an_answer(opened: Opened, file: str) -> None:
     assert done.finished_at is not None
     assert seen[-1] == "succeeded"
     assert done.trained_tokens
+    # The studio's plan is no less than the run's own, which knows its process.
+    run, peak = opened.studio.watcher.run(job.id), done.model_extra["veneer"]["peak"]  # type: ignore[index]
+    assert run is not None
+    assert run.record.planned_memory_mb is not None
+    assert 0 <= peak / 1e6 - run.record.planned_memory_mb < 40
     assert done.fine_tuned_model is not None
     assert done.fine_tuned_model.startswith("claims-")
     began = time.monotonic()

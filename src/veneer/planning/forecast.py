@@ -89,6 +89,7 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
     """
     config, machine = run.config, run.machine
     limit = limit_of(config.compute, machine.memory, machine.processes, machine.free)
+    start = None if machine.start is None else machine.start()
     spec = run.description.spec
     if isinstance(spec, HfSpec):
         return estimate(
@@ -103,7 +104,7 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
             dtype=machine.dtype,
             device=machine.device,
             beside=0 if run.teaching is None else teacher_bytes(run.teaching),
-            start=machine.start,
+            start=start,
         )
     return make_plan(
         _setup(run, spec),
@@ -113,7 +114,7 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
         limit,
         steps=steps.total,
         rate=machine.rate,
-        start=machine.start,
+        start=start,
     )
 
 

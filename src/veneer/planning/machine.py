@@ -35,8 +35,9 @@ class Machine:
     """Processes of the run that share the main memory."""
     world: int = 1
     """All processes of the run."""
-    start: int | None = None
-    """Resident bytes of the run's process before it loads its model; None takes those of this process now."""
+    start: Callable[[], int] | None = field(default=None, compare=False)
+    """Says how many bytes of the run's process are resident before it loads its model, and is asked when its rows have
+    been read; None takes those of this process then."""
     rate: Callable[[Setup], Rate] = field(compare=False)
     """Measures, or looks up, how fast a model's products are."""
 

@@ -12,19 +12,22 @@ from operator import getitem
 from typing import Any
 
 from veneer.backends.describe import describe_model
-from veneer.config import RewardSpec, RunConfig
+from veneer.config import DataSection, RewardSpec, RunConfig
 from veneer.config.values import flat, read_assignment
 from veneer.data.kinds import load_kind
+from veneer.data.rows import Rows
+from veneer.enums import RowKind
 from veneer.errors import ConfigError
 from veneer.events import Event, Note, Subscriber, ignore
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.tokenizer import Tokenizer
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
-from veneer.planning.memory import TYPICAL_START
 from veneer.run_records.record import default_settings
 from veneer.strict_json import to_text
 from veneer.studio.called import told
+from veneer.studio.starts import run_start
 from veneer.training.prepare import LoadRows, prepare
 
 NO_NAMES: Mapping[str, str] = {}
@@ -67,9 +70,17 @@ def planned(
         emit(event)
 
     origin = open_checkpoint(config.model, revision=config.revision)
+    read: list[Rows] = []
+
+    def load(data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
+        read.append(rows(data, tokenizer, emit, kind))
+        return read[-1]
+
     # The run has a process of its own: what the studio holds, such as a model that is chatted with, is none of it.
-    machine = replace(this_machine(resolve_device(config.compute.device), config.compute), start=TYPICAL_START)
-    prepared = prepare(config, describe_model(origin, config.backend), machine, rows, hear)
+    machine = this_machine(resolve_device(config.compute.device), config.compute)
+    if machine.device == "cpu":
+        machine = replace(machine, start=lambda: run_start(config.model, read[-1]))
+    prepared = prepare(config, describe_model(origin, config.backend), machine, load, hear)
     resolved = prepared.config
     if rate_multiplier is not None:
         rate = float(resolved.train.learning_rate) * rate_multiplier
