@@ -289,6 +289,26 @@ def test_a_running_job_is_followed_stopped_and_gone_on_with(watched: Watched, op
     watched.errors[:] = [error for error in watched.errors if "ERR_INTERNET_DISCONNECTED" not in error]
 
 
+def test_a_run_whose_job_is_paused_is_told_as_paused_whatever_its_process_has_left(
+    watched: Watched, opened: Opened, tiny_data: Path
+) -> None:
+    with tiny_data.open("rb") as rows:
+        file = opened.client.files.create(file=rows, purpose="fine-tune")
+    opened.client.files.wait_for_processing(file.id, poll_interval=0.1)
+    body = {"veneer": {"method": "lora", "settings": {**CPU, "train.steps": 5_000}}}
+    job = opened.client.fine_tuning.jobs.create(model="model", training_file=file.id, extra_body=body)
+    opened.client.fine_tuning.jobs.pause(job.id)
+    wait_for(lambda: opened.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["veneer"]["status"] == "paused", 60)
+    watched.go(f"run/{job.id}")
+    watched.sees("The job is not being carried out")
+    write_run(opened.studio.root / job.id, 1, reason="failed")
+    opened.studio.watcher.look()
+    watched.sees("learning rate")
+    assert watched.page.locator(".pill.paused").count() > 0
+    assert watched.page.locator(".pill.failed").count() == 0
+    opened.client.fine_tuning.jobs.cancel(job.id)
+
+
 def test_samples_reports_and_their_intervals_are_shown(
     watched: Watched, opened: Opened, tiny_model: Path, tiny_data: Path
 ) -> None:

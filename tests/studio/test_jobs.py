@@ -271,6 +271,39 @@ def test_preferences_are_counted_whatever_ends_lines_in_their_texts(opened: Open
     assert len(opened.http.get("/studio/preferences").content.split(b"\n")) == kept[1] + 1
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rejected": "1"}, "the same"),
+        ({"prompt": [{"role": "zz", "content": "a"}]}, "zz"),
+        ({"chosen": "", "rejected": ""}, "cannot be trained on"),
+    ],
+)
+def test_a_preference_that_cannot_be_trained_on_is_not_kept(
+    opened: Opened, change: dict[str, Any], said: str
+) -> None:
+    before = opened.http.get("/studio/preferences").text
+    body = {"prompt": [{"role": "user", "content": "a"}], "chosen": "1", "rejected": "2", **change}
+    answer = opened.http.post("/studio/preferences", json=body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+    assert opened.http.get("/studio/preferences").text == before
+
+
+def test_lists_go_on_after_what_they_have_alone_and_in_known_orders_alone(opened: Opened, file: str) -> None:
+    job = create(opened, file)
+    opened.client.fine_tuning.jobs.cancel(job.id)
+    jobs = "/v1/fine_tuning/jobs"
+    for path in ("/v1/files", jobs, f"{jobs}/{job.id}/events", f"{jobs}/{job.id}/checkpoints"):
+        answer = opened.http.get(path, params={"after": "nope"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (404, "after")
+    assert opened.http.get("/v1/files", params={"after": file}).status_code == 200
+    answer = opened.http.get("/v1/files", params={"order": "x"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "order")
+    newest, oldest = ([one.id for one in opened.client.files.list(order=order)] for order in ("desc", "asc"))
+    assert newest == oldest[::-1]
+
+
 def test_files_are_listed_read_and_deleted(opened: Opened, tiny_data: Path) -> None:
     client = opened.client
     made = client.files.create(file=("rows <b>.jsonl", tiny_data.read_bytes()), purpose="fine-tune")

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from veneer.data.json_values import BadRow
+from veneer.data.preference import to_pair
 from veneer.io.files import reported
 from veneer.jobs.folder import STUDIO
 from veneer.serving.body import read_json
@@ -101,6 +103,10 @@ async def prefer(studio: Studio, request: Request) -> Response:
         "chosen": [{"role": "assistant", "content": texts[0]}],
         "rejected": [{"role": "assistant", "content": texts[1]}],
     }
+    try:
+        to_pair(row, PREFERENCES)
+    except BadRow as error:  # one such row would have all of them refused, and no page takes it out again
+        raise ApiError(400, f"this preference cannot be trained on: {error}", param="prompt") from error
     line = to_text(row, ensure_ascii=False).encode() + b"\n"
 
     def keep() -> int:

@@ -31,7 +31,10 @@ async def list_files(studio: Studio, request: Request) -> Response:
     """GET /v1/files."""
     purpose = request.query_params.get("purpose")
     files = [file for file in await asyncio.to_thread(studio.files.all) if purpose in (None, file.purpose)]
-    if request.query_params.get("order") == "asc":
+    order = request.query_params.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise ApiError(400, f"order {order[:40]!r} must be asc (the oldest first) or desc", param="order")
+    if order == "asc":
         files.reverse()
     after = request.query_params.get("after")
     return json_response(

@@ -14,6 +14,7 @@ from veneer.run_folder import RunFolder, run_of
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, read_settings
 from veneer.run_records.state import RunState
+from veneer.serving.errors import ApiError
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS
@@ -232,10 +233,19 @@ def page_of(items: Sequence[dict[str, Any]], after: str | None, limit: int) -> d
 
     Args:
         items: the whole list.
-        after: the id of the last one that the client has; an unknown one gives the beginning.
+        after: the id of the last one that the client has; None for the beginning.
         limit: the largest number of items.
+
+    Raises:
+        ApiError: 404, the list has none of that id: it was deleted, say, and the beginning would be told twice.
     """
-    begin = next((place + 1 for place, item in enumerate(items) if item["id"] == after), 0)
+    begin = 0
+    if after is not None:
+        found = next((place for place, item in enumerate(items) if item["id"] == after), None)
+        if found is None:
+            message = f"after {after[:100]!r} is not in the list any more, or never was; begin again without it"
+            raise ApiError(404, message, param="after", code="not_found")
+        begin = found + 1
     shown = list(items[begin : begin + limit])
     return {
         "object": "list",

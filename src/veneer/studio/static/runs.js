@@ -7,13 +7,13 @@ export function Runs() {
   const { runs, jobs } = useStore();
   const [words, setWords] = useState(""), [state, setState] = useState("all"), [chosen, choose] = useState(new Set());
   const all = [...runs.values()];
-  const wanted = all.filter((run) => (state === "all" || run.state === state) && `${title(run, jobs)} ${run.name} ${run.model} ${run.method} ${run.tags.join(" ")} ${run.text}`.toLowerCase().includes(words.toLowerCase()));
-  const states = ["all", ...["running", "finished", "stopped", "failed", "killed"].filter((one) => all.some((run) => run.state === one))];
+  const wanted = all.filter((run) => (state === "all" || stateOf(run, jobs) === state) && `${title(run, jobs)} ${run.name} ${run.model} ${run.method} ${run.tags.join(" ")} ${run.text}`.toLowerCase().includes(words.toLowerCase()));
+  const states = ["all", ...["running", "finished", "stopped", "failed", "killed", "validating_files", "queued", "paused", "cancelled"].filter((one) => all.some((run) => stateOf(run, jobs) === one))];
   const pick = (name) => { const next = new Set(chosen); if (!next.delete(name)) next.add(name); choose(next); };
   const columns = [
     ["chosen", "", (run) => html`<input type="checkbox" aria-label=${`choose ${run.name} to compare`} checked=${chosen.has(run.name)} onChange=${() => pick(run.name)} />`, false, "pick"],
     ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs).toLowerCase(), "lead"],
-    ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state],
+    ["state", "State", (run) => html`<${Pill} state=${stateOf(run, jobs)} />`, (run) => stateOf(run, jobs)],
     ["model", "Model", (run) => html`<span title=${run.model}>${last(run.model) || "–"}</span><div class="quiet">${run.method || ""}</div>`, (run) => `${last(run.model)} ${run.method}`],
     ["step", "Progress", (run) => html`<div title=${`${run.step} of ${run.steps} steps`}>${number(run.step)} <span class="quiet">/ ${number(run.steps)}</span><${Bar} part=${run.steps ? run.step / run.steps : 0} label=${`${run.step} of ${run.steps} steps`} /></div>`, (run) => run.steps ? run.step / run.steps : 0],
     ["loss", "Loss", (run) => loss(run.loss), (run) => run.loss, "num"],
@@ -25,10 +25,12 @@ export function Runs() {
       <a class="btn" aria-disabled=${chosen.size < 2} href=${chosen.size > 1 ? link("compare", "", { runs: JSON.stringify([...chosen]) }) : link("runs")}>Compare ${chosen.size > 1 ? chosen.size : ""}</a>
       <a class="btn main" href=${link("new")}>New job</a></${Head}>
     <div class="card flush"><header class="tools"><input type="search" placeholder="Search names, tags, notes, models" aria-label="Search names, tags, notes and models" value=${words} onInput=${(event) => setWords(event.target.value)} />
-      <${Segments} label="State" value=${state} onChange=${setState} options=${states.map((one) => [one, one === "all" ? `all ${all.length}` : `${one} ${all.filter((run) => run.state === one).length}`])} /></header>
+      <${Segments} label="State" value=${state} onChange=${setState} options=${states.map((one) => [one, one === "all" ? `all ${all.length}` : `${one.replace("_", " ")} ${all.filter((run) => stateOf(run, jobs) === one).length}`])} /></header>
     ${wanted.length ? html`<${SortTable} caption="Runs" columns=${columns} rows=${wanted} keyOf=${(run) => run.name} first=${{ key: "begun", down: true }} />` : html`<div class="empty"><p>${all.length ? "No run fits the search." : "No run stands in this folder yet."}</p>${all.length ? null : html`<p>Make one here, or by <code>veneer train --output</code> below the folder: it appears by itself.</p>`}</div>`}</div>`;
 }
 
+// What a run's folder says is its last process' end: one that is paused before its first step has left an error there.
+const stateOf = (run, jobs) => { const job = jobs.get(run.name); return job && !["succeeded", "failed"].includes(job.veneer.status) ? job.veneer.status : run.state; };
 export const title = (run, jobs) => { const job = jobs.get(run.name); return job ? job.veneer.name : run.name; };
 
 export function useCurves(wanted, along) {
@@ -52,7 +54,7 @@ export function Run({ name }) {
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [log, setLog] = useState(false);
   const curves = useCurves([name], along)[name];
   const { value: more, error } = useAsked(run ? apiPath("/studio/run", { name }) : null, run ? `${run.state}${run.step === run.steps}${Math.floor(run.step / 10)}${job ? job.status : ""}` : "");
-  if (!run) return html`<${Head} title=${job ? job.veneer.name : name} about=${job ? "The job waits for a worker; its run has not begun." : "The folder has no run of this name."} >${job && html`<${Pill} state=${job.veneer.status} /><${JobButtons} job=${job} />`}</${Head}>${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}${job && html`<${JobCard} job=${job} />`}`;
+  if (!run) return html`<${Head} title=${job ? job.veneer.name : name} about=${job ? `${job.veneer.status === "queued" ? "The job waits for a worker" : job.veneer.status === "running" ? "The job's process has begun" : "The job is not being carried out"}; its run has told of nothing yet.` : "The folder has no run of this name."} >${job && html`<${Pill} state=${job.veneer.status} /><${JobButtons} job=${job} />`}</${Head}>${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}${job && html`<${JobCard} job=${job} />`}`;
   const left = run.step && run.state === "running" ? (run.steps - run.step) * run.seconds / run.step : null;
   const line = (key, text, place = 0) => curves && curves[key].x.length ? [{ name: text, place, kind: "line", ...curves[key] }] : [];
   const losses = curves && curves.loss.x.length ? [
@@ -62,7 +64,7 @@ export function Run({ name }) {
   const memory = curves ? [...line("memory_mb", "measured"), ...(planned !== null && curves.memory_mb.x.length ? [{ name: "plan", place: 1, kind: "limit", x: curves.memory_mb.x, y: curves.memory_mb.x.map(() => planned) }] : [])] : [];
   const groups = grouped(curves ? curves.metrics : {});
   const by = (ALONG.find((one) => one[0] === along) || ALONG[0])[1];
-  return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} /><a class="btn" href=${link("new", "", { like: name })}>New job like this</a>`}
+  return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${stateOf(run, jobs)} />${job && html`<${JobButtons} job=${job} /><a class="btn" href=${link("new", "", { like: name })}>New job like this</a>`}
       ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${more && more.adapter && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: more.adapter })}>Chat</a>`}</${Head}>
     <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
     <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), run.steps ? `of ${number(run.steps)}` : ""], curves && curves.metrics.reward ? ["reward", short(curves.metrics.reward.y[curves.metrics.reward.y.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
