@@ -279,9 +279,7 @@ def test_preferences_are_counted_whatever_ends_lines_in_their_texts(opened: Open
         ({"chosen": "", "rejected": ""}, "cannot be trained on"),
     ],
 )
-def test_a_preference_that_cannot_be_trained_on_is_not_kept(
-    opened: Opened, change: dict[str, Any], said: str
-) -> None:
+def test_a_preference_that_cannot_be_trained_on_is_not_kept(opened: Opened, change: dict[str, Any], said: str) -> None:
     before = opened.http.get("/studio/preferences").text
     body = {"prompt": [{"role": "user", "content": "a"}], "chosen": "1", "rejected": "2", **change}
     answer = opened.http.post("/studio/preferences", json=body)

@@ -11,9 +11,12 @@ import pytest
 
 from job_workers import wait_for
 from preference_rows import pairs
+from run_logs import write_run
 from studios import Opened, studio
 from task_processes import peak_of
 from tiny import rows, run_config, write_model, write_rows
+from veneer.event_log import EventLog
+from veneer.events import Note
 from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind
@@ -170,3 +173,20 @@ def test_a_task_takes_no_more_memory_than_its_plan(tmp_path: Path) -> None:
         folder.path.mkdir()
         taken = peak_of(*arguments_of(job, folder))
         assert 0.5 * plan.peak <= taken <= plan.peak
+
+
+def test_reports_and_logs_of_runs_name_no_path_of_the_machine(opened: Opened, file: str, tiny_model: Path) -> None:
+    root = opened.studio.root
+    uploaded = root / ".studio" / "files" / file
+    (stored,) = [one for one in uploaded.iterdir() if one.name.startswith("rows")]
+    said = f"4 of 6 rows were trained by the run of {root}/made/one: {stored}:3"
+    folder = write_run(root / "paths", 2)
+    with EventLog(folder / "events.jsonl") as log:
+        log.emit(Note(message=f"{stored}: read for {tiny_model}"))
+    values = json.dumps({"report": {"warnings": [said], "loss": 1.5}})
+    (folder / "report.html").write_text(f'<script type="application/json" id="data">{values}</script>', "utf-8")
+    opened.studio.watcher.look()
+    report = opened.http.get("/studio/report", params={"name": "paths"}).json()["report"]
+    assert report == {"warnings": ["4 of 6 rows were trained by the run of made/one: test.jsonl:3"], "loss": 1.5}
+    log_lines = opened.http.get("/studio/run", params={"name": "paths"}).json()["log"]
+    assert log_lines[-1]["message"] == f"test.jsonl: read for {tiny_model.name}"

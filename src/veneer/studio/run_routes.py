@@ -29,6 +29,7 @@ from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_bytes, json_response
 from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.strict_json import to_text, with_reasons
+from veneer.studio.called import told, without_paths
 from veneer.studio.chat_routes import preferences_file
 from veneer.studio.job_routes import number_of
 from veneer.studio.objects import finite, job_object
@@ -111,7 +112,7 @@ async def show_run(studio: Studio, request: Request) -> Response:
         "record": run_values(run),
         "adapter": next((name for name, one in made.items() if one.run == run.name), None),
         "settings": settings,
-        "log": [asdict(line) for line in run.log.lines[-200:]],
+        "log": await asyncio.to_thread(_log_of, studio, run),
         "checkpoints": folder.checkpoint_steps(),
         "skipped": run.log.skipped,
         "lock": await asyncio.to_thread(read_json, folder.lock_file),
@@ -120,6 +121,13 @@ async def show_run(studio: Studio, request: Request) -> Response:
         "judged": [asdict(one) for one in list(run.log.judged)],
     }
     return json_response(with_reasons(found))
+
+
+def _log_of(studio: Studio, run: WatchedRun) -> list[dict[str, Any]]:
+    """The last lines of a run's log, with paths as their users call them."""
+    lines = run.log.lines[-200:]
+    names = studio.names_in("\n".join(line.message for line in lines), studio.queue.get(run.name))
+    return [{**asdict(line), "message": without_paths(line.message, names)} for line in lines]
 
 
 async def curves(studio: Studio, request: Request) -> Response:
@@ -138,11 +146,11 @@ async def curves(studio: Studio, request: Request) -> Response:
         raise ApiError(400, "most must be a whole number from 8 to 20,000", param="most")
 
     def drawn() -> tuple[dict[str, Any], dict[str, Any]]:
-        told, own = (
+        shared, own = (
             {name: asdict(curve_of(run.log, name, along=Along(along), most=most)) for name in names}
             for names in (CURVES, sorted(run.log.metrics))
         )
-        return told, own
+        return shared, own
 
     found, metrics = await asyncio.to_thread(drawn)
     return json_response({"name": run.name, "along": along, "curves": found, "metrics": metrics})
@@ -164,7 +172,8 @@ async def report(studio: Studio, request: Request) -> Response:
     evaluation that was asked for."""
     task = request.query_params.get("task")
     if task is None:
-        file = RunFolder(studio.run_of(request).record.path).report_file
+        run = studio.run_of(request)
+        job, file = studio.queue.get(run.name), RunFolder(run.record.path).report_file
     else:
         job = studio.queue.get(task)
         if job is None or job.kind is not JobKind.EVALUATE:
@@ -181,11 +190,15 @@ async def report(studio: Studio, request: Request) -> Response:
     text = await asyncio.to_thread(read)
     if text is None:
         raise ApiError(404, "the run has no report; one is made where rows are kept for evaluation", param="name")
+
+    def renamed(text: str) -> bytes:
+        return json_bytes(with_reasons(told(json.loads(text), studio.names_in(text, job))))
+
     try:
-        json.loads(text)
-    except ValueError as error:
+        content = await asyncio.to_thread(renamed, text)
+    except (ValueError, RecursionError) as error:
         raise ApiError(404, "the run's report is damaged; `veneer evaluate` makes another one", param="name") from error
-    return Response(text, media_type="application/json", headers={"cache-control": "no-store", **NOSNIFF})
+    return Response(content, media_type="application/json", headers={"cache-control": "no-store", **NOSNIFF})
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:

@@ -18,6 +18,7 @@ from veneer.jobs.sqlite_store import SqliteStore
 from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 from veneer.studio.bases import Bases
+from veneer.studio.called import folder_called, models_called, paths_of
 from veneer.studio.chat_host import ChatHost
 from veneer.studio.checking import Checking
 from veneer.studio.files import FileStatus, FileStore, StoredFile
@@ -104,6 +105,17 @@ class Studio:
         if found is None:
             raise ApiError(404, f"{key}: the folder has no such run", param=key, code="run_not_found")
         return found
+
+    def names_in(self, text: str, job: Job | None = None) -> dict[str, str]:
+        """What users call the paths that stand in a text of a run or a task, by the paths.
+
+        Args:
+            text: what is to be told.
+            job: whose text it is; None for a run of the command line.
+        """
+        uploaded = {str(self.files.content(one)): one.filename for one in self.files.all() if one.id in text}
+        own = folder_called(self.root) if job is None else paths_of(job, self.root)
+        return {**models_called(self.bases.all().values()), **uploaded, **own}
 
     async def looked(self) -> None:
         """Take up at once what a request has changed. Where that fails, the request is done all the same, and the pages
