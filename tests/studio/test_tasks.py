@@ -175,6 +175,25 @@ def test_a_task_takes_no_more_memory_than_its_plan(tmp_path: Path) -> None:
         assert 0.5 * plan.peak <= taken <= plan.peak
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [{"role": "user", "content": "parcel?"}]}, "ask without an answer"),
+        ({"prompt": "parcel?", "chosen": "1", "rejected": "2"}, "pairs of answers"),
+    ],
+)
+def test_rows_without_one_answer_are_refused_before_an_evaluation_waits(
+    opened: Opened, row: dict[str, Any], said: str
+) -> None:
+    content = (json.dumps(row) + "\n").encode() * 3
+    made = opened.client.files.create(file=("other.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(made.id, poll_interval=0.05)
+    answer = opened.http.post("/studio/evaluations", json={"run": "made-one", "file": made.id})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+    assert said in answer.json()["error"]["message"]
+    assert "rows with one, as {messages}" in answer.json()["error"]["message"]
+
+
 def test_reports_and_logs_of_runs_name_no_path_of_the_machine(opened: Opened, file: str, tiny_model: Path) -> None:
     root = opened.studio.root
     uploaded = root / ".studio" / "files" / file

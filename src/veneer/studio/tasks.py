@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veneer.errors import ConfigError
+from veneer.data.formats import to_record
+from veneer.data.json_values import BadRow
+from veneer.data.preference import is_pair
+from veneer.data.readers import iterate_rows
+from veneer.errors import ConfigError, VeneerError
+from veneer.evaluation.columns import record_columns
 from veneer.evaluation.gate import gate_of
 from veneer.evaluation.metrics.choose import METRICS
 from veneer.evaluation.suites.base import MOST_ITEMS
@@ -15,14 +20,20 @@ from veneer.evaluation.suites.registry import SUITES
 from veneer.exports.request import StoredDtype, Target
 from veneer.io.gguf.encode import Quant
 from veneer.jobs.job import Job, JobKind
+from veneer.run_folder import recorded_run
 from veneer.serving.errors import ApiError
 from veneer.studio.called import called, paths_of, without_paths
+from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
 from veneer.studio.objects import error_of
 from veneer.studio.studio import Studio
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
 """Metrics that run nothing of a client's."""
+ANSWERED = (
+    "an evaluation compares with one answer to each row; choose or upload rows with one, as {messages} that end with "
+    "the assistant's turn or {prompt, completion}"
+)
 FIELDS = {
     JobKind.EVALUATE: ("run", "file", "limit", "metrics", "suites", "suite_items", "gate"),
     JobKind.EXPORT: ("run", "file", "to", "dtype", "quant"),
@@ -49,10 +60,33 @@ def task_settings(studio: Studio, kind: JobKind, body: Mapping[str, Any]) -> tup
     if body.get("file") is not None or kind is JobKind.EVALUATE:
         file = studio.rows_of(body.get("file"), "file")
         settings["data"] = str(studio.files.content(file))
+        if kind is JobKind.EVALUATE:
+            _check_answers(file, settings["data"], made.folder)
         details |= {"file": file.id, "filename": file.filename}
         names[settings["data"]] = file.filename
     chosen = _evaluation(body) if kind is JobKind.EVALUATE else _export(body)
     return settings | chosen, {**details, "called": names}
+
+
+def _check_answers(file: StoredFile, rows: str, adapter: Path) -> None:
+    """Refuse rows without one answer each, by what the check has found and by the first row: an evaluation here
+    measures answers, and could only fail in the queue.
+
+    Raises:
+        ApiError: 400, the rows ask without an answer or are pairs, or the file cannot be read.
+    """
+    if file.asks:
+        raise _wrong("file", f"these rows ask without an answer, and {ANSWERED}")
+    try:
+        columns = record_columns(rows, {}, recorded_run(adapter))
+        where, first = next(iterate_rows(rows, [], columns), ("", None))
+    except VeneerError as error:
+        raise _wrong("file", without_paths(str(error), {rows: file.filename})) from error
+    if is_pair(first, columns):
+        try:
+            to_record(first, where, columns=columns)
+        except BadRow as error:
+            raise _wrong("file", f"these rows are pairs of answers, and {ANSWERED}") from error
 
 
 def _evaluation(body: Mapping[str, Any]) -> dict[str, Any]:
