@@ -105,6 +105,28 @@ def test_a_link_opens_the_pages_once(browser: Any, opened: Opened) -> None:
     assert "asks who you are" in second.content()
 
 
+def test_a_window_goes_on_when_the_new_link_was_opened_in_another_one(browser: Any, opened: Opened) -> None:
+    context = browser.new_context()
+    first = context.new_page()
+    first.goto(f"{opened.running.url}{opened.studio.sessions.link()}")
+    first.get_by_text("plain").first.wait_for(timeout=60_000)
+    first.goto(f"{opened.running.url}/#/new")
+    suffix = first.locator("input[placeholder=claims]")
+    suffix.fill("typed")
+    # A studio that was started again knows no session, and its streams have ended.
+    context.clear_cookies()
+    opened.studio.draining = True
+    first.wait_for_timeout(1500)
+    opened.studio.draining = False
+    first.get_by_text("asks who you are").wait_for(timeout=30_000)
+    second = context.new_page()
+    second.goto(f"{opened.running.url}{opened.studio.sessions.link()}")
+    first.get_by_text("asks who you are").wait_for(state="detached", timeout=30_000)
+    first.get_by_text("live", exact=True).first.wait_for(timeout=30_000)
+    assert suffix.input_value() == "typed"
+    context.close()
+
+
 def test_what_is_told_before_a_page_listens_is_shown(browser: Any, watched: Watched) -> None:
     """The stream's first words may come before the page's effects run, which a busy machine delays."""
     context = browser.new_context(storage_state=watched.page.context.storage_state())

@@ -5,13 +5,15 @@ import { html, useEffect, useLayoutEffect, useState } from "/static/preact.js";
 export const OWN = { "x-refusals": "answered" };
 export const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
 // What browsers say where nobody answers differs, and names no cause.
-class Away extends Error { constructor() { super("The studio does not answer. Where it was stopped, start it again; what runs goes on meanwhile."); } }
+class Away extends Error { constructor(said = "The studio does not answer. Where it was stopped, start it again; what runs goes on meanwhile.") { super(said); } }
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch((error) => { throw error.name === "TypeError" ? new Away() : error; });
   const kind = answer.headers.get("content-type") || "";
   const content = kind.includes("json") ? await answer.json() : await answer.text();
-  if (answer.status === 401) { store.closed = true; tell(); }
-  if (refused(answer)) throw new Error(content.error ? content.error.message : `the studio answers ${answer.status}`);
+  const said = content.error ? content.error.message : `the studio answers ${answer.status}`;
+  // Whoever is asked who one is may open the new link in another window: it is asked again, as where nobody answers.
+  if (answer.status === 401) { store.closed = true; tell(); throw new Away(said); }
+  if (refused(answer)) throw new Error(said);
   return content;
 }
 export const send = (path, body, method = "POST", signal = undefined) =>
@@ -38,7 +40,7 @@ export function useStore() {
 // where that is too long ago the studio tells all of it, and what is not told any more is gone.
 export function connect() {
   const source = new EventSource("/studio/stream");
-  source.addEventListener("open", () => { store.connected = true; tell(); });
+  source.addEventListener("open", () => { store.connected = true; store.closed = false; tell(); });
   source.addEventListener("changes", (event) => {
     const changes = JSON.parse(event.data);
     if (changes.whole) { store.runs.clear(); store.jobs.clear(); }
@@ -52,11 +54,13 @@ export function connect() {
   source.addEventListener("error", () => {
     store.connected = false;
     tell();
-    if (source.readyState === EventSource.CLOSED) setTimeout(async () => {
-      try { await ask("/version"); } catch { if (store.closed) return; }
-      connect();
-    }, 2000);
+    if (source.readyState === EventSource.CLOSED) setTimeout(connectAgain, 2000);
   });
+}
+
+async function connectAgain() {
+  try { await ask("/version"); } catch { if (store.closed) { setTimeout(connectAgain, 5000); return; } }
+  connect();
 }
 
 export function useAsked(path, again = 0) {
