@@ -81,7 +81,7 @@ def _check_answers(file: StoredFile, rows: str, adapter: Path) -> None:
         columns = record_columns(rows, {}, recorded_run(adapter))
         where, first = next(iterate_rows(rows, [], columns), ("", None))
     except VeneerError as error:
-        raise _wrong("file", without_paths(str(error), {rows: file.filename})) from error
+        raise _wrong("file", without_paths(str(error), {rows: file.filename, str(adapter): adapter.name})) from error
     if is_pair(first, columns):
         try:
             to_record(first, where, columns=columns)
