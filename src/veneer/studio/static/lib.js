@@ -10,7 +10,7 @@ export async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch((error) => { throw error.name === "TypeError" ? new Away() : error; });
   const kind = answer.headers.get("content-type") || "";
   const content = kind.includes("json") ? await answer.json() : await answer.text();
-  const said = content.error ? content.error.message : `the studio answers ${answer.status}`;
+  const said = content && content.error ? content.error.message : `the studio answers ${answer.status}`;
   // Whoever is asked who one is may open the new link in another window: it is asked again, as where nobody answers.
   if (answer.status === 401) { store.closed = true; tell(); throw new Away(said); }
   if (refused(answer)) throw new Error(said);
