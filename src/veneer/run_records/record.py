@@ -144,18 +144,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 def by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run by their dotted keys; a mapping such as `lora.rank_pattern` is the value of one of them."""
-    known = default_settings()
-    found: dict[str, Any] = {}
-
-    def lay(values: Mapping[str, Any], prefix: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, Mapping) and value and prefix + key not in known:
-                lay(value, f"{prefix}{key}.")
-            else:
-                found[prefix + key] = value
-
-    lay(settings, "")
-    return found
+    return flat(settings, whole=default_settings())
 
 
 def default_settings() -> dict[str, Any]:

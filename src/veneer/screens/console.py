@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -17,9 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.screens.streams import LossyStream
-
-_OBEYED = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters but for tabs and ends of lines, separators, and marks that turn the direction of letters."""
+from veneer.visible import visible
 
 
 def console() -> Console:
@@ -41,12 +38,6 @@ def say(screen: Console, message: str, style: str = "") -> None:
     A word that is longer than a line (a path, say) is left to the terminal, so that it can be copied in one piece.
     """
     screen.print(Text(fitted(screen, visible(message)), style=style), soft_wrap=True)
-
-
-def visible(text: str) -> str:
-    """A text in which what a terminal would obey, or hide letters by, is written as an escape (`\\x1b`): rows, names
-    and answers are texts of strangers, which could clear the screen or set its title."""
-    return _OBEYED.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def fitted(screen: Console, message: str, *, indent: int = 0) -> str:

@@ -27,12 +27,13 @@ from veneer.html_page.assemble import page_begins
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import prove_own_file
 from veneer.io.tokenizer import Tokenizer
-from veneer.screens.console import console, say, visible
+from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.json_output import while_read
 from veneer.strict_json import to_text
 from veneer.system import available_cores
+from veneer.visible import visible
 
 SHOWN = 3
 """Rows of a rule that are shown with what was found in them."""

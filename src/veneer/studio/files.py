@@ -18,11 +18,10 @@ from veneer.data.readers import SUFFIXES
 from veneer.errors import ConfigError
 from veneer.io.files import atomic_folder, remove_folder, write_text
 from veneer.strict_json import to_text
+from veneer.visible import visible_name
 
 RECORD = "file.json"
 _ID = re.compile(r"file-[0-9a-f]{24}")
-_HIDING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, ends of lines, and what makes text run the other way, by which `gpj.jsonl` ends with `jpg`."""
 
 
 class FileStatus(StrEnum):
@@ -40,7 +39,7 @@ class StoredFile:
 
     id: str
     filename: str
-    """What the client called it, as `_shown` writes it; it is never opened."""
+    """What the client called it, as `visible_name` writes it; it is never opened."""
     bytes: int
     created_at: int
     """Seconds since 1970."""
@@ -79,7 +78,7 @@ class FileStore:
             raise ConfigError(f"a file of rows ends with one of {', '.join(SUFFIXES)}; got {suffix or 'no ending'!r}")
         file = StoredFile(
             id=f"file-{secrets.token_hex(12)}",
-            filename=_shown(filename)[:255],
+            filename=visible_name(filename)[:255],
             bytes=0,
             created_at=int(time.time()),
             purpose=purpose,
@@ -136,8 +135,3 @@ class FileStore:
         remove_folder(self._root / file.id)
         shutil.rmtree(self._root / file.id, ignore_errors=True)
         self._changed()
-
-
-def _shown(name: str) -> str:
-    """A name as it can be shown: what would hide a part of it, or turn its order, is written as an escape."""
-    return _HIDING.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
