@@ -85,7 +85,7 @@ ENVIRONMENT = {
 COMPARED_JSON = {
     "data/fix.py": 1,
     "data/lint/checks/tool_calls.py": 1,
-    "data/lint/fields.py": 1,
+    "data/lint/fields.py": 2,
     "data/lint/row.py": 2,
     "data/records.py": 1,
     "data/rows.py": 1,
