@@ -11,6 +11,7 @@ import pytest
 from tiny import rows, run_config, write_rows
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
+from veneer.evaluation.page.content import content
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.run import evaluate
@@ -24,8 +25,8 @@ HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=a
 def full_report(tmp_path: Path, model: Path) -> tuple[Path, Report]:
     """An evaluation with everything that a page shows: a gate, suites, labels, a run's record."""
     questions = [row["messages"][0]["content"] for row in rows(8)]
-    content = [{"prompt": text, "completion": ["late", "blue"][i % 2]} for i, text in enumerate(questions)]
-    data = write_rows(tmp_path / "rows.jsonl", content)
+    asked = [{"prompt": text, "completion": ["late", "blue"][i % 2]} for i, text in enumerate(questions)]
+    data = write_rows(tmp_path / "rows.jsonl", asked)
     settings = ("train.steps=6", "data.held_out=0.25", "train.eval_every=2")
     output = train(run_config(model, data, tmp_path / "run", *settings)).output
     (tmp_path / "gate.yaml").write_text("metric: classification\nbetter_by: 0.1\nsuites: {arithmetic: 0.1}\nitems: 3\n")
@@ -80,5 +81,6 @@ def test_a_browser_shows_the_page(tmp_path: Path, tiny_model: Path) -> None:
     assert report.gate is not None
     assert f'<span class="{report.gate.verdict}">{report.gate.verdict}</span>' in dom
     assert dom.count("<svg") >= 6
-    assert dom.count('<article class="card">') == 4
+    lists = content(report, "of a run")
+    assert dom.count('<article class="card">') == len(lists["worst"] or lists["best"] or lists["same"])
     assert "<mark>" in dom
