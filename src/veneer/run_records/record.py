@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -147,7 +149,9 @@ def by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat(settings, whole=default_settings())
 
 
-def default_settings() -> dict[str, Any]:
+@cache
+def default_settings() -> Mapping[str, Any]:
     """Every setting's default, by its dotted key."""
     whole = RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")
-    return {key: value for key, value in flat(whole).items() if key not in ("model", "output", "data.file")}
+    defaults = {key: value for key, value in flat(whole).items() if key not in ("model", "output", "data.file")}
+    return MappingProxyType(defaults)  # it is kept, and made of every section

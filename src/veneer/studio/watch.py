@@ -133,8 +133,8 @@ class Watcher:
     def knows(self, jobs: Iterable[Job]) -> bool:
         """Whether jobs have been seen as they are, each with its run as it was then or later."""
         with self._lock:
-            seen = {name: job for name, (_, job) in self._jobs.items()}
-        return all(seen.get(job.id) == job for job in jobs)
+            seen = [(self._jobs.get(job.id), job) for job in jobs]
+        return all(known is not None and known[1] == job for known, job in seen)
 
     def since(self, version: int) -> Changes:
         """What has changed since a number; 0 gives everything that there is."""
