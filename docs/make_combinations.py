@@ -10,7 +10,8 @@ Every option of an adapter beside every other: · works (a test trains each such
 number is a reason against it, for which it is refused before anything is loaded. All are settings of a run but
 `lora_bias`, a bias of B, which only adapters of PEFT have. `trainable_tokens` are rows of the embedding here, as PEFT's
 may be. Those of a run (`lora.trainable_tokens`, `lora.new_tokens`) are rows of the head too, so that a run with them
-refuses a head in `target_modules` or `modules_to_save`. Made from `src/veneer/adapters/combinations.py` by `make docs`."""
+refuses a head in `target_modules` or `modules_to_save`. Made from `src/veneer/adapters/combinations.py` by
+`make docs`."""
 
 
 def table() -> str:
