@@ -55,13 +55,15 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
   };
   const named = series.filter((one) => !one.hidden);
   const said = named.map((one) => { const values = one.y.filter((y) => y !== null); return values.length ? `${one.name}: ${short(values[0])} to ${short(values[values.length - 1])}` : ""; }).filter(Boolean).join("; ");
+  // The place is kept before the figures come: a page that grew then would move a button away under a click.
+  const room = `min-height: ${height}px`;
   return html`<section class="card plot"><header><h2>${title}</h2>${unit && html`<span class="quiet">${unit}</span>`}
       <button class="btn small" disabled=${!series.length} onClick=${() => download(`${file}.svg`, "image/svg+xml", toSvg(title, named, unit, along, log))} aria-label=${`${title} as SVG`}>SVG</button>
       <button class="btn small" disabled=${!series.length} onClick=${() => download(`${file}.csv`, "text/csv", toCsv(named, data, series, along))} aria-label=${`${title} as CSV`}>CSV</button></header>
     ${about && html`<p class="hint">${about}</p>`}
     <div class="legend" aria-live="off">${at !== null && data[0].length ? html`<span>${along} <b>${short(data[0][at])}</b></span>` : null}
       ${series.map((one, place) => one.hidden ? null : html`<span key=${one.name}><svg width="16" height="8" aria-hidden="true"><line x1="0" x2="16" y1="4" y2="4" stroke=${`var(--c${one.place % 8})`} stroke-width=${one.kind === "raw" ? 1 : 2.5} stroke-dasharray=${one.kind === "limit" ? "4 3" : ""} /></svg>${one.name} <b>${short(value(place))}</b></span>`)}</div>
-    ${series.length && data[0].length ? html`<div ref=${host} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host}><p class="empty">Nothing was measured yet</p></div>`}</section>`;
+    ${series.length && data[0].length ? html`<div ref=${host} style=${room} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host} style=${room}><p class="empty">Nothing was measured yet</p></div>`}</section>`;
 }
 
 function toCsv(named, data, series, along) {
