@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from veneer.serving.request import ServeRequest
 from veneer.serving.server import HttpServer
 
 KEY, ADMIN_KEY = "a-key-of-the-server", "a-key-of-the-admin"
+ASKED = {"type": "http", "method": "GET", "path": "/"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
@@ -37,10 +39,10 @@ def test_every_route_asks_for_the_key_by_every_method(guarded: HttpServer) -> No
     for path in paths:
         if path == "/health":
             continue
-        for method in METHODS:
+        for method, ending in itertools.product(METHODS, ("", "%0A")):
             for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {KEY}x"}):
-                status, found, _ = call(guarded, method, path, **header)
-                assert status == 401, (method, path, header)
+                status, found, _ = call(guarded, method, path + ending, **header)
+                assert status == 401, (method, path, ending, header)
                 assert "www-authenticate" in found
     assert call(guarded, "GET", "/health")[0] == 200
 
@@ -68,6 +70,7 @@ def test_adapters_are_managed_under_keys_of_their_own_alone(guarded: HttpServer,
         content = {"lora_name": "claims"}
         assert call(guarded, "POST", path, content, authorization=f"Bearer {KEY}")[0] == 401
         assert call(guarded, "POST", path, content, authorization=f"Bearer {ADMIN_KEY}")[0] == 404  # no folder
+        assert call(guarded, "POST", f"{path}%0A", content, authorization=f"Bearer {KEY}")[0] == 401
         assert call(server, "POST", path, content)[0] == 404  # no such route
     assert call(guarded, "GET", "/v1/models", authorization=f"Bearer {ADMIN_KEY}")[0] == 401
 
@@ -111,9 +114,9 @@ def test_an_origin_that_cannot_be_read_is_that_of_another_site(server: HttpServe
 def test_the_servers_own_page_and_allowed_ones_may_call(server: HttpServer) -> None:
     assert call(server, "GET", "/v1/models", Origin=server.url)[0] == 200
     access = Access(hosts=frozenset({"models.example"}), origins=frozenset({"https://app.example"}))
-    access.check("/", Headers({"host": "models.example", "origin": "https://app.example"}))
+    access.check(ASKED, Headers({"host": "models.example", "origin": "https://app.example"}))
     with pytest.raises(ApiError, match="another site"):
-        access.check("/", Headers({"host": "models.example", "origin": "https://app.example.attacker"}))
+        access.check(ASKED, Headers({"host": "models.example", "origin": "https://app.example.attacker"}))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_the_servers_own_page_and_allowed_ones_may_call(server: HttpServer) -> N
 )
 def test_an_origin_is_taken_as_browsers_write_it(given: str, sent: str) -> None:
     access = access_of(ServeRequest(model="m", allowed_origins=(given,)))
-    access.check("/", Headers({"host": "localhost", "origin": sent}))
+    access.check(ASKED, Headers({"host": "localhost", "origin": sent}))
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,11 @@ ADMIN: dict[str, Endpoint] = {
 def build_app(service: Service, access: Access) -> ASGIApp:
     """The ASGI application of a service, for those whom `access` lets in."""
     admin = {} if access.admin_keys is None else ADMIN
+    admin_routes = [_route(service, path, endpoint, "POST") for path, endpoint in admin.items()]
     routes: list[BaseRoute] = [_route(service, path, endpoint, "GET") for path, endpoint in GET.items()]
-    routes += [_route(service, path, endpoint, "POST") for path, endpoint in {**POST, **admin}.items()]
-    access = replace(access, admin_paths=frozenset(admin))
-    return Guard(_application(service, routes), access, on_refused=service.metrics.error)
+    routes += [_route(service, path, endpoint, "POST") for path, endpoint in POST.items()]
+    access = replace(access, admin_routes=tuple(admin_routes))
+    return Guard(_application(service, [*routes, *admin_routes]), access, on_refused=service.metrics.error)
 
 
 def _route(service: Service, path: str, endpoint: Endpoint, method: str) -> Route:
