@@ -24,11 +24,11 @@ from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.enums import Method
 from veneer.errors import DataError, Interrupted, OutputError
-from veneer.events import Evaluated, Event, Result, RunDone, RunEvent, RunsJoined, StepDone
+from veneer.events import Evaluated, Event, Note, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
 from veneer.sweeps.grid import points
 from veneer.sweeps.outcome import best_of
-from veneer.sweeps.run import NOT_AGAIN, sweep
+from veneer.sweeps.run import NOT_AGAIN, JointTrainer, sweep
 from veneer.training.run import train
 
 GRID: dict[str, list[Any]] = {"lora.rank": [2, 4], "train.learning_rate": [0.001, 0.02]}
@@ -140,6 +140,21 @@ def test_points_that_cannot_share_a_base_come_one_after_another(values: dict[str
     outcomes = sweep(values, grid, tmp_path, subscribers=[seen.append])
     assert [[name[:2] for name in group] for group in groups_of(seen)] == [["01", "02"], ["03"], ["04"], ["05", "06"]]
     assert all(one.state == "complete" for one in outcomes)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_points_are_planned_with_the_share_of_memory_that_their_process_has(
+    method: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Points that can share a base, and those that cannot."""
+    found = points({**values, "method": method}, {"train.seed": [1, 2]}, tmp_path / "sweep")
+    events: list[Event] = []
+    trainer = JointTrainer(processes=2)
+    trainer(found, events.append, lambda points: None)
+    told = [one.event.message for one in events if isinstance(one, RunEvent) and isinstance(one.event, Note)]
+    plans = [message for message in told if " at the peak, " in message]
+    assert len(plans) == 2
+    assert all("for one of 2 processes" in message for message in plans)
 
 
 def test_groups_are_as_large_as_the_memory_allows(

@@ -27,6 +27,7 @@ from veneer.sweeps.grid import Point, plain_grid, points
 from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, chart, compared_by, dumped, lost_of, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
 from veneer.training.locked_inputs import changed_inputs, read_lock
+from veneer.training.parallel.ranks import Ranks
 from veneer.training.run import train
 
 GRID_FILE = "sweep.json"
@@ -255,7 +256,7 @@ class JointTrainer:
         """See `PointTrainer`."""
         for group in _groups(points, self.together, emit, self.processes):
             emit(RunsJoined(runs=tuple(point.name for point, _ in group)))
-            interrupted = _train_group(group, emit, self.stop)
+            interrupted = _train_group(group, emit, self.stop, self.processes)
             ended([point for point, _ in group])
             if interrupted:
                 return True
@@ -316,12 +317,15 @@ def _train_group(
     group: Sequence[tuple[Point, JointRun]],
     emit: Subscriber,
     stop: Callable[[], bool],
+    processes: int,
 ) -> bool:
-    """Train some points; whether they were stopped. One that diverged is told by its folder."""
+    """Train some points; whether they were stopped. One that diverged is told by its folder. So many processes have a
+    share of the machine's memory each."""
     point, run = group[0]
     if run.base_key is None:
+        ranks, told = Ranks(local_world=processes), [of_run(point.name, emit)]
         try:
-            train(point.config, resume=run.inputs.resume, subscribers=[of_run(point.name, emit)], stop=stop)
+            train(point.config, resume=run.inputs.resume, subscribers=told, stop=stop, ranks=ranks)
         except Interrupted:
             return True
         except TrainingStopped:

@@ -40,6 +40,9 @@ def test_what_launchers_leave_out_or_cannot_mean_is_refused() -> None:
         ranks_in(TORCHRUN | {"RANK": "4"})
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'four'"):
         ranks_in(TORCHRUN | {"WORLD_SIZE": "four"})
+    for port in ("0", "65536"):
+        with pytest.raises(ConfigError, match=f"MASTER_PORT is {port}; ports count from 1 to 65535"):
+            ranks_in(TORCHRUN | {"MASTER_PORT": port})
 
 
 def test_processes_that_are_launched_read_what_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

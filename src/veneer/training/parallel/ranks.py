@@ -93,6 +93,8 @@ def ranks_in(variables: Mapping[str, str]) -> Ranks:
         restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT"),
         host=socket.gethostname(),
     )
+    if not 0 < found.port < 65536:
+        raise ConfigError(f"MASTER_PORT is {found.port}; ports count from 1 to 65535")
     if not 0 <= found.rank < world:
         raise ConfigError(f"RANK is {found.rank} and WORLD_SIZE {world}; ranks count from 0 to {world - 1}")
     return found
