@@ -91,10 +91,16 @@ class Group(Protocol):
 
 
 class Alone:
-    """A single process (`Group`): what it leaves is for nobody."""
+    """A single process (`Group`): what it leaves is for nobody.
 
-    ranks = ALONE
+    Args:
+        ranks: its place; others on this machine that have runs of their own may share the memory with it.
+    """
+
     process_group = None
+
+    def __init__(self, ranks: Ranks = ALONE):
+        self.ranks = ranks
 
     def reaching(self) -> AbstractContextManager[None]:
         """See `Group`."""
@@ -289,7 +295,7 @@ class Meeting:
 
     def __enter__(self) -> Group:
         if not self._ranks.many:
-            return Alone()
+            return Alone(self._ranks)
         with _reaching(self._ranks):
             own, pulse = _store(self._ranks), _store(self._ranks)
             most = max(self._timeout, ARRIVAL)
