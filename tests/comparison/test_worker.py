@@ -41,6 +41,15 @@ def test_the_result_is_what_evaluate_says_of_what_is_on_the_disk(
     assert any(line["event"] == "RunStarted" for line in lines) is (method == "lora")
 
 
+def test_a_run_is_planned_with_its_share_of_the_memory(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = order_of("lora", tiny_model, tiny_data, tmp_path / "run").on("auto", 3)
+    assert main([str(order.write())]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert any("for one of 3 processes" in line["message"] for line in lines if line["event"] == "Note")
+
+
 def test_a_run_that_cannot_be_is_told_as_an_event_with_its_exit_code(
     tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,10 +16,10 @@ from veneer.ray.cluster import TaskFolder, TaskResources, cluster, slots_of
 
 def test_a_task_gets_a_gpu_or_the_threads_that_it_asks_for_or_a_whole_node() -> None:
     small, large, manager = {"CPU": 4.0}, {"CPU": 8.0}, {"memory": 1e9}
-    assert slots_of([small, large, manager], None) == (TaskResources(4.0, 0.0, 4), 3)
-    assert slots_of([small, large, manager], 2) == (TaskResources(2.0, 0.0, 2), 6)
+    assert slots_of([small, large, manager], None) == (TaskResources(4.0, 0.0, 4, 2), 3)
+    assert slots_of([small, large, manager], 2) == (TaskResources(2.0, 0.0, 2, 4), 6)
     assert slots_of([small, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}], None) == (
-        TaskResources(0.0, 1.0, 4),
+        TaskResources(0.0, 1.0, 4, 2),
         3,
     )
     with pytest.raises(ConfigError, match=r"threads is 9 and no node of the cluster has more than 8 CPUs"):

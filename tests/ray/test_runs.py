@@ -113,6 +113,18 @@ def test_points_that_cannot_be_trained_are_named_and_the_others_are_trained(
     assert [one.run for one in told if isinstance(one, RunFailed)] == [found[1].name]
 
 
+def test_points_are_planned_with_their_share_of_a_nodes_memory(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    values = {"model": str(tiny_model), "data": {"file": str(tiny_data)}, "train": {"steps": 1}, "method": "lora"}
+    values["compute"] = {"device": "cpu", "threads": 2}
+    found = points(values, {"lora.rank": [2]}, tmp_path)
+    nodes = Here(TaskFolder(tmp_path, ""), [{"CPU": 2.0}, {"CPU": 4.0}])
+    TaskTrainer(nodes)(found, lambda event: None, lambda some: None)
+    told = [one for one in read_events(Path(found[0].config.output) / "events.jsonl") if one["event"] == "Note"]
+    assert any("for one of 2 processes" in one["message"] for one in told)
+
+
 def test_a_task_waits_for_the_process_that_had_its_folder(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

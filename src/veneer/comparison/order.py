@@ -44,6 +44,8 @@ class Order:
     """Whether the likelihoods of choices are measured."""
     after: str | None = None
     """The run whose adapter it goes on with, by the name of its folder."""
+    processes: int = 1
+    """The number of processes with runs of their own that share its machine's memory."""
 
     @property
     def folder(self) -> Path:
@@ -55,12 +57,12 @@ class Order:
         """Whether its results are there, all of them."""
         return (self.folder / RESULT_FILE).is_file() and (not self.choices or (self.folder / CHOICES_FILE).is_file())
 
-    def on(self, device: str) -> Order:
-        """The order on a device of this machine; `auto` leaves it where it is."""
+    def on(self, device: str, processes: int) -> Order:
+        """The order on a device of this machine, whose memory so many processes share; `auto` leaves the device."""
         if device == "auto":
-            return self
+            return replace(self, processes=processes)
         compute = self.config.compute.model_copy(update={"device": device})
-        return replace(self, config=self.config.model_copy(update={"compute": compute}))
+        return replace(self, config=self.config.model_copy(update={"compute": compute}), processes=processes)
 
     def write(self) -> Path:
         """The order as a file for the process that carries it out.
@@ -80,6 +82,7 @@ class Order:
             "max_new_tokens": self.max_new_tokens,
             "choices": self.choices,
             "after": self.after,
+            "processes": self.processes,
         }
         write_text(path, to_text(values, indent=1) + "\n")
         return path

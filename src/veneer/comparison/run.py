@@ -191,7 +191,7 @@ def _carried_out(
     problems: dict[str, str] = {}
     # What goes on with another run's adapter begins when all of those are done.
     for stage in stages:
-        ready = [order.on(device) for order in stage if order.after not in problems]
+        ready = [order.on(device, share.processes) for order in stage if order.after not in problems]
         problems |= {
             order.folder.name: f"it goes on with {order.after}, which was not run"
             for order in stage

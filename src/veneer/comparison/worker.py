@@ -26,6 +26,7 @@ from veneer.io.files import remove_folder
 from veneer.run_folder import RunFolder
 from veneer.signals import end_by_signals, signal_exit_code
 from veneer.strict_json import to_text, with_reasons
+from veneer.training.parallel.ranks import Ranks
 from veneer.training.run import train
 
 
@@ -74,7 +75,8 @@ def _train(order: Order) -> RunOutcome:
             rates.append(event.learning_rate)
         _say(event)
 
-    result = train(order.config, resume=True, subscribers=[follow])
+    ranks = Ranks(local_world=order.processes)
+    result = train(order.config, resume=True, subscribers=[follow], ranks=ranks)
     return RunOutcome(
         method=order.method,
         seed=order.seed,

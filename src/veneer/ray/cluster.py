@@ -74,6 +74,8 @@ class TaskResources:
     gpus: float
     threads: int
     """CPU threads that it computes with."""
+    together: int
+    """The most tasks that run on one node at a time, and share its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,10 @@ class Cluster:
             ConfigError: none can run.
         """
         return slots_of(self.nodes, threads)[1]
+
+    def together(self, threads: int | None = None) -> int:
+        """How many tasks run on one node at a time, at most; arguments and errors as `slots`."""
+        return slots_of(self.nodes, threads)[0].together
 
     def each(
         self,
@@ -221,7 +227,8 @@ def slots_of(nodes: Sequence[Mapping[str, float]], threads: int | None) -> tuple
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if gpus:
         of_one = min(int(node.get("CPU", 0) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1)
-        return TaskResources(0.0, 1.0, threads or max(1, of_one)), gpus
+        together = max(int(node.get("GPU", 0)) for node in nodes)
+        return TaskResources(0.0, 1.0, threads or max(1, of_one), together), gpus
     if not cores:
         raise ConfigError("the cluster has no node with a CPU or a GPU for tasks")
     of_one = threads or min(cores)
@@ -230,7 +237,7 @@ def slots_of(nodes: Sequence[Mapping[str, float]], threads: int | None) -> tuple
         raise ConfigError(
             f"compute.threads is {of_one} and no node of the cluster has more than {max(cores)} CPUs; give fewer"
         )
-    return TaskResources(float(of_one), 0.0, of_one), slots
+    return TaskResources(float(of_one), 0.0, of_one, max(cores) // of_one), slots
 
 
 def _carried_out(folder: TaskFolder, threads: int, function: Callable[[Any], Any], argument: Any) -> Any:

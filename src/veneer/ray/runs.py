@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ class TaskTrainer:
                 ended([points[number]])
                 stage.advance(1, points[number].name)
 
-            self.nodes.each(train_point, points, [point.name for point in points], done, threads=threads)
+            together = partial(train_point, together=self.nodes.together(threads))
+            self.nodes.each(together, points, [point.name for point in points], done, threads=threads)
         if failed:
             # What is refused while a point is planned begins with its name already.
             reasons = listing(f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in failed)
@@ -127,18 +129,24 @@ class TaskCarrier:
                 emit(RunDone(run=name, before=False) if refusal is None else RunFailed(run=name, message=refusal))
                 stage.advance(1, name)
 
-            self.nodes.each(carry_out_order, orders, [order.folder.name for order in orders], done, threads=threads)
+            names = [order.folder.name for order in orders]
+            placed = [replace(order, processes=self.nodes.together(threads)) for order in orders]
+            self.nodes.each(carry_out_order, placed, names, done, threads=threads)
         return refusals
 
 
-def train_point(point: Point) -> None:
+def train_point(point: Point, together: int = 1) -> None:
     """Train a point of a sweep, or go on with it; a task.
+
+    Args:
+        point: the point.
+        together: the most tasks that share the node's memory.
 
     Raises:
         VeneerError: it cannot be trained. One that diverged is told by its folder.
     """
     _await_folder(Path(point.config.output))
-    JointTrainer()([point], ignore, lambda points: None)
+    JointTrainer(processes=together)([point], ignore, lambda points: None)
 
 
 def carry_out_order(order: Order) -> str | None:

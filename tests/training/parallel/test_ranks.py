@@ -27,6 +27,8 @@ def test_torchruns_variables_are_read() -> None:
     assert found.many
     assert not found.first
     assert found.name == f"rank 3 on {found.host}"
+    # A launcher that does not say how many there are on the host shows it by the highest number.
+    assert ranks_in({name: value for name, value in TORCHRUN.items() if name != "LOCAL_WORLD_SIZE"}).local_world == 2
     # One process under torchrun is alone, and may have been started again.
     alone = ranks_in(TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"})
     assert not alone.many
@@ -38,6 +40,8 @@ def test_what_launchers_leave_out_or_cannot_mean_is_refused() -> None:
         ranks_in({"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "node0"})
     with pytest.raises(ConfigError, match="RANK is 4 and WORLD_SIZE 4; ranks count from 0 to 3"):
         ranks_in(TORCHRUN | {"RANK": "4"})
+    with pytest.raises(ConfigError, match="LOCAL_RANK is 1 and LOCAL_WORLD_SIZE 0"):
+        ranks_in(TORCHRUN | {"LOCAL_WORLD_SIZE": "0"})
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'four'"):
         ranks_in(TORCHRUN | {"WORLD_SIZE": "four"})
     for port in ("0", "65536"):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from veneer.errors import ConfigError, listing
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What must be set for a process of several; `LOCAL_WORLD_SIZE` and torchrun's own may be."""
+"""What must be set for a process of several; `LOCAL_WORLD_SIZE` and torchrun's own may be. Without the former a host has
+one process more than the number of this one there, as far as is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +75,7 @@ def ranks_in(variables: Mapping[str, str]) -> Ranks:
     if "WORLD_SIZE" not in variables or "RANK" not in variables:
         return ALONE
     missing = [name for name in VARIABLES if name not in variables]
-    world = _number(variables, "WORLD_SIZE")
+    world, local = _number(variables, "WORLD_SIZE"), _number(variables, "LOCAL_RANK")
     if world == 1:
         return Ranks(restarts=_number(variables, "TORCHELASTIC_RESTART_COUNT"), host=socket.gethostname())
     if missing:
@@ -85,8 +86,8 @@ def ranks_in(variables: Mapping[str, str]) -> Ranks:
     found = Ranks(
         rank=_number(variables, "RANK"),
         world=world,
-        local_rank=_number(variables, "LOCAL_RANK"),
-        local_world=_number(variables, "LOCAL_WORLD_SIZE", 1),
+        local_rank=local,
+        local_world=_number(variables, "LOCAL_WORLD_SIZE", local + 1),
         address=variables["MASTER_ADDR"],
         port=_number(variables, "MASTER_PORT"),
         agent=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -95,8 +96,12 @@ def ranks_in(variables: Mapping[str, str]) -> Ranks:
     )
     if not 0 < found.port < 65536:
         raise ConfigError(f"MASTER_PORT is {found.port}; ports count from 1 to 65535")
-    if not 0 <= found.rank < world:
-        raise ConfigError(f"RANK is {found.rank} and WORLD_SIZE {world}; ranks count from 0 to {world - 1}")
+    for name, number, of, count in (
+        ("RANK", found.rank, "WORLD_SIZE", world),
+        ("LOCAL_RANK", local, "LOCAL_WORLD_SIZE", found.local_world),
+    ):
+        if number >= count:
+            raise ConfigError(f"{name} is {number} and {of} {count}; ranks count from 0 to {count - 1}")
     return found
 
 
