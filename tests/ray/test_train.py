@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,42 @@ import ray
 from nodes import Nodes
 from ray_tasks import train_loop_killed_once
 from tiny import run_config
+from veneer.errors import Interrupted
 from veneer.ray import train_loop
+from veneer.ray.train import _Reports, _restore
+from veneer.run_folder import RunFolder
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = ("train.lanes=2", "train.steps=12", "train.save_every=4", "lora.dropout=0.1", "compute.threads=1")
+
+
+def test_a_run_that_goes_on_on_another_node_has_its_best_weights(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No answer is right at any step: the first evaluation is the best.
+    best_first = ("train.publish=best", "train.best_metric=exact", "train.eval_every=1", "data.held_out=0.3")
+    settings = (*best_first, "train.steps=8", "train.save_every=1", "train.keep=1")
+    expected = train(run_config(tiny_model, tiny_data, tmp_path / "alone", *settings))
+    best = expected.progress.best_step
+    assert best is not None
+    assert best < 6, "the newest checkpoint is not the best one"
+    sent: list[Path] = []
+
+    def report(metrics: object, checkpoint: ray.train.Checkpoint | None = None) -> None:
+        if checkpoint is not None:
+            sent.append(shutil.copytree(checkpoint.path, tmp_path / f"sent-{len(sent)}"))
+
+    monkeypatch.setattr(ray.train, "report", report)
+    config = run_config(tiny_model, tiny_data, tmp_path / "here", *settings)
+    reports = _Reports(RunFolder(tmp_path / "here"), True, best=True)
+    with pytest.raises(Interrupted):
+        train(config, subscribers=[reports.follow], stop=lambda: reports.send() or reports.metrics["step"] == 7)
+    elsewhere = RunFolder(tmp_path / "elsewhere")
+    _restore(elsewhere, ray.train.Checkpoint.from_directory(str(sent[-1])))
+    assert elsewhere.checkpoint_steps() == sorted({best, max(elsewhere.checkpoint_steps())})
+    found = train(run_config(tiny_model, tiny_data, elsewhere.path, *settings), resume=True)
+    assert (found.output / WEIGHTS).read_bytes() == (expected.output / WEIGHTS).read_bytes()
 
 
 @pytest.mark.slow

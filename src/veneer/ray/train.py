@@ -15,9 +15,9 @@
 
 Paths are absolute, since Ray Train lets each worker work in a folder of its own. Ray starts the workers, and says by
 torchrun's variables which one each is. After every step each worker reports the step's metrics; with them goes the
-newest checkpoint of the run, if there is one that was not reported. The last report carries the result's folder. When
-Ray starts the workers again, the run goes on from what its folder holds, or, where another node has no such folder,
-from what was reported last.
+newest checkpoint of the run, if there is one that was not reported, and beside it the best one where `train.publish`
+asks for that in the end. The last report carries the result's folder. When Ray starts the workers again, the run goes
+on from what its folder holds, or, where another node has no such folder, from what was reported last.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from veneer.config import parse
+from veneer.enums import Publish
 from veneer.events import CheckpointSaved, Evaluated, Event, StepDone
 from veneer.io.files import atomic_folder, make_output_folder
 from veneer.run_folder import RunFolder
+from veneer.training.checkpoint import best_step_of
 from veneer.training.parallel.ranks import launched
 from veneer.training.run import train
 
@@ -52,7 +54,7 @@ def train_loop(config: Mapping[str, Any]) -> None:
     folder = RunFolder(Path(run.output))
     if ranks.first:
         _restore(folder, ray.train.get_checkpoint())
-    reports = _Reports(folder, ranks.first)
+    reports = _Reports(folder, ranks.first, best=run.train.publish is Publish.BEST)
     result = train(run, resume=True, subscribers=[reports.follow], stop=reports.send, ranks=ranks)
     reports.send_result(result.output)
 
@@ -64,6 +66,8 @@ class _Reports:
     folder: RunFolder
     first: bool
     """Whether this worker is rank 0, which has the files."""
+    best: bool
+    """Whether the run ends with the weights of its best evaluation."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The metrics of the last step, with the last evaluation."""
     saved: int | None = None
@@ -95,7 +99,9 @@ class _Reports:
         with TemporaryDirectory() as scratch:
             staged = RunFolder(Path(scratch))
             shutil.copyfile(self.folder.config_file, staged.config_file)
-            shutil.copytree(self.folder.checkpoint(self.saved), staged.checkpoint(self.saved))
+            best = best_step_of(self.folder.checkpoint(self.saved)) if self.best else None
+            for step in {self.saved, self.saved if best is None else best}:
+                shutil.copytree(self.folder.checkpoint(step), staged.checkpoint(step))
             ray.train.report(dict(self.metrics), checkpoint=ray.train.Checkpoint.from_directory(scratch))
         self.saved = None
         return False
@@ -114,11 +120,13 @@ def _restore(folder: RunFolder, reported: Any) -> None:
         return
     with reported.as_directory() as path:
         found = RunFolder(Path(path))
-        steps = found.checkpoint_steps()
-        if not steps or steps[-1] <= max(folder.checkpoint_steps(), default=0):
+        steps, there = found.checkpoint_steps(), folder.checkpoint_steps()
+        if not steps or steps[-1] <= max(there, default=0):
             return
         make_output_folder(folder.checkpoints)
-        with atomic_folder(folder.checkpoint(steps[-1])) as part:
-            shutil.copytree(found.checkpoint(steps[-1]), part, dirs_exist_ok=True)
+        # The newest comes last: where it is, all are.
+        for step in sorted(set(steps) - set(there)):
+            with atomic_folder(folder.checkpoint(step)) as part:
+                shutil.copytree(found.checkpoint(step), part, dirs_exist_ok=True)
         if not folder.config_file.is_file():
             shutil.copyfile(found.config_file, folder.config_file)

@@ -293,6 +293,12 @@ def _may_change(key: str, then: object, now: object) -> bool:
     return counts(then) and counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
 
 
+def best_step_of(folder: Path) -> int | None:
+    """The step after which the best weights stood, by a checkpoint that this run has written."""
+    best: int | None = json.loads((folder / STATE).read_text(encoding="utf-8"))["progress"]["best_step"]
+    return best
+
+
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file of its manifest must be there with its digest.
 

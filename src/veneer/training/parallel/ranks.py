@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from veneer.errors import ConfigError, listing
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What must be set for a process of several; `LOCAL_WORLD_SIZE` and torchrun's own may be. Without the former a host has
-one process more than the number of this one there, as far as is known."""
+"""What must be set for a process of several; `LOCAL_WORLD_SIZE` and torchrun's own may be. Without the former a host is
+taken to have one process more than the number of this one there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
