@@ -419,6 +419,7 @@ class Engine:
     def _save_due(self, progress: Progress) -> None:
         try:
             self._save(progress)
+            self.team.await_first(f"saved/{progress.step}")  # a checkpoint of large weights takes many minutes
         except (AdapterError, CheckpointError):
             if all(all_finite(weight) for weight in self.optimizer.parameters.values()):
                 raise
@@ -431,9 +432,8 @@ class Engine:
         begun = time.perf_counter()
         with out_of_memory_while(f"writing the checkpoint of step {progress.step}"):
             path = self.checkpoints.save(progress, self.passes.trainable, self.optimizer)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        seconds = time.perf_counter() - begun
-        self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=seconds))
+        size, spent = sum(one.stat().st_size for one in path.rglob("*") if one.is_file()), time.perf_counter() - begun
+        self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=spent))
 
     def _finish(self, progress: Progress, reason: str) -> None:
         self.log.emit(

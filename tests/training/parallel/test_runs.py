@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from preference_rows import pairs
 from ranks import Ended, Forker
@@ -21,6 +25,7 @@ from veneer.errors import Interrupted
 from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training.best import ANSWERS
+from veneer.training.parallel.ranks import variables_of
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"
@@ -48,6 +53,23 @@ MORE: dict[str, tuple[str, ...]] = {
     "lion, weight decay, plus": ("train.optimizer=lion", "train.weight_decay=0.1", "train.lora_plus_ratio=4"),
     "transformers": ("backend=hf", "lora.dropout=0.1"),
 }  # fmt: skip
+
+
+SLOW_CHECKPOINTS = """
+import os, sys, time
+from veneer.cli import main
+from veneer.training import checkpoint
+
+def slow(file):
+    time.sleep(12 if file.name.startswith("optimizer") else 0)
+    return read(file)
+
+read = checkpoint.sha256
+if os.environ["RANK"] == "0":
+    checkpoint.sha256 = slow
+main(sys.argv[1:])
+"""
+"""The command line, with a disk on which rank 0's checkpoints take 12 s."""
 
 
 class Runs:
@@ -378,6 +400,27 @@ def test_a_stopped_process_ends_the_others_within_the_time_out(
     for text in said:
         assert re.search(r"rank 1 on \S+ does not answer any more", text), text
     assert re.search(r"rank [02] on \S+ has ended the run: rank 1 on", said[1]), said[1]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_takes_longer_than_the_time_out_ends_nothing(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "compute.rank_timeout=9")
+    settings = tmp_path / "run.yaml"
+    settings.write_text(to_yaml(config), encoding="utf-8")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW_CHECKPOINTS, "train", "--config", str(settings), "--set", "train.save_every=1"],
+            env={**variables_of(rank, 2, store.port, 1), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [one.communicate(timeout=240)[1] for one in started]
+    assert [one.returncode for one in started] == [0, 0], said
 
 
 def test_what_cannot_spread_is_refused(forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

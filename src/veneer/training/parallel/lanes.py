@@ -80,6 +80,21 @@ class Team:
         """Whether a process can compute, save and give up by itself. Where weights are in parts, none can."""
         return self.shards is None or not self.many
 
+    def await_first(self, place: str) -> None:
+        """Wait for what the first process does alone, which calls this when it has done so. A collective would wait for
+        no longer than its time-out; here a process is waited for as long as it lives.
+
+        Args:
+            place: a name that is used once.
+
+        Raises:
+            RankLost: the first process is gone.
+        """
+        if self.first:
+            self.group.publish(place, "")
+        else:
+            self.group.awaited(place)
+
     def idle(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[MicroBatch]:
         """The micro-batches that this process computes beside its own, to no effect: where weights are in parts, each
         process takes as many steps through the layers as the one that has most.
