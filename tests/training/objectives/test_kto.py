@@ -25,7 +25,7 @@ from veneer.events import Event, StepDone
 from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
-from veneer.training.objectives.kto import KL, Kto, Partners
+from veneer.training.objectives.kto import _STREAM, KL, Kto, Partners
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.reference_point import PartnerLayout, WithReferencePoint
 from veneer.training.run import train
@@ -189,6 +189,31 @@ def test_rows_without_a_partner_have_none(numbers: list[int]) -> None:
     """A single row, two answers to one prompt, and equal answers: y′ is never y."""
     examples = [text(1, 2, 10, prompt=2), text(1, 2, 11, prompt=2), text(3, 4, 10, prompt=2)]
     assert Partners.among(examples, seed=0).of(numbers) == []
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 3, 30])
+def test_a_partner_is_the_next_row_in_the_ring_whose_prompt_and_answer_are_others(kinds: int) -> None:
+    source = np.random.default_rng()
+    count = int(source.integers(1, 40))
+    parts = [(int(source.integers(kinds)), int(source.integers(3))) for _ in range(count)]
+    partners = Partners.among([text(1, prompt, 50 + answer, prompt=2) for prompt, answer in parts], seed=5)
+    ring = sorted(range(count), key=np.argsort(order(count, seed=5, epoch=_STREAM)).__getitem__)
+    expected = []
+    for place, number in enumerate(ring):
+        for other in [*ring[place + 1 :], *ring[:place]]:
+            if parts[other][0] != parts[number][0] and parts[other][1] != parts[number][1]:
+                expected.append((number, other))
+                break
+    assert partners.of(range(count)) == expected
+
+
+def test_partners_of_many_answers_to_one_prompt_are_looked_for_once() -> None:
+    """An evaluation asks for those of all its rows at a time: comparing each with each would take minutes."""
+    examples = [text(1, 2, 50 + number, prompt=2) for number in range(20_000)]
+    assert Partners.among(examples, seed=0).of(range(len(examples))) == []
+    more = [*examples, text(3, 4, 10, prompt=2)]
+    found = Partners.among(more, seed=0).of(range(len(more)))
+    assert {partner for number, partner in found if number < len(examples)} == {len(examples)}
 
 
 def test_partners_depend_on_the_rows_of_a_step_and_not_on_their_order() -> None:

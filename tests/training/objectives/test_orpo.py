@@ -21,7 +21,7 @@ from veneer.config import OrpoSection
 from veneer.data.chat import Example
 from veneer.events import Event, StepDone
 from veneer.training.objectives.documents import NLL
-from veneer.training.objectives.orpo import ODDS, ORPO, Orpo, log_one_minus_exp
+from veneer.training.objectives.orpo import ODDS, ORPO, RATIO, Orpo, log_one_minus_exp
 from veneer.training.run import train
 
 
@@ -35,6 +35,7 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(answers: list[Examp
     odds, nll = -beta * torch.log(torch.sigmoid(torch.stack(ratios))).mean(), chosen_nll(pairs)
     metrics = {
         NLL: float(nll.detach()), ORPO: float(odds.detach()), ODDS: float(torch.stack(ratios).detach().mean()),
+        RATIO: -float(odds.detach()) / beta,
         "rewards/chosen": beta * float(torch.stack([pair.chosen.mean() for pair in pairs]).detach().mean()),
     }  # fmt: skip
     assert_is_the_formula(model, Orpo(OrpoSection(beta=beta)), answers, nll + odds, metrics)
@@ -83,8 +84,8 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(plain_text: Path, tmp_pa
         trl.ORPOTrainer, trl.ORPOConfig, plain_text, in_order(rows), tmp_path / "theirs", beta=0.3, max_length=512,
         remove_unused_columns=False,
     )  # fmt: skip
-    named = [line | {NLL: line["nll_loss"], ODDS: line["log_odds_chosen"]} for line in log]
+    named = [line | {NLL: line["nll_loss"]} for line in log]
     steps = [event for event in events if isinstance(event, StepDone)]
-    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", NLL, ODDS)
+    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", NLL, ODDS, RATIO)
     assert_same_course(steps, named, names, logps=())
     assert_same_adapter(output, weights)

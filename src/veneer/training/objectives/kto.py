@@ -102,6 +102,24 @@ def _ranks(rows: int, seed: int) -> NDArray[np.int64]:
     return np.argsort(order(rows, seed=seed, epoch=_STREAM))
 
 
+def _kinds(texts: Sequence[NDArray[np.int32]]) -> list[int]:
+    """A number for each of some texts, which equal ones share."""
+    known: dict[bytes, int] = {}
+    return [known.setdefault(text.tobytes(), len(known)) for text in texts]
+
+
+def _runs(kinds: Sequence[int]) -> list[int]:
+    """For each place of a ring, how many places on one of another kind stands; all of them where none does."""
+    count = len(kinds)
+    found = [count] * count
+    length = count
+    for place in range(2 * count - 1, -1, -1):  # twice around: the run at the end may go on at the beginning
+        own, following = kinds[place % count], kinds[(place + 1) % count]
+        length = 1 if own != following else min(length + 1, count)
+        found[place % count] = length
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Partners:
     """Which other answer stands behind the prompt of a row, to estimate how far the policy has gone.
@@ -129,17 +147,23 @@ class Partners:
         """
         rank = _ranks(len(self.examples), self.seed)
         ring = sorted(numbers, key=lambda number: int(rank[number]))
+        parted = [self._parted(number) for number in ring]
+        prompts, answers = _kinds([prompt for prompt, _ in parted]), _kinds([answer for _, answer in parted])
+        prompt_runs, answer_runs = _runs(prompts), _runs(answers)
         found = []
         for place, number in enumerate(ring):
-            others = (ring[(place + step) % len(ring)] for step in range(1, len(ring)))
-            partner = next((other for other in others if self._differ(number, other)), None)
-            if partner is not None:
-                found.append((number, partner))
+            step = 1
+            while step < len(ring):
+                other = (place + step) % len(ring)
+                # Rows with one prompt, or one answer, may be all there are: those in a row are passed over at once.
+                if prompts[other] == prompts[place]:
+                    step += prompt_runs[other]
+                elif answers[other] == answers[place]:
+                    step += answer_runs[other]
+                else:
+                    found.append((number, ring[other]))
+                    break
         return found
-
-    def _differ(self, number: int, other: int) -> bool:
-        (prompt, answer), (their_prompt, their_answer) = self._parted(number), self._parted(other)
-        return not np.array_equal(prompt, their_prompt) and not np.array_equal(answer, their_answer)
 
     def _parted(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         example = self.examples[number]

@@ -33,7 +33,9 @@ from veneer.training.objectives.documents import (
     pair_metrics,
 )
 
-ORPO, ODDS = "orpo", "log_odds_ratio"
+ORPO = "orpo"
+ODDS, RATIO = "log_odds_chosen", "log_odds_ratio"
+"""The mean of log odds_w − log odds_l, and of the logarithm of its sigmoid, as TRL names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Orpo:
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """The chosen answers' tokens for the NLL, and the pairs for everything else."""
         pairs = sum(batch.units for batch in batches)
-        return {NLL: chosen_tokens(batches), ORPO: pairs, ODDS: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
+        return {NLL: chosen_tokens(batches), **dict.fromkeys((ORPO, ODDS, RATIO, *PAIR_METRICS), pairs)}
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
@@ -53,9 +55,10 @@ class Orpo:
         means = policy / answer_tokens(batch, policy)
         odds = means - log_one_minus_exp(means)
         ratio = odds[::2] - odds[1::2]
-        terms = {NLL: -policy[::2].sum(), ORPO: -beta * logsigmoid(ratio).sum()}
+        likely = logsigmoid(ratio).sum()
+        terms = {NLL: -policy[::2].sum(), ORPO: -beta * likely}
         metrics = pair_metrics((beta * means).detach(), policy.detach())
-        return Sums(terms, metrics | {ODDS: ratio.detach().sum()})
+        return Sums(terms, metrics | {ODDS: ratio.detach().sum(), RATIO: likely.detach()})
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:
