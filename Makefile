@@ -129,7 +129,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml hatch_build.py $(wildcard sr
 	touch $@
 
 $(VENV)/.installed-eval: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[eval]"
+	$(PIP) install --quiet --editable ".[eval,paper]"
 	touch $@
 
 $(VENV)/.installed-llama-cpp: $(VENV)/.installed

@@ -37,6 +37,11 @@ def test_what_was_left_out_is_said_with_what_the_whole_would_take() -> None:
     )
 
 
+def test_a_set_of_one_row_is_refused_since_it_has_no_interval() -> None:
+    with pytest.raises(ConfigError, match="rows: must be at least 2, got 1"):
+        quickstart(rows=1)
+
+
 def run(
     model: Path, output: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[StepTimes], StepTimes],
     rows: int = 24,

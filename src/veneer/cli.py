@@ -51,7 +51,8 @@ Exit codes:
        reproduced, a run of a comparison failed, data have errors, a gate
        is not passed
   2    something that you can mend; the message says what
-  3    the loss was not finite; or a gate cannot tell by so few rows
+  3    the loss was not finite, or three bad steps came in a row
+       (train.skip_bad_steps); or a gate cannot tell by so few rows
   130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP,
        138 by SIGUSR1
 

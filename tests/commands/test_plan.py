@@ -41,6 +41,12 @@ def test_the_table_names_every_part(config_file: Path) -> None:
         assert word in ended.stdout
 
 
+def test_the_title_names_where_the_run_would_compute(tiny_model: Path) -> None:
+    settings = ("plan", "--model", str(tiny_model), "--rows", "20", "--tokens", "20")
+    for more in ((), ("--set", "compute.device=cpu"), ("--device", "cpu")):
+        assert "qlora on cpu" in " ".join(invoke(*settings, *more).stdout.split())
+
+
 def test_what_does_not_fit_is_shown_and_refused(config_file: Path) -> None:
     ended = invoke("plan", "--model", str(config_file), "--device", "h100", "--memory-limit-mb", "20000", "--json")
     assert ended.exit_code == 2

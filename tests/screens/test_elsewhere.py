@@ -37,6 +37,13 @@ def test_the_command_line_has_the_folder_of_one_adapter_and_quotes_names(tmp_pat
         assert words[-2:] == ["--lora-modules", f"a b={folder}"]
 
 
+def test_an_adapter_whose_name_or_path_has_a_mark_that_parts_both_is_json() -> None:
+    """vLLM takes an item with a comma for JSON, and one with two equal signs for none (vllm/entrypoints/openai)."""
+    found = [ServerFinding("01-rank=4,seed=1", ServerVerdict.SERVED, (), 8)]
+    words = shlex.split(vllm_command(Path("my-sweep"), found).replace("\\\n", ""))
+    assert json.loads(words[-1]) == {"name": "01-rank=4,seed=1", "path": "my-sweep/01-rank=4,seed=1"}
+
+
 def test_the_command_ends_with_1_where_an_adapter_is_not_served(tmp_path: Path) -> None:
     their_adapter(target_modules=["q_proj"]).save_pretrained(tmp_path / "plain")
     done = invoke("doctor", "--serve", tmp_path)

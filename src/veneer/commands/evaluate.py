@@ -50,8 +50,8 @@ from veneer.errors import ConfigError
     "metrics",
     multiple=True,
     metavar="NAME",
-    help="A metric: exact, loss, json, classification, choice, number, rouge-l, bleu, chrf, FILE.py:FUNCTION or "
-    "'command:PROGRAM'. The first one is the primary one. [default: as the rows need]",
+    help="A metric: exact, loss, perplexity, json, classification, choice, number, rouge-l, bleu, chrf, "
+    "FILE.py:FUNCTION or 'command:PROGRAM'. The first one is the primary one. [default: as the rows need]",
 )
 @click.option("--cluster", metavar="COLUMN", help="A column whose equal values mark rows that belong together.")
 @click.option(

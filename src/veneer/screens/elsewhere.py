@@ -46,10 +46,16 @@ def report(folder: Path, findings: Sequence[ServerFinding]) -> str:
     return "\n".join(lines)
 
 
+def _module(name: str, path: Path) -> str:
+    """An adapter as `--lora-modules` takes it: NAME=PATH, or JSON where either has a character that parts them."""
+    parted = any(mark in f"{name}{path}" for mark in "=,")
+    return to_text({"name": name, "path": str(path)}) if parted else f"{name}={path}"
+
+
 def vllm_command(folder: Path, findings: Sequence[ServerFinding]) -> str:
     """The command line of vLLM for adapters that it serves: those in a folder, or the one that the folder is."""
     alone = (folder / CONFIG_FILE).is_file()
-    modules = [quote(f"{one.name}={folder if alone else folder / one.name}") for one in findings[:NAMED]]
+    modules = [quote(_module(one.name, folder if alone else folder / one.name)) for one in findings[:NAMED]]
     more = [] if len(findings) <= NAMED else [f"…  # and {len(findings) - NAMED:,} more"]
     head = f"vllm serve MODEL --enable-lora --max-lora-rank {max_rank(findings)} --max-loras {min(len(findings), 8)}"
     return " \\\n    ".join([f"{head} --max-cpu-loras {len(findings)}", "--lora-modules", *modules, *more])

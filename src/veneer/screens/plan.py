@@ -55,7 +55,9 @@ def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows |
     if not as_json:
         if isinstance(forecast, Plan):
             method = with_adapter(config).method
-            show_table(Console(), plan_table(f"{config.model}: {method.value} on {device}", forecast))
+            place = config.compute.device if device is None else device
+            place = forecast.setup.device if place == "auto" else place
+            show_table(Console(), plan_table(f"{config.model}: {method.value} on {place}", forecast))
         else:
             for line in forecast.lines():
                 say(Console(), line)
