@@ -7,7 +7,6 @@ command line starts without waiting for it.
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,8 +109,6 @@ def choice(device: torch.device | None = None) -> GpuChoice:
     if capability < MIN_CAPABILITY:
         found, needed = (".".join(map(str, version)) for version in (capability, MIN_CAPABILITY))
         return GpuChoice(False, f"cuda:{index} has compute capability {found}; the kernels need {needed}")
-    if shutil.which("gcc") is None and shutil.which("clang") is None:
-        return GpuChoice(False, "Triton needs gcc or clang to start its kernels; neither is installed")
     try:
         version = importlib.import_module("triton").__version__
     except ImportError as error:
@@ -125,8 +122,8 @@ def choice(device: torch.device | None = None) -> GpuChoice:
 def failure_of_a_kernel(device: torch.device) -> str | None:
     """Why Triton cannot compile and start a small kernel on the device, in a line; None where it can and is right.
 
-    Triton compiles a C file at the first launch, which needs Python's headers, a compiler that works, and a folder that
-    can be written to. None of that shows before it is tried.
+    Triton compiles a C file at the first launch, which needs Python's headers, a compiler that works (`CC`, gcc or
+    clang), and a folder that can be written to. None of that shows before it is tried.
     """
 
     def right() -> bool:
