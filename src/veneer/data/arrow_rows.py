@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from veneer.data.json_values import BadRow, only_once
 from veneer.errors import DataError
 
 
@@ -55,6 +56,11 @@ def python_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
 
 
 def _values(path: Path, name: str, column: Any) -> list[Any]:
+    """The values of a column as Python's objects, in which maps are objects as in JSON.
+
+    Raises:
+        DataError: Python has no such value, or a key stands twice in a map.
+    """
     try:
         found: list[Any] = column.to_pylist()
     # An unknown time zone is a KeyError, whichever library looks for it.
@@ -63,7 +69,37 @@ def _values(path: Path, name: str, column: Any) -> list[Any]:
             f"{path}: column {name!r} holds what cannot be read ({column.type}): {error}; Python's dates are of the "
             "years 1 to 9999, in time zones that the system knows. Save the column as text, or leave it out"
         ) from error
-    return found
+    if not _holds_maps(column.type):
+        return found
+    try:
+        return [_with_objects(column.type, value) for value in found]
+    except BadRow as problem:
+        raise DataError(f"{path}: column {name!r}: {problem}; keep one of the two") from problem
+
+
+def _holds_maps(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_map(kind)) or any(_holds_maps(field.type) for field in _inner(kind))
+
+
+def _with_objects(kind: Any, value: Any) -> Any:
+    """A value of a type with an object for every map, which pyarrow gives as a list of pairs.
+
+    Raises:
+        BadRow: a key stands twice in a map, so that which of its values is meant is not known.
+    """
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_map(kind):
+        # The keys of JSON are texts; numbers and dates may be keys of a map.
+        return only_once([(str(key), _with_objects(kind.item_type, item)) for key, item in value])
+    inner = _inner(kind)
+    if types.is_struct(kind):
+        return {field.name: _with_objects(field.type, value[field.name]) for field in inner}
+    return [_with_objects(inner[0].type, item) for item in value] if inner else value
 
 
 def nulls_noted(source: str, rows: int) -> list[str]:

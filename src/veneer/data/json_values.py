@@ -50,7 +50,8 @@ def parse_row(text: str) -> Any:
     return _parse(text, decode_row)
 
 
-def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of some keys and values. Raises BadRow where a key stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: dict[str, Any] = {}
@@ -63,7 +64,7 @@ def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _decode_beginning = json.JSONDecoder().raw_decode
 
-decode_row: Callable[[str], Any] = json.JSONDecoder(object_pairs_hook=_only_once).decode
+decode_row: Callable[[str], Any] = json.JSONDecoder(object_pairs_hook=only_once).decode
 """Decodes JSON as `json.loads`, and raises BadRow for a key that stands twice in an object."""
 
 

@@ -10,6 +10,7 @@ from lint_rows import JOHN, Q, call, chat, found_alone
 FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:{Q}", call({"city": "Paris"}), "t:1", f"a:{JOHN}")),
     ("llama31_tools", chat(f"u:{Q}", call('{"city": "Paris"}'), "t:1", f"a:{JOHN}")),
+    ("qwen3", chat(f"u:{Q}", call([["city", "Paris"]]), "t:1", f"a:{JOHN}")),
     (
         "llama31_tools",
         chat(

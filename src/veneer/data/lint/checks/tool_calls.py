@@ -60,6 +60,8 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
         return f"the arguments are {arguments!r}, which is neither an object nor a list"
     if not arguments:
         return None
+    if isinstance(arguments, list) and all(map(_is_pair, arguments)):
+        return f"the arguments are a list of names and values, {repr(arguments)[:60]}, where an object was meant"
     found = list(_values(text))
     if any(_equal(value, arguments) for value in found):
         return None
@@ -69,6 +71,11 @@ def _problem(call: Mapping[str, Any], text: str) -> str | None:
         return f"the arguments are written in Python's notation: {repr(arguments)[:60]}"
     missing = [leaf for leaf in leaves(arguments) if not _stands(leaf, text)]
     return f"of the arguments, {missing[0]!r} is left out" if missing else None
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether an item is a name and its value, as libraries give the maps of Arrow and Parquet."""
+    return isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str)
 
 
 def _equal(one: Any, other: Any) -> bool:
