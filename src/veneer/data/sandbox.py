@@ -8,7 +8,8 @@ Limited, for one rendering of `size` characters of input:
 
 - any one string, and the output: 10,000,000 + 20 * size characters. A list counts 40 characters an item when it is
   made; a container that is printed or given to a filter counts with all that it holds, repetitions included (a list
-  that holds the last list twice, thirty times over, is a billion items)
+  that holds the last list twice, thirty times over, is a billion items). Filters that read less of it count for what
+  they read: nothing (`length`, `first`) or its own items (`list`, `selectattr`)
 - work: 2,000,000 + 20 * size units; one unit is one pass, call or operator, or 50 characters made
 - numbers: nothing above 1,000,000 as an argument of a call or filter (padding widths, counts, indents) or as a width
   in a format string; no power with a result of more than 4,096 bits
@@ -42,6 +43,11 @@ CHARACTERS_PER_ITEM = 40
 MAX_INDENT = 16
 
 _REMOVED_FILTERS = ("pprint", "random", "urlize", "wordwrap", "xmlattr")
+_READ_NOTHING = frozenset(("count", "d", "default", "first", "last", "length"))
+"""Filters that look at none of the items of a container, and make nothing. Templates ask for the length of all messages
+in every pass of their loop over them."""
+_READ_ITEMS = frozenset(("list", "reject", "rejectattr", "reverse", "select", "selectattr"))
+"""Filters that hand on the items of a container, and do not look into them."""
 _REMOVED_METHODS = ("expandtabs", "translate")
 
 _WIDE_FORMAT = re.compile(r"\d{7}")
@@ -84,6 +90,10 @@ class Meter:
             size = _size(value, min(self._characters, max(self._work, 0)))
             self.charge(size)
             self.charge_size(size)
+
+    def charge_items(self, value: Any) -> None:
+        """Charge a value by its own items, whatever they hold."""
+        self.charge_size(_length(value))
 
     def _grow(self) -> bool:
         # Measuring the inputs is worth its cost only to the rare rendering that outgrows the base limits.
@@ -202,12 +212,16 @@ def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
         meter = _meter()
         _check_arguments(args)
         _check_arguments(kwargs.values())
-        for arg in args:
+        if name in _READ_NOTHING:
+            meter.charge()
+            return function(*args, **kwargs)
+        charge = meter.charge_items if name in _READ_ITEMS else meter.charge_value
+        for place, arg in enumerate(args):
             if isinstance(arg, (dict, list, tuple)):
-                meter.charge_value(arg)
+                (charge if place == skip else meter.charge_value)(arg)
         _check_growth(meter, name, args[skip] if len(args) > skip else None, args[skip + 1 :], kwargs)
         value = function(*args, **kwargs)
-        meter.charge_value(value)
+        charge(value)
         return value
 
     return run
