@@ -34,8 +34,9 @@ MAPPING = "data.columns (the option --columns of data, evaluate and generate)"
 NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
 """Columns beside `text` that make a row look like classification, which plain text would not teach."""
-_NEEDED = ("messages", "conversations", "prompt", "completion", "instruction", "output", "text")
-"""Keys that a format cannot do without."""
+_FORMATS = (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"), ("text",))
+"""Keys that a format cannot do without; the first format of which a row has one decides."""
+_NEEDED = tuple(key for keys in _FORMATS for key in keys)
 _PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
 _COMPLETIONS = (*LABELS, "answer", "response", "output", "reply", "summary", "ref", "solution", "assistant")
 
@@ -134,12 +135,18 @@ def to_plain_text(
     return record
 
 
+def format_of(row: Mapping[str, Any]) -> str | None:
+    """The first key of the format that a row without nulls has; None for one of no known format."""
+    return next((keys[0] for keys in _FORMATS if any(key in row for key in keys)), None)
+
+
 def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ...]]:
     """The record, its turns, and the keys that were used."""
-    if "messages" in row:
+    found = format_of(row)
+    if found == "messages":
         turns = read_turns(row["messages"], "messages")
         return _conversation(where, turns, row), turns, ("messages", "tools")
-    if "conversations" in row:
+    if found == "conversations":
         turns = _under_system(row, read_turns(row["conversations"], "conversations"))
         return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
@@ -148,16 +155,16 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
             f"train the chosen answers alone with {_columns(prompt='prompt', completion='chosen')}; an evaluation of "
             "answers takes rows of one, {prompt, completion}"
         )
-    if "prompt" in row or "completion" in row:
+    if found == "prompt":
         _both(row, "prompt", "completion")
         if isinstance(row["prompt"], list) and isinstance(row["completion"], list):
             turns = read_turns(row["prompt"], "prompt").as_context() + read_turns(row["completion"], "completion")
             return _conversation(where, turns, row), turns, ("prompt", "completion", "tools")
         return _prompt_completion(row, where), Turns(), ("prompt", "completion", "tools")
-    if "instruction" in row or "output" in row:
+    if found == "instruction":
         _both(row, "instruction", "output")
         return _alpaca(row, where), Turns(), ("instruction", "input", "output", "system")
-    if "text" in row:
+    if found == "text":
         return _text(row, where), Turns(), ("text",)
     keys = ", ".join(repr(str(key)) for key in row) or "none"
     raise _MissingKey(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")

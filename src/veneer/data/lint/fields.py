@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from veneer.data.chat import Trace
-from veneer.data.formats import Record
+from veneer.data.formats import Record, format_of
 from veneer.data.turn_shape import Span
 from veneer.data.turns import REASONING_KEYS
 
@@ -137,11 +137,12 @@ def sources(raw: Any, record: Record) -> Iterator[FieldSource]:
         name = function.get("name") if isinstance(function, dict) else None
         if isinstance(name, str) and name:
             yield FieldSource(f"tools[{index}]", name, FieldKind.TOOL, None, "tools")
-    if isinstance(raw, dict) and isinstance(raw.get("instruction"), str):
-        yield from _alpaca(raw, record)
+    given = {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else {}
+    if format_of(given) == "instruction":
+        yield from _alpaca(given, record)
         return
     for index, message in enumerate(record.messages):
-        yield from _message(_path(raw, record, index), index, message)
+        yield from _message(_path(given, record, index), index, message)
 
 
 def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[FieldSource]:
@@ -153,8 +154,8 @@ def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[Field
             break
     content = message.get("content")
     if isinstance(content, str) and content.strip():
-        leaf = path if path in ("prompt", "completion") else f"{path}.{'value' if path[:4] == 'conv' else 'content'}"
-        yield FieldSource(leaf, content, FieldKind.CONTENT, turn, role)
+        within = "" if path in ("prompt", "completion", "system") else ".value" if path[:4] == "conv" else ".content"
+        yield FieldSource(f"{path}{within}", content, FieldKind.CONTENT, turn, role)
     yield from _calls(path, turn, message)
 
 
@@ -208,16 +209,16 @@ def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[FieldSource]:
             yield FieldSource(key, text, FieldKind.CONTENT, turn, role)
 
 
-def _path(raw: Any, record: Record, index: int) -> str:
-    """Where the row has the record's message of that number."""
-    if not isinstance(raw, dict):
-        return f"messages[{index}]"
-    if "messages" in raw:
-        return f"messages[{index}]"
-    if "conversations" in raw:
-        shift = len(record.messages) - len(raw["conversations"])
-        return f"conversations[{index - shift}]" if index >= shift else "system"
-    if isinstance(raw.get("prompt"), list):
-        split = len(raw["prompt"])
-        return f"prompt[{index}]" if index < split else f"completion[{index - split}]"
-    return "prompt" if index == 0 else "completion"
+def _path(given: Mapping[str, Any], record: Record, index: int) -> str:
+    """Where a row without nulls has the record's message of that number."""
+    match format_of(given):
+        case "conversations":
+            shift = len(record.messages) - len(given["conversations"])
+            return f"conversations[{index - shift}]" if index >= shift else "system"
+        case "prompt" if isinstance(given.get("prompt"), list):
+            split = len(given["prompt"])
+            return f"prompt[{index}]" if index < split else f"completion[{index - split}]"
+        case "prompt":
+            return "prompt" if index == 0 else "completion"
+        case _:
+            return f"messages[{index}]"
