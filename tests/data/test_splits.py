@@ -168,6 +168,8 @@ def test_near_duplicates_stay_on_one_side(folder: Path) -> None:
     ("content", "how", "reason"),
     [
         ([{"text": "a", "g": 1}, {"text": "b"}], {"by": "group", "column": "g"}, "1 of 2 rows have no 'g'"),
+        ([{"text": "a", "g": 1}, {"text": "b", "g": " "}], {"by": "group", "column": "g"}, "1 of 2 rows have no 'g'"),
+        ([{"text": "a", "g": 1}, {"text": "b", "g": 1.0}], {"by": "group", "column": "g"}, "all rows are of one group"),
         ([{"text": "a", "g": 1}, {"text": "b", "g": 1}], {"by": "group", "column": "g"}, "all rows are of one group"),
         ([{"text": "a", "t": "soon"}, {"text": "b", "t": 3}], {"by": "time", "column": "t"}, "rows.jsonl:1: 'soon'"),
         (

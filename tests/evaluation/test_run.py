@@ -291,7 +291,8 @@ def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     single = evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2)
     assert [one.adapter for one in again.comparison] == pytest.approx([one.adapter for one in single.comparison])
     del content[4]["customer"]
-    with pytest.raises(DataError, match=r"--cluster customer: no such value in 1 row:\n.*t.jsonl:5"):
+    content[5]["customer"] = " "
+    with pytest.raises(DataError, match=r"--cluster customer: no such value in 2 rows:\n.*t.jsonl:5\n.*t.jsonl:6"):
         evaluate(str(tiny_model), write_rows(tmp_path / "t.jsonl", content), compute=FLOAT32, cluster="customer")
 
 

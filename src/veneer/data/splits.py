@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from veneer.config import DataSection
 from veneer.counting import count_of
+from veneer.data.group_values import group_of
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
@@ -329,14 +330,14 @@ def _column(records: Records, data: DataSection, files: Sequence[RowFile]) -> It
     for record in records:
         # Records are rows of the files, in their order; some rows are none.
         value = next((row for where, row in rows if where == record.where), None)
-        found = value.get(name) if isinstance(value, dict) else None
+        found = group_of(value.get(name)) if isinstance(value, dict) else None
         if found is None:
             missing.append(record.where)
-        yield record.where, str(found)
+        yield record.where, found or ""
     if missing:
         raise DataError(
             f"data.split.column: {len(missing)} of {len(records)} rows have no {name!r}, by which they are to be "
-            f"split:\n{listing(missing)}"
+            f"split (an empty cell is none); give each a value, or leave such rows out:\n{listing(missing)}"
         )
 
 

@@ -14,6 +14,7 @@ from veneer.adapters.overflow import largest_update
 from veneer.assistant.assistant import Assistant
 from veneer.counting import count_of
 from veneer.data.chat import Example, split_for_evaluation
+from veneer.data.group_values import group_of
 from veneer.data.records import Record
 from veneer.errors import ConfigError, DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, first_measure, with_results
@@ -76,12 +77,13 @@ class RowSet:
         Raises:
             DataError: rows have no such column.
         """
-        absent = [one.where for one, raw in zip(self.records, self.raw, strict=True) if raw.get(column) is None]
+        values = [group_of(raw.get(column)) for raw in self.raw]
+        absent = [one.where for one, value in zip(self.records, values, strict=True) if value is None]
         if absent:
             raise DataError(
                 f"--cluster {column}: no such value in {count_of(len(absent), 'row')}:\n{listing(absent, limit=5)}"
             )
-        return numbered([repr(raw[column]) for raw in self.raw])
+        return numbered([value for value in values if value is not None])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.group_values import group_of
 from veneer.data.labels import NAMES as LABEL_NAMES
 from veneer.data.labels import read_label
 from veneer.data.lint.labels import LONGEST, Labels
@@ -135,7 +136,7 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
     if row.record is None:
         return RowFacts(line, side, usable=False, unanswered=row.unanswered)
     prompt, answer = normal(row.prompt), normal(row.answer)
-    value, label = _group(row.raw, group), _label(row, kind)
+    own, label = _group(row.raw, group), _label(row, kind)
     length = len(row.prompt) + len(row.answer) if row.trace is None else len(row.trace.example.tokens)
     return RowFacts(
         line,
@@ -153,7 +154,7 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
         answer=digest(answer),
         rejected=digest(normal(row.rejected_answer)) if row.rejected_answer else 0,
         shape=digest(shape_of(row.raw)),
-        group=0 if value is None else digest(str(value)),
+        group=0 if own is None else digest(own),
         exact=digest(f"{row.prompt.strip()}\0{row.answer.strip()}") if label else 0,
     )
 
@@ -169,11 +170,12 @@ def _label(row: Row, kind: RowKind | None) -> int:
     return 0 if desirable is None else DESIRABLE if desirable else UNDESIRABLE
 
 
-def _group(raw: Any, column: str | None) -> Any:
+def _group(raw: Any, column: str | None) -> str | None:
     """The value by which a row belongs to others; None where it has none."""
     if not isinstance(raw, dict):
         return None
-    return next((raw[name] for name in (GROUPS if column is None else (column,)) if raw.get(name) is not None), None)
+    given = (group_of(raw.get(name)) for name in (GROUPS if column is None else (column,)))
+    return next((value for value in given if value is not None), None)
 
 
 def normal(text: str) -> str:

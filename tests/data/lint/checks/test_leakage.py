@@ -44,3 +44,19 @@ def test_columns_that_name_groups_are_known(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", rows[:6])
     held = write(tmp_path / "test.jsonl", [rows[7], rows[8] | {"user_id": 2}])
     assert found_in(lint(train, eval_file=held)) == {"leaked-group": ["test.jsonl:2"]}
+
+
+def test_an_empty_cell_is_of_no_group(tmp_path: Path) -> None:
+    files = [tmp_path / "train.csv", tmp_path / "test.csv"]
+    for number, file in enumerate(files):
+        lines = [f"{sentence(2 * i + number)},{sentence(100 + 2 * i + number)},{i or ''}" for i in range(3)]
+        file.write_text("\n".join(["prompt,completion,customer_id", *lines]))
+    found = found_in(lint(files[0], eval_file=files[1]))
+    assert found == {"leaked-group": ["test.csv:3", "test.csv:4"]}
+
+
+def test_a_whole_number_is_the_group_that_it_is_as_a_fraction(tmp_path: Path) -> None:
+    """A table with a gap in a column of whole numbers has the others as floats."""
+    train = write(tmp_path / "train.jsonl", [{"text": sentence(i), "customer_id": 100 + i} for i in range(5)])
+    held = write(tmp_path / "test.jsonl", [{"text": sentence(10 + i), "customer_id": 104.0 + i} for i in range(2)])
+    assert found_in(lint(train, eval_file=held)) == {"leaked-group": ["test.jsonl:1"]}
