@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from veneer.evaluation.page.content import content
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.run import evaluate
-from veneer.evaluation.statistics.compare import Metric
+from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -64,15 +65,44 @@ def test_nothing_of_a_row_can_become_markup(tmp_path: Path) -> None:
     assert len(re.findall("<script", text)) == 2
 
 
-@pytest.mark.slow
-def test_a_browser_shows_the_page(tmp_path: Path, tiny_model: Path) -> None:
+def shown_by_a_browser(page: Path) -> str:
+    """The page's markup after its script has run."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium is installed")
-    page, report = full_report(tmp_path, tiny_model)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
     command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.slow
+def test_the_page_of_a_single_row_is_shown_to_its_end(tmp_path: Path) -> None:
+    """One row says nothing of others, so that the intervals of losses have no ends."""
+    ends = (-math.inf, math.inf)
+    found = {"ece": 0.5, "low": -math.inf, "high": math.inf, "interval": "bootstrap", "bins": []}
+    report = Report(
+        rows=1,
+        base=[Metric("loss", 2.0, *ends), Metric("perplexity", 7.4, *ends)],
+        comparison=[
+            Comparison("loss", 2.0, 1.0, -1.0, *ends),
+            Comparison("perplexity", 7.4, 2.7, -4.7, *ends, ratio=(0.368, 0.0, math.inf)),
+        ],
+        samples=[Sample("rows.jsonl:1", "Where?", "Here.", "There.", "Here.")],
+        primary="loss",
+        details={"base": {"calibration": found}},
+    )
+    write_report(tmp_path / "page.html", report, "of one row")
+    dom = shown_by_a_browser(tmp_path / "page.html")
+    assert "1 row. These rows do not say which is better" in dom
+    assert "Perplexity is multiplied by 0.368 (0.000 to –)." in dom
+    assert "calibration error 0.500 (95 %: – to –; bootstrap)" in dom
+    assert dom.count('<article class="card">') == 1, "what stands last on the page"
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page(tmp_path: Path, tiny_model: Path) -> None:
+    page, report = full_report(tmp_path, tiny_model)
+    dom = shown_by_a_browser(page)
     headings = ("Gate", "Measures", "What was forgotten", "Details", "What was trained", "Lengths of answers", "Rows")
     for heading in headings:
         section = re.search(f"<section[^>]*><h2>{heading}</h2>", dom.replace("\n", ""))

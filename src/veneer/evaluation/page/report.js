@@ -4,7 +4,10 @@
   const isShare = (name) => data.shares.includes(name);
   const lower = (name) => data.lower.includes(name);
   const finite = (value) => typeof value === "number" && Number.isFinite(value);
-  const shown = (name, value) => !finite(value) ? "–" : isShare(name) ? `${(100 * value).toFixed(1)} %` : value.toFixed(3);
+  // The ends of an interval may be infinite, which JSON has as null.
+  const fixed = (value, digits) => finite(value) ? value.toFixed(digits) : "–";
+  const percent = (value) => finite(value) ? `${(100 * value).toFixed(1)} %` : "–";
+  const shown = (name, value) => isShare(name) ? percent(value) : fixed(value, 3);
   const signed = (text) => text.startsWith("-") || text === "–" ? text : `+${text}`;
   const change = (name, value) => !finite(value) ? "–" : signed(isShare(name) ? (100 * value).toFixed(1) : value.toFixed(3));
 
@@ -33,7 +36,7 @@
 
   function summarise() {
     document.title = at("title").textContent = data.title;
-    const parts = [`${number(report.rows)} rows.`];
+    const parts = [report.rows === 1 ? "1 row." : `${number(report.rows)} rows.`];
     const primary = report.comparison.find((row) => row.name === report.primary);
     if (primary) {
       const words = { better: "The adapter is better", worse: "The adapter is worse", unsure: "These rows do not say which is better" };
@@ -66,7 +69,7 @@
     const ratio = report.comparison.find((row) => row.ratio);
     if (ratio) {
       at("measures").append(element("p", { class: "quiet" }, [
-        `Perplexity is multiplied by ${ratio.ratio[0].toFixed(3)} (${ratio.ratio[1].toFixed(3)} to ${ratio.ratio[2].toFixed(3)}).`,
+        `Perplexity is multiplied by ${fixed(ratio.ratio[0], 3)} (${fixed(ratio.ratio[1], 3)} to ${fixed(ratio.ratio[2], 3)}).`,
       ]));
     }
   }
@@ -79,7 +82,7 @@
 
   function gate() {
     if (!report.gate) return;
-    const four = (value) => finite(value) ? signed(value.toFixed(4)) : "–";
+    const four = (value) => signed(fixed(value, 4));
     const rows = report.gate.conditions.map((one) => [
       one.name, one.rule, four(one.gain), `${four(one.low)} to ${four(one.high)}`,
       marked(one.verdict, one.verdict),
@@ -91,7 +94,6 @@
   function judge() {
     const found = report.judge;
     if (!found) return;
-    const percent = (value) => `${(100 * value).toFixed(1)} %`;
     const shares = [["the adapter's answer is preferred", found.win_rate], ["both orders say the same", found.consistent],
       ["the first answer is chosen", found.first_chosen], ["the longer answer is chosen", found.longer_chosen], ["agrees with people", found.agreement]];
     const rows = shares.filter(([, share]) => share).map(([name, share]) => [
@@ -153,7 +155,7 @@
     }
     svg.append(drawing("text", { x: size / 2, y: size - 8, "text-anchor": "middle" }, "confidence, 0 to 1"));
     svg.append(drawing("text", { x: 12, y: size / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${size / 2})` }, "right, 0 to 1"));
-    const text = `${who}: calibration error ${found.ece.toFixed(3)} (95 %: ${found.low.toFixed(3)} to ${found.high.toFixed(3)}; ${found.interval})`;
+    const text = `${who}: calibration error ${fixed(found.ece, 3)} (95 %: ${fixed(found.low, 3)} to ${fixed(found.high, 3)}; ${found.interval})`;
     return element("figure", {}, [svg, element("figcaption", {}, [text])]);
   }
 
