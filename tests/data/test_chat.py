@@ -86,6 +86,17 @@ CASES = [
         ("u:Hi", "a:one", "u:Hi", "a:<think>\nhm\n</think>\n\ntwo"),
         ["one<|im_end|>", "hm\n</think>\n\ntwo<|im_end|>"],
     ),
+    # The thoughts and the answer on one line, of which the template writes the answer alone, or in two lines.
+    (
+        "thinking",
+        ("u:Hi", "a:<think>x</think>one", "u:Hi", "a:<think>hm</think>two"),
+        ["one<|im_end|>", "hm\n</think>\n\ntwo<|im_end|>"],
+    ),
+    (
+        "qwen3",
+        ("u:Hi", "a:<think>hm</think>Let me see", "t:5", "a:<think>ok</think>Five", "u:Thanks", "a:<think>y</think>Bye"),
+        ["Let me see<|im_end|>", "Five<|im_end|>", "<think>\ny\n</think>\n\nBye<|im_end|>"],
+    ),
     (
         "llama31_tools",
         ("u:Hi", CALL, "t:found", "a:Paris."),

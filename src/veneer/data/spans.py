@@ -242,6 +242,7 @@ def _positions_after(text: str, header: str) -> list[int]:
 
 
 def _holds(span: str, content: str) -> bool:
-    """Check that the last line of a turn is in the text located for it (its first lines may be thoughts, taken out)."""
-    lines = content.strip().splitlines()
+    """Check that the last line of a turn is in the text located for it. What stands before it may be thoughts, which a
+    template takes out, also where they end in that line."""
+    lines = content.rpartition("</think>")[2].strip().splitlines()
     return not lines or lines[-1].strip() in span
