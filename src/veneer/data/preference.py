@@ -92,11 +92,13 @@ def _margin(value: Any) -> float | None:
 
 
 def is_pair(row: Any, columns: Mapping[Column, str] | None = None) -> bool:
-    """Whether the keys of a row are those of a pair."""
+    """Whether the keys of a row are those of a pair. Merged files have them in all rows, and null in those that are
+    none; where one of the two is null, an answer of a pair is missing."""
     if not isinstance(row, dict):
         return False
     chosen, rejected = ((columns or {}).get(name, name.value) for name in (Column.CHOSEN, Column.REJECTED))
-    return {chosen, rejected} <= row.keys() or {"preferred_output", "non_preferred_output"} <= row.keys()
+    forms = ((chosen, rejected), ("preferred_output", "non_preferred_output"))
+    return any(row.keys() >= {*keys} and any(row[key] is not None for key in keys) for keys in forms)
 
 
 def of_alpaca(row: Mapping[str, Any]) -> bool:

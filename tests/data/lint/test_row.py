@@ -190,6 +190,25 @@ def test_a_pair_has_its_other_answer_as_a_row() -> None:
     assert read_row("f:1", {"text": "a"}, setting).other is None
 
 
+@pytest.mark.parametrize(
+    ("raw", "part"),
+    [
+        ({"prompt": "a", "completion": "b", "chosen": None, "rejected": None}, ""),
+        ({"messages": chat("u:a", "a:b")["messages"], "preferred_output": None, "non_preferred_output": None}, ""),
+        ({"prompt": "a", "completion": None, "chosen": "b", "rejected": "c"}, "chosen"),
+    ],
+)
+def test_a_null_where_pairs_have_an_answer_makes_no_pair(raw: dict[str, Any], part: str) -> None:
+    """Files of answers that were merged with pairs have the columns of both in every row."""
+    row = read_row("f:1", raw, LintSetting())
+    assert (row.problem, row.part, row.answer) == (None, part, "b")
+
+
+def test_a_pair_of_which_an_answer_is_null_is_called_one() -> None:
+    row = read_row("f:1", {"prompt": "a", "chosen": "b", "rejected": None}, LintSetting())
+    assert row.problem == "there is chosen but no rejected"
+
+
 def test_a_row_without_an_answer_is_told_from_one_that_is_broken() -> None:
     for raw, asks in (
         ({"prompt": "a"}, True),
