@@ -54,6 +54,12 @@ def test_a_row_has_its_question_and_its_answer_as_text() -> None:
     assert (text.prompt, text.answer) == ("", "all of it")
 
 
+def test_what_a_row_says_does_not_depend_on_the_order_of_keys_in_its_tools() -> None:
+    tools = [{"name": "find", "parameters": {"a": 1, "b": 2}}, {"parameters": {"b": 2, "a": 1}, "name": "find"}]
+    rows = [read_row("f:1", chat("u:a", "a:b", tools=[tool]), LintSetting()) for tool in tools]
+    assert rows[0].prompt == rows[1].prompt
+
+
 def test_a_row_that_cannot_be_used_says_why_and_has_nothing_else() -> None:
     for raw in (BadRow("invalid JSON: x"), {"messages": "x"}):
         row = read_row("f:1", raw, LintSetting(ct.tokenizer("chatml")))

@@ -119,7 +119,9 @@ class Row:
         if self.asked is None:
             turns = turns[: max(i for i, message in enumerate(turns) if message["role"] == "assistant")]
         pieces = [f"{turn['role']}: {turn.get('content') or ''}{_calls(turn)}" for turn in turns]
-        return "\n".join(pieces if self.record.tools is None else [json.dumps(self.record.tools), *pieces])
+        # Writers of Parquet and JSON order the keys of an object as they like; it says the same in any order.
+        tools = [] if self.record.tools is None else [json.dumps(self.record.tools, sort_keys=True)]
+        return "\n".join([*tools, *pieces])
 
     @cached_property
     def answer(self) -> str:
