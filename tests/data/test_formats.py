@@ -192,7 +192,7 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"messages": [{"content": "x"}]}, "messages[0] has the role None; known: system, user, assistant, tool"),
     (
         {"messages": [{"role": "asistant", "content": "x"}]},
-        "'asistant'; known: system, user, assistant, tool, developer (did you mean 'assistant'?)",
+        "'asistant'; known: system, user, assistant, tool, developer, function (did you mean 'assistant'?)",
     ),
     ({"messages": [{"role": 1, "content": "x"}]}, "messages[0] has the role 1"),
     ({"messages": [{"role": "user"}, ANSWER]}, "messages[0] has no content"),
@@ -272,3 +272,14 @@ def test_parsed_files_name_bad_rows_too(tmp_path: Path, row: object) -> None:
     path = tmp_path / "f.json"
     path.write_text(json.dumps([{"text": "good"}, row]))
     assert f"{path}:2: " in problem(path)
+
+
+def test_functions_in_openais_older_spelling_are_tools() -> None:
+    functions = [{"name": "find", "parameters": {}}]
+    row = {"messages": [{"role": "assistant", "content": "a"}], "functions": functions}
+    remarks = Remarks()
+    assert to_record(row, "f:1", remarks).tools == ({"type": "function", "function": functions[0]},)
+    assert not remarks.unused
+    for other in ("a text", ["a"], [{"title": "a"}]):
+        assert to_record(row | {"functions": other}, "f:1", remarks).tools is None
+    assert remarks.unused == {"functions": 3}

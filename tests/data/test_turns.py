@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -120,3 +122,42 @@ def test_a_missing_string_is_named_with_its_place(row: dict[str, Any], at: str, 
 def test_texts_that_are_no_lists_of_turns_are_texts(texts: dict[str, Any]) -> None:
     """Nor is a prompt beside another text, which may ask about one."""
     refuse_written(texts)
+
+
+CALL = {"name": "find", "arguments": '{"city": "Rome"}'}
+
+
+def test_a_call_in_openais_older_spelling_is_a_call_of_a_tool() -> None:
+    turns = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "function_call": CALL, "tool_calls": None},
+        {"role": "function", "name": "find", "content": "sunny"},
+        {"role": "assistant", "content": "Let me see.", "function_call": {"name": "now", "arguments": None}},
+    ]
+    _, first, answer, second = read_turns(turns, "messages").messages
+    assert first == {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}
+    assert answer == {"role": "tool", "name": "find", "content": "sunny"}
+    assert second["tool_calls"] == [{"type": "function", "function": {"name": "now", "arguments": {}}}]
+    assert "function_call" not in second
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"function_call": CALL, "tool_calls": [{"function": CALL}]}, "has both tool_calls and function_call"),
+        ({"function_call": "auto"}, 'function_call must be {"name": ..., "arguments": ...}, not a string'),
+    ],
+)
+def test_a_call_that_is_none_or_stands_twice_is_refused(more: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRow, match=re.escape(reason)):
+        read_turns([{"role": "assistant", "content": "a", **more}], "messages")
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [({"arguments": {"a": 1}, "parameters": None}, {"a": 1}), ({"arguments": None}, {}), ({"parameters": [1]}, [1])],
+)
+def test_what_is_null_in_a_call_of_sharegpt_counts_as_absent(call: dict[str, Any], arguments: Any) -> None:
+    turns = [{"from": "function_call", "value": json.dumps({"name": "find", **call})}]
+    [message] = read_turns(turns, "conversations").messages
+    assert message["tool_calls"] == [{"type": "function", "function": {"name": "find", "arguments": arguments}}]

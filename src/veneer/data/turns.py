@@ -21,8 +21,9 @@ Message = dict[str, Any]
 """One turn: "role" and "content", and whatever else the file says ("tool_calls", "name", "reasoning_content", ...)."""
 
 ROLES = ("system", "user", "assistant", "tool")
-SAME_ROLE = {role: role for role in ROLES} | {"developer": "system"}
-"""Role in a file to the role that templates know. OpenAI's `developer` is the system turn of its newer models."""
+SAME_ROLE = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
+"""Role in a file to the role that templates know. OpenAI's `developer` is the system turn of its newer models, and
+`function` what a tool of its older ones says."""
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -212,6 +213,8 @@ def _message(message: Message, at: str) -> Message:
         hint = nearest(role, tuple(SAME_ROLE)) if isinstance(role, str) else ""
         raise BadRow(f"{at} has the role {role!r}; known: {', '.join(SAME_ROLE)}{hint}")
     message["role"] = known
+    if "function_call" in message:
+        message["tool_calls"] = _old_call(message, at)
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise BadRow(f"{at}.tool_calls must be a list of objects, not {kind(calls)}")
@@ -228,6 +231,22 @@ def _message(message: Message, at: str) -> Message:
             message["content"] = _joined(message["content"], f"{at}.content")
         string(message, "content", at)
     return message
+
+
+def _old_call(message: Message, at: str) -> list[dict[str, Any]]:
+    """Take the call in OpenAI's older spelling out of a turn, which no template reads; the list of calls that it is."""
+    call = message.pop("function_call")
+    if message.get("tool_calls"):
+        raise BadRow(f"{at} has both tool_calls and function_call; keep one of them")
+    if not (isinstance(call, dict) and isinstance(call.get("name"), str)):
+        raise BadRow(f'{at}.function_call must be {{"name": ..., "arguments": ...}}, not {kind(call)}')
+    return [_made_call(call)]
+
+
+def _made_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as templates take it; a function without any arguments is given none."""
+    found = [call[key] for key in ("arguments", "parameters") if call.get(key) is not None]
+    return {"type": "function", "function": {"name": call["name"], "arguments": found[0] if found else {}}}
 
 
 def _joined(parts: list[Any], at: str) -> str:
@@ -273,14 +292,11 @@ def _calls(text: str, at: str) -> tuple[list[dict[str, Any]], list[str]]:
             raise BadRow(f'{at} must be {{"name": ..., "arguments": ...}} or a list of such objects')
     if not calls:
         raise BadRow(f"{at} is an empty list of calls")
+    calls = [{key: value for key, value in call.items() if value is not None} for call in calls]
     if any({"arguments", "parameters"} <= call.keys() for call in calls):
         raise BadRow(f"{at} has both arguments and parameters in a call; keep one of them")
     unused = [f"value.{key}" for call in calls for key in call if key not in ("name", "arguments", "parameters")]
-    made = [
-        {"name": call["name"], "arguments": call.get("arguments", call.get("parameters", {}))}  # a function without any
-        for call in calls
-    ]
-    return [{"type": "function", "function": call} for call in made], unused
+    return [_made_call(call) for call in calls], unused
 
 
 def refuse_written(texts: Mapping[str, Any]) -> None:

@@ -51,6 +51,10 @@ FIELDS: list[tuple[dict[str, Any], list[str]]] = [
         ["system", "conversations[0].value", "conversations[1].value"],
     ),
     (
+        {**chat("u:what", "a:that"), "functions": [{"name": "what", "parameters": {}}], "tools": None},
+        ["functions[0]", "messages[0].content", "messages[1].content"],
+    ),
+    (
         {"instruction": "what", "input": None, "output": "that", "messages": None, "prompt": None, "text": "unused"},
         ["instruction", "output"],
     ),
@@ -60,7 +64,7 @@ FIELDS: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("raw", "fields"), FIELDS)
 def test_fields_are_those_of_the_format_that_trains(raw: dict[str, Any], fields: list[str]) -> None:
     """The format is the first one of which the row has a key that is not null; columns beside it are not read."""
-    row = read_row("f:1", raw, LintSetting(ct.tokenizer("chatml")))
+    row = read_row("f:1", raw, LintSetting(ct.tokenizer("qwen3")))
     assert [one.source.path for one in row.fields] == fields
     assert all(one.found for one in row.fields)
 

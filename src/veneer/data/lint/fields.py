@@ -132,12 +132,13 @@ def sources(raw: Any, record: Record) -> Iterator[FieldSource]:
     if record.text is not None:
         yield FieldSource("text", record.text, FieldKind.CONTENT, None, "text")
         return
+    given = {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else {}
+    declared = "functions" if "functions" in given and "tools" not in given else "tools"
     for index, tool in enumerate(record.tools or ()):
         function = tool.get("function", tool)
         name = function.get("name") if isinstance(function, dict) else None
         if isinstance(name, str) and name:
-            yield FieldSource(f"tools[{index}]", name, FieldKind.TOOL, None, "tools")
-    given = {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else {}
+            yield FieldSource(f"{declared}[{index}]", name, FieldKind.TOOL, None, "tools")
     if format_of(given) == "instruction":
         yield from _alpaca(given, record)
         return

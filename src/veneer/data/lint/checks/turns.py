@@ -36,7 +36,7 @@ _INVISIBLE = re.compile(
 )
 _KEYS = frozenset(
     {
-        *("role", "content", "name", "tool_calls", "tool_call_id", "tools", "from", "value"),
+        *("role", "content", "name", "tool_calls", "function_call", "tool_call_id", "tools", "from", "value"),
         *("id", "refusal", *REASONING_KEYS, *MARKS),
     }
 )
