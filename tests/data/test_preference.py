@@ -136,6 +136,12 @@ def test_turns_that_go_on_behind_a_prompt_keep_it() -> None:
     assert pair.chosen.trained_turns == (3,)
 
 
+def test_an_empty_system_text_leaves_a_pair_of_texts_as_it_is() -> None:
+    """Cells of CSV are empty; a conversation would need a chat template."""
+    row = {"prompt": "a", "chosen": " b", "rejected": " c"}
+    assert to_pair(row | {"system": ""}, "f:1") == to_pair(row, "f:1")
+
+
 def test_a_system_text_and_a_system_turn_are_one_or_are_refused() -> None:
     """Whichever form has both; none has two system turns, and none loses one of them."""
     system = {"role": "system", "content": "Be brief."}

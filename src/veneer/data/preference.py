@@ -207,7 +207,7 @@ def _behind(before: Any, answers: tuple[Any, Any], more: Mapping[str, Any]) -> A
 
 
 def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], more: Mapping[str, Any]) -> Asked:
-    if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers) and "system" not in row:
+    if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers) and not row.get("system"):
         chosen, rejected = ({"prompt": prompt, "completion": answer, **more} for answer in answers)
         return chosen, rejected
     if all(isinstance(answer, list) and _asks(answer) for answer in answers) and not _ends_by_answer(prompt):

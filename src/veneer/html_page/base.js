@@ -3,6 +3,9 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const number = (value) => value.toLocaleString("en");
 const at = (id) => document.getElementById(id);
 
+// Marks that turn the direction of letters would turn the order of what stands behind them, too: as escapes they do not.
+const visible = (text) => text.replace(/[\u2028-\u202e\u2066-\u2069]/g, (mark) => `\\u${mark.charCodeAt(0).toString(16)}`);
+
 // Everything that comes from rows goes through `text`, so that nothing of it can become markup.
 function element(name, attributes = {}, children = []) {
   const made = document.createElement(name);
@@ -11,7 +14,7 @@ function element(name, attributes = {}, children = []) {
     else if (key === "title") made.title = value;
     else made.setAttribute(key, value);
   }
-  for (const child of children) made.append(typeof child === "string" ? document.createTextNode(child) : child);
+  for (const child of children) made.append(typeof child === "string" ? document.createTextNode(visible(child)) : child);
   return made;
 }
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from lint_rows import HOSTILE, hostile_report
+import chat_templates as ct
+from lint_rows import HOSTILE, hostile_report, write
+from veneer.data.lint.row import LintSetting
+from veneer.data.lint.run import lint
 from veneer.data.page.write import write_page
 
 
@@ -61,16 +64,34 @@ def test_nothing_of_a_row_can_become_markup_and_nothing_is_loaded(tmp_path: Path
     assert policy.startswith("default-src 'none'")
 
 
-@pytest.mark.slow
-def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+def shown_by_a_browser(page: Path) -> str:
+    """The page's markup after its script has run."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium is installed")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.slow
+def test_a_mark_that_turns_letters_is_shown_as_an_escape(tmp_path: Path) -> None:
+    """As it is, it would show what stands behind it in another order than that in which it trains."""
+    file = write(tmp_path / "rows.jsonl", [{"prompt": "a\u202eevil", "completion": "b \u0645\u0631 \u2067c"}])
+    setting = LintSetting(ct.tokenizer("chatml"))
+    write_page(tmp_path / "page.html", lint(file, tokenizer=setting.tokenizer), setting)
+    shown = re.sub("<script.*?</script>", "", shown_by_a_browser(tmp_path / "page.html"), flags=re.S)
+    assert "\\u202e" in shown
+    assert "\\u2067" in shown
+    assert "\u0645" in shown, "letters of languages from right to left stay as they are"
+    assert not re.search("[\u2028-\u202e\u2066-\u2069]", shown)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     report, setting = hostile_report(tmp_path)
     write_page(tmp_path / "page.html", report, setting)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [browser, *flags, "--virtual-time-budget=3000", (tmp_path / "page.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    dom = shown_by_a_browser(tmp_path / "page.html")
     assert "<title>veneer data</title>" in dom
     assert re.search(r"<td><button type=\"button\" class=\"link\">secret</button>", dom)
     assert "3 rows" in dom
