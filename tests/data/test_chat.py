@@ -94,8 +94,8 @@ CASES = [
     ),
     (
         "qwen3",
-        ("u:Hi", "a:<think>hm</think>Let me see", "t:5", "a:<think>ok</think>Five", "u:Thanks", "a:<think>y</think>Bye"),
-        ["Let me see<|im_end|>", "Five<|im_end|>", "<think>\ny\n</think>\n\nBye<|im_end|>"],
+        ("u:Hi", "a:<think>hm</think>Let me see", "t:5", "a:<think>ok</think>Five", "u:Thanks", "a:<think>y</think>A"),
+        ["Let me see<|im_end|>", "Five<|im_end|>", "<think>\ny\n</think>\n\nA<|im_end|>"],
     ),
     (
         "llama31_tools",

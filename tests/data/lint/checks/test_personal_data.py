@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lint_rows import JOHN, Q, chat, found_alone
-from veneer.data.lint.checks.personal_data import _EMAIL, _is_address, iban, luhn
+from lint_rows import JOHN, Q, chat, found_alone, write
+from veneer.data.lint.checks.personal_data import _EMAIL, _is_address, iban, luhn, without_accounts
+from veneer.data.lint.run import lint
 
 FAULTS: list[tuple[str, Any]] = [
     ("chatml", chat(f"u:Write to jane.roe@post.net. {Q}", f"a:{JOHN}")),
@@ -22,6 +23,32 @@ FAULTS: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("template", "row"), FAULTS)
 def test_a_planted_fault_is_found_where_it_is(template: str, row: Any, tmp_path: Path) -> None:
     found_alone("personal-data", template, row, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("AT61 1904 3002 3457 3201 BIC OPSKATWW", "  BIC OPSKATWW"),
+        ("pay ES91 2100 0418 4502 0005 1332 BANK now", "pay   BANK now"),
+        ("BE68539007547034 AB", "  AB"),
+        ("AT61 1904 3002 3457 3201 DE89 3704 0044 0532 0130 00.", "   ."),
+        ("AT61 1904 3002 3457 3201 0664 1234 567", "  0664 1234 567"),
+        ("ITEM AT61 1904 3002 3457 3201", "ITEM  "),
+    ],
+)
+def test_an_account_ends_where_its_country_says(text: str, rest: str) -> None:
+    assert without_accounts(text) == rest
+
+
+@pytest.mark.parametrize("text", ["", "AT61 1904 3002 3457 3202 BIC", "AT61", "REF12 ABCD EFGH"])
+def test_a_text_without_an_account_stays_as_it_is(text: str) -> None:
+    assert without_accounts(text) is text
+
+
+def test_an_account_is_no_telephone(tmp_path: Path) -> None:
+    report = lint(write(tmp_path / "f.jsonl", [chat(f"u:DE89 3704 0044 0532 0130 00 is it. {Q}", f"a:{JOHN}")]))
+    [found] = [one for one in report.found if one.rule.name == "personal-data"]
+    assert list(found.details.values()) == ["an account number (IBAN)"]
 
 
 def test_who_logs_in_at_the_host_of_a_url_has_no_address_there() -> None:

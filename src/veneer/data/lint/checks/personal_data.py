@@ -24,6 +24,14 @@ _EMAIL = re.compile(r"(?:://[^\s/@]{1,200}@)|\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1
 _RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|example|invalid|test|localhost)$", re.IGNORECASE)
 _CARD = re.compile(r"(?<![\d.,-])(?:\d[ -]?){12,18}\d(?![\d.,]*\d)")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?\b")
+_COUNTRIES = {
+    15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
+}  # fmt: skip
+"""Characters of an account's number, and the countries that have so many (the registry of ISO 13616)."""
+_LENGTHS = {country: length for length, countries in _COUNTRIES.items() for country in countries.split()}
 _PHONE = re.compile(
     r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
     r"|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4}|0\d{1,4}(?: \d{2,4}){2,4})(?![\w-])"
@@ -39,9 +47,10 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if _DIGITS.search(whole) is not None:
         if any(luhn(found.group()) for found in _CARD.finditer(whole)):
             kinds.append("a card number")
-        if any(iban(found.group()) for found in _IBAN.finditer(whole)):
+        rest = without_accounts(whole)
+        if rest != whole:
             kinds.append("an account number (IBAN)")
-        if any(8 <= sum(c.isdigit() for c in found.group()) <= 15 for found in _PHONE.finditer(whole)):
+        if any(8 <= sum(c.isdigit() for c in found.group()) <= 15 for found in _PHONE.finditer(rest)):
             kinds.append("a telephone number")
     if kinds:
         yield PERSONAL_DATA.found(", ".join(kinds))
@@ -66,6 +75,22 @@ def iban(number: str) -> bool:
     if not 15 <= len(plain) <= 34:
         return False
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
+
+
+def without_accounts(text: str) -> str:
+    """A text without the numbers of accounts in it, whose digits look like those of telephones."""
+    kept, start, at = [], 0, 0
+    while found := _IBAN.search(text, at):
+        places = [place for place in range(*found.span()) if text[place] != " "]
+        # Words in capitals behind it look like more of it; how long it is, its country says.
+        own = places[: _LENGTHS.get(text[places[0] : places[1] + 1])]
+        end = own[-1] + 1
+        if iban(text[found.start() : end]):
+            kept.append(text[start : found.start()])
+            start = end
+        # What looks like more of one number may be the next one.
+        at = max(start, places[3] + 1)
+    return " ".join([*kept, text[start:]]) if kept else text
 
 
 CHECK = RowCheck((PERSONAL_DATA,), _run)
