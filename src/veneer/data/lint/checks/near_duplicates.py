@@ -10,7 +10,7 @@ from veneer.data.lint.checks.duplicates import groups
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
-from veneer.data.lint.shingles import SIMILARITY
+from veneer.data.lint.shingles import SIMILARITY, similarity
 
 NEAR_DUPLICATE = LintRule(
     "near-duplicate",
@@ -34,28 +34,49 @@ LEAKED_NEARLY = LintRule(
     "remove one of the two, or split with near-duplicates on one side: data.split {by: near-duplicates}",
 )
 _MANY = 0.05
+_ASKED = 200
+"""Rows of a cluster with which a row is compared, so that the time does not grow with the square of their number."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     roots = clusters(facts.bands, facts.shingles.read, SIMILARITY)
-    near: list[tuple[int, int]] = []
+    near: list[tuple[int, str]] = []
     for members in groups(roots):
         train = [int(row) for row in members if facts.side[row] == TRAINING]
         if train:
             # Rows of equal content, or with an equal question, are found by other rules.
             known: set[int] = set()
-            for row in train:
+            for place, row in enumerate(train):
                 said = {int(facts.content[row]), int(facts.prompt[row])} - {0}
-                if known and not known & said:
-                    near.append((row, train[0]))
+                earlier = train[max(0, place - _ASKED) : place]
+                if known and not known & said and (like := _like(facts, row, earlier, train[0])):
+                    near.append((row, like))
                 known |= said
             for row in (int(row) for row in members if facts.side[row] == EVALUATION):
-                if not known & {int(facts.content[row]), int(facts.prompt[row])}:
-                    yield [row], LEAKED_NEARLY.found(f"is nearly the training row {facts.where(train[0])}")
+                seen = known & {int(facts.content[row]), int(facts.prompt[row])}
+                if not seen and (like := _like(facts, row, train[-_ASKED:], train[0])):
+                    yield [row], LEAKED_NEARLY.found(f"is nearly the training row {like}")
     share = len(near) / max(1, int(np.count_nonzero(facts.side == TRAINING)))
     rule = MANY_NEAR_DUPLICATES if share >= _MANY else NEAR_DUPLICATE
-    for row, first in sorted(near):
-        yield [row], rule.found(f"as {facts.where(first)}")
+    for row, like in sorted(near):
+        yield [row], rule.found(f"as {like}")
+
+
+def _like(facts: FileFacts, row: int, others: Sequence[int], first: int) -> str | None:
+    """Where a row stands that a row is nearly; None where it is like none of its cluster, which rows between them link.
+
+    Args:
+        facts: of the files.
+        row: the row.
+        others: the last rows of its cluster that it may be like, at most _ASKED.
+        first: the first of all such rows.
+    """
+    own = facts.shingles.read(row)
+    for other in (first, *reversed(others)):
+        if similarity(facts.shingles.read(other), own) >= SIMILARITY:
+            return facts.where(other)
+    # Where there are more than were asked, it may be like one of those.
+    return f"{facts.where(first)}, or one that is nearly that" if len(others) == _ASKED else None
 
 
 CHECK = FileCheck((NEAR_DUPLICATE, MANY_NEAR_DUPLICATES, LEAKED_NEARLY), _run)
