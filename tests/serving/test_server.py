@@ -23,6 +23,7 @@ from served import ADAPTER, BASE, FixedAdapters, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
 from veneer.model.language import LanguageModel
+from veneer.serving import server as server_module
 from veneer.serving.build import build_service, open_server, server_of
 from veneer.serving.guard import Access
 from veneer.serving.keys import Keys
@@ -188,6 +189,49 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_at_the_end(assistant: 
             pieces.append(piece)
         assert service.drain(30)
     assert b"".join(pieces).endswith(b"data: [DONE]\n\n")
+
+
+@contextmanager
+def answered_at_length(server: HttpServer) -> Iterator[tuple[socket.socket, bytes]]:
+    """A client that has taken the beginning of a whole answer, of more bytes than systems keep for a connection."""
+    content = {"model": BASE, "prompt": [5] * 400, "n": 100, "max_tokens": 1, "echo": True, "logprobs": 20}
+    body = json.dumps(content).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(head.encode() + body)
+        yield connection, connection.recv(4096)
+
+
+def test_a_client_that_takes_a_whole_answer_slowly_gets_all_of_it_at_the_end(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request has ended long before its answer has been taken."""
+    monkeypatch.setattr(server_module, "CLOSE_SECONDS", 0)
+    with serving(assistant) as (server, _), answered_at_length(server) as (connection, found):
+        ended: list[bool] = []
+        stopping = threading.Thread(target=lambda: ended.append(server.stop(30)))
+        stopping.start()
+        stopping.join(1)
+        assert stopping.is_alive(), "the client has not taken the answer"
+        pieces = [found]
+        while piece := connection.recv(65536):
+            pieces.append(piece)
+        stopping.join(30)
+    whole = b"".join(pieces)
+    answer = whole.partition(b"\r\n\r\n")[2]
+    assert len(json.loads(answer)["choices"]) == 100
+    assert ended == [True]
+
+
+def test_an_answer_that_is_not_taken_in_time_at_the_end_is_said_to_be_cut_off(
+    assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "CLOSE_SECONDS", 0)
+    with serving(assistant) as (server, _), answered_at_length(server):
+        assert not server.stop(0.2)
 
 
 def test_what_takes_too_long_at_the_end_is_cancelled(assistant: Assistant) -> None:

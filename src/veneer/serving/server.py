@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -18,6 +19,8 @@ from veneer.serving.limits import ServerLimits
 
 BACKLOG = 1024
 """Connections that wait in the system until they are accepted."""
+CLOSE_SECONDS = 5
+"""What connections have at least to be closed in, once all requests have ended or were cancelled."""
 
 
 class Served(Protocol):
@@ -83,7 +86,7 @@ class HttpServer:
             proxy_headers=False,
             h11_max_incomplete_event_size=limits.header_bytes + 4096,
             timeout_keep_alive=int(limits.idle_seconds),
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="veneer-http")
@@ -106,24 +109,29 @@ class HttpServer:
         return self._thread.is_alive() and (self._service.draining or self._service.accepting)
 
     def stop(self, drain_seconds: float | None = None) -> bool:
-        """Take no further requests, let those under way end, and close.
+        """Take no further requests, let those under way end and their clients take the answers, and close.
 
         Args:
-            drain_seconds: how long they may take; None takes the limit of the service.
+            drain_seconds: how long that may take; None takes the limit of the service.
 
         Returns:
-            Whether all of them ended; the others were cancelled.
+            Whether all of them ended, and their answers were taken; the others were cancelled.
         """
         service = self._service
         service.draining = True
-        ended = service.drain(service.limits.drain_seconds if drain_seconds is None else drain_seconds)
+        seconds = service.limits.drain_seconds if drain_seconds is None else drain_seconds
+        end = time.monotonic() + seconds
+        ended = service.drain(seconds)
         # The loop still runs, so that the events of the end reach those who wait for them.
         service.close()
+        # A whole answer is written after its request has ended. uvicorn waits until every connection is closed, which
+        # each is as soon as its client has taken what was written.
+        self._server.config.timeout_graceful_shutdown = max(CLOSE_SECONDS, math.ceil(end - time.monotonic()))
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()
         self._socket.close()
-        return ended
+        return ended and not self._server.server_state.connections
 
     def __enter__(self) -> Self:
         self.start()
