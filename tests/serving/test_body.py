@@ -13,6 +13,7 @@ import pytest
 
 from served import BASE, call, raw, serving
 from veneer.assistant.assistant import Assistant
+from veneer.serving.body import MOST_VALUES, too_many_values
 from veneer.serving.limits import ServerLimits
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.server import HttpServer
@@ -97,6 +98,24 @@ def test_what_is_no_json_object_is_400(server: HttpServer, body: bytes) -> None:
     assert answer["error"]["code"] == "invalid_json"
 
 
+@pytest.mark.parametrize("item", ["[]", "{}", '""', '{"a":1}'])
+def test_more_values_than_anybody_needs_are_400_and_not_parsed(server: HttpServer, item: str) -> None:
+    body = ('{"prompt": [' + ",".join([item] * (MOST_VALUES + 1)) + "]}").encode()
+    status, _, answer = call(server, "POST", "/v1/completions", body)
+    assert status == 400
+    assert "texts, lists and objects" in answer["error"]["message"]
+
+
+def test_numbers_and_what_stands_in_texts_are_not_counted_as_values() -> None:
+    inside = '[{"' * MOST_VALUES
+    assert not too_many_values(json.dumps({"prompt": inside}))
+    assert not too_many_values(json.dumps({"prompt": inside + "\\"}))
+    assert not too_many_values(json.dumps({"prompt": [1] * (2 * MOST_VALUES)}))
+    assert not too_many_values(json.dumps([""] * (MOST_VALUES - 1)))
+    assert too_many_values(json.dumps([""] * MOST_VALUES))
+    assert too_many_values(json.dumps([inside, *[[]] * MOST_VALUES]))
+
+
 BAD: list[tuple[str, Any]] = [
     ("n", 10**6), ("n", 0), ("n", -1), ("n", True), ("max_tokens", -1), ("max_tokens", 10**9), ("max_tokens", 1.5),
     ("max_completion_tokens", 0), ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", -0.1),
@@ -119,7 +138,7 @@ def test_values_out_of_range_are_400_before_anything_is_tokenised(
     async def untouched(self: PromptEncoder, *args: object, **settings: object) -> tuple[int, ...]:
         pytest.fail("a prompt was made")
 
-    monkeypatch.setattr(PromptEncoder, "conversation", untouched)
+    monkeypatch.setattr(PromptEncoder, "tokens_of", untouched)
     content = {"model": BASE, "messages": [{"role": "user", "content": "late?"}], field: value}
     status, _, answer = call(server, "POST", "/v1/chat/completions", content)
     assert status == 400, answer

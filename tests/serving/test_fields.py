@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from veneer.serving.errors import ApiError
-from veneer.serving.fields import IGNORED_HEADER, MOST_NAMED, Fields, ignored_header, shown
+from veneer.serving.fields import IGNORED_HEADER, MOST_FIELDS, MOST_NAMED, Fields, ignored_header, shown
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,14 @@ def test_what_nobody_read_is_ignored_and_named_by_plain_words_alone() -> None:
     assert ignored_header([]) == {}
     many = ignored_header(f"field{number}" for number in range(100))[IGNORED_HEADER]
     assert many.endswith(f"and {100 - MOST_NAMED} more")
+
+
+def test_an_object_of_more_fields_than_there_are_is_400() -> None:
+    many = {f"field{number}": 1 for number in range(MOST_FIELDS + 1)}
+    with pytest.raises(ApiError, match="1,001 fields"):
+        Fields(many)
+    with pytest.raises(ApiError, match="options: 1,001 fields"):
+        Fields({"options": many}).section("options")
 
 
 def test_what_nobody_read_in_a_section_is_named_by_its_path() -> None:

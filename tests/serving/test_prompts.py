@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import fields, replace
-from threading import Event, Semaphore
+from threading import Event, Semaphore, current_thread
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ import hostile_templates as hostile
 from veneer.assistant.assistant import Assistant
 from veneer.data.chat import Encoder, template_of
 from veneer.io.tokenizer import Tokenizer
+from veneer.serving.body import MOST_VALUES
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
 from veneer.serving.prompts import LONG, PromptEncoder, read_messages
@@ -55,6 +57,27 @@ def test_all_that_a_template_may_write_is_counted_before_anything_is_encoded(ass
         given = {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": values[key]}}]}
     with pytest.raises(ApiError, match="characters are more"):
         asyncio.run(prompts.conversation(read_messages(Fields({"messages": [given]}))))
+
+
+def test_what_a_request_says_is_read_beside_the_event_loops_thread(assistant: Assistant) -> None:
+    """Its messages may be megabytes, those within the arguments of calls among them."""
+    prompts, threads = PromptEncoder(assistant.tokenizer, assistant.encoder, 512), set[str]()
+
+    class Watched(Fields):
+        def items(self, name: str) -> list[Any] | None:
+            threads.add(current_thread().name)
+            return super().items(name)
+
+    conversation = asyncio.run(prompts.read(Watched({"messages": FAST})))
+    assert conversation.messages == FAST
+    assert [name.startswith("asyncio_") for name in threads] == [True]
+
+
+def test_arguments_of_more_values_than_anybody_needs_are_refused_unread() -> None:
+    arguments = '{"a": [' + ",".join(["[]"] * (MOST_VALUES + 1)) + "]}"
+    turn = {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": arguments}}]}
+    with pytest.raises(ApiError, match="300,000 texts, lists and objects"):
+        read_messages(Fields({"messages": [turn]}))
 
 
 def test_short_texts_wait_for_no_long_ones(assistant: Assistant) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import current_thread
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from served import BASE, call
 from veneer.assistant.assistant import Assistant
+from veneer.io.tokenizer import Tokenizer
+from veneer.serving import prompts
 from veneer.serving.server import HttpServer
 from veneer.serving.service import Service
 
@@ -39,6 +42,22 @@ def test_the_strings_of_many_tokens_hold_up_nobody(
     assert "".join(told["token_strs"]) == "late, late, late"
     assert sorted(asked) == sorted(set(told["tokens"]))
     assert all(name.startswith("asyncio_") for name in threads)
+
+
+def test_the_text_of_many_tokens_holds_up_nobody(
+    server: HttpServer, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "LONG", 5)
+    tokens, threads, decode_aside = assistant.tokenizer.encode("late, late, late"), set[str](), Tokenizer.decode_aside
+
+    def decoded(self: Tokenizer, ids: Sequence[int]) -> str:
+        threads.add(current_thread().name)
+        return decode_aside(self, ids)
+
+    monkeypatch.setattr(Tokenizer, "decode_aside", decoded)
+    assert call(server, "POST", "/detokenize", {"tokens": tokens})[2] == {"prompt": "late, late, late"}
+    assert [name.startswith("asyncio_") for name in threads] == [True]
+    assert call(server, "POST", "/v1/completions", {"model": BASE, "prompt": tokens, "max_tokens": 1})[0] == 200
 
 
 def test_more_tokens_than_the_context_are_counted_and_come_back(server: HttpServer, assistant: Assistant) -> None:

@@ -160,6 +160,11 @@ def test_tools_that_are_none_are_refused(tools: Any) -> None:
         read_tools(Fields({"tools": tools}))
 
 
+def test_tools_are_counted_before_they_are_read() -> None:
+    with pytest.raises(ApiError, match="100,000 tools, at most 128"):
+        read_tools(Fields({"tools": [None] * 100_000}))
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     """A server of a model whose template writes tools."""

@@ -96,6 +96,9 @@ def check_value(value: Any) -> None:
     Raises:
         BadRow: a string or key holds a NUL or a lone surrogate, or the nesting is too deep.
     """
+    if _usable(value):
+        return
+    # What is wrong with it is looked for again, with its place: a name for each of millions of values takes too long.
     stack = [("", value, 0)]
     while stack:
         path, item, depth = stack.pop()
@@ -111,6 +114,25 @@ def check_value(value: Any) -> None:
                 stack.extend((path or "a key", key, depth + 1) for key in item)
             else:
                 stack.extend((f"{path}[{index}]", inner, depth + 1) for index, inner in enumerate(item))
+
+
+def _usable(value: Any) -> bool:
+    """Whether no string of a row holds what no text may, and its depth is within the limit."""
+    level, depth = [value], 0
+    while level:
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                if _UNUSABLE.search(item) is not None:
+                    return False
+            elif isinstance(item, (dict, list)):
+                if depth == MAX_DEPTH:
+                    return False
+                inner.extend(item)
+                if isinstance(item, dict):
+                    inner.extend(item.values())
+        level, depth = inner, depth + 1
+    return True
 
 
 def unusable_at(text: str) -> int | None:

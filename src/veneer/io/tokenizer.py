@@ -160,6 +160,11 @@ class Tokenizer:
         with _library_refusals("The model's tokenizer failed at some tokens, so that it"):
             return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
+    def decode_aside(self, ids: Sequence[int]) -> str:
+        """`decode` with control tokens, during which other threads go on; see `encode_aside`."""
+        with _library_refusals("The model's tokenizer failed at some tokens, so that it"):
+            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=False)[0])
+
     def digest(self) -> str:
         """SHA-256 of what it does: its vocabulary and rules, its named tokens, and the chat templates."""
         named: list[Any] = [self.bos_token, self.eos_token, self.add_bos, self.chat_template]

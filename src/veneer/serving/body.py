@@ -1,4 +1,4 @@
-"""Reading a request's JSON under limits: bytes, seconds and nesting."""
+"""Reading a request's JSON under limits: bytes, seconds, nesting and the number of values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from veneer.data.json_values import BadRow, parse_row
 from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 
+MOST_VALUES = 300_000
+"""Texts, lists and objects that JSON of clients may hold together. Numbers are not counted: prompts of tokens have
+millions, which take a tenth of the time."""
 MOST_DROPPED = 4
 """How many times the largest body is read and dropped before the client is told. Most clients look for an answer only
 after they have sent everything."""
@@ -21,7 +24,7 @@ async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
 
     Raises:
         ApiError: 413, the body is too large; 408, it did not come in time; 415, it is compressed; 400, it is no JSON
-            object, or is nested too deeply.
+            object, has too many values, or is nested too deeply.
     """
     _check_announced(request, limits.body_bytes)
     try:
@@ -76,10 +79,29 @@ async def _read(request: Request, most: int) -> bytes:
     return b"".join(pieces)
 
 
+def too_many_values(text: str) -> bool:
+    """Whether a text of JSON has more than `MOST_VALUES`. Python's parser does not let go of the interpreter while it
+    makes the items of a list, so that millions of them would hold up everybody."""
+    if text.count('"') + text.count("[") + text.count("{") <= MOST_VALUES:
+        return False
+    plain = text.replace(r"\\", "").replace('\\"', "")
+    texts = plain.count('"') // 2
+    if texts > MOST_VALUES:
+        return True
+    return texts + sum(piece.count("[") + piece.count("{") for piece in plain.split('"')[::2]) > MOST_VALUES
+
+
 def _parse(body: bytes) -> dict[str, Any]:
     try:
         # Some clients on Windows begin a text with a byte order mark, which RFC 8259 lets a reader pass over.
-        value = parse_row(body.decode("utf-8-sig"))
+        text = body.decode("utf-8-sig")
+        if too_many_values(text):
+            raise ApiError(
+                400,
+                f"the body has more than {MOST_VALUES:,} texts, lists and objects, the most that are taken",
+                code="invalid_json",
+            )
+        value = parse_row(text)
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8 text (byte {error.start})", code="invalid_json") from error
     except BadRow as error:

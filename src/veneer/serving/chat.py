@@ -17,7 +17,6 @@ from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.grammar import Grammar
 from veneer.serving.logprobs import chat_logprob
 from veneer.serving.openai_answers import chunks, fingerprint, head
-from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import EVENTS, StreamedResponse
@@ -93,7 +92,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         fields.neutral(name)
     fields.neutral("modalities", ["text"])
     fields.neutral("echo", False)
-    messages = read_messages(fields)
+    conversation = await service.prompts.read(fields, tools.tools)
     schema, param = _schema(fields, tools)
     constraints: tuple[Grammar, ...] = ()
     if schema is not None:
@@ -101,7 +100,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
             raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
         around = tools.or_answer() if tools.free else None
         constraints = await service.constraints(schema, param, settings.n, around)
-    prompt = await service.prompts.conversation(messages, tools.tools)
+    prompt = await service.prompts.tokens_of(conversation)
     requests = settings.requests(
         prompt,
         adapter,

@@ -170,7 +170,7 @@ async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
         if isinstance(prompt, str):
             found.append(_Prompt(param, await service.prompts.text(prompt, param, add_special_tokens=whole), prompt))
         elif isinstance(prompt, list):
-            found.append(_Prompt(param, service.prompts.tokens(prompt, param, service.spec.vocab_size), None))
+            found.append(_Prompt(param, await service.prompts.tokens(prompt, param, service.spec.vocab_size), None))
         else:
             raise fields.wrong(param, "must be a string, a list of tokens, or a list of either")
     return found

@@ -17,6 +17,8 @@ from veneer.serving.errors import ApiError
 
 IGNORED_HEADER = "x-veneer-ignored-fields"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MOST_FIELDS = 1000
+"""Fields that an object may have: each that nobody knows is looked at."""
 MOST_NAMED = 20
 """Ignored fields that are named; a client could send any number."""
 
@@ -27,12 +29,18 @@ class Fields:
     Args:
         values: the object.
         path: where it stands in the request, for messages.
+
+    Raises:
+        ApiError: 400, it has far more fields than there are.
     """
 
     def __init__(self, values: Mapping[str, Any], path: str = ""):
         self._values, self._path = values, path
         self._read: set[str] = set()
         self._sections: dict[str, Fields] = {}
+        if len(values) > MOST_FIELDS:
+            at = f"{path}: " if path else ""
+            raise ApiError(400, f"{at}{len(values):,} fields; at most {MOST_FIELDS:,} are taken", param=path or None)
 
     def value(self, name: str) -> Any:
         """The value of a field, unchecked, or None."""

@@ -16,7 +16,6 @@ from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.grammar import Grammar
 from veneer.serving.ollama import named, now
-from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import PENALTIES, read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import LINES, StreamedResponse, line
@@ -66,7 +65,7 @@ async def chat(service: Service, request: Request) -> Response:
     if not fields.items("messages"):
         return _loaded(fields, model, {"message": {"role": "assistant", "content": ""}})
     tools = service.prompts.read_tools(fields)
-    prompt = await service.prompts.conversation(read_messages(fields), tools.tools)
+    prompt = await service.prompts.tokens_of(await service.prompts.read(fields, tools.tools))
     made, ignored = await _request(service, fields, model, prompt, "messages", tools)
     return await _answer(service, request, OllamaRequest(model, made, True, tools, stream, ignored))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from veneer.data.json_values import BadRow, kind, parse_json
 from veneer.data.turns import REASONING_KEYS
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
+from veneer.serving.body import MOST_VALUES, too_many_values
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
 from veneer.serving.tool_calls import ToolUse, read_tools
@@ -35,6 +37,16 @@ LONG = 100_000
 """Characters from which on a text is a long one: it takes tenths of a second to encode."""
 LONG_AT_A_TIME = 2
 """Long texts that are encoded at a time. They have threads of their own, so that short requests wait for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns whose text may fit into the context."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]]
+    characters: int
+    """How many the turns and the tools have at least, however a template writes them."""
 
 
 def read_messages(fields: Fields, name: str = "messages") -> list[Message]:
@@ -107,6 +119,8 @@ def _call(turn: Fields, call: object, number: int) -> dict[str, Any]:
         raise turn.wrong(path, 'must be {"id": …, "type": "function", "function": {"name": …, "arguments": …}}')
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
+        if too_many_values(arguments):
+            raise turn.wrong(f"{path}.function.arguments", f"more than {MOST_VALUES:,} texts, lists and objects")
         try:
             arguments = parse_json(arguments) if arguments.strip() else {}
         except BadRow as error:
@@ -164,26 +178,44 @@ class PromptEncoder:
             )
         return use
 
-    async def conversation(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
-    ) -> tuple[int, ...]:
-        """The tokens of a conversation, up to where the assistant is to go on. They may be more than the context has.
+    async def read(self, fields: Fields, tools: Sequence[Mapping[str, Any]] = ()) -> Conversation:
+        """The conversation of a request's `messages`, read beside the event loop's thread: they may be megabytes.
 
         Raises:
-            ApiError: 400, its text is far longer than the context, or the template refuses it, or would drop calls of
-                tools.
+            ApiError: 400, a turn breaks a rule, the text is far longer than the context, or the template would drop
+                calls of tools.
         """
+        return await asyncio.to_thread(lambda: self._conversation(read_messages(fields), tools))
+
+    async def conversation(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The tokens of turns that are no request's own; see `tokens_of`.
+
+        Raises:
+            ApiError: as `read` and `tokens_of`.
+        """
+        return await self.tokens_of(await asyncio.to_thread(self._conversation, messages))
+
+    def _conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Conversation:
         if not self.takes_calls and any("tool_calls" in message for message in messages):
             raise ApiError(
                 400,
                 "messages: this model's chat template writes no calls of tools, so that it would never see them",
                 param="messages",
             )
-        size, more = await asyncio.to_thread(lambda: (_characters_of_turns(messages), _characters(tools)))
+        size, more = _characters_of_turns(messages), _characters(tools)
         self._check_size(size, "messages")
         self._check_size(more, "tools")
+        return Conversation(messages, tools, size + more)
+
+    async def tokens_of(self, conversation: Conversation) -> tuple[int, ...]:
+        """The tokens of a conversation, up to where the assistant is to go on. They may be more than the context has.
+
+        Raises:
+            ApiError: 400, the template refuses it.
+        """
+        work = partial(self._encoder.prompt_tokens, conversation.messages, conversation.tools or None)
         try:
-            tokens = await self._done(size + more, partial(self._encoder.prompt_tokens, messages, tools or None))
+            tokens = await self._done(conversation.characters, work)
         except TemplateRefused as error:
             # One person's conversation must not end the template for all others.
             self._encoder = Encoder(self._tokenizer, new_template_of(self._tokenizer))
@@ -204,20 +236,20 @@ class PromptEncoder:
         encode = partial(encode, text, add_special_tokens=add_special_tokens)
         return tuple(await self._done(len(text), encode))
 
-    def tokens(self, tokens: Sequence[object], param: str, vocab_size: int) -> tuple[int, ...]:
+    async def tokens(self, tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:
         """Tokens that a client has made itself. They may be more than the context has.
 
         Raises:
             ApiError: 400, one is none of the model's.
         """
-        found = tuple(one for one in tokens if isinstance(one, int) and not isinstance(one, bool))
-        if len(found) < len(tokens) or not all(0 <= one < vocab_size for one in found):
-            raise ApiError(400, f"{param}: tokens must be whole numbers from 0 to {vocab_size - 1:,}", param=param)
-        return found
+        work = partial(checked_tokens, tokens, param, vocab_size)
+        return work() if len(tokens) < LONG else await self._done(len(tokens), work)
 
-    async def decoded(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, control tokens included."""
-        return await asyncio.to_thread(self._tokenizer.decode, tokens, skip_special_tokens=False)
+    def decoded(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens included. Only other threads than the loop's may ask for it."""
+        if len(tokens) >= LONG:
+            return self._tokenizer.decode_aside(tokens)
+        return self._tokenizer.decode(tokens, skip_special_tokens=False)
 
     def too_long(self, tokens: int, param: str) -> ApiError:
         """The error of a prompt that leaves no room for an answer."""
@@ -241,6 +273,14 @@ class PromptEncoder:
                 param=param,
                 code="context_length_exceeded",
             )
+
+
+def checked_tokens(tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:
+    """Values of JSON that are tokens; see `PromptEncoder.tokens`."""
+    # Python's own loops over millions of tokens would take ten times as long.
+    if not set(map(type, tokens)) <= {int} or not 0 <= min(tokens, default=0) <= max(tokens, default=0) < vocab_size:
+        raise ApiError(400, f"{param}: tokens must be whole numbers from 0 to {vocab_size - 1:,}", param=param)
+    return tuple(tokens)
 
 
 def _characters_of_turns(messages: Sequence[Message]) -> int:

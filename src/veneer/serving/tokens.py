@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from veneer.serving.body import read_json
 from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import token_text
-from veneer.serving.prompts import read_messages
+from veneer.serving.prompts import checked_tokens
 from veneer.serving.service import Service
 
 
@@ -31,7 +32,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     if fields.value("messages") is not None:
         fields.neutral("prompt")
         tools = service.prompts.read_tools(fields).tools
-        tokens = await service.prompts.conversation(read_messages(fields), tools)
+        tokens = await service.prompts.tokens_of(await service.prompts.read(fields, tools))
     else:
         text = fields.text("prompt")
         if text is None:
@@ -62,5 +63,10 @@ async def detokenize(service: Service, request: Request) -> Response:
     given = fields.items("tokens")
     if given is None:
         raise fields.wrong("tokens", "must be a list of tokens")
-    text = await service.prompts.decoded(service.prompts.tokens(given, "tokens", service.spec.vocab_size))
-    return json_response({"prompt": text}, headers=ignored_header(fields.ignored()))
+    headers = ignored_header(fields.ignored())
+    return await asyncio.to_thread(_text_of, service, given, headers)
+
+
+def _text_of(service: Service, given: Sequence[Any], headers: Mapping[str, str]) -> Response:
+    tokens = checked_tokens(given, "tokens", service.spec.vocab_size)
+    return json_response({"prompt": service.prompts.decoded(tokens)}, headers=headers)

@@ -134,10 +134,13 @@ def read_tools(fields: Fields) -> ToolUse:
     Raises:
         ApiError: 400, a tool or the choice breaks a rule.
     """
-    tools = [_tool(fields, tool, number) for number, tool in enumerate(fields.items("tools") or [])]
+    given = fields.items("tools") or []
+    if len(given) > MOST_TOOLS:
+        raise fields.wrong("tools", f"{len(given):,} tools, at most {MOST_TOOLS} are taken")
+    tools = [_tool(fields, tool, number) for number, tool in enumerate(given)]
     names = [tool["function"]["name"] for tool in tools]
-    if len(tools) > MOST_TOOLS or len(set(names)) < len(names):
-        raise fields.wrong("tools", f"at most {MOST_TOOLS} tools are taken, each with a name of its own")
+    if len(set(names)) < len(names):
+        raise fields.wrong("tools", "each must have a name of its own")
     parallel = fields.flag("parallel_tool_calls", True)
     choice = fields.value("tool_choice")
     if choice is None or choice == "auto":
