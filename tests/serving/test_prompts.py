@@ -45,13 +45,16 @@ def test_a_text_beyond_every_possible_prompt_is_refused_unread(assistant: Assist
         asyncio.run(prompts.conversation([{"role": "user", "content": "a" * (512 * longest + 1)}]))
 
 
-@pytest.mark.parametrize("key", ["reasoning_content", "name", "tool_call_id", "arguments", "keys", "numbers"])
+@pytest.mark.parametrize(
+    "key", ["reasoning_content", "name", "tool_call_id", "arguments", "keys", "numbers", "empty", "objects"]
+)
 def test_all_that_a_template_may_write_is_counted_before_anything_is_encoded(assistant: Assistant, key: str) -> None:
     source = (assistant.tokenizer.chat_template or "") + "{# tool_calls #}"
     prompts = PromptEncoder(replace(assistant.tokenizer, chat_template=source), assistant.encoder, 512)
     longest = max(map(len, assistant.tokenizer.backend.get_vocab(with_added_tokens=True)))
     text = "a" * (512 * longest + 1)
     values = {"arguments": {"a": text}, "keys": {text: 1}, "numbers": {"a": [0] * len(text)}}
+    values |= {"empty": {"a": [[]] * (len(text) // 2)}, "objects": {"a": [{}] * (len(text) // 2)}}
     given: dict[str, object] = {"role": "assistant", "content": "hi", key: text}
     if key in values:
         given = {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": values[key]}}]}

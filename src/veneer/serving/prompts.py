@@ -202,7 +202,7 @@ class PromptEncoder:
                 "messages: this model's chat template writes no calls of tools, so that it would never see them",
                 param="messages",
             )
-        size, more = _characters_of_turns(messages), _characters(tools)
+        size, more = _characters_of_turns(messages), sum(map(_characters, tools))
         self._check_size(size, "messages")
         self._check_size(more, "tools")
         return Conversation(messages, tools, size + more)
@@ -286,18 +286,22 @@ def checked_tokens(tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[
 def _characters_of_turns(messages: Sequence[Message]) -> int:
     """How many characters turns have at least that a template may write: texts, and calls of tools."""
     return sum(
-        _characters([value for key, value in message.items() if key not in ("role", "tool_calls")])
-        + _characters([[call.get("id", ""), *call["function"].values()] for call in message.get("tool_calls", ())])
+        sum(_characters(value) for key, value in message.items() if key not in ("role", "tool_calls"))
+        + sum(
+            len(call.get("id", "")) + sum(map(_characters, call["function"].values()))
+            for call in message.get("tool_calls", ())
+        )
         for message in messages
     )
 
 
 def _characters(value: object) -> int:
-    """How many characters a JSON value has at least, however a template writes it."""
+    """How many characters a JSON value has at least, however a template writes it: lists and objects have brackets, and
+    something between their items."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(_characters(key) + _characters(item) for key, item in value.items())
+        return 2 + sum(2 + _characters(key) + _characters(item) for key, item in value.items())
     if isinstance(value, Sequence):
-        return sum(map(_characters, value))
+        return 2 + len(value) + sum(map(_characters, value))
     return 1
