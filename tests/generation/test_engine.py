@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,25 @@ def test_what_can_never_be_carried_out_is_refused_at_once(
     with pytest.raises(ConfigError, match=words):
         engine.submit(request(**{"prompt": [5], **changes}))  # type: ignore[arg-type]
     assert engine.idle
+
+
+def test_a_prompt_is_looked_at_once_for_its_answers_and_copied_when_they_are_admitted(model: CausalLM) -> None:
+    walks = 0
+
+    class Watched(tuple[int, ...]):
+        def __iter__(self) -> Iterator[int]:
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    prompt, engine = Watched([5, 6, 7]), build_engine(model)
+    requests = [GenerationRequest(prompt=prompt, sampling=Sampling(max_new_tokens=4, seed=seed)) for seed in range(8)]
+    for one in requests:
+        engine.check(one)
+    handles = [engine.submit(one) for one in requests]
+    assert walks == 1
+    assert [len(result.tokens) for result in finished(engine, *handles)] == [4] * 8
+    assert walks == 9
 
 
 def test_an_answer_that_may_be_cut_ends_where_the_cache_does_for_its_adapter(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ class GenerationEngine:
         self._active: dict[int, _Active] = {}
         self._numbers, self._submitted, self._ended = itertools.count(), 0, 0
         self._prompt_tokens = self._new_tokens = 0
+        self._checked: tuple[int, ...] = ()
+        """The prompt that was last found to have tokens of the model alone."""
 
     def submit(
         self,
@@ -191,7 +193,7 @@ class GenerationEngine:
             number=number,
             adapter=request.adapter or "",
             root=None,
-            tokens=list(request.prompt),
+            prompt=request.prompt,
             prompt_tokens=len(request.prompt),
             capacity=len(request.prompt) + request.sampling.max_new_tokens,
         )
@@ -209,15 +211,21 @@ class GenerationEngine:
         sampling, spec = request.sampling, self._spec
         sampling.check_vocabulary(spec.vocab_size)
         sampling.check_context(spec.max_positions)
-        strange = [token for token in request.prompt if not 0 <= token < spec.vocab_size]
-        if strange:
-            raise ConfigError(
-                f"the prompt has tokens that the model does not have ({spec.vocab_size:,} in all): {strange[:8]}"
-            )
+        self._check_prompt(request.prompt)
         if request.stop and self._decoder is None:
             raise ConfigError("stop strings need a tokenizer, and this engine has none; give stop_ids")
         if request.adapter is not None and self._adapters is None:
             raise ConfigError(f"adapter: {request.adapter!r}, but this engine serves the base alone")
+
+    def _check_prompt(self, prompt: tuple[int, ...]) -> None:
+        # Answers to one prompt are asked for one after another, and a long one takes milliseconds to look at.
+        if prompt is self._checked:
+            return
+        size = self._spec.vocab_size
+        strange = [token for token in prompt if not 0 <= token < size]
+        if strange:
+            raise ConfigError(f"the prompt has tokens that the model does not have ({size:,} in all): {strange[:8]}")
+        self._checked = prompt
 
     def _ends_of(self, request: GenerationRequest) -> frozenset[int]:
         """The tokens that end an answer. Files name ids under which the model has no token: none is ever said, and no

@@ -208,7 +208,7 @@ class Scheduler:
         """
         if sequence.placement is Placement.COHORT and not self._joins:
             return False
-        tokens = min(len(sequence.tokens) + 1, sequence.capacity)
+        tokens = min(sequence.length + 1, sequence.capacity)
         tokens = sequence.capacity if sequence.placement is Placement.COHORT else tokens
         need = self._bytes_for(sequence.placement, tokens)
         reserve = len(self.running) * sum(kind.block_bytes for kind in self.pool.groups)
@@ -225,6 +225,7 @@ class Scheduler:
         return next(sequence for sequence in reversed(self.running) if sequence.adapter == most)
 
     def _begin(self, sequence: Sequence) -> None:
+        sequence.begin()
         shared = self._shared_keys(sequence)
         sequence.tables, sequence.keys = [[] for _ in self.pool.groups], shared
         size = self.limits.block_tokens

@@ -26,11 +26,13 @@ class Sequence:
     """Whose share of the machine this takes; empty for the base."""
     root: bytes | None
     """The key before the first block: whatever else keys and values depend on. None shares nothing."""
-    tokens: list[int]
-    """The prompt's tokens and the new ones."""
     prompt_tokens: int
     capacity: int
     """Most tokens that the sequence can come to."""
+    prompt: tuple[int, ...] = ()
+    """The prompt as it was asked, which several answers to it share: `tokens` are made of it by `begin`."""
+    tokens: list[int] = field(default_factory=list)
+    """The prompt's tokens and the new ones; none before the sequence is first admitted."""
     placement: Placement = Placement.BLOCKS
     computed: int = 0
     """Tokens whose keys and values are in the cache."""
@@ -43,6 +45,15 @@ class Sequence:
     charged: int = 0
     """Tokens that its adapter's counter has been charged for."""
     preemptions: int = 0
+
+    def begin(self) -> None:
+        """Make its own tokens, where it has none yet."""
+        self.tokens = self.tokens or list(self.prompt)
+
+    @property
+    def length(self) -> int:
+        """How many tokens it has, admitted or not."""
+        return len(self.tokens) or self.prompt_tokens
 
     @property
     def pending(self) -> int:
