@@ -53,6 +53,19 @@ def test_a_broken_adapter_is_refused_by_file(
     assert name in refused(*asked(tiny_model, broken))
 
 
+@pytest.mark.parametrize("output", [[], ["--output", "answers.jsonl"]])
+def test_rows_that_name_adapters_are_answered_by_nothing_else(
+    output: list[str], adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before any model is looked for."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"prompt": "x", "adapter": "claims"}\n{"prompt": "y"}\n')
+    for under in ([], ["--adapter", adapter]):
+        message = refused("generate", "--model", "no model", *under, "--input", "rows.jsonl", *output)
+        assert "rows name adapters (claims); give --adapters FOLDER" in message
+    assert not Path("answers.jsonl").exists()
+
+
 def test_a_pickle_is_never_opened(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "adapter"
     shutil.copytree(adapter, broken)

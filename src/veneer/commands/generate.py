@@ -112,6 +112,8 @@ def generate(
         named = screen.columns_of_questions(input_file, columns_of(columns), adapter)
         # What cannot be read is refused before the model is loaded.
         conversations = screen.read_conversations(input_file, system, named)
+        if adapters is None:
+            screen.refuse_adapters(input_file, len(conversations))
         if output is not None:
             assistant = screen.open_for_rows(request, input_file, len(conversations), adapters)
             done = screen.answer_into(

@@ -140,6 +140,24 @@ def say_below(events: list[Event]) -> None:
             screen(event)
 
 
+def refuse_adapters(path: Path, count: int) -> None:
+    """Refuse a file of so many questions whose rows name adapters, where no folder has these: nothing else answers in
+    their place.
+
+    Raises:
+        ConfigError: rows name adapters.
+        DataError: what a row names is no text.
+    """
+    from veneer.serving.batch import adapters_of_rows
+
+    named = sorted({name for name in adapters_of_rows(path, count) if name is not None})
+    if named:
+        raise ConfigError(
+            f"{path}: rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which has them by name, and "
+            "--output FILE, or take the key adapter out of the rows"
+        )
+
+
 def open_for_rows(request: AssistantRequest, path: Path, count: int, adapters: Path | None) -> Assistant:
     """Load the model that answers the rows of a file, held as the adapters that rows name were trained, if they agree.
 
