@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 
 import ollama
@@ -105,6 +106,23 @@ def test_options_out_of_range_are_refused(server: HttpServer, options: dict[str,
     status, _, answer = call(server, "POST", "/api/generate", {"model": BASE, "prompt": "a", "options": options})
     assert status == 400
     assert answer["error"].startswith(f"options.{next(iter(options))}")
+
+
+def test_the_seed_that_ollama_sends_for_none_is_none(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def randbelow(below: int) -> int:
+        drawn.append(below)
+        return 3
+
+    monkeypatch.setattr(secrets, "randbelow", randbelow)
+
+    def asked(seed: int) -> str:
+        content = {"model": BASE, "prompt": "a", "stream": False, "options": {"num_predict": 8, "seed": seed}}
+        return str(call(server, "POST", "/api/generate", content)[2]["response"])
+
+    assert asked(-1) == asked(3) != asked(-2)
+    assert len(drawn) == 1
 
 
 @pytest.mark.parametrize("options", [{"mirostat": 0}, {"typical_p": 1.0}, {"typical_p": 1}, {"tfs_z": 1}])

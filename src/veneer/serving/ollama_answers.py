@@ -24,6 +24,8 @@ from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, where its options are left out."""
 SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+NO_SEED = ("seed", -1)
+"""The option and its value by which Ollama's clients ask for no seed; it is the default that they send."""
 OFF: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
 """Options that are not honoured, each with the values at which it changes nothing."""
 NO_TOOLS = ToolUse()
@@ -104,7 +106,7 @@ async def _request(
         options.neutral(name, *off)
     values = {name: options.value(name) for name in SAME}
     values["repetition_penalty"] = options.number("repeat_penalty", *PENALTIES, 1.0)
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None and (name, value) != NO_SEED}
     most = options.integer("num_predict", -2, service.context - 1)
     settings = read_sampling(
         Fields({**DEFAULTS, **given}, "options"),
