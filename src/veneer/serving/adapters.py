@@ -379,5 +379,8 @@ def _names(folder: Path) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG_FILE).is_file())
     strange = [name for name in names if not _NAME.fullmatch(name)]
     if strange:
-        raise ConfigError(f"{folder}: names of adapters have letters, digits, dots, dashes, underscores: {strange[:8]}")
+        raise ConfigError(
+            f"{folder}: the name of an adapter begins with a letter (A to Z, a to z) or a digit, and has these, dots, "
+            f"dashes and underscores, 128 at most; rename these folders, or move them away: {strange[:8]}"
+        )
     return names
