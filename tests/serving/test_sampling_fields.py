@@ -76,6 +76,14 @@ def test_what_is_not_honoured_is_refused_unless_it_changes_nothing() -> None:
             read(**{name: "something else"})
 
 
+def test_the_best_of_as_many_as_are_wanted_changes_nothing() -> None:
+    assert read(n=2, best_of=2).n == 2
+    assert read(best_of=1).n == read(best_of=None).n == 1
+    for values in ({"n": 2, "best_of": 3}, {"n": 2, "best_of": 1}, {"best_of": 2}):
+        with pytest.raises(ApiError, match="best_of is not supported"):
+            read(**values)
+
+
 def test_every_integer_of_64_bits_is_a_seed_of_its_own(service: Service) -> None:
     def seeds(first: int, n: int = 1) -> list[int]:
         asked = read(seed=first, n=n).requests((3, 4), None, service.prompts, param="prompt")

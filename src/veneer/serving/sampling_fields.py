@@ -27,7 +27,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": (),
     "bad_words": (),
-    "best_of": (1,),
     "cache_salt": (),
     "chat_template": (),
     "chat_template_kwargs": ({},),
@@ -134,13 +133,14 @@ def read_sampling(
     """
     for name, values in NEUTRAL.items():
         fields.neutral(name, *values)
-    n = fields.integer("n", 1, choices)
+    n = fields.integer("n", 1, choices) or 1
+    fields.neutral("best_of", n)  # the best of so many are all of them
     seed = fields.integer("seed", LEAST_SEED, LARGEST_SEED)
     least = fields.integer("min_tokens", 0, context) or 0
     ids = _stop_ids(fields, vocab_size)
     ignore_end = fields.flag("ignore_eos")
     return SamplingFields(
-        n=1 if n is None else n,
+        n=n,
         max_tokens=max_tokens,
         seed=secrets.randbelow(OWN_SEEDS) if seed is None else seed,
         sampling=Sampling(
