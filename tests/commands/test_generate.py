@@ -66,6 +66,12 @@ def test_rows_that_name_adapters_are_answered_by_nothing_else(
     assert not Path("answers.jsonl").exists()
 
 
+def test_an_output_that_is_no_file_is_refused_before_any_model_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "questions.txt").write_text("a\n")
+    asked = ["generate", "--model", "no model", "--input", tmp_path / "questions.txt"]
+    assert "/dev/null: is no file" in refused(*asked, "--output", "/dev/null")
+
+
 def test_a_pickle_is_never_opened(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "adapter"
     shutil.copytree(adapter, broken)

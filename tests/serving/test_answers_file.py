@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_two_processes_do_not_write_into_one_file(tmp_path: Path) -> None:
             AnswersFile(path, JOB)
         file.append(LINES[0])
     assert path.read_bytes().count(b"\n") == 1
+
+
+def test_what_is_no_file_is_refused_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    pipe, folder, link = tmp_path / "pipe", tmp_path / "folder", tmp_path / "link"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to("/dev/null")
+    for path in (pipe, folder, link):
+        with pytest.raises(OutputError, match="is no file"):
+            AnswersFile(path, JOB)
+    assert sorted(tmp_path.iterdir()) == [folder, link, pipe]
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

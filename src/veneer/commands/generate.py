@@ -107,6 +107,8 @@ def generate(
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
+    if output is not None:
+        screen.check_output(output)
     if input_file is not None:
         request = assistant_of(model, adapter, method, device, dtype)
         named = screen.columns_of_questions(input_file, columns_of(columns), adapter)

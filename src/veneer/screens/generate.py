@@ -140,6 +140,13 @@ def say_below(events: list[Event]) -> None:
             screen(event)
 
 
+def check_output(path: Path) -> None:
+    """Raise OutputError for what no answers can be kept in; see `veneer.serving.answers_file.check_kind`."""
+    from veneer.serving.answers_file import check_kind
+
+    check_kind(path)
+
+
 def refuse_adapters(path: Path, count: int) -> None:
     """Refuse a file of so many questions whose rows name adapters, where no folder has these: nothing else answers in
     their place.

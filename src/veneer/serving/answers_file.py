@@ -45,6 +45,7 @@ class AnswersFile:
 
     def __init__(self, path: Path, job: Mapping[str, Any]):
         self._path = path
+        check_kind(path)
         note = path.with_name(f"{path.name}.job")
         with reported(path):
             self._file = path.open("a+b", buffering=0)
@@ -100,6 +101,17 @@ class AnswersFile:
                 end, count = end + len(line), count + 1
             self._file.truncate(end)
         return count
+
+
+def check_kind(path: Path) -> None:
+    """Raise OutputError for what no answers can be kept in: a device, a pipe, a folder."""
+    with reported(path):
+        strange = path.exists() and not path.is_file()
+    if strange:
+        raise OutputError(
+            f"{path}: is no file, and answers are kept in one, so that the command can go on; give another --output, "
+            "or leave it out to have the answers printed"
+        )
 
 
 def has_answers(path: Path) -> bool:
