@@ -40,7 +40,7 @@ LONG_AT_A_TIME = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class CountedTurns:
     """Turns whose text may fit into the context."""
 
     messages: Sequence[Message]
@@ -178,7 +178,7 @@ class PromptEncoder:
             )
         return use
 
-    async def read(self, fields: Fields, tools: Sequence[Mapping[str, Any]] = ()) -> Conversation:
+    async def read(self, fields: Fields, tools: Sequence[Mapping[str, Any]] = ()) -> CountedTurns:
         """The conversation of a request's `messages`, read beside the event loop's thread: they may be megabytes.
 
         Raises:
@@ -195,7 +195,7 @@ class PromptEncoder:
         """
         return await self.tokens_of(await asyncio.to_thread(self._conversation, messages))
 
-    def _conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Conversation:
+    def _conversation(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> CountedTurns:
         if not self.takes_calls and any("tool_calls" in message for message in messages):
             raise ApiError(
                 400,
@@ -205,9 +205,9 @@ class PromptEncoder:
         size, more = _characters_of_turns(messages), sum(map(_characters, tools))
         self._check_size(size, "messages")
         self._check_size(more, "tools")
-        return Conversation(messages, tools, size + more)
+        return CountedTurns(messages, tools, size + more)
 
-    async def tokens_of(self, conversation: Conversation) -> tuple[int, ...]:
+    async def tokens_of(self, conversation: CountedTurns) -> tuple[int, ...]:
         """The tokens of a conversation, up to where the assistant is to go on. They may be more than the context has.
 
         Raises:
@@ -277,7 +277,7 @@ class PromptEncoder:
 
 def checked_tokens(tokens: Sequence[Any], param: str, vocab_size: int) -> tuple[int, ...]:
     """Values of JSON that are tokens; see `PromptEncoder.tokens`."""
-    # Python's own loops over millions of tokens would take ten times as long.
+    # Loops in Python over millions of tokens would take several times as long.
     if not set(map(type, tokens)) <= {int} or not 0 <= min(tokens, default=0) <= max(tokens, default=0) < vocab_size:
         raise ApiError(400, f"{param}: tokens must be whole numbers from 0 to {vocab_size - 1:,}", param=param)
     return tuple(tokens)
@@ -303,5 +303,5 @@ def _characters(value: object) -> int:
     if isinstance(value, Mapping):
         return 2 + sum(2 + _characters(key) + _characters(item) for key, item in value.items())
     if isinstance(value, Sequence):
-        return 2 + len(value) + sum(map(_characters, value))
+        return max(2, 1 + len(value)) + sum(map(_characters, value))
     return 1
