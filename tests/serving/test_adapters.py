@@ -428,9 +428,18 @@ def test_folders_that_are_none_are_refused(tmp_path: Path, folder: Path) -> None
 def test_the_whole_rule_of_names_is_said_where_a_folder_breaks_it(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"begins with a letter \(A to Z, a to z\).*128 at most; rename") as caught:
+    with pytest.raises(
+        ConfigError, match=r"begins with a letter \(A to Z, a to z\).*128 characters at most; rename"
+    ) as caught:
         adapter_names(tmp_path)
     assert repr(name) in str(caught.value)
+
+
+def test_points_of_a_sweep_are_served_by_their_names(tmp_path: Path) -> None:
+    name = "01-rank=4,learning_rate=1e+30"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "adapter_config.json").write_text("{}")
+    assert adapter_names(tmp_path) == [name]
 
 
 def test_adapters_that_come_later_are_taken_up(tmp_path: Path, assistant: Assistant, folder: Path) -> None:

@@ -30,7 +30,8 @@ from veneer.serving.adapter_loading import Loader
 from veneer.serving.adapter_memory import AdapterMemory, Lease, Version
 from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,127}")
+"""What a folder of a sweep is called too."""
 MEMORY = "Ask again when less else runs; `veneer serve` takes less with a smaller --adapter-memory and --cache-memory."
 """The remedy where there was no memory for an adapter."""
 PATIENCE_SECONDS = 5.0
@@ -380,7 +381,7 @@ def _names(folder: Path) -> list[str]:
     strange = [name for name in names if not _NAME.fullmatch(name)]
     if strange:
         raise ConfigError(
-            f"{folder}: the name of an adapter begins with a letter (A to Z, a to z) or a digit, and has these, dots, "
-            f"dashes and underscores, 128 at most; rename these folders, or move them away: {strange[:8]}"
+            f"{folder}: the name of an adapter begins with a letter (A to Z, a to z) or a digit, and has these and "
+            f"any of . _ - = , + , 128 characters at most; rename these folders, or move them away: {strange[:8]}"
         )
     return names
