@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from forking import ForkServer
+from served import until
 from tiny import CommandLine, rows, run_config, tree, write_rows
+from training_runs import options
 from veneer.config import to_yaml
 from veneer.io.leftovers import PARTIAL
 from veneer.signals import GRACE, SIGNALS
@@ -333,3 +339,81 @@ def test_a_stream_that_was_closed_from_the_start_changes_no_code_and_gets_no_fil
     shell = f'exec "$0" -c "$1" {closed}>&-'
     ended = subprocess.run(["sh", "-c", shell, sys.executable, program], check=False)
     assert ended.returncode == 143
+
+
+# ------------------------------------------------------------------------------------------ streams that nobody reads
+
+
+def full_pipe() -> tuple[int, int]:
+    """Both ends of a pipe that takes nothing more."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
+PRINTS = "print('a line', file=sys.stderr, flush=True); print('a line', flush=True)"
+UNREAD = {
+    "at once": f"def work():\n    READY.touch()\n    try:\n        {PRINTS}; time.sleep(60)\n"
+    f"    finally:\n        {PRINTS}; LEFT.touch()",
+    "deferred": "def work():\n    with signals.deferred():\n        READY.touch()\n"
+    f"        while not signals.stop_signalled():\n            {PRINTS}\n"
+    f"        {PRINTS}; LEFT.touch()",
+    "another thread": "import threading\nlock = threading.Lock()\ndef draw():\n    with lock:\n        READY.touch()\n"
+    f"        {PRINTS}\n"
+    "def work():\n    threading.Thread(target=draw, daemon=True).start()\n    time.sleep(0.2)\n"
+    "    with signals.deferred():\n        with lock:\n            LEFT.touch()",
+    "held up": "signals.GRACE = 0.3\nLEFT.touch()\ndef work():\n    while True:\n        try:\n"
+    f"            READY.touch(); {PRINTS}; time.sleep(60)\n        except BaseException:\n            pass",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", UNREAD)
+@pytest.mark.parametrize("unread", ["stdout", "stderr", "both"])
+def test_a_stream_that_nobody_reads_holds_no_end_up(where: str, unread: str, tmp_path: Path) -> None:
+    reader, writer = full_pipe()
+    with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        process = subprocess.Popen(
+            program(tmp_path, UNREAD[where]),
+            stdout=out if unread == "stderr" else writer,
+            stderr=err if unread == "stdout" else writer,
+        )
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.002)
+    time.sleep(0.3)  # in which the write begins that takes no end
+    process.terminate()
+    begun = time.monotonic()
+    assert process.wait(GRACE) == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < GRACE - 2
+    assert (tmp_path / "left").exists()
+    if unread == "stdout":
+        assert "SIGTERM" in (tmp_path / "err").read_text()
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.scenario(number=6)
+@pytest.mark.skipif(sys.platform != "linux", reason="there the size of a pipe cannot be set")
+def test_a_run_whose_output_nobody_reads_ends_by_a_signal_with_its_last_step(
+    forks: ForkServer, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = ("train.steps=1000", "train.save_every=1000")
+    argv = [*options(tiny_model, tiny_data, tmp_path / "run", *settings), "--json"]
+    os.mkfifo(tmp_path / "out")
+    pipe = os.open(tmp_path / "out", os.O_RDWR)
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 16384)
+    pid = forks.start(argv, tmp_path / "out", tmp_path / "err")
+    log = tmp_path / "run" / "events.jsonl"
+    assert until(lambda: log.is_file() and "StepDone" in log.read_text())
+    assert until(lambda: not select.select([], [pipe], [], 0.5)[1])
+    os.kill(pid, signal.SIGTERM)
+    begun = time.monotonic()
+    assert forks.wait(pid) == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 10
+    os.close(pipe)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert verify(checkpoint) is None
+    assert "SIGTERM" in (tmp_path / "err").read_text()

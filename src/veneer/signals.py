@@ -8,6 +8,9 @@ noted: the micro-batch under way ends, and a checkpoint is written. A SIGINT aft
 further SIGTERM, SIGHUP or SIGUSR1 changes nothing, because supervisors and terminals send them twice. SIGUSR1 is what
 SLURM is asked to send some time before it ends a job.
 
+From the first signal on nothing that is printed holds the end up: a pipe or a terminal that takes nothing (a pager, a
+stopped reader, Ctrl-S) blocks whoever writes, so that its rest goes to the null device.
+
 Only the command line has these handlers. A program that imports veneer keeps its own.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import select
 import signal
 import sys
 import time
@@ -28,6 +32,8 @@ SIGNALS = (
 )  # fmt: skip
 GRACE = 8.0
 """Seconds that the way out may take after a signal; then the process ends where it stands."""
+PATIENCE = 0.5
+"""Seconds that a standard stream may take nothing after a signal."""
 RETRY = 0.02
 """Seconds after which a signal is tried again that came during an import, or whose `Stopped` Python dropped."""
 NOTICE = "stopping after this micro-batch; Ctrl-C now ends at once (the last checkpoint stays)"
@@ -66,9 +72,9 @@ class SignalHandler:
                 _leave(128 + number)
             return
         self.received = signal.Signals(number)
+        _drop_what_nobody_reads()
         if self.then is None:
-            # Not `threading`, whose locks this thread may hold where it was interrupted.
-            _thread.start_new_thread(_leave_after, (GRACE, self.received))
+            _beside(_leave_after, GRACE, self.received)
             self._stop_outside_imports(number, frame)
             return
         _say(f"{self.received.name}: {self.notice}")
@@ -205,6 +211,14 @@ def leave(code: int) -> NoReturn:
     _leave(code)
 
 
+def take_everything(number: int) -> None:
+    """Let the null device take what is written to a descriptor from here on, by a write that is retried too."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
+
+
 def _installed() -> SignalHandler | None:
     found = (signal.getsignal(number) for number in SIGNALS)
     return next((handler for handler in found if isinstance(handler, SignalHandler)), None)
@@ -213,8 +227,61 @@ def _installed() -> SignalHandler | None:
 def _say(message: str) -> None:
     """Print a line past Python's buffers, which may be in use where the signal came. It begins on a new line, below
     whatever stands on the screen; a terminal that has gone (SIGHUP) does not matter."""
+    _write(f"\n{message}\n".encode())
+
+
+def _write(data: bytes) -> None:
+    """Write to standard error, and wait no longer than `PATIENCE` for whoever reads it."""
+    written = _thread.allocate_lock()
+    written.acquire()
+    _beside(_write_on_thread, data, written)
+    written.acquire(timeout=PATIENCE)
+
+
+def _write_on_thread(data: bytes, written: _thread.LockType) -> None:
     with suppress(OSError):
-        os.write(2, f"\n{message}\n".encode())
+        os.write(2, data)
+    written.release()
+
+
+def _drop_what_nobody_reads() -> None:
+    """Look after the standard streams on a thread. To be called from a handler, on the main thread."""
+    if sys.platform == "win32":  # there `select` knows sockets alone
+        return
+    # Python takes a write up again that a signal has interrupted, by the number of its descriptor.
+    signal.signal(signal.SIGURG, lambda number, frame: None)
+    _beside(_keep_streams_taking)
+
+
+def _keep_streams_taking() -> NoReturn:
+    while True:
+        for number in (1, 2):
+            if not _takes(number):
+                take_everything(number)
+                _interrupt_writes()
+        time.sleep(PATIENCE)
+
+
+def _takes(number: int) -> bool:
+    """Whether a descriptor can be written within `PATIENCE`. One that is closed holds nobody up."""
+    try:
+        return bool(select.select([], [number], [], PATIENCE)[1])
+    except OSError:
+        return True
+
+
+def _interrupt_writes() -> None:
+    """Interrupt what the threads of this process wait for: one that draws bars holds locks that others need."""
+    if sys.platform != "win32":
+        for thread in sys._current_frames():
+            signal.pthread_kill(thread, signal.SIGURG)
+
+
+def _beside(work: Callable[..., object], *given: object) -> None:
+    """Run a function on a thread. A system that gives no more threads goes without it: the way out has to be free."""
+    # Not `threading`, whose locks the thread may hold that a signal has interrupted.
+    with suppress(RuntimeError):
+        _thread.start_new_thread(work, given)
 
 
 def _leave_after(seconds: float, received: signal.Signals) -> None:
@@ -227,7 +294,6 @@ def _leave_after(seconds: float, received: signal.Signals) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    with suppress(OSError):
-        if os.isatty(2):
-            os.write(2, b"\x1b[?25h")  # a bar hides the cursor
+    if os.isatty(2):
+        _write(b"\x1b[?25h")  # a bar hides the cursor
     os._exit(code)

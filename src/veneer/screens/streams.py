@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
+
+from veneer.signals import take_everything
 
 
 class LossyStream(io.TextIOBase):
@@ -65,6 +66,4 @@ class LossyStream(io.TextIOBase):
 def drop_rest(stream: TextIO) -> None:
     """Let a stream that cannot be written take everything, so that nothing in its buffers fails once more."""
     with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        take_everything(stream.fileno())
