@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import veneer
+from other_user import as_another_user, as_root, open_folder
 from run_logs import write_run
 from veneer.errors import ConfigError
 from veneer.run_records.find import differences, open_run, runs
@@ -44,29 +41,13 @@ def test_the_settings_that_differ_are_found_at_any_depth() -> None:
     assert differences(*patterns) == {"lora.rank_pattern": ({"q_proj": 8}, {})}
 
 
-NOBODY = 65534
-
-
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder that another user may look into; pytest's own may be entered by their owner alone."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    with open_folder() as folder:
+        yield folder
 
 
-@contextmanager
-def as_another_user() -> Iterator[None]:
-    """The block is another user's as the system sees it."""
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+@as_root
 def test_what_another_user_may_not_read_is_passed_over_and_said_where_it_is_asked_for(shared: Path) -> None:
     for name in ("mine", "private", "log", "group/hidden"):
         write_run(shared / name)
