@@ -253,6 +253,12 @@ def test_the_dtype_of_mixed_files_is_the_same_whatever_the_order(order: Sequence
     assert dtype_in_headers([single(tmp_path / "o", {"a": torch.ones(3)}) / "model.safetensors"]) is None
 
 
+def test_weights_that_cannot_be_read_are_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read: Is a directory\.$"):
+        dtypes_in_headers([tmp_path / "model.safetensors"])
+
+
 def test_a_model_is_named_for_others_without_the_path_of_this_machine(tmp_path: Path) -> None:
     cached = tmp_path / "hub" / "models--owner--name" / "snapshots" / "0a1b"
     cached.mkdir(parents=True)

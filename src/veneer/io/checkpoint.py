@@ -365,7 +365,16 @@ def _open_shard(file: Path) -> Any:
         # The object is usable without the context manager, and closes with its last reference.
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
+        _refuse_unreadable(file)
         raise ModelError(f"{file} is not a usable safetensors file: {error}. Download it again.") from error
+
+
+def _refuse_unreadable(file: Path) -> None:
+    """The library says of a file that may not be read that it is missing."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
 def _read_object(file: Path) -> dict[str, Any]:
