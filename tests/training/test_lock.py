@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from other_user import as_another_user, as_root, open_folder
 from tiny import run_config
 from training_runs import LONG, SETTINGS
+from veneer.enums import Publish
+from veneer.errors import CheckpointError
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
+from veneer.training.lock import holds_result
 from veneer.training.run import train
 
 
@@ -27,3 +31,13 @@ def test_the_schedules_of_a_longer_run_are_known_without_its_log(
     assert "schedules" not in json.loads(RunFolder(output).summary_file.read_text())
     found = reproduce(output)
     assert found.same, found.lines()
+
+
+@as_root
+def test_a_result_that_may_not_be_read_is_not_called_another(tiny_model: Path, tiny_data: Path) -> None:
+    with open_folder() as place:
+        folder = RunFolder(train(run_config(tiny_model, tiny_data, place / "run", "train.steps=1")).output)
+        assert holds_result(folder, 1, Publish.LAST)
+        next(iter(folder.weights.values())).chmod(0)
+        with as_another_user(), pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+            holds_result(folder, 1, Publish.LAST)

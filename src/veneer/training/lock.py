@@ -154,6 +154,9 @@ def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
         folder: of the run.
         step: after which the run has ended.
         publish: which weights become the result.
+
+    Raises:
+        CheckpointError: a file of the result is there and may not be read: that is no damage to it.
     """
     try:
         lock = json.loads(folder.lock_file.read_text(encoding="utf-8"))
@@ -168,8 +171,11 @@ def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
 
 
 def _digests(folder: RunFolder) -> dict[str, str]:
-    """SHA-256 of every file of the result, by its name."""
-    return {name: sha256(file) for name, file in folder.results.items()}
+    """SHA-256 of every file of the result, by its name. Raises CheckpointError where one cannot be read."""
+    try:
+        return {name: sha256(file) for name, file in folder.results.items()}
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def write_lock(
