@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from other_user import as_another_user, as_root, open_folder
 from tiny import run_config, tree
 from veneer.cli import main
 from veneer.errors import CheckpointError, Interrupted, OutputError
@@ -82,8 +83,6 @@ def test_a_run_that_was_resumed_is_made_again_in_one_piece(tiny_model: Path, tin
     assert found.output == str(tmp_path / "again")
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "run" / WEIGHTS).read_bytes()
     assert lock_of(tmp_path / "again")["resumed_at"] == []
-    with pytest.raises(OutputError, match="exists already"):
-        reproduce(tmp_path / "run", output=tmp_path / "again")
 
 
 def test_a_signal_after_the_last_step_ends_it_before_anything_is_compared(
@@ -216,6 +215,35 @@ def test_weights_that_are_gone_are_missed_before_anything_is_trained(copy: Path)
         reproduce(copy, subscribers=[told.append])
     assert told == []
     assert not copy.with_name("run.reproduced").exists()
+
+
+@as_root
+def test_weights_that_may_not_be_read_are_missed_before_anything_is_trained(copy: Path) -> None:
+    told: list[Event] = []
+    with open_folder() as place:
+        moved = Path(shutil.move(copy, place / "run"))
+        (moved / WEIGHTS).chmod(0)
+        with (
+            as_another_user(),
+            pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: cannot be read: Permission denied"),
+        ):
+            reproduce(moved, subscribers=[told.append])
+        assert told == []
+        assert not (place / "run.reproduced").exists()
+
+
+def test_one_that_was_killed_before_it_was_compared_is_compared(
+    copy: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    again, told = tmp_path / "again", list[Event]()
+    assert reproduce(copy, output=again).same
+    before = tree(again)
+    assert reproduce(copy, output=again, subscribers=[told.append]).same
+    assert tree(again) == before
+    assert [type(event) for event in told] == [Result]
+    other = train(run_config(tiny_model, tiny_data, tmp_path / "other", "train.steps=6", "train.seed=3")).output
+    with pytest.raises(OutputError, match="again exists already"):
+        reproduce(other, output=again)
 
 
 def test_the_folder_in_which_one_is_has_a_name(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,8 @@ def reproduce(
 ) -> Reproduction:
     """Make a finished run again, in one piece, and compare what comes out.
 
-    A reproduction that was stopped or killed goes on when it is asked for again, from its newest checkpoint.
+    A reproduction that was stopped or killed goes on when it is asked for again, from its newest checkpoint. One that
+    has ended is compared again.
 
     Args:
         run: its folder, with `run.lock`.
@@ -90,9 +91,9 @@ def reproduce(
         stop: asked after every step.
 
     Raises:
-        CheckpointError: there is no usable `run.lock`, or the run's weights are not there any more, or base, tokenizer
-            or data are not what was trained from: all are named, and nothing is trained.
-        OutputError: the output folder exists, and holds no reproduction that has not ended.
+        CheckpointError: there is no usable `run.lock`, or the run's weights are not there any more or cannot be read,
+            or base, tokenizer or data are not what was trained from: all are named, and nothing is trained.
+        OutputError: the output folder exists, and holds no reproduction of this run.
         Interrupted: `stop` or a signal asked for it.
         VeneerError: whatever `train` raises.
     """
@@ -102,9 +103,10 @@ def reproduce(
     moved = {"model": model, "data.file": data, "data.eval_file": eval_data}
     target = Path(output) if output is not None else _beside(folder)
     ends = schedule_ends(lock)
-    reached = _reached(target, ends)
-    weights = _weights_of(folder)
+    weights, digest = _weights_of(folder)
     config = _config(lock, folder, moved, target)
+    done = _is_done(target, config, ends)
+    reached = None if done else _reached(target)
     refuse_other_inputs(lock, config, folder)
     device = resolve_device(config.compute.device)
     differing = environments(lock, environment(device, config))
@@ -113,10 +115,11 @@ def reproduce(
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
     try:
-        _train_again(config, ends, reached, lock.get("micro_batches", []), subscribers, stop)
+        if not done:
+            _train_again(config, ends, reached, lock.get("micro_batches", []), subscribers, stop)
     except Interrupted as error:
         raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
-    found = _compared(lock, weights, target, differing)
+    found = _compared(lock, weights, digest, target, differing)
     if found.same and output is None:
         remove_folder(target)
     else:
@@ -155,11 +158,10 @@ def _train_again(
     `reached` is as `_reached` says."""
     left = [part for part in ends if part[1] > (reached or 0)] or ends[-1:]
     for number, (steps, end) in enumerate(left):
-        part = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
         until = _Until(end, stop)
         try:
             train(
-                part,
+                _over(config, steps),
                 resume=number > 0 or reached is not None,
                 subscribers=[*subscribers, until.note],
                 stop=until.reached,
@@ -187,22 +189,47 @@ class _Until:
         return self.stop() or self.step == self.end
 
 
-def _reached(target: Path, ends: Sequence[tuple[int, int]]) -> int | None:
+def _is_done(target: Path, config: RunConfig, ends: Sequence[tuple[int, int]]) -> bool:
+    """Whether a folder holds the result of the reproduction. `ends` are the run's schedules; at the end of each the
+    run has a result, and what it has at the last one is compared.
+
+    Raises:
+        OutputError: another run has ended there.
+        CheckpointError: its `run.lock` is damaged.
+    """
+    folder = RunFolder(target)
+    if not folder.lock_file.exists():
+        return False
+    recorded = read_lock(target)["config"]
+    if recorded["train"]["steps"] in [steps for steps, _ in ends[:-1]]:
+        return False
+    if not folder.weights or recorded != _over(config, ends[-1][0]).model_dump(mode="json"):
+        raise _taken(target)
+    return True
+
+
+def _reached(target: Path) -> int | None:
     """The step that a reproduction in a folder has reached which has not ended: 0 where it has no checkpoint. None
-    where nothing is there. `ends` are the run's schedules; at the end of each the run has a result.
+    where nothing is there.
 
     Raises:
         OutputError: something else is there.
-        CheckpointError: its `run.lock` is damaged.
     """
     if not target.exists():
         return None
     folder = RunFolder(target)
-    earlier = [steps for steps, _ in ends[:-1]]
-    ended = folder.lock_file.exists() and read_lock(target)["config"]["train"]["steps"] not in earlier
-    if ended or not folder.events_file.is_file():
-        raise OutputError(f"{target} exists already; give another --output, or delete it")
+    if not folder.events_file.is_file():
+        raise _taken(target)
     return max(folder.checkpoint_steps(), default=0)
+
+
+def _taken(target: Path) -> OutputError:
+    return OutputError(f"{target} exists already; give another --output, or delete it")
+
+
+def _over(config: RunConfig, steps: int) -> RunConfig:
+    """The run with its schedule over so many steps."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
 
 
 def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Path | None], target: Path) -> RunConfig:
@@ -250,9 +277,10 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
         )
 
 
-def _compared(lock: Mapping[str, Any], weights: Path, target: Path, differing: list[str]) -> Reproduction:
+def _compared(lock: Mapping[str, Any], weights: Path, then: str, target: Path, differing: list[str]) -> Reproduction:
+    """The run's weights, with their digest, beside those of the new run."""
     folder, name, notes = weights.parent, weights.name, []
-    now, then = sha256(target / name), sha256(weights)
+    now = sha256(target / name)
     recorded = dict(lock["result"]).get(name)
     if then != recorded:
         notes.append(f"{weights} is not what the run wrote any more: compared with what it is now")
@@ -269,15 +297,19 @@ def _beside(folder: Path) -> Path:
     return named.with_name(named.name + REPRODUCED)
 
 
-def _weights_of(folder: Path) -> Path:
-    """The file with which the new run's weights are compared.
+def _weights_of(folder: Path) -> tuple[Path, str]:
+    """The file with which the new run's weights are compared, and its SHA-256.
 
     Raises:
-        CheckpointError: it is not there any more.
+        CheckpointError: it is not there any more, or cannot be read.
     """
     found = RunFolder(folder).weights
     if not found:
         raise CheckpointError(
             f"{folder} has no file of weights any more: there is nothing to compare with; put back what the run wrote"
         )
-    return next(iter(found.values()))
+    weights = next(iter(found.values()))
+    try:
+        return weights, sha256(weights)
+    except OSError as error:
+        raise CheckpointError(f"{weights}: cannot be read: {error.strerror or error}") from error
