@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.errors import OutputError
+from veneer.errors import CheckpointError, OutputError
 from veneer.event_log import EventLog, by_step, read_events
 from veneer.events import (
     Event,
@@ -143,6 +143,11 @@ def test_steps_that_another_program_has_made_floats_of_are_read(tmp_path: Path) 
 def test_a_log_that_cannot_be_opened_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"absent/e\.jsonl: cannot be written"), EventLog(tmp_path / "absent/e.jsonl"):
         pass
+
+
+def test_a_log_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: cannot be read: Is a directory"):
+        read_events(tmp_path)
 
 
 def test_an_unfinished_value_is_not_forgotten(tmp_path: Path) -> None:

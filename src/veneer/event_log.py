@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from veneer.errors import OutputError
+from veneer.errors import CheckpointError, OutputError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
 from veneer.step_values import StepValues, step_number
 from veneer.strict_json import NOT_FINITE, restored, to_text, with_reasons
@@ -91,21 +91,33 @@ WHOLE = frozenset({"step", "steps", "resumed_at"})
 
 def read_events(path: Path) -> list[dict[str, object]]:
     """The events of a file as dictionaries; torn lines, as kills leave them, and others that no run
-    has written are skipped."""
+    has written are skipped.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     return list(iterate_events(path))
 
 
 def iterate_events(path: Path) -> Iterator[dict[str, object]]:
-    """The events of `read_events` one by one as they are read: those of a long run are more than memory should hold."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict) and _is_whole(event):
-                counts = WHOLE.intersection(NUMBERS.get(event["event"], ()))
-                yield event | {name: step_number(event[name]) for name in counts}
+    """The events of `read_events` one by one as they are read: those of a long run are more than memory should hold.
+    Raises as it does, when the first is asked for."""
+    for line in _lines(path):
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and _is_whole(event):
+            counts = WHOLE.intersection(NUMBERS.get(event["event"], ()))
+            yield event | {name: step_number(event[name]) for name in counts}
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            yield from file
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _is_whole(event: Mapping[str, object]) -> bool:

@@ -181,7 +181,11 @@ class RunFolder:
         return list(self.each_event())
 
     def each_event(self) -> Iterator[dict[str, object]]:
-        """The events of `events` one by one: those of a long run are more than memory should hold."""
+        """The events of `events` one by one: those of a long run are more than memory should hold.
+
+        Raises:
+            CheckpointError: the log is there and cannot be read; raised when the first is asked for.
+        """
         return iterate_events(self.events_file) if self.events_file.is_file() else iter(())
 
 

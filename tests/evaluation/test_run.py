@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
+from other_user import as_another_user, as_root, open_folder
 from tiny import examples, rows, run_config, write_rows
 from veneer.assistant.load import open_assistant
 from veneer.assistant.prompts import turns
@@ -20,7 +21,7 @@ from veneer.config import ComputeSection
 from veneer.data.formats import to_record
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
-from veneer.errors import AdapterError, ConfigError, DataError, OutputError
+from veneer.errors import AdapterError, CheckpointError, ConfigError, DataError, OutputError
 from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_rows
 from veneer.evaluation.run import evaluate
 from veneer.events import Event, Note, Result, StageBegun, StageProgress
@@ -307,6 +308,22 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_scored(
     with pytest.raises(OutputError, match=f"{tiny_data} is there already and is not a page of veneer"):
         evaluate(str(tiny_model), tiny_data, html=tiny_data, compute=FLOAT32, subscribers=[told.append])
     assert tiny_data.read_bytes() == before
+    assert told == []
+
+
+@as_root
+def test_an_adapter_whose_log_may_not_be_read_is_refused_before_anything_is_scored(
+    adapter: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    told: list[Event] = []
+    with open_folder() as place:
+        moved = Path(shutil.copytree(adapter, place / "run"))
+        (moved / "events.jsonl").chmod(0)
+        with (
+            as_another_user(),
+            pytest.raises(CheckpointError, match=r"events\.jsonl: cannot be read: Permission denied"),
+        ):
+            evaluate(tiny_model, tiny_data, adapter=moved, subscribers=[told.append])
     assert told == []
 
 

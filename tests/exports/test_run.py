@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from gguf_exports import FLOAT32
+from other_user import as_another_user, as_root, open_folder
 from tiny import tree
 from veneer.enums import Method
-from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
+from veneer.errors import AdapterError, CheckpointError, ConfigError, ModelError, OutputError
+from veneer.events import Event
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 
@@ -78,6 +81,20 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
     with pytest.raises(ModelError, match=r"does not fit into float16(.|\n)*q_proj(.|\n)*Take bfloat16"):
         export(broken, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large"]
+
+
+@as_root
+def test_an_adapter_whose_log_may_not_be_read_is_refused_before_the_work(tiny_model: Path, lora: Path) -> None:
+    told: list[Event] = []
+    with open_folder() as place:
+        moved = Path(shutil.copytree(lora, place / "run"))
+        (moved / "events.jsonl").chmod(0)
+        with (
+            as_another_user(),
+            pytest.raises(CheckpointError, match=r"events\.jsonl: cannot be read: Permission denied"),
+        ):
+            export(moved, place / "merged", model=tiny_model, subscribers=[told.append])
+    assert told == []
 
 
 def test_a_link_to_what_is_not_there_yet_gets_its_export(tiny_model: Path, lora: Path, tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     judge = None if request.judge is None else read_judge(request.judge)
     settled = settle(request)
     request, gate = settled.request, settled.gate
+    trained = training_facts(request.assistant.adapter)  # a record that cannot be read is found before rows are scored
     loaded, rows, chosen = _loaded(request, subscribers, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     try_on_references(rows.answered([None] * len(rows.records)), chosen)
@@ -198,7 +199,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
         clusters=clusters,
         primary=_primary(request, chosen, models[0].scores),
     )
-    report = _completed(report, request, gate, opened, models)
+    report = _completed(replace(report, trained=trained), request, gate, opened, models)
     if judge is not None:
         report = replace(report, judge=_judged(judge, request, rows, models, clusters, emit))
     seen = seen_rows(report.adapters, rows.records)
@@ -293,7 +294,6 @@ def _completed(
         adapters=[str(one) for one in request.folders],
         cluster=request.cluster,
         suites=results,
-        trained=training_facts(request.assistant.adapter),
     )
     if gate is None:
         return report

@@ -23,7 +23,8 @@ def training_facts(adapter: Path | None) -> dict[str, Any] | None:
         the model said during the run, in order, as `SamplesAnswered` has it.
 
     Raises:
-        AdapterError: the record is damaged.
+        AdapterError: the record is damaged, or cannot be read.
+        CheckpointError: the log cannot be read.
     """
     run = None if adapter is None else run_of(adapter)
     if run is None or not run.lock_file.is_file():
@@ -31,6 +32,8 @@ def training_facts(adapter: Path | None) -> dict[str, Any] | None:
     try:
         lock = json.loads(run.lock_file.read_text(encoding="utf-8"))
         facts = _facts(lock)
+    except OSError as error:
+        raise AdapterError(f"{run.lock_file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(f"{run.lock_file} is damaged: {error!r}") from error
     return {"facts": facts | _measured(run), "losses": run_losses(run), "samples": run_samples(run)}

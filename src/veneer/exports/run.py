@@ -148,6 +148,10 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     spec, config = read_config(adapter)
     for warning in config_warnings(adapter, spec, config):
         emit(Note(message=warning, level=Level.WARNING))
+    if (made := run_of(adapter)) is not None:
+        next(
+            made.each_event(), None
+        )  # the card tells of its losses: a log that cannot be read is found before the work
     run = recorded_run(adapter)
     # The run knows the place of its base, where the adapter has a name for others to read.
     named = request.model or (run.model if run else config.get("base_model_name_or_path"))
