@@ -66,6 +66,14 @@ def test_a_damaged_record_is_no_pass(content: str, run: Path, tmp_path: Path) ->
         opened(folder)
 
 
+def test_a_record_that_cannot_be_read_is_not_called_damaged(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    (folder / "run.lock").unlink()
+    (folder / "run.lock").mkdir()
+    with pytest.raises(AdapterError, match=r"run\.lock: cannot be read: Is a directory$"):
+        opened(folder)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_tokenizer_with_new_tokens_is_the_adapters_too(
     name: str, tiny_model: Path, tiny_data: Path, tmp_path: Path

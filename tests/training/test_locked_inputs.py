@@ -76,6 +76,12 @@ def test_a_damaged_lock_is_refused_with_what_is_damaged(content: str, named: str
         read_lock(tmp_path)
 
 
+def test_a_lock_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "run.lock").mkdir()
+    with pytest.raises(CheckpointError, match=r"run\.lock: cannot be read: Is a directory$"):
+        read_lock(tmp_path)
+
+
 def test_a_folder_without_a_lock_is_no_finished_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path, tmp_path / "none", tmp_path / "file"):

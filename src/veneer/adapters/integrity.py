@@ -64,13 +64,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """The content of a JSON object beside an adapter, or None where there is no such file.
 
     Raises:
-        AdapterError: it is damaged.
+        AdapterError: it is damaged, or cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
         raise _damaged(path, "it is no object")

@@ -31,7 +31,7 @@ def read_lock(folder: Path) -> dict[str, Any]:
         folder: of the run.
 
     Raises:
-        CheckpointError: it is not there, is damaged, or is of another version's format.
+        CheckpointError: it is not there, cannot be read, is damaged, or is of another version's format.
     """
     path = RunFolder(folder).lock_file
     try:
@@ -41,7 +41,9 @@ def read_lock(folder: Path) -> dict[str, Any]:
             f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
             "checkpoints; go on with it by `veneer train --resume`)"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     damaged = _damaged(lock)
     if damaged:
