@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -142,6 +143,12 @@ def test_steps_that_another_program_has_made_floats_of_are_read(tmp_path: Path) 
 
 def test_a_log_that_cannot_be_opened_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"absent/e\.jsonl: cannot be written"), EventLog(tmp_path / "absent/e.jsonl"):
+        pass
+
+
+def test_a_pipe_is_no_log(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "e.jsonl")
+    with pytest.raises(OutputError, match=r"e\.jsonl is no file"), EventLog(tmp_path / "e.jsonl"):
         pass
 
 

@@ -26,6 +26,7 @@ def test_a_finished_run_has_every_file(tiny_model: Path, tiny_data: Path, tmp_pa
     named.add(folder.trained_rows_file)
     found = {path for path in folder.path.iterdir() if path.name != ".lock"}
     assert found == {*named, *folder.results.values(), folder.checkpoints}
+    (folder.checkpoints / "step-²").mkdir()
     assert folder.checkpoint_steps() == [1, 2]
     assert folder.resumable
     config = folder.config()

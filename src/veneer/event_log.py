@@ -28,6 +28,8 @@ class EventLog:
     _file: BinaryIO | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> EventLog:
+        if self.path.exists() and not self.path.is_file():  # a pipe would wait for a reader without end
+            raise OutputError(f"{self.path} is no file; move it away, or give another output folder")
         try:
             self._file = self.path.open("ab", buffering=0)
             torn = _torn(self.path)

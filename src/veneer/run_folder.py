@@ -121,7 +121,7 @@ class RunFolder:
         if not self.checkpoints.is_dir():
             return []
         found = [entry.name.removeprefix(STEP) for entry in self.checkpoints.glob(f"{STEP}*") if entry.is_dir()]
-        return sorted(int(name) for name in found if name.isdigit())
+        return sorted(int(name) for name in found if name.isascii() and name.isdigit())
 
     @property
     def resumable(self) -> bool:

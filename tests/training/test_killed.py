@@ -37,8 +37,9 @@ def counted(kills: int, where: str = "group") -> str:
         (counted(3, "another"), 4, [STARTED, step(1, 5.0)], Killed(1, 5.0, by_kernel=False)),
         (counted(3), None, [STARTED, step(1, 5.0)], Killed(1, 5.0, by_kernel=False)),
         ('{"memory_kills": 3}', 4, [STARTED, step(1, 5.0)], Killed(1, 5.0, by_kernel=False)),  # of a version before
-        ('{"memory_kills": null}', None, [], Killed(0, None, by_kernel=False)),
+        ('{"memory_kills": null}', None, [], Killed(None, None, by_kernel=False)),
         ("torn", 3, [STARTED, step(7, 8.0)], Killed(7, 8.0, by_kernel=False)),
+        ("[" * 100_000, 3, [STARTED], Killed(0, None, by_kernel=False)),
         ("[1]", 3, [STARTED, step(7, 8.0)], Killed(7, 8.0, by_kernel=False)),
     ],
 )  # fmt: skip
@@ -50,6 +51,8 @@ def test_what_became_of_the_process_before(
     assert killed.killed(left, events) == expected
     if expected is not None and expected.by_kernel:
         assert "the kernel killed this run after step 2, when it had 6 MB" in expected.message()
+    if expected is not None and not events:
+        assert expected.message().startswith("the process of this run was killed, or the machine went down.")
 
 
 def test_a_killed_run_is_reported_when_it_is_gone_on_with_and_only_then(

@@ -19,8 +19,8 @@ from veneer.system import memory_kills, memory_limit
 class Killed:
     """A process of the run that was killed."""
 
-    step: int
-    """The last step that it told of; 0 where it told of none."""
+    step: int | None
+    """The last step that it told of; 0 where it told of none, None where the log does not tell that it began."""
     memory_mb: float | None
     """Its peak memory then, in MB."""
     by_kernel: bool
@@ -29,13 +29,13 @@ class Killed:
     def message(self) -> str:
         """What happened, for people."""
         had = "" if self.memory_mb is None else f", when it had {self.memory_mb:,.0f} MB"
-        where = f"after step {self.step:,}" if self.step else "before its first step"
+        where = "" if self.step is None else f" after step {self.step:,}" if self.step else " before its first step"
         limit = memory_limit()
         may = "" if limit is None else f" Its group (container, job) may have {limit / 1e6:,.0f} MB."
         if self.by_kernel:
-            return f"the kernel killed this run {where}{had}, because the memory was full.{may}"
+            return f"the kernel killed this run{where}{had}, because the memory was full.{may}"
         return (
-            f"the process of this run was killed {where}{had}, or the machine went down. If nobody did that on "
+            f"the process of this run was killed{where}{had}, or the machine went down. If nobody did that on "
             f"purpose, the memory may have been full.{may}"
         )
 
@@ -57,7 +57,7 @@ def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
         return None
     try:
         before = json.loads(left).get("memory_kills")
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         before = None
     begun, last = False, None
     for one in events:
@@ -66,7 +66,7 @@ def killed(left: str, events: Iterable[dict[str, object]]) -> Killed | None:
         elif begun and one.get("event") == "StepDone":
             last = one
     return Killed(
-        step=0 if last is None else int(str(last["step"])),
+        step=int(str(last["step"])) if last is not None else 0 if begun else None,
         memory_mb=None if last is None else float(str(last["memory_mb"])),
         by_kernel=_killed_since(before),
     )
