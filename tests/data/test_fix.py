@@ -37,6 +37,15 @@ def test_rows_that_need_nothing_keep_their_bytes(tmp_path: Path) -> None:
     assert (done.rows, done.left_out) == (3, 0)
 
 
+def test_what_a_killed_process_has_left_is_deleted(tmp_path: Path) -> None:
+    for name in (".partial-1.aa-new.jsonl", ".partial-1.aa-new.jsonl.held", ".partial-1.aa-other.jsonl.held"):
+        (tmp_path / name).touch()
+    mended(tmp_path, CHAT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".partial-1.aa-other.jsonl.held", "new.jsonl", "rows.jsonl",
+    ]  # fmt: skip
+
+
 def test_every_change_is_made_and_told(tmp_path: Path) -> None:
     row = {
         "messages": [

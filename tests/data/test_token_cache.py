@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written_and_a_file_that_is_not_there_are_refuse
     with pytest.raises(DataError, match=r"absent\.jsonl does not exist"):
         loading.load(data=loading.folder / "absent.jsonl")
     loading.cache.write_text("a file")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"cannot be written: .* Name another folder by data\.cache_dir, or keep no"):
         loading.load()
 
 

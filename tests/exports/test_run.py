@@ -65,6 +65,8 @@ def test_a_revision_that_peft_has_written_beside_a_folder_is_passed_over(
 def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         export(lora, tiny_model, model=str(tiny_model))
+    with pytest.raises(OutputError, match=r"below: cannot be written: Not a directory"):  # before the adapter is read
+        export(tmp_path, tiny_model / "config.json" / "below", model=str(tiny_model))
     with pytest.raises(AdapterError, match=r"no adapter_config\.json there"):
         export(tmp_path, tmp_path / "out", model=str(tiny_model))
     with pytest.raises(ConfigError, match="limit: must be a whole number of at least 1, got -1"):
@@ -87,6 +89,7 @@ def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tm
 def test_an_adapter_whose_log_may_not_be_read_is_refused_before_the_work(tiny_model: Path, lora: Path) -> None:
     told: list[Event] = []
     with open_folder() as place:
+        place.chmod(0o777)
         moved = Path(shutil.copytree(lora, place / "run"))
         (moved / "events.jsonl").chmod(0)
         with (

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from veneer.errors import DataError, OutputError
 from veneer.io import files
 from veneer.io.leftovers import held
+from veneer.io.proofs import prove_file
 
 
 def names(folder: Path) -> list[str]:
@@ -57,29 +58,15 @@ def test_an_os_error_inside_becomes_an_output_error(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
     target = tmp_path / "absent" / "page.html"
-    for write in (files.prove_file, lambda path: files.write_text(path, "x")):
+    for write in (prove_file, lambda path: files.write_text(path, "x")):
         with pytest.raises(OutputError) as caught:
             write(target)
         assert f"{target}: cannot be written" in str(caught.value)
         assert f"there is no folder {target.parent}" in str(caught.value)
     with pytest.raises(OutputError, match="directory"):
-        files.prove_file(tmp_path)
-    files.prove_file(tmp_path / "page.html")
+        prove_file(tmp_path)
+    prove_file(tmp_path / "page.html")
     assert names(tmp_path) == []
-
-
-def test_a_result_replaces_an_earlier_one_or_an_empty_file_and_nothing_else(tmp_path: Path) -> None:
-    earlier, empty, rows = (tmp_path / name for name in ("page.html", "empty", "rows.jsonl"))
-    earlier.write_text("<!doctype html> and more")
-    empty.touch()
-    rows.write_text("{}")
-    for path in (earlier, empty, tmp_path / "new"):
-        files.prove_own_file(path, "<!doctype html>", "a page")
-    (tmp_path / "link.html").symlink_to(rows)
-    os.mkfifo(tmp_path / "pipe")
-    for path in (rows, tmp_path / "link.html", tmp_path / "pipe"):
-        with pytest.raises(OutputError, match=f"{path} is there already and is not a page"):
-            files.prove_own_file(path, "<!doctype html>", "a page")
 
 
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
@@ -117,6 +104,17 @@ def test_a_folder_is_made_at_the_end_of_a_link_and_never_over_the_working_folder
     for refused in (Path("."), tmp_path / "there", tmp_path / "to-a-folder", Path("/")):
         with pytest.raises(OutputError, match="whose place a finished folder cannot take; give a new folder within it"):
             files.folder_place(refused)
+
+
+def test_where_the_working_folder_was_deleted_full_paths_work_and_others_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert files.folder_place(tmp_path / "result") == tmp_path / "result"
+    with pytest.raises(OutputError, match=r"result: cannot be written: .*: the working folder was deleted; enter one"):
+        files.folder_place(Path("result"))
 
 
 def test_staged_files_replace_those_of_the_same_name_only(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from veneer.errors import ConfigError, DataError, OutputError
-from veneer.serving.answers_file import AnswersFile
+from veneer.serving.answers_file import AnswersFile, prove_answers_file
 
 JOB = {"base": "a", "sampling": {"seed": 1}}
 LINES = [{"row": row, "answer": "é" * row} for row in range(4)]
@@ -91,6 +91,14 @@ def test_what_is_no_file_is_refused_and_nothing_is_left_beside_it(tmp_path: Path
         with pytest.raises(OutputError, match="is no file"):
             AnswersFile(path, JOB)
     assert sorted(tmp_path.iterdir()) == [folder, link, pipe]
+
+
+def test_what_cannot_be_written_is_found_before_there_are_answers(tmp_path: Path) -> None:
+    prove_answers_file(tmp_path / "answers.jsonl")
+    for path in (tmp_path / "absent" / "answers.jsonl", tmp_path / ("long" * 62)):
+        with pytest.raises(OutputError, match="cannot be written"):
+            prove_answers_file(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -128,6 +128,17 @@ def test_the_folder_of_the_base_model_is_never_the_output(
     assert tree(model) == before
 
 
+def test_a_run_in_a_working_folder_that_was_deleted_says_so(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OutputError, match="the working folder was deleted"):
+        train(run_config(tiny_model, tiny_data, Path("run")))
+    assert train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).output == tmp_path / "run"
+
+
 def test_a_run_that_is_refused_leaves_no_folder_that_was_not_there(tiny_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "runs" / "new"
     config = run_config(tiny_model, tmp_path / "none.jsonl", output)

@@ -26,7 +26,8 @@ from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Level, Note, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import refuse_strangers, sampled_digest, write_text
+from veneer.io.files import sampled_digest, write_text
+from veneer.io.proofs import refuse_strangers
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 

@@ -133,7 +133,7 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
         changes += 1
         on_change(Change(where, text))
 
-    with atomic_file(output) as partial, partial.open("wb") as target:
+    with atomic_file(output, clear=True) as partial, partial.open("wb") as target:
         for where, raw, line, marks in _lines(file):
             for text in marks:
                 tell(where, text)

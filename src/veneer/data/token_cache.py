@@ -37,6 +37,8 @@ from veneer.system import available_cores
 
 ENCODING = ("veneer", "tokenizers", "jinja2")
 """The packages whose version can change a token."""
+INSTEAD = "name another folder by data.cache_dir, or keep no tokens (data.cache: never)"
+"""The remedy of a cache that cannot be written: the output folder has nothing to do with it."""
 ALONE = 20_000_000
 """Bytes of rows up to which one process encodes them: it takes about a second to start others."""
 MOST_PROCESSES = 16
@@ -79,11 +81,11 @@ def cached_tokens(
             again = f"{folder}: the tokens kept there are damaged ({error}); they are made again"
             emit(Note(message=again, level=Level.WARNING))
             remove_folder(folder)
-    make_output_folder(folder.parent)
+    make_output_folder(folder.parent, INSTEAD)
     # All, for what is killed is often started again with other rows or settings, and never with these.
     remove_dead(folder.parent)
     try:
-        with atomic_folder(folder) as partial:
+        with atomic_folder(folder, INSTEAD) as partial:
             _encode(partial, names, data, tokenizer, what, emit, kind)
     except OutputError:
         # Another run may have written it meanwhile, which is as good.

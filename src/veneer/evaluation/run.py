@@ -55,7 +55,7 @@ from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.generation.share import WHOLE, Share
 from veneer.html_page.assemble import page_begins
-from veneer.io.files import prove_own_file
+from veneer.io.proofs import prove_own_file
 from veneer.run_folder import recorded_run
 
 LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."

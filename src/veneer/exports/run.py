@@ -29,6 +29,7 @@ from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, folder_place, remove_folder, write_text
 from veneer.io.places import place_named
+from veneer.io.proofs import prove_folder
 from veneer.run_folder import recorded_run, run_of
 from veneer.training.locked_inputs import recorded_files
 
@@ -117,6 +118,7 @@ def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()
     request = replace(request, output=output)
     if output.exists():
         raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
+    prove_folder(output)
     inputs, why = open_inputs(request, emit)
     if request.to is Target.MERGED_4BIT and inputs.rows is None:
         raise ConfigError(
@@ -149,9 +151,8 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     for warning in config_warnings(adapter, spec, config):
         emit(Note(message=warning, level=Level.WARNING))
     if (made := run_of(adapter)) is not None:
-        next(
-            made.each_event(), None
-        )  # the card tells of its losses: a log that cannot be read is found before the work
+        # The card tells of the run's losses. A log that cannot be read is found before the work.
+        next(made.each_event(), None)
     run = recorded_run(adapter)
     # The run knows the place of its base, where the adapter has a name for others to read.
     named = request.model or (run.model if run else config.get("base_model_name_or_path"))

@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -39,13 +39,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, a quota or a limit that leaves no room for a file."""
 
 
+INSTEAD = "give another output folder"
+"""The remedy of a result that cannot be written."""
+
+
 @contextmanager
-def reported(path: Path, needed: int = 0) -> Iterator[None]:
+def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[None]:
     """Turn errors of the system while writing below `path` into an `OutputError`.
 
     Args:
         path: the file or folder that is written.
         needed: bytes that the file takes, as far as that is known.
+        instead: the remedy.
     """
     try:
         yield
@@ -55,19 +60,28 @@ def reported(path: Path, needed: int = 0) -> Iterator[None]:
         file = path if file.parent == path.parent and file.name.startswith(PARTIAL) else file
         if error.errno == errno.ENOENT and not file.parent.is_dir():
             reason += f": there is no folder {file.parent}"
-        raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "") from error
+        if error.errno == errno.ENOENT and not path.is_absolute() and _working_folder() is None:
+            reason += ": the working folder was deleted; enter one that is there"
+        raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "", instead) from error
     except SafetensorError as error:
         full = any(os.strerror(number) in str(error) for number in FULL)
-        raise _refusal(path, str(error), room_for(path, needed) if full else "") from error
+        raise _refusal(path, str(error), room_for(path, needed) if full else "", instead) from error
 
 
-def _refusal(path: Path, reason: str, room: str) -> OutputError:
+def _refusal(path: Path, reason: str, room: str, instead: str) -> OutputError:
     """`room` is empty where the disk is not full."""
-    remedy = "Free space or give" if room else "Give"
+    remedy = f"Free space or {instead}" if room else instead[0].upper() + instead[1:]
     return OutputError(
-        f"{path}: cannot be written: {reason}{room}. {remedy} another output folder; what was complete there before is "
-        "untouched."
+        f"{path}: cannot be written: {reason}{room}. {remedy}; what was complete there before is untouched."
     )
+
+
+def _working_folder() -> Path | None:
+    """The working folder; None where it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
 
 
 def room_for(path: Path, needed: int) -> str:
@@ -103,14 +117,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, clear: bool = False) -> Iterator[Path]:
     """A temporary name that replaces `path` when the block ends well, and is deleted when it does not.
+
+    Args:
+        path: the file.
+        clear: whether what killed processes left of the file is deleted first. In the folder of a run the next run
+            does that (`remove_partial`).
 
     Raises:
         OutputError: something cannot be written.
     """
     partial = partial_of(path)
-    with reported(path):
+    with reported(path), ExitStack() as stack:
+        if clear:
+            remove_dead(path.parent, path.name)
+            stack.enter_context(held(partial))
         try:
             yield partial
             _sync(partial)
@@ -136,16 +158,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, instead: str = INSTEAD) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and is deleted when it does not.
 
-    What killed processes left of the folder is deleted first.
+    What killed processes left of the folder is deleted first. `instead` is the remedy where it cannot be written.
 
     Raises:
         OutputError: something cannot be written, or `path` exists already.
     """
     partial = partial_of(path)  # two may write it at once; the one that is done first has it
-    with reported(path):
+    with reported(path, instead=instead):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_dead(path.parent, path.name)
         with held(partial):
@@ -169,7 +191,7 @@ def folder_place(path: Path) -> Path:
             would stand in one that is deleted, or the root of a file system; or it cannot be looked for.
     """
     with reported(path):
-        real, here = path.resolve(), Path.cwd()
+        real, here = path.resolve(), _working_folder()
     # Not Path.is_mount, which Windows has from Python 3.12 on alone.
     what = "the folder that you are in" if real == here else "a mounted file system" if os.path.ismount(real) else None
     if what is not None:
@@ -248,84 +270,19 @@ def remove_partial(folder: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def make_output_folder(path: Path) -> None:
-    """Make `path` and prove that it can be written to, before anything expensive starts.
+def make_output_folder(path: Path, instead: str = INSTEAD) -> None:
+    """Make `path` and prove that it can be written to, before anything expensive starts. `instead` is the remedy.
 
     Raises:
         OutputError: it is a file, lies on a read-only file system, or may not be written.
     """
-    with reported(path):
+    with reported(path, instead=instead):
         path.mkdir(parents=True, exist_ok=True)
-        _try_writing(partial_of(path / "probe"))
+        try_writing(partial_of(path / "probe"))
 
 
-def prove_file(path: Path) -> None:
-    """Prove that a file can be written at `path`, before anything expensive starts.
-
-    Raises:
-        OutputError: it is a folder, its folder is not there, or that may not be written.
-    """
-    with reported(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        _try_writing(partial_of(path))
-
-
-def prove_own_file(path: Path, begins: str, what: str) -> None:
-    """`prove_file` for a result whose name may be mistyped: what is there is replaced only where it is an earlier one,
-    or empty. It may be the user's rows.
-
-    Args:
-        path: the file.
-        begins: what all files of the kind begin with.
-        what: names the kind.
-
-    Raises:
-        OutputError: as there, or something else is at `path`.
-    """
-    prove_file(path)
-    with reported(path):
-        if not path.exists() or (path.is_file() and _begins(path, begins.encode())):
-            return
-    raise OutputError(
-        f"{path} is there already and is not {what}, the only thing that is replaced here; give a name that is free"
-    )
-
-
-def refuse_strangers(mark: Path, begins: str, names: Iterable[str], who: str) -> None:
-    """Refuse a folder with files of somebody else's that would be replaced there.
-
-    Args:
-        mark: the file that is written into the folder before all others.
-        begins: what every such file begins with.
-        names: the files that would be replaced.
-        who: what writes them: `sweep`.
-
-    Raises:
-        OutputError: the folder has some of them and no such mark.
-    """
-    with reported(mark):
-        if not (mark.is_file() and _begins(mark, begins.encode())):
-            there = [name for name in (mark.name, *names) if (mark.parent / name).exists()]
-            refuse_replacing(mark.parent, there, who)
-
-
-def refuse_replacing(folder: Path, names: Sequence[str], who: str) -> None:
-    """Refuse a folder whose files of these names somebody else has written. Raises OutputError where there are any."""
-    if names:
-        raise OutputError(
-            f"{folder} holds {' and '.join(names)}, which no {who} has written and a {who} would replace; give another "
-            "output folder, or move what is there"
-        )
-
-
-def _begins(path: Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) in (start, b"")
-
-
-def _try_writing(probe: Path) -> None:
-    """Write a few bytes into a file, and take it away again."""
+def try_writing(probe: Path) -> None:
+    """Write a few bytes into a file, and take it away again. Raises OSError where that cannot be."""
     try:
         probe.write_bytes(b"veneer")
     finally:

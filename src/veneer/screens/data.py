@@ -25,7 +25,7 @@ from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Stage
 from veneer.html_page.assemble import page_begins
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import prove_own_file
+from veneer.io.proofs import prove_own_file
 from veneer.io.tokenizer import Tokenizer
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen

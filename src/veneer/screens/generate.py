@@ -141,10 +141,10 @@ def say_below(events: list[Event]) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raise OutputError for what no answers can be kept in; see `veneer.serving.answers_file.check_kind`."""
-    from veneer.serving.answers_file import check_kind
+    """Raise OutputError for what no answers can be kept in; see `veneer.serving.answers_file.prove_answers_file`."""
+    from veneer.serving.answers_file import prove_answers_file
 
-    check_kind(path)
+    prove_answers_file(path)
 
 
 def refuse_adapters(path: Path, count: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.io.files import lock_patiently, reported, write_text
+from veneer.io.proofs import prove_file
 from veneer.strict_json import to_text
 from veneer.whole_lines import append_line
 
@@ -46,7 +47,7 @@ class AnswersFile:
     def __init__(self, path: Path, job: Mapping[str, Any]):
         self._path = path
         check_kind(path)
-        note = path.with_name(f"{path.name}.job")
+        note = _note_of(path)
         with reported(path):
             self._file = path.open("a+b", buffering=0)
         with ExitStack() as unfinished:
@@ -112,6 +113,23 @@ def check_kind(path: Path) -> None:
             f"{path}: is no file, and answers are kept in one, so that the command can go on; give another --output, "
             "or leave it out to have the answers printed"
         )
+
+
+def prove_answers_file(path: Path) -> None:
+    """Prove that answers can be written at `path`, before anything expensive starts.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    check_kind(path)
+    if not has_answers(path):
+        prove_file(path)
+        prove_file(_note_of(path))
+
+
+def _note_of(path: Path) -> Path:
+    """The file that says what the answers in a file follow from."""
+    return path.with_name(f"{path.name}.job")
 
 
 def has_answers(path: Path) -> bool:

@@ -14,8 +14,9 @@ from veneer.data.hub import HUB
 from veneer.errors import ConfigError, DataError, ModelError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
-from veneer.io.files import LOCK, exclusive, make_output_folder, refuse_replacing, remove_partial, reported
+from veneer.io.files import LOCK, exclusive, make_output_folder, remove_partial, reported
 from veneer.io.places import look, place_named
+from veneer.io.proofs import refuse_replacing
 from veneer.run_folder import EVENTS_FILE, RunFolder
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.parallel.ranks import ALONE, Ranks
@@ -93,12 +94,13 @@ def _refuse_own_rows(config: RunConfig, folder: RunFolder) -> None:
     """Rows that stand where a run writes would be replaced by it, or deleted as what an earlier one has left."""
     data = config.data
     names = [name for name in (data.file, data.eval_file, *(source.file for source in data.sources)) if name]
-    taken = [
-        f"{name}: {file.name}"
-        for name in names
-        for file in folder.own_files
-        if not name.startswith(HUB) and _means(place_named(name, DataError), file)
-    ]
+    with reported(folder.path):
+        taken = [
+            f"{name}: {file.name}"
+            for name in names
+            for file in folder.own_files
+            if not name.startswith(HUB) and _means(place_named(name, DataError), file)
+        ]
     if taken:
         raise OutputError(
             f"the run would read rows from files that it writes itself in {folder.path}; give another output folder, "

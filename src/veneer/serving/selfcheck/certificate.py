@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import VeneerError
-from veneer.io.files import prove_own_file, write_text
+from veneer.io.files import write_text
+from veneer.io.proofs import prove_own_file
 from veneer.serving.selfcheck.comparison import Exactness
 from veneer.strict_json import to_text
 

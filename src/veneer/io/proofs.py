@@ -1,0 +1,89 @@
+"""Proofs, before anything expensive starts, that a result can be written, and that it replaces nobody else's files."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from veneer.errors import OutputError
+from veneer.io.files import reported, try_writing
+from veneer.io.leftovers import HELD, partial_of
+
+
+def prove_folder(path: Path) -> None:
+    """Prove that `atomic_folder` can make `path`, before anything expensive starts. Nothing is made.
+
+    Raises:
+        OutputError: its name is too long, it would lie on a read-only file system or below a file, or may not be
+            written.
+    """
+    with reported(path):
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        try_writing(partial_of(there / f"{path.name}{HELD}"))
+
+
+def prove_file(path: Path) -> None:
+    """Prove that a file can be written at `path`, before anything expensive starts.
+
+    Raises:
+        OutputError: it is a folder, its folder is not there, or that may not be written.
+    """
+    with reported(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        try_writing(partial_of(path))
+
+
+def prove_own_file(path: Path, begins: str, what: str) -> None:
+    """`prove_file` for a result whose name may be mistyped: what is there is replaced only where it is an earlier one,
+    or empty. It may be the user's rows.
+
+    Args:
+        path: the file.
+        begins: what all files of the kind begin with.
+        what: names the kind.
+
+    Raises:
+        OutputError: as there, or something else is at `path`.
+    """
+    prove_file(path)
+    with reported(path):
+        if not path.exists() or (path.is_file() and _begins(path, begins.encode())):
+            return
+    raise OutputError(
+        f"{path} is there already and is not {what}, the only thing that is replaced here; give a name that is free"
+    )
+
+
+def refuse_strangers(mark: Path, begins: str, names: Iterable[str], who: str) -> None:
+    """Refuse a folder with files of somebody else's that would be replaced there.
+
+    Args:
+        mark: the file that is written into the folder before all others.
+        begins: what every such file begins with.
+        names: the files that would be replaced.
+        who: what writes them: `sweep`.
+
+    Raises:
+        OutputError: the folder has some of them and no such mark.
+    """
+    with reported(mark):
+        if not (mark.is_file() and _begins(mark, begins.encode())):
+            there = [name for name in (mark.name, *names) if (mark.parent / name).exists()]
+            refuse_replacing(mark.parent, there, who)
+
+
+def refuse_replacing(folder: Path, names: Sequence[str], who: str) -> None:
+    """Refuse a folder whose files of these names somebody else has written. Raises OutputError where there are any."""
+    if names:
+        raise OutputError(
+            f"{folder} holds {' and '.join(names)}, which no {who} has written and a {who} would replace; give another "
+            "output folder, or move what is there"
+        )
+
+
+def _begins(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) in (start, b"")
