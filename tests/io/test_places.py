@@ -14,7 +14,7 @@ from veneer.data.readers import iterate_rows
 from veneer.data.sources import files_named
 from veneer.errors import ConfigError, DataError, ModelError, OutputError, VeneerError
 from veneer.io.checkpoint import model_name, open_checkpoint, read_model_config
-from veneer.io.places import look, place_named
+from veneer.io.places import look, missing, place_named
 from veneer.run_records.find import open_run, runs
 from veneer.training.locked_folder import locked_folder
 
@@ -35,6 +35,17 @@ def test_what_cannot_be_looked_for_is_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         named(name)
+
+
+def test_a_relative_name_of_nothing_is_told_with_the_folder_that_it_was_looked_for_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert missing(tmp_path / "x") == f"{tmp_path / 'x'} does not exist"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=rf"^model does not exist in {tmp_path} \(a relative name, which a run"):
+        open_checkpoint("model")
+    with pytest.raises(DataError, match=f"^rows.jsonl does not exist in {tmp_path} "):
+        next(iter(iterate_rows(Path("rows.jsonl"))))
 
 
 def test_what_is_there_and_what_is_not_is_a_path(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from veneer.data.sources import files_named
 from veneer.data.turns import SAME_ROLE, SHAREGPT_ROLES
 from veneer.errors import DataError, OutputError, listing
 from veneer.io.files import atomic_file
+from veneer.io.leftovers import held, remove_dead
 from veneer.strict_json import to_text
 
 _ROLES = {
@@ -133,7 +134,8 @@ def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None
         changes += 1
         on_change(Change(where, text))
 
-    with atomic_file(output, clear=True) as partial, partial.open("wb") as target:
+    remove_dead(output.parent, output.name)
+    with atomic_file(output) as partial, held(partial), partial.open("wb") as target:
         for where, raw, line, marks in _lines(file):
             for text in marks:
                 tell(where, text)

@@ -22,7 +22,7 @@ from veneer.data.file_starts import text_start
 from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, decode_row, kind, parse_row, unusable, unusable_at
 from veneer.enums import Column
 from veneer.errors import DataError
-from veneer.io.places import look
+from veneer.io.places import look, missing
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _JSON_COLUMNS = (Column.MESSAGES, Column.CONVERSATIONS, Column.TOOLS)
@@ -52,7 +52,7 @@ def iterate_rows(
     if path.is_dir():
         raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
     if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path of the data file")
+        raise DataError(f"{missing(path)}; check the path of the data file")
     try:
         match path.suffix.lower():
             case ".jsonl":

@@ -30,7 +30,7 @@ from veneer.events import Level, Note, Stage, Subscriber
 from veneer.io.digests import file_digest
 from veneer.io.files import atomic_folder, make_output_folder, remove_folder
 from veneer.io.leftovers import remove_dead
-from veneer.io.places import place_named
+from veneer.io.places import missing, place_named
 from veneer.io.tokenizer import Tokenizer
 from veneer.strict_json import to_text
 from veneer.system import available_cores
@@ -116,7 +116,7 @@ def _opened(folder: Path, names: Sequence[str], emit: Subscriber) -> TokenStore:
 def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: RowKind) -> str:
     for file in files:
         if not file.is_file():
-            raise DataError(f"{file} does not exist; check the path of the data file")
+            raise DataError(f"{missing(file)}; check the path of the data file")
     try:
         digests = [(file.suffix.lower(), file_digest(file)) for file in files]
     except OSError as error:

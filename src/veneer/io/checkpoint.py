@@ -33,7 +33,7 @@ from veneer.io.hub import (
     refuse_without_weights,
     without_weights,
 )
-from veneer.io.places import look, place_named
+from veneer.io.places import look, missing, place_named
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
 from veneer.io.protocol import Checkpoint as Checkpoint
@@ -90,7 +90,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     name = str(source)
     # A string that does not look like a hub id is the path of a file or folder that is missing.
     if isinstance(source, Path) or path.suffix.lower() == ".gguf" or not HUB_ID.fullmatch(name):
-        raise ModelError(f"{name} does not exist: name a model's directory, a .gguf file or a hub id 'owner/name'.")
+        raise ModelError(f"{missing(path)}: name a model's directory, a .gguf file or a hub id 'owner/name'.")
     folder = download(name, revision)
     refuse_without_weights(name, revision, folder)
     return _open_directory(folder, name)

@@ -117,22 +117,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, *, clear: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary name that replaces `path` when the block ends well, and is deleted when it does not.
-
-    Args:
-        path: the file.
-        clear: whether what killed processes left of the file is deleted first. In the folder of a run the next run
-            does that (`remove_partial`).
 
     Raises:
         OutputError: something cannot be written.
     """
     partial = partial_of(path)
-    with reported(path), ExitStack() as stack:
-        if clear:
-            remove_dead(path.parent, path.name)
-            stack.enter_context(held(partial))
+    with reported(path):
         try:
             yield partial
             _sync(partial)

@@ -28,6 +28,18 @@ def place_named(name: str | Path, error: type[VeneerError]) -> Path:
     return path
 
 
+def missing(path: Path) -> str:
+    """That nothing is at a path, as an error says it: of a relative one also where it was looked for. A run records
+    names as they were given, and may be gone on with from another folder than it was started in."""
+    if path.is_absolute():
+        return f"{path} does not exist"
+    try:
+        here = f"{Path.cwd()}"
+    except FileNotFoundError:
+        here = "the working folder, which was deleted"
+    return f"{path} does not exist in {here} (a relative name, which a run has recorded from where it was started)"
+
+
 def look(path: Path, error: type[VeneerError]) -> None:
     """Find out whether something is at a path, so that this can be asked without an error. Arguments and errors as
     `place_named`."""
