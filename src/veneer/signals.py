@@ -274,7 +274,8 @@ def _interrupt_writes() -> None:
     """Interrupt what the threads of this process wait for: one that draws bars holds locks that others need."""
     if sys.platform != "win32":
         for thread in sys._current_frames():
-            signal.pthread_kill(thread, signal.SIGURG)
+            with suppress(OSError):  # it may have ended meanwhile
+                signal.pthread_kill(thread, signal.SIGURG)
 
 
 def _beside(work: Callable[..., object], *given: object) -> None:
