@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from job_workers import wait_for
-from run_logs import write_run
+from run_logs import step_done, write_run
 from studios import CPU, Opened, studio
 from tiny import rows as taught
 from tiny import run_config, write_rows
@@ -331,6 +333,57 @@ def test_a_run_whose_job_is_paused_is_told_as_paused_whatever_its_process_has_le
     opened.client.fine_tuning.jobs.cancel(job.id)
 
 
+@pytest.fixture
+def running(opened: Opened, tiny_data: Path) -> Iterator[tuple[str, str]]:
+    """The ids of a job that is carried out for long and of one that waits behind it."""
+    client = opened.client
+    with tiny_data.open("rb") as rows:
+        file = client.files.create(file=rows, purpose="fine-tune")
+    client.files.wait_for_processing(file.id, poll_interval=0.1)
+    ids = []
+    for suffix in ("goes", "waits"):
+        body = {"veneer": {"method": "lora", "settings": {**CPU, "train.steps": 100_000}}}
+        job = client.fine_tuning.jobs.create(model="model", training_file=file.id, suffix=suffix, extra_body=body)
+        ids.append(job.id)
+        if suffix == "goes":
+            wait_for(lambda: client.fine_tuning.jobs.retrieve(ids[0]).status == "running", 60)
+    yield ids[0], ids[1]
+    for made in reversed(ids):
+        if client.fine_tuning.jobs.retrieve(made).status != "cancelled":
+            client.fine_tuning.jobs.cancel(made)
+    wait_for(lambda: all(client.fine_tuning.jobs.retrieve(made).status == "cancelled" for made in ids), 60)
+
+
+def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
+    watched: Watched, opened: Opened, running: tuple[str, str]
+) -> None:
+    page, goes = watched.page, running[0]
+    watched.go(f"run/{goes}")
+    pause, resume = (page.get_by_role("button", name=name, exact=True) for name in ("Pause", "Resume"))
+    pause.focus()
+    page.keyboard.press("Enter")
+    resume.wait_for(timeout=60_000)
+    assert resume.evaluate("one => one === document.activeElement")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/resume") else None)
+    with held(page, "**/resume"):
+        with page.expect_request("**/resume"):
+            page.keyboard.press("Enter")
+        page.keyboard.press("Enter")
+        resume.dblclick(force=True)
+    pause.wait_for(timeout=60_000)
+    assert len(asked) == 1
+    assert page.locator(".head .bad").count() == 0
+    assert pause.evaluate("one => one === document.activeElement")
+    page.get_by_role("button", name="cancel goes").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    wait_for(lambda: opened.client.fine_tuning.jobs.retrieve(goes).status == "cancelled", 60)
+    pause.wait_for(state="detached")
+    page.keyboard.press("Tab")
+    assert page.evaluate("Boolean(document.activeElement.closest('main'))")
+
+
 def test_samples_reports_and_their_intervals_are_shown(
     watched: Watched, opened: Opened, tiny_model: Path, tiny_data: Path
 ) -> None:
@@ -386,6 +439,265 @@ def test_plots_keep_their_place_when_their_curves_come(
     watched.sees("single steps")
     page.locator(".plot canvas").first.wait_for()
     assert page.locator(".plot").evaluate_all(sizes) == before
+
+
+@contextmanager
+def held(page: Any, pattern: str) -> Iterator[list[Any]]:
+    """The requests of a page that are not let through before the block's end."""
+    waiting: list[Any] = []
+    page.route(pattern, lambda route: waiting.append(route))
+    yield waiting
+    while waiting:
+        waiting.pop().continue_()
+    page.unroute(pattern)
+
+
+def first_fails(page: Any, pattern: str) -> None:
+    """The connection breaks at the next request of a page, and at no later one."""
+    page.route(pattern, lambda route: route.abort(), times=1)
+
+
+def without_breaks(errors: list[str]) -> list[str]:
+    """Errors of a page less those by which a browser tells of connections that were broken."""
+    return [error for error in errors if "ERR_FAILED" not in error]
+
+
+def rewarded(run: Path, steps: int) -> Path:
+    """A run whose objective has measures of its own."""
+    with EventLog(run / "events.jsonl") as log:
+        for step in range(1, steps + 1):
+            log.emit(replace(step_done(step), metrics={"reward": step / 2, "kl": 0.1, "rewards/right": 1.0}))
+    return run
+
+
+def test_nothing_on_a_runs_page_moves_under_a_click_when_late_answers_come(
+    browser: Any, watched: Watched, opened: Opened, tiny_model: Path, tiny_data: Path
+) -> None:
+    """A button that moves between a press and its release is not clicked, and another one may be in its place."""
+    made = opened.studio.root / "steady"
+    train(run_config(tiny_model, tiny_data, made, "train.steps=4", "data.held_out=0.3"))
+    rewarded(write_run(opened.studio.root / "rewarded", 3, config="model: m\nmethod: lora\nobjective: grpo\n"), 3)
+    opened.studio.watcher.look()
+    both = quote(json.dumps(["steady", "rewarded"]))
+    moved: dict[tuple[int, str, str], Any] = {}
+    for width, height in ((1280, 900), (390, 844)):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, storage_state=watched.page.context.storage_state()
+        )
+        page = context.new_page()
+        for at, late, first, then in (
+            ("run/steady", "**/studio/run?*", ".plot canvas", "text=Checkpoints"),
+            ("run/steady", "**/studio/curves?*", "text=Checkpoints", ".plot canvas"),
+            ("run/rewarded", "**/studio/curves?*", "text=Checkpoints", ".plot canvas"),
+            (f"compare?runs={both}", "**/studio/curves?*", "text=lora.rank", ".plot canvas"),
+        ):
+            page.goto("about:blank")
+            with held(page, late) as waiting:
+                page.goto(f"{watched.address}/#/{at}")
+                page.locator(first).first.wait_for(timeout=20_000)
+                page.evaluate(NOTED)
+                assert waiting
+            page.locator(then).first.wait_for(timeout=20_000)
+            moved[width, at, late] = page.evaluate(MOVED)
+        context.close()
+    assert {case: found for case, found in moved.items() if found} == {}
+
+
+PLACED = """window.placed = (one) => { const { x, y, width } = one.getBoundingClientRect();
+  return one.isConnected ? [x, y + scrollY, width].map(Math.round).join() : 'gone'; };"""
+NOTED = (
+    PLACED + "window.noted = [...document.querySelectorAll('main :is(a, button, input, select, textarea)')];"
+    "window.places = noted.map(placed); null"
+)
+"""Takes down where everything stands that can be clicked."""
+MOVED = """noted.map((one, at) => [one.outerHTML.slice(0, 90), places[at], placed(one)])
+  .filter(([, before, now]) => before !== now)"""
+"""What of it stands elsewhere now."""
+
+
+def test_what_is_typed_in_notes_stays_when_an_answer_is_lost(watched: Watched, opened: Opened) -> None:
+    run = write_run(opened.studio.root / "goes-on", 3, reason=None)
+    opened.studio.watcher.look()
+    page = watched.page
+    watched.go("run/goes-on")
+    watched.sees("Notes")
+    page.get_by_label("Text").fill("my long note")
+    first_fails(page, "**/studio/run?*")
+    with EventLog(run / "events.jsonl") as log:
+        for step in range(4, 24):
+            log.emit(step_done(step))
+    with page.expect_request_finished(lambda request: "/studio/run?" in request.url):
+        opened.studio.watcher.look()
+    page.get_by_text("does not answer").wait_for(state="detached")
+    assert page.get_by_label("Text").input_value() == "my long note"
+    assert any("ERR_FAILED" in error for error in watched.errors)
+    watched.errors[:] = without_breaks(watched.errors)
+
+
+def test_curves_are_called_by_the_axis_that_they_are_along(watched: Watched) -> None:
+    page = watched.page
+    watched.go("run/plain")
+    plot = page.get_by_role("img", name=re.compile("^Loss by "))
+    plot.wait_for()
+    with held(page, "**/studio/curves?*along=tokens*"):
+        with page.expect_request("**/studio/curves?*along=tokens*"):
+            page.get_by_role("button", name="tokens", exact=True).click()
+        assert plot.get_attribute("aria-label").startswith("Loss by step.")
+        with page.expect_download() as taken:
+            page.get_by_role("button", name="Loss as CSV").click()
+        assert Path(taken.value.path()).read_text("utf-8").startswith("step,")
+    page.get_by_role("img", name=re.compile("^Loss by tokens.")).wait_for()
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Loss as CSV").click()
+    assert Path(taken.value.path()).read_text("utf-8").splitlines()[1].startswith("100,")
+
+
+def test_what_did_not_come_is_said_and_asked_for_again(watched: Watched) -> None:
+    page = watched.page
+    first_fails(page, "**/studio/curves?*")
+    watched.go("run/plain")
+    watched.sees("Its figures did not come")
+    assert page.get_by_text("Nothing was measured yet").count() == 0
+    page.get_by_role("img", name=re.compile("^Loss by step.")).wait_for()
+    page.get_by_text("does not answer").wait_for(state="detached")
+    # Of runs that are compared one answer alone is missing.
+    first_fails(page, "**/studio/run?*")
+    watched.go(f"compare?runs={quote(json.dumps(['sweep/low', 'sweep/high']))}")
+    watched.sees("The settings of some runs did not come")
+    assert page.get_by_text("No setting differs").count() == 0
+    page.locator("td:text-is('lora.rank')").wait_for()
+    watched.errors[:] = without_breaks(watched.errors)
+
+
+def test_what_was_searched_and_chosen_among_the_runs_is_there_again(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_label("choose sweep/low to compare").check()
+    page.get_by_label("Search names, tags, notes and models").fill("sweep/")
+    page.get_by_role("button", name=re.compile("^finished")).click()
+    page.get_by_role("link", name="sweep/high").click()
+    watched.sees("Gradient norm")
+    page.go_back()
+    page.get_by_label("choose sweep/high to compare").check()
+    assert page.get_by_label("Search names, tags, notes and models").input_value() == "sweep/"
+    assert page.get_by_label("choose sweep/low to compare").is_checked()
+    page.get_by_role("link", name="Compare 2").click()
+    watched.sees("Settings that differ")
+
+
+def test_a_state_that_no_run_has_any_more_is_still_the_one_that_is_chosen(watched: Watched, opened: Opened) -> None:
+    page, run = watched.page, write_run(opened.studio.root / "rests", 3, reason="interrupted")
+    opened.studio.watcher.look()
+    page.get_by_role("button", name="stopped 1").click()
+    shutil.rmtree(run)
+    opened.studio.watcher.look()
+    page.get_by_role("button", name="stopped 0", pressed=True).wait_for()
+
+
+def test_a_comparison_falls_back_to_the_loss_where_its_runs_have_not_the_chosen_measure(
+    watched: Watched, opened: Opened
+) -> None:
+    page = watched.page
+    for name, config in (("judged/b", "grpo"), ("judged/a", "grpo")):
+        run = write_run(opened.studio.root / name, 3, config=f"model: m\nmethod: lora\nobjective: {config}\n")
+        rewarded(run, 3)
+    opened.studio.watcher.look()
+    watched.go(f"compare?runs={quote(json.dumps(['judged/b', 'judged/a']))}")
+    page.get_by_label("of the objective").select_option("kl")
+    page.get_by_role("img", name=re.compile("^kl by")).wait_for()
+    watched.go(f"compare?runs={quote(json.dumps(['sweep/low', 'sweep/high']))}")
+    page.get_by_role("img", name=re.compile("^Training loss by")).wait_for()
+    assert page.get_by_role("button", name="loss", exact=True).get_attribute("aria-pressed") == "true"
+
+
+def test_runs_that_are_compared_are_sorted_by_the_names_that_are_shown(
+    watched: Watched, opened: Opened, tiny_data: Path
+) -> None:
+    page, client = watched.page, opened.client
+    with tiny_data.open("rb") as rows:
+        file = client.files.create(file=rows, purpose="fine-tune")
+    client.files.wait_for_processing(file.id, poll_interval=0.1)
+    made: list[str] = []
+    # The folders' names are drawn by lot.
+    while len(made) < 3 or made == sorted(made):
+        body = {"veneer": {"method": "lora", "settings": {**CPU, "train.steps": 1}}}
+        suffix = f"name-{len(made):02d}"
+        job = client.fine_tuning.jobs.create(model="model", training_file=file.id, suffix=suffix, extra_body=body)
+        client.fine_tuning.jobs.cancel(job.id)
+        wait_for(lambda job=job: client.fine_tuning.jobs.retrieve(job.id).status == "cancelled", 60)
+        made.append(job.id)
+        write_run(opened.studio.root / job.id, 2)
+    opened.studio.watcher.look()
+    watched.go(f"compare?runs={quote(json.dumps(made))}")
+    table = page.get_by_role("table", name="Runs that are compared")
+    wait_for(lambda: table.locator("tbody a").count() == len(made))
+    table.locator("th[aria-sort=ascending]", has_text="Run").wait_for()
+    names = table.locator("tbody a").all_inner_texts()
+    assert names == sorted(names)
+
+
+def test_of_runs_that_were_not_measured_none_is_the_best(watched: Watched, opened: Opened) -> None:
+    page = watched.page
+    for name in ("empty/a", "empty/b"):
+        run = write_run(opened.studio.root / name, 0, reason="failed")
+        lines = [line for line in (run / "events.jsonl").read_text().splitlines() if '"Evaluated"' not in line]
+        (run / "events.jsonl").write_text("".join(line + "\n" for line in lines))
+    opened.studio.watcher.look()
+    watched.go("sweeps")
+    table = page.get_by_role("table", name="Runs of empty")
+    table.wait_for()
+    assert "best" not in table.locator("tbody").inner_text()
+    assert "ms" not in table.locator("tbody").inner_text()
+
+
+def test_notes_are_saved_one_after_another(watched: Watched, opened: Opened) -> None:
+    write_run(opened.studio.root / "saved", 3)
+    opened.studio.watcher.look()
+    page = watched.page
+    watched.go("run/saved")
+    card = page.locator("section", has=page.get_by_role("heading", name="Notes"))
+    save, said = card.get_by_role("button", name="Save"), card.get_by_role("status")
+    page.get_by_label("Text").fill("one")
+    with held(page, "**/studio/notes?*"):
+        save.click()
+        said.get_by_text("Saving …").wait_for()
+        page.get_by_label("Text").fill("one two")
+        save.click(force=True)
+    said.get_by_text("Saving …").wait_for(state="detached")
+    # What was typed meanwhile is not called saved.
+    assert said.inner_text() == ""
+    save.click()
+    said.get_by_text("Saved", exact=True).wait_for()
+    assert opened.http.get("/studio/run?name=saved").json()["record"]["text"] == "one two"
+
+
+def test_an_answer_without_a_letter_is_told_from_an_empty_cell(watched: Watched, opened: Opened) -> None:
+    page, run = watched.page, write_run(opened.studio.root / "blank", 3)
+    with EventLog(run / "events.jsonl") as log:
+        log.emit(
+            AnswersJudged(
+                step=1, answers=2, tokens=9, failed=(), prompts=("where?", "where?"),
+                shown=("\n", ""), rewards=(1.0, 0.0),
+            )
+        )  # fmt: skip
+    opened.studio.watcher.look()
+    watched.go("run/blank")
+    table = page.get_by_role("table", name="Sampled answers of step 1")
+    table.wait_for()
+    assert table.locator("tbody td:last-child").all_inner_texts() == [r"(white space alone: \n)", "(empty)"]
+
+
+def test_a_curve_that_has_no_logarithm_is_drawn_without_and_says_so(watched: Watched, opened: Opened) -> None:
+    page, run = watched.page, write_run(opened.studio.root / "below", 0)
+    with EventLog(run / "events.jsonl") as log:
+        for step in (1, 2):
+            log.emit(step_done(step, -1.0 * step))
+    opened.studio.watcher.look()
+    watched.go("run/below")
+    page.get_by_label("logarithmic loss").check()
+    watched.sees("Nothing is above 0")
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Loss as SVG").click()
+    assert "NaN" not in Path(taken.value.path()).read_text("utf-8")
 
 
 def test_notes_in_two_tabs_are_not_overwritten_unseen(watched: Watched, opened: Opened) -> None:

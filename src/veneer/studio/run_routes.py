@@ -96,6 +96,9 @@ def run_values(run: WatchedRun) -> dict[str, Any]:
     values = asdict(run.record) | asdict(run.extras)
     values["path"] = run.record.path.as_posix()
     values["best_higher"] = higher_is_better(run.record.best_by)
+    # A page knows by them what it will show before the curves and the settings come, and keeps their place.
+    values["objective"] = run.settings.get("objective") or default_settings()["objective"]
+    values["metrics"] = sorted(run.log.metrics)
     return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
 
 

@@ -1,51 +1,53 @@
 // Runs side by side: overlaid curves, the settings that differ, quality against memory and time; and sweeps.
-import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Head, Pill, Segments, SortTable, Swatch, Table, apiPath, ask, colour, counted, csvOf, download, duration, last, link, loss, number, short, shown, size, useNarrow, useStore } from "/static/lib.js";
+import { html, useRef, useState } from "/static/preact.js";
+import { Fault, Head, Pill, Segments, SortTable, Swatch, Table, apiPath, colour, counted, csvOf, download, duration, last, link, loss, number, short, shown, size, useEach, useNarrow, useStore } from "/static/lib.js";
 import { Plot, saveSvg, smoothed } from "/static/plot.js";
-import { ALONG, title, useCurves } from "/static/runs.js";
+import { ALONG, BLANK, noneOf, title, useCurves } from "/static/runs.js";
 
 // Runs that are compared at once: so many colours are told apart.
 const MOST = 8;
 const IGNORED = new Set(["output"]);
 
+// The settings of runs by the names of those that are known, whether the others are on their way, and why they do not come.
 export function useSettings(names) {
-  const [found, set] = useState({});
-  useEffect(() => {
-    let left = false;
-    Promise.all(names.map((name) => ask(apiPath("/studio/run", { name })))).then((all) => left || set(Object.fromEntries(all.map((one) => [one.record.name, Object.fromEntries(one.settings.map((setting) => [setting.key, setting.value]))]))), () => {});
-    return () => { left = true; };
-  }, [names.join("\n")]);
-  return found;
+  const found = useEach(names.map((name) => apiPath("/studio/run", { name })));
+  const known = found.flatMap(({ value }, at) => value ? [[names[at], Object.fromEntries(value.settings.map((setting) => [setting.key, setting.value]))]] : []);
+  return { settings: Object.fromEntries(known), waits: found.some((one) => !one.value && !one.error), error: (found.find((one) => one.error) || { error: null }).error };
 }
 
 export function differing(settings, names) {
-  const keys = [...new Set(names.flatMap((name) => Object.keys(settings[name] || {})))].filter((key) => !IGNORED.has(key));
-  return keys.filter((key) => new Set(names.map((name) => JSON.stringify((settings[name] || {})[key]))).size > 1);
+  const known = names.filter((name) => name in settings), keys = [...new Set(known.flatMap((name) => Object.keys(settings[name])))].filter((key) => !IGNORED.has(key));
+  return keys.filter((key) => new Set(known.map((name) => JSON.stringify(settings[name][key]))).size > 1);
 }
+
+const CURVES = [["loss", "loss", "Training loss"], ["evaluation", "evaluation", "Evaluation loss"], ["learning_rate", "rate", "Learning rate"], ["grad_norm", "gradient norm", "Gradient norm"], ["tokens_per_second", "speed", "Tokens a second"], ["memory_mb", "memory", "Memory, MB"]];
 
 export function Compare({ names }) {
   const { runs, jobs } = useStore();
-  const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [what, setWhat] = useState("loss");
+  const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [chosen, setWhat] = useState("loss");
   const present = names.filter((name) => runs.has(name)), shownNames = present.slice(0, MOST), left = present.slice(MOST);
-  const curves = useCurves(shownNames, along), settings = useSettings(shownNames);
-  const text = (name) => title(runs.get(name), jobs), objective = (name) => (settings[name] || {}).objective || "sft";
-  // What only some objectives measure, such as rewards.
-  const metrics = [...new Set(shownNames.flatMap((name) => Object.keys((curves[name] || { metrics: {} }).metrics)))].sort(), own = metrics.includes(what) ? what : null;
+  const drawn = useCurves(shownNames, along), { curves } = drawn, { settings, waits, error } = useSettings(shownNames);
+  const text = (name) => title(runs.get(name), jobs), objective = (name) => runs.get(name).objective;
+  // What only some objectives measure, such as rewards. Other runs may not measure what was chosen for the last ones.
+  const metrics = [...new Set(shownNames.flatMap((name) => runs.get(name).metrics))].sort(), own = metrics.includes(chosen) ? chosen : null, what = own || CURVES.some((one) => one[0] === chosen) ? chosen : "loss";
+  // A curve that is on its way has its line in the legend, so that nothing moves when it comes.
+  const expected = (run) => own ? run.metrics.includes(own) : what === "evaluation" ? run.evaluation_loss !== null : run.step > 0;
+  const curve = (name) => { const one = curves[name]; return one ? (own ? one.metrics[own] : one[what]) : expected(runs.get(name)) ? BLANK : undefined; };
   const series = shownNames.flatMap((name, place) => {
-    const one = curves[name] && (own === null ? curves[name][what] : curves[name].metrics[own]);
-    if (!one || !one.x.length) return [];
+    const one = curve(name);
+    if (!one || (name in curves && !one.x.length)) return [];
     const points = what === "evaluation";
     return [...(weight && !points ? [{ name: `${text(name)}, raw`, place, kind: "raw", hidden: true, ...one }] : []), { name: text(name), place, kind: points ? "points" : "line", x: one.x, y: weight && !points ? smoothed(one.y, weight) : one.y }];
   });
   const rows = differing(settings, shownNames), metric = judgedBy(shownNames.map((name) => runs.get(name)));
   if (shownNames.length < 2) return html`<${Head} title="Compare runs" /><div class="card empty"><p>Choose at least two runs in <a href=${link("runs")}>Runs</a>, and then Compare.</p></div>`;
-  return html`<${Head} title="Compare runs" about=${left.length ? `${shownNames.length} of ${present.length} runs` : `${shownNames.length} runs`} />${left.length > 0 && html`<p class="banner note">${MOST} runs have room here, the first that were chosen. Not compared: ${left.map(text).join(", ")}.</p>`}<div class="stack">
-    <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${[["loss", "loss"], ["evaluation", "evaluation"], ["learning_rate", "rate"], ["grad_norm", "gradient norm"], ["tokens_per_second", "speed"], ["memory_mb", "memory"]]} />${metrics.length > 0 && html`<label>of the objective <select value=${own || ""} onChange=${(event) => setWhat(event.target.value || "loss")}><option value="">–</option>${metrics.map((name) => html`<option key=${name} value=${name} selected=${name === own}>${name.replace(/_/g, " ")}</option>`)}</select></label>`}<${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
-    <${Plot} title=${own ? own.replace(/_/g, " ") : { loss: "Training loss", evaluation: "Evaluation loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens a second", memory_mb: "Memory, MB" }[what]} series=${series} along=${along} height=${340} file="compare" />
-    <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => run.name, "lead"], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
+  return html`<${Head} title="Compare runs" about=${left.length ? `${shownNames.length} of ${present.length} runs` : `${shownNames.length} runs`} />${left.length > 0 && html`<p class="banner note">${MOST} runs have room here, the first that were chosen. Not compared: ${left.map(text).join(", ")}.</p>`}<${Fault} error=${drawn.error || error} /><div class="stack">
+    <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${CURVES} />${metrics.length > 0 && html`<label>of the objective <select value=${own || ""} onChange=${(event) => setWhat(event.target.value || "loss")}><option value="">–</option>${metrics.map((name) => html`<option key=${name} value=${name} selected=${name === own}>${name.replace(/_/g, " ")}</option>`)}</select></label>`}<${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
+    <${Plot} title=${own ? own.replace(/_/g, " ") : CURVES.find((one) => one[0] === what)[2]} series=${series} along=${drawn.along} none=${noneOf(shownNames.every((name) => name in curves), drawn.error)} height=${340} file="compare" />
+    <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => text(run.name), "lead"], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(metric ? [["best_value", `Best ${metric}`, (run) => short(run.best_value), (run) => run.best_value, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
     <div class="grid"><${Scatter} title="Quality against time" runs=${shownNames.map((name) => runs.get(name))} x="seconds" unit="seconds in steps" name=${text} objective=${objective} file="quality-time" /><${Scatter} title="Quality against memory" runs=${shownNames.map((name) => runs.get(name))} x="memory_mb" unit="MB at the peak" name=${text} objective=${objective} file="quality-memory" /></div>
     <${Intervals} names=${shownNames.filter((name) => runs.get(name).report)} text=${text} place=${(name) => shownNames.indexOf(name)} />
-    <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length ? html`<${Table} caption="Settings that differ" columns=${[["key", "Setting", (key) => key, false, "mono lead"], ...shownNames.map((name) => [name, text(name), (key) => shown((settings[name] || {})[key]), false, "mono fitted"])]} rows=${rows} keyOf=${(key) => key} head=${([key, heading]) => key === "key" ? heading : html`<${Swatch} place=${shownNames.indexOf(key)} />${heading}`} />` : html`<p class="empty">No setting differs.</p>`}</section></div>`;
+    <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length && !waits ? html`<${Table} caption="Settings that differ" columns=${[["key", "Setting", (key) => key, false, "mono lead"], ...shownNames.map((name) => [name, text(name), (key) => shown((settings[name] || {})[key]), false, "mono fitted"])]} rows=${rows} keyOf=${(key) => key} head=${([key, heading]) => key === "key" ? heading : html`<${Swatch} place=${shownNames.indexOf(key)} />${heading}`} />` : html`<p class="empty">${waits ? "Loading …" : error ? "The settings of some runs did not come." : "No setting differs."}</p>`}</section></div>`;
 }
 
 // The buttons that take a drawing away.
@@ -90,21 +92,17 @@ function placed(points, width) {
 
 // What each run's report measured against its base: a dot for the difference, a line for its 95 % interval.
 export function Intervals({ names, text, place }) {
-  const [reports, set] = useState({}), [wanted, want] = useState(""), drawing = useRef(null);
-  useEffect(() => {
-    let left = false;
-    Promise.all(names.map(async (name) => [name, await ask(apiPath("/studio/report", { name }))])).then((all) => left || set(Object.fromEntries(all)), () => {});
-    return () => { left = true; };
-  }, [names.join("\n")]);
+  const found = useEach(names.map((name) => apiPath("/studio/report", { name }))), reports = Object.fromEntries(names.map((name, at) => [name, found[at].value]));
+  const [wanted, want] = useState(""), drawing = useRef(null), narrow = useNarrow(), { error } = found.find((one) => one.error) || { error: null };
   const measures = [...new Set(names.flatMap((name) => reports[name] ? reports[name].report.comparison.map((one) => one.name) : []))];
-  if (!measures.length) return null;
+  if (!measures.length) return error && html`<section class="card"><header><h2>Evaluation with intervals</h2></header><${Fault} error=${error} /></section>`;
   const measure = measures.includes(wanted) ? wanted : measures[0];
   const rows = names.flatMap((name) => { const one = reports[name] && reports[name].report.comparison.find((found) => found.name === measure); return one && one.low !== null ? [{ ...one, name, value: reports[name] }] : []; });
   const lower = rows.length > 0 && rows[0].value.lower.includes(measure), share = rows.length > 0 && rows[0].value.shares.includes(measure);
   const figure = (amount) => amount === null || amount === undefined ? "–" : share ? `${number(100 * amount, 1)} %` : number(amount, 3);
   const ends = [0, ...rows.flatMap((one) => [one.low, one.high])], low = Math.min(...ends), high = Math.max(...ends), room = (high - low || 1) * 0.06;
   // On a narrow screen a run's name stands above its line, so that letters keep their size.
-  const narrow = useNarrow(), [width, left, right, line] = narrow ? [330, 24, 24, 40] : [560, 150, 20, 26], height = rows.length * line + 44;
+  const [width, left, right, line] = narrow ? [330, 24, 24, 40] : [560, 150, 20, 26], height = rows.length * line + 44;
   const px = (value) => left + (value - low + room) / (high - low + 2 * room) * (width - left - right);
   const table = () => [["run", "measure", "base", "adapter", "difference", "from", "to"], ...rows.map((one) => [text(one.name), measure, one.base, one.adapter, one.difference, one.low, one.high])];
   const words = measure.replace(/_/g, " ");
@@ -136,10 +134,12 @@ export function judgedBy(members) {
 }
 
 function SweepCard({ parent, members }) {
-  const names = members.slice(0, 60).map((run) => run.name), settings = useSettings(names), keys = differing(settings, names);
+  const names = members.slice(0, 60).map((run) => run.name), { settings, waits, error } = useSettings(names), keys = waits ? [] : differing(settings, names);
   const by = judgedBy(members), judged = (run) => by ? run.best_value : run.best_loss ?? run.loss, higher = by ? members[0].best_higher : false;
   const better = (one, other) => one !== null && (other === null || (higher ? one > other : one < other));
-  const ranked = [...members].sort((one, other) => better(judged(one), judged(other)) ? -1 : better(judged(other), judged(one)) ? 1 : 0), [best] = ranked;
-  const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name, "lead"], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"]];
-  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${keys.join(", ") || "nothing"}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(ranked.slice(0, MOST).map((run) => run.name)) })}>${members.length > MOST ? `Compare the best ${MOST}` : "Compare"}</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
+  const ranked = [...members].sort((one, other) => better(judged(one), judged(other)) ? -1 : better(judged(other), judged(one)) ? 1 : 0), [best, second] = ranked;
+  // Of runs that are alike, or were not measured, none is the best.
+  const leads = judged(best) !== null && better(judged(best), judged(second));
+  const columns = [["name", "Run", (run) => html`<a href=${link("run", run.name)}>${last(run.name)}</a>${leads && run === best ? html` <span class="tag good">best</span>` : ""}`, (run) => run.name, "lead"], ...keys.map((key) => [key, last(key.replace(/\./g, "/")), (run) => shown((settings[run.name] || {})[key]), (run) => (settings[run.name] || {})[key] ?? null, "num"]), ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ...(by ? [["judged", `Best ${by}`, (run) => short(run.best_value), judged, "num"]] : []), ["best_loss", "Best evaluation", (run) => loss(run.best_loss), by ? (run) => run.best_loss : judged, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["seconds", "Time", (run) => duration(run.step ? run.seconds : null), (run) => run.step ? run.seconds : null, "num"]];
+  return html`<section class="card flush"><header><h2>${parent}</h2><span class="quiet">${counted(members.length, "run")}; differing: ${waits ? "…" : keys.join(", ") || (error ? error.message : "nothing")}</span><a class="btn small" href=${link("compare", "", { runs: JSON.stringify(ranked.slice(0, MOST).map((run) => run.name)) })}>${members.length > MOST ? `Compare the best ${MOST}` : "Compare"}</a></header><${SortTable} caption=${`Runs of ${parent}`} columns=${columns} rows=${members} keyOf=${(run) => run.name} first=${by ? { key: "judged", down: higher } : { key: "best_loss", down: false }} /></section>`;
 }

@@ -1,10 +1,11 @@
 // What the pages share: asking the studio, the store of runs and jobs that one stream keeps right, and figures.
-import { html, useEffect, useLayoutEffect, useState } from "/static/preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
 
 // A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
 export const OWN = { "x-refusals": "answered" };
 export const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
-// What browsers say where nobody answers differs, and names no cause.
+// The studio, or what stands before it, cannot answer now and may later. What browsers say where nobody answers differs,
+// and names no cause.
 class Away extends Error { constructor(said = "The studio does not answer. Where it was stopped, start it again; what runs goes on meanwhile.") { super(said); } }
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch((error) => { throw error.name === "TypeError" ? new Away() : error; });
@@ -13,7 +14,7 @@ export async function ask(path, options = {}) {
   const said = content && content.error ? content.error.message : `the studio answers ${answer.status}`;
   // Whoever is asked who one is may open the new link in another window: it is asked again, as where nobody answers.
   if (answer.status === 401) { store.closed = true; tell(); throw new Away(said); }
-  if (refused(answer)) throw new Error(said);
+  if (refused(answer)) throw answer.status >= 500 ? new Away(said) : new Error(said);
   return content;
 }
 export const send = (path, body, method = "POST", signal = undefined) =>
@@ -63,16 +64,53 @@ async function connectAgain() {
   connect();
 }
 
-export function useAsked(path, again = 0) {
-  const [found, set] = useState({ value: null, error: null, path: null });
+// Asks for what stands at an address and tells each answer. Where the studio is away it is asked until it answers, and what
+// is to be asked again while an answer is on its way is asked after it, so that none waits for a newer one without end.
+function asking(path, pause, tell) {
+  let left = false, wait = null, under = false, more = false;
+  const later = (ms) => { wait = setTimeout(go, ms); };
+  async function go() {
+    wait = null; under = true; more = false;
+    const answer = await ask(path).then((value) => ({ value, error: null }), (error) => ({ error }));
+    under = false;
+    if (left) return;
+    tell(answer);
+    if (answer.error instanceof Away) later(2000); else if (more) later(pause);
+  }
+  go();
+  return {
+    again() { if (under) more = true; else if (!left && wait === null) later(pause); },
+    leave() { left = true; clearTimeout(wait); },
+  };
+}
+
+// The answers of addresses, each with its error, in their order. They are asked for again when `again` is another one, and
+// then not before so many ms have passed; an error stands beside the last answer and does not take its place.
+export function useEach(paths, again = 0, pause = 0) {
+  const [found, set] = useState({}), asked = useRef([]), key = paths.join("\n");
+  useEffect(() => { for (const one of asked.current) one.again(); }, [again]);
   useEffect(() => {
-    let left = false, wait = null;
-    if (path === null) return () => {};
-    const asked = () => ask(path).then((value) => left || set({ value, error: null, path }), (error) => { if (left) return; set({ value: null, error, path }); if (error instanceof Away) wait = setTimeout(asked, 2000); });
-    asked();
-    return () => { left = true; clearTimeout(wait); };
-  }, [path, again]);
-  return found.path === path ? found : { value: null, error: null };
+    const told = (path) => (answer) => set((old) => ({ ...Object.fromEntries(Object.entries(old).filter(([one]) => paths.includes(one))), [path]: { value: null, ...old[path], ...answer } }));
+    asked.current = paths.map((path) => asking(path, pause, told(path)));
+    return () => { for (const one of asked.current) one.leave(); };
+  }, [key]);
+  return paths.map((path) => found[path] || { value: null, error: null });
+}
+export const useAsked = (path, again = 0) => useEach(path === null ? [] : [path], again)[0] || { value: null, error: null };
+
+// One thing at a time: what is begun while the last one is on its way is left out. A button that waits for it is
+// `aria-disabled`, since one that is `disabled` loses the keyboard's focus.
+export function useOnce() {
+  const under = useRef(false), [busy, set] = useState(false);
+  const once = async (act) => { if (under.current) return; under.current = true; set(true); try { await act(); } finally { under.current = false; set(false); } };
+  return [once, busy];
+}
+
+// What was typed or chosen on a page, which is there again when one comes back to it.
+const kept = new Map();
+export function useKept(name, first) {
+  const [value, set] = useState(kept.has(name) ? kept.get(name) : first);
+  return [value, (next) => { kept.set(name, next); set(next); }];
 }
 
 export const number = (value, digits = 0) => value === null || value === undefined ? "–" :
@@ -105,6 +143,8 @@ export const apiPath = (path, query) => `${path}?${new URLSearchParams(query)}`;
 
 export const Pill = ({ state, text = state }) => html`<span class=${`pill ${state}`}>${String(text).replace("_", " ")}</span>`;
 export const Bar = ({ part, label }) => html`<span class="bar" role="img" aria-label=${label}><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width=${100 * Math.max(0, Math.min(1, part || 0))} height="1" /></svg></span>`;
+// An answer of a model as a cell shows it: one without a letter would look like none.
+export const Said = ({ text }) => text.trim() ? text : html`<span class="quiet">${text === "" ? "(empty)" : `(white space alone: ${JSON.stringify(text).slice(1, -1)})`}</span>`;
 export const Fault = ({ error }) => error ? html`<p class="banner" role="alert">${error.message}</p>` : null;
 // What a page begins with; the window is called so too.
 export function Head({ title, about, children }) {
@@ -132,7 +172,7 @@ export function Copy({ text, label = "Copy" }) {
 export function Sure({ text, about, onClick, disabled = false }) {
   const [asked, ask] = useState(false);
   useEffect(() => { if (!asked) return () => {}; const wait = setTimeout(() => ask(false), 5000); return () => clearTimeout(wait); }, [asked]);
-  return html`<button type="button" class="btn small danger" disabled=${disabled} aria-label=${asked ? `Really ${about}?` : about} onClick=${() => { ask(!asked); if (asked) onClick(); }}>${asked ? `Really ${text.toLowerCase()}?` : text}</button>`;
+  return html`<button type="button" class="btn small danger" aria-disabled=${disabled} aria-label=${asked ? `Really ${about}?` : about} onClick=${() => { if (disabled) return; ask(!asked); if (asked) onClick(); }}>${asked ? `Really ${text.toLowerCase()}?` : text}</button>`;
 }
 export function Segments({ label, value, options, onChange }) {
   return html`<div class="seg" role="group" aria-label=${label}>${options.map(([key, text]) => html`<button key=${key} type="button" aria-pressed=${String(value === key)} onClick=${() => onChange(key)}>${text}</button>`)}</div>`;
@@ -164,9 +204,9 @@ const roomFor = (columns) => columns.length > 5 ? 1000 : 640;
 
 // A table; where the window has no room for its columns, a list of cards, each value below its column's name.
 // Columns are [key, title, cell, value to sort by, class]. On a card "lead" is the heading, "pick" stands beside it, and
-// "wrap" and "said" take the whole width.
-export function Table({ columns, rows, keyOf, caption, head = (column) => column[1], order = () => undefined, mark = () => "" }) {
-  const narrow = useNarrow(roomFor(columns));
+// "wrap" and "said" take the whole width. `room` is the width of a window, in pixels, that is too narrow.
+export function Table({ columns, rows, keyOf, caption, head = (column) => column[1], order = () => undefined, mark = () => "", room = roomFor(columns) }) {
+  const narrow = useNarrow(room);
   if (narrow) return html`<ul class="cards" aria-label=${caption}>${rows.map((row, place) => html`<li key=${keyOf(row)} class=${mark(row)}>
     ${columns.map(([key, title, cell, , kind]) => html`<div key=${key} class=${title ? kind || "" : `${kind || ""} act`}><span class="of">${title}</span>${cell(row, place)}</div>`)}</li>`)}</ul>`;
   return html`<div class="scroll"><table><caption class="visually-hidden">${caption}</caption><thead><tr>

@@ -16,19 +16,21 @@ export function smoothed(values, weight) {
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const paint = (place) => css(`--c${place % 8}`);
 
-export function Plot({ title, about, series, unit, along = "step", log = false, height = 232, file = title }) {
+export function Plot({ title, about, series, unit, along = "step", log = false, height = 232, file = title, none = "Nothing was measured yet" }) {
   const host = useRef(null), plot = useRef(null);
   const [at, setAt] = useState(null);
   const [theme, setTheme] = useState(0);
-  const data = useMemo(() => series.length ? uPlot.join(series.map((one) => [one.x, one.y])) : [[]], [series]);
-  const shape = series.map((one) => `${one.name}:${one.place}:${one.kind}`).join("|") + log + along + theme;
+  const drawn = series.some((one) => one.x.length), data = useMemo(() => drawn ? uPlot.join(series.map((one) => [one.x, one.y])) : [[]], [series]);
+  // A logarithm is taken of what is above 0 alone.
+  const flat = log && drawn && !series.some((one) => one.y.some((y) => y > 0)), curved = log && !flat;
+  const shape = series.map((one) => `${one.name}:${one.place}:${one.kind}`).join("|") + curved + along + theme + drawn;
   useEffect(() => {
     const media = matchMedia("(prefers-color-scheme: dark)"), change = () => setTheme((count) => count + 1);
     media.addEventListener("change", change);
     return () => media.removeEventListener("change", change);
   }, []);
   useEffect(() => {
-    if (!host.current || !series.length) return () => {};
+    if (!host.current || !drawn) return () => {};
     const axis = { stroke: css("--quiet"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, DejaVu Sans, sans-serif" };
     const lines = series.map((one) => ({
       label: one.name, stroke: paint(one.place), width: one.kind === "raw" ? 1 : 2, alpha: one.kind === "raw" ? 0.4 : 1, spanGaps: one.kind !== "line" || undefined,
@@ -36,7 +38,7 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
     }));
     const made = new uPlot({
       width: host.current.clientWidth || 400, height, series: [{}, ...lines.map((line) => ({ ...line, spanGaps: true }))],
-      scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
+      scales: { x: { time: false }, y: { distr: curved ? 3 : 1 } },
       legend: { show: false }, padding: [10, 10, 0, 0], axes: [{ ...axis, size: 30, values: (_, ticks) => ticks.map(short) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : short(tick)) }],
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false } },
       hooks: { setCursor: [(one) => setAt(one.cursor.idx === undefined ? null : one.cursor.idx)] },
@@ -58,12 +60,12 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
   // The place is kept before the figures come: a page that grew then would move a button away under a click.
   const room = `min-height: ${height}px`;
   return html`<section class="card plot"><header><h2>${title}</h2>${unit && html`<span class="quiet">${unit}</span>`}
-      <button class="btn small" disabled=${!series.length} onClick=${() => download(`${file}.svg`, "image/svg+xml", toSvg(title, named, unit, along, log))} aria-label=${`${title} as SVG`}>SVG</button>
-      <button class="btn small" disabled=${!series.length} onClick=${() => download(`${file}.csv`, "text/csv", toCsv(named, data, series, along))} aria-label=${`${title} as CSV`}>CSV</button></header>
-    ${about && html`<p class="hint">${about}</p>`}
-    <div class="legend" aria-live="off">${at !== null && data[0].length ? html`<span>${along} <b>${short(data[0][at])}</b></span>` : null}
+      <button class="btn small" disabled=${!drawn} onClick=${() => download(`${file}.svg`, "image/svg+xml", toSvg(title, named, unit, along, curved))} aria-label=${`${title} as SVG`}>SVG</button>
+      <button class="btn small" disabled=${!drawn} onClick=${() => download(`${file}.csv`, "text/csv", toCsv(named, data, series, along))} aria-label=${`${title} as CSV`}>CSV</button></header>
+    ${about && html`<p class="hint">${about}</p>`}${flat && html`<p class="hint">Nothing is above 0, of which alone there are logarithms: drawn without them.</p>`}
+    <div class="legend" aria-live="off">${at !== null && drawn ? html`<span>${along} <b>${short(data[0][at])}</b></span>` : null}
       ${series.map((one, place) => one.hidden ? null : html`<span key=${one.name}><svg width="16" height="8" aria-hidden="true"><line x1="0" x2="16" y1="4" y2="4" stroke=${`var(--c${one.place % 8})`} stroke-width=${one.kind === "raw" ? 1 : 2.5} stroke-dasharray=${one.kind === "limit" ? "4 3" : ""} /></svg>${one.name} <b>${short(value(place))}</b></span>`)}</div>
-    ${series.length && data[0].length ? html`<div ref=${host} style=${room} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host} style=${room}><p class="empty">Nothing was measured yet</p></div>`}</section>`;
+    ${drawn ? html`<div ref=${host} style=${room} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host} style=${room}><p class="empty">${none}</p></div>`}</section>`;
 }
 
 function toCsv(named, data, series, along) {

@@ -1,15 +1,15 @@
 // The runs in the folder, and a run.
-import { html, useEffect, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Segments, SortTable, Sure, Table, apiPath, ask, clock, counted, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useStore, word } from "/static/lib.js";
+import { html, useEffect, useRef, useState } from "/static/preact.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table, apiPath, clock, counted, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useEach, useKept, useOnce, useStore, word } from "/static/lib.js";
 import { Plot, smoothed } from "/static/plot.js";
 
 export function Runs() {
   const { runs, jobs } = useStore();
-  const [words, setWords] = useState(""), [state, setState] = useState("all"), [chosen, choose] = useState(new Set());
-  const all = [...runs.values()];
+  const [words, setWords] = useKept("runs: words", ""), [state, setState] = useKept("runs: state", "all"), [picked, choose] = useKept("runs: chosen", []);
+  const all = [...runs.values()], chosen = new Set(picked.filter((name) => runs.has(name)));
   const wanted = all.filter((run) => (state === "all" || stateOf(run, jobs) === state) && `${title(run, jobs)} ${run.name} ${run.model} ${run.method} ${run.tags.join(" ")} ${run.text}`.toLowerCase().includes(words.toLowerCase()));
-  const states = ["all", ...["running", "finished", "stopped", "failed", "killed", "validating_files", "queued", "paused", "cancelled"].filter((one) => all.some((run) => stateOf(run, jobs) === one))];
-  const pick = (name) => { const next = new Set(chosen); if (!next.delete(name)) next.add(name); choose(next); };
+  const states = ["all", ...["running", "finished", "stopped", "failed", "killed", "validating_files", "queued", "paused", "cancelled"].filter((one) => one === state || all.some((run) => stateOf(run, jobs) === one))];
+  const pick = (name) => { const next = new Set(chosen); if (!next.delete(name)) next.add(name); choose([...next]); };
   const columns = [
     ["chosen", "", (run) => html`<input type="checkbox" aria-label=${`choose ${run.name} to compare`} checked=${chosen.has(run.name)} onChange=${() => pick(run.name)} />`, false, "pick"],
     ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs).toLowerCase(), "lead"],
@@ -33,18 +33,18 @@ export function Runs() {
 const stateOf = (run, jobs) => { const job = jobs.get(run.name); return job && !["succeeded", "failed"].includes(job.veneer.status) ? job.veneer.status : run.state; };
 export const title = (run, jobs) => { const job = jobs.get(run.name); return job ? job.veneer.name : run.name; };
 
+// The curves of runs along an axis, by the names of those that have come, and the axis that they are along: those of the
+// axis before stay until all of another one are there.
 export function useCurves(wanted, along) {
-  const { runs } = useStore();
-  const names = wanted.filter((name) => runs.has(name));
-  const [found, set] = useState({});
-  const state = names.map((name) => { const run = runs.get(name); return run ? `${run.step}:${run.evaluation_loss}` : ""; }).join("|");
-  useEffect(() => {
-    let left = false;
-    const wait = setTimeout(() => Promise.all(names.map((name) => ask(apiPath("/studio/curves", { name, along })))).then((curves) => left || set({ key: names.join("\n") + along, curves: Object.fromEntries(curves.map((one) => [one.name, { ...one.curves, metrics: one.metrics }])) }), () => {}), found.key === names.join("\n") + along ? 700 : 0);
-    return () => { left = true; clearTimeout(wait); };
-  }, [names.join("\n"), along, state]);
-  return found.curves || {};
+  const { runs } = useStore(), last = useRef({ along, curves: {} });
+  const names = wanted.filter((name) => runs.has(name)), state = names.map((name) => `${runs.get(name).step}:${runs.get(name).evaluation_loss}`).join("|");
+  const found = useEach(names.map((name) => apiPath("/studio/curves", { name, along })), state, 700);
+  const curves = Object.fromEntries(names.flatMap((name, at) => { const { value } = found[at]; return value ? [[name, { ...value.curves, metrics: value.metrics }]] : []; }));
+  if (names.every((name) => name in curves)) last.current = { along, curves };
+  return { ...(last.current.along === along ? { along, curves } : last.current), error: (found.find((one) => one.error) || { error: null }).error };
 }
+export const BLANK = { x: [], y: [] };
+export const noneOf = (curves, error) => curves ? undefined : error ? "Its figures did not come" : "Loading …";
 
 export const ALONG = [["step", "step"], ["tokens", "tokens"], ["time", "seconds"]];
 
@@ -52,43 +52,47 @@ export function Run({ name }) {
   const { runs, jobs } = useStore();
   const run = runs.get(name), job = jobs.get(name);
   const [along, setAlong] = useState("step"), [weight, setWeight] = useState(0.9), [log, setLog] = useState(false);
-  const curves = useCurves([name], along)[name];
+  const drawn = useCurves([name], along), curves = drawn.curves[name];
   const { value: more, error } = useAsked(run ? apiPath("/studio/run", { name }) : null, run ? `${run.state}${run.step === run.steps}${Math.floor(run.step / 10)}${job ? job.status : ""}` : "");
   if (!run) return html`<${Head} title=${job ? job.veneer.name : name} about=${job ? `${job.veneer.status === "queued" ? "The job waits for a worker" : job.veneer.status === "running" ? "The job's process has begun" : "The job is not being carried out"}; its run has told of nothing yet.` : "The folder has no run of this name."} >${job && html`<${Pill} state=${job.veneer.status} /><${JobButtons} job=${job} />`}</${Head}>${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}${job && html`<${JobCard} job=${job} />`}`;
   const left = run.step && run.state === "running" ? (run.steps - run.step) * run.seconds / run.step : null;
-  const line = (key, text, place = 0) => curves && curves[key].x.length ? [{ name: text, place, kind: "line", ...curves[key] }] : [];
-  const losses = curves && curves.loss.x.length ? [
-    { name: "single steps", place: 0, kind: "raw", hidden: weight === 0, ...curves.loss }, { name: weight ? "training, smoothed" : "training", place: 0, kind: "line", x: curves.loss.x, y: weight ? smoothed(curves.loss.y, weight) : curves.loss.y },
-    ...(curves.evaluation.x.length ? [{ name: "evaluation", place: 1, kind: "points", ...curves.evaluation }] : [])].filter((one) => !(one.kind === "raw" && weight === 0)) : [];
+  // What is measured has its line in the legend before its figures come: they move nothing then.
+  const of = (key) => curves ? curves[key] : BLANK, has = (key) => curves ? curves[key].x.length > 0 : key === "evaluation" ? run.evaluation_loss !== null : run.step > 0;
+  const line = (key, text, place = 0) => has(key) ? [{ name: text, place, kind: "line", ...of(key) }] : [];
+  const losses = has("loss") ? [
+    { name: "single steps", place: 0, kind: "raw", hidden: weight === 0, ...of("loss") }, { name: weight ? "training, smoothed" : "training", place: 0, kind: "line", x: of("loss").x, y: weight ? smoothed(of("loss").y, weight) : of("loss").y },
+    ...(has("evaluation") ? [{ name: "evaluation", place: 1, kind: "points", ...of("evaluation") }] : [])].filter((one) => !(one.kind === "raw" && weight === 0)) : [];
   const planned = run.planned_memory_mb ?? (job && job.veneer.peak ? job.veneer.peak / 1e6 : null);
-  const memory = curves ? [...line("memory_mb", "measured"), ...(planned !== null && curves.memory_mb.x.length ? [{ name: "plan", place: 1, kind: "limit", x: curves.memory_mb.x, y: curves.memory_mb.x.map(() => planned) }] : [])] : [];
-  const groups = grouped(curves ? curves.metrics : {});
-  const by = (ALONG.find((one) => one[0] === along) || ALONG[0])[1];
+  const memory = [...line("memory_mb", "measured"), ...(planned !== null && has("memory_mb") ? [{ name: "plan", place: 1, kind: "limit", x: of("memory_mb").x, y: of("memory_mb").x.map(() => planned) }] : [])];
+  const metrics = curves ? curves.metrics : {}, groups = grouped(run.metrics.map((one) => [one, metrics[one] || BLANK])), reward = (metrics.reward || BLANK).y;
+  const by = (ALONG.find((one) => one[0] === drawn.along) || ALONG[0])[1], none = noneOf(curves, drawn.error);
+  const adapter = more ? more.adapter : null;
   return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${stateOf(run, jobs)} />${job && html`<${JobButtons} job=${job} /><a class="btn" href=${link("new", "", { like: name })}>New job like this</a>`}
-      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${more && more.adapter && answers(more) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" href=${link("chat", "", { model: more.adapter })}>Chat</a>`}</${Head}>
-    <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
-    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), run.steps ? `of ${number(run.steps)}` : ""], curves && curves.metrics.reward ? ["reward", short(curves.metrics.reward.y[curves.metrics.reward.y.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
+      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${answers(run, job) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" aria-disabled=${!adapter} href=${adapter ? link("chat", "", { model: adapter }) : undefined}>Chat</a>`}</${Head}>
+    <${Fault} error=${error || drawn.error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
+    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), run.steps ? `of ${number(run.steps)}` : ""], run.metrics.includes("reward") ? ["reward", short(reward[reward.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
     <div class="tools"><${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, text]) => [key, text])} />
       <label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /> <span class="mono">${weight.toFixed(2)}</span></label>
       <label><input type="checkbox" checked=${log} onChange=${() => setLog(!log)} /> logarithmic loss</label><a class="btn small" href=${apiPath("/studio/curves", { name, format: "csv" })} download>every step as CSV</a></div>
-    <div class="grid"><div class="wide"><${Plot} title="Loss" unit=${imitates(more) ? "nats per supervised token" : "of the objective"} series=${losses} along=${by} log=${log} height=${300} file=${`${last(name)}-loss`} /></div>
-      <${Plot} title="Learning rate" series=${line("learning_rate", "rate", 0)} along=${by} file=${`${last(name)}-rate`} /><${Plot} title="Gradient norm" series=${line("grad_norm", "before clipping", 3)} along=${by} file=${`${last(name)}-norm`} />
-      <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} file=${`${last(name)}-memory`} />
-      ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${plain(group)} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text.replace(/_/g, " "), place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} file=${`${last(name)}-${group}`} />`)}</div>
+    <div class="grid"><div class="wide"><${Plot} title="Loss" unit=${imitates(run) ? "nats per supervised token" : "of the objective"} series=${losses} along=${by} none=${none} log=${log} height=${300} file=${`${last(name)}-loss`} /></div>
+      <${Plot} title="Learning rate" series=${line("learning_rate", "rate", 0)} along=${by} none=${none} file=${`${last(name)}-rate`} /><${Plot} title="Gradient norm" series=${line("grad_norm", "before clipping", 3)} along=${by} none=${none} file=${`${last(name)}-norm`} />
+      <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} none=${none} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} none=${none} file=${`${last(name)}-memory`} />
+      ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${plain(group)} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text.replace(/_/g, " "), place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} none=${none} file=${`${last(name)}-${group}`} />`)}</div>
     ${more && more.samples.length > 0 && html`<${Samples} samples=${more.samples} />`}
     ${more && more.judged.length > 0 && html`<${Judged} judged=${more.judged} />`}
     ${more && html`<${Details} more=${more} run=${run} job=${job} />`}</div>`;
 }
 
-const imitates = (more) => !more || !more.settings.some((one) => one.key === "objective" && !["sft", "pretraining"].includes(one.value));
-// A reward model gives scores: it neither chats, nor is it evaluated or exported here.
-const answers = (more) => !more.settings.some((one) => one.key === "objective" && one.value === "reward");
+const imitates = (run) => ["sft", "pretraining"].includes(run.objective);
+// Whether the run has made an adapter that answers. A reward model gives scores: it neither chats, nor is it evaluated or
+// exported here.
+const answers = (run, job) => run.state === "finished" && (!job || job.veneer.status === "succeeded") && run.method !== "full" && run.objective !== "reward";
 
 // Metrics of an objective by the word before their slash: rewards/chosen and rewards/rejected are lines of one plot.
 function grouped(metrics) {
   const found = new Map();
-  for (const [name, curve] of Object.entries(metrics)) {
+  for (const [name, curve] of metrics) {
     const [group, ...rest] = name.split("/");
     found.set(group, [...(found.get(group) || []), [rest.join("/") || group, curve]]);
   }
@@ -105,7 +109,7 @@ function Samples({ samples }) {
   const newest = samples.length - 1, right = Math.min(chosen.right ?? newest, newest), left = Math.min(chosen.left ?? 0, newest);
   const places = left === right ? [right] : [left, right];
   const pick = (side, value) => html`<select value=${value} aria-label=${side === "left" ? "earlier step" : "later step"} onChange=${(event) => choose({ ...chosen, [side]: Number(event.target.value) })}>${samples.map((one, place) => html`<option key=${one.step} value=${place} selected=${place === value}>step ${number(one.step)}</option>`)}</select>`;
-  const columns = [["prompt", "Prompt", (row) => samples[right].prompts[row], false, "said"], ...places.map((place) => [`${place}`, `step ${number(samples[place].step)}${samples[place].cut_short ? ", cut short for time" : ""}`, (row) => samples[place].answers[row] || html`<span class="quiet">(empty)</span>`, false, "said"])];
+  const columns = [["prompt", "Prompt", (row) => samples[right].prompts[row], false, "said"], ...places.map((place) => [`${place}`, `step ${number(samples[place].step)}${samples[place].cut_short ? ", cut short for time" : ""}`, (row) => html`<${Said} text=${samples[place].answers[row]} />`, false, "said"])];
   return html`<section class="card flush samples"><header><h2>Samples during training</h2><span class="quiet">greedy answers to the same prompts${samples.length > 1 ? `, ${number(samples.length)} times` : ""}</span>${samples.length > 1 && html`<span class="tools">${pick("left", left)} beside ${pick("right", right)}</span>`}</header><${Table} caption="Answers during training" columns=${columns} rows=${samples[right].prompts.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
 }
 
@@ -113,7 +117,7 @@ function Samples({ samples }) {
 function Judged({ judged }) {
   const [chosen, choose] = useState(null);
   const newest = judged.length - 1, at = chosen === null ? newest : Math.min(chosen, newest), one = judged[at];
-  const columns = [["reward", "Reward", (row) => short(one.rewards[row]), false, "num"], ["prompt", "Prompt", (row) => one.prompts[row], false, "said"], ["answer", "Answer", (row) => one.shown[row] || html`<span class="quiet">(empty)</span>`, false, "said"]];
+  const columns = [["reward", "Reward", (row) => short(one.rewards[row]), false, "num"], ["prompt", "Prompt", (row) => one.prompts[row], false, "said"], ["answer", "Answer", (row) => html`<${Said} text=${one.shown[row]} />`, false, "said"]];
   return html`<section class="card flush samples"><header><h2>Sampled answers</h2><span class="quiet">of ${counted(one.answers, "answer")} (${counted(one.tokens, "token")}) those with the highest and the lowest reward</span>
     <span class="tools"><button class="btn small" disabled=${at === 0} onClick=${() => choose(at - 1)}>Earlier</button><select value=${at} aria-label="step of the sampled answers" onChange=${(event) => choose(Number(event.target.value))}>${judged.map((found, place) => html`<option key=${found.step} value=${place} selected=${place === at}>step ${number(found.step)}</option>`)}</select><button class="btn small" disabled=${at === newest} onClick=${() => choose(at + 1)}>Later</button>${chosen !== null && html`<button class="btn small" onClick=${() => choose(null)}>Newest</button>`}</span></header>
     ${one.failed.length > 0 && html`<div class="inset warn">${counted(one.failed.length, "answer")} ${one.failed.length === 1 ? "was" : "were"} left out, since a reward failed: ${one.failed[0]}</div>`}
@@ -122,7 +126,7 @@ function Judged({ judged }) {
 
 function Details({ more, run, job }) {
   const [all, setAll] = useState(false);
-  const settings = more.settings.filter((one) => all || !one.default), chats = more.adapter && answers(more);
+  const settings = more.settings.filter((one) => all || !one.default), chats = more.adapter && answers(run, job);
   return html`<div class="split"><div class="stack"><section class="card"><header><h2>Log</h2><span class="quiet">${counted(more.log.length, "line")}</span></header>${more.log.length ? html`<ul class="log">${[...more.log].reverse().map((line, place) => html`<li key=${place}><time>${clock(line.time)}</time><span class=${line.level === "warning" ? "warn" : ""}>${line.message}</span></li>`)}</ul>` : html`<p class="quiet">The run has told of nothing but its steps.</p>`}</section>
       <${Notes} name=${run.name} notes=${run} />
       <section class="card"><header><h2>run.lock</h2>${more.lock && html`<${Copy} text=${JSON.stringify(more.lock, null, 2)} />`}</header>${more.lock ? html`<p class="hint">All that the bytes of the result follow from. <code>veneer reproduce ${word(run.path)}</code> makes them again.</p><br /><pre class="box" tabindex="0">${JSON.stringify({ versions: more.lock.versions, hardware: more.lock.hardware, seed: more.lock.seed, steps: more.lock.steps, data: more.lock.data, result: more.lock.result }, null, 2)}</pre>` : html`<p class="quiet">It is written when the run has ended well.</p>`}</section></div>
@@ -132,31 +136,35 @@ function Details({ more, run, job }) {
 
 const equal = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 function Notes({ name, notes }) {
-  const [text, setText] = useState(notes.text), [tags, setTags] = useState(notes.tags.join(", ")), [said, say] = useState("");
-  const [known, know] = useState({ text: notes.text, tags: notes.tags });
+  const [text, setText] = useState(notes.text), [tags, setTags] = useState(notes.tags.join(", ")), [said, say] = useState(""), [once, busy] = useOnce();
+  const [known, know] = useState({ text: notes.text, tags: notes.tags }), [saved, store] = useState(null);
   const list = [...new Set(tags.split(",").map((tag) => tag.trim()).filter(Boolean))], stored = { text: notes.text, tags: notes.tags };
   useEffect(() => {
     // What another tab has saved is shown, unless something is being written here.
     if (!equal(stored, known) && equal({ text, tags: list }, known)) { know(stored); setText(stored.text); setTags(stored.tags.join(", ")); say(""); }
   }, [JSON.stringify(stored)]);
-  const save = async () => {
-    try { know(await send(apiPath("/studio/notes", { name }), { text, tags: list, before: known }, "PUT")); say("Saved"); } catch (error) {
+  const save = () => once(async () => {
+    try { const found = await send(apiPath("/studio/notes", { name }), { text, tags: list, before: known }, "PUT"); know(found); store(found); say(""); } catch (error) {
       if (equal(stored, known)) { say(error.message); return; }
       know(stored);
       say(`Not saved: elsewhere they were changed meanwhile, to “${[stored.tags.join(", "), stored.text].filter(Boolean).join(" – ")}”. Save again to replace that.`);
     }
-  };
-  return html`<section class="card"><header><h2>Notes</h2><span class="quiet" role="status">${said}</span><button class="btn small" onClick=${save}>Save</button></header><div class="stack"><label class="field"><span>Tags</span><input value=${tags} placeholder="baseline, ablation" onInput=${(event) => setTags(event.target.value)} /></label><label class="field"><span>Text</span><textarea rows="3" value=${text} onInput=${(event) => setText(event.target.value)} /></label></div></section>`;
+  });
+  // What was written since is not saved.
+  const fresh = saved && equal(saved, { text, tags: list });
+  return html`<section class="card"><header><h2>Notes</h2><span class="quiet" role="status">${busy ? "Saving …" : said || (fresh ? "Saved" : "")}</span><button class="btn small" aria-disabled=${busy} onClick=${save}>Save</button></header><div class="stack"><label class="field"><span>Tags</span><input value=${tags} placeholder="baseline, ablation" onInput=${(event) => setTags(event.target.value)} /></label><label class="field"><span>Text</span><textarea rows="3" value=${text} onInput=${(event) => setText(event.target.value)} /></label></div></section>`;
 }
 
+// What was asked of a job is on its way until the job is seen to have taken it. Pause and Resume are one button, and none
+// is `disabled`, so that the keyboard stays where it is.
 export function JobButtons({ job }) {
-  const [error, fail] = useState(null);
-  const state = job.veneer.status;
-  const act = (verb) => send(`/v1/fine_tuning/jobs/${job.id}/${verb}`, {}).then(() => fail(null), fail);
-  const asked = job.veneer.wanted !== "run";
-  return html`${["queued", "running", "validating_files"].includes(state) && html`<button class="btn small" disabled=${asked} onClick=${() => act("pause")}>${job.veneer.wanted === "pause" ? "Pausing …" : "Pause"}</button>`}
-    ${state === "paused" && html`<button class="btn small main" onClick=${() => act("resume")}>Resume</button>`}
-    ${["queued", "running", "validating_files", "paused"].includes(state) && html`<${Sure} text=${job.veneer.wanted === "cancel" ? "Cancelling …" : "Cancel"} about=${`cancel ${job.veneer.name}`} disabled=${job.veneer.wanted === "cancel"} onClick=${() => act("cancel")} />`}
+  const [error, fail] = useState(null), [sent, mark] = useState(null);
+  const state = job.veneer.status, wanted = job.veneer.wanted, now = `${state} ${wanted}`;
+  useEffect(() => mark(null), [now]);
+  const act = (verb) => { mark(now); send(`/v1/fine_tuning/jobs/${job.id}/${verb}`, {}).then(() => fail(null), (problem) => { mark(null); fail(problem); }); };
+  const waits = sent === now, paused = state === "paused", goes = ["queued", "running", "validating_files"].includes(state), still = waits || (goes && wanted !== "run");
+  return html`${(goes || paused) && html`<button type="button" class=${`btn small ${paused ? "main" : ""}`} aria-disabled=${still} onClick=${() => still || act(paused ? "resume" : "pause")}>${paused ? "Resume" : wanted === "pause" ? "Pausing …" : "Pause"}</button>`}
+    ${(goes || paused) && html`<${Sure} text=${wanted === "cancel" ? "Cancelling …" : "Cancel"} about=${`cancel ${job.veneer.name}`} disabled=${waits || wanted === "cancel"} onClick=${() => act("cancel")} />`}
     ${error && html`<span class="bad" role="alert">${error.message}</span>`}`;
 }
 
