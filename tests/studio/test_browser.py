@@ -354,6 +354,72 @@ def running(opened: Opened, tiny_data: Path) -> Iterator[tuple[str, str]]:
     wait_for(lambda: all(client.fine_tuning.jobs.retrieve(made).status == "cancelled" for made in ids), 60)
 
 
+def test_a_priority_that_is_typed_stays_while_other_jobs_make_steps(
+    watched: Watched, opened: Opened, running: tuple[str, str]
+) -> None:
+    page = watched.page
+    watched.go("queue")
+    row = page.get_by_role("table", name="Waiting").get_by_role("row", name=re.compile("waits"))
+    field = row.get_by_role("spinbutton")
+    step = page.get_by_role("table", name="Running and resting").locator("td >> nth=2")
+    wait_for(lambda: "/ 100,000" in step.inner_text(), 60)
+    field.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("50")
+    for _ in range(2):
+        seen = step.inner_text()
+        wait_for(lambda seen=seen: step.inner_text() != seen, 60)
+        assert field.input_value() == "50"
+    page.keyboard.press("Enter")
+
+    def stored() -> int:
+        return opened.http.get(f"/v1/fine_tuning/jobs/{running[1]}").json()["veneer"]["priority"]
+
+    wait_for(lambda: stored() == 50)
+    # A field that was emptied is no priority of 0.
+    field.fill("")
+    field.blur()
+    wait_for(lambda: field.input_value() == "50")
+    assert stored() == 50
+
+
+def test_the_queue_stands_still_when_its_order_comes(watched: Watched, running: tuple[str, str]) -> None:
+    page = watched.page
+    with held(page, "**/studio/queue") as waiting:
+        watched.go("queue")
+        page.get_by_role("table", name="Waiting").get_by_role("link", name=re.compile("waits")).wait_for()
+        page.evaluate(NOTED)
+        assert waiting
+        with page.expect_response("**/studio/queue"):
+            while waiting:
+                waiting.pop().continue_()
+    assert page.evaluate(MOVED) == []
+
+
+def test_no_button_of_the_queue_lies_over_another_control(watched: Watched, running: tuple[str, str]) -> None:
+    page = watched.page
+    watched.go("queue")
+    for width in (1010, 1100, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.get_by_role("button", name=re.compile("^cancel waits")).click()
+        page.get_by_role("button", name=re.compile("^Really cancel waits")).wait_for()
+        assert page.evaluate(OVERLAID) == []
+        assert page.evaluate(WIDE) == []
+        # It asks for a while only.
+        page.get_by_role("button", name=re.compile("^cancel waits")).wait_for()
+
+
+OVERLAID = """() => {
+  const all = [...document.querySelectorAll('main :is(a, button, input, select)')], found = [];
+  const box = (one) => one.getBoundingClientRect();
+  all.forEach((one, at) => all.slice(at + 1).forEach((other) => { const [a, b] = [box(one), box(other)];
+    if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+      found.push(`${one.outerHTML} over ${other.outerHTML}`); }));
+  return found;
+}"""
+"""Pairs of controls that overlap."""
+
+
 def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
     watched: Watched, opened: Opened, running: tuple[str, str]
 ) -> None:

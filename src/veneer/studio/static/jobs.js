@@ -111,19 +111,36 @@ function PlanCard({ plan, ready, wanting, children }) {
 
 const brief = (message) => { const line = message.split("\n")[0]; return line.length > 110 ? `${line.slice(0, 110)} …` : line; };
 
+// The field of a job's priority. What is typed stays in it, whatever the page is told meanwhile of this job and others, until
+// it is sent and the job has it.
+function Priority({ job, onSet }) {
+  const [typed, type] = useState(null), stored = job.veneer.priority;
+  useEffect(() => type((old) => old && old.sent ? null : old), [stored]);
+  const change = (event) => {
+    const field = event.target;
+    if (!field.reportValidity()) return;
+    if (field.value === "" || Number(field.value) === stored) { type(null); return; }
+    type({ text: field.value, sent: true });
+    onSet(Number(field.value)).then((done) => done || type(null));
+  };
+  return html`<label><span class="visually-hidden">priority</span><input type="number" title="priority" min="-100" max="100" size="4" value=${typed ? typed.text : String(stored)} onInput=${(event) => type(event.target.value === String(stored) ? null : { text: event.target.value, sent: false })} onChange=${change} /></label>`;
+}
+
 export function Queue() {
   const { jobs, runs } = useStore();
   const [error, fail] = useState(null), [held, hold] = useState(null);
   const all = [...jobs.values()].sort((one, other) => other.created_at - one.created_at);
   const state = (job) => job.veneer.status;
   const { value: order } = useAsked("/studio/queue", all.map((job) => `${job.id}${state(job)}${job.veneer.priority}`).join() + String(held));
-  const waiting = ((order || {}).waiting || []).map((id) => jobs.get(id)).filter((job) => job && state(job) === "queued");
+  // Those that the order has not come for yet stand behind the others.
+  const at = (job) => { const found = order ? order.waiting.indexOf(job.id) : -1; return found < 0 ? Infinity : found; }, compared = (one, other) => one === other ? 0 : one - other;
+  const waiting = all.filter((job) => state(job) === "queued").sort((one, other) => compared(at(one), at(other)) || other.veneer.priority - one.veneer.priority || one.created_at - other.created_at);
   const active = all.filter((job) => ["running", "validating_files", "paused"].includes(state(job))), ended = all.filter((job) => ["succeeded", "failed", "cancelled"].includes(state(job)));
-  const move = (job, change) => send(`/v1/fine_tuning/jobs/${job.id}/move`, change).then(() => { fail(null); hold(`${job.id}${Date.now()}`); }, fail);
+  const move = (job, change) => send(`/v1/fine_tuning/jobs/${job.id}/move`, change).then(() => { fail(null); hold(`${job.id}${Date.now()}`); return true; }, (problem) => { fail(problem); return false; });
   const progress = (job) => { const run = runs.get(job.id); return run && run.steps ? html`<div>${number(run.step)} <span class="quiet">/ ${number(run.steps)}</span><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>` : "–"; };
   const name = (job) => html`<a class="name" href=${link(job.veneer.of === undefined ? "run" : "task", job.id)}>${job.veneer.name}</a><br /><span class="quiet">${job.veneer.of ? `of ${job.veneer.of}` : job.model}${job.veneer.waiting ? ` · ${job.veneer.waiting}` : ""}${job.error ? html` · <span title=${job.error.message}>${brief(job.error.message)}</span>` : ""}</span>`;
-  const place = (list) => (job, at) => html`<span class="tools"><button class="btn small" aria-label="Earlier" disabled=${at === 0} onClick=${() => move(job, { before: list[at - 1].id })}>↑</button><button class="btn small" aria-label="Later" disabled=${at === list.length - 1} onClick=${() => move(job, { before: at + 2 < list.length ? list[at + 2].id : null })}>↓</button><label><span class="visually-hidden">priority</span><input type="number" title="priority" min="-100" max="100" size="4" value=${job.veneer.priority} onChange=${(event) => event.target.reportValidity() && move(job, { priority: Number(event.target.value) })} /></label></span>`;
+  const place = (list) => (job, at) => html`<span class="tools"><button class="btn small" aria-label="Earlier" disabled=${!order || at === 0} onClick=${() => move(job, { before: list[at - 1].id })}>↑</button><button class="btn small" aria-label="Later" disabled=${!order || at === list.length - 1} onClick=${() => move(job, { before: at + 2 < list.length ? list[at + 2].id : null })}>↓</button><${Priority} job=${job} onSet=${(priority) => move(job, { priority })} /></span>`;
   const columns = (list, movable) => [["job", "Job", name, false, "lead"], ["state", "State", (job) => html`<${Pill} state=${state(job)} />`, false], ["progress", "Progress", progress, false], ["loss", "Loss", (job) => loss((runs.get(job.id) || { loss: null }).loss), false, "num"], ["memory", "Memory", (job) => size(job.veneer.peak), false, "num"], ["place", movable ? "Place, priority" : "Priority", movable ? place(list) : (job) => number(job.veneer.priority), false, "num"], ["act", "", (job) => html`<span class="tools"><${JobButtons} job=${job} /></span>`, false]];
-  const table = (title, list, movable, empty) => html`<section class="card flush queue"><header><h2>${title}</h2><span class="quiet">${number(list.length)}</span></header>${list.length ? html`<${Table} caption=${title} columns=${columns(list, movable)} rows=${list} keyOf=${(job) => job.id} />` : html`<p class="empty">${empty}</p>`}</section>`;
+  const table = (title, list, movable, empty) => html`<section class="card flush queue"><header><h2>${title}</h2><span class="quiet">${number(list.length)}</span></header>${list.length ? html`<${Table} caption=${title} room=${1200} columns=${columns(list, movable)} rows=${list} keyOf=${(job) => job.id} />` : html`<p class="empty">${empty}</p>`}</section>`;
   return html`<${Head} title="Queue" about="One worker a device; what does not fit into memory waits, and says why"><a class="btn main" href=${link("new")}>New job</a></${Head}><${Fault} error=${error} /><div class="stack">${table("Running and resting", active, false, "Nothing is running.")}${table("Waiting", waiting, true, "No job waits.")}${table("Ended", ended, false, "No job has ended yet.")}</div>`;
 }
