@@ -401,12 +401,15 @@ def test_no_button_of_the_queue_lies_over_another_control(watched: Watched, runn
     watched.go("queue")
     for width in (1010, 1100, 1280):
         page.set_viewport_size({"width": width, "height": 900})
-        page.get_by_role("button", name=re.compile("^cancel waits")).click()
+        cancel = page.get_by_role("button", name=re.compile("^cancel waits"))
+        cancel.click()
         page.get_by_role("button", name=re.compile("^Really cancel waits")).wait_for()
+        # The pointer is still over the button that it has pressed, and over no other one.
+        assert page.locator("button:hover").get_attribute("aria-label").startswith("Really cancel waits")
         assert page.evaluate(OVERLAID) == []
         assert page.evaluate(WIDE) == []
         # It asks for a while only.
-        page.get_by_role("button", name=re.compile("^cancel waits")).wait_for()
+        cancel.wait_for()
 
 
 OVERLAID = """() => {
