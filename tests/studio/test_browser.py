@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 
+from browsing import CHROMIUM, Watched
 from job_workers import wait_for
 from run_logs import step_done, write_run
 from studios import CPU, Opened, studio
@@ -24,7 +25,6 @@ from veneer.events import AnswersJudged
 from veneer.run_report import train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
     pytest.mark.slow,
@@ -38,34 +38,6 @@ def shlex_word(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-class Watched:
-    """A page whose requests and errors are kept."""
-
-    def __init__(self, page: Any, address: str):
-        self.page, self.address = page, address
-        self.elsewhere: list[str] = []
-        self.errors: list[str] = []
-        page.on("request", self._asked)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("dialog", lambda dialog: self.errors.append("a script of a name has run"))
-
-    def _asked(self, request: Any) -> None:
-        parts = urlsplit(request.url)
-        if parts.scheme not in ("data", "blob") and f"{parts.scheme}://{parts.netloc}" != self.address:
-            self.elsewhere.append(request.url)
-
-    def go(self, at: str) -> None:
-        self.page.goto(f"{self.address}/#/{at}")
-
-    def sees(self, text: str, seconds: float = 30.0) -> None:
-        try:
-            self.page.get_by_text(text).first.wait_for(timeout=1000 * seconds)
-        except playwright.TimeoutError:
-            shown = self.page.locator("body").inner_text()[:2000]
-            pytest.fail(f"{text!r} is not to be seen after {seconds:g} s at {self.page.url}: {shown}; {self.errors}")
-
-
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
     root = tmp_path_factory.mktemp("browser") / "runs"
@@ -73,27 +45,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         write_run(root / name, 30, config=f"model: {tiny_model}\nmethod: lora\nlora:\n  rank: {len(name)}\n")
     with studio(root, tiny_model) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def watched(browser: Any, opened: Opened) -> Iterator[Watched]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = Watched(context.new_page(), opened.running.url)
-    link = f"{opened.running.url}{opened.studio.sessions.link()}"
-    page.page.goto(link)
-    page.sees("plain", 90)
-    yield page
-    context.close()
-    assert page.elsewhere == []
-    assert page.errors == []
 
 
 def test_a_link_opens_the_pages_once(browser: Any, opened: Opened) -> None:

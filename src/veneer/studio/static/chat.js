@@ -1,10 +1,10 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, OWN, counted, link, number, refused, send, useAsked, useStore } from "/static/lib.js";
+import { Fault, Head, Loading, OWN, counted, link, number, refused, send, useKept, useOnce, useOptions } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
-  let first = null, tokens = 0, prompt = 0, text = "", rest = "";
+  let first = null, tokens = 0, text = "", rest = "", reason = null;
   const answer = await fetch("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json", ...OWN }, body: JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true }, ...settings }) });
   if (refused(answer)) throw new Error((await answer.json()).error.message);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -18,24 +18,27 @@ async function stream(model, messages, settings, signal, onText) {
       if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
       const piece = JSON.parse(line.slice(6));
       if (piece.error) throw new Error(piece.error.message);
-      if (piece.usage) { tokens = piece.usage.completion_tokens; prompt = piece.usage.prompt_tokens; }
-      const more = piece.choices[0] && piece.choices[0].delta.content;
+      if (piece.usage) tokens = piece.usage.completion_tokens;
+      const choice = piece.choices[0];
+      if (choice && choice.finish_reason) reason = choice.finish_reason;
+      const more = choice && choice.delta.content;
       if (more) { first ??= performance.now() - began; text += more; onText(text); }
     }
   }
-  return { text, tokens, prompt, first, seconds: (performance.now() - began) / 1000 };
+  return { text, tokens, first, reason, seconds: (performance.now() - began) / 1000 };
 }
 
 export function Chat({ query }) {
-  const { jobs } = useStore();
-  const done = [...jobs.values()].filter((job) => job.status === "succeeded").length;
-  const { value: fresh, error: missing } = useAsked("/studio/options", done);
+  const { value: fresh, error: missing } = useOptions();
   const known = useRef(null);
   if (fresh) known.current = fresh;
   const options = known.current;
-  const [models, setModels] = useState(null), [question, ask_] = useState(""), [system, setSystem] = useState(""), [temperature, heat] = useState("0"), [longest, setLongest] = useState("128");
-  const [asked, setAsked] = useState(null), [answers, setAnswers] = useState({}), [best, setBest] = useState(null), [kept, keep] = useState(null), [error, fail] = useState(null), [busy, work] = useState(false);
+  const at = (name) => `chat ${name} ${query.model || ""}`;
+  const [models, setModels] = useKept(at("models"), null), [question, ask_] = useKept(at("question"), ""), [system, setSystem] = useKept(at("system"), ""), [temperature, heat] = useKept(at("temperature"), "0"), [longest, setLongest] = useKept(at("longest"), "128");
+  const [asked, setAsked] = useKept(at("asked"), null), [answers, setAnswers] = useKept(at("answers"), {}), [marked, mark] = useKept(at("marked"), null), [kept, keep] = useState(0), [busy, work] = useState(false);
   const stop = useRef(null);
+  // Nobody reads what is answered on when the page is left.
+  useEffect(() => () => stop.current && stop.current.abort(), []);
   // A checkpoint is called as its adapter is, with its step.
   const baseOf = (name) => options.adapters[name] || options.adapters[name.replace(/-step-[0-9]+$/, "")];
   useEffect(() => {
@@ -45,7 +48,7 @@ export function Chat({ query }) {
     const named = asked || Object.keys(options.adapters)[0];
     setModels(named ? [...new Set([baseOf(named) || named, named])] : options.models.slice(0, 1));
   }, [options]);
-  const base = models && (baseOf(models[models.length - 1]) || models[0]);
+  const base = options && models && (baseOf(models[models.length - 1]) || models[0]);
   const offered = options && models ? [...new Set([...options.models.filter((name) => name === base), ...Object.keys(options.adapters).filter((name) => options.adapters[name] === base), ...models])] : [];
   const unused = offered.find((name) => !models.includes(name));
   const messages = (text) => [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }];
@@ -55,7 +58,7 @@ export function Chat({ query }) {
     if (stop.current || !question.trim()) return;
     stop.current = new AbortController();
     const sent = messages(question);
-    work(true); setAsked({ question, sent }); setBest(null); keep(null); fail(null); setAnswers({});
+    work(true); setAsked({ question, sent, models }); setAnswers({});
     const settings = { max_tokens: Number(longest) || 128, temperature: Number(temperature) || 0, seed: 0 };
     // The first one loads the base where that is needed; then all answer at once, in one batch over that base.
     await Promise.all(models.map(async (model) => {
@@ -66,19 +69,38 @@ export function Chat({ query }) {
     stop.current = null;
     work(false);
   };
-  // Whole answers to the question that others have given otherwise.
+  // Answers to the question that others have given otherwise. One that was cut is no better one: it would be trained as if
+  // it ended there.
   const answered = (model) => Boolean(answers[model] && answers[model].seconds !== undefined && answers[model].text);
-  const others = (model) => models.filter((one) => answered(one) && answers[one].text !== answers[model].text);
-  const prefer = async (model) => {
-    try { let found = null; for (const other of others(model)) found = await send("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text }); setBest(model); keep(found.kept); } catch (problem) { fail(problem); }
-  };
-  const train = () => send("/studio/preferences/file", {}).then((file) => { location.hash = link("new", "", { file: file.id, objective: "dpo" }); }, fail);
-  if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options && !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>`}`;
-  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it">${(options.preferences || kept) && html`<a class="btn" href="/studio/preferences" download>Preferences as JSONL</a>`}<button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
+  const whole = (model) => answered(model) && answers[model].reason !== null && answers[model].reason !== "length";
+  const others = (model) => asked.models.filter((one) => answered(one) && answers[one].text !== answers[model].text);
+  // Its answer may come when another question is asked already: a mark belongs to the question that it was made for.
+  const [prefer, keeping, unkept] = useOnce(async (model) => {
+    let found = null;
+    for (const other of others(model)) found = await send("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text });
+    mark({ asked, model });
+    keep(found.kept);
+  });
+  const best = marked && marked.asked === asked ? marked.model : null;
+  const [train, making, unmade] = useOnce(async () => { const file = await send("/studio/preferences/file", {}); location.hash = link("new", "", { file: file.id, objective: "dpo" }); });
+  if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options ? !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>` : html`<${Loading} />`}`;
+  const gone = query.model && !baseOf(query.model) && !options.models.includes(query.model);
+  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${making || (!options.preferences && !kept)} onClick=${() => train()}>Train on preferences</button></${Head}><${Fault} error=${unkept || unmade} />${gone && html`<p class="banner" role="alert">There is no model ${query.model} (any more); others are chosen below.</p>`}
     <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(models.length === 1 ? [...new Set([...options.models, ...Object.keys(options.adapters), ...models])] : offered).filter((name) => name === model || !models.includes(name)).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
         <button type="button" class="btn small" disabled=${models.length > 3 || !unused} onClick=${() => setModels([...models, unused])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
         <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${(event) => heat(event.target.value)} /></label><label>longest answer <input type="number" min="1" max="4096" value=${longest} onInput=${(event) => setLongest(event.target.value)} /></label></div>
       <details><summary>System message</summary><br /><textarea rows="2" aria-label="System message" value=${system} onInput=${(event) => setSystem(event.target.value)} /></details>
       <label class="field"><span>Question</span><textarea rows="3" id="question" value=${question} onInput=${(event) => ask_(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.form.requestSubmit(); }} /></label><div class="tools"><button class="btn main" disabled=${busy || !question.trim()}>${busy ? "Answering …" : "Ask"}</button>${busy && html`<button type="button" class="btn" onClick=${() => stop.current.abort()}>Stop</button>`}<span class="hint">Ctrl-Enter asks. Mark the better answer by a click: it is kept as a row to train on${kept ? html` (<b>${number(kept)} kept</b>)` : ""}.</span></div></div></form><br />
-    ${asked && html`<p class="turn">${asked.question}</p><div class="chat">${models.map((model) => { const one = answers[model] || { text: "" }; return html`<section key=${model} class=${`card answer ${best === model ? "best" : ""}`}><header><h2>${model}</h2>${baseOf(model) ? html`<span class="tag">adapter</span>` : html`<span class="tag">base</span>`}</header><div class="text" aria-live="polite">${one.error ? html`<span class="bad" role="alert">${one.error.message}</span>` : one.text || (one.seconds === undefined ? html`<span class="quiet">…</span>` : html`<span class="quiet">(an empty answer)</span>`)}</div><div class="tools"><span class="hint">${one.seconds === undefined ? "" : `${counted(one.tokens, "token")} in ${number(one.seconds, 2)} s${one.first ? `, the first after ${number(one.first)} ms` : ""}${one.seconds ? `, ${number(one.tokens / one.seconds, 1)} tokens/s` : ""}`}</span>${answered(model) && others(model).length === 0 && !busy && models.some((one) => one !== model && answered(one)) && html`<span class="hint">No answer differs from this one.</span>`}${answered(model) && others(model).length > 0 && html`<button class="btn small" disabled=${busy || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</div></section>`; })}</div>`}`;
+    ${asked && html`<p class="turn">${asked.question}</p><div class="chat">${asked.models.map((model) => html`<${Answer} key=${model} model=${model} kind=${baseOf(model) ? "adapter" : "base"} one=${answers[model] || { text: "" }} busy=${busy} best=${best === model}>
+      ${answered(model) && !others(model).length && !busy && asked.models.some((one) => one !== model && answered(one)) && html`<span class="hint">No answer differs from this one.</span>`}
+      ${whole(model) && others(model).length > 0 && html`<button class="btn small" disabled=${busy || keeping || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</${Answer}>`)}</div>`}`;
+}
+
+const ENDS = { length: "It was cut there, and is no better one to train on: let answers be longer.", none: "It broke off there, and is no better one to train on." };
+
+// What one model answers: "…" stands for what is yet to come alone.
+function Answer({ model, kind, one, busy, best, children }) {
+  const done = one.seconds !== undefined, speed = one.seconds ? `, ${number(one.tokens / one.seconds, 1)} tokens/s` : "";
+  const text = one.text.trim() ? one.text : html`<span class="quiet">${done ? "(an empty answer)" : busy ? "…" : ""}</span>`;
+  return html`<section class=${`card answer ${best ? "best" : ""}`}><header><h2>${model}</h2><span class="tag">${kind}</span></header><div class="text" aria-live="polite">${one.error ? html`<span class="bad" role="alert">${one.error.message}</span>` : text}</div><div class="tools"><span class="hint">${done ? `${counted(one.tokens, "token")} in ${number(one.seconds, 2)} s${one.first ? `, the first after ${number(one.first)} ms` : ""}${speed}` : busy || one.error ? "" : "Stopped."}</span>${done && html`<span class="warn">${ENDS[one.reason ?? "none"]}</span>`}${children}</div></section>`;
 }

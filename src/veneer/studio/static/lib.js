@@ -234,3 +234,32 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
     ${sorted.length > count && html`<p class="empty"><button class="btn" onClick=${() => more(count + 500)}>Show more (${number(sorted.length - count)})</button></p>`}
     <p class="under"><button class="btn small" aria-label=${`${caption} as CSV`} onClick=${() => download(`${caption.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.csv`, "text/csv", values())}>CSV</button></p>`;
 }
+
+// What a click does, once at a time: a second click while it is under way does nothing, before the page is drawn again too.
+export function useOnce(act) {
+  const under = useRef(false), [busy, work] = useState(false), [error, fail] = useState(null);
+  const go = async (...given) => {
+    if (under.current) return;
+    under.current = true;
+    work(true); fail(null);
+    try { await act(...given); } catch (problem) { fail(problem); }
+    under.current = false;
+    work(false);
+  };
+  return [go, busy, error, fail];
+}
+
+const kept = new Map();
+// What is typed or has come on a page, which is there again after a step aside.
+export function useKept(key, first) {
+  const [value, set] = useState(() => kept.has(key) ? kept.get(key) : first);
+  return [value, (next) => set((old) => { const made = typeof next === "function" ? next(old) : next; kept.set(key, made); return made; })];
+}
+export const letGo = (key) => kept.delete(key);
+// What can be chosen, asked again when a run or a job has ended.
+export function useOptions() {
+  const { runs, jobs } = useStore();
+  const ended = [[...runs.values()].filter((run) => run.state === "finished"), [...jobs.values()].filter((job) => job.status === "succeeded")];
+  return useAsked("/studio/options", ended.map((list) => list.length).join());
+}
+export const Loading = () => html`<p class="card empty">Loading …</p>`;

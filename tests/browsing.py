@@ -1,0 +1,41 @@
+"""Pages of a studio in Debian's Chromium."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+
+
+class Watched:
+    """A page whose requests and errors are kept."""
+
+    def __init__(self, page: Any, address: str):
+        self.page, self.address = page, address
+        self.elsewhere: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", self._asked)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("dialog", lambda dialog: self.errors.append("a script of a name has run"))
+
+    def _asked(self, request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and f"{parts.scheme}://{parts.netloc}" != self.address:
+            self.elsewhere.append(request.url)
+
+    def go(self, at: str) -> None:
+        self.page.goto(f"{self.address}/#/{at}")
+
+    def sees(self, text: str, seconds: float = 30.0) -> None:
+        from playwright.sync_api import TimeoutError as Waited
+
+        try:
+            self.page.get_by_text(text).first.wait_for(timeout=1000 * seconds)
+        except Waited:
+            shown = self.page.locator("body").inner_text()[:2000]
+            pytest.fail(f"{text!r} is not to be seen after {seconds:g} s at {self.page.url}: {shown}; {self.errors}")
