@@ -81,6 +81,10 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("GET", "/studio/preferences"): chat_routes.preferences,
     ("POST", "/studio/preferences/file"): chat_routes.train_on_preferences,
 }
+MAKING = (
+    FILES, JOBS, "/studio/evaluations", "/studio/exports", "/studio/preferences", "/studio/preferences/file"
+)  # fmt: skip
+"""What makes something that a request which is sent again is not to make twice."""
 
 
 def build_studio_app(studio: Studio, access: Access) -> ASGIApp:
@@ -101,6 +105,8 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
     async def call(request: Request) -> Any:
         if studio.draining and path != "/health":
             raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
+        if method == "POST" and path in MAKING:
+            return await studio.repeats.answer(request, lambda: endpoint(studio, request))
         return await endpoint(studio, request)
 
     return Route(path, call, methods=[method])

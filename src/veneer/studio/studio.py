@@ -23,6 +23,7 @@ from veneer.studio.chat_host import ChatHost
 from veneer.studio.checking import Checking
 from veneer.studio.files import FileStatus, FileStore, StoredFile
 from veneer.studio.looks import LastRows, Looks
+from veneer.studio.repeats import Repeats
 from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
 from veneer.studio.watch import WatchedRun, Watcher
@@ -51,6 +52,7 @@ class Studio:
     """Belongs to the thread of `estimates`."""
     lints: Looks = field(default_factory=lambda: Looks("veneer-lints"))
     """Pages on files."""
+    repeats: Repeats = field(default_factory=Repeats)
     begun: float = field(default_factory=time.time)
     draining: bool = False
 
