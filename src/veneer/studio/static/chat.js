@@ -1,6 +1,6 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, Loading, OWN, counted, link, number, refused, send, useKept, useOnce, useOptions } from "/static/lib.js";
+import { Fault, Head, Loading, OWN, counted, link, make, number, refused, useKept, useOnce, useOptions } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
@@ -77,12 +77,12 @@ export function Chat({ query }) {
   // Its answer may come when another question is asked already: a mark belongs to the question that it was made for.
   const [prefer, keeping, unkept] = useOnce(async (model) => {
     let found = null;
-    for (const other of others(model)) found = await send("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text });
+    for (const other of others(model)) found = await make("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text });
     mark({ asked, model });
     keep(found.kept);
   });
   const best = marked && marked.asked === asked ? marked.model : null;
-  const [train, making, unmade] = useOnce(async () => { const file = await send("/studio/preferences/file", {}); location.hash = link("new", "", { file: file.id, objective: "dpo" }); });
+  const [train, making, unmade] = useOnce(async () => { const file = await make("/studio/preferences/file", {}); location.hash = link("new", "", { file: file.id, objective: "dpo" }); });
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options ? !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>` : html`<${Loading} />`}`;
   const gone = query.model && !baseOf(query.model) && !options.models.includes(query.model);
   return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${making || (!options.preferences && !kept)} onClick=${() => train()}>Train on preferences</button></${Head}><${Fault} error=${unkept || unmade} />${gone && html`<p class="banner" role="alert">There is no model ${query.model} (any more); others are chosen below.</p>`}

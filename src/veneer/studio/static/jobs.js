@@ -1,6 +1,6 @@
 // A new job, whose plan follows what is typed, and the queue.
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, link, loss, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAsked, useKept, useOnce, useOptions, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
 import { FIRST, OBJECTIVES, Rewards, Setting, moreOf, named, objectiveOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
@@ -17,7 +17,12 @@ function typed(text, isText) {
   const value = text.trim();
   if (value === "") return undefined;
   if (isText && value !== "null") return value;
-  try { return JSON.parse(value); } catch { return value; }
+  try { return JSON.parse(value, finite); } catch { return value; }
+}
+// A number that overflows is none that could be sent: as a text it is refused with what it is.
+function finite(key, value) {
+  if (typeof value === "number" && !Number.isFinite(value)) throw new RangeError(key);
+  return value;
 }
 
 // What an objective cannot do without; an empty text where nothing is missing.
@@ -39,14 +44,15 @@ function likeOf(job, known) {
 }
 
 export function NewJob({ query }) {
-  const { value: options, error: missing } = useAsked("/studio/options");
-  const [files, refresh] = useFiles();
-  const [form, set] = useState({ model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
-  const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [error, fail] = useState(null), [more, setMore] = useState(""), [busy, work] = useState(false);
+  const { value: options, error: missing } = useOptions();
+  const [files, refresh, absent] = useFiles();
+  const draft = `new ${JSON.stringify(query)}`;
+  const [form, set] = useKept(draft, { model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
+  const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [more, setMore] = useState("");
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);
   const { jobs } = useStore(), model = query.like ? jobs.get(query.like) : undefined;
-  useEffect(() => { if (model && options) set((old) => ({ ...old, ...likeOf(model, new Set(options.settings.map((one) => one.key))) })); }, [Boolean(model), Boolean(options)]);
+  useEffect(() => { if (model && options) set((old) => old.like === query.like ? old : { ...old, ...likeOf(model, new Set(options.settings.map((one) => one.key))), like: query.like }); }, [Boolean(model), Boolean(options)]);
   const change = (key) => (event) => set({ ...form, [key]: event.target.value });
   const setting = (key) => (event) => { const settings = { ...form.settings, [key]: event.target.value }; if (event.target.value === "") delete settings[key]; set({ ...form, settings }); };
   // A setting of another objective would be refused.
@@ -55,7 +61,7 @@ export function NewJob({ query }) {
   const fields = [...COMMON, ...objectiveOf(form.objective)[3]];
   const texts = new Set(((options || {}).settings || []).filter((one) => one.is_text).map((one) => one.key));
   const body = useMemo(() => ({
-    model: form.model, training_file: form.file, ...(form.validation ? { validation_file: form.validation } : {}), ...(form.suffix ? { suffix: form.suffix } : {}), ...(form.seed !== "" ? { seed: Number(form.seed) } : {}),
+    model: form.model, training_file: form.file, ...(form.validation ? { validation_file: form.validation } : {}), ...(form.suffix ? { suffix: form.suffix } : {}), ...(form.seed !== "" ? { seed: numeral(form.seed) } : {}),
     veneer: { method: form.method, objective: form.objective, priority: Number(form.priority) || 0, settings: { ...Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, typed(value, texts.has(key))]).filter(([, value]) => value !== undefined)), ...(form.objective === "grpo" ? { rewards: named(form.rewards) } : {}) } },
   }), [form, options]);
   // What the preview needs of it: rows are shown as the objective takes them.
@@ -63,28 +69,21 @@ export function NewJob({ query }) {
   const known = JSON.stringify(body), ready = Boolean(options && form.model && form.file && files && files.some((file) => file.id === form.file && file.status === "processed")) && !missingOf(form);
   useEffect(() => {
     if (!ready) return () => {};
-    let left = false;
     // What nobody waits for any more is given up by the studio too, which makes one plan at a time.
     const stop = new AbortController();
     setPlan((old) => ({ ...old, waiting: true }));
-    const wait = setTimeout(() => send("/v1/fine_tuning/jobs/estimate", body, "POST", stop.signal).then((found) => left || setPlan({ found }), (problem) => left || setPlan({ problem })), 450);
-    return () => { left = true; clearTimeout(wait); stop.abort(); };
+    const leave = untilAnswered(() => send("/v1/fine_tuning/jobs/estimate", body, "POST", stop.signal), (found) => setPlan({ found }), (problem) => setPlan({ problem }), 450);
+    return () => { leave(); stop.abort(); };
   }, [known, ready]);
   useEffect(() => {
     if (!ready) return () => {};
-    let left = false;
-    send("/v1/fine_tuning/jobs/preview", { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective, settings: JSON.parse(own) }, first: 0, count: 2 }).then((found) => left || setRows(found.rows), () => left || setRows(null));
-    return () => { left = true; };
+    const asked = { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective, settings: JSON.parse(own) }, first: 0, count: 2 };
+    return untilAnswered(() => send("/v1/fine_tuning/jobs/preview", asked), (found) => setRows(found.rows), () => setRows(null));
   }, [form.model, form.file, form.objective, form.method, own, ready]);
-  const create = async (event) => {
-    event.preventDefault();
-    work(true);
-    try { const job = await send("/v1/fine_tuning/jobs", body); location.hash = link("run", job.id); } catch (problem) { fail(problem); }
-    work(false);
-  };
+  const [create, busy, error] = useOnce(async () => { const job = await make("/v1/fine_tuning/jobs", body); letGo(draft); location.hash = link("run", job.id); });
   const extra = Object.keys(form.settings).filter((key) => !fields.some((one) => one[0] === key));
   const about = (key) => (((options || {}).settings || []).find((one) => one.key === key) || {}).text;
-  return html`<${Head} title="New job" about="What is left empty is chosen by veneer, which says so in the plan" /><${Fault} error=${error || missing} /><form onSubmit=${create}><div class="split"><div class="stack">
+  return html`<${Head} title="New job" about="What is left empty is chosen by veneer, which says so in the plan" /><${Fault} error=${error || missing || absent} /><form onSubmit=${(event) => { event.preventDefault(); create(); }}><div class="split"><div class="stack">
     <section class="card"><header><h2>Model and data</h2></header><div class="form">
       <label class="field"><span>Base model</span><select required value=${form.model} onChange=${change("model")}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === form.model}>${name}</option>`)}</select><small>${options && !options.models.length ? "None is known: start the studio with --model MODEL." : "The model that is trained on."}</small></label>
       <label class="field"><span>Method</span><select value=${form.method} onChange=${change("method")}><option value="qlora">QLoRA: 4-bit base, adapter</option><option value="lora">LoRA: adapter</option><option value="full">full: all weights</option></select><small>What is trained, and how the base is held in memory.</small></label>

@@ -263,3 +263,20 @@ export function useOptions() {
   return useAsked("/studio/options", ended.map((list) => list.length).join());
 }
 export const Loading = () => html`<p class="card empty">Loading …</p>`;
+// Asks until the studio answers; what is returned gives it up.
+export function untilAnswered(make, found, failed, begin = 0) {
+  let left = false, wait = null;
+  const again = () => make().then((value) => left || found(value), (problem) => { if (left) return; failed(problem); if (problem instanceof Away) wait = setTimeout(again, 2000); });
+  wait = setTimeout(again, begin);
+  return () => { left = true; clearTimeout(wait); };
+}
+// A number that is typed. One that is too large stays a text, which is refused: in JSON it would be null, which is "not given".
+export const numeral = (text) => Number.isFinite(Number(text)) ? Number(text) : text;
+// The studio knows a request again by its key. One whose answer was lost is sent again with the key that it had, so that what it
+// has made is not made twice.
+const keys = new Map();
+export async function once(what, send) {
+  if (!keys.has(what)) keys.set(what, [...crypto.getRandomValues(new Uint32Array(4))].join("-"));
+  try { const made = await send({ "idempotency-key": keys.get(what) }); keys.delete(what); return made; } catch (error) { if (!(error instanceof Away)) keys.delete(what); throw error; }
+}
+export const make = (path, body) => once(path + JSON.stringify(body), (headers) => ask(path, { method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body) }));

@@ -1,6 +1,6 @@
 // The report of a run: what the page beside the adapter shows, drawn from its values.
 import { html } from "/static/preact.js";
-import { Facts, Fault, Head, Pill, SortTable, Table, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
+import { Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
 import { Evaluate, Tasks, subject, tasksOf } from "/static/results.js";
 import { title } from "/static/runs.js";
 
@@ -25,10 +25,11 @@ export function Reports({ run: wanted }) {
 }
 
 export function Report({ name }) {
-  const { runs, jobs } = useStore();
+  const { runs, jobs, connected } = useStore();
   const run = runs.get(name);
   const asked = useAsked(run ? apiPath("/studio/report", { name }) : null, run && run.state);
-  return html`<${Found} name=${`Evaluation of ${run ? title(run, jobs) : name}`} about=${asked.value ? asked.value.title : "The report that the run wrote"} run=${name} ...${asked} />`;
+  if (!run) return html`<${Head} title=${`Evaluation of ${name}`} about=${connected ? "The folder has no run of this name." : "connecting …"} />`;
+  return html`<${Found} name=${`Evaluation of ${title(run, jobs)}`} about=${asked.value ? asked.value.title : "The report that the run wrote"} run=${name} ...${asked} />`;
 }
 
 // The report of an evaluation that was asked for.
@@ -47,9 +48,9 @@ function Found({ name, about, run, value, error }) {
   const report = value && value.report, share = (key) => value.shares.includes(key);
   const figure = (key, amount) => amount === null || amount === undefined ? "–" : share(key) ? `${number(100 * amount, 1)} %` : number(amount, 3);
   const interval = (key, low, high) => low === null || low === undefined ? "" : html` <small class="quiet">${figure(key, low)} to ${figure(key, high)}</small>`;
-  return html`<${Head} title=${name} about=${about}><a class="btn" href=${link("run", run)}>Run</a></${Head}><${Fault} error=${error} />${report && html`<div class="stack">
+  return html`<${Head} title=${name} about=${about}><a class="btn" href=${link("run", run)}>Run</a></${Head}><${Fault} error=${error} />${!value && !error && html`<${Loading} />`}${report && html`<div class="stack">
     <div class="card"><${Facts} facts=${[["rows", number(report.rows)], ["answered", number(value.answered)], ["seconds", number(report.seconds, 1)], report.gate ? ["gate", report.gate.verdict || shown(report.gate)] : null]} /></div>
-    ${(report.warnings || []).length > 0 && html`<section class="card"><header><h2>Keep in mind</h2></header><ul>${report.warnings.map((line, place) => html`<li key=${place}>${line}</li>`)}</ul></section>`}
+    ${(report.warnings || []).length > 0 && html`<section class="card"><header><h2>Keep in mind</h2></header><ul class="told">${report.warnings.map((line, place) => html`<li key=${place}>${line}</li>`)}</ul></section>`}
     ${report.gate && html`<${Gate} gate=${report.gate} />`}
     <${Measures} report=${report} figure=${figure} interval=${interval} lower=${value.lower} />
     ${(report.suites || []).length > 0 && html`<${Suites} suites=${report.suites} figure=${figure} interval=${interval} />`}

@@ -1,6 +1,6 @@
 // What is done with the adapter of a finished run: evaluations on files, and exports with their certificates.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Copy, Facts, Fault, Head, Pill, SortTable, Table, apiPath, counted, link, moment, number, send, short, size, useAsked, useStore } from "/static/lib.js";
+import { Copy, Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, counted, link, make, moment, number, numeral, short, size, useAsked, useOnce, useOptions, useStore } from "/static/lib.js";
 import { Upload, useFiles } from "/static/data.js";
 import { JobButtons, title } from "/static/runs.js";
 
@@ -25,20 +25,19 @@ function useAdapter(run, options) {
 }
 
 function useSent(path) {
-  const [error, fail] = useState(null), [busy, work] = useState(false);
-  const create = async (body) => { work(true); try { const task = await send(path, body); fail(null); location.hash = link("task", task.id); } catch (problem) { fail(problem); } work(false); };
+  const [create, busy, error] = useOnce(async (body) => { const task = await make(path, body); location.hash = link("task", task.id); });
   return [create, error, busy];
 }
 
 export function Evaluate({ run }) {
-  const { value: options } = useAsked("/studio/options"), [files, refresh] = useFiles();
+  const { value: options, error: missing } = useOptions(), [files, refresh, absent] = useFiles();
   const [adapter, choose] = useAdapter(run, options), [file, setFile] = useState(""), [limit, setLimit] = useState(""), [metric, setMetric] = useState(""), [better, setBetter] = useState(""), [suites, setSuites] = useState({});
   const [create, error, busy] = useSent("/studio/evaluations");
   const margins = Object.fromEntries(Object.entries(suites).filter(([, margin]) => margin !== "").map(([name, margin]) => [name, Number(margin)]));
   const gate = better !== "" || Object.keys(margins).length ? { ...(better !== "" ? { better_by: Number(better) } : {}), ...(Object.keys(margins).length ? { suites: margins } : {}) } : null;
-  const ask = (event) => { event.preventDefault(); create({ run: adapter, file, ...(limit ? { limit: Number(limit) } : {}), ...(metric ? { metrics: [metric] } : {}), ...(Object.keys(suites).length ? { suites: Object.keys(suites) } : {}), ...(gate ? { gate } : {}) }); };
+  const ask = (event) => { event.preventDefault(); create({ run: adapter, file, ...(limit ? { limit: numeral(limit) } : {}), ...(metric ? { metrics: [metric] } : {}), ...(Object.keys(suites).length ? { suites: Object.keys(suites) } : {}), ...(gate ? { gate } : {}) }); };
   const suite = (name) => () => { const next = { ...suites }; if (name in next) delete next[name]; else next[name] = ""; setSuites(next); };
-  return html`<form class="card" onSubmit=${ask}><header><h2>Evaluate on a file</h2><button class="btn main" disabled=${busy || !adapter || !file}>Evaluate</button></header><${Fault} error=${error} /><div class="form">
+  return html`<form class="card" onSubmit=${ask}><header><h2>Evaluate on a file</h2><button class="btn main" disabled=${busy || !adapter || !file}>Evaluate</button></header><${Fault} error=${error || missing || absent} /><div class="form">
     <${Adapters} options=${options} value=${adapter} onChange=${(event) => choose(event.target.value)} /><${Rows} files=${files && files.filter((file) => !file.veneer.asks)} value=${file} onChange=${(event) => setFile(event.target.value)} empty="choose a file" hint="Base and adapter are scored on them. Rows that were trained make it too good, which the report says." />
     <label class="field"><span>Metric</span><select value=${metric} onChange=${(event) => setMetric(event.target.value)}><option value="">as the rows need</option>${((options || {}).measured || []).map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select><small>The primary one, by which the gate goes.</small></label>
     <label class="field"><span>Limit</span><input value=${limit} inputmode="numeric" pattern="[0-9]*" placeholder="all" onInput=${(event) => setLimit(event.target.value)} /><small>Rows from the first.</small></label>
@@ -50,10 +49,10 @@ const TARGETS = [["merged", "merged model", "A model of Hugging Face's form, wit
 const QUANTS = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"], MATRICES = { gguf: QUANTS, "gguf-adapter": QUANTS.slice(0, 4) };
 
 export function Export({ run }) {
-  const { runs, jobs } = useStore(), { value: options } = useAsked("/studio/options"), [files] = useFiles();
+  const { runs, jobs } = useStore(), { value: options, error: missing } = useOptions(), [files, , absent] = useFiles();
   const [adapter, choose] = useAdapter(run, options), [to, setTo] = useState("merged"), [quant, setQuant] = useState(""), [file, setFile] = useState("");
   const [create, error, busy] = useSent("/studio/exports"), quants = MATRICES[to], chosen = quants && quants.includes(quant) ? quant : "";
-  return html`<${Head} title="Export" about="An adapter becomes what other programs load, and what was written is read back and compared" /><div class="stack"><form class="card" onSubmit=${(event) => { event.preventDefault(); create({ run: adapter, to, ...(chosen ? { quant: chosen } : {}), ...(file ? { file } : {}) }); }}><header><h2>New export</h2><button class="btn main" disabled=${busy || !adapter || (to === "merged-4bit" && !file)}>Export</button></header><${Fault} error=${error} /><div class="form">
+  return html`<${Head} title="Export" about="An adapter becomes what other programs load, and what was written is read back and compared" /><div class="stack"><form class="card" onSubmit=${(event) => { event.preventDefault(); create({ run: adapter, to, ...(chosen ? { quant: chosen } : {}), ...(file ? { file } : {}) }); }}><header><h2>New export</h2><button class="btn main" disabled=${busy || !adapter || (to === "merged-4bit" && !file)}>Export</button></header><${Fault} error=${error || missing || absent} /><div class="form">
     <${Adapters} options=${options} value=${adapter} onChange=${(event) => choose(event.target.value)} />
     <label class="field"><span>Form</span><select name="to" value=${to} onChange=${(event) => setTo(event.target.value)}>${TARGETS.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === to}>${text}</option>`)}</select><small>${TARGETS.find((one) => one[0] === to)[2]}</small></label>
     ${quants && html`<label class="field"><span>Matrices</span><select value=${chosen} onChange=${(event) => setQuant(event.target.value)}><option value="">as the model is stored</option>${quants.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select><small>The number format in the file.</small></label>`}
@@ -78,7 +77,7 @@ export function ExportPage({ task }) {
   const { runs, jobs } = useStore();
   const { value, error } = useAsked(apiPath("/studio/export", { task: task.id }), task.veneer.status);
   const record = value && value.record, parity = value && value.parity;
-  return html`<${Head} title=${`Export of ${subject(task, runs, jobs)}`} about=${task.veneer.settings.to}><${Pill} state=${task.veneer.status} /><a class="btn" href=${link("run", task.veneer.of)}>Run</a></${Head}><${Fault} error=${error} />${value && html`<div class="stack">
+  return html`<${Head} title=${`Export of ${subject(task, runs, jobs)}`} about=${task.veneer.settings.to}><${Pill} state=${task.veneer.status} /><a class="btn" href=${link("run", task.veneer.of)}>Run</a></${Head}><${Fault} error=${error} />${!value && !error && html`<${Loading} />`}${value && html`<div class="stack">
     ${record && html`<div class="card"><${Facts} facts=${[["form", record.to], ["format", record.format], ["model", String(record.model).split("/").pop()], ["merged into", record.merged_into || "–"], ["files", number(value.files.length), size(value.files.reduce((sum, file) => sum + file.bytes, 0))]]} />${(record.notes || []).length > 0 && html`<ul>${record.notes.map((note, place) => html`<li key=${place}>${note}</li>`)}</ul>`}</div>`}
     ${parity && html`<${Certificate} parity=${parity} />`}
     <section class="card flush"><header><h2>Files</h2></header><${Table} caption="Files of the export" rows=${value.files} keyOf=${(file) => file.name} columns=${[["name", "File", (file) => file.name, false, "mono lead"], ["bytes", "Size", (file) => size(file.bytes), false, "num"], ["take", "", (file) => html`<a class="btn small" href=${apiPath("/studio/export/file", { task: task.id, name: file.name })} download>Download</a>`, false, "num"]]} /></section></div>`}`;

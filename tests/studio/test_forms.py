@@ -1,0 +1,249 @@
+"""The pages of files, new jobs, evaluations and exports in Debian's Chromium, where answers fail, are late or lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browsing import CHROMIUM, Watched
+from job_workers import wait_for
+from run_logs import write_run
+from studios import Opened, studio
+from tiny import rows as taught
+from tiny import write_rows
+
+pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+    pytest.mark.slow,
+]
+JOBS = re.compile("/v1/fine_tuning/jobs$")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
+    root = tmp_path_factory.mktemp("forms") / "runs"
+    write_run(root / "plain", 1)
+    with studio(root, tiny_model) as found:
+        yield found
+
+
+@pytest.fixture
+def page(watched: Watched) -> Iterator[Any]:
+    yield watched.page
+    watched.page.unroute_all(behavior="ignoreErrors")
+    # What a test has broken off itself is no error of the page.
+    watched.errors[:] = [error for error in watched.errors if "ERR_FAILED" not in error and "503" not in error]
+
+
+@pytest.fixture(scope="module")
+def file(opened: Opened) -> str:
+    """The id of rows to train on."""
+    content = "".join(json.dumps(row) + "\n" for row in taught(8)).encode()
+    made = opened.client.files.create(file=("taught.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(made.id, poll_interval=0.1)
+    return made.id
+
+
+def fail_once(page: Any, path: Any, status: int | None = None) -> None:
+    """The next answer is lost, or is an error of the studio."""
+
+    def fail(route: Any) -> None:
+        if status is None:
+            route.abort()
+        else:
+            route.fulfill(status=status, json={"error": {"message": "it has failed"}})
+
+    page.route(path, fail, times=1)
+
+
+def test_files_are_asked_for_again_where_the_studio_did_not_answer(page: Any, watched: Watched, file: str) -> None:
+    fail_once(page, "**/v1/files")
+    watched.go("data")
+    watched.sees("The studio does not answer")
+    page.get_by_role("link", name="taught.jsonl").wait_for()
+    watched.go("runs")
+    fail_once(page, "**/v1/files", 503)
+    watched.go("data")
+    watched.sees("it has failed")
+
+
+def test_a_plan_is_made_again_where_the_studio_did_not_answer(page: Any, watched: Watched, file: str) -> None:
+    fail_once(page, "**/jobs/estimate")
+    fail_once(page, "**/jobs/preview")
+    watched.go(f"new?file={file}")
+    page.get_by_text("The studio does not answer").wait_for()
+    page.locator("#command").wait_for()
+    wait_for(lambda: page.get_by_role("button", name="Create job").is_enabled())
+    page.locator(".tokens .t").first.wait_for()
+
+
+def test_a_file_that_was_mended_is_taken_when_it_is_chosen_again(page: Any, watched: Watched, tmp_path: Path) -> None:
+    rows = tmp_path / "mended.jsonl"
+    watched.go("data")
+    page.locator("input[type=file]").wait_for(state="attached")
+    chromium = page.context.new_cdp_session(page)
+
+    def choose(content: str, state: str) -> None:
+        # The browser's own way: playwright tells pages of a choice that Chromium tells nothing of.
+        rows.write_text(content)
+        document = chromium.send("DOM.getDocument")["root"]["nodeId"]
+        chosen = chromium.send("DOM.querySelector", {"nodeId": document, "selector": "input[type=file]"})
+        chromium.send("DOM.setFileInputFiles", {"files": [str(rows)], **chosen})
+        page.get_by_role("row", name=re.compile(f"^mended.jsonl {state}")).wait_for()
+
+    choose('{"prompt": ', "cannot be used")
+    choose(write_rows(tmp_path / "fine.jsonl", taught(4)).read_text(), "ready")
+
+
+def test_a_file_that_is_refused_keeps_back_none_of_the_others(page: Any, watched: Watched) -> None:
+    watched.go("data")
+    page.locator(".drop").wait_for()
+    page.evaluate("""() => { const taken = new DataTransfer();
+      for (const name of ['notes.docx', 'good.jsonl', 'more.docx'])
+        taken.items.add(new File(['{"text": "a"}\\n'], name));
+      const dropped = new DragEvent('drop', { bubbles: true, dataTransfer: taken });
+      document.querySelector('.drop').dispatchEvent(dropped); }""")
+    page.get_by_role("link", name="good.jsonl").wait_for()
+    said = page.locator(".drop [role=alert]")
+    said.wait_for()
+    assert [line.split(":")[0] for line in said.inner_text().splitlines()] == ["notes.docx", "more.docx"]
+
+
+def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Watched, opened: Opened) -> None:
+    content = b'{"messages": [{"role": "user", "content": "1: parcel?"}]}\n' * 3
+    made = opened.client.files.create(file=("asks.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(made.id, poll_interval=0.1)
+
+    def unchecked(route: Any) -> None:
+        found = route.fetch().json()
+        route.fulfill(json={**found, "status": "uploaded", "veneer": {"rows": None, "asks": False}})
+
+    page.route(f"**/v1/files/{made.id}", unchecked)
+    watched.go(f"data/{made.id}")
+    wait_for(lambda: page.get_by_role("button", name="Train on it").is_disabled())
+    assert page.get_by_role("link", name="Train on it").count() == 0
+    page.unroute(f"**/v1/files/{made.id}")
+    watched.sees("These rows ask without an answer")
+    assert "objective=grpo" in page.get_by_role("link", name="Train on it").get_attribute("href")
+    opened.client.files.delete(made.id)
+    watched.sees("there is no such file")
+    assert page.get_by_role("link", name="Train on it").count() == 0
+
+
+def test_the_row_that_was_asked_for_last_is_shown(page: Any, watched: Watched, file: str) -> None:
+    watched.go(f"data/{file}")
+    wait_for(lambda: page.get_by_role("button", name="Show", exact=True).is_enabled())
+    held: list[Any] = []
+    page.route("**/jobs/preview", lambda route: held.append(route))
+    for row in ("5", "6"):
+        page.get_by_role("spinbutton", name="row").fill(row)
+        page.get_by_role("button", name="Show", exact=True).click()
+    wait_for(lambda: len(held) == 2)
+    card = page.locator("section", has=page.get_by_role("heading", name="Any row"))
+    held[1].continue_()
+    card.get_by_text("row 6").wait_for()
+    with page.expect_response("**/jobs/preview") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    assert card.get_by_text("row 6").count() == 1
+    assert card.get_by_text("row 5").count() == 0
+
+
+def test_what_is_typed_for_a_job_is_there_again_after_a_step_aside_until_it_is_made(
+    page: Any, watched: Watched, file: str
+) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    page.fill("input[name='train.steps']", "1")
+    page.fill("input[placeholder=claims]", "typed")
+    page.get_by_role("link", name="What the check found").click()
+    page.get_by_role("heading", name="Any row").wait_for()
+    page.go_back()
+    wait_for(lambda: page.locator("input[name='train.steps']").input_value() == "1")
+    assert page.locator("input[placeholder=claims]").input_value() == "typed"
+    wait_for(lambda: page.get_by_role("button", name="Create job").is_enabled())
+    page.get_by_role("button", name="Create job").click()
+    page.wait_for_url(re.compile("#/run/"))
+    page.go_back()
+    page.locator("input[name='train.steps']").wait_for()
+    assert page.locator("input[name='train.steps']").input_value() == ""
+
+
+def test_a_job_whose_answer_was_lost_is_not_made_twice(page: Any, watched: Watched, opened: Opened, file: str) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    page.fill("input[name='train.steps']", "1")
+    page.fill("input[placeholder=claims]", "lost")
+    create = page.get_by_role("button", name="Create job")
+    wait_for(lambda: "train.steps=1" in page.locator("#command").inner_text() and create.is_enabled())
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route(JOBS, lose, times=1)
+    create.click()
+    watched.sees("The studio does not answer")
+    create.click()
+    page.wait_for_url(re.compile("#/run/ftjob"))
+    names = [job["veneer"]["name"] for job in opened.http.get("/v1/fine_tuning/jobs").json()["data"]]
+    assert len([name for name in names if name.startswith("lost-")]) == 1
+
+
+def test_a_number_that_is_too_large_is_refused_and_not_left_out(page: Any, watched: Watched, file: str) -> None:
+    watched.go(f"new?file={file}")
+    page.locator("#command").wait_for()
+    for key, value in (("train.steps", "9" * 400), ("train.learning_rate", "1e999")):
+        page.fill(f"input[name='{key}']", value)
+        page.locator(f"label:has(input[name='{key}'][aria-invalid=true]) small.bad").wait_for()
+        assert page.get_by_role("button", name="Create job").is_disabled()
+        page.fill(f"input[name='{key}']", "")
+        page.locator("#command").wait_for()
+    with page.expect_request("**/jobs/estimate") as sent:
+        page.locator("label:has(span:text-is('Seed')) input").fill("9" * 400)
+    assert sent.value.post_data_json["seed"] == "9" * 400
+
+
+def test_adapters_of_runs_that_end_meanwhile_are_offered(page: Any, watched: Watched, opened: Opened) -> None:
+    watched.go("export")
+    adapters = page.locator("select[name=adapter]")
+    adapters.wait_for()
+    made = write_run(opened.studio.root / "late", 1, config="model: m\nmethod: lora\n")
+    (made / "adapter_config.json").write_text("{}")
+    opened.studio.watcher.look()
+    adapters.locator("option[value=late]").wait_for(state="attached")
+
+
+@pytest.mark.parametrize(
+    ("at", "path"), [("report/told", "**/studio/report*"), ("chat", "**/studio/options"), ("data", "**/v1/files")]
+)
+def test_a_page_whose_answer_is_on_its_way_says_so(
+    page: Any, watched: Watched, opened: Opened, at: str, path: str
+) -> None:
+    write_run(opened.studio.root / "told", 1)
+    opened.studio.watcher.look()
+    page.route(path, lambda route: None)
+    watched.go(at)
+    page.locator("main").get_by_text("Loading …").wait_for()
+
+
+def test_warnings_of_several_lines_stand_in_several_and_a_missing_run_is_said(
+    page: Any, watched: Watched, opened: Opened
+) -> None:
+    write_run(opened.studio.root / "warned", 1)
+    opened.studio.watcher.look()
+    report = {"rows": 1, "seconds": 1.0, "warnings": ["Rows:\n- one\n- two"], "comparison": [], "base": []}
+    found = {"report": report, "shares": [], "lower": [], "answered": 1, "worst": [], "best": [], "title": "Told"}
+    page.route("**/studio/report*", lambda route: route.fulfill(json=found))
+    watched.go("report/warned")
+    watched.sees("Keep in mind")
+    assert page.locator(".told li").first.inner_text().splitlines() == ["Rows:", "- one", "- two"]
+    watched.go("report/none")
+    watched.sees("The folder has no run of this name.")
