@@ -40,7 +40,8 @@ def page(watched: Watched) -> Iterator[Any]:
 
     def offer(route: Any) -> None:
         known = route.fetch().json()
-        route.fulfill(json={**known, "models": ["model"], "adapters": {"claims": "model", "second": "model"}})
+        adapters = {"claims": "model", "second": "model"}
+        route.fulfill(json={**known, "models": ["model"], "adapters": adapters, "preferences": False})
 
     found.route("**/studio/options", offer)
     found.route(ANSWERS, lambda route: answer(route))

@@ -221,9 +221,7 @@ def test_adapters_of_runs_that_end_meanwhile_are_offered(page: Any, watched: Wat
     adapters.locator("option[value=late]").wait_for(state="attached")
 
 
-@pytest.mark.parametrize(
-    ("at", "path"), [("report/told", "**/studio/report*"), ("chat", "**/studio/options"), ("data", "**/v1/files")]
-)
+@pytest.mark.parametrize(("at", "path"), [("report/told", "**/studio/report*"), ("chat", "**/studio/options")])
 def test_a_page_whose_answer_is_on_its_way_says_so(
     page: Any, watched: Watched, opened: Opened, at: str, path: str
 ) -> None:

@@ -58,7 +58,7 @@ export function Chat({ query }) {
     if (stop.current || !question.trim()) return;
     stop.current = new AbortController();
     const sent = messages(question);
-    work(true); setAsked({ question, sent, models }); setAnswers({});
+    work(true); setAsked({ question, sent, models }); setAnswers({}); forget(null);
     const settings = { max_tokens: Number(longest) || 128, temperature: Number(temperature) || 0, seed: 0 };
     // The first one loads the base where that is needed; then all answer at once, in one batch over that base.
     await Promise.all(models.map(async (model) => {
@@ -75,7 +75,7 @@ export function Chat({ query }) {
   const whole = (model) => answered(model) && answers[model].reason !== null && answers[model].reason !== "length";
   const others = (model) => asked.models.filter((one) => answered(one) && answers[one].text !== answers[model].text);
   // Its answer may come when another question is asked already: a mark belongs to the question that it was made for.
-  const [prefer, keeping, unkept] = useOnce(async (model) => {
+  const [prefer, keeping, unkept, forget] = useOnce(async (model) => {
     let found = null;
     for (const other of others(model)) found = await make("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text });
     mark({ asked, model });

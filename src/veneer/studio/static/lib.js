@@ -236,6 +236,7 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
 }
 
 // What a click does, once at a time: a second click while it is under way does nothing, before the page is drawn again too.
+// With it come whether it is under way, what went wrong, and what says another word of that.
 export function useOnce(act) {
   const under = useRef(false), [busy, work] = useState(false), [error, fail] = useState(null);
   const go = async (...given) => {
