@@ -331,6 +331,8 @@ SUITES = {
     "serving/test_isolation.py": "answers of interleaved requests are those of a cold engine",
     "studio/test_attacks.py": "OWASP's usual attacks on the studio",
     "studio/test_browser.py": "the pages, in a browser",
+    "studio/test_chat_page.py": "the page of static/chat.js, in a browser",
+    "studio/test_forms.py": "the forms of static/data.js, jobs.js, report.js and results.js, in a browser",
     "studio/test_jobs.py": "jobs and files, by OpenAI's client",
     "studio/test_kills.py": "the studio's server, killed at any moment",
     "studio/test_safety.py": "who gets in, and what they may open",
