@@ -1,6 +1,6 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, Loading, OWN, counted, link, make, number, refused, useKept, useOnce, useOptions } from "/static/lib.js";
+import { Fault, Head, Loading, OWN, counted, link, make, number, refused, useAct, useDraft, useOptions } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
@@ -34,8 +34,8 @@ export function Chat({ query }) {
   if (fresh) known.current = fresh;
   const options = known.current;
   const at = (name) => `chat ${name} ${query.model || ""}`;
-  const [models, setModels] = useKept(at("models"), null), [question, ask_] = useKept(at("question"), ""), [system, setSystem] = useKept(at("system"), ""), [temperature, heat] = useKept(at("temperature"), "0"), [longest, setLongest] = useKept(at("longest"), "128");
-  const [asked, setAsked] = useKept(at("asked"), null), [answers, setAnswers] = useKept(at("answers"), {}), [marked, mark] = useKept(at("marked"), null), [kept, keep] = useState(0), [busy, work] = useState(false);
+  const [models, setModels] = useDraft(at("models"), null), [question, ask_] = useDraft(at("question"), ""), [system, setSystem] = useDraft(at("system"), ""), [temperature, heat] = useDraft(at("temperature"), "0"), [longest, setLongest] = useDraft(at("longest"), "128");
+  const [asked, setAsked] = useDraft(at("asked"), null), [answers, setAnswers] = useDraft(at("answers"), {}), [marked, mark] = useDraft(at("marked"), null), [kept, keep] = useState(0), [busy, work] = useState(false);
   const stop = useRef(null);
   // Nobody reads what is answered on when the page is left.
   useEffect(() => () => stop.current && stop.current.abort(), []);
@@ -75,14 +75,14 @@ export function Chat({ query }) {
   const whole = (model) => answered(model) && answers[model].reason !== null && answers[model].reason !== "length";
   const others = (model) => asked.models.filter((one) => answered(one) && answers[one].text !== answers[model].text);
   // Its answer may come when another question is asked already: a mark belongs to the question that it was made for.
-  const [prefer, keeping, unkept, forget] = useOnce(async (model) => {
+  const [prefer, keeping, unkept, forget] = useAct(async (model) => {
     let found = null;
     for (const other of others(model)) found = await make("/studio/preferences", { prompt: asked.sent, chosen: answers[model].text, rejected: answers[other].text });
     mark({ asked, model });
     keep(found.kept);
   });
   const best = marked && marked.asked === asked ? marked.model : null;
-  const [train, making, unmade] = useOnce(async () => { const file = await make("/studio/preferences/file", {}); location.hash = link("new", "", { file: file.id, objective: "dpo" }); });
+  const [train, making, unmade] = useAct(async () => { const file = await make("/studio/preferences/file", {}); location.hash = link("new", "", { file: file.id, objective: "dpo" }); });
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options ? !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>` : html`<${Loading} />`}`;
   const gone = query.model && !baseOf(query.model) && !options.models.includes(query.model);
   return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${making || (!options.preferences && !kept)} onClick=${() => train()}>Train on preferences</button></${Head}><${Fault} error=${unkept || unmade} />${gone && html`<p class="banner" role="alert">There is no model ${query.model} (any more); others are chosen below.</p>`}

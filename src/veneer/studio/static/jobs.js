@@ -1,6 +1,6 @@
 // A new job, whose plan follows what is typed, and the queue.
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAsked, useKept, useOnce, useOptions, useStore } from "/static/lib.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useDraft, useOptions, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
 import { FIRST, OBJECTIVES, Rewards, Setting, moreOf, named, objectiveOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
@@ -47,7 +47,7 @@ export function NewJob({ query }) {
   const { value: options, error: missing } = useOptions();
   const [files, refresh, absent] = useFiles();
   const draft = `new ${JSON.stringify(query)}`;
-  const [form, set] = useKept(draft, { model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
+  const [form, set] = useDraft(draft, { model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
   const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [more, setMore] = useState("");
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);
@@ -80,7 +80,7 @@ export function NewJob({ query }) {
     const asked = { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective, settings: JSON.parse(own) }, first: 0, count: 2 };
     return untilAnswered(() => send("/v1/fine_tuning/jobs/preview", asked), (found) => setRows(found.rows), () => setRows(null));
   }, [form.model, form.file, form.objective, form.method, own, ready]);
-  const [create, busy, error] = useOnce(async () => { const job = await make("/v1/fine_tuning/jobs", body); letGo(draft); location.hash = link("run", job.id); });
+  const [create, busy, error] = useAct(async () => { const job = await make("/v1/fine_tuning/jobs", body); letGo(draft); location.hash = link("run", job.id); });
   const extra = Object.keys(form.settings).filter((key) => !fields.some((one) => one[0] === key));
   const about = (key) => (((options || {}).settings || []).find((one) => one.key === key) || {}).text;
   return html`<${Head} title="New job" about="What is left empty is chosen by veneer, which says so in the plan" /><${Fault} error=${error || missing || absent} /><form onSubmit=${(event) => { event.preventDefault(); create(); }}><div class="split"><div class="stack">

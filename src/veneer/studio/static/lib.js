@@ -237,7 +237,7 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
 
 // What a click does, once at a time: a second click while it is under way does nothing, before the page is drawn again too.
 // With it come whether it is under way, what went wrong, and what says another word of that.
-export function useOnce(act) {
+export function useAct(act) {
   const under = useRef(false), [busy, work] = useState(false), [error, fail] = useState(null);
   const go = async (...given) => {
     if (under.current) return;
@@ -250,13 +250,13 @@ export function useOnce(act) {
   return [go, busy, error, fail];
 }
 
-const kept = new Map();
+const drafts = new Map();
 // What is typed or has come on a page, which is there again after a step aside.
-export function useKept(key, first) {
-  const [value, set] = useState(() => kept.has(key) ? kept.get(key) : first);
-  return [value, (next) => set((old) => { const made = typeof next === "function" ? next(old) : next; kept.set(key, made); return made; })];
+export function useDraft(key, first) {
+  const [value, set] = useState(() => drafts.has(key) ? drafts.get(key) : first);
+  return [value, (next) => set((old) => { const made = typeof next === "function" ? next(old) : next; drafts.set(key, made); return made; })];
 }
-export const letGo = (key) => kept.delete(key);
+export const letGo = (key) => drafts.delete(key);
 // What can be chosen, asked again when a run or a job has ended.
 export function useOptions() {
   const { runs, jobs } = useStore();

@@ -1,6 +1,6 @@
 // What is done with the adapter of a finished run: evaluations on files, and exports with their certificates.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Copy, Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, counted, link, make, moment, number, numeral, short, size, useAsked, useOnce, useOptions, useStore } from "/static/lib.js";
+import { Copy, Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, counted, link, make, moment, number, numeral, short, size, useAct, useAsked, useOptions, useStore } from "/static/lib.js";
 import { Upload, useFiles } from "/static/data.js";
 import { JobButtons, title } from "/static/runs.js";
 
@@ -25,7 +25,7 @@ function useAdapter(run, options) {
 }
 
 function useSent(path) {
-  const [create, busy, error] = useOnce(async (body) => { const task = await make(path, body); location.hash = link("task", task.id); });
+  const [create, busy, error] = useAct(async (body) => { const task = await make(path, body); location.hash = link("task", task.id); });
   return [create, error, busy];
 }
 
