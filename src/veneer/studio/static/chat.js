@@ -1,6 +1,6 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, Loading, OWN, counted, link, make, number, refused, useAct, useDraft, useOptions } from "/static/lib.js";
+import { Fault, Head, Loading, OWN, counted, link, make, number, refused, useAct, useKept, useOptions } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
@@ -34,8 +34,8 @@ export function Chat({ query }) {
   if (fresh) known.current = fresh;
   const options = known.current;
   const at = (name) => `chat ${name} ${query.model || ""}`;
-  const [models, setModels] = useDraft(at("models"), null), [question, ask_] = useDraft(at("question"), ""), [system, setSystem] = useDraft(at("system"), ""), [temperature, heat] = useDraft(at("temperature"), "0"), [longest, setLongest] = useDraft(at("longest"), "128");
-  const [asked, setAsked] = useDraft(at("asked"), null), [answers, setAnswers] = useDraft(at("answers"), {}), [marked, mark] = useDraft(at("marked"), null), [kept, keep] = useState(0), [busy, work] = useState(false);
+  const [models, setModels] = useKept(at("models"), null), [question, ask_] = useKept(at("question"), ""), [system, setSystem] = useKept(at("system"), ""), [temperature, heat] = useKept(at("temperature"), "0"), [longest, setLongest] = useKept(at("longest"), "128");
+  const [asked, setAsked] = useKept(at("asked"), null), [answers, setAnswers] = useKept(at("answers"), {}), [marked, mark] = useKept(at("marked"), null), [kept, keep] = useState(0), [busy, work] = useState(false);
   const stop = useRef(null);
   // Nobody reads what is answered on when the page is left.
   useEffect(() => () => stop.current && stop.current.abort(), []);

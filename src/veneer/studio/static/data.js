@@ -1,6 +1,6 @@
 // Files of rows: upload, what the lint found, and the mask of any row.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, counted, link, moment, number, once, send, size, useAsked, useOptions, useStore } from "/static/lib.js";
+import { Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, counted, link, moment, number, keyed, send, size, useAsked, useOptions, useStore } from "/static/lib.js";
 
 // What is known of files, which the stream tells to be others, in other windows too; asked again as long as one is checked.
 function useStated(path, listed) {
@@ -16,7 +16,7 @@ export async function upload(file) {
   const form = new FormData();
   form.append("purpose", "fine-tune");
   form.append("file", file);
-  return once(`${file.name} ${file.size} ${file.lastModified}`, (headers) => ask("/v1/files", { method: "POST", headers, body: form }));
+  return keyed(`${file.name} ${file.size} ${file.lastModified}`, (headers) => ask("/v1/files", { method: "POST", headers, body: form }));
 }
 
 export function Upload({ onDone, id = "file" }) {

@@ -1,6 +1,6 @@
 // A new job, whose plan follows what is typed, and the queue.
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useDraft, useOptions, useStore } from "/static/lib.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useKept, useOptions, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
 import { FIRST, OBJECTIVES, Rewards, Setting, moreOf, named, objectiveOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
@@ -47,7 +47,7 @@ export function NewJob({ query }) {
   const { value: options, error: missing } = useOptions();
   const [files, refresh, absent] = useFiles();
   const draft = `new ${JSON.stringify(query)}`;
-  const [form, set] = useDraft(draft, { model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
+  const [form, set] = useKept(draft, { model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
   const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [more, setMore] = useState("");
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);

@@ -106,12 +106,13 @@ export function useOnce() {
   return [once, busy];
 }
 
-// What was typed or chosen on a page, which is there again when one comes back to it.
+// What was typed or chosen on a page, or has come there, which is there again when one comes back to it.
 const kept = new Map();
 export function useKept(name, first) {
-  const [value, set] = useState(kept.has(name) ? kept.get(name) : first);
-  return [value, (next) => { kept.set(name, next); set(next); }];
+  const [value, set] = useState(() => kept.has(name) ? kept.get(name) : first);
+  return [value, (next) => set((old) => { const made = typeof next === "function" ? next(old) : next; kept.set(name, made); return made; })];
 }
+export const letGo = (name) => kept.delete(name);
 
 export const number = (value, digits = 0) => value === null || value === undefined ? "–" :
   value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
@@ -235,28 +236,12 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
     <p class="under"><button class="btn small" aria-label=${`${caption} as CSV`} onClick=${() => download(`${caption.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.csv`, "text/csv", values())}>CSV</button></p>`;
 }
 
-// What a click does, once at a time: a second click while it is under way does nothing, before the page is drawn again too.
-// With it come whether it is under way, what went wrong, and what says another word of that.
+// What a click does, once at a time. With it come whether it is under way, what went wrong, and what says another word of that.
 export function useAct(act) {
-  const under = useRef(false), [busy, work] = useState(false), [error, fail] = useState(null);
-  const go = async (...given) => {
-    if (under.current) return;
-    under.current = true;
-    work(true); fail(null);
-    try { await act(...given); } catch (problem) { fail(problem); }
-    under.current = false;
-    work(false);
-  };
+  const [once, busy] = useOnce(), [error, fail] = useState(null);
+  const go = (...given) => once(async () => { fail(null); try { await act(...given); } catch (problem) { fail(problem); } });
   return [go, busy, error, fail];
 }
-
-const drafts = new Map();
-// What is typed or has come on a page, which is there again after a step aside.
-export function useDraft(key, first) {
-  const [value, set] = useState(() => drafts.has(key) ? drafts.get(key) : first);
-  return [value, (next) => set((old) => { const made = typeof next === "function" ? next(old) : next; drafts.set(key, made); return made; })];
-}
-export const letGo = (key) => drafts.delete(key);
 // What can be chosen, asked again when a run or a job has ended.
 export function useOptions() {
   const { runs, jobs } = useStore();
@@ -276,8 +261,8 @@ export const numeral = (text) => Number.isFinite(Number(text)) ? Number(text) : 
 // The studio knows a request again by its key. One whose answer was lost is sent again with the key that it had, so that what it
 // has made is not made twice.
 const keys = new Map();
-export async function once(what, send) {
+export async function keyed(what, send) {
   if (!keys.has(what)) keys.set(what, [...crypto.getRandomValues(new Uint32Array(4))].join("-"));
   try { const made = await send({ "idempotency-key": keys.get(what) }); keys.delete(what); return made; } catch (error) { if (!(error instanceof Away)) keys.delete(what); throw error; }
 }
-export const make = (path, body) => once(path + JSON.stringify(body), (headers) => ask(path, { method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body) }));
+export const make = (path, body) => keyed(path + JSON.stringify(body), (headers) => ask(path, { method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body) }));
