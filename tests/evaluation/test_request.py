@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,16 @@ import pytest
 from tiny import rows, run_config, write_rows
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
-from veneer.errors import ConfigError
+from veneer.errors import AdapterError, ConfigError, DataError, ModelError, OutputError
 from veneer.evaluation.request import EvaluationRequest, settle
 from veneer.evaluation.run import evaluate
 from veneer.training.run import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    return train(run_config(tiny_model, tiny_data, run, "train.steps=1")).output
 
 
 def request(data: Path, adapter: Path | None = None, **settings: Any) -> EvaluationRequest:
@@ -53,6 +61,40 @@ def test_what_compares_an_adapter_with_its_base_needs_one(tiny_data: Path, tmp_p
     for asked in ({"suites": ("arithmetic",)}, {"gate": tmp_path / "gate.yaml"}, {"judge": tmp_path / "judge.yaml"}):
         with pytest.raises(ConfigError, match="compare an adapter with its base: give an adapter"):
             settle(request(tiny_data, **asked))
+
+
+def test_every_adapter_is_read_before_a_model_is(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    with pytest.raises(ConfigError, match=rf"adapter: {copy} is a copy of {trained}"):
+        settle(request(tiny_data, trained, more_adapters=(copy,)))
+    weights = copy / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (tmp_path / "empty").mkdir()
+    for broken in (copy, tmp_path / "empty", tmp_path / "absent"):
+        with pytest.raises(AdapterError, match=str(broken)):
+            settle(request(tiny_data, trained, more_adapters=(broken,)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"url": "http://127.0.0.1:9/v1", "human": "people.jsonl"}, DataError),
+        ({"url": "http://127.0.0.1:9/v1", "key_file": "empty"}, ConfigError),
+        ({"url": "http://127.0.0.1:9/v1", "record": "."}, OutputError),
+        ({"url": "http://127.0.0.1:9/v1", "record": "absent/record.jsonl"}, OutputError),
+        ({"model": "absent"}, ModelError),
+        ({"adapter": "absent"}, AdapterError),
+    ],
+)
+def test_what_a_judge_needs_is_read_before_a_model_is(
+    settings: dict[str, str], error: type[Exception], tiny_model: Path, trained: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "people.jsonl", [{"question": "q", "first": "a", "second": "b", "human": "A"}])
+    (tmp_path / "empty").write_text("")
+    places = {key: value if key == "url" else str(tmp_path / value) for key, value in settings.items()}
+    (tmp_path / "judge.yaml").write_text(json.dumps({"model": str(tiny_model), **places}))
+    with pytest.raises(error):
+        settle(request(tiny_data, trained, judge=tmp_path / "judge.yaml"))
 
 
 def test_a_gates_suites_and_items_are_asked_for(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

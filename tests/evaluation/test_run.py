@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +273,30 @@ def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tin
         )  # fmt: skip
 
 
+def test_a_gate_on_a_measure_that_the_rows_do_not_have_is_refused(
+    adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "texts.jsonl", [{"text": f"fact {n}"} for n in range(4)])
+    (tmp_path / "gate.yaml").write_text("metric: exact\nbetter_by: 0.1\n")
+    with pytest.raises(ConfigError, match="these rows have no exact: none has an answer"):
+        evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, gate=tmp_path / "gate.yaml")
+    assert evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, metrics="loss").primary == "loss"
+
+
+def test_rows_that_do_not_count_for_the_measure_that_decides_are_not_many_rows(
+    adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "t.jsonl", [*({"text": f"fact {n}"} for n in range(40)), *rows(4)])
+    (tmp_path / "gate.yaml").write_text("metric: exact\nbetter_by: 0.1\n")
+    told: list[Event] = []
+    report = evaluate(
+        str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2, gate=tmp_path / "gate.yaml",
+        subscribers=[told.append],
+    )  # fmt: skip
+    assert any(one.startswith("4 rows say little") for one in report.warnings)
+    assert any("and there are 4;" in one.message for one in told if isinstance(one, Note))
+
+
 def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     adapter: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -283,14 +306,15 @@ def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     assert clustered.cluster == "customer"
     assert {one.interval for one in clustered.comparison} <= {"bootstrap over clusters", "Tango"}
     assert any(one.startswith("3 clusters say little") for one in clustered.warnings)
-    copy = shutil.copytree(adapter, tmp_path / "copy")
-    again = evaluate(str(tiny_model), data, adapter=[adapter, copy], compute=FLOAT32, max_new_tokens=2)
-    assert again.adapters == [str(adapter), str(copy)]
+    other = train(run_config(tiny_model, data, tmp_path / "other", "train.steps=1", "train.seed=1")).output
+    again = evaluate(str(tiny_model), data, adapter=[adapter, other], compute=FLOAT32, max_new_tokens=2)
+    assert again.adapters == [str(adapter), str(other)]
     # Where the answers of all adapters are alike there is no spread to go by, and the rows' own interval stands.
     assert {one.interval for one in again.comparison} <= {"Student over seeds × rows", "Tango"}
     assert any(one.interval == "Student over seeds × rows" for one in again.comparison)
-    single = evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2)
-    assert [one.adapter for one in again.comparison] == pytest.approx([one.adapter for one in single.comparison])
+    both = [evaluate(str(tiny_model), data, adapter=one, compute=FLOAT32, max_new_tokens=2) for one in (adapter, other)]
+    means = [(one.adapter + two.adapter) / 2 for one, two in zip(*(report.comparison for report in both), strict=True)]
+    assert [one.adapter for one in again.comparison] == pytest.approx(means)
     del content[4]["customer"]
     content[5]["customer"] = " "
     with pytest.raises(DataError, match=r"--cluster customer: no such value in 2 rows:\n.*t.jsonl:5\n.*t.jsonl:6"):

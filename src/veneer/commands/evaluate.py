@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,9 @@ from veneer.commands.options import (
 )
 from veneer.commands.parameter_types import COUNT, MANY, PATH, ROWS
 from veneer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from veneer.evaluation.report import Report
 
 
 @click.command(
@@ -145,8 +149,14 @@ def evaluate(
         columns=columns_of(columns),
     )
     report = evaluate_visibly(request, as_json=as_json, on=on)
-    if report is not None and report.gate is not None:
-        raise click.exceptions.Exit(report.gate.verdict.exit_code)
+    if report is not None:
+        raise click.exceptions.Exit(exit_code(report))
+
+
+def exit_code(report: Report) -> int:
+    """The exit code of a report: that of its gate, and 2 where that holds and the judge failed."""
+    code = 0 if report.gate is None else report.gate.verdict.exit_code
+    return code or (2 if report.judge_error is not None else 0)
 
 
 def _refuse_for_scores(options: Mapping[str, object]) -> None:

@@ -64,6 +64,7 @@ def put_together(
     """
     tuned = adapters[0] if adapters else None
     names = [one.name for one in base.measures]
+    decides = primary or (names[0] if names else None)
     details = {"base": base.details} | ({} if tuned is None else {"adapter": tuned.details})
     return Report(
         rows=len(base.rows),
@@ -72,9 +73,9 @@ def put_together(
         comparison=contrast(base.measures, [one.measures for one in adapters], clusters, primary) if adapters else [],
         samples=_samples(rows, base.rows, None if tuned is None else tuned.rows),
         seconds=seconds,
-        primary=primary or (names[0] if names else None),
+        primary=decides,
         details={who: found for who, found in details.items() if found},
-        warnings=[*rows.warnings, *_warnings(len(base.rows), clusters)],
+        warnings=[*rows.warnings, *_of_few(base, decides, clusters)],
     )
 
 
@@ -106,5 +107,9 @@ def _mean_loss(row: RowScore) -> float | None:
     return row.loss_sum / row.supervised if row.supervised else None
 
 
-def _warnings(rows: int, clusters: NDArray[np.int64] | None) -> list[str]:
-    return said_of_few(rows, "row") if clusters is None else said_of_few(int(clusters.max()) + 1, "cluster")
+def _of_few(base: ModelScores, decides: str | None, clusters: NDArray[np.int64] | None) -> list[str]:
+    """A warning where few rows, or clusters, count for the measure that decides: others say nothing of it."""
+    counting = next((one.counting for one in base.measures if one.name == decides), np.ones(len(base.rows), dtype=bool))
+    if clusters is None:
+        return said_of_few(int(counting.sum()), "row")
+    return said_of_few(len(np.unique(clusters[counting])), "cluster")

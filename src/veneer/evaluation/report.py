@@ -57,6 +57,8 @@ class Report:
     """The answer of the gate that was asked."""
     judge: JudgeResult | None = field(default=None, repr=False)
     """What a judge says of the answers, where one was asked."""
+    judge_error: str | None = None
+    """Why the judge that was asked says nothing."""
     trained: dict[str, Any] | None = field(default=None, repr=False)
     """What was trained: facts and losses of the run that made the adapter; None where it has no record of its run."""
     trained_rows: dict[str, list[str]] = field(default_factory=dict, repr=False)

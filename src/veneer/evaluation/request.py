@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from veneer.adapters.content import content_digest
+from veneer.adapters.store import read_config, read_tensors
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
 from veneer.errors import ConfigError, listing
@@ -14,6 +16,8 @@ from veneer.evaluation.columns import record_columns
 from veneer.evaluation.forgetting import check_suites
 from veneer.evaluation.gate import ReleaseGate, read_gate
 from veneer.evaluation.harness import is_task
+from veneer.evaluation.judge.run import check_judge
+from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.run_folder import recorded_run
 
 
@@ -56,10 +60,11 @@ class EvaluationRequest:
 
 @dataclass(frozen=True, slots=True)
 class SettledRequest:
-    """A request with the columns of its file and what its gate asks for."""
+    """A request with the columns of its file, what its gate asks for, and its judge."""
 
     request: EvaluationRequest
     gate: ReleaseGate | None
+    judge: JudgeSettings | None
     suites: tuple[str, ...]
     """The names of all suites."""
 
@@ -71,12 +76,15 @@ class SettledRequest:
 
 
 def settle(request: EvaluationRequest) -> SettledRequest:
-    """Read what the request names, except the model.
+    """Read what the request names, except the model: what is wrong with a judge, or with the last of several adapters,
+    would otherwise be found when everything before it has been answered.
 
     Raises:
         ConfigError: they cannot be used, a number is below 1, an adapter, a metric or a suite is given twice, or there
             is none to use them on.
-        DataError: the file cannot be read.
+        DataError: the file, or the judge's rows of people, cannot be read.
+        AdapterError, ModelError, OutputError: one of several adapters, or the judge's model, adapter or record, cannot
+            be used.
     """
     _check_request(request)
     gate = None if request.gate is None else read_gate(request.gate)
@@ -88,8 +96,31 @@ def settle(request: EvaluationRequest) -> SettledRequest:
         raise ConfigError(
             "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
         )
+    judge = None if request.judge is None else read_judge(request.judge)
+    if judge is not None:
+        check_judge(judge)
+    if request.more_adapters:
+        _check_adapters(request.folders)
     columns = record_columns(request.data, request.columns, recorded_run(request.assistant.adapter))
-    return SettledRequest(replace(request, columns=columns), gate, suites)
+    return SettledRequest(replace(request, columns=columns), gate, judge, suites)
+
+
+def _check_adapters(folders: Sequence[Path]) -> None:
+    """Read adapters, of which all but the first are loaded when those before them have answered everything.
+
+    Raises:
+        AdapterError: one cannot be used.
+        ConfigError: one is a copy of another, which would count as a second seed.
+    """
+    known: dict[bytes, Path] = {}
+    for folder in folders:
+        read_config(folder)
+        read_tensors(folder)
+        first = known.setdefault(content_digest(folder), folder)
+        if first != folder:
+            raise ConfigError(
+                f"adapter: {folder} is a copy of {first}, and no run with another seed; give each adapter once"
+            )
 
 
 def _check_request(request: EvaluationRequest) -> None:

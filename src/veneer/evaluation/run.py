@@ -20,7 +20,7 @@ from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
 from veneer.enums import Column, Method, ObjectiveName
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, VeneerError
 from veneer.evaluation.base_and_adapter import put_together, score_both
 from veneer.evaluation.columns import named_columns, undesirable
 from veneer.evaluation.forgetting import (
@@ -35,8 +35,7 @@ from veneer.evaluation.gate import ReleaseGate, announced, decide
 from veneer.evaluation.harness import is_task
 from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
-from veneer.evaluation.judge.settings import JudgeSettings, read_judge
-from veneer.evaluation.judge.verdicts import JudgeResult
+from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.metrics.choose import SHARES, ChosenMetrics, named_metrics, try_on_references
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
@@ -104,7 +103,8 @@ def evaluate(
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
-        VeneerError: model, adapter or data cannot be used.
+        VeneerError: model, adapter, data or what the judge needs cannot be used. A judge that fails when it is asked
+            is told in the report (`judge_error`), which has all else.
     """
     check_types(evaluate, locals())
     given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
@@ -181,15 +181,14 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     emit, begun = broadcast(subscribers), time.perf_counter()
     if request.html is not None:
         prove_own_file(request.html, page_begins(), "a page of veneer")
-    judge = None if request.judge is None else read_judge(request.judge)
     settled = settle(request)
     request, gate = settled.request, settled.gate
     trained = training_facts(request.assistant.adapter)  # a record that cannot be read is found before rows are scored
     loaded, rows, chosen = _loaded(request, subscribers, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
-    try_on_references(rows.answered([None] * len(rows.records)), chosen)
+    count = try_on_references(rows.answered([None] * len(rows.records)), chosen)
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
-    _announce(gate, opened, (chosen.primary, len(rows.records)) if chosen.primary in SHARES else None, emit)
+    _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, subscribers)
     report = put_together(
         rows,
@@ -200,8 +199,8 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
         primary=_primary(request, chosen, models[0].scores),
     )
     report = _completed(replace(report, trained=trained), request, gate, opened, models)
-    if judge is not None:
-        report = replace(report, judge=_judged(judge, request, rows, models, clusters, emit))
+    if settled.judge is not None:
+        report = _judged(report, settled.judge, request, rows, models, clusters, emit)
     seen = seen_rows(report.adapters, rows.records)
     said = [*said_of_seen_rows(seen, len(rows.records)), *_of_labels(request, rows)]
     report = replace(report, trained_rows=seen, warnings=[*said, *report.warnings])
@@ -230,21 +229,28 @@ def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
 
 
 def _judged(
+    report: Report,
     settings: JudgeSettings,
     request: EvaluationRequest,
     rows: RowSet,
     models: Sequence[_Answers],
     clusters: NDArray[np.int64] | None,
     emit: Subscriber,
-) -> JudgeResult:
-    """What a judge says of the answers of the base and of the first adapter."""
+) -> Report:
+    """The report with what a judge says of the answers of the base and of the first adapter. Where the judge fails it
+    says why: what was measured before has taken hours, perhaps, and stands without a judge."""
     base, adapter = (rows.answered([one.answer for one in model.scores.rows]) for model in models[:2])
     pairs = [
         AnswerPair(one.where, one.prompt, one.reference, one.answer, other.answer)
         for one, other in zip(base, adapter, strict=True)
     ]
     own = None if clusters is None else numbered(clusters[rows.asked].tolist())
-    return ask_judge(settings, pairs, clusters=own, compute=request.assistant.compute, emit=emit)
+    try:
+        said = ask_judge(settings, pairs, clusters=own, compute=request.assistant.compute, emit=emit)
+    except VeneerError as error:
+        warning = f"the judge failed, and all else was measured: {error}"
+        return replace(report, judge_error=str(error), warnings=[*report.warnings, warning])
+    return replace(report, judge=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +321,7 @@ def _primary(request: EvaluationRequest, chosen: ChosenMetrics, base: ModelScore
     """The measure that decides: that of the first metric that was named, or the one that the rows call for.
 
     Raises:
-        ConfigError: the first metric is the user's own, and gave no score: another measure would decide in its place.
+        ConfigError: the first metric that is named gave nothing: another measure would decide in its place.
     """
     names = [one.name for one in base.measures]
     if chosen.primary is None and request.metrics:
@@ -325,4 +331,9 @@ def _primary(request: EvaluationRequest, chosen: ChosenMetrics, base: ModelScore
                 "decide; name another metric first, or let it give numbers"
             )
         return base.first
+    if request.metrics and chosen.primary not in names:
+        raise ConfigError(
+            f"--metric {request.metrics[0]}: these rows have no {chosen.primary}, and it is named first, to decide; "
+            "name a metric first that they have, or give rows with answers"
+        )
     return chosen.primary if chosen.primary in names else None

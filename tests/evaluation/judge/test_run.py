@@ -13,6 +13,7 @@ from endpoints import endpoint, said
 from peft_folders import rewrite_tensors, write_adapter
 from tiny import run_config, write_rows
 from tiny_models import ours, tiny_llama
+from veneer.commands.evaluate import exit_code
 from veneer.config import ComputeSection
 from veneer.data.records import Message
 from veneer.enums import Dtype
@@ -196,7 +197,10 @@ def test_evaluate_asks_a_judge_only_where_it_is_told_to(tiny_model: Path, tiny_d
     assert evaluate(str(tiny_model), tiny_data, **asked).judge is None
     # A model that is loaded here judges as well; a tiny one gives no verdict, which is said.
     file.write_text(json.dumps({"model": str(tiny_model), "max_tokens": 4, "record": str(tmp_path / "local.jsonl")}))
-    with pytest.raises(DataError, match="gave no verdict on any of 4 rows"):
-        evaluate(str(tiny_model), tiny_data, judge=file, **asked)
+    failed = evaluate(str(tiny_model), tiny_data, judge=file, **asked)
+    assert "gave no verdict on any of 4 rows" in str(failed.judge_error)
+    assert any(one.startswith("the judge failed, and all else was measured: ") for one in failed.warnings)
+    assert (failed.judge, failed.comparison) == (None, report.comparison)
+    assert (exit_code(report), exit_code(failed)) == (0, 2)
     with pytest.raises(ConfigError, match="a judge and several adapters compare"):
         evaluate(str(tiny_model), tiny_data, judge=file)

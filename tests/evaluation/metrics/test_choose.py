@@ -60,3 +60,22 @@ def test_a_declared_metric_is_tried_on_all_references_and_others_on_one(tmp_path
         try_on_references(rows(["y", "x"]), named_metrics([own, "number"]))
     try_on_references(rows(["x", "y"]), named_metrics(["exact", "number"]))
     try_on_references([], named_metrics([own]))
+
+
+def test_measures_of_one_name_are_refused_before_anything_is_answered(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.py").write_text(
+            "def score(answer, reference, row): return 1.0\ndef exact(answer, reference, row): return 1.0\n"
+        )
+    same = [f"{tmp_path / name}.py:score" for name in ("a", "b")]
+    with pytest.raises(ConfigError, match="two measures are called score"):
+        try_on_references(rows(["x"]), named_metrics(same))
+    with pytest.raises(ConfigError, match="two measures are called exact"):
+        try_on_references(rows(["x"]), named_metrics([f"{tmp_path / 'a.py'}:exact"]))
+
+
+def test_the_rows_that_count_for_the_declared_measure_are_counted() -> None:
+    assert try_on_references(rows(["#### 1", "#### 2", "x"]), named_metrics(["number"])) == 2
+    assert try_on_references(rows(["x", "y"]), named_metrics(["exact"])) == 2
+    with pytest.raises(ConfigError, match="these rows have no exact"):
+        try_on_references([], named_metrics(["exact"]))

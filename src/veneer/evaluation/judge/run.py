@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.adapters.content import content_digest
+from veneer.adapters.store import read_config, read_tensors
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
@@ -22,13 +23,34 @@ from veneer.evaluation.judge.questions import AnswerPair, Choice, JudgeQuestion,
 from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.judge.verdicts import JudgedPair, JudgeResult, judged
 from veneer.events import Stage, Subscriber, ignore
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.io.digests import file_digest
+from veneer.io.files import prove_file
 from veneer.strict_json import to_text
 from veneer.whole_lines import append_line
 
 HUMAN_KEYS = ("question", "first", "second", "human")
 """The keys of a row that people have judged; `reference` may be there too."""
+
+
+def check_judge(settings: JudgeSettings) -> None:
+    """Read what a judge needs, as far as that costs nothing, before there is anything to judge.
+
+    Raises:
+        DataError: rows that people have judged cannot be used.
+        ConfigError: the file of the key holds none.
+        OutputError: the record cannot be written.
+        ModelError, AdapterError: a judge that is to be loaded here is missing or cannot be read.
+    """
+    if settings.human is not None:
+        read_human(settings.human)
+    read_key(settings.key_file)
+    prove_file(settings.record)
+    if settings.url is None:
+        read_model_config(settings.model)
+    if settings.adapter is not None:
+        read_config(settings.adapter)
+        read_tensors(settings.adapter)
 
 
 def judge(

@@ -69,13 +69,18 @@ def with_results(
         ConfigError: two measures have one name, by which their intervals would be mixed up.
     """
     found = [*measures, *(expanded(one, places, rows) for result in results for one in result.measures)]
-    twice = [name for name, times in Counter(one.name for one in found).items() if times > 1]
+    refuse_same_names([one.name for one in found])
+    return found
+
+
+def refuse_same_names(names: Sequence[str]) -> None:
+    """Refuse measures of one name, by which their intervals would be mixed up. Raises ConfigError."""
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ConfigError(
             f"two measures are called {', '.join(twice)}; give the function of your own metric, or the score in its "
             "dictionary, another name"
         )
-    return found
 
 
 def first_measure(results: Sequence[TaskResult]) -> str | None:

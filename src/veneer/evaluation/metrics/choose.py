@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from veneer.errors import ConfigError, nearest
-from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
+from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, refuse_same_names
 from veneer.evaluation.metrics.classification import classification, look_like_labels
 from veneer.evaluation.metrics.custom import COMMAND, command_metric, python_metric
 from veneer.evaluation.metrics.json_fields import json_fields
@@ -14,6 +14,7 @@ from veneer.evaluation.metrics.numbers import marked_number, numbers
 from veneer.evaluation.metrics.rouge_l import rouge_l
 from veneer.evaluation.metrics.translation import bleu, chrf
 from veneer.evaluation.scoring import json_object
+from veneer.evaluation.statistics.measures import Measure
 
 METRICS: dict[str, TaskMetric] = {
     "json": json_fields,
@@ -24,8 +25,11 @@ METRICS: dict[str, TaskMetric] = {
     "chrf": chrf,
 }
 """Metrics of answers by the names that the option `--metric` takes."""
-ALWAYS = ("exact", "loss", "perplexity")
+EXACT = "exact"
+ALWAYS = (EXACT, "loss", "perplexity")
 """Names of measures that every evaluation has; naming one makes it the primary one."""
+OF_EVERY_EVALUATION = (*ALWAYS, "fields", "bits_per_byte")
+"""Names of all measures that an evaluation has without a metric."""
 CHOICE = "choice"
 """The name of multiple choice by likelihood, which needs the model and not its answers."""
 PRIMARY = {
@@ -95,7 +99,7 @@ def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics
     return ChosenMetrics((rouge_l,), False, None)
 
 
-def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> None:
+def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> int:
     """Compute metrics once with references for answers, before any answer is waited for.
 
     The metric whose measure was declared is computed of all rows, which have to have it. Of the others one row says
@@ -105,19 +109,30 @@ def try_on_references(rows: Sequence[AnsweredRow], chosen: ChosenMetrics) -> Non
         rows: the rows that have an answer; what their answers are does not count.
         chosen: the metrics.
 
+    Returns:
+        The number of rows that count for the measure that was declared; of all that have an answer where that is none
+        of a metric of answers.
+
     Raises:
-        ConfigError: the rows do not have the measure that was declared, a package is not installed, or a metric of the
-            user's own fails.
+        ConfigError: the rows do not have the measure that was declared, two measures have one name, a package is not
+            installed, or a metric of the user's own fails.
         DataError: a metric of the user's own gives what is no number.
     """
+    if chosen.primary == EXACT and not rows:
+        raise ConfigError(
+            f"these rows have no {EXACT}: none has an answer to be equal to; give rows with answers, or name a metric "
+            "that they have, such as loss"
+        )
     tried = [replace(row, answer=row.reference) for row in rows]
     declared = chosen.primary not in (None, *ALWAYS, PRIMARY[CHOICE])
-    names: list[str] = []
+    found: list[Measure] = []
     for place, metric in enumerate(chosen.answers if tried else ()):
-        found = metric(tried if declared and place == 0 else tried[:1])
-        names += [one.name for one in found.measures]
-    if declared and chosen.primary not in names:
+        found += metric(tried if declared and place == 0 else tried[:1]).measures
+    refuse_same_names([*OF_EVERY_EVALUATION, *(one.name for one in found)])
+    counts = {one.name: int(one.counting.sum()) for one in found}
+    if declared and chosen.primary not in counts:
         raise ConfigError(
             f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for; name a metric "
             "that fits the references, or none, and one is chosen by them"
         )
+    return counts[chosen.primary] if declared and chosen.primary is not None else len(rows)
