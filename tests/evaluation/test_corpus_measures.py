@@ -45,7 +45,7 @@ def plain_correlation(pairs: list[tuple[int, int]]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "plain"), [("f1", plain_f1), ("matthews_corrcoef", plain_correlation)], ids=["f1", "matthews"]
+    ("name", "plain"), [("f1_score", plain_f1), ("matthews_corrcoef", plain_correlation)], ids=["f1", "matthews"]
 )
 def test_two_classes_are_scored_from_the_counts_of_their_four_cases(name: str, plain: Any) -> None:
     source = random.Random(7)

@@ -46,7 +46,7 @@ def test_a_measure_of_all_rows_at_once_has_its_interval(
         "task": "crates_mcc", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
         "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}",
         "doc_to_choice": ["blue", "late"], "doc_to_target": "{{right}}",
-        "metric_list": [{"metric": "mcc"}, {"metric": "acc"}],
+        "metric_list": [{"metric": "mcc"}, {"metric": "acc"}, {"metric": "f1"}],
     }  # fmt: skip
     task.write_text(json.dumps(content), encoding="utf-8")
     adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=5")).output
@@ -57,8 +57,11 @@ def test_a_measure_of_all_rows_at_once_has_its_interval(
         suites=[f"lm-eval:{task}"], subscribers=[seen.append],
     )  # fmt: skip
     (suite,) = report.suites
-    (found,) = [one for one in (suite.comparison, *suite.others) if one.name == "mcc"]
-    assert found.low <= found.difference <= found.high
+    named = {one.name: one for one in (suite.comparison, *suite.others)}
+    assert list(named) == ["mcc", "acc", "f1"]
+    for name in ("mcc", "f1"):
+        assert named[name].low <= named[name].difference <= named[name].high
+        assert named[name].p is not None
     assert not any(isinstance(event, Note) and "without an interval" in event.message for event in seen)
     said = capsys.readouterr().err
     assert "it/s" not in said

@@ -72,7 +72,8 @@ def matthews_of(sums: Floats) -> Floats:
 CORPUS: dict[str, Callable[[Sequence[Any]], Measure | None]] = {
     "bleu": _translation(bleu),
     "chrf": _translation(chrf),
-    "f1": _two_classes("f1", f1_of),
+    "f1_score": _two_classes("f1", f1_of),
     "matthews_corrcoef": _two_classes("mcc", matthews_of),
 }
-"""A measure of the items of all rows, by the name of the harness's aggregation; None where its items are others."""
+"""A measure of the items of all rows, by the name of the function that the harness aggregates by (of `f1` that is
+`f1_score`); None where its items are others."""

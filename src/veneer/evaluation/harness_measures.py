@@ -63,7 +63,7 @@ class _Scores:
 
         Args:
             name: of the measure.
-            form: the name of the harness's aggregation.
+            form: the name of the function that the harness aggregates by.
             place: of the row.
             value: as the harness has it.
             direction_known: whether it is known which way is better.
@@ -134,7 +134,7 @@ READERS: dict[str, Callable[[Any], tuple[float, float]]] = {
     "weighted_perplexity": _weighted,
     "bits_per_byte": _bits,
 }
-"""What a row adds to a measure (a sum and its weight), by the name of the harness's aggregation."""
+"""What a row adds to a measure (a sum and its weight), by the name of the function that the harness aggregates by."""
 
 
 EXPONENTIALS = ("perplexity", "weighted_perplexity")
