@@ -109,7 +109,7 @@ class _Binned:
     @property
     def shares(self) -> Floats:
         """The share of the rows that each bin has."""
-        return self.rows / self.rows.sum()
+        return np.asarray(self.rows / self.rows.sum())
 
     @property
     def plain(self) -> float:
@@ -150,7 +150,7 @@ class _Binned:
         answers are less often right than the confidence says, unless that is below a half."""
         towards = np.where(self.confidence >= 0.5, -1.0, 1.0)
         right = (self.confidence + towards * gaps).clip(0.0, 1.0)
-        drawn = np.random.default_rng(0).binomial(self.rows, right, size=(SIMULATIONS, len(right)))
+        drawn = np.random.default_rng(0).binomial(self.rows, right, size=(SIMULATIONS, len(right))).astype(float)
         return self.plain_of(drawn)
 
     @property
