@@ -57,6 +57,7 @@ def test_a_name_that_is_given_twice_is_not_passed_over(tiny_data: Path, tmp_path
 
 def test_what_compares_an_adapter_with_its_base_needs_one(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text("suites: {arithmetic: 0.05}\n")
+    (tmp_path / "judge.yaml").write_text("model: absent\n")
     asked: dict[str, Any]
     for asked in ({"suites": ("arithmetic",)}, {"gate": tmp_path / "gate.yaml"}, {"judge": tmp_path / "judge.yaml"}):
         with pytest.raises(ConfigError, match="compare an adapter with its base: give an adapter"):

@@ -87,6 +87,7 @@ def settle(request: EvaluationRequest) -> SettledRequest:
             be used.
     """
     _check_request(request)
+    judge = None if request.judge is None else read_judge(request.judge)
     gate = None if request.gate is None else read_gate(request.gate)
     if gate is not None and gate.metric is not None:
         request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
@@ -96,7 +97,6 @@ def settle(request: EvaluationRequest) -> SettledRequest:
         raise ConfigError(
             "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
         )
-    judge = None if request.judge is None else read_judge(request.judge)
     if judge is not None:
         check_judge(judge)
     if request.more_adapters:

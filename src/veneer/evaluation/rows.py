@@ -25,6 +25,7 @@ from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.events import Level, Note, Stage, Subscriber, counted, ignore
 from veneer.generation.sampling import Sampling
+from veneer.strict_json import to_text
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
@@ -101,6 +102,22 @@ class ModelScores:
 def last_message(record: Record) -> str:
     """The last message of the user."""
     return next((m["content"] for m in reversed(record.messages) if m["role"] == "user"), "")
+
+
+def asked_conversation(record: Record) -> str:
+    """What the last answer of a conversation answers, for a reader who sees nothing else: the message of a user that is
+    alone, or all turns before the answer with their speakers, and the tools that it may call."""
+    split = split_for_evaluation(record)
+    turns = record.messages if split is None else split[0]
+    if len(turns) == 1 and turns[0]["role"] == "user" and not record.tools:
+        return last_message(record)
+    parts = [f"Tools: {to_text(list(record.tools), ensure_ascii=False)}"] if record.tools else []
+    for turn in turns:
+        calls = turn.get("tool_calls")
+        called = [to_text(calls, ensure_ascii=False)] if calls else []
+        text = " ".join([str(turn.get("content") or ""), *called]).strip()
+        parts.append(f"{turn['role'].capitalize()}: {text}")
+    return "\n\n".join(parts)
 
 
 def prepare(

@@ -43,6 +43,7 @@ from veneer.evaluation.request import EvaluationRequest, settle
 from veneer.evaluation.rows import (
     ModelScores,
     RowSet,
+    asked_conversation,
     fitting,
     prepare,
     prepare_choices,
@@ -241,8 +242,8 @@ def _judged(
     says why: what was measured before has taken hours, perhaps, and stands without a judge."""
     base, adapter = (rows.answered([one.answer for one in model.scores.rows]) for model in models[:2])
     pairs = [
-        AnswerPair(one.where, one.prompt, one.reference, one.answer, other.answer)
-        for one, other in zip(base, adapter, strict=True)
+        AnswerPair(one.where, asked_conversation(rows.records[place]), one.reference, one.answer, other.answer)
+        for place, one, other in zip(rows.asked, base, adapter, strict=True)
     ]
     own = None if clusters is None else numbered(clusters[rows.asked].tolist())
     try:

@@ -11,6 +11,7 @@ from endpoints import endpoint, said
 from served import BASE, serving, tiny_assistant
 from veneer.data.records import Message
 from veneer.errors import ConfigError
+from veneer.evaluation.judge.ahead import HOPELESS
 from veneer.evaluation.judge.endpoint import EndpointAnswerer, LocalAnswerer, read_key, seconds_told
 
 
@@ -164,3 +165,50 @@ def test_keys_stand_in_files(tmp_path: Path) -> None:
         read_key(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_key(tmp_path / "absent")
+
+
+def test_parameters_that_newer_models_refuse_are_not_sent_again() -> None:
+    sent: list[set[str]] = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        sent.append(set(content) - {"model", "messages"})
+        if "max_tokens" in content:
+            said_of = "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            return 400, {"error": {"message": f"Unsupported parameter: {said_of}"}}
+        if "temperature" in content:
+            return 400, {"error": {"message": "Unsupported value: 'temperature' does not support 0 with this model."}}
+        assert content["max_completion_tokens"] == 9
+        return 200, {"choices": [{"message": {"content": [{"type": "text", "text": "yes"}]}}]}
+
+    answers: dict[int, str] = {}
+    with endpoint(reply) as url:
+        problems = answerer(url, at_once=1).answer([conversation(text) for text in "abc"], answers.__setitem__)
+    assert (problems, answers) == ({}, dict.fromkeys(range(3), "yes"))
+    assert sent[:2] == [{"max_tokens", "temperature"}, {"max_completion_tokens", "temperature"}]
+    assert sent[2:] == [{"max_completion_tokens"}] * 3
+
+
+def test_an_answer_that_is_too_long_to_ask_for_is_refused_as_it_was() -> None:
+    sent: list[int] = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        sent.append(content["max_tokens"])
+        return 400, {"error": {"message": "'max_tokens' is too large: 9"}}
+
+    with endpoint(reply) as url:
+        problems = answerer(url, at_once=1).answer([conversation(text) for text in "ab"], print)
+    assert len(problems) == len(sent) == 2
+
+
+def test_an_endpoint_that_refuses_every_question_is_not_asked_all() -> None:
+    asked: list[int] = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        asked.append(1)
+        return 400, {"error": {"message": "no such thing"}}
+
+    with endpoint(reply) as url:
+        problems = answerer(url).answer([conversation(str(number)) for number in range(200)], print)
+    assert HOPELESS <= len(asked) < 40
+    assert len(problems) == 200
+    assert list(problems.values()).count("not asked, after the others were refused") == 200 - len(asked)

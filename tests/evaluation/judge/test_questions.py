@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from veneer.evaluation.judge.questions import DEFAULT_PROMPT, AnswerPair, Choice, questions_of, verdict
@@ -30,8 +32,20 @@ def test_both_orders_are_asked_and_answers_that_spell_places_stay_as_they_are() 
         ("<think>One could say Verdict: 2 or even Verdict: tie", None),
         ("I am to end with Verdict: 1, Verdict: 2 or Verdict: tie, and cannot.", None),
         ("", None),
+        ("Verdict: 1/2", None),
+        ("Verdict: 1 and 2 are equally good", None),
+        ("Verdict: 1 or 2? Hard. I choose tie", None),
+        ("Verdict: 2, since answer 2 is right", Choice.SECOND),
+        ("Verdict:\n1", None),
     ],
 )
 def test_the_last_line_with_a_verdict_counts(answer: str, expected: Choice | None) -> None:
     assert verdict(answer) is expected
     assert verdict(DEFAULT_PROMPT) is Choice.TIE  # what the prompt itself spells is never read
+
+
+def test_an_answer_of_line_breaks_is_read_at_once() -> None:
+    begun = time.perf_counter()
+    assert verdict("\n" * 200_000) is None
+    assert verdict("final " * 100_000 + "\nVerdict: 2") is Choice.SECOND
+    assert time.perf_counter() - begun < 5  # it took time squared: half an hour

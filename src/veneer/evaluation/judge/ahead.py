@@ -16,6 +16,8 @@ Asked = TypeVar("Asked")
 
 AHEAD = 2
 """Questions that are handed in for every one that is asked at the same time."""
+HOPELESS = 20
+"""Questions that are refused without one answer before, after which the rest is not asked."""
 OnAnswer = Callable[[int, str], None]
 """Told of every answer as it comes: the number of the question, and the text."""
 
@@ -43,18 +45,21 @@ def ask_ahead(
         on_answer: told of every answer, on the caller's thread.
 
     Returns:
-        Why questions have no answer, by their number. Where one was refused for all, the rest is not asked.
+        Why questions have no answer, by their number. Where one was refused for all, or the first HOPELESS were, the
+        rest is not asked.
     """
     problems: dict[int, str] = {}
+    answered = False
     with ThreadPoolExecutor(at_once) as pool, _Asking(ask, questions, pool, on_answer) as asking:
         while asking.hand_in(AHEAD * at_once):
             for done in wait(asking.waiting, return_when=FIRST_COMPLETED).done:
                 number = asking.waiting[done]
                 try:
                     on_answer(number, done.result())
+                    answered = True
                 except RefusedError as error:
                     problems[number] = str(error)
-                    if error.for_all:
+                    if error.for_all or (len(problems) >= HOPELESS and not answered):
                         problems |= dict.fromkeys(asking.give_up(), "not asked, after the others were refused")
                 del asking.waiting[done]
     return problems

@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from veneer.assistant.assistant import Assistant
 from veneer.data.records import Message
@@ -32,6 +32,9 @@ BUSY = (408, 409, 429, 500, 502, 503, 504)
 """Statuses after which the same question may find an answer later."""
 PAUSE = 1.0
 """Seconds before a question is asked again, doubled every time."""
+OPTIONAL = ("max_tokens", "temperature")
+"""Parameters that newer models refuse: the first is `max_completion_tokens` then, the second left out."""
+_UNSUPPORTED = re.compile(r"unsupported|not supported|does not support", re.IGNORECASE)
 LONGEST_PAUSE = 120.0
 """Seconds that are waited at most where the endpoint says how long (`Retry-After`)."""
 
@@ -64,13 +67,15 @@ class EndpointAnswerer:
     at_once: int
     retries: int
     pause: float = PAUSE
+    _refused: set[str] = field(default_factory=set, init=False, repr=False)
+    """Parameters that the endpoint has refused, and that are not sent again."""
 
     def __post_init__(self) -> None:
         web_address(self.url, "url")
 
     def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
-        """See `Answerer`. Once the endpoint has refused the key or the address, the rest is not asked; nor where
-        `on_answer` fails or the process is stopped (`ask_ahead`)."""
+        """See `Answerer`. Once the endpoint has refused the key or the address, or all of many questions, the rest is
+        not asked; nor where `on_answer` fails or the process is stopped (`ask_ahead`)."""
         return ask_ahead(self._one, conversations, self.at_once, on_answer)
 
     def _one(self, messages: Sequence[Message], halt: threading.Event) -> str:
@@ -85,23 +90,13 @@ class EndpointAnswerer:
         raise AssertionError("the last attempt returns or raises")
 
     def _ask(self, messages: Sequence[Message]) -> str:
-        parts = web_address(self.url, "url")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        assert parts.hostname is not None
-        headers = {"content-type": "application/json"}
-        if self.key is not None:
-            headers["authorization"] = f"Bearer {self.key}"
-        content = {
-            "model": self.model, "messages": list(messages), "max_tokens": self.max_tokens, "temperature": 0,
-        }  # fmt: skip
-        with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
-            try:
-                path = f"{parts.path.rstrip('/')}/chat/completions"
-                connection.request("POST", path, to_text(content).encode(), headers)
-                answer = connection.getresponse()
-                body, status, told = answer.read(), answer.status, answer.getheader("retry-after")
-            except (OSError, http.client.HTTPException) as error:
-                raise RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
+        while True:
+            sent = frozenset(OPTIONAL) - self._refused
+            status, body, told = self._post(self._content(messages, sent))
+            refused = _refused_of(status, body, sent)
+            if not refused:
+                break
+            self._refused.update(refused)
         if status != 200:
             raise RefusedError(
                 f"{self.url}: {status}: {error_message(body)}",
@@ -110,6 +105,36 @@ class EndpointAnswerer:
                 after=seconds_told(told),
             )
         return _text(body, self.url)
+
+    def _content(self, messages: Sequence[Message], sent: frozenset[str]) -> dict[str, Any]:
+        longest = "max_tokens" if "max_tokens" in sent else "max_completion_tokens"
+        content = {"model": self.model, "messages": list(messages), longest: self.max_tokens}
+        return content | ({"temperature": 0} if "temperature" in sent else {})
+
+    def _post(self, content: dict[str, Any]) -> tuple[int, bytes, str | None]:
+        """The status and body of an answer, and how long it says the endpoint is to be left alone."""
+        parts = web_address(self.url, "url")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        assert parts.hostname is not None
+        headers = {"content-type": "application/json"}
+        if self.key is not None:
+            headers["authorization"] = f"Bearer {self.key}"
+        with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
+            try:
+                path = f"{parts.path.rstrip('/')}/chat/completions"
+                connection.request("POST", path, to_text(content).encode(), headers)
+                answer = connection.getresponse()
+                return answer.status, answer.read(), answer.getheader("retry-after")
+            except (OSError, http.client.HTTPException) as error:
+                raise RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
+
+
+def _refused_of(status: int, body: bytes, sent: frozenset[str]) -> set[str]:
+    """The parameters that an answer refuses, of those that were sent."""
+    message = error_message(body)
+    if status != 400 or not _UNSUPPORTED.search(message):
+        return set()
+    return {name for name in sent if re.search(rf"\b{name}\b", message)}
 
 
 def seconds_told(header: str | None) -> float:
@@ -134,6 +159,9 @@ def _text(body: bytes, url: str) -> str:
         raise RefusedError(
             f"{url}: the answer cannot be read; is it an endpoint of OpenAI's interface? It said: {said}"
         ) from error
+    if isinstance(content, list):
+        parts = [one.get("text") for one in content if isinstance(one, dict)]
+        content = "".join(one for one in parts if isinstance(one, str)) or None
     if not isinstance(content, str):
         raise RefusedError(f"{url}: the answer has no text")
     # JSON may hold halves of characters, which no file can.

@@ -31,9 +31,13 @@ Verdict: 2
 Verdict: tie"""
 _PLACE = re.compile(r"\{(question|reference|first|second)\}")
 _VERDICT = re.compile(
-    r"^\W*(?:(?:my|the|final|overall)\W+){0,3}verdict[^\w\n]{1,8}(1|2|tie)\b", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]*(?:(?:my|the|final|overall)[^\w\n]+){0,3}verdict[^\w\n]{1,8}(1|2|tie)\b([^\n]*)",
+    re.IGNORECASE | re.MULTILINE,
 )
-"""A line that begins with a verdict: what stands within a sentence was considered, or only repeats the question."""
+"""A line that begins with a verdict, and its rest: what stands within a sentence was considered, or only repeats the
+question. No part of it goes beyond its line, or an answer of nothing but line breaks would be looked through anew from
+each of them."""
+_CHOICE = re.compile(r"\b(?:1|2|tie)\b", re.IGNORECASE)
 
 
 class Choice(StrEnum):
@@ -88,6 +92,11 @@ def _question(pair: AnswerPair, swapped: bool, prompt: str, system: str | None) 
 
 
 def verdict(answer: str) -> Choice | None:
-    """The verdict of the last line that gives one; None where no line does."""
+    """The verdict of the last line that gives one; None where no line does, or where that line names another choice
+    too ("Verdict: 1 and 2 are equally good")."""
     found = _VERDICT.findall(answer)
-    return Choice(found[-1].lower()) if found else None
+    if not found:
+        return None
+    said, rest = found[-1]
+    named = {said.lower(), *(one.lower() for one in _CHOICE.findall(rest))}
+    return Choice(said.lower()) if len(named) == 1 else None
