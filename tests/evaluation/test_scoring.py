@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -160,7 +161,8 @@ def test_an_empty_object_has_no_fields_to_get_right() -> None:
     ("expected", "given", "same"),
     [(True, 1, False), (1, True, False), (0, False, False), ("1", 1, False), (None, 0, False),
      ({"x": 1}, {"x": 1}, True),
-     ({"x": 1, "y": 2}, {"y": 2, "x": 1}, True), ([1, 2], [2, 1], False), ("é", "e\u0301", False), (1e2, 100.0, True)],
+     ({"x": 1, "y": 2}, {"y": 2, "x": 1}, True), ([1, 2], [2, 1], False), ("é", "e\u0301", True),
+     ("é", "e", False), (1e2, 100.0, True)],
 )  # fmt: skip
 def test_values_are_equal_only_if_they_are_written_alike(expected: Any, given: Any, same: bool) -> None:
     exact, fields = judge(json.dumps({"k": given}), json.dumps({"k": expected}))
@@ -182,3 +184,12 @@ def test_perplexity_is_the_exponential_of_the_mean_over_tokens() -> None:
     found = {one.name: one.total for one in measures_of(rows)}
     assert found["loss"] == pytest.approx(12 / 15)
     assert found["perplexity"] == pytest.approx(math.exp(12 / 15))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_how_accents_are_stored_makes_no_difference(form: str) -> None:
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    assert judge(normalize(form, "thé"), normalize(other, "thé")) == (True, None)
+    written = json.dumps({normalize(form, "café"): normalize(form, "thé"), "n": 1.5})
+    assert judge(normalize(other, '{"n": 1.5, "café": "thé"}'), written) == (True, 1.0)
+    assert judge("the", normalize(form, "thé")) == (False, None)

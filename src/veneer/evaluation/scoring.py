@@ -2,8 +2,9 @@
 
 Each row is scored twice: by the loss of its supervised tokens, and by greedy generation of its last answer. An answer
 is *exact* if it equals the reference, as JSON where the reference is a JSON object (so that spacing does not matter),
-as text without surrounding white space otherwise. Where the references are JSON objects, *fields* is the share of a
-reference's keys whose value the answer gives exactly; an answer that is not JSON has none.
+as text without surrounding white space otherwise. How accents are stored makes no difference: many tokenizers compose
+them (NFC), so that a model could never give an answer whose file does not. Where the references are JSON objects,
+*fields* is the share of a reference's keys whose value the answer gives exactly; an answer that is not JSON has none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -203,7 +205,7 @@ def judge(answer: str, reference: str) -> tuple[bool, float | None]:
     """Whether an answer is exact, and the share of the reference's fields that it has right."""
     expected = json_object(reference)
     if expected is None:
-        return answer.strip() == reference.strip(), None
+        return composed(answer) == composed(reference), None
     given = json_object(answer)
     if not expected:
         return given == expected, None
@@ -219,10 +221,21 @@ def json_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def composed(text: str) -> str:
+    """A text as it is compared: in NFC, without the white space around it."""
+    return normalize("NFC", text).strip()
+
+
 def json_value(text: str) -> Any:
-    """The value that a text is as JSON; None where it is none."""
+    """The value that a text is as JSON, its texts and keys in NFC; None where it is none."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        # Written again, since escapes may spell the parts of a character.
+        return (
+            value
+            if text.isascii() and "\\u" not in text
+            else json.loads(composed(json.dumps(value, ensure_ascii=False)))
+        )
     except (ValueError, RecursionError):
         return None
 

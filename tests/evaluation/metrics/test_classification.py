@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -64,3 +65,25 @@ def test_many_references_that_do_not_look_like_labels_are_refused() -> None:
         classification(rows(texts))
     for few in (texts[1:], texts * 3):
         assert classification(rows(few)).measures[0].total == pytest.approx(1 / len(set(few)))
+
+
+@pytest.mark.parametrize("answer", ["是。", "「是」", "是\u200b", "是！", "\u3000是"])
+def test_punctuation_of_any_script_may_stand_around_a_label(answer: str) -> None:
+    rows = [AnsweredRow("f:1", "", "是", answer), AnsweredRow("f:2", "", "否", "否")]
+    assert classification(rows).measures[0].total == 1.0
+
+
+def test_signs_of_a_label_are_no_punctuation_around_it() -> None:
+    rows = [AnsweredRow("f:1", "", label, f"{label}.") for label in ("-1", "1", "C", "C#", "50%")]
+    assert classification(rows).measures[0].total == 1.0
+
+
+def test_how_accents_are_stored_makes_no_difference() -> None:
+    rows = [
+        AnsweredRow("f:1", "", normalize("NFD", "thé"), normalize("NFC", "Thé.")),
+        AnsweredRow("f:2", "", normalize("NFC", "thé"), normalize("NFD", "thé")),
+        AnsweredRow("f:3", "", "tea", "tea"),
+    ]
+    found = classification(rows)
+    assert found.measures[0].total == 1.0
+    assert found.details["confusion"]["labels"] == ["tea", "thé"]

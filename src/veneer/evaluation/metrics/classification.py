@@ -1,22 +1,25 @@
 """Classification: the answer is one of the labels that the references have, or it is unparsable.
 
-An answer is a label if it equals it but for case, white space and punctuation around it. Unparsable answers are wrong,
-and a column of their own in the confusion matrix.
+An answer is a label if it equals it but for case, white space and punctuation around it, in any script; how accents are
+stored makes no difference. Unparsable answers are wrong, and a column of their own in the confusion matrix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from unicodedata import category, normalize
 
 import numpy as np
 
 from veneer.counting import count_of
 from veneer.errors import DataError
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
+from veneer.evaluation.scoring import composed
 from veneer.evaluation.statistics.measures import Floats, Measure, mean_of
 
 _AROUND = " \t\r\n.,;:!?'\"`*()[]{}"
+"""What may stand around a label, of ASCII: other signs are part of one (`-1`, `C#`)."""
 LONGEST_LABEL = 60
 """The longest reference that is taken for a label, in characters."""
 ROWS_A_LABEL = 3
@@ -37,8 +40,9 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     Raises:
         DataError: there are many references, and they do not look like labels.
     """
-    labels = sorted({row.reference.strip() for row in rows})
-    if len(labels) > MANY_LABELS and not look_like_labels([row.reference.strip() for row in rows]):
+    references = [composed(row.reference) for row in rows]
+    labels = sorted(set(references))
+    if len(labels) > MANY_LABELS and not look_like_labels(references):
         raise DataError(
             f"classification: {count_of(len(rows), 'row')} have {len(labels):,} different references of up to "
             f"{count_of(max(map(len, labels)), 'character')}; more than {MANY_LABELS} are taken for labels only where "
@@ -47,7 +51,7 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
         )
     numbers = {label: place for place, label in enumerate(labels)}
     by_spelling = spellings(labels)
-    expected = np.array([numbers[row.reference.strip()] for row in rows])
+    expected = np.array([numbers[reference] for reference in references])
     given = np.array([_number(row.answer, numbers, by_spelling) for row in rows])
     count = len(labels)
     confusion = np.zeros((count, count + 1), dtype=int)
@@ -70,13 +74,27 @@ def look_like_labels(references: Sequence[str]) -> bool:
 
 def spellings(labels: Sequence[str]) -> dict[str, int]:
     """The number of each label by its loose spelling; spellings that two labels share are left out."""
-    loose = [label.strip(_AROUND).casefold() for label in labels]
+    loose = [_bare(label) for label in labels]
     return {text: place for place, text in enumerate(loose) if loose.count(text) == 1 and text}
 
 
 def _number(answer: str, numbers: dict[str, int], by_spelling: dict[str, int]) -> int:
-    exact = numbers.get(answer.strip())
-    return by_spelling.get(answer.strip(_AROUND).casefold(), len(numbers)) if exact is None else exact
+    exact = numbers.get(composed(answer))
+    return by_spelling.get(_bare(answer), len(numbers)) if exact is None else exact
+
+
+def _bare(text: str) -> str:
+    """A text in one case, without what may stand around a label."""
+    text = normalize("NFC", text)
+    inner = [place for place, character in enumerate(text) if not _is_around(character)]
+    return text[inner[0] : inner[-1] + 1].casefold() if inner else ""
+
+
+def _is_around(character: str) -> bool:
+    """Whether a character may stand around a label: punctuation, white space, and marks that cannot be seen."""
+    return (
+        character in _AROUND if character.isascii() else category(character)[0] in "PZ" or category(character) == "Cf"
+    )
 
 
 def _by_class(expected: Floats, given: Floats, count: int) -> Floats:
