@@ -40,6 +40,12 @@ def test_an_interval_is_students() -> None:
     assert many.high == pytest.approx(0.5 + 1.98422 * 0.50252 / 10, abs=1e-4)
 
 
+def test_the_interval_of_a_share_ends_where_shares_do() -> None:
+    assert figure([0.9, 1.0, 1.0], share=True).high == 1.0
+    assert figure([0.0, 0.02, 0.01], share=True).low == 0.0
+    assert figure([0.9, 1.0, 1.0]).high > 1.0
+
+
 def test_a_method_is_summed_up_over_its_seeds() -> None:
     made = [outcome("base", 0, scores(9)), *(outcome("lora", seed, scores(seed), bleu=seed) for seed in range(3))]
     base, lora = summarize(made)

@@ -10,8 +10,10 @@ from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype
-from veneer.evaluation.base_and_adapter import evaluate_rows
-from veneer.evaluation.rows import prepare
+from veneer.evaluation.base_and_adapter import evaluate_rows, put_together
+from veneer.evaluation.rows import ModelScores, prepare
+from veneer.evaluation.scoring import RowScore
+from veneer.evaluation.statistics.measures import mean_of
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -47,3 +49,18 @@ def test_rows_beyond_the_context_are_named(tiny_model: Path, tmp_path: Path) -> 
     warnings = evaluate_rows(assistant, prepared).warnings
     assert warnings[0].startswith("1 row of 3 longer than the model's context of 512 tokens")
     assert "rows.jsonl:2" in warnings[0]
+
+
+def test_scores_are_a_share_only_where_those_of_all_models_could_be(tiny_model: Path, tiny_data: Path) -> None:
+    prepared = prepare(open_assistant(str(tiny_model), compute=FLOAT32), read_records(tiny_data)[:6])
+    scores = [RowScore(1.0, 2, "a", 0.0, None)] * 6
+
+    def rated(*values: float) -> ModelScores:
+        bounded = all(0 <= value <= 1 for value in values)
+        found = mean_of("rating", values, bounded=bounded)
+        return ModelScores(scores, [one for one in (found,) if one is not None])
+
+    (alone,) = put_together(prepared, rated(*[1.0] * 6), [], 0.0).base
+    assert alone.interval == "Wilson"
+    report = put_together(prepared, rated(*[1.0] * 6), [rated(7, 8, 9, 7, 8, 9)], 0.0)
+    assert report.base[0].interval == report.adapter[0].interval == "bootstrap over rows"

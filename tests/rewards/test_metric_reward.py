@@ -29,6 +29,7 @@ def answer(text: str, **columns: Any) -> AnswerToJudge:
         ("json", "no JSON", '{"a": 1}', 0.0),
         ("json", '{"a": 1}', "no JSON", None),
         ("rouge-l", "a b", "a b c d", 2 / 3),
+        ("chrf", "a blue boat", "a blue boat", 1.0),
         ("equal", "12", "12", 1.0),
         ("equal", " 12", "12", 0.0),
         ("not-equal", " 12", "12", 1.0),

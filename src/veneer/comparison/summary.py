@@ -12,7 +12,7 @@ from veneer.charts import Series, points_chart
 from veneer.comparison.order import BASE, RunOutcome
 from veneer.comparison.task import MeasuredRun
 from veneer.evaluation.statistics.compare import Comparison, contrast_seeds
-from veneer.evaluation.statistics.measures import Measure
+from veneer.evaluation.statistics.measures import SHARES, Measure
 from veneer.evaluation.statistics.student import quantile
 
 
@@ -52,13 +52,15 @@ class Difference:
     values: Comparison
 
 
-def figure(values: Sequence[float]) -> Figure:
-    """Mean and 95 % interval of independent runs."""
+def figure(values: Sequence[float], *, share: bool = False) -> Figure:
+    """Mean and 95 % interval of independent runs; of a share it ends at 0 and 1, which Student's of few runs does not
+    know."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Figure(mean)
     half = quantile(0.975, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Figure(mean, mean - half, mean + half)
+    low, high = mean - half, mean + half
+    return Figure(mean, max(low, 0.0), min(high, 1.0)) if share else Figure(mean, low, high)
 
 
 def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
@@ -77,7 +79,7 @@ def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
                 steps=runs[0].steps,
                 peak_memory_mb=figure([one.peak_memory_mb for one in runs]),
                 seconds=figure([one.seconds for one in runs]),
-                metrics={name: figure([one.metrics[name] for one in runs]) for name in names},
+                metrics={name: figure([one.metrics[name] for one in runs], share=name in SHARES) for name in names},
             )
         )
     return found

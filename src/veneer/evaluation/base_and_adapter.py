@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,7 @@ def put_together(
         clusters: the number of each row's cluster, or None where each row is one.
         primary: the measure that was declared beforehand; None takes the first one.
     """
+    base, *adapters = _bounded_alike([base, *adapters])
     tuned = adapters[0] if adapters else None
     names = [one.name for one in base.measures]
     decides = primary or (names[0] if names else None)
@@ -77,6 +79,16 @@ def put_together(
         details={who: found for who, found in details.items() if found},
         warnings=[*rows.warnings, *_of_few(base, decides, clusters)],
     )
+
+
+def _bounded_alike(models: Sequence[ModelScores]) -> list[ModelScores]:
+    """The models with measures that are between 0 and 1 only where those of all are: a score of 1 on every row of one
+    model may be of a scale to 10, as another model's tell."""
+    free = {one.name for model in models for one in model.measures if not one.bounded}
+    return [
+        replace(model, measures=[replace(one, bounded=one.bounded and one.name not in free) for one in model.measures])
+        for model in models
+    ]
 
 
 def _samples(rows: RowSet, base: Sequence[RowScore], tuned: Sequence[RowScore] | None) -> list[Sample]:

@@ -19,6 +19,8 @@ REFERENCES = ("reference", "completion", "answer", "solution", "ground_truth", "
 """Columns that hold the reference where none is named; the first that a row has."""
 OF_CORPORA = ("classification", "bleu")
 """Metrics that say nothing of a single answer."""
+PERCENT = {"chrf": 100.0}
+"""What the measures of metrics that go to another number than 1 are divided by, so that all rewards weigh alike."""
 STRING_CHECKS: dict[str, Callable[[str, str], bool]] = {
     "equal": lambda answer, reference: answer == reference,
     "not-equal": lambda answer, reference: answer != reference,
@@ -66,7 +68,7 @@ class MetricReward:
         row = AnsweredRow(answer.where, answer.question, reference, answer.text, answer.columns)
         measures = {one.name: one.total for one in METRICS[self._name]([row]).measures}
         value = measures.get(PRIMARY[self._name])
-        return None if value is None or math.isnan(value) else value
+        return None if value is None or math.isnan(value) else value / PERCENT.get(self._name, 1.0)
 
     def _found(self, answer: AnswerToJudge) -> Any:
         """The reference as the row's column has it."""

@@ -32,8 +32,9 @@ def test_very_unlikely_choices_still_have_shares() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"choices": ["a", ""]}, "holds an empty text"),
         ({"choices": "a"}, "must be a list"), ({"choices": ["a"]}, "two texts or more"),
-        ({"choices": ["a", " "]}, "two texts"), ({"choices": ["a", "a"]}, "twice"),
+        ({"choices": ["a", 1]}, "two texts"), ({"choices": ["a", "a"]}, "twice"),
         ({"choices": ["b", "c"]}, "'a' is none of the choices"),
     ],
 )  # fmt: skip
@@ -43,6 +44,7 @@ def test_choices_that_cannot_be_compared_are_refused(row: dict[str, object], mes
 
 
 def test_rows_without_choices_have_the_labels() -> None:
+    assert choices_of({"choices": ["a", "\n"]}, "a", "f:1") == ChoiceRow(("a", "\n"), 0)
     assert choices_of({}, "b", "f:1", ["a", "b"]) == ChoiceRow(("a", "b"), 1)
 
 

@@ -293,3 +293,31 @@ def test_unequal_rows_are_refused() -> None:
         compare(scored(0, 3), scored(0, 2))
     with pytest.raises(DataError):
         compare([], [])
+
+
+def test_the_loss_is_no_second_test_where_what_rescales_it_is_the_primary_measure() -> None:
+    base, adapter = (measures_of(scored(seed, 40, exact=share)) for seed, share in enumerate((0.3, 0.6)))
+    by_loss = {one.name: one.holm for one in contrast(base, [adapter], primary="loss")}
+    by_perplexity = {one.name: one.holm for one in contrast(base, [adapter], primary="perplexity")}
+    assert (by_perplexity["loss"], by_perplexity["perplexity"]) == (None, None)
+    assert by_perplexity["exact"] == by_loss["exact"]
+
+
+@pytest.mark.parametrize("rows", [4, 40])
+@pytest.mark.filterwarnings("error")
+def test_a_perplexity_that_is_infinite_has_ends_and_is_worse(rows: int) -> None:
+    base, bad = (
+        measures_of([RowScore(loss * 10.0 * (1 + n / rows), 10, None, None, None) for n in range(rows)])
+        for loss in (2.0, 800.0)
+    )
+    found = {one.name: one for one in contrast(base, [bad])}["perplexity"]
+    assert (found.low, found.high, found.adapter) == (math.inf,) * 3
+    assert found.gain[2] == -math.inf
+    described = {one.name: one for one in describe(bad)}["perplexity"]
+    assert (described.low, described.high) == (math.inf, math.inf)
+    some = measures_of([RowScore(10.0 * (600.0 + 200.0 * (n % 2)), 10, None, None, None) for n in range(rows)])
+    mixed = {one.name: one for one in describe(some)}["perplexity"]
+    assert mixed.low < math.inf
+    assert mixed.high == math.inf
+    for measures in (contrast(bad, [bad]), contrast(base, [bad, bad]), contrast(bad, [bad, some])):
+        assert measures

@@ -49,8 +49,11 @@ def choices_of(row: Mapping[str, Any], reference: str, where: str, labels: Seque
         DataError: the choices are no list of two different texts or more, or the answer is none of them.
     """
     given = row.get(CHOICES, list(labels))
-    if not isinstance(given, list) or len(given) < 2 or not all(isinstance(one, str) and one.strip() for one in given):
+    if not isinstance(given, list) or len(given) < 2 or not all(isinstance(one, str) for one in given):
         raise DataError(f"{where}: {CHOICES} must be a list of two texts or more")
+    # White space is an answer too: pairs may have it as the rejected one.
+    if not all(given):
+        raise DataError(f"{where}: {CHOICES} holds an empty text")
     if len(set(given)) < len(given):
         raise DataError(f"{where}: {CHOICES} holds a text twice")
     if reference not in given:

@@ -119,8 +119,14 @@ def describe(measures: Sequence[Measure], clusters: NDArray[np.int64] | None = N
         clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
     """
     rows = _clustered(measures, clusters)
-    spread = _spread([rows])[0]
-    return [_described(one, spread[one.name], clusters is not None) for one in rows]
+    with _infinite_values():
+        spread = _spread([rows])[0]
+        return [_described(one, spread[one.name], clusters is not None) for one in rows]
+
+
+def _infinite_values() -> np.errstate:
+    """Leave to show what is infinite: a perplexity is beyond a loss of 709 nats, and two such differ by no number."""
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
@@ -157,15 +163,16 @@ def contrast(
     right = [_clustered(measures, clusters) for measures in adapters]
     named = [{one.name: one for one in measures} for measures in right]
     shared = [one for one in left if all(one.name in measures for measures in named)]
-    if len(right) > 1:
-        found = [_over_seeds([one] * len(named), [measures[one.name] for measures in named]) for one in shared]
-    else:
-        pairs = [(one, named[0][one.name]) for one in shared]
-        spreads, swaps = _spread([left, *right]), _after_swaps(pairs)
-        found = [
-            _pair(one, other, (spreads[0][one.name], spreads[1][one.name]), swaps[one.name], clusters is not None)
-            for one, other in pairs
-        ]
+    with _infinite_values():
+        if len(right) > 1:
+            found = [_over_seeds([one] * len(named), [measures[one.name] for measures in named]) for one in shared]
+        else:
+            pairs = [(one, named[0][one.name]) for one in shared]
+            spreads, swaps = _spread([left, *right]), _after_swaps(pairs)
+            found = [
+                _pair(one, other, (spreads[0][one.name], spreads[1][one.name]), swaps[one.name], clusters is not None)
+                for one, other in pairs
+            ]
     return adjusted(found, primary)
 
 
@@ -185,15 +192,18 @@ def contrast_seeds(
     runs = [{one.name: one for one in measures} for measures in (*references, *others)]
     names = [one.name for one in references[0] if all(one.name in run for run in runs)]
     first, second = runs[: len(references)], runs[len(references) :]
-    found = [_over_seeds([run[name] for run in first], [run[name] for run in second]) for name in names]
+    with _infinite_values():
+        found = [_over_seeds([run[name] for run in first], [run[name] for run in second]) for name in names]
     return adjusted(found, primary)
 
 
 def adjusted(found: Sequence[Comparison], primary: str | None) -> list[Comparison]:
     """Comparisons with the p of all but the primary one adjusted by Holm. Perplexity and bits only rescale the loss:
-    they do not count as measures of their own, and have its adjusted p."""
+    they do not count as measures of their own, and have its adjusted p; none of the three has one where one of them is
+    the primary one."""
     first = primary or (found[0].name if found else None)
-    tested = [one for one in found if one.name not in (first, *RESCALED) and one.p is not None]
+    untested = (first, "loss", *RESCALED) if first in RESCALED else (first, *RESCALED)
+    tested = [one for one in found if one.name not in untested and one.p is not None]
     values = holm([one.p for one in tested if one.p is not None])
     by_name = {one.name: value for one, value in zip(tested, values, strict=True)}
     if "loss" in by_name:

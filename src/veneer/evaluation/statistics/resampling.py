@@ -71,16 +71,22 @@ def ends(spread: Floats, clusters: int) -> tuple[float, float]:
     The expanded percentile interval (Hesterberg, The American Statistician 69, 2015, section 5.3) moves them out by
     that: at 150 clusters from 2.5 and 97.5 % to 2.4 and 97.6 %. No resample lies beyond the outermost clusters, and
     where there are fewer than FEWEST of these, that is too near: the interval then reaches as far as Student's too.
-    Resamples of one cluster are all alike, and say nothing of another one: no value is left out then.
+    Resamples of one cluster are all alike, and say nothing of another one: no value is left out then, nor where no
+    resample has a value (the difference of two perplexities that are infinite).
 
     Args:
         spread: the values of the resamples; NaN where one leaves no value.
         clusters: the number of clusters that were drawn from.
     """
-    if clusters < 2:
+    if clusters < 2 or np.isnan(spread).all():
         return -math.inf, math.inf
     wider = math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1)
     outside = NORMAL.cdf(-wider)
+    if np.isinf(spread).any():
+        # Nothing lies between a number and one that is infinite: the ends are values of the spread themselves.
+        valid = np.sort(spread[~np.isnan(spread)])
+        place = math.floor(outside * (len(valid) - 1)) if clusters >= FEWEST else 0
+        return float(valid[place]), float(valid[len(valid) - 1 - place])
     low, high = map(float, np.nanquantile(spread, [outside, 1 - outside]))
     if clusters < FEWEST:
         middle, half = float(np.nanmean(spread)), wider * float(np.nanstd(spread))
