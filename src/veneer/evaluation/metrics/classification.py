@@ -92,9 +92,8 @@ def _bare(text: str) -> str:
 
 def _is_around(character: str) -> bool:
     """Whether a character may stand around a label: punctuation, white space, and marks that cannot be seen."""
-    return (
-        character in _AROUND if character.isascii() else category(character)[0] in "PZ" or category(character) == "Cf"
-    )
+    kind = category(character)
+    return character in _AROUND if character.isascii() else kind[0] in "PZ" or kind == "Cf"
 
 
 def _by_class(expected: Floats, given: Floats, count: int) -> Floats:
