@@ -384,7 +384,6 @@ UNTESTED = {
     "training/parallel/fully_shard.py": "calls torch's FSDP2: test_shards.py makes whole runs with it",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",
     "training/sharded.py": "weights in parts as what a run trains: parallel/test_shards.py makes whole runs with it",
-    "evaluation/rows.py": "the rows of test_run.py, which compares their scores with transformers' and PEFT's",
 }
 """Modules, and folders of them, without a test file of their name, and why: they hold types alone, or nothing that a
 neighbour's tests do not go through as a whole."""

@@ -229,15 +229,20 @@ def composed(text: str) -> str:
 def json_value(text: str) -> Any:
     """The value that a text is as JSON, its texts and keys in NFC; None where it is none."""
     try:
-        value = json.loads(text)
-        # Written again, since escapes may spell the parts of a character.
-        return (
-            value
-            if text.isascii() and "\\u" not in text
-            else json.loads(composed(json.dumps(value, ensure_ascii=False)))
-        )
+        return _composed_json(json.loads(text))
     except (ValueError, RecursionError):
         return None
+
+
+def _composed_json(value: Any) -> Any:
+    """A value of JSON with its texts and keys in NFC: escapes may have spelled the parts of a character."""
+    if isinstance(value, str):
+        return normalize("NFC", value)
+    if isinstance(value, list):
+        return [_composed_json(one) for one in value]
+    if isinstance(value, dict):
+        return {normalize("NFC", key): _composed_json(one) for key, one in value.items()}
+    return value
 
 
 def same_json(left: Any, right: Any) -> bool:
