@@ -49,16 +49,22 @@ OTHERS: dict[str, dict[str, Any]] = {
     "modernbert-decoder": {**_GATED, "local_attention": 16, "layer_types": ["full_attention", "sliding_attention"]},
     "llama": dict(_GATED),
     "roformer": {**_SMALL, "intermediate_size": 112, "embedding_size": 64, "is_decoder": True},
+    "roberta": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512, "is_decoder": True},
 }
 """Ways to be a language model that those do not have: scaled and capped scores, a head with a bias, projected
-embeddings, biases by distance instead of positions, sliding windows, routers of their own, linear attention, no
+embeddings, biases by distance instead of positions, positions from behind the padding token's id, sliding windows, routers of their own, linear attention, no
 attention at all."""
+
+LIKE_ROBERTA: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("roberta-prelayernorm", "data2vec-text", "xlm-roberta-xl", "xlm-roberta", "camembert"), OTHERS["roberta"]
+)
+"""Relatives of RoBERTa. The last two have a head before their body, so that a tied weight is met as the head's."""
 
 
 def tiny_hf(kind: str, *, vocab: int = VOCAB, seed: int = 0, changes: dict[str, Any] | None = None) -> PreTrainedModel:
     """A float32 model in evaluation mode; every tensor is random, norms and biases too."""
     named = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    values = (SHAPES | OTHERS)[kind] | named | (changes or {})
+    values = (SHAPES | OTHERS | LIKE_ROBERTA)[kind] | named | (changes or {})
     config = CONFIG_MAPPING[kind].from_dict(values)
     model = AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)

@@ -16,9 +16,9 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.model.hf import HfModel
 from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
 
-UNCACHED = ("roformer", "mamba", "falcon_mamba", "minimax")
-"""Kinds that do not continue from a cache what the whole text gives: positions by columns, states that saw padding, a
-cache that raises an error when a row is dropped."""
+UNCACHED = ("roformer", "roberta", "mamba", "falcon_mamba", "minimax")
+"""Kinds that do not continue from a cache what the whole text gives: positions by columns or not from 0, states that saw
+padding, a cache that raises an error when a row is dropped."""
 TEXTS = documents([5, 19, 1, 30, 7], seed=3)
 
 
@@ -28,9 +28,11 @@ def ours(kind: str, path: Path) -> tuple[PreTrainedModel, HfModel]:
     return theirs, load_hf(open_checkpoint(path), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt", "roformer"])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt", "roformer", "roberta"])
 def test_a_row_that_ends_at_the_last_learned_position_stays_there_beside_others(kind: str, tmp_path: Path) -> None:
-    changes = {"n_positions": 32} if kind == "gpt2" else {"max_position_embeddings": 32}
+    # RoBERTa's first positions are no token's: those up to the padding token's id, which is 0.
+    most = 33 if kind == "roberta" else 32
+    changes = {"n_positions" if kind == "gpt2" else "max_position_embeddings": most}
     tiny_hf(kind, changes=changes).save_pretrained(tmp_path)
     model = load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
     texts, settings = documents([28, 5, 6, 7, 8]), Sampling(max_new_tokens=32)
@@ -71,6 +73,18 @@ def test_a_class_that_counts_positions_by_columns_computes_each_step_anew(tmp_pa
     for text, tokens in zip(TEXTS, found, strict=True):
         with torch.no_grad():
             scores = theirs(input_ids=torch.tensor([[*text, *tokens]])).logits[0, len(text) - 1 : -1]
+        assert scores.argmax(-1).tolist() == tokens
+
+
+@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "data2vec-text", "xlm-roberta-xl"])
+@torch.no_grad()
+def test_a_class_that_counts_positions_from_its_padding_answers_as_it_was_trained(kind: str, tmp_path: Path) -> None:
+    theirs = tiny_hf(kind, changes={"pad_token_id": 3})
+    theirs.save_pretrained(tmp_path)
+    model = load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    for text, tokens in zip(TEXTS, found, strict=True):
+        scores = theirs(input_ids=torch.tensor([[*text, *tokens]])).logits[0, len(text) - 1 : -1]
         assert scores.argmax(-1).tolist() == tokens
 
 

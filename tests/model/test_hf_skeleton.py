@@ -57,6 +57,8 @@ def test_a_class_whose_configuration_has_no_width_of_its_own_is_refused() -> Non
         ("mpt", {"max_seq_len": 48}, 48),
         ("bloom", {"seq_length": 48}, 48),
         ("mamba", {}, 2**20),
+        ("roberta", {"max_position_embeddings": 48, "pad_token_id": 3}, 44),
+        ("camembert", {"max_position_embeddings": 48, "pad_token_id": 1}, 46),
     ],
 )
 def test_the_context_is_read_under_every_name_that_configurations_have_for_it(

@@ -219,7 +219,7 @@ def _spec(module: Any) -> HfSpec:
         vocab_size=int(embedding.weight.shape[0]),
         hidden_size=int(width),
         tied_head=head.weight is embedding.weight,
-        max_positions=_context(config),
+        max_positions=_context(module),
         num_layers=int(config.num_hidden_layers),
         linears=linears,
         head=paths[id(head)],
@@ -239,8 +239,15 @@ def _body(module: Any, embedding: Any) -> Any:
     return next((part for part in (module.get_decoder(), module.base_model) if embedding in part.modules()), None)
 
 
-def _context(config: Any) -> int:
-    return int(next((value for name in CONTEXTS if (value := getattr(config, name, None))), UNBOUNDED))
+def _context(module: Any) -> int:
+    """Tokens of the longest text. Classes as RoBERTa count their positions from behind the padding token's id."""
+    most = int(next((value for name in CONTEXTS if (value := getattr(module.config, name, None))), UNBOUNDED))
+    skipped = (
+        part.padding_idx + 1
+        for path, part in module.named_modules()
+        if path.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None
+    )
+    return most - max(skipped, default=0)
 
 
 def _expert_names(module: Any) -> Iterator[str]:
