@@ -52,8 +52,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "roberta": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512, "is_decoder": True},
 }
 """Ways to be a language model that those do not have: scaled and capped scores, a head with a bias, projected
-embeddings, biases by distance instead of positions, positions from behind the padding token's id, sliding windows, routers of their own, linear attention, no
-attention at all."""
+embeddings, biases by distance instead of positions, positions from behind the padding token's id, sliding windows,
+routers of their own, linear attention, no attention at all."""
 
 LIKE_ROBERTA: dict[str, dict[str, Any]] = dict.fromkeys(
     ("roberta-prelayernorm", "data2vec-text", "xlm-roberta-xl", "xlm-roberta", "camembert"), OTHERS["roberta"]

@@ -50,6 +50,7 @@ SETTINGS: dict[Feature, dict[str, Any]] = {
     Feature.EMBEDDING: {"target_modules": ("v_proj", "up_proj", "embed_tokens")},
     Feature.HEAD: {"target_modules": ("v_proj", "up_proj", "lm_head")},
     Feature.EXPERTS: {"target_modules": ("v_proj", "gate_up_proj", "down_proj")},
+    Feature.FEED_FORWARD: {"target_modules": ("v_proj", "gate")},
     Feature.BIAS: {"bias": Bias.ALL},
     Feature.FACTOR_BIAS: {"factor_bias": True},
     Feature.SAVED: {"modules_to_save": ("norm",)},
@@ -59,6 +60,8 @@ SETTINGS: dict[Feature, dict[str, Any]] = {
     Feature.QUANTIZED: {},
 }
 
+MIXTURES = {Feature.EXPERTS, Feature.FEED_FORWARD}
+
 
 def spec_with(*used: Feature) -> LoraSpec:
     settings: dict[str, Any] = {"rank": 4, "alpha": 8.0, "target_modules": ("v_proj", "up_proj")}
@@ -66,7 +69,7 @@ def spec_with(*used: Feature) -> LoraSpec:
         for key, value in SETTINGS[feature].items():
             both = isinstance(value, tuple) and key in ("target_modules", "modules_to_save") and key in settings
             settings[key] = tuple(dict.fromkeys((*settings[key], *value))) if both else value
-    if Feature.EXPERTS in used:
+    if MIXTURES & set(used):
         settings["target_modules"] = tuple(name for name in settings["target_modules"] if name != "up_proj")
     return LoraSpec(**settings)
 
@@ -100,7 +103,7 @@ def loss_of(model: CausalLM) -> torch.Tensor:
 
 def sources(checkpoint: Checkpoint, spec: LoraSpec) -> InitSources:
     generator = torch.Generator().manual_seed(0)
-    paths = [f"model.layers.{n}.{leaf}" for n in (0, 1) for leaf in ("self_attn.v_proj", "mlp.up_proj")]
+    paths = [f"model.layers.{n}.{leaf}" for n in (0, 1) for leaf in ("self_attn.v_proj", "mlp.up_proj", "mlp.gate")]
     return InitSources(
         original=lambda name: checkpoint.read(name, torch.float32),
         directions={
@@ -124,11 +127,11 @@ def names(pair: tuple[Feature, Feature]) -> str:
 def test_a_pair_that_works_learns_and_is_read_again_as_it_was(
     pair: tuple[Feature, Feature], checkpoint: Checkpoint, mixture: Checkpoint, tmp_path: Path
 ) -> None:
-    experts = Feature.EXPERTS in pair
-    checkpoint, spec = mixture if experts else checkpoint, spec_with(*pair)
+    experts, beside = Feature.EXPERTS in pair, Feature.FEED_FORWARD in pair
+    checkpoint, spec = mixture if experts or beside else checkpoint, spec_with(*pair)
     method = next((m for f, m in ((Feature.DENSE, Method.LORA), (Feature.QUANTIZED, Method.QLORA)) if f in pair), None)
-    refuse(spec, method, experts=experts)
-    assert set(pair) <= set(features(spec, method, experts=experts))
+    refuse(spec, method, experts=experts, feed_forward=beside)
+    assert set(pair) <= set(features(spec, method, experts=experts, feed_forward=beside))
     model = model_for(checkpoint, pair)
     with torch.no_grad():
         base = packed_logits(model, TEXTS)
@@ -165,8 +168,9 @@ def test_a_pair_that_does_not_is_refused_with_the_reason(pair: tuple[Feature, Fe
     if len(starts) == 2 or set(pair) == {Feature.DENSE, Feature.QUANTIZED}:
         return  # one key, which has one value
     method = Method.LORA if Feature.DENSE in pair else None
+    experts, beside = Feature.EXPERTS in pair, Feature.FEED_FORWARD in pair
     with pytest.raises(AdapterError, match="do not go together") as caught:
-        refuse(spec_with(*pair), method, experts=Feature.EXPERTS in pair)
+        refuse(spec_with(*pair), method, experts=experts, feed_forward=beside)
     assert reason in str(caught.value)
     assert all(feature.value in str(caught.value) for feature in pair)
 
@@ -187,8 +191,9 @@ def test_an_odd_rank_cannot_be_halved() -> None:
 def test_every_setting_of_an_adapter_is_a_feature() -> None:
     """A new setting without a row in the table fails here."""
     settings = {key for feature in SETTINGS.values() for key in feature}
-    # The last two are the base's and the objective's, for PEFT to know.
-    assert {field.name for field in fields(LoraSpec)} - settings == {"rank", "alpha", "fan_in_fan_out", "task"}
+    # The last three are the base's and the objective's, for PEFT to know.
+    known = {"rank", "alpha", "fan_in_fan_out", "mixture", "task"}
+    assert {field.name for field in fields(LoraSpec)} - settings == known
 
 
 def test_the_page_is_made_from_the_table() -> None:

@@ -175,6 +175,40 @@ def test_a_router_is_adapted_where_it_is_named(kind: str, tmp_path: Path) -> Non
         assert torch.equal(packed_logits(again, TEXTS), expected)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ("q_proj", "up_proj")},
+        {"target_modules": ("q_proj", "gate_proj", "mlp.up_proj"), "rank_pattern": {"gate_proj": 5}},
+        {"target_modules": r".*\.(v|up)_proj", "init": Init.PISSA},
+        {"target_modules": ("q_proj", "up_proj"), "exclude_modules": ("mlp.up_proj",)},
+        {"layers_to_transform": (0,), "scaling": Scaling.RSLORA},
+        {"bias": Bias.ALL, "target_modules": ("gate_proj", "up_proj")},
+    ],
+)
+def test_dense_layers_of_a_mixture_are_adapted_without_its_experts(settings: dict[str, Any], tmp_path: Path) -> None:
+    """PEFT takes `up_proj` and its like among `target_modules` for the experts of a Qwen3-MoE."""
+    theirs = tiny_mixture("qwen3_moe", seed=3, mlp_only_layers=[0], attention_bias=True)
+    theirs.save_pretrained(tmp_path / "base")
+    files = open_checkpoint(tmp_path / "base")
+    model = load(files)
+    adapter = inject(model, LoraSpec(**({"rank": 3, "alpha": 6.0} | settings)))
+    stir(adapter.parameters())
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base="base")
+    again = load(files)
+    loaded = load_adapter(again, tmp_path / "adapter")
+    (tmp_path / "twice").mkdir()
+    save_adapter(tmp_path / "twice", loaded, base="base")
+    with torch.no_grad():
+        expected = packed_logits(model, TEXTS)
+        assert largest_difference(packed_logits(again, TEXTS), expected) < 1e-4
+        for folder in ("adapter", "twice"):
+            adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / folder).eval()
+            assert largest_difference(their_logits(adapted, TEXTS), expected) < 1e-4
+            theirs = adapted.unload()
+
+
 def test_all_linear_leaves_routers_alone(kind: str, tmp_path: Path) -> None:
     _, files = model_and_files(kind, tmp_path)
     model = load(files)

@@ -17,8 +17,8 @@ from veneer.model.hf import HfModel
 from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
 
 UNCACHED = ("roformer", "roberta", "mamba", "falcon_mamba", "minimax")
-"""Kinds that do not continue from a cache what the whole text gives: positions by columns or not from 0, states that saw
-padding, a cache that raises an error when a row is dropped."""
+"""Kinds that do not continue from a cache what the whole text gives: positions by columns or not from 0, states that
+saw padding, a cache that raises an error when a row is dropped."""
 TEXTS = documents([5, 19, 1, 30, 7], seed=3)
 
 

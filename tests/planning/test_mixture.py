@@ -115,3 +115,6 @@ def test_what_cannot_be_adapted_is_refused_as_it_would_be_in_training(checkpoint
     spec = spec_from_hf(checkpoint.config)
     with pytest.raises(AdapterError, match=r"dropout and target experts"):
         Setup(spec=spec, method=Method.LORA, dtype=torch.bfloat16, lora=LoraSpec(rank=2, alpha=2.0, dropout=0.1))
+    named = LoraSpec(rank=2, alpha=2.0, dropout=0.1, target_modules=targets_of(checkpoint, ("q_proj", "gate")))
+    with pytest.raises(AdapterError, match=r"dropout and target a mixture's router"):
+        Setup(spec=spec, method=Method.LORA, dtype=torch.bfloat16, lora=named)

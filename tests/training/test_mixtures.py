@@ -16,7 +16,7 @@ from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import documents, largest_difference, packed_logits, their_logits
 from veneer.adapters.load import load_adapter
 from veneer.config import RunConfig
-from veneer.errors import Interrupted
+from veneer.errors import AdapterError, Interrupted
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
@@ -61,6 +61,13 @@ def test_a_run_learns_and_what_it_leaves_is_used_elsewhere(kind: str, method: st
             export(tmp_path / "run", tmp_path / "merged", model=str(base), dtype=StoredDtype.FLOAT32)
             merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
             assert largest_difference(their_logits(merged, texts), expected) < 1e-4
+
+
+def test_dropout_before_a_router_is_refused_before_the_run(tmp_path: Path) -> None:
+    base, data = write(tmp_path / "base", "mixtral"), write_rows(tmp_path / "rows.jsonl", rows(12))
+    settings = ("lora.target_modules=[q_proj, gate]", "lora.dropout=0.1")
+    with pytest.raises(AdapterError, match="dropout and target a mixture's router or dense layers: PEFT takes them"):
+        train(run_config(base, data, tmp_path / "run", *settings))
 
 
 @pytest.mark.parametrize("method", ["qlora", "full"])

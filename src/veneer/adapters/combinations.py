@@ -34,6 +34,7 @@ class Feature(Enum):
     EMBEDDING = "target embed_tokens"
     HEAD = "target lm_head"
     EXPERTS = "target experts"
+    FEED_FORWARD = "target a mixture's router or dense layers"
     BIAS = "bias"
     FACTOR_BIAS = "lora_bias"
     SAVED = "modules_to_save"
@@ -97,6 +98,17 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
         Feature.B_ALONE,
         reason="the projection of LoRA-FA is that of one A, and an expert's factors are parts of larger ones",
     ),
+    Feature.FEED_FORWARD: exclude(
+        Feature.DORA,
+        Feature.FACTOR_BIAS,
+        reason="PEFT takes them for parameters, whose adapter has two factors and nothing else; name other layers in "
+        "target_modules",
+    )
+    | exclude(
+        Feature.DROPOUT,
+        reason="PEFT takes them for parameters: it adds the update to the weights, where no input can be dropped, and "
+        "refuses it",
+    ),
     Feature.DENSE: exclude(Feature.QUANTIZED, reason="the base is held one way"),
 }
 """Pairs of features that exclude each other, each pair once, with the reason."""
@@ -119,13 +131,16 @@ def reason_against(one: Feature, other: Feature) -> str | None:
     return EXCLUSIONS.get(one, {}).get(other) or EXCLUSIONS.get(other, {}).get(one)
 
 
-def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> list[Feature]:
+def features(
+    spec: LoraSpec, method: Method | None = None, *, experts: bool = False, feed_forward: bool = False
+) -> list[Feature]:
     """The features that an adapter uses, in the order of `Feature`.
 
     Args:
         spec: the adapter.
         method: the method of the run, where it is known.
         experts: whether the adapter targets experts, which depends on the model.
+        feed_forward: whether it targets a router or a dense feed-forward layer of a mixture.
     """
     used = {
         Feature.RSLORA: spec.scaling is Scaling.RSLORA,
@@ -139,6 +154,7 @@ def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fa
         Feature.EMBEDDING: matches(spec.target_modules, EMBEDDING) and not matches(spec.exclude_modules, EMBEDDING),
         Feature.HEAD: matches(spec.target_modules, HEAD) and not matches(spec.exclude_modules, HEAD),
         Feature.EXPERTS: experts,
+        Feature.FEED_FORWARD: feed_forward,
         Feature.BIAS: spec.bias is not Bias.NONE,
         Feature.FACTOR_BIAS: spec.factor_bias,
         Feature.SAVED: bool(spec.modules_to_save),
@@ -151,13 +167,13 @@ def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fa
     return [feature for feature in Feature if used[feature]]
 
 
-def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> None:
+def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = False, feed_forward: bool = False) -> None:
     """Refuse an adapter whose options exclude each other. The arguments are those of `features`.
 
     Raises:
         AdapterError: every such pair is named with its reason.
     """
-    used = features(spec, method, experts=experts)
+    used = features(spec, method, experts=experts, feed_forward=feed_forward)
     if EMBEDDING not in spec.trainable_tokens:
         # What excludes trained tokens trains the embedding: rows of the head stand beside it (see `check_tokens`).
         used = [feature for feature in used if feature is not Feature.TOKENS]

@@ -227,6 +227,7 @@ def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str
         alpha_pattern={path: float(own) for path, own in deviating.items()},
         scaling=Scaling.STANDARD,
         fan_in_fan_out=any(adapter.spec.fan_in_fan_out for adapter in adapters),
+        mixture=any(adapter.spec.mixture for adapter in adapters),
     )
 
 

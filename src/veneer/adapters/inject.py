@@ -21,7 +21,7 @@ from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter, is_router
 from veneer.enums import Bias, Factors, Init, Task, Variant
 from veneer.errors import AdapterError
 from veneer.model.decoder import BaseLinear, DenseLinear
@@ -75,7 +75,8 @@ def inject(
         raise AdapterError("the model carries an adapter already; load the base model again for another one")
     if targets is None:
         targets = _checked_targets(model, spec)
-    spec = replace(_spelled_out(spec, model), fan_in_fan_out=model.fan_in_fan_out)
+    mixture = model.spec.mixture is not None
+    spec = replace(_spelled_out(spec, model), fan_in_fan_out=model.fan_in_fan_out, mixture=mixture)
     spec = spec.on_tied_model() if model.spec.tied_head else spec
     saved = spec.saved(module_paths(model), targets)
     spec.check_tokens(model.spec.vocab_size, tied=model.spec.tied_head, busy={*saved, *targets})
@@ -153,8 +154,9 @@ class _Maker:
             a, b = embedding(rank, vocab, dim, self.draws)
             return LoraEmbedding(base, a.to(device), b.to(device), scale=scale, magnitudes=spec.variant is Variant.DORA)
         linear = cast(BaseLinear, base)
-        # A head is never quantised, so that LoftQ has no error to make up for.
-        init = Init.KAIMING if spec.init is Init.LOFTQ and path == HEAD else spec.init
+        # A head is never quantised, nor is a router, so that LoftQ has no error to make up for.
+        exact = path == HEAD or is_router(path)
+        init = Init.KAIMING if spec.init is Init.LOFTQ and exact else spec.init
         start = (undrawn if init is Init.KAIMING and not self.drawn else INITS[init])(
             TargetLayer(
                 path=path,

@@ -221,6 +221,7 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
                 module.resize(len(tensors[f"{path}.weight"]))
         adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
         undo.pop_all()
+    spec = replace(spec, mixture=adapter.spec.mixture)
     return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
 
 

@@ -20,7 +20,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.score import SCORE
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, matches, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, matches, names_path
 from veneer.bounds import VOCABULARY
 from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
@@ -112,7 +112,7 @@ def adapter_config(adapter: Adapter, base: str | None, revision: str | None = No
     if HEAD in updates and matches(spec.exclude_modules, HEAD):
         # `ensure_weight_tying` puts an update on a head that is excluded by its name. It is written as the head's own.
         config |= {"exclude_modules": None, "layers_to_transform": None, "target_modules": list(updates)}
-    return config | _on_mixture(adapter, updates, config)
+    return config | (_on_mixture(adapter, updates, config) if spec.mixture else {})
 
 
 def _on_mixture(
@@ -128,9 +128,10 @@ def _on_mixture(
         if isinstance(module, ExpertsUpdate)
         for name in module.updates
     ]
-    if not experts and not any(is_router(path) for path in updates):
-        return {}
     spec = adapter.spec
+    leaves = {path.rpartition(".")[2] for path in updates if ".mlp." not in path}
+    if not experts and {name.rpartition(".")[2] for name in config["target_modules"]} <= leaves:
+        return {}  # PEFT knows all of these names for modules
     everywhere = spec.target_modules == ALL_LINEAR and not spec.exclude_modules and spec.layers_to_transform is None
     modules, parameters = targets_for_peft([*updates, *experts], everywhere=everywhere)
     # A router's key in PEFT ends in `weight`, so that patterns need it too.
@@ -241,6 +242,7 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
         tied_modules=bool(config.get("ensure_weight_tying")),
         trainable_tokens=_tokens(config.get("trainable_token_indices")),
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),
+        mixture=bool(config.get("target_parameters")),
     )
 
 

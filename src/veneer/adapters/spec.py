@@ -55,6 +55,9 @@ class LoraSpec:
     fan_in_fan_out: bool = False
     """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`. Only PEFT needs to know; A
     and B do not depend on it."""
+    mixture: bool = False
+    """Whether the model is a mixture, in which PEFT takes names of dense feed-forward layers for those of experts. Only
+    PEFT needs to know."""
 
     @classmethod
     def of(cls, section: LoraSection, *, tied: bool, keeps_tie: bool = True) -> LoraSpec:
