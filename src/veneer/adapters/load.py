@@ -103,6 +103,7 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
     check_expressions(spec, [*model.linear_paths(), *tensors], directory)
     if model.spec.tied_head:
+        _refuse_start_of_tied_head(spec, tensors, directory)
         if spec.tied_modules:
             tensors |= _tied_head(tensors)
         spec = _of_tied_head(spec, tensors)
@@ -121,6 +122,20 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
         adapter = _put_on(model, own, spec, directory)
         undo.pop_all()
     return adapter
+
+
+def _refuse_start_of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
+    """Refuse a start that PEFT took out of a head that is the embedding too: its model has another embedding.
+
+    Raises:
+        AdapterError: the adapter has such a start.
+    """
+    if not is_plain(spec) and f"{HEAD}.lora_A.weight" in tensors:
+        raise AdapterError(
+            f"{directory}: init_lora_weights {spec.init.value!r} takes its start out of {HEAD}'s weight, which is the "
+            "embedding's too in this model (tie_word_embeddings), so that PEFT goes on with another embedding. Train "
+            f"the adapter with init_lora_weights true, or without {HEAD} among its target_modules"
+        )
 
 
 def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
@@ -261,7 +276,8 @@ def _without_copies(
     """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
 
     PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized. For
-    `modules_to_save` it then writes up to three, of biases too.
+    `modules_to_save` it then writes up to three, of biases too. The copy of a head that a start was taken out of stays:
+    `_with_subtracted` compares it.
 
     Raises:
         AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
@@ -277,6 +293,8 @@ def _without_copies(
         copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
         if path == HEAD and model.spec.tied_head and spec.trainable_tokens.keys() == {EMBEDDING}:
             copies[f"{path}.{TOKEN_ROWS}"] = ""  # the embedding's rows, written twice
+        if not is_plain(spec) and f"{path}.lora_A.weight" in tensors:
+            copies.pop(f"{path}.base_layer.weight")
         if path == HEAD and spec.tied_modules and saved and f"{path}.lora_A.weight" in tensors:
             copies[f"{path}.weight"] = ""  # the embedding's, under a head that parts from it by an update
     problems, resized = [], {}
@@ -291,10 +309,7 @@ def _without_copies(
         elif not _alike(weight, tensors[name]):
             problems.append(f"{name}: other values than the model's")
     if problems:
-        raise AdapterError(
-            f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
-            "Use it with the base model that it was trained on."
-        )
+        raise _other_embeddings(problems, directory)
     own = {name: tensor for name, tensor in tensors.items() if name not in copies and not _is_second_bias(name, spec)}
     if resized and not model.spec.tied_head:
         lost = [path for path in weights if path not in resized and f"{path}.weight" not in own]
@@ -307,6 +322,13 @@ def _without_copies(
     return own, resized
 
 
+def _other_embeddings(problems: list[str], directory: Path) -> AdapterError:
+    return AdapterError(
+        f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
+        "Use it with the base model that it was trained on."
+    )
+
+
 def _is_second_bias(name: str, spec: LoraSpec) -> bool:
     """Whether a tensor is a bias of a saved module that PEFT writes again (`bias: all`), trained or as in the base."""
     ends = (".modules_to_save.bias", ".original_module.bias")
@@ -314,15 +336,20 @@ def _is_second_bias(name: str, spec: LoraSpec) -> bool:
 
 
 def _alike(weight: TokenTable, copy: Tensor) -> bool:
+    return all(_equal_but_rounded(part, copy[at]) for at, part in parts(weight))
+
+
+def _equal_but_rounded(weight: Tensor, copy: Tensor) -> bool:
     # Both may have been rounded to another dtype. The weights of another model differ by more than that.
-    return all(torch.allclose(part.float().cpu(), copy[at], rtol=2**-6, atol=1e-4) for at, part in parts(weight))
+    return weight.shape == copy.shape and torch.allclose(weight.float().cpu(), copy, rtol=2**-6, atol=1e-4)
 
 
 def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:
     """The tensors with the subtracted pair behind A and B, for initialisations that PEFT repeats at every loading.
 
     Raises:
-        AdapterError: the base is quantised, so that its weight is not the one that A and B were initialised from.
+        AdapterError: the base is quantised, so that its weight is not the one that A and B were initialised from, or
+            PEFT's copy of the head differs from this model's head without its start.
     """
     whole = dict(tensors)
     for path, layer in adapter.updates().items():
@@ -338,4 +365,10 @@ def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pa
         if a in tensors and b in tensors:
             whole[a] = torch.cat((tensors[a], layer.subtracted_a.cpu()))
             whole[b] = torch.cat((tensors[b], -layer.subtracted_b.cpu()), 1)
+        name = f"{path}.base_layer.weight"
+        copy = whole.pop(name, None)
+        if copy is not None:
+            left = layer.base.dequantize(torch.float32) - layer.scale * layer.subtracted_b.mm(layer.subtracted_a)
+            if not _equal_but_rounded(left, copy):
+                raise _other_embeddings([f"{name}: other values than the model's without its start"], directory)
     return whole
