@@ -123,7 +123,7 @@ def test_a_damaged_tensor_is_named(kind: str, whole: Path, tmp_path: Path) -> No
     assert sorted(problem.split(":")[0] for problem in certificate.tensors.problems) == sorted(names)
     # The outputs alone would have caught it as well, in both programs. veneer opens no weights that are not finite.
     for one in certificate.readers:
-        assert any("probabilities" in problem or "opening" in problem for problem in one.problems), one
+        assert any("probabilities" in problem or "reading" in problem for problem in one.problems), one
     with pytest.raises(ParityError, match=names[0]):
         certificate.refuse("copy")
 
@@ -186,7 +186,7 @@ def test_a_missing_file_and_a_truncated_one_are_named(whole: Path, tmp_path: Pat
     assert certificate.damaged == ("generation_config.json: missing", "model.safetensors: has changed")
     assert certificate.tensors is not None
     assert "cannot be opened" in certificate.tensors.problems[0]
-    assert all(one.problems[0].startswith("opening:") for one in certificate.readers)
+    assert all(one.problems[0].startswith("reading:") for one in certificate.readers)
 
 
 def test_an_export_that_fails_is_set_aside_and_says_what_is_to_blame(

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
-from tiny import write_model
+from tiny import TEMPLATE, chat_tokenizer, write_model
+from tiny_mixtures import tiny_mixture
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ModelError
 from veneer.exports.certificate import Threshold, compare
@@ -81,6 +85,44 @@ def test_what_transformers_cannot_open_is_an_error_that_names_the_folder(
     (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ModelError, match=f"{tmp_path}: transformers cannot open it"):
         problems_of(transformers_folder(tmp_path, CPU), assistant)
+
+
+def test_what_they_cannot_compute_with_is_an_error_too(
+    assistant: Assistant, tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="transformers cannot compute with it: "):
+        problems_of(transformers_folder(tmp_path / "model", CPU), assistant)
+    shutil.copytree(lora, tmp_path / "lora")
+    config = json.loads((lora / "adapter_config.json").read_text(encoding="utf-8"))
+    config |= {"target_modules": ["absent"]}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"{tmp_path / 'lora'}: peft cannot open it: "):
+        problems_of(peft_folder(tiny_model, tmp_path / "lora", 1, tiny_model, CPU), assistant)
+
+
+def test_no_memory_for_a_reader_is_no_problem_of_the_export(
+    assistant: Assistant, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(RuntimeError, match="allocate 4096 bytes"):
+        problems_of(transformers_folder(tiny_model, CPU), assistant)
+
+
+def test_a_mixture_with_rows_of_any_length_is_computed(tmp_path: Path) -> None:
+    """torch's grouped product, by which transformers computes experts unless it is told otherwise, refuses these."""
+    backend = chat_tokenizer()
+    tiny_mixture("mixtral", vocab_size=backend.get_vocab_size(), hidden_size=66, intermediate_size=50).save_pretrained(
+        tmp_path
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert problems_of(transformers_folder(tmp_path, CPU), folder(tmp_path, CPU)) == ()
 
 
 def test_within_quiet_nothing_is_said_and_afterwards_everything_as_before() -> None:

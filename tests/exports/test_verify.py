@@ -111,7 +111,7 @@ def test_a_damaged_tensor_is_named(kind: str, whole: Path, tmp_path: Path) -> No
     assert certificate.tensors is not None
     assert sorted(problem.split(":")[0] for problem in certificate.tensors.problems) == sorted(names)
     for one in certificate.readers:
-        assert any("probabilities" in problem or "opening" in problem for problem in one.problems), one
+        assert any("probabilities" in problem or "reading" in problem for problem in one.problems), one
 
 
 def text_replaced(before: bytes, after: bytes) -> Callable[[Path], None]:
@@ -142,7 +142,7 @@ def test_a_token_that_is_another_is_named(whole: Path, tmp_path: Path) -> None:
     ours, theirs = certificate.readers
     # A merge that makes a token that is not there is refused before anything is compared.
     assert any(token in problem or "no tokens" in problem for problem in ours.problems), ours.problems
-    assert theirs.problems[0].startswith(("token ids:", "opening:")), theirs.problems
+    assert theirs.problems[0].startswith(("token ids:", "reading:")), theirs.problems
 
 
 # ------------------------------------------------------------------------------ found by content, the digests left out
@@ -245,7 +245,7 @@ def test_a_truncated_file_is_named(whole: Path, tmp_path: Path) -> None:
     certificate = checked(whole, tmp_path / "copy", lambda file: file.write_bytes(file.read_bytes()[:-4000]) and None)
     assert certificate.tensors is not None
     assert "cannot be opened" in certificate.tensors.problems[0]
-    assert all(one.problems[0].startswith("opening:") for one in certificate.readers)
+    assert all(one.problems[0].startswith("reading:") for one in certificate.readers)
 
 
 # ------------------------------------------------------------------------------------------------ what stands beside it

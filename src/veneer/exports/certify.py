@@ -179,7 +179,7 @@ def _tensors(checks: Checks, threshold: float, stage: Stage) -> TensorReport:
 
 
 def _read(reader: Reader, asked: ReaderInput) -> ReaderOutput | Agreement:
-    """The reader's answers, or what it says where it cannot open the export."""
+    """The reader's answers, or what it says where it cannot read the export."""
     try:
         return reader.read(asked)
     except VeneerError as error:
@@ -187,7 +187,7 @@ def _read(reader: Reader, asked: ReaderInput) -> ReaderOutput | Agreement:
         return Agreement(
             reader=reader.name, texts=len(asked.texts), texts_equal=0, renderings=len(asked.prompts.prompts),
             renderings_equal=0, positions=0, top1=0, gap=nan, divergence=nan, worst_divergence=nan, beside_expected=nan,
-            allowed=nan, greedy=len(asked.answers), greedy_equal=0, problems=(f"opening: {error}",),
+            allowed=nan, greedy=len(asked.answers), greedy_equal=0, problems=(f"reading: {error}",),
         )  # fmt: skip
 
 

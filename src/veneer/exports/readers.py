@@ -26,8 +26,14 @@ from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.protocol import Checkpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
+from veneer.out_of_memory import is_out_of_memory
 
 TRANSFORMERS, PEFT = "transformers", "peft"
+_THEIR_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
+    *(RuntimeError, TypeError, ValueError, SafetensorError),
+)
+"""What other programs raise at files that they cannot use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +123,54 @@ def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: t
 
         with quiet():
             model = _load_model(base)
-            if model.get_input_embeddings().weight.shape[0] < rows:
-                model.resize_token_embeddings(rows, mean_resizing=False)
-            model = PeftModel.from_pretrained(model, adapter).eval()
+            with _failing(f"{adapter}: {PEFT} cannot open it"):
+                if model.get_input_embeddings().weight.shape[0] < rows:
+                    model.resize_token_embeddings(rows, mean_resizing=False)
+                model = PeftModel.from_pretrained(model, adapter).eval()
             return _theirs(PEFT, model.to(device), tokenizer, asked)
 
     return Reader(PEFT, read)
 
 
 def _load_model(path: Path) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{path}: transformers cannot open it: {error}") from error
+    with _failing(f"{path}: {TRANSFORMERS} cannot open it"):
+        config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
+        # torch's grouped product, which is the default, wants rows of whole 16 bytes, and gains nothing here.
+        config._experts_implementation = "eager"
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch.float32, local_files_only=True
+        )
     return model.eval()
 
 
-@torch.no_grad()
+@contextmanager
+def _failing(problem: str) -> Iterator[None]:
+    """Turn whatever another program raises within the block into a problem of the export; but for want of memory.
+
+    Raises:
+        ModelError: it raised an error.
+    """
+    try:
+        yield
+    except _THEIR_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(f"{problem}: {error}") from error
+
+
 def _theirs(name: str, model: Any, tokenizer_folder: Path, asked: ReaderInput) -> ReaderOutput:
-    """A transformers model led along the reference's answers, with transformers' tokenizer."""
+    """A transformers model led along the reference's answers, with transformers' tokenizer.
+
+    Raises:
+        ModelError: it cannot compute with these files.
+    """
+    with _failing(f"{name} cannot compute with it"), torch.no_grad():
+        return _led(name, model, tokenizer_folder, asked)
+
+
+def _led(name: str, model: Any, tokenizer_folder: Path, asked: ReaderInput) -> ReaderOutput:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
