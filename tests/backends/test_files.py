@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from hf_models import OTHERS, SHAPES, tiny_hf
+from hf_models import LIKE_ROBERTA, OTHERS, SHAPES, tiny_hf
 from veneer.backends.files import HfFiles
 from veneer.backends.load import load_hf
 from veneer.errors import ModelError
@@ -20,12 +20,14 @@ def files_of(kind: str, folder: Path) -> HfFiles:
     return HfFiles(checkpoint, make_skeleton(checkpoint.config, torch.float32))
 
 
-@pytest.mark.parametrize("kind", [*SHAPES, *OTHERS])
+@pytest.mark.parametrize("kind", [*SHAPES, *OTHERS, *LIKE_ROBERTA])
 def test_every_tensor_of_the_model_is_read_as_its_linear_layers_want_it(kind: str, tmp_path: Path) -> None:
     theirs, files = tiny_hf(kind), files_of(kind, tmp_path)
     turned = {f"{line.path}.weight" for line in make_skeleton(theirs.config.to_dict(), torch.float32).spec.linears
               if line.transposed}  # fmt: skip
-    for name, parameter in theirs.named_parameters():
+    tied = theirs.all_tied_weights_keys
+    for own, parameter in theirs.named_parameters():
+        name = tied.get(own, own)
         expected = parameter.t() if name in turned else parameter
         assert torch.equal(files.read(name, torch.float32), expected), name
         if len(files.file_names(name)) == 1:
@@ -64,4 +66,19 @@ def test_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         load_hf(open_checkpoint(tmp_path))
     (tmp_path / "config.json").write_text(config.replace('"intermediate_size": 112', '"intermediate_size": 111'))
     with pytest.raises(ModelError, match=r"dense_h_to_4h\.weight: shape \[112, 64\], config.json says \[111, 64\]"):
+        load_hf(open_checkpoint(tmp_path))
+
+
+def test_a_tied_weight_that_is_met_as_the_head_is_needed_as_the_embedding(tmp_path: Path) -> None:
+    tiny_hf("camembert").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    embedding = "roberta.embeddings.word_embeddings.weight"
+    assert embedding in weights
+    assert "lm_head.decoder.weight" not in weights
+    config = (tmp_path / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(config.replace('"vocab_size": 96', '"vocab_size": 95'), encoding="utf-8")
+    with pytest.raises(ModelError, match=rf"{embedding}: shape \[96, 64\], config.json says \[95, 64\]"):
+        load_hf(open_checkpoint(tmp_path))
+    save_file({name: tensor for name, tensor in weights.items() if name != embedding}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"do not have:\n.*{embedding}"):
         load_hf(open_checkpoint(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from hf_models import OTHERS, SHAPES, tiny_hf
+from hf_models import LIKE_ROBERTA, OTHERS, SHAPES, tiny_hf
 from tiny_models import documents, largest_difference, their_logits
 from veneer.backends.load import load_hf
 from veneer.errors import ModelError
@@ -76,7 +76,7 @@ def test_a_class_that_counts_positions_by_columns_computes_each_step_anew(tmp_pa
         assert scores.argmax(-1).tolist() == tokens
 
 
-@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "data2vec-text", "xlm-roberta-xl"])
+@pytest.mark.parametrize("kind", LIKE_ROBERTA)
 @torch.no_grad()
 def test_a_class_that_counts_positions_from_its_padding_answers_as_it_was_trained(kind: str, tmp_path: Path) -> None:
     theirs = tiny_hf(kind, changes={"pad_token_id": 3})

@@ -51,7 +51,9 @@ class HfFiles:
             for name in self.stored
             if name in self._turned
         ]
-        for name, parameter in skeleton.module.named_parameters():
+        tied = skeleton.tied
+        for own, parameter in skeleton.module.named_parameters():
+            name = tied.get(own, own)
             found = self._sources.get(name)
             if found is not None and found.make is None:
                 shape = self.checkpoint.shape(found.names[0])

@@ -69,7 +69,7 @@ def build(skeleton: Skeleton, weights: HfWeights, dtype: torch.dtype, device: to
         dtype: dtype of activations and products.
         device: device of the buffers that the class has computed.
     """
-    module, spec = skeleton.module, skeleton.spec
+    module, spec, tied = skeleton.module, skeleton.spec, skeleton.tied
     made: dict[int, nn.Parameter] = {}
     linears = {linear.path: linear for linear in spec.linears}
     for path, part in list(module.named_modules()):
@@ -78,9 +78,10 @@ def build(skeleton: Skeleton, weights: HfWeights, dtype: torch.dtype, device: to
             _put(module, path, weights.linear(path, shape.inputs, shape.outputs, bias=shape.bias))
             continue
         for name, parameter in list(part.named_parameters(recurse=False)):
-            # A tied weight is met twice and is one.
+            # A tied weight is met twice and is one. It may be met first under a name that files do not have.
             if id(parameter) not in made:
-                made[id(parameter)] = weights.parameter(_joined(path, name), tuple(parameter.shape))
+                own = _joined(path, name)
+                made[id(parameter)] = weights.parameter(tied.get(own, own), tuple(parameter.shape))
             setattr(part, name, made[id(parameter)])
         for name, buffer in list(part.named_buffers(recurse=False)):
             stored = None if name in part._non_persistent_buffers_set else weights.buffer(_joined(path, name))

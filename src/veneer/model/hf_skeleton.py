@@ -370,11 +370,9 @@ def _maker(
 
 
 def _needed(module: Any) -> Iterator[str]:
-    """Names of the weights that must be there. A tied weight is needed under its first name alone."""
-    tied = set(module.all_tied_weights_keys or {})
-    for name, _ in module.named_parameters():
-        if name not in tied:
-            yield name
+    """Names of the weights that must be there. A tied weight is needed under the name that its others follow alone."""
+    tied = module.all_tied_weights_keys or {}
+    yield from (tied.get(name, name) for name, _ in module.named_parameters())
 
 
 def keeps_float32(module: Any) -> Callable[[str], bool]:
