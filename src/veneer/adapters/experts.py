@@ -149,7 +149,7 @@ def on_experts(targets: Sequence[str]) -> bool:
     return any(expert_parameter(path) is not None for path in targets)
 
 
-def beside_experts(targets: Sequence[str], spec: ModelSpec) -> bool:
+def on_feed_forward(targets: Sequence[str], spec: ModelSpec) -> bool:
     """Whether any of these paths is a router or a dense feed-forward layer of a mixture: parameters in PEFT too."""
     return spec.mixture is not None and any(".mlp." in path and expert_parameter(path) is None for path in targets)
 

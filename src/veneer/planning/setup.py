@@ -13,7 +13,7 @@ from math import prod
 import torch
 
 from veneer.adapters.combinations import refuse
-from veneer.adapters.experts import beside_experts, on_experts, target_paths
+from veneer.adapters.experts import on_experts, on_feed_forward, target_paths
 from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
@@ -164,7 +164,7 @@ class Setup:
                 self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
             )
             object.__setattr__(self, "targets", targets)
-            experts, beside = on_experts(targets), beside_experts(targets, self.spec)
+            experts, beside = on_experts(targets), on_feed_forward(targets, self.spec)
             if experts or beside:
                 refuse(self.lora, experts=experts, feed_forward=beside)
         saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
-from veneer.adapters.experts import beside_experts, on_experts, target_paths
+from veneer.adapters.experts import on_experts, on_feed_forward, target_paths
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
@@ -359,7 +359,7 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
     """
     assert config.lora.rank != "auto"
     lora = replace(lora, rank=config.lora.rank)
-    beside = beside_experts(targets, description.spec)
+    beside = on_feed_forward(targets, description.spec)
     refuse(lora, config.method, experts=on_experts(targets), feed_forward=beside)
     if not description.capabilities.beyond_linears:
         refuse_beyond_linear(lora)
