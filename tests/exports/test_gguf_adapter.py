@@ -15,13 +15,14 @@ from gguf_exports import FLOAT32, adapter_on, gap_to
 from preference_rows import pair_rows, pairs
 from support import smollm2_gguf
 from tiny import run_config, write_model, write_rows
+from tiny_models import tiny
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
 from veneer.data.prompt_groups import prompt_length
 from veneer.enums import Bias, Init, Scaling, Variant
-from veneer.errors import AdapterError
+from veneer.errors import AdapterError, ModelError
 from veneer.exports import gguf_adapter
 from veneer.exports.certificate import ParityError
 from veneer.exports.gguf import write_gguf_base
@@ -187,6 +188,16 @@ def test_biases_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     remedy = "--to peft" if "factor_bias" in settings else "--to gguf"
     with pytest.raises(AdapterError, match=f"(?s)bias.*{remedy}"):
         _write(tmp_path / "a.gguf", base, folder)
+
+
+def test_a_base_that_gguf_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    vocab = json.loads((base / "config.json").read_text())["vocab_size"]
+    tiny("cohere", changes={"vocab_size": vocab, "attention_bias": True}).save_pretrained(base)
+    _, folder = adapter_on(base, tmp_path / "adapter", target_modules=("q_proj",))
+    with pytest.raises(ModelError, match=r"(?s)cannot be written to GGUF.*attention_bias: True.*--to merged"):
+        export(folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"base", "adapter"}
 
 
 @pytest.mark.scenario(number=31)

@@ -11,7 +11,7 @@ from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype
-from veneer.errors import DataError
+from veneer.errors import DataError, ModelError
 from veneer.exports.prompts import BUILT_IN, LONGEST, QUESTIONS, TEXTS, EvaluationRows, chosen, evaluation_rows
 
 
@@ -54,13 +54,20 @@ def test_a_prompt_never_ends_with_an_answer(assistant: Assistant, tmp_path: Path
     assert assistant.tokenizer.decode(answers.tokens).startswith("assistant\nx")
 
 
-@pytest.mark.parametrize(("context", "longest"), [(None, 512 - 17), (64, 64 - 17), (4, 1)])
+@pytest.mark.parametrize(("context", "longest"), [(None, 512 - 17), (64, 64 - 17), (18, 1), (17, 8), (4, 2), (3, 1)])
 def test_a_prompt_leaves_room_for_its_answer(
     context: int | None, longest: int, assistant: Assistant, tmp_path: Path
 ) -> None:
     assert assistant.model.spec.max_positions == 512
-    (prompt,) = chosen(assistant, given(tmp_path, [{"text": "late " * 3 * LONGEST}]), 1, 16, context).prompts
-    assert len(prompt.tokens) == longest
+    found = chosen(assistant, given(tmp_path, [{"text": "late " * 3 * LONGEST}]), 1, 16, context)
+    assert len(found.prompts[0].tokens) == longest
+    assert 1 <= found.new_tokens <= 16
+    assert found.longest < (context or 512)
+
+
+def test_a_context_without_room_for_an_answer_is_refused(assistant: Assistant) -> None:
+    with pytest.raises(ModelError, match=r"a context of 2 tokens has no room; it needs 3"):
+        chosen(assistant, None, 1, 16, 2)
 
 
 def test_as_many_rows_are_asked_as_the_limit_says_and_a_long_one_is_cut(assistant: Assistant, tmp_path: Path) -> None:

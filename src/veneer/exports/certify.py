@@ -29,7 +29,7 @@ from veneer.strict_json import to_text, with_reasons
 from veneer.system import address_space, memory, memory_limit
 
 NEW_TOKENS = 16
-"""Length of the answers that are compared."""
+"""Length of the answers that are compared; a narrower context takes shorter ones."""
 MERGED_SUMS = "merged sums"
 """What the certificate calls the merged model before it is rounded: it is computed, and stands in no file."""
 
@@ -76,8 +76,8 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: 
         said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data"
         notes = [said, *notes]
     return replace(
-        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, readers=tuple(agreements),
-        notes=tuple(notes), merged=merged,
+        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, new_tokens=prompts.new_tokens,
+        readers=tuple(agreements), notes=tuple(notes), merged=merged,
     )  # fmt: skip
 
 

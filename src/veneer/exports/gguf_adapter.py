@@ -43,7 +43,7 @@ from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.files import scratch_folder
-from veneer.io.gguf.config import completed, context_of, family_of
+from veneer.io.gguf.config import completed, context_of, describe, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.metadata import Value
@@ -244,8 +244,13 @@ def _base(inputs: ExportInputs) -> MergeBase:
 
 
 def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
-    """Write the adapter and a Modelfile."""
+    """Write the adapter and a Modelfile.
+
+    Raises:
+        ModelError: GGUF cannot carry the base, beside which the adapter would be used.
+    """
     kind, base = type_of(inputs.request.quant), _base(inputs)
+    describe(inputs.checkpoint.config)
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     known = inputs.checkpoint.tokenizer()
     grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size

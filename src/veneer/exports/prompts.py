@@ -13,11 +13,13 @@ from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_file
 from veneer.data.sources import run_files
 from veneer.enums import RowKind
-from veneer.errors import DataError, listing
+from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.columns import record_columns
 
 LIMIT = 20
 """Prompts of a certificate, unless more are asked for."""
+LEAST_CONTEXT = 3
+"""Tokens of a prompt, an answer, and the one more that llama.cpp wants room for."""
 LONGEST = 1024
 """A longer prompt is cut to its first so many tokens, or to fewer where the context is shorter."""
 TEXTS = (
@@ -137,21 +139,29 @@ def chosen(
         assistant: the reference.
         rows: the rows; None takes the built-in questions.
         limit: at most so many.
-        new_tokens: length of the answers.
+        new_tokens: length of the answers. It is less where the context has no room for so many and a prompt.
         context: tokens that the export takes, where they may be fewer than the model's.
 
     Raises:
         DataError: rows that the chat template refuses; all are named.
+        ModelError: the context has no room for a prompt and an answer.
     """
     records = BUILT_IN_ROWS if rows is None else rows.records[:limit]
     source = BUILT_IN if rows is None else rows.source
     positions = assistant.model.spec.max_positions
+    most = min(positions, positions if context is None else context)
+    if most < LEAST_CONTEXT:
+        raise ModelError(
+            f"an export is compared by answers to prompts, for which a context of {most} tokens has no room; it needs "
+            f"{LEAST_CONTEXT}. Use the adapter beside its base, or a model with a wider window"
+        )
     # llama.cpp wants room for one token more than it is asked for.
-    room = min(positions, positions if context is None else context) - new_tokens - 1
+    new_tokens = new_tokens if most > new_tokens + 1 else (most - 1) // 2
+    room = most - new_tokens - 1
     found, problems, texts = [], [], list(TEXTS)
     for record in records:
         try:
-            found.append(_prompt(assistant, record, max(1, min(LONGEST, room))))
+            found.append(_prompt(assistant, record, min(LONGEST, room)))
         except DataError as error:
             problems.append(str(error))
         texts += [record.text] if record.text is not None else _contents(record)
