@@ -209,6 +209,18 @@ def test_dense_layers_of_a_mixture_are_adapted_without_its_experts(settings: dic
             theirs = adapted.unload()
 
 
+def test_a_router_among_modules_to_save_is_refused_with_the_way_to_train_it(kind: str, tmp_path: Path) -> None:
+    theirs, files = model_and_files(kind, tmp_path / "base")
+    router = ROUTERS[kind]
+    reason = rf"model\.layers\.0\.mlp\.{router}: is a mixture's router, .* name it in target_modules instead"
+    with pytest.raises(AdapterError, match=reason):
+        inject(load(files), LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",), modules_to_save=(router,)))
+    adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=[router]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(AdapterError, match=reason):
+        load_adapter(load(files), tmp_path / "adapter")
+
+
 def test_all_linear_leaves_routers_alone(kind: str, tmp_path: Path) -> None:
     _, files = model_and_files(kind, tmp_path)
     model = load(files)

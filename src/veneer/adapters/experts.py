@@ -204,6 +204,8 @@ def refuse_single_experts(names: Iterable[str], directory: Path) -> None:
 def refuse_router_biases(names: Iterable[str], directory: Path) -> None:
     """Refuse biases of routers, which PEFT trains with `bias: all` beside those of linear layers.
 
+    The bias of a router that is saved whole is passed over: the router itself is refused.
+
     Args:
         names: names of the adapter's tensors.
         directory: of the adapter.
@@ -211,7 +213,14 @@ def refuse_router_biases(names: Iterable[str], directory: Path) -> None:
     Raises:
         AdapterError: there are such biases.
     """
-    biases = sorted(name for name in names if name.endswith(".bias") and is_router(name.removesuffix(".bias")))
+    found = set(names)
+    biases = sorted(
+        name
+        for name in found
+        if name.endswith(".bias")
+        and is_router(router := name.removesuffix(".bias"))
+        and f"{router}.weight" not in found
+    )
     if biases:
         raise AdapterError(
             f"{directory}: the adapter has trained biases of routers, as PEFT does with bias: all, and only biases of "

@@ -11,6 +11,7 @@ from veneer.adapters.targets import (
     EMBEDDING,
     HEAD,
     check_patterns,
+    is_router,
     names_module,
     resolve_targets,
     unusable,
@@ -147,7 +148,7 @@ class LoraSpec:
         """The paths of `modules_to_save` in a model with these modules, beside updates of `targets`.
 
         Raises:
-            AdapterError: a name matches no module, or a module that gets an update too; all such are listed.
+            AdapterError: a name matches no module, a router, or a module that gets an update too; all such are listed.
         """
         chosen = [path for path in modules if any(names_module(name, path) for name in self.modules_to_save)]
         leaves = sorted({path.rpartition(".")[2] for path in modules})
@@ -155,6 +156,11 @@ class LoraSpec:
             f"{name!r}: no such module{nearest(name, leaves)}"
             for name in self.modules_to_save
             if not any(names_module(name, path) for path in modules)
+        ]
+        problems += [
+            f"{path}: is a mixture's router, which is trained by an update alone; name it in target_modules instead"
+            for path in chosen
+            if is_router(path)
         ]
         problems += [f"{path}: is in target_modules too; train it one way" for path in chosen if path in targets]
         if problems:
