@@ -77,10 +77,12 @@ def test_ids_equal_auto_tokenizer(directory: Path, special: bool) -> None:
 
 
 @pytest.mark.parametrize("special", [False, True])
-def test_ids_that_are_made_aside_are_the_same(directory: Path, special: bool) -> None:
+def test_what_is_made_aside_is_the_same(directory: Path, special: bool) -> None:
     ours = from_directory(directory)
     for text in STRINGS:
         assert ours.encode_aside(text, add_special_tokens=special) == ours.encode(text, add_special_tokens=special)
+        ids = ours.encode(text, add_special_tokens=special)
+        assert ours.decode_aside(ids) == ours.decode(ids, skip_special_tokens=False)
 
 
 def test_saved_tokenizer_is_the_same(directory: Path, tmp_path: Path) -> None:
