@@ -25,7 +25,7 @@ from veneer.evaluation.judge.verdicts import JudgedPair, JudgeResult, judged
 from veneer.events import Stage, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.io.digests import file_digest
-from veneer.io.files import prove_file
+from veneer.io.proofs import prove_file
 from veneer.strict_json import to_text
 from veneer.whole_lines import append_line
 
