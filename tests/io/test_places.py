@@ -42,9 +42,9 @@ def test_a_relative_name_of_nothing_is_told_with_the_folder_that_it_was_looked_f
 ) -> None:
     assert missing(tmp_path / "x") == f"{tmp_path / 'x'} does not exist"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=rf"^model does not exist in {tmp_path} \(a relative name, which a run"):
+    with pytest.raises(ModelError, match=rf"^model does not exist in {tmp_path}: "):
         open_checkpoint("model")
-    with pytest.raises(DataError, match=f"^rows.jsonl does not exist in {tmp_path} "):
+    with pytest.raises(DataError, match=f"^rows.jsonl does not exist in {tmp_path};"):
         next(iter(iterate_rows(Path("rows.jsonl"))))
 
 

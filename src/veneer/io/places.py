@@ -37,7 +37,7 @@ def missing(path: Path) -> str:
         here = f"{Path.cwd()}"
     except FileNotFoundError:
         here = "the working folder, which was deleted"
-    return f"{path} does not exist in {here} (a relative name, which a run has recorded from where it was started)"
+    return f"{path} does not exist in {here}"
 
 
 def look(path: Path, error: type[VeneerError]) -> None:
