@@ -119,8 +119,6 @@ class Completion:
         request, sampling = self.handle.request, self.handle.request.sampling
         held = self._made < sampling.min_new_tokens and bool(self._stop_ids)
         if self._greedy and not held:
-            if output.likeliest is None:
-                raise undrawable(output.logits[-1])
             return output.likeliest
         scores = adjusted(output.logits[-1], sampling, request.prompt, self._sequence.answer)
         if held:
@@ -130,8 +128,7 @@ class Completion:
             request.constraint.restrict(scores)
         if sampling.temperature == 0.0:
             token = likeliest(scores[None])[0]
-            chosen_among = held or request.constraint is not None
-            if token is None or (chosen_among and float(scores[token]) == -math.inf):
+            if (held or request.constraint is not None) and float(scores[token]) == -math.inf:
                 raise undrawable(scores)
             return token
         if self._generator is None:  # made at the first draw: each takes 2.7 kB, and most requests wait or are greedy

@@ -23,7 +23,6 @@ from veneer.generation.cohort import CohortRunner
 from veneer.generation.logprobs import prompt_logprobs
 from veneer.generation.request import TokenLogprob
 from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wanted
-from veneer.generation.sampling import of_numbers
 from veneer.generation.sequence import Placement
 from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
 from veneer.native.functions import KernelProducts
@@ -127,17 +126,12 @@ class PagedRunner:
         ends = list(itertools.accumulate(map(len, wanted)))
         outputs: dict[int, StepOutput | None] = dict.fromkeys(map(_number, inputs))
         asked = [(item, end - len(own), end) for item, own, end in zip(inputs, wanted, ends, strict=True) if own]
-        tokens = self._likeliest(logits, [end - 1 for _, _, end in asked])
+        tokens = self._step.likeliest(logits, [end - 1 for _, _, end in asked])
         for (item, start, end), token in zip(asked, tokens, strict=True):
             own = logits[start:end]
             scored = _scored(item, own) if item.wanted is Wanted.ALL else ()
             outputs[_number(item)] = StepOutput(own, token, scored)
         return outputs
-
-    def _likeliest(self, logits: Tensor, rows: Sequence[int]) -> list[int | None]:
-        tokens = self._step.likeliest(logits, rows)
-        places = torch.tensor([rows, tokens], dtype=torch.int64)
-        return of_numbers(tokens, logits[places[0], places[1]])
 
     def _addresses(self, inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[_Table]]:
         """Where the blocks of each row's sequence begin, by group and row."""

@@ -95,9 +95,8 @@ class StepOutput:
 
     logits: Tensor
     """float32 `[tokens, vocab_size]`, of the last token at least; the next step may overwrite them."""
-    likeliest: int | None
-    """The first token with the largest logit after the last of the tokens: a greedy answer goes on with it. None where
-    a logit is NaN or +∞."""
+    likeliest: int
+    """The first token with the largest logit after the last of the tokens: a greedy answer goes on with it."""
     scored: Sequence[TokenLogprob] = ()
     """The prompt's tokens behind the first of the input's, as far as the one behind its last, where all logits are
     wanted. They are scored here, because the logits of a long prompt are gigabytes."""
