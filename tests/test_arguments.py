@@ -107,7 +107,7 @@ def test_numbers_that_would_leave_rows_out_are_refused(tiny_data: Path, tmp_path
         veneer.lint(tiny_data, max_length=0)
     with pytest.raises(ConfigError, match="processes: must be at least 1, got -1"):
         veneer.lint(tiny_data, processes=-1)
-    with pytest.raises(ConfigError, match="rows: must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="rows: must be at least 2, got 0"):
         veneer.quickstart(rows=0, output=tmp_path / "run")
     with pytest.raises(ConfigError, match="together: must be at least 1, got 0"):
         veneer.sweep({}, {"lora.rank": [2]}, tmp_path / "sweep", together=0)
