@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import socket
@@ -48,6 +49,22 @@ class Served(Protocol):
         ...
 
 
+class _ClosingServer(uvicorn.Server):
+    """uvicorn's server, which leaves no connection open when it ends."""
+
+    cut_off = 0
+    """The number of connections whose clients had not taken all that was written for them in time."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.shutdown`."""
+        await super().shutdown(sockets=sockets)
+        left = list(self.server_state.connections)
+        self.cut_off = len(left)
+        for connection in left:
+            connection.transport.abort()
+        await asyncio.sleep(0)  # they are closed in the loop's next round
+
+
 class HttpServer:
     """Serves from `start` on; a context manager, which starts and stops it.
 
@@ -88,7 +105,7 @@ class HttpServer:
             timeout_keep_alive=int(limits.idle_seconds),
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _ClosingServer(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="veneer-http")
 
     @property
@@ -131,7 +148,7 @@ class HttpServer:
         if self._thread.is_alive():
             self._thread.join()
         self._socket.close()
-        return ended and not self._server.server_state.connections
+        return ended and not self._server.cut_off
 
     def __enter__(self) -> Self:
         self.start()
