@@ -382,9 +382,22 @@ def test_a_button_of_a_job_is_pressed_once_and_keeps_the_keyboard(
     watched: Watched, opened: Opened, running: tuple[str, str]
 ) -> None:
     page, goes = watched.page, running[0]
+    # The page is there before the run has told of its beginning, and after it.
+    page.evaluate(
+        """async (id) => {
+            const { store } = await import('/static/lib.js'), keep = store.runs.set.bind(store.runs);
+            store.runs.delete(id);
+            store.runs.set = (name, run) => name === id && !window.begun ? store.runs : keep(name, run);
+        }""",
+        goes,
+    )
     watched.go(f"run/{goes}")
+    page.get_by_text("its run has told of nothing yet").wait_for()
     pause, resume = (page.get_by_role("button", name=name, exact=True) for name in ("Pause", "Resume"))
     pause.focus()
+    page.evaluate("window.begun = true")
+    page.get_by_text("Gradient norm").first.wait_for()
+    assert pause.evaluate("one => one === document.activeElement")
     page.keyboard.press("Enter")
     resume.wait_for(timeout=60_000)
     assert resume.evaluate("one => one === document.activeElement")
