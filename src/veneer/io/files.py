@@ -24,6 +24,7 @@ from torch import Tensor
 
 from veneer.errors import OutputError
 from veneer.io.leftovers import PARTIAL, held, is_at, partial_of, remove_dead
+from veneer.io.places import working_folder
 from veneer.posix import file_size_limit, lock_file
 
 SAMPLE_BYTES = 1_000_000
@@ -60,7 +61,7 @@ def reported(path: Path, needed: int = 0, instead: str = INSTEAD) -> Iterator[No
         file = path if file.parent == path.parent and file.name.startswith(PARTIAL) else file
         if error.errno == errno.ENOENT and not file.parent.is_dir():
             reason += f": there is no folder {file.parent}"
-        if error.errno == errno.ENOENT and not path.is_absolute() and _working_folder() is None:
+        if error.errno == errno.ENOENT and not path.is_absolute() and working_folder() is None:
             reason += ": the working folder was deleted; enter one that is there"
         raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "", instead) from error
     except SafetensorError as error:
@@ -74,14 +75,6 @@ def _refusal(path: Path, reason: str, room: str, instead: str) -> OutputError:
     return OutputError(
         f"{path}: cannot be written: {reason}{room}. {remedy}; what was complete there before is untouched."
     )
-
-
-def _working_folder() -> Path | None:
-    """The working folder; None where it was deleted."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return None
 
 
 def room_for(path: Path, needed: int) -> str:
@@ -183,7 +176,7 @@ def folder_place(path: Path) -> Path:
             would stand in one that is deleted, or the root of a file system; or it cannot be looked for.
     """
     with reported(path):
-        real, here = path.resolve(), _working_folder()
+        real, here = path.resolve(), working_folder()
     # Not Path.is_mount, which Windows has from Python 3.12 on alone.
     what = "the folder that you are in" if real == here else "a mounted file system" if os.path.ismount(real) else None
     if what is not None:

@@ -33,11 +33,15 @@ def missing(path: Path) -> str:
     names as they were given, and may be gone on with from another folder than it was started in."""
     if path.is_absolute():
         return f"{path} does not exist"
+    return f"{path} does not exist in {working_folder() or 'the working folder, which was deleted'}"
+
+
+def working_folder() -> Path | None:
+    """The working folder; None where it was deleted."""
     try:
-        here = f"{Path.cwd()}"
+        return Path.cwd()
     except FileNotFoundError:
-        here = "the working folder, which was deleted"
-    return f"{path} does not exist in {here}"
+        return None
 
 
 def look(path: Path, error: type[VeneerError]) -> None:
