@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 CHROMIUM = shutil.which("chromium")
+
+
+class Intercepted:
+    """Requests to `path`, each of which is given to `answer`, or waits, until the test lets them through.
+
+    The handler stays to the test's end. One that was taken away while it answers would lose its request to the browser,
+    and its answer would fail: "Route is already handled".
+    """
+
+    def __init__(self, page: Any, path: Any, answer: Callable[[Any], None] | None = None):
+        self.waiting: list[Any] = []
+        self._answer = self.waiting.append if answer is None else answer
+        self._through = False
+        page.route(path, self._handle)
+
+    def _handle(self, route: Any) -> None:
+        if self._through:
+            route.fallback()
+        else:
+            self._answer(route)
+
+    def let_through(self) -> None:
+        """Later requests reach whoever else answers them. Those that wait are the test's own to continue."""
+        self._through = True
+
+    def release(self) -> None:
+        """What waits goes on too."""
+        self.let_through()
+        while self.waiting:
+            self.waiting.pop(0).continue_()
 
 
 class Watched:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
+from browsing import CHROMIUM, Intercepted
 from served import ADAPTER, BASE, call
 from veneer.serving.server import HttpServer
-
-CHROMIUM = shutil.which("chromium")
 
 
 def test_the_page_is_one_file_without_a_network(server: HttpServer) -> None:
@@ -82,11 +80,11 @@ def test_a_question_without_an_answer_is_no_part_of_the_conversation(browser: An
     page.goto(server.url)
     page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
     page.fill("input[name=tokens]", "4")
-    page.route("**/v1/chat/completions", lambda route: route.abort())
+    broken = Intercepted(page, "**/v1/chat/completions", lambda route: route.abort())
     page.fill("textarea", "lost")
     page.press("textarea", "Enter")
     page.get_by_text("The server does not answer").nth(1).wait_for()
-    page.unroute("**/v1/chat/completions")
+    broken.let_through()
     page.fill("textarea", "1: late parcel?")
     with page.expect_request("**/v1/chat/completions") as asked:
         page.press("textarea", "Enter")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from browsing import CHROMIUM, Watched
+from browsing import CHROMIUM, Intercepted, Watched
 from job_workers import wait_for
 from run_logs import step_done, write_run
 from studios import CPU, Opened, studio
@@ -161,8 +161,8 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
     chosen = [page.get_by_label(f"model {place}").input_value() for place in (1, 2)]
     page.get_by_text("System message").first.click()
     page.get_by_label("System message").fill("asked with")
-    held: list[Any] = []
-    page.route("**/v1/chat/completions", lambda route: held.append(route))
+    answers = Intercepted(page, "**/v1/chat/completions")
+    held = answers.waiting
     page.fill("#question", "0: parcel?")
     page.keyboard.press("Control+Enter")
     wait_for(lambda: page.locator(".turn").count() == 1 and len(held) == 2)
@@ -176,7 +176,7 @@ def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opene
             response=answer, body=answer.text().replace('"finish_reason":"length"', '"finish_reason":"stop"')
         )
     page.get_by_text(re.compile("tokens in")).nth(1).wait_for(timeout=60_000)
-    page.unroute("**/v1/chat/completions")
+    answers.let_through()
     assert page.locator(".turn").inner_text() == "0: parcel?"
     assert len(held) == 2
     # Models that answer already are offered no second time, and what is kept is what was asked.
@@ -224,10 +224,10 @@ def test_a_long_name_hides_no_column_and_commands_name_the_run(watched: Watched,
 
 def test_a_studio_that_does_not_answer_is_said_and_asked_again(watched: Watched) -> None:
     page, said = watched.page, "The studio does not answer"
-    page.route("**/studio/options", lambda route: route.abort())
+    broken = Intercepted(page, "**/studio/options", lambda route: route.abort())
     watched.go("new")
     watched.sees(said)
-    page.unroute("**/studio/options")
+    broken.let_through()
     page.get_by_text(said).wait_for(state="hidden", timeout=20_000)
     wait_for(lambda: page.locator("select").first.input_value() == "model")
     # What a setting is as long as nothing is typed, and no file is chosen that a plan could be made of.
@@ -463,8 +463,7 @@ def test_plots_keep_their_place_when_their_curves_come(
     train(run_config(tiny_model, tiny_data, opened.studio.root / "still", "train.steps=4", "data.held_out=0.3"))
     opened.studio.watcher.look()
     page = watched.page
-    held: list[Any] = []
-    page.route("**/studio/curves*", lambda route: held.append(route))
+    held = Intercepted(page, "**/studio/curves*").waiting
     with page.expect_request("**/studio/curves*"):
         watched.go("run/still")
     watched.sees("Checkpoints")
@@ -481,12 +480,9 @@ def test_plots_keep_their_place_when_their_curves_come(
 @contextmanager
 def held(page: Any, pattern: str) -> Iterator[list[Any]]:
     """The requests of a page that are not let through before the block's end."""
-    waiting: list[Any] = []
-    page.route(pattern, lambda route: waiting.append(route))
-    yield waiting
-    while waiting:
-        waiting.pop().continue_()
-    page.unroute(pattern)
+    requests = Intercepted(page, pattern)
+    yield requests.waiting
+    requests.release()
 
 
 def first_fails(page: Any, pattern: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from browsing import CHROMIUM, Watched
+from browsing import CHROMIUM, Intercepted, Watched
 from job_workers import wait_for
 from run_logs import write_run
 from studios import Opened, studio
@@ -48,7 +48,6 @@ def page(watched: Watched) -> Iterator[Any]:
     watched.go("chat?model=claims")
     found.get_by_label("model 2").wait_for()
     yield found
-    found.unroute_all(behavior="ignoreErrors")
     # What a test has broken off itself is no error of the page.
     watched.errors[:] = [error for error in watched.errors if "ERR_FAILED" not in error]
 
@@ -73,8 +72,7 @@ def test_one_answer_is_kept_as_the_better_one_however_often_it_is_clicked(page: 
     ask(page, "0: parcel?")
     better = page.get_by_role("button", name=BETTER)
     better.nth(1).wait_for()
-    held: list[Any] = []
-    page.route(PREFERENCES, lambda route: held.append(route))
+    held = Intercepted(page, PREFERENCES).waiting
     # Clicks that come before the page is drawn again, and one on the other answer.
     page.evaluate(f"""[...document.querySelectorAll('.answer button')].filter((one) => one.textContent === '{BETTER}')
                       .forEach((one) => {{ one.click(); one.click(); }})""")
@@ -91,14 +89,12 @@ def test_one_answer_is_kept_as_the_better_one_however_often_it_is_clicked(page: 
 def test_a_mark_that_is_kept_late_belongs_to_its_own_question_and_stays_kept(page: Any, opened: Opened) -> None:
     before = opened.http.get("/studio/preferences").text.count("\n")
     ask(page, "0: parcel?")
-    held: list[Any] = []
-    page.route(PREFERENCES, lambda route: held.append(route))
+    marks = Intercepted(page, PREFERENCES)
     page.get_by_role("button", name=BETTER).first.click()
-    wait_for(lambda: len(held) == 1)
+    wait_for(lambda: len(marks.waiting) == 1)
     ask(page, "5: crate?")
     with page.expect_response(PREFERENCES):
-        held[0].continue_()
-    page.unroute(PREFERENCES)
+        marks.release()
     page.get_by_text(f"{before + 1} kept").wait_for()
     assert page.get_by_text("Kept as the better one").count() == 0
     assert page.get_by_role("button", name="Train on preferences").is_enabled()
@@ -110,8 +106,7 @@ def test_a_mark_that_is_kept_late_belongs_to_its_own_question_and_stays_kept(pag
 
 
 def test_no_card_waits_for_an_answer_that_does_not_come(page: Any) -> None:
-    held: list[Any] = []
-    page.route(ANSWERS, lambda route: held.append(route))
+    answers = Intercepted(page, ANSWERS)
     ask(page, "0: parcel?")
     page.locator(".answer", has_text="…").nth(1).wait_for()
     # Another model is chosen meanwhile: the cards are those of the models that were asked.
@@ -120,8 +115,7 @@ def test_no_card_waits_for_an_answer_that_does_not_come(page: Any) -> None:
     page.locator(".answer", has_text="Stopped.").nth(1).wait_for()
     assert page.locator(".answer h2").all_inner_texts() == ["model", "claims"]
     assert page.locator(".answer", has_text="…").count() == 0
-    page.unroute(ANSWERS)
-    page.route(ANSWERS, lambda route: answer(route))
+    answers.let_through()
     ask(page, "1: parcel?")
     page.locator(".answer", has_text="by second").wait_for()
     page.get_by_role("button", name="Add one").click()
@@ -131,7 +125,6 @@ def test_no_card_waits_for_an_answer_that_does_not_come(page: Any) -> None:
 
 @pytest.mark.parametrize(("reason", "said"), [("length", "It was cut there"), (None, "It broke off there")])
 def test_an_answer_that_is_not_whole_is_no_better_one(page: Any, reason: str | None, said: str) -> None:
-    page.unroute(ANSWERS)
     page.route(
         ANSWERS, lambda route: answer(route, "stop" if route.request.post_data_json["model"] == "model" else reason)
     )
@@ -153,8 +146,7 @@ def test_question_and_answers_are_there_again_after_a_step_aside(page: Any, watc
     assert page.input_value("#question") == "half a que"
     assert page.locator(".answer h2").all_inner_texts() == ["model", "claims"]
     # An answer that was under way is given up, and says so.
-    held: list[Any] = []
-    page.route(ANSWERS, lambda route: held.append(route))
+    held = Intercepted(page, ANSWERS).waiting
     ask(page, "1: parcel?")
     wait_for(lambda: len(held) == 2)
     with page.expect_event("requestfailed"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from browsing import CHROMIUM, Watched
+from browsing import CHROMIUM, Intercepted, Watched
 from job_workers import wait_for
 from run_logs import write_run
 from studios import Opened, studio
@@ -36,7 +36,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 @pytest.fixture
 def page(watched: Watched) -> Iterator[Any]:
     yield watched.page
-    watched.page.unroute_all(behavior="ignoreErrors")
     # What a test has broken off itself is no error of the page.
     watched.errors[:] = [error for error in watched.errors if "ERR_FAILED" not in error and "503" not in error]
 
@@ -124,11 +123,11 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
         found = route.fetch().json()
         route.fulfill(json={**found, "status": "uploaded", "veneer": {"rows": None, "asks": False}})
 
-    page.route(f"**/v1/files/{made.id}", unchecked)
+    answers = Intercepted(page, f"**/v1/files/{made.id}", unchecked)
     watched.go(f"data/{made.id}")
     wait_for(lambda: page.get_by_role("button", name="Train on it").is_disabled())
     assert page.get_by_role("link", name="Train on it").count() == 0
-    page.unroute(f"**/v1/files/{made.id}")
+    answers.let_through()
     watched.sees("These rows ask without an answer")
     assert "objective=grpo" in page.get_by_role("link", name="Train on it").get_attribute("href")
     opened.client.files.delete(made.id)
@@ -139,8 +138,7 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
 def test_the_row_that_was_asked_for_last_is_shown(page: Any, watched: Watched, file: str) -> None:
     watched.go(f"data/{file}")
     wait_for(lambda: page.get_by_role("button", name="Show", exact=True).is_enabled())
-    held: list[Any] = []
-    page.route("**/jobs/preview", lambda route: held.append(route))
+    held = Intercepted(page, "**/jobs/preview").waiting
     for row in ("5", "6"):
         page.get_by_role("spinbutton", name="row").fill(row)
         page.get_by_role("button", name="Show", exact=True).click()
@@ -227,7 +225,7 @@ def test_a_page_whose_answer_is_on_its_way_says_so(
 ) -> None:
     write_run(opened.studio.root / "told", 1)
     opened.studio.watcher.look()
-    page.route(path, lambda route: None)
+    Intercepted(page, path)
     watched.go(at)
     page.locator("main").get_by_text("Loading …").wait_for()
 
