@@ -66,7 +66,7 @@ def test_a_window_goes_on_when_the_new_link_was_opened_in_another_one(browser: A
     first.goto(f"{opened.running.url}/#/new")
     suffix = first.locator("input[placeholder=claims]")
     suffix.fill("typed")
-    # A studio that was started again knows no session, and its streams have ended.
+    # A studio that was started again knows no session, and does not answer for a while.
     context.clear_cookies()
     opened.studio.draining = True
     first.wait_for_timeout(1500)
@@ -80,8 +80,25 @@ def test_a_window_goes_on_when_the_new_link_was_opened_in_another_one(browser: A
     context.close()
 
 
+def test_many_tabs_of_one_browser_work(browser: Any, watched: Watched, opened: Opened) -> None:
+    """A browser keeps at most six connections to one address, over all of its tabs."""
+    write_run(opened.studio.root / "many", 3)
+    opened.studio.watcher.look()
+    context = browser.new_context(storage_state=watched.page.context.storage_state())
+    pages = [context.new_page() for _ in range(8)]
+    for page in pages:
+        page.goto(f"{watched.address}/#/run/many")
+        page.locator(".u-wrap").first.wait_for(timeout=30_000)
+        page.get_by_text("live", exact=True).first.wait_for(timeout=30_000)
+    pages[0].get_by_label("Text").fill("seen everywhere")
+    pages[0].get_by_role("button", name="Save").click()
+    for page in pages:
+        wait_for(lambda page=page: page.get_by_label("Text").input_value() == "seen everywhere")  # type: ignore[misc]
+    context.close()
+
+
 def test_what_is_told_before_a_page_listens_is_shown(browser: Any, watched: Watched) -> None:
-    """The stream's first words may come before the page's effects run, which a busy machine delays."""
+    """The first runs may come before the page's effects run, which a busy machine delays."""
     context = browser.new_context(storage_state=watched.page.context.storage_state())
     context.add_init_script(
         "const later = setTimeout; requestAnimationFrame = () => 0; "
@@ -749,7 +766,7 @@ def test_notes_in_two_tabs_are_not_overwritten_unseen(watched: Watched, opened: 
     elsewhere("newer")
     card = page.locator("section", has=page.get_by_role("heading", name="Notes"))
     save, said = card.get_by_role("button", name="Save"), card.get_by_role("status")
-    # The page learns of other tabs by and by; what it has been told by the stream, it can show.
+    # The page learns of other tabs by and by; what it has been told already, it can show.
     wait_for(
         lambda: page.evaluate("import('/static/lib.js').then(({ store }) => store.runs.get('noted').text)") == "newer"
     )

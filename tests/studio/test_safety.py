@@ -228,29 +228,18 @@ def test_a_run_that_the_command_line_made_is_there_and_its_curve_is_a_table_too(
     assert table[0].startswith("step,loss")
 
 
-def test_the_stream_tells_all_and_then_what_has_changed(opened: Opened, tmp_path: Path) -> None:
-    def first(last: str | None) -> tuple[str, str]:
-        headers = {} if last is None else {"last-event-id": last}
-        with opened.http.stream("GET", "/studio/stream", headers=headers) as answer:
-            name = ""
-            for line in answer.iter_lines():
-                if line.startswith("id: "):
-                    name = line.removeprefix("id: ")
-                if line.startswith("data: "):
-                    return name, line
-        raise AssertionError("the stream has ended")
+def test_all_runs_are_told_and_then_those_that_have_changed(opened: Opened) -> None:
+    def told(since: str) -> tuple[str, bool, set[str]]:
+        found = opened.http.get("/studio/changes", params={"since": since}).json()
+        return found["version"], found["whole"], {run["name"] for run in found["runs"]}
 
-    last, whole = first(None)
-    assert '"whole":true' in whole
-    assert '"mine"' in whole
+    version, whole, names = told("")
+    assert whole
+    assert "mine" in names
     write_run(opened.studio.root / "later")
     opened.studio.watcher.look()
-    _, changes = first(last)
-    assert '"whole":false' in changes
-    assert '"later"' in changes
-    assert '"mine"' not in changes
-    _, anew = first("another-5")
-    assert '"whole":true' in anew
+    assert told(version)[1:] == (False, {"later"})
+    assert told("another-5")[1]
 
 
 def test_the_pages_get_refusals_as_answers_and_programs_as_errors(opened: Opened) -> None:

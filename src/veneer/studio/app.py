@@ -65,7 +65,7 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("GET", "/v1/models"): chat_routes.list_models,
     ("POST", "/v1/chat/completions"): chat_routes.chat,
     ("POST", "/v1/completions"): chat_routes.complete,
-    ("GET", "/studio/stream"): run_routes.stream,
+    ("GET", "/studio/changes"): run_routes.changes,
     ("GET", "/studio/run"): run_routes.show_run,
     ("GET", "/studio/curves"): run_routes.curves,
     ("GET", "/studio/report"): run_routes.report,

@@ -1,4 +1,4 @@
-"""Routes of runs for the pages: a run, its curves, its report, notes on it, and what changes, as one stream."""
+"""Routes of runs for the pages: a run, its curves, its report, notes on it, and what changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -27,7 +26,6 @@ from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.record import by_key, default_settings, read_json
 from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_bytes, json_response
-from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import told, without_paths
 from veneer.studio.chat_routes import preferences_file
@@ -37,58 +35,39 @@ from veneer.studio.results import results_of
 from veneer.studio.settings import PATHS
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import METRIC_NAMES, task_object
-from veneer.studio.watch import NOTES, Changes, WatchedRun, read_extras
+from veneer.studio.watch import NOTES, WatchedRun, read_extras
 from veneer.training.best import higher_is_better
 
-STREAM_SECONDS = 0.4
-"""Seconds between two looks of a stream."""
-QUIET_SECONDS = 10.0
-"""Seconds after which a stream that has nothing to tell says that it is there."""
 CURVES = ("loss", "evaluation", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb")
 NOSNIFF = {"x-content-type-options": "nosniff"}
 _EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
-async def stream(studio: Studio, request: Request) -> StreamedResponse:
-    """GET /studio/stream: runs and jobs as they change; at first all of them, or what has changed since
-    `Last-Event-ID`. `files` is another text once a file was uploaded, checked or deleted."""
-    last = request.headers.get("last-event-id", "")
-    epoch, _, number = last.partition("-")
+async def changes(studio: Studio, request: Request) -> Response:
+    """GET /studio/changes: the runs and jobs that have changed since the `version` of an earlier answer, `since`;
+    without one of this start of the studio, all of them (`whole`). `files` is another text once a file was uploaded,
+    checked or deleted."""
+    epoch, _, number = request.query_params.get("since", "").partition("-")
     version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
-    return StreamedResponse(_changes(studio, version), EVENTS, {})
-
-
-async def _changes(studio: Studio, version: int) -> AsyncGenerator[bytes, None]:
-    first, quiet, told = True, 0.0, ""
-    while not studio.draining:
-        changes, files = studio.watcher.since(version), studio.files.stamp
-        if first or changes.version != version or files != told:
-            told = files
-            content = json_bytes({**_change_values(studio, changes, whole=version == 0), "files": files})
-            yield f"id: {studio.watcher.epoch}-{changes.version}\nevent: changes\ndata: ".encode() + content + b"\n\n"
-            version, first, quiet = changes.version, False, 0.0
-        elif quiet >= QUIET_SECONDS:
-            yield b": still here\n\n"
-            quiet = 0.0
-        await asyncio.sleep(STREAM_SECONDS)
-        quiet += STREAM_SECONDS
-
-
-def _change_values(studio: Studio, changes: Changes, *, whole: bool) -> dict[str, Any]:
+    found = studio.watcher.since(version)
     jobs = []
-    for job in changes.jobs:
+    for job in found.jobs:
         if job.kind is not JobKind.TRAIN:
             jobs.append(task_object(job, studio.root))
             continue
         run = studio.watcher.run(job.id)
         jobs.append(job_object(job, None if run is None else run.record, studio.root))
-    return {
-        "whole": whole,
-        "runs": [run_values(run) for run in changes.runs],
-        "removed": list(changes.removed),
-        "removed_jobs": list(changes.removed_jobs),
-        "jobs": jobs,
-    }
+    return json_response(
+        {
+            "version": f"{studio.watcher.epoch}-{found.version}",
+            "whole": version == 0,
+            "runs": [run_values(run) for run in found.runs],
+            "removed": list(found.removed),
+            "removed_jobs": list(found.removed_jobs),
+            "jobs": jobs,
+            "files": studio.files.stamp,
+        }
+    )
 
 
 def run_values(run: WatchedRun) -> dict[str, Any]:

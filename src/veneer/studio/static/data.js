@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from "/static/preact.js";
 import { Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, counted, link, moment, number, keyed, send, size, useAsked, useOptions, useStore } from "/static/lib.js";
 
-// What is known of files, which the stream tells to be others, in other windows too; asked again as long as one is checked.
+// What is known of files, which the studio tells to be others, in other windows too; asked again as long as one is checked.
 function useStated(path, listed) {
   const [again, set] = useState(0), { files: stamp } = useStore(), refresh = () => set((count) => count + 1);
   const { value, error } = useAsked(path, `${stamp} ${again}`);

@@ -1,4 +1,4 @@
-// What the pages share: asking the studio, the store of runs and jobs that one stream keeps right, and figures.
+// What the pages share: asking the studio, the store of runs and jobs, which is kept right, and figures.
 import { html, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
 
 // A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
@@ -37,31 +37,29 @@ export function useStore() {
   return store;
 }
 
-// One stream tells of everything. After a break the browser asks for what changed since the last event that it has seen;
-// where that is too long ago the studio tells all of it, and what is not told any more is gone.
-export function connect() {
-  const source = new EventSource("/studio/stream");
-  source.addEventListener("open", () => { store.connected = true; store.closed = false; tell(); });
-  source.addEventListener("changes", (event) => {
-    const changes = JSON.parse(event.data);
-    if (changes.whole) { store.runs.clear(); store.jobs.clear(); }
-    for (const run of changes.runs) store.runs.set(run.name, run);
-    for (const job of changes.jobs) store.jobs.set(job.id, job);
-    for (const name of changes.removed) store.runs.delete(name);
-    for (const id of changes.removed_jobs) store.jobs.delete(id);
-    store.files = changes.files;
-    tell();
-  });
-  source.addEventListener("error", () => {
-    store.connected = false;
-    tell();
-    if (source.readyState === EventSource.CLOSED) setTimeout(connectAgain, 2000);
-  });
+// What has changed is asked for again and again: a connection that stays open would be one of the six that a browser has for
+// an address, in all of its tabs together. A page that is not to be seen waits until it is. Where its last answer is of
+// another start of the studio, it is told all there is, and what is not told any more is gone.
+export async function connect() {
+  for (let version = ""; ;) {
+    const changes = await ask(apiPath("/studio/changes", { since: version }), { signal: AbortSignal.timeout(30_000) }).catch(() => null);
+    if (!changes) { if (store.connected) { store.connected = false; tell(); } }
+    else if (changes.version !== version || changes.files !== store.files || !store.connected || store.closed) { version = changes.version; take(changes); }
+    await new Promise((go) => setTimeout(go, changes ? 400 : 2000));
+    if (document.hidden) await new Promise((go) => document.addEventListener("visibilitychange", go, { once: true }));
+  }
 }
 
-async function connectAgain() {
-  try { await ask("/version"); } catch { if (store.closed) { setTimeout(connectAgain, 5000); return; } }
-  connect();
+function take(changes) {
+  if (changes.whole) { store.runs.clear(); store.jobs.clear(); }
+  for (const run of changes.runs) store.runs.set(run.name, run);
+  for (const job of changes.jobs) store.jobs.set(job.id, job);
+  for (const name of changes.removed) store.runs.delete(name);
+  for (const id of changes.removed_jobs) store.jobs.delete(id);
+  store.files = changes.files;
+  store.connected = true;
+  store.closed = false;
+  tell();
 }
 
 // Asks for what stands at an address and tells each answer. Where the studio is away it is asked until it answers, and what
