@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from studios import Opened, studio
 from veneer.serving.errors import ApiError
+from veneer.studio import repeats as repeats_module
 from veneer.studio.repeats import KEY, LONGEST_KEY, Repeats
 
 
@@ -20,11 +21,16 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         yield found
 
 
-def _request(key: str | None, path: str = "/made") -> Request:
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+MOST = 1_000
 
-    headers = [] if key is None else [(KEY.encode(), key.encode())]
+
+def _request(key: str | None, path: str = "/made", body: bytes = b"", kind: str = "application/json") -> Request:
+    pieces = [body[start : start + 7] for start in range(0, len(body), 7)]
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": pieces.pop(0) if pieces else b"", "more_body": bool(pieces)}
+
+    headers = [(b"content-type", kind.encode())] + ([] if key is None else [(KEY.encode(), key.encode())])
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "server": None}
     return Request(scope, receive)
 
@@ -32,15 +38,15 @@ def _request(key: str | None, path: str = "/made") -> Request:
 def test_a_key_is_answered_once_also_while_the_first_request_is_under_way() -> None:
     made: list[Response] = []
 
-    async def make() -> Response:
+    async def make(sent: Request) -> Response:
         await asyncio.sleep(0.01)
         made.append(Response(str(len(made))))
         return made[-1]
 
     async def ask() -> list[Response]:
         repeats = Repeats()
-        both = await asyncio.gather(*(repeats.answer(_request("one"), make) for _ in range(2)))
-        others = [await repeats.answer(_request(key, path), make) for key, path in (
+        both = await asyncio.gather(*(repeats.answer(_request("one"), make, MOST) for _ in range(2)))
+        others = [await repeats.answer(_request(key, path), make, MOST) for key, path in (
             ("one", "/made"), ("two", "/made"), ("one", "/else"), (None, "/made"), (None, "/made"),
         )]  # fmt: skip
         return [*both, *others]
@@ -51,22 +57,79 @@ def test_a_key_is_answered_once_also_while_the_first_request_is_under_way() -> N
 def test_a_request_that_was_refused_is_made_when_it_is_sent_again() -> None:
     fine = Response("fine")
 
-    async def refuse() -> Response:
+    async def refuse(sent: Request) -> Response:
         raise ApiError(400, "no")
 
-    async def make() -> Response:
+    async def make(sent: Request) -> Response:
         return fine
 
     async def ask() -> Response:
         repeats = Repeats()
         with pytest.raises(ApiError, match="no"):
-            await repeats.answer(_request("one"), refuse)
+            await repeats.answer(_request("one"), refuse, MOST)
         with pytest.raises(ApiError, match="may have 200"):
-            await repeats.answer(_request("x" * (LONGEST_KEY + 1)), make)
-        found: Response = await repeats.answer(_request("one"), make)
+            await repeats.answer(_request("x" * (LONGEST_KEY + 1)), make, MOST)
+        found: Response = await repeats.answer(_request("one"), make, MOST)
         return found
 
     assert asyncio.run(ask()) is fine
+
+
+async def _read(sent: Request) -> Response:
+    return Response(await sent.body())
+
+
+def _form(boundary: str, text: str) -> bytes:
+    return f"--{boundary}\r\ncontent-disposition: form-data; name=a\r\n\r\n{text}\r\n--{boundary}--\r\n".encode()
+
+
+def test_a_key_with_another_body_is_refused_and_no_form_is_another_one_for_its_boundary() -> None:
+    async def ask() -> None:
+        repeats = Repeats()
+
+        async def answer(key: str, body: bytes, kind: str = "application/json") -> bytes:
+            found = await repeats.answer(_request(key, body=body, kind=kind), _read, MOST)
+            return bytes(found.body)
+
+        assert await answer("one", b'{"suffix": "a"}') == await answer("one", b'{"suffix": "a"}')
+        for other in (b'{"suffix": "b"}', b'{"suffix": "a"', b""):
+            with pytest.raises(ApiError, match="with another body before"):
+                await answer("one", other)
+        with pytest.raises(ApiError, match="more than 1,000 bytes"):
+            await answer("one", b"x" * 1_100)
+        form = "multipart/form-data; boundary="
+        first = await answer("two", _form("0123456789", "text"), form + "0123456789")
+        assert await answer("two", _form("abcdefghijklmno", "text"), form + "abcdefghijklmno") == first
+        with pytest.raises(ApiError, match="with another body before"):
+            await answer("two", _form("0123456789", "texts"), form + "0123456789")
+
+    asyncio.run(ask())
+
+
+def test_a_request_under_way_is_known_however_many_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats_module, "MOST_KEYS", 3)
+    made = 0
+
+    async def ask() -> None:
+        repeats, gate = Repeats(), asyncio.Event()
+
+        async def make(sent: Request) -> Response:
+            nonlocal made
+            made += 1
+            await gate.wait()
+            return Response("slow")
+
+        first = asyncio.create_task(repeats.answer(_request("slow"), make, MOST))
+        await asyncio.sleep(0)
+        for number in range(9):
+            await repeats.answer(_request(str(number)), _read, MOST)
+        again = asyncio.create_task(repeats.answer(_request("slow"), make, MOST))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await first is await again
+
+    asyncio.run(ask())
+    assert made == 1
 
 
 def test_an_upload_that_is_sent_again_is_one_file(opened: Opened) -> None:

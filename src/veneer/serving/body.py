@@ -6,17 +6,21 @@ import asyncio
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from veneer.data.json_values import BadRow, parse_row
+from veneer.serving.answers import ClientGone
 from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 
 MOST_VALUES = 300_000
 """Texts, lists and objects that JSON of clients may hold together. Numbers are not counted: prompts of tokens have
 millions, which take a tenth of the time."""
-MOST_DROPPED = 4
-"""How many times the largest body is read and dropped before the client is told. Most clients look for an answer only
+MOST_DROPPED = 64 << 20
+"""Bytes beyond the limit that are read and dropped before the client is told. Most clients look for an answer only
 after they have sent everything."""
+STALL_SECONDS = 30.0
+"""Seconds in which something of a body must come."""
 
 
 async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
@@ -25,11 +29,12 @@ async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
     Raises:
         ApiError: 413, the body is too large; 408, it did not come in time; 415, it is compressed; 400, it is no JSON
             object, has too many values, or is nested too deeply.
+        ClientGone: the client has closed its connection.
     """
     _check_announced(request, limits.body_bytes)
     try:
         async with asyncio.timeout(limits.read_seconds):
-            body = await _read(request, limits.body_bytes)
+            body = await _read(bounded(request.receive, limits.body_bytes))
     except TimeoutError:
         raise ApiError(
             408, f"the body did not come within {limits.read_seconds:g} seconds", headers={"connection": "close"}
@@ -58,24 +63,43 @@ def _too_large(most: int) -> ApiError:
     )
 
 
-async def _read(request: Request, most: int) -> bytes:
+def bounded(receive: Receive, most: int) -> Receive:
+    """ASGI's `receive` of a request's body, which refuses to take more than `most` bytes, and to wait for long.
+
+    It raises ApiError (413, 408), and ClientGone where the client has closed its connection.
+    """
+    taken = 0
+
+    async def piece() -> Message:
+        nonlocal taken
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise ApiError(408, f"nothing came for {STALL_SECONDS:g} s", headers={"connection": "close"}) from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        taken += len(message.get("body", b""))
+        return message
+
+    async def within() -> Message:
+        message = await piece()
+        if taken <= most:
+            return message
+        while message.get("more_body", False) and taken <= most + MOST_DROPPED:
+            message = await piece()
+        raise _too_large(most)
+
+    return within
+
+
+async def _read(receive: Receive) -> bytes:
     pieces: list[bytes] = []
-    size = 0
     more = True
     while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ApiError(400, "the client has gone")
-        piece = message.get("body", b"")
+        message = await receive()
+        pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-        size += len(piece)
-        if size <= most:
-            pieces.append(piece)
-        else:
-            pieces.clear()
-            more = more and size <= MOST_DROPPED * most
-    if size > most:
-        raise _too_large(most)
     return b"".join(pieces)
 
 

@@ -23,6 +23,7 @@ from veneer.studio import chat_routes, file_routes, job_routes, pages, run_route
 from veneer.studio.called import folder_called, models_called, without_paths
 from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
+from veneer.studio.uploads import MOST_BYTES
 
 StudioEndpoint = Callable[[Studio, Request], Awaitable[Any]]
 REFUSALS, ANSWERED = "x-refusals", "answered"
@@ -106,7 +107,8 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
         if studio.draining and path != "/health":
             raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
         if method == "POST" and path in MAKING:
-            return await studio.repeats.answer(request, lambda: endpoint(studio, request))
+            most = MOST_BYTES if path == FILES else studio.limits.body_bytes
+            return await studio.repeats.answer(request, lambda sent: endpoint(studio, sent), most)
         return await endpoint(studio, request)
 
     return Route(path, call, methods=[method])

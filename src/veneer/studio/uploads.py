@@ -10,24 +10,19 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.types import Message, Receive
 
 from veneer.errors import ConfigError
 from veneer.io.files import reported
+from veneer.serving.body import bounded
 from veneer.serving.errors import ApiError
 from veneer.studio.files import FileStore, StoredFile
 
 MOST_BYTES = 2 * 10**9
-"""The largest file."""
-STALL_SECONDS = 30.0
-"""Seconds in which something of it must come."""
+"""The largest file, with the form that it stands in."""
 PIECE = 1 << 20
-MOST_DROPPED = 64 * PIECE
-"""Bytes beyond the limit that are read and dropped before the client is told: most clients look for an answer only
-after they have sent everything."""
 
 
-async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTES) -> StoredFile:
+async def receive_file(request: Request, store: FileStore) -> StoredFile:
     """Take a file from a form with the fields `file` and `purpose`.
 
     Raises:
@@ -38,7 +33,7 @@ async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTE
     try:
         # Where a form is too large for memory, it stands there until its file is copied.
         with reported(Path(tempfile.gettempdir())):
-            form = await Request(request.scope, _bounded(request, most)).form(max_files=1, max_fields=8)
+            form = await Request(request.scope, bounded(request.receive, MOST_BYTES)).form(max_files=1, max_fields=8)
         file, purpose = form.get("file"), form.get("purpose", "fine-tune")
         if not isinstance(file, UploadFile) or not file.filename:
             raise ApiError(400, "file: missing; send a form with a file", param="file")
@@ -64,28 +59,3 @@ async def _write(file: UploadFile, place: Path) -> None:
     with place.open("wb") as target:
         while piece := await file.read(PIECE):
             await asyncio.to_thread(target.write, piece)
-
-
-def _bounded(request: Request, most: int) -> Receive:
-    """ASGI's `receive` of a request, which refuses to take more than `most` bytes, and to wait for long."""
-    taken = 0
-
-    async def piece() -> Message:
-        nonlocal taken
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                message = await request.receive()
-        except TimeoutError:
-            raise ApiError(408, f"nothing came for {STALL_SECONDS:g} s", headers={"connection": "close"}) from None
-        taken += len(message.get("body", b""))
-        return message
-
-    async def receive() -> Message:
-        message = await piece()
-        if taken <= most:
-            return message
-        while message.get("more_body", False) and taken <= most + MOST_DROPPED:
-            message = await piece()
-        raise ApiError(413, f"a file may have {most:,} bytes", headers={"connection": "close"})
-
-    return receive
