@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import NotFoundError
 
 from studios import Opened, studio
 from tiny import rows, run_config, write_model, write_rows
@@ -102,6 +103,18 @@ def test_an_adapter_answers_over_the_base_as_its_run_held_it_and_so_does_the_bas
         assert answering(found, "model", veneer={"held_as": "qlora"}) == quantised
         assert answering(found, "model", veneer={"held_as": "lora"}) == plain
         answering(found, "qlora-step-1")
+
+
+def test_a_model_is_told_by_its_name_and_a_wrong_name_from_those_of_adapters_too(tiny_model: Path, forms: Path) -> None:
+    with studio(forms, tiny_model) as found:
+        for one in found.client.models.list():
+            assert found.client.models.retrieve(one.id) == one
+        for ask in (
+            lambda: found.client.models.retrieve("qlor"),
+            lambda: found.client.chat.completions.create(model="qlor", messages=[{"role": "user", "content": "a"}]),
+        ):
+            with pytest.raises(NotFoundError, match=r"no model 'qlor' \(did you mean 'qlora'\?\).* the 3 that there are"):
+                ask()
 
 
 def test_the_form_of_the_base_is_no_reason_to_load_it_anew_where_it_is_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veneer.errors import nearest
@@ -41,11 +42,12 @@ class ModelNames:
             return None
         names = self.all()
         if model not in names[1:]:
-            hint = nearest(model, names)
-            raise ApiError(
-                404,
-                f"there is no model {model[:100]!r}{hint}; GET /v1/models lists the {len(names):,} that there are",
-                param="model",
-                code="model_not_found",
-            )
+            raise no_model(model, names)
         return model
+
+
+def no_model(model: str, names: Sequence[str]) -> ApiError:
+    """The refusal of a name that none of the models has which there are."""
+    hint = nearest(model, names)
+    message = f"there is no model {model[:100]!r}{hint}; GET /v1/models lists the {len(names):,} that there are"
+    return ApiError(404, message, param="model", code="model_not_found")

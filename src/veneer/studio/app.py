@@ -64,6 +64,7 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("POST", f"{JOBS}/{{job}}/resume"): job_routes.resume,
     ("POST", f"{JOBS}/{{job}}/move"): job_routes.move,
     ("GET", "/v1/models"): chat_routes.list_models,
+    ("GET", "/v1/models/{model:path}"): chat_routes.show_model,
     ("POST", "/v1/chat/completions"): chat_routes.chat,
     ("POST", "/v1/completions"): chat_routes.complete,
     ("GET", "/studio/changes"): run_routes.changes,

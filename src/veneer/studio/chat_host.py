@@ -29,6 +29,7 @@ from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
 from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
+from veneer.serving.models import no_model
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
 from veneer.studio.called import folder_called, models_called, without_paths
@@ -130,7 +131,9 @@ class ChatHost:
             adapters = self.adapters()
         for one in wanted:
             adapters |= _checkpoint(one, adapters)
-        own = adapters.get(name)
+        own, bases = adapters.get(name), self.bases.all()
+        if own is None and bases and name not in bases:
+            raise no_model(name, [*bases, *adapters])
         source = self.bases.source(name) if own is None else own[0]
         if held_as is None:
             return Asked(source) if own is None else Asked(source, (name, own[1]), own[1])

@@ -21,6 +21,7 @@ from veneer.serving.body import read_json
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
 from veneer.serving.errors import ApiError, json_bytes, json_response
+from veneer.serving.models import no_model
 from veneer.serving.service import Service
 from veneer.strict_json import to_text
 from veneer.studio.files import StoredFile
@@ -38,10 +39,15 @@ Answering = Callable[[Service, Request], Awaitable[Any]]
 
 async def list_models(studio: Studio, request: Request) -> Response:
     """GET /v1/models: the bases, then the adapters, each with its base as `parent`."""
-    entries = [_entry(studio, name, None) for name in studio.bases.all()]
-    adapters = await asyncio.to_thread(studio.chat.adapters)
-    entries += [_entry(studio, name, studio.bases.name_of(source)) for name, (source, _) in adapters.items()]
-    return json_response({"object": "list", "data": entries})
+    return json_response({"object": "list", "data": list((await _models(studio)).values())})
+
+
+async def show_model(studio: Studio, request: Request) -> Response:
+    """GET /v1/models/{model}."""
+    name, models = request.path_params["model"], await _models(studio)
+    if name not in models:
+        raise no_model(name, list(models))
+    return json_response(models[name])
 
 
 async def chat(studio: Studio, request: Request) -> Any:
@@ -164,6 +170,13 @@ def _again(request: Request, body: dict[str, Any]) -> Request:
         return pieces.pop() if pieces else await request.receive()
 
     return Request(request.scope, receive)
+
+
+async def _models(studio: Studio) -> dict[str, dict[str, Any]]:
+    """The bases, then the adapters, by their names."""
+    adapters = await asyncio.to_thread(studio.chat.adapters)
+    made = {name: _entry(studio, name, studio.bases.name_of(source)) for name, (source, _) in adapters.items()}
+    return {**{name: _entry(studio, name, None) for name in studio.bases.all()}, **made}
 
 
 def _entry(studio: Studio, name: str, parent: str | None) -> dict[str, Any]:
