@@ -110,6 +110,9 @@ def test_uploads_have_a_size_a_kind_and_a_name_that_is_only_shown(
     assert place.is_relative_to(opened.studio.root / ".studio" / "files")
     content = opened.http.get(f"/v1/files/{made['id']}/content").headers
     assert content["content-disposition"].startswith("attachment")
+    expiring = {"purpose": "fine-tune", "expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    kept = opened.http.post("/v1/files", files={"file": ("rows.jsonl", b"{}")}, data=expiring)
+    assert (kept.status_code, kept.json()["error"]["param"]) == (400, "expires_after[anchor]")
     monkeypatch.setattr(uploads, "MOST_BYTES", 1_000)
     assert sent("rows.jsonl", b"x" * 5_000).status_code == 413
     assert opened.http.post("/v1/files", content=b"x", headers={"content-type": "text/plain"}).status_code == 400

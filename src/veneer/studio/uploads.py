@@ -34,6 +34,10 @@ async def receive_file(request: Request, store: FileStore) -> StoredFile:
         # Where a form is too large for memory, it stands there until its file is copied.
         with reported(Path(tempfile.gettempdir())):
             form = await Request(request.scope, bounded(request.receive, MOST_BYTES)).form(max_files=1, max_fields=8)
+        strange = sorted(name[:40] for name in form.keys() - {"file", "purpose"})
+        if strange:
+            message = f"fields that are not known here: {', '.join(strange[:8])}; a form has file and purpose"
+            raise ApiError(400, message, param=strange[0])
         file, purpose = form.get("file"), form.get("purpose", "fine-tune")
         if not isinstance(file, UploadFile) or not file.filename:
             raise ApiError(400, "file: missing; send a form with a file", param="file")
