@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +34,24 @@ def test_a_store_that_is_deleted_or_damaged_is_made_again_from_the_folders(tmp_p
         damage(tmp_path / ".studio" / "jobs.sqlite")
         assert queue.jobs() == before
         assert [job.status for job in queue.store.jobs(JobStatus.CANCELLED)] == [JobStatus.CANCELLED]
+
+
+def test_jobs_of_other_states_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle worker asks for those that run four times a second, beside however many that have ended."""
+    queue = queue_of(tmp_path)
+    jobs = [queue.create({"model": str(number)}, {}) for number in range(3)]
+    queue.cancel(jobs[1].id)
+    read: list[str] = []
+
+    def noted(values: Mapping[str, Any]) -> Job:
+        read.append(values["id"])
+        return job_of(values)
+
+    monkeypatch.setattr(sqlite_store, "job_of", noted)
+    assert queue.store.jobs(JobStatus.RUNNING) == []
+    assert [job.id for job in queue.store.jobs(JobStatus.CANCELLED, JobStatus.RUNNING)] == [jobs[1].id]
+    assert read == [jobs[1].id]
+    assert [job.id for job in queue.store.jobs()] == [job.id for job in jobs]
 
 
 def filled(root: Path, count: int) -> JobQueue:

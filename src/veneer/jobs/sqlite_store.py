@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cache
@@ -90,12 +90,7 @@ class SqliteStore:
 
     def jobs(self, *statuses: JobStatus) -> Sequence[Job]:
         """See `JobStore.jobs`."""
-
-        def read(database: sqlite3.Connection) -> list[Job]:
-            rows = database.execute(f"select {_DOCUMENT} from jobs order by created, id").fetchall()
-            return [_job(row[0]) for row in rows]
-
-        return [job for job in self._with(read) if not statuses or job.status in statuses]
+        return self._with(lambda database: list(_jobs(database, *statuses)))
 
     def change(self, job: str, change: Change) -> Job | None:
         """See `JobStore.change`."""
@@ -110,9 +105,7 @@ class SqliteStore:
         """See `JobStore.rearrange`."""
 
         def write(database: sqlite3.Connection) -> Sequence[Job]:
-            query = f"select {_DOCUMENT} from jobs where status = ? order by created, id"
-            rows = database.execute(query, (JobStatus.QUEUED.value,)).fetchall()
-            found = [_job(row[0]) for row in rows]
+            found = _jobs(database, JobStatus.QUEUED)
             waiting = {job.id: job for job in found if not JobFolder(self._root / job.id).lost()}
             made = change(list(waiting.values()))
             for job in made:
@@ -147,9 +140,7 @@ class SqliteStore:
         unwritten: list[OutputError],
     ) -> Job | None:
         """The first queued job that can be carried out, started; `unwritten` takes up what was wrong with others."""
-        order = f"select {_DOCUMENT} from jobs where status = ? order by priority desc, place, created, id"
-        for (document,) in database.execute(order, (JobStatus.QUEUED.value,)).fetchall():
-            job = _job(document)
+        for job in _jobs(database, JobStatus.QUEUED, order="priority desc, place, created, id"):
             if JobFolder(self._root / job.id).lost():
                 # The folder is the truth: to start the job would make it again.
                 database.execute("delete from jobs where id = ?", (job.id,))
@@ -348,6 +339,14 @@ def _unwritable(error: OutputError) -> str:
 def _get(database: sqlite3.Connection, job: str) -> Job | None:
     row = database.execute(f"select {_DOCUMENT} from jobs where id = ?", (job,)).fetchone()
     return None if row is None else _job(row[0])
+
+
+def _jobs(database: sqlite3.Connection, *statuses: JobStatus, order: str = "created, id") -> Iterator[Job]:
+    """The jobs of some states, or all of them; each is read when it is asked for."""
+    chosen = f"where status in ({', '.join('?' * len(statuses))})" if statuses else ""
+    query = f"select {_DOCUMENT} from jobs {chosen} order by {order}"
+    for (document,) in database.execute(query, [status.value for status in statuses]).fetchall():
+        yield _job(document)
 
 
 def _job(document: bytes) -> Job:
