@@ -34,7 +34,7 @@ from veneer.studio.objects import finite, job_object
 from veneer.studio.results import results_of
 from veneer.studio.settings import PATHS
 from veneer.studio.studio import Studio
-from veneer.studio.tasks import METRIC_NAMES, task_object
+from veneer.studio.tasks import METRIC_NAMES, task_object, task_of
 from veneer.studio.watch import NOTES, WatchedRun, read_extras
 from veneer.training.best import higher_is_better
 
@@ -152,14 +152,11 @@ def _table(studio: Studio, name: str) -> str:
 async def report(studio: Studio, request: Request) -> Response:
     """GET /studio/report?name=…: what the page beside the adapter shows, as values; with `task=…` that of an
     evaluation that was asked for."""
-    task = request.query_params.get("task")
-    if task is None:
+    if "task" not in request.query_params:
         run = studio.run_of(request)
         job, file = studio.queue.get(run.name), RunFolder(run.record.path).report_file
     else:
-        job = studio.queue.get(task)
-        if job is None or job.kind is not JobKind.EVALUATE:
-            raise ApiError(404, "task: there is no such evaluation", param="task", code="job_not_found")
+        job = task_of(studio, request, JobKind.EVALUATE)
         file = RunFolder(studio.root / job.id).report_file
 
     def read() -> str | None:

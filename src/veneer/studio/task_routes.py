@@ -11,14 +11,14 @@ from starlette.responses import FileResponse, Response
 
 from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.jobs.folder import JobFolder
-from veneer.jobs.job import Job, JobKind, JobStatus
+from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.record import read_json
 from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_response
 from veneer.strict_json import with_reasons
 from veneer.studio.called import called
 from veneer.studio.studio import Studio
-from veneer.studio.tasks import task_object, task_settings
+from veneer.studio.tasks import task_object, task_of, task_settings
 
 
 async def evaluate(studio: Studio, request: Request) -> Response:
@@ -33,7 +33,8 @@ async def export(studio: Studio, request: Request) -> Response:
 
 async def show_export(studio: Studio, request: Request) -> Response:
     """GET /studio/export?task=…: what is known of an export, its certificate, and its files."""
-    job, folder = _found(studio, request, JobKind.EXPORT)
+    job = task_of(studio, request, JobKind.EXPORT)
+    folder = JobFolder(studio.root / job.id).export
 
     def read() -> dict[str, Any]:
         named = {**(job.details.get("called") or {}), str(folder): folder.name}
@@ -49,7 +50,7 @@ async def show_export(studio: Studio, request: Request) -> Response:
 
 async def export_file(studio: Studio, request: Request) -> Response:
     """GET /studio/export/file?task=…&name=…: one of the files of an export."""
-    _, folder = _found(studio, request, JobKind.EXPORT)
+    folder = JobFolder(studio.root / task_of(studio, request, JobKind.EXPORT).id).export
     path = (await asyncio.to_thread(_files, folder)).get(request.query_params.get("name", ""))
     if path is None:
         raise ApiError(404, "name: the export has no such file", param="name")
@@ -61,14 +62,6 @@ def _files(folder: Path) -> dict[str, Path]:
     """The files of an export by their names, by which alone they are opened; links are none of them."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): path for path in found}
-
-
-def _found(studio: Studio, request: Request, kind: JobKind) -> tuple[Job, Path]:
-    """A job of that kind that has ended well, and the folder of its export."""
-    job = studio.queue.get(request.query_params.get("task", ""))
-    if job is None or job.kind is not kind:
-        raise ApiError(404, "task: there is no such one", param="task", code="job_not_found")
-    return job, JobFolder(studio.root / job.id).export
 
 
 async def _made(studio: Studio, request: Request, kind: JobKind) -> Response:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import Request
+
 from veneer.data.formats import to_record
 from veneer.data.json_values import BadRow
 from veneer.data.preference import is_pair
@@ -38,6 +40,7 @@ FIELDS = {
     JobKind.EVALUATE: ("run", "file", "limit", "metrics", "suites", "suite_items", "gate"),
     JobKind.EXPORT: ("run", "file", "to", "dtype", "quant"),
 }
+NOUNS = {JobKind.EVALUATE: "evaluation", JobKind.EXPORT: "export"}
 GATE = ("metric", "better_by", "suites", "items", "discordant")
 
 
@@ -164,6 +167,16 @@ def _wrong(key: str, rule: str) -> ApiError:
     return ApiError(400, f"{key}: {rule}", param=key)
 
 
+def task_of(studio: Studio, request: Request, kind: JobKind) -> Job:
+    """The evaluation or export that the field `task` of a request names, in whatever state. Raises ApiError (404) where
+    there is none."""
+    job = studio.queue.get(request.query_params.get("task", ""))
+    if job is None or job.kind is not kind:
+        message = f"task: there is no such {NOUNS[kind]}"
+        raise ApiError(404, message, param="task", code="job_not_found")
+    return job
+
+
 def task_object(job: Job, root: Path) -> dict[str, Any]:
     """An evaluation or an export, in the form that jobs have on the pages; no message names a path below `root`."""
     details, paths = job.details, paths_of(job, root)
@@ -171,7 +184,7 @@ def task_object(job: Job, root: Path) -> dict[str, Any]:
     rest = {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")}
     return {
         "id": job.id,
-        "object": f"veneer.{'evaluation' if job.kind is JobKind.EVALUATE else 'export'}",
+        "object": f"veneer.{NOUNS[job.kind]}",
         "created_at": int(job.created_at),
         "finished_at": None if job.finished_at is None else int(job.finished_at),
         "model": details.get("model", ""),
