@@ -17,12 +17,12 @@ from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
-from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
+from veneer.studio.objects import checkpoints_of, events_of, page_of
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
 from veneer.studio.settings import job_request
 from veneer.studio.studio import Studio
-from veneer.studio.tasks import task_object
+from veneer.studio.tasks import job_values
 
 MOST = 1_000
 """The largest part of a list."""
@@ -57,7 +57,7 @@ async def create(studio: Studio, request: Request) -> Response:
     )
     studio.checking.check_job(job)
     await studio.looked()
-    return json_response(_job(studio, job))
+    return json_response(job_values(studio, job))
 
 
 async def list_jobs(studio: Studio, request: Request) -> Response:
@@ -70,7 +70,7 @@ async def list_jobs(studio: Studio, request: Request) -> Response:
     jobs = await asyncio.to_thread(studio.queue.jobs)
     await studio.caught_up(jobs)
     found = [
-        _job(studio, job)
+        job_values(studio, job)
         for job in jobs
         if job.kind is JobKind.TRAIN
         and all((job.details.get("metadata") or {}).get(key) == value for key, value in wanted.items())
@@ -80,7 +80,7 @@ async def list_jobs(studio: Studio, request: Request) -> Response:
 
 async def retrieve(studio: Studio, request: Request) -> Response:
     """GET /v1/fine_tuning/jobs/{job}."""
-    return json_response(_job(studio, await _found(studio, request)))
+    return json_response(job_values(studio, await _found(studio, request)))
 
 
 async def events(studio: Studio, request: Request) -> Response:
@@ -197,7 +197,7 @@ async def _changed(studio: Studio, request: Request, change: Callable[[str], Job
         message = f"the job is {now.status.value} and cannot be {done}"
         raise ApiError(409, message, code="wrong_state", headers={"x-should-retry": "false"})
     await studio.looked()
-    return json_response(_job(studio, made))
+    return json_response(job_values(studio, made))
 
 
 async def _found(studio: Studio, request: Request) -> Job:
@@ -206,13 +206,6 @@ async def _found(studio: Studio, request: Request) -> Job:
         raise ApiError(404, "there is no such job", param="fine_tuning_job_id", code="job_not_found")
     await studio.caught_up([job])
     return job
-
-
-def _job(studio: Studio, job: Job) -> dict[str, Any]:
-    if job.kind is not JobKind.TRAIN:
-        return task_object(job, studio.root)
-    run = studio.watcher.run(job.id)
-    return job_object(job, None if run is None else run.record, studio.root)
 
 
 def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import told, without_paths
 from veneer.studio.chat_routes import preferences_file
 from veneer.studio.job_routes import number_of
-from veneer.studio.objects import finite, job_object
+from veneer.studio.objects import finite
 from veneer.studio.results import results_of
 from veneer.studio.settings import PATHS
 from veneer.studio.studio import Studio
-from veneer.studio.tasks import METRIC_NAMES, task_object, task_of
+from veneer.studio.tasks import METRIC_NAMES, job_values, task_of
 from veneer.studio.watch import NOTES, WatchedRun, read_extras
 from veneer.training.best import higher_is_better
 
@@ -50,13 +50,6 @@ async def changes(studio: Studio, request: Request) -> Response:
     epoch, _, number = request.query_params.get("since", "").partition("-")
     version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
     found = studio.watcher.since(version)
-    jobs = []
-    for job in found.jobs:
-        if job.kind is not JobKind.TRAIN:
-            jobs.append(task_object(job, studio.root))
-            continue
-        run = studio.watcher.run(job.id)
-        jobs.append(job_object(job, None if run is None else run.record, studio.root))
     return json_response(
         {
             "version": f"{studio.watcher.epoch}-{found.version}",
@@ -64,7 +57,7 @@ async def changes(studio: Studio, request: Request) -> Response:
             "runs": [run_values(run) for run in found.runs],
             "removed": list(found.removed),
             "removed_jobs": list(found.removed_jobs),
-            "jobs": jobs,
+            "jobs": [job_values(studio, job) for job in found.jobs],
             "files": studio.files.stamp,
         }
     )

@@ -27,7 +27,7 @@ from veneer.serving.errors import ApiError
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
-from veneer.studio.objects import error_of
+from veneer.studio.objects import error_of, job_object
 from veneer.studio.studio import Studio
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
@@ -175,6 +175,14 @@ def task_of(studio: Studio, request: Request, kind: JobKind) -> Job:
         message = f"task: there is no such {NOUNS[kind]}"
         raise ApiError(404, message, param="task", code="job_not_found")
     return job
+
+
+def job_values(studio: Studio, job: Job) -> dict[str, Any]:
+    """A job of any kind, as clients are told of it."""
+    if job.kind is not JobKind.TRAIN:
+        return task_object(job, studio.root)
+    run = studio.watcher.run(job.id)
+    return job_object(job, None if run is None else run.record, studio.root)
 
 
 def task_object(job: Job, root: Path) -> dict[str, Any]:
