@@ -43,6 +43,16 @@ class JobInputs:
     code: Mapping[Path, str]
     """Python rewards: where each is to stand, and its text."""
 
+    def settings_of(self, asked: JobRequest) -> dict[str, Any]:
+        """The settings of the job that asks with these: what is stored, and with an `output` what is checked.
+
+        Raises:
+            ConfigError: a setting leads through a plain value.
+        """
+        pairs = [("model", self.model), ("data.file", str(self.rows)), *self.settings.items()]
+        pairs += [] if self.evaluation is None else [("data.eval_file", str(self.evaluation))]
+        return laid_over(dict(asked.values), pairs)
+
     def write_code(self) -> None:
         """Write the Python rewards, each once. Raises OutputError where they cannot be."""
         for path, text in self.code.items():
@@ -87,10 +97,8 @@ def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunCon
     Raises:
         ApiError: 400, settings contradict each other or are not known.
     """
-    pairs = [("model", inputs.model), ("output", output), ("data.file", str(inputs.rows)), *inputs.settings.items()]
-    pairs += [] if inputs.evaluation is None else [("data.eval_file", str(inputs.evaluation))]
     try:
-        return parse(laid_over(dict(asked.values), pairs), where=f"{EXTENSION}.settings")
+        return parse({**inputs.settings_of(asked), "output": output}, where=f"{EXTENSION}.settings")
     except ConfigError as error:
         raise ApiError(400, str(error), param=EXTENSION) from error
 

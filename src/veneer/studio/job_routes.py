@@ -9,7 +9,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.config.values import laid_over
 from veneer.errors import DataError, VeneerError
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
@@ -37,8 +36,6 @@ async def create(studio: Studio, request: Request) -> Response:
     asked = job_request(await read_json(request, studio.limits))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     check_device(studio, config_of(asked, inputs))
-    named: list[tuple[str, Any]] = [("model", inputs.model), ("data.file", str(inputs.rows)), *inputs.settings.items()]
-    named += [] if inputs.evaluation is None else [("data.eval_file", str(inputs.evaluation))]
     details = {
         **asked.details,
         "model": asked.model,
@@ -50,7 +47,7 @@ async def create(studio: Studio, request: Request) -> Response:
     await asyncio.to_thread(inputs.write_code)
     job = await asyncio.to_thread(
         studio.queue.create,
-        laid_over(dict(asked.values), named),
+        inputs.settings_of(asked),
         details,
         priority=asked.priority,
         status=JobStatus.VALIDATING,
