@@ -41,6 +41,10 @@ from veneer.studio.watch import Watcher
 
 HELD_AS = f"{EXTENSION}.held_as"
 """The field of a request for an answer of a base that names the adapter as whose run the base is to be held."""
+ADAPTER_BYTES = 10**9
+"""Bytes that adapters may take in memory."""
+CACHE_BYTES = 5 * 10**8
+"""Bytes that keys and values may take."""
 _CHECKPOINT = re.compile(r"(.+)-step-([0-9]{1,9})", re.DOTALL)
 
 
@@ -205,12 +209,12 @@ class ChatHost:
         try:
             assistant = load_assistant(request)
             loader = adapter_loader(assistant.model, base_files=assistant.files)
-            self._adapters = AdapterFolder(folder, loader, self.request.adapter_memory)
+            self._adapters = AdapterFolder(folder, loader, ADAPTER_BYTES)
             self.service = build_service(
                 assistant,
                 self.bases.name_of(asked.source),
                 self._adapters,
-                cache_bytes=self.request.cache_memory,
+                cache_bytes=CACHE_BYTES,
                 limits=self.limits,
             )
         except VeneerError as error:

@@ -31,10 +31,6 @@ class StudioRequest:
     """Device and dtype of the model that is chatted with."""
     job_code: JobCode = JobCode.REFUSE
     """Whether jobs may bring rewards that are Python or programs."""
-    adapter_memory: int = 10**9
-    """Bytes that adapters may take in memory."""
-    cache_memory: int = 5 * 10**8
-    """Bytes that keys and values may take."""
 
 
 @dataclass(frozen=True, slots=True)
