@@ -210,7 +210,12 @@ class Worker:
 
 def worker_lock(root: Path, device: str) -> Path:
     """The file whose lock the worker of a device holds; it has the number of its process."""
-    return root / STUDIO / f"worker-{device.replace(':', '-')}.lock"
+    return worker_file(root, device, "lock")
+
+
+def worker_file(root: Path, device: str, kind: str) -> Path:
+    """A file of the worker of a device."""
+    return root / STUDIO / f"worker-{device.replace(':', '-')}.{kind}"
 
 
 def worker_runs(root: Path, device: str) -> bool:

@@ -19,6 +19,8 @@ _TYPES = {
 }
 NO_RETRY = {"x-should-retry": "false"}
 """The header by which OpenAI's clients do not ask again by themselves, as they do after 409 and 500."""
+UNKEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Headers of an answer that nothing on the way may keep, and no browser may take for anything else than it says."""
 
 
 class ApiError(Exception):
@@ -58,12 +60,12 @@ class ApiError(Exception):
 
 
 def json_response(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer of JSON. Nothing on the way may keep it, and no browser may take it for anything else."""
+    """An answer of JSON."""
     return Response(
         json_bytes(content),
         status_code=status,
         media_type="application/json",
-        headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
+        headers={**UNKEPT, **(headers or {})},
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from veneer.serving.errors import UNKEPT
 from veneer.serving.service import Service
 
 
@@ -22,8 +23,7 @@ async def page(service: Service, request: Request) -> Response:
     headers = {
         "content-security-policy": rules,
         "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-        "cache-control": "no-store",
+        **UNKEPT,
     }
     return Response(_text().replace("{{nonce}}", nonce), media_type="text/html", headers=headers)
 

@@ -20,7 +20,7 @@ from veneer.jobs.folder import STUDIO
 from veneer.serving.body import read_json
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
-from veneer.serving.errors import ApiError, json_bytes, json_response
+from veneer.serving.errors import UNKEPT, ApiError, json_bytes, json_response
 from veneer.serving.models import no_model
 from veneer.serving.service import Service
 from veneer.strict_json import to_text
@@ -128,7 +128,7 @@ async def preferences(studio: Studio, request: Request) -> Response:
     """GET /studio/preferences: the rows that were kept, as JSONL."""
     file = preferences_file(studio)
     text = await asyncio.to_thread(lambda: file.read_text(encoding="utf-8") if file.is_file() else "")
-    headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', "x-content-type-options": "nosniff"}
+    headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', **UNKEPT}
     return Response(text, media_type="application/jsonl", headers=headers)
 
 

@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response
 
 from veneer.enums import ObjectiveName
 from veneer.errors import VeneerError
-from veneer.serving.errors import ApiError, json_response
+from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_response
 from veneer.studio.checking import lint_page
 from veneer.studio.job_routes import limit_of
 from veneer.studio.objects import file_object, page_of
@@ -50,9 +50,8 @@ async def retrieve_file(studio: Studio, request: Request) -> Response:
 async def file_content(studio: Studio, request: Request) -> Response:
     """GET /v1/files/{file}/content."""
     file = studio.file_of(request.path_params["file"], "file_id")
-    headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
     return FileResponse(
-        studio.files.content(file), media_type="application/octet-stream", filename=file.filename, headers=headers
+        studio.files.content(file), media_type="application/octet-stream", filename=file.filename, headers=UNKEPT
     )
 
 
@@ -62,7 +61,7 @@ async def delete_file(studio: Studio, request: Request) -> Response:
     for job in await asyncio.to_thread(studio.queue.jobs):
         named = [job.details.get(key) for key in ("training_file", "validation_file", "file")]
         if file.id in named and not job.status.ended:
-            raise ApiError(409, f"the job {job.id} needs the file", headers={"x-should-retry": "false"})
+            raise ApiError(409, f"the job {job.id} needs the file", headers=NO_RETRY)
     try:
         await asyncio.to_thread(studio.files.delete, file)
     except VeneerError as error:

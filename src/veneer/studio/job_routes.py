@@ -13,7 +13,7 @@ from veneer.errors import DataError, VeneerError
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.serving.body import read_json
-from veneer.serving.errors import ApiError, json_response
+from veneer.serving.errors import NO_RETRY, ApiError, json_response
 from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
 from veneer.studio.objects import checkpoints_of, events_of, page_of
@@ -131,7 +131,7 @@ async def move(studio: Studio, request: Request) -> Response:
         waiting = await asyncio.to_thread(studio.queue.waiting)
         if before is not None and before not in [job.id for job in waiting]:
             message = "before: no such job waits in the queue"
-            raise ApiError(409, message, param="before", code="wrong_state", headers={"x-should-retry": "false"})
+            raise ApiError(409, message, param="before", code="wrong_state", headers=NO_RETRY)
         return await _changed(studio, request, lambda job: studio.queue.put_before(job, before), "moved")
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise ApiError(400, "give a whole number as priority, or before", param="priority")
@@ -192,7 +192,7 @@ async def _changed(studio: Studio, request: Request, change: Callable[[str], Job
     if made is None:
         now = await _found(studio, request)
         message = f"the job is {now.status.value} and cannot be {done}"
-        raise ApiError(409, message, code="wrong_state", headers={"x-should-retry": "false"})
+        raise ApiError(409, message, code="wrong_state", headers=NO_RETRY)
     await studio.looked()
     return json_response(job_values(studio, made))
 

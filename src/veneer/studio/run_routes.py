@@ -25,7 +25,7 @@ from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.record import by_key, default_settings, read_json
 from veneer.serving.body import read_json as read_body
-from veneer.serving.errors import ApiError, json_bytes, json_response
+from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import told, without_paths
 from veneer.studio.chat_routes import preferences_file
@@ -39,7 +39,6 @@ from veneer.studio.watch import NOTES, WatchedRun, read_extras
 from veneer.training.best import higher_is_better
 
 CURVES = ("loss", "evaluation", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb")
-NOSNIFF = {"x-content-type-options": "nosniff"}
 _EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -114,7 +113,7 @@ async def curves(studio: Studio, request: Request) -> Response:
     if query.get("format") == "csv":
         table = await asyncio.to_thread(_table, studio, run.name)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
-        headers = {"content-disposition": f'attachment; filename="{name}.csv"', **NOSNIFF}
+        headers = {"content-disposition": f'attachment; filename="{name}.csv"', **UNKEPT}
         return Response(table, media_type="text/csv", headers=headers)
     most = number_of(query.get("most", str(MOST_POINTS)))
     if most is None or not 8 <= most <= 20_000:
@@ -170,7 +169,7 @@ async def report(studio: Studio, request: Request) -> Response:
         content = await asyncio.to_thread(renamed, text)
     except (ValueError, RecursionError) as error:
         raise ApiError(404, "the run's report is damaged; `veneer evaluate` makes another one", param="name") from error
-    return Response(content, media_type="application/json", headers={"cache-control": "no-store", **NOSNIFF})
+    return Response(content, media_type="application/json", headers=UNKEPT)
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:
@@ -187,7 +186,7 @@ async def put_notes(studio: Studio, request: Request) -> Response:
     before, now = body.get("before"), await asyncio.to_thread(read_extras, RunFolder(run.record.path))
     if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
         message = "these notes were changed elsewhere, in another tab say, since they were read; read them again first"
-        raise ApiError(409, message, param="before", code="changed", headers={"x-should-retry": "false"})
+        raise ApiError(409, message, param="before", code="changed", headers=NO_RETRY)
     await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
     await studio.looked()
     return json_response({"text": text, "tags": tags})

@@ -14,7 +14,7 @@ from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.record import read_json
 from veneer.serving.body import read_json as read_body
-from veneer.serving.errors import ApiError, json_response
+from veneer.serving.errors import UNKEPT, ApiError, json_response
 from veneer.strict_json import with_reasons
 from veneer.studio.called import called
 from veneer.studio.studio import Studio
@@ -54,8 +54,7 @@ async def export_file(studio: Studio, request: Request) -> Response:
     path = (await asyncio.to_thread(_files, folder)).get(request.query_params.get("name", ""))
     if path is None:
         raise ApiError(404, "name: the export has no such file", param="name")
-    headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers=headers)
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name, headers=UNKEPT)
 
 
 def _files(folder: Path) -> dict[str, Path]:

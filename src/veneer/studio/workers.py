@@ -15,7 +15,7 @@ import torch
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device
 from veneer.jobs.device import AUTO, numbered, serves
-from veneer.jobs.worker import end_worker, worker_runs
+from veneer.jobs.worker import end_worker, worker_file, worker_runs
 
 SECONDS = 1.0
 """Seconds between two looks."""
@@ -106,7 +106,7 @@ class WorkerKeeper:
         if any(child.args == command and child.poll() is None for child in self._children):
             return  # it is about to take its lock
         with suppress(OSError):
-            log = (self._root / ".studio" / f"worker-{device.replace(':', '-')}.txt").open("ab")
+            log = worker_file(self._root, device, "txt").open("ab")
             with log:
                 # In a session of its own: the terminal's Ctrl-C is the studio's business.
                 self._children.append(
