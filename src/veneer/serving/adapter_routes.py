@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from veneer.errors import AdapterError
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.catalogue import AdapterCatalogue, GenerationConflict
 from veneer.serving.errors import NO_RETRY, ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
@@ -28,7 +28,7 @@ async def load_adapter(service: Service, request: Request) -> Response:
         ApiError: 409, `expected_generation` is not the one that is loaded; 400, the adapter cannot be used, and what
             was loaded before stays, or it has the base's name.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     name, catalogue = _name(service, fields)
     if name == service.models.base:
         raise fields.wrong("lora_name", f"{name!r} is the base's name; give the adapter's folder another one")
@@ -52,7 +52,7 @@ async def unload_adapter(service: Service, request: Request) -> Response:
     Raises:
         ApiError: 404, there is none of that name.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     name, catalogue = _name(service, fields)
     fields.neutral("lora_int_id")
     try:

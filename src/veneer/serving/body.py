@@ -23,7 +23,7 @@ STALL_SECONDS = 30.0
 """Seconds in which something of a body must come."""
 
 
-async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
+async def read_body(request: Request, limits: ServerLimits) -> dict[str, Any]:
     """The JSON object that a client sent.
 
     Raises:

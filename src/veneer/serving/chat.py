@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
 from veneer.serving.answers import Answers
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.grammar import Grammar
@@ -47,7 +47,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     Raises:
         ApiError: the request is refused or fails.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     asked = await read_chat(service, fields)
     service.metrics.ignored(len(asked.ignored))
     headers = ignored_header(asked.ignored)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenMade
 from veneer.serving.answers import Answers
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import TextOffsets, TokenBytes, completion_logprobs, token_text
@@ -64,7 +64,7 @@ async def completions(service: Service, request: Request) -> Response:
     Raises:
         ApiError: the request is refused or fails.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     asked = await _read(service, fields)
     service.metrics.ignored(len(asked.ignored))
     headers = ignored_header(asked.ignored)

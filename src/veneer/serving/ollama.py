@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.service import VERSION, Service
@@ -43,7 +43,7 @@ async def show(service: Service, request: Request) -> Response:
     Raises:
         ApiError: 404, there is no model of that name.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     name, older = fields.text("model"), fields.text("name")
     model = named(service, name or older)
     info = {"general.architecture": "veneer", "veneer.context_length": service.context}

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, TokenMade
 from veneer.serving.answers import Answers, unless_gone
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.grammar import Grammar
@@ -62,7 +62,7 @@ async def chat(service: Service, request: Request) -> Response:
     Raises:
         ApiError: the request is refused or fails.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     model, stream = named(service, fields.text("model")), fields.flag("stream", True)
     if not fields.items("messages"):
         return _loaded(fields, model, {"message": {"role": "assistant", "content": ""}})
@@ -78,7 +78,7 @@ async def generate(service: Service, request: Request) -> Response:
     Raises:
         ApiError: the request is refused or fails.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     model, stream = named(service, fields.text("model")), fields.flag("stream", True)
     text, system, raw = fields.text("prompt"), fields.text("system"), fields.flag("raw")
     for name, neutral in (("suffix", ""), ("template", ""), ("images", []), ("context", [])):

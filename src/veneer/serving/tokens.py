@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import token_text
@@ -25,7 +25,7 @@ async def tokenize(service: Service, request: Request) -> Response:
     Raises:
         ApiError: the request is refused.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     service.models.adapter_of(fields.text("model") or service.models.base)
     strings = fields.flag("return_token_strs")
     fields.neutral("add_generation_prompt", True)
@@ -58,7 +58,7 @@ async def detokenize(service: Service, request: Request) -> Response:
     Raises:
         ApiError: the request is refused.
     """
-    fields = Fields(await read_json(request, service.limits))
+    fields = Fields(await read_body(request, service.limits))
     service.models.adapter_of(fields.text("model") or service.models.base)
     given = fields.items("tokens")
     if given is None:

@@ -17,7 +17,7 @@ from veneer.data.json_values import BadRow
 from veneer.data.preference import to_pair
 from veneer.io.files import reported
 from veneer.jobs.folder import STUDIO
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
 from veneer.serving.errors import UNKEPT, ApiError, json_bytes, json_response
@@ -62,7 +62,7 @@ async def complete(studio: Studio, request: Request) -> Any:
 
 async def _answered(studio: Studio, request: Request, answer: Answering) -> Any:
     """The answer of the model that a request names, which stays in memory until all of it is sent."""
-    body = await read_json(request, studio.limits)
+    body = await read_body(request, studio.limits)
     held_as = _held_as(body.pop(EXTENSION, None))
     async with AsyncExitStack() as held:
         service = await held.enter_async_context(studio.chat.service_for(body.get("model"), held_as))
@@ -98,7 +98,7 @@ class HeldResponse:
 
 async def prefer(studio: Studio, request: Request) -> Response:
     """POST /studio/preferences: a conversation with the better and the worse answer, as a row to train on."""
-    body = await read_json(request, studio.limits)
+    body = await read_body(request, studio.limits)
     prompt = body.get("prompt")
     texts = [body.get("chosen"), body.get("rejected")]
     fine = isinstance(prompt, list) and 0 < len(prompt) <= 200 and all(_is_message(one) for one in prompt)
@@ -134,7 +134,7 @@ async def preferences(studio: Studio, request: Request) -> Response:
 
 async def train_on_preferences(studio: Studio, request: Request) -> Response:
     """POST /studio/preferences/file: the rows that were kept, as an uploaded file that a job can be made of."""
-    await read_json(request, studio.limits)
+    await read_body(request, studio.limits)
     source = preferences_file(studio)
     if not source.is_file():
         raise ApiError(400, "no preference is kept yet; mark the better one of two answers first")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from veneer.errors import DataError, VeneerError
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
-from veneer.serving.body import read_json
+from veneer.serving.body import read_body
 from veneer.serving.errors import NO_RETRY, ApiError, json_response
 from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
@@ -33,7 +33,7 @@ PREVIEWED = 20
 
 async def create(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs."""
-    asked = job_request(await read_json(request, studio.limits))
+    asked = job_request(await read_body(request, studio.limits))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     check_device(studio, config_of(asked, inputs))
     details = {
@@ -121,7 +121,7 @@ async def resume(studio: Studio, request: Request) -> Response:
 
 async def move(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/{job}/move: another `priority`, or a place before the job `before` (null: the last)."""
-    body = await read_json(request, studio.limits)
+    body = await read_body(request, studio.limits)
     priority, before = body.get("priority"), body.get("before")
     if "before" in body:
         if before is not None and not isinstance(before, str):
@@ -146,7 +146,7 @@ async def order(studio: Studio, request: Request) -> Response:
 
 async def estimate(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/estimate: what a job would choose and take, from the body that would make it."""
-    asked = job_request(await read_json(request, studio.limits))
+    asked = job_request(await read_body(request, studio.limits))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     config = config_of(asked, inputs, "my-adapter")
     check_device(studio, config)
@@ -165,7 +165,7 @@ async def estimate(studio: Studio, request: Request) -> Response:
 
 async def preview(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/preview: rows of a file as tokens, and which of them train, as the engine has them."""
-    body = await read_json(request, studio.limits)
+    body = await read_body(request, studio.limits)
     asked = job_request({key: value for key, value in body.items() if key not in ("first", "count")})
     first, count = (_place(body, name, default) for name, default in (("first", 0), ("count", 3)))
     inputs = await asyncio.to_thread(inputs_of, studio, asked)

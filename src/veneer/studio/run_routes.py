@@ -24,7 +24,7 @@ from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.record import by_key, default_settings, read_json
-from veneer.serving.body import read_json as read_body
+from veneer.serving.body import read_body
 from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import told, without_paths

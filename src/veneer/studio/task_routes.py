@@ -13,7 +13,7 @@ from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.record import read_json
-from veneer.serving.body import read_json as read_body
+from veneer.serving.body import read_body
 from veneer.serving.errors import UNKEPT, ApiError, json_response
 from veneer.strict_json import with_reasons
 from veneer.studio.called import called
