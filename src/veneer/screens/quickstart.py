@@ -22,7 +22,7 @@ from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.train import train_visibly
-from veneer.walkthrough import limit_of_all, scored, walkthrough_config
+from veneer.walkthrough import scored, told_of_all, walkthrough_config
 
 SAMPLES = 3
 
@@ -52,21 +52,21 @@ def quickstart_visibly(
     Args:
         method: what is trained.
         model: a model that replaces the bundled one.
-        output: the folder of the run; by default a new one.
+        output: the folder of the run, new or of a quickstart that was stopped; by default a new one.
         rows: how many messages of each held-out set are answered.
         device: the device that computes.
         time_limit: how many seconds training and evaluation may take.
         as_json: leave the showing to the caller.
 
     Raises:
-        VeneerError: the model is absent, the output folder is taken, or a step fails.
+        VeneerError: the model is absent, the output folder is taken by something else, or a step fails.
     """
     config = walkthrough_config(method, model, output, device, time_limit)
     screen = console()
     say(screen, f"1. Training {method.value} on {config.data.training_name}", style="bold")
     begun = time.perf_counter()
-    with limit_of_all(time_limit):
-        trained = train_visibly(config)
+    with told_of_all(config, time_limit):
+        trained = train_visibly(config, resume=True)
     say(screen, "2. Evaluating base and tuned model on held-out messages, greedy answers", style="bold")
     with EventScreen(screen) as shown:
         result = scored(trained, config, rows, shown, begun, time_limit)
