@@ -66,7 +66,7 @@ def configuration(method: Method, model: str, output: Path, device: str, time_li
 
 
 def folder_for_run(base: str, method: Method, model: str) -> Path:
-    """`base`, or `base-2`, `base-3`, …: the first that does not exist, so that a second try loses nothing, or that holds
+    """`base`, or `base-2`, `base-3`, …: the first that does not exist, so that a second try loses nothing, or that has
     a run of this method and model that was stopped, which then goes on."""
     folders = (Path(base if number == 1 else f"{base}-{number}") for number in count(1))
     return next(folder for folder in folders if not folder.exists() or _was_stopped(folder, method, model))

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from veneer.errors import DataError
-from veneer.screens.standard_input import text_of
+from veneer.screens.standard_input import standard_input, text_of
 
 
 def stream(content: bytes, errors: str) -> io.TextIOWrapper:
@@ -21,6 +21,12 @@ def test_white_space_around_a_text_is_left_out() -> None:
     assert text_of(stream("  é 😀\nb \n".encode(), "strict").read) == "é 😀\nb"
     assert text_of(stream(b" a \nb\n", "strict").readline) == "a"
     assert text_of(stream(b"", "strict").readline) == ""
+
+
+def test_nothing_is_read_where_it_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert text_of(standard_input().read) == ""
+    assert text_of(standard_input().readline) == ""
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])

@@ -18,6 +18,7 @@ from veneer.gpu.dispatch import GpuChoice
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.gpu.few_rows import DTYPES, packed_choice
 from veneer.hardware import BF16_FLAGS, resolve_device, resolve_dtype
+from veneer.io.places import working_folder
 from veneer.native.build import compiler
 from veneer.native.functions import KernelProducts
 from veneer.native.library import choice, kernels
@@ -89,9 +90,10 @@ class Facts:
     memory_available: int | None
     memory_limit: int | None
     """The memory limit of the process group (container)."""
-    disk: int
-    """Free where the command was called."""
-    folder: str
+    disk: int | None
+    """Free bytes where the command was called."""
+    folder: str | None
+    """The working folder; None where it was deleted."""
     packages: dict[str, str | None]
     """Version of each optional package."""
     measured: Measured | None = None
@@ -112,6 +114,7 @@ def doctor(*, measure: bool = False) -> Facts:
     dtype = resolve_dtype(Dtype.AUTO, device)
     picked, gpu = choice(), gpu_choice(device)
     total, available = memory()
+    folder = working_folder()
     no_int8 = int8_reason(device)
     return Facts(
         veneer=__version__,
@@ -144,8 +147,8 @@ def doctor(*, measure: bool = False) -> Facts:
         memory_total=total,
         memory_available=available,
         memory_limit=memory_limit(),
-        disk=shutil.disk_usage(Path.cwd()).free,
-        folder=str(Path.cwd()),
+        disk=None if folder is None else shutil.disk_usage(folder).free,
+        folder=None if folder is None else str(folder),
         packages={name: _version(name) for name in PACKAGES},
         measured=probe(device, dtype) if measure else None,
     )

@@ -44,7 +44,7 @@ def advice(facts: Facts) -> list[str]:
             f"{size(room)} of memory are free, and training SmolLM2-135M takes about 2 GiB: end other programs, or set "
             "compute.micro_batch_tokens lower"
         )
-    if facts.disk < LITTLE_DISK:
+    if facts.disk is not None and facts.disk < LITTLE_DISK:
         found.append(f"{size(facts.disk)} are free in {facts.folder}: runs keep checkpoints there (train.keep)")
     if facts.packages.get("pyarrow") is None:
         found.append("Parquet files cannot be read: pip install 'veneer[parquet]'")
@@ -114,7 +114,10 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
         ("GPU kernels", f"{'used' if facts.gpu_kernels else 'none'}: {facts.gpu_kernels_reason}"),
         ("int8", f"{'can be used' if facts.int8 else 'cannot be used'}: {facts.int8_reason}"),
         ("memory", ", ".join(memory) or "unknown"),
-        ("disk", f"{size(facts.disk)} free in {facts.folder}"),
+        (
+            "disk",
+            "the working folder was deleted" if facts.disk is None else f"{size(facts.disk)} free in {facts.folder}",
+        ),
         ("packages", ", ".join(f"{name} {found or 'absent'}" for name, found in facts.packages.items())),
     ]
     if facts.measured is not None:

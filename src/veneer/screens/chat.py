@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 from rich.console import Console
 from rich.text import Text
@@ -13,7 +11,7 @@ from veneer.errors import VeneerError
 from veneer.events import Event
 from veneer.screens.console import console, say, say_error
 from veneer.screens.events import EventScreen
-from veneer.screens.standard_input import text_of
+from veneer.screens.standard_input import standard_input, text_of
 
 ENDS = ("", "/exit", "/quit", "/bye")
 """Lines that end a conversation; other programs' words are among them."""
@@ -30,7 +28,7 @@ def converse(conversation: Conversation) -> int:
     code = 0
     while True:
         screen.print(Text("> ", style="bold blue"), end="")
-        line = text_of(sys.stdin.readline)
+        line = text_of(standard_input().readline)
         if line in ENDS:
             return code
         if line == "/new":

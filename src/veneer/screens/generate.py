@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,7 +27,7 @@ from veneer.run_folder import recorded_run
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.loading import open_visibly
-from veneer.screens.standard_input import text_of
+from veneer.screens.standard_input import standard_input, text_of
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
@@ -43,7 +42,7 @@ def read_question(prompt: str | None) -> str:
     Raises:
         DataError: it is empty, or standard input is not UTF-8.
     """
-    question = text_of(sys.stdin.read) if prompt is None else prompt
+    question = text_of(standard_input().read) if prompt is None else prompt
     if not question.strip():
         raise DataError("the prompt is empty; give --prompt, --input or text on standard input")
     return question

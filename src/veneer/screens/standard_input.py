@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from veneer.data.json_values import half_character
 from veneer.errors import DataError
+
+
+def standard_input() -> TextIO:
+    """Standard input; where it was closed from the start (`<&-`), which Python tells by None, nothing can be read."""
+    return io.StringIO() if sys.stdin is None else sys.stdin
 
 
 def text_of(read: Callable[[], str]) -> str:
     """What is read from standard input, without white space around it.
 
     Args:
-        read: `sys.stdin.read` or `sys.stdin.readline`.
+        read: `read` or `readline` of `standard_input()`.
 
     Raises:
         DataError: it is not UTF-8.
