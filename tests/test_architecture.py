@@ -13,7 +13,7 @@ from source_trees import SOURCE, trees, trees_kept
 LAYERS = (
     {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
     | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"}
-    | {"lazy_sequence", "whole_lines", "packages", "visible"},
+    | {"lazy_sequence", "whole_lines", "packages", "visible", "own_module"},
     {"native", "large_pages"},
     {"gpu", "products", "tables"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -38,6 +37,7 @@ from veneer.generation.share import WHOLE, Share
 from veneer.io.checkpoint import read_model_config
 from veneer.io.files import exclusive, make_output_folder, reported, write_text
 from veneer.notebook import html_facts, html_table
+from veneer.own_module import command_of
 from veneer.signals import SIGNALS, deferred, stop_signalled
 from veneer.strict_json import to_text, with_reasons
 
@@ -293,7 +293,7 @@ def carry_out(order: Order, emit: Subscriber) -> str | None:
     if order.done:
         emit(RunDone(run=name, before=True))
         return None
-    command = [sys.executable, "-m", "veneer.comparison.worker", str(order.write())]
+    command = [*command_of("veneer.comparison.worker"), str(order.write())]
     refusal = None
     process: subprocess.Popen[str] | None = None
 

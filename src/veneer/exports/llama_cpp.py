@@ -10,7 +10,6 @@ import json
 import math
 import secrets
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -22,6 +21,7 @@ from typing import IO, Any
 from veneer.data.records import Message
 from veneer.errors import ConfigError, ModelError
 from veneer.exports.certificate import Answer, TokenDistribution
+from veneer.own_module import command_of
 from veneer.packages import installed
 from veneer.strict_json import to_text
 
@@ -175,7 +175,7 @@ def opened(
     }  # fmt: skip
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as messages:
         child = subprocess.Popen(
-            [sys.executable, "-m", "veneer.exports.llama_server"],
+            command_of("veneer.exports.llama_server"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=messages,

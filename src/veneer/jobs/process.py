@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -22,6 +21,7 @@ from veneer.io.files import LOCK, lock_patiently, write_text
 from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind
+from veneer.own_module import command_of
 from veneer.posix import is_locked
 from veneer.run_records.state import mark_of
 from veneer.strict_json import to_text
@@ -46,7 +46,7 @@ class StartedProcess:
     def __init__(
         self, folder: JobFolder, job: Job, held: IO[str], command: Sequence[str] = (), options: Sequence[str] = ()
     ):
-        program = list(command) or [sys.executable, "-m", "veneer"]
+        program = list(command) or command_of("veneer")
         with folder.output_file(job.attempts).open("ab") as output:
             self._child = subprocess.Popen(
                 [*program, *arguments_of(job, folder), *options],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from functools import cache
 
 from veneer.data.rows import Examples, Rows
 from veneer.data.token_store import StoredExamples
+from veneer.own_module import command_of
 from veneer.planning.memory import MB, TYPICAL_START, libraries
 
 SECONDS = 120.0
@@ -42,7 +42,7 @@ def run_start(model: str, rows: Rows) -> int:
 @cache
 def _measured(model: str) -> int:
     """What a process says of itself that has begun as a run does."""
-    command = [sys.executable, "-m", "veneer.screens.start_size", model]
+    command = [*command_of("veneer.screens.start_size"), model]
     # In a session of its own: the terminal's Ctrl-C is the studio's business.
     done = subprocess.run(
         command, capture_output=True, check=True, timeout=SECONDS, stdin=subprocess.DEVNULL, start_new_session=True

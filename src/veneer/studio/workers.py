@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from veneer.errors import ConfigError
 from veneer.hardware import resolve_device
 from veneer.jobs.device import AUTO, numbered, serves
 from veneer.jobs.worker import end_worker, worker_file, worker_runs
+from veneer.own_module import command_of
 
 SECONDS = 1.0
 """Seconds between two looks."""
@@ -102,7 +102,7 @@ class WorkerKeeper:
                 return
 
     def _start(self, device: str) -> None:
-        command = [sys.executable, "-m", "veneer.jobs.worker", str(self._root), device]
+        command = [*command_of("veneer.jobs.worker"), str(self._root), device]
         if any(child.args == command and child.poll() is None for child in self._children):
             return  # it is about to take its lock
         with suppress(OSError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from veneer.config import RunConfig
 from veneer.enums import TrackerName, TrackingMode
 from veneer.events import RunStarted, to_json
 from veneer.io.files import write_text
+from veneer.own_module import command_of
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text, with_reasons
 from veneer.trackers.board import TrackedOutcome, TrackedRun
@@ -82,9 +82,9 @@ class ProcessTracker:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115, as long as the process
         given = OFFLINE.get(name, {}) if config.tracking.mode is TrackingMode.OFFLINE else {}
         environment = {key: value for key, value in {**os.environ, **given}.items() if value is not None}
-        # -P: a folder `wandb/` or a file `mlflow.py` where the run was started is not the library.
+        # A folder `wandb/` or a file `mlflow.py` where the run was started is not the library.
         self._child = subprocess.Popen(
-            [*(command or (sys.executable, "-P", "-m", "veneer.trackers.child")), name.value],
+            [*(command or command_of("veneer.trackers.child")), name.value],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._printed,

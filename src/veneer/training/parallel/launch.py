@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from veneer.own_module import command_of
 from veneer.signals import deferred, signal_exit_code
 from veneer.system import available_cores
 from veneer.training.parallel.ranks import variables_of
@@ -86,4 +87,4 @@ def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 def this_command() -> list[str]:
     """The command line of this process, as one that can be run again."""
-    return [sys.executable, "-m", "veneer", *sys.argv[1:]]
+    return [*command_of("veneer"), *sys.argv[1:]]
