@@ -37,6 +37,12 @@ def test_every_path_and_model_is_among_those() -> None:
     assert {"model", "models", "data", "eval_data", "adapter", "adapters", "output", "folder", "key_file"} <= names
 
 
+@pytest.mark.parametrize(("command", "parameter"), NAMED, ids=[f"{name} {one.name}" for name, one in NAMED])
+def test_what_is_not_utf_8_is_refused(command: str, parameter: click.Parameter) -> None:
+    with pytest.raises(click.BadParameter, match="is not UTF-8 text, at character 3"):
+        parameter.type.convert("out\udce9", parameter, None)
+
+
 def test_a_path_is_a_path_and_a_name_stays_a_text() -> None:
     assert FilePath().convert("runs/a b", None, None) == Path("runs/a b")
     assert Name("a file").convert(" rows.jsonl", None, None) == " rows.jsonl"

@@ -38,14 +38,20 @@ class Text(click.types.StringParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See `click.ParamType.convert`."""
-        from veneer.data.json_values import half_character
-        from veneer.screens.standard_input import not_text
-
         text = str(super().convert(value, param, ctx))
-        at = half_character(text)
-        if at is not None:
-            self.fail(f"it {not_text(text, at)}.", param, ctx)
+        fault = _fault_of(text)
+        if fault is not None:
+            self.fail(fault, param, ctx)
         return text
+
+
+def _fault_of(text: str) -> str | None:
+    """Why a text is none of UTF-8; None where it is one."""
+    from veneer.data.json_values import half_character
+    from veneer.screens.standard_input import not_text
+
+    at = half_character(text)
+    return None if at is None else f"it {not_text(text, at)}."
 
 
 class Name(Text):
@@ -68,7 +74,8 @@ class Name(Text):
 
 
 class FilePath(click.Path):
-    """The path of a file or a folder. An empty one, which would be the current folder, is refused as by `Name`."""
+    """The path of a file or a folder. An empty one, which would be the current folder, is refused as by `Name`, and one
+    that is not UTF-8, which no record of a run or an export can hold."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -77,7 +84,11 @@ class FilePath(click.Path):
         """See `click.ParamType.convert`."""
         if value == "":
             self.fail("'' is no path; give one (. is the current folder).", param, ctx)
-        return Path(os.fsdecode(super().convert(value, param, ctx)))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        fault = _fault_of(str(path))
+        if fault is not None:
+            self.fail(fault, param, ctx)
+        return path
 
 
 class Duration(click.types.FloatParamType):
