@@ -41,3 +41,14 @@ def test_a_section_of_data_that_is_none_is_refused_beside_rows_too(section: Any,
         with pytest.raises(ConfigError, match="data: is a section, and must be a mapping of its keys"):
             veneer.train(values, **given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_over_supposed_rows_needs_neither_a_file_nor_a_folder(tiny_model: Path) -> None:
+    named = {"model": str(tiny_model), "method": "lora", "compute": {"memory_limit_mb": 2000}}
+    rows = veneer.SupposedRows(rows=100, tokens=20, longest=64)
+    files = {"output": "o", "data": {"file": "nothing.jsonl", "max_length": 64}}
+    assert veneer.plan(named | {"data": {"max_length": 64}}, rows=rows) == veneer.plan(named | files, rows=rows)
+    with pytest.raises(ConfigError, match="data: "):
+        veneer.plan(named, rows=None)
+    with pytest.raises(ConfigError, match="max_lenght"):
+        veneer.plan(named | {"data": {"max_lenght": 64}}, rows=rows)

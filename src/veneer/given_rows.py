@@ -12,6 +12,8 @@ from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.events import Event, RunEvent, RunStarted, Subscriber, broadcast
 from veneer.run_folder import RunFolder
 
+NO_FILE = "-"
+"""Stands for a file that is not looked at."""
 Settings = RunConfig | Mapping[str, Any]
 """A run's settings: a `RunConfig`, or sections and keys as a YAML file has them."""
 
@@ -80,8 +82,20 @@ def _without_rows(config: Settings, data: RowSource | None, eval_data: RowSource
     if not isinstance(section, Mapping):
         return plain  # of which `settings` says what a section is
     kept = {key: value for key, value in section.items() if key != "sources" or data is None}
-    given = {key: "-" for key, rows in (("file", data), ("eval_file", eval_data)) if rows is not None}
+    given = {key: NO_FILE for key, rows in (("file", data), ("eval_file", eval_data)) if rows is not None}
     return plain | {"data": kept | given}
+
+
+def for_supposed_rows(config: Settings) -> Settings:
+    """Settings of which only a plan over supposed rows is made. Where a mapping leaves out the file of rows or the
+    folder of the run, a sign stands for them, since neither is looked at."""
+    if isinstance(config, RunConfig):
+        return config
+    section = config.get("data") or {}
+    if not isinstance(section, Mapping):
+        return config  # of which `settings` says what a section is
+    rows = {} if section.get("sources") else {"file": NO_FILE}
+    return {"output": NO_FILE, **config, "data": rows | dict(section)}
 
 
 def settings(config: Settings) -> RunConfig:

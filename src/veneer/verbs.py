@@ -36,7 +36,7 @@ from veneer.evaluation.columns import named_columns
 from veneer.evaluation.label_errors import model_pass, refuse_prompts
 from veneer.events import Subscriber, broadcast
 from veneer.generation.sampling import Sampling
-from veneer.given_rows import Settings, over_rows, with_rows
+from veneer.given_rows import Settings, for_supposed_rows, over_rows, with_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
@@ -60,7 +60,8 @@ def train(
     Where the run keeps rows for evaluation, `report.html` compares base and result on them.
 
     Args:
-        config: the run, a `RunConfig` or a mapping of its sections.
+        config: the run, a `RunConfig` or a mapping of its sections. A mapping may leave `data` out where rows are given
+            apart; a `RunConfig` names a file of rows from the beginning.
         data: the training rows, in place of `config.data.file`: a file, a list or another iterable of dictionaries, or
             a `datasets.Dataset`. Rows in memory are written into the run's folder.
         eval_data: the evaluation rows, likewise, in place of `config.data.eval_file`.
@@ -97,7 +98,8 @@ def plan(
         config: the run, a `RunConfig` or a mapping of its sections.
         data: the training rows, in place of `config.data.file`, as in `train`. Nothing is written for rows in memory.
         device: the device where it would compute: as in `compute.device`, or the name of a card (`h100`, `a100`, `l4`).
-        rows: what to suppose of the rows; None reads those of `config.data`.
+        rows: what to suppose of the rows; None reads those of `config.data`. A mapping may leave out the file of rows
+            and `output` then, which are not looked at.
         subscribers: called with every event: what was found and chosen, and the plan.
 
     Returns:
@@ -111,6 +113,8 @@ def plan(
     True
     """
     check_types(plan, locals())
+    if rows is not None:
+        config = for_supposed_rows(config)
     with TemporaryDirectory() as scratch:
         config = with_rows(config, data, None, broadcast(subscribers), Path(scratch))
         return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)

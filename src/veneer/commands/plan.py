@@ -9,9 +9,6 @@ import click
 from veneer.commands.options import METHODS, config_option, examples, run_config, set_option
 from veneer.commands.parameter_types import COUNT, MODEL, RANK, ROWS, Count
 
-NO_FILE = "-"
-"""The data file and the output of a run that is only planned."""
-
 
 @click.command(
     epilog=examples(
@@ -77,6 +74,7 @@ def plan(
     Weights are not read: a config.json is enough.
     """
     from veneer.config.values import flat, override, read_yaml
+    from veneer.given_rows import NO_FILE
     from veneer.screens.plan import plan_server_visibly, plan_visibly
     from veneer.training.steps import SupposedRows
 
