@@ -32,7 +32,7 @@ def test_points_that_are_compared_by_a_metric_have_a_column_of_it() -> None:
         name="01", settings={"lora.rank": 4}, state="complete", steps=10, seconds=75.0, train_loss=1.5,
         final_loss=1.25, best_loss=1.125, best_by="json_f1", best_value=0.875, higher=True,
     )  # fmt: skip
-    never = replace(done, name="02", settings={"lora.rank": 8}, best_value=None)
+    never = replace(done, name="02", settings={"lora.rank": 8}, best_value=None, best_loss=None)
     console = recorded()
     console.print(sweep_table([done, never], done))
     shown = console.export_text()

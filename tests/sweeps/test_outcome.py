@@ -49,9 +49,10 @@ def test_points_are_compared_by_the_metric_against_a_plain_search(values: dict[s
         pick = max if higher else min
         for one, (losses, finite, measured) in zip(outcomes, every, strict=True):
             expected = pick(finite) if finite else None
-            assert (one.state, one.best_loss, one.final_loss) == ("complete", min(losses), losses[-1])
+            assert (one.state, one.final_loss) == ("complete", losses[-1])
             assert (one.best_by, one.best_value, one.judged) == (metric, expected, expected)
             assert one.best_step == (measured.index(expected) + 1 if expected is not None else None)
+            assert one.best_loss == (losses[measured.index(expected)] if expected is not None else None)
         best, judged = best_of(outcomes), [one.best_value for one in outcomes if one.best_value is not None]
         assert best is not None
         assert best.best_value == pick(judged)
@@ -77,13 +78,23 @@ def test_runs_of_before_there_were_metrics_are_compared_by_their_loss(values: di
     assert "best evaluation loss, nats" in chart(outcomes)
 
 
+def test_a_point_of_which_no_evaluation_is_a_number_is_never_the_best(values: dict[str, Any], tmp_path: Path) -> None:
+    found = points(values, {"train.seed": [0, 1]}, tmp_path)
+    for point, losses in zip(found, [(math.nan, math.inf), (math.nan, 1.75)], strict=True):
+        told(point, [{"loss": loss} for loss in losses])
+    outcomes = [read_outcome(point, compared_by(found)) for point in found]
+    assert [(one.best_step, one.best_loss, one.judged) for one in outcomes] == [(None, None, None), (2, 1.75, 1.75)]
+    assert best_of(outcomes) is outcomes[1]
+    assert chart(outcomes).count("<circle") == 1
+
+
 def test_points_of_different_metrics_are_compared_by_the_loss(values: dict[str, Any], tmp_path: Path) -> None:
     found = points(values, {"train.best_metric": ["exact", "number"]}, tmp_path)
     assert compared_by(found) == BestBy()
 
 
 def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
-    base = SweepOutcome(name="x", settings={}, state="complete", best_loss=1.0)
+    base = SweepOutcome(name="x", settings={}, state="complete", final_loss=1.0, best_loss=1.0)
     outcomes = [
         replace(base, settings={"lora.rank": rank, "train.learning_rate": rate}, best_loss=rank * rate)
         for rank in (4, 16)

@@ -38,7 +38,7 @@ class SweepOutcome:
     final_loss: float | None = None
     """The loss of the last evaluation."""
     best_loss: float | None = None
-    """The lowest evaluation loss."""
+    """The loss of the best evaluation, as the run's own summary has it; None where no evaluation is the best."""
     best_step: int | None = None
     """The step of the best evaluation, by `best_by`."""
     best_by: str = LOSS
@@ -54,7 +54,7 @@ class SweepOutcome:
         where nothing is evaluated."""
         if self.best_by != LOSS:
             return self.best_value
-        return self.train_loss if self.best_loss is None else self.best_loss
+        return self.train_loss if self.final_loss is None else self.best_loss
 
     @property
     def done(self) -> bool:
@@ -101,7 +101,7 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
         seconds=sum(by_step(events, "StepDone", "seconds").values()),
         train_loss=sum(recent) / len(recent) if recent else None,
         final_loss=evaluations[max(evaluations)] if evaluations else None,
-        best_loss=min(evaluations.values(), default=None),
+        best_loss=None if best is None else evaluations[best],
         best_step=best,
         best_by=by.measure,
         best_value=None if best is None or by.measure == LOSS else values[best],
@@ -211,7 +211,7 @@ def _compared(outcomes: Sequence[SweepOutcome]) -> tuple[str, str]:
     by = outcomes[0].best_by if outcomes else LOSS
     if by != LOSS:
         return f"best {by}", ""
-    evaluated = any(one.best_loss is not None for one in outcomes)
+    evaluated = any(one.final_loss is not None for one in outcomes)
     return "best evaluation loss" if evaluated else "training loss", ", nats per supervised token"
 
 
