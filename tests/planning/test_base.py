@@ -1,7 +1,9 @@
-"""Embedding and head of a GGUF file are counted as they are held: in blocks where the model only answers."""
+"""Embedding and head of a GGUF file are counted as they are held: in blocks where the model only answers. Packed
+weights that are decoded are counted apart."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,13 +14,13 @@ from gguf import GGMLQuantizationType
 from gguf_files import tiny_model, write_model
 from plan_setups import setup
 from veneer.backends.describe import describe_model
-from veneer.enums import Backend, Method
+from veneer.enums import Backend, Method, Products
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.loading.forms import TableForm, WeightForm
 from veneer.loading.load import load_model
 from veneer.native.library import kernels
 from veneer.native.stored import Format
-from veneer.planning.base import base_bytes
+from veneer.planning.base import base_bytes, decoded_bytes
 from veneer.planning.setup import Setup
 from veneer.quant.packed import PackedLinear
 from veneer.quant.tables import BlockEmbedding, BlockHead
@@ -55,3 +57,14 @@ def test_a_tied_head_is_counted_once_and_what_is_trained_or_on_a_gpu_is_not_in_b
     assert base_bytes(setup()) - base_bytes(setup(tables=tables)) == saved
     for other in ({"device": "cuda"}, {"method": Method.FULL}):
         assert base_bytes(setup(**other)) == base_bytes(setup(tables=tables, **other))
+
+
+def test_decoded_weights_are_those_of_packed_layers() -> None:
+    dense, quantised = setup(), setup(method=Method.QLORA)
+    linears = [linear for layer in dense.linears for linear in layer.values()]
+    assert decoded_bytes(dense) == 0
+    assert decoded_bytes(quantised) == 2 * sum(linear.weights for linear in linears)
+    assert decoded_bytes(replace(quantised, products=Products.INT8)) == 0
+    in_blocks = {linears[0].path: Format.Q4_0}
+    assert decoded_bytes(replace(dense, device="cpu", blocks=in_blocks)) == 2 * linears[0].weights
+    assert decoded_bytes(replace(dense, device="cuda", blocks=in_blocks)) == 0

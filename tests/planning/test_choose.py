@@ -14,6 +14,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
+from veneer.planning.base import decoded_bytes
 from veneer.planning.choose import (
     CANDIDATES,
     TOLERANCE,
@@ -24,7 +25,7 @@ from veneer.planning.choose import (
     limit_of,
 )
 from veneer.planning.lanes import Spread
-from veneer.planning.memory import GPU_START, MB, decoded_bytes, hosted_bytes, parked_bytes
+from veneer.planning.memory import GPU_START, MB, hosted_bytes, parked_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 

@@ -9,11 +9,11 @@ import torch
 
 from plan_setups import setup
 from veneer.adapters.spec import LoraSpec
-from veneer.enums import Method, ObjectiveName, Products, Variant
+from veneer.enums import Method, ObjectiveName, Variant
 from veneer.generation.build import CACHE_BYTES
-from veneer.native.stored import Format
+from veneer.planning.base import decoded_bytes
 from veneer.planning.memory import memory
-from veneer.planning.sampling import decoded_bytes, reference_bytes, sampling_bytes, through_modules, token_bytes
+from veneer.planning.sampling import decoded_for_answers, reference_bytes, sampling_bytes, through_modules, token_bytes
 from veneer.planning.setup import BatchShape
 
 SHAPE = BatchShape(tokens=512, longest=128, supervised=256, sampled=16)
@@ -42,16 +42,11 @@ def test_what_the_compiled_library_does_not_know_takes_copies_and_decoded_weight
     assert sampling_bytes(quantised, SHAPE) > sampling_bytes(head, SHAPE)
 
 
-def test_decoded_weights_are_those_of_packed_layers_where_they_are_few_enough() -> None:
-    dense, quantised = setup(), setup(method=Method.QLORA)
-    linears = [linear for layer in dense.linears for linear in layer.values()]
-    assert decoded_bytes(dense) == 0
-    assert decoded_bytes(quantised) == 2 * sum(linear.weights for linear in linears)
-    assert decoded_bytes(replace(quantised, products=Products.INT8)) == 0
-    in_blocks = {linears[0].path: Format.Q4_0}
-    assert decoded_bytes(replace(dense, device="cpu", blocks=in_blocks)) == 2 * linears[0].weights
-    wide = replace(quantised.spec, intermediate_size=2**20, hidden_size=2**10)
-    assert decoded_bytes(replace(quantised, spec=wide)) == 0, "more than a server decodes at once"
+def test_packed_weights_are_decoded_for_answers_where_they_are_few_enough() -> None:
+    quantised = setup(method=Method.QLORA)
+    assert 0 < decoded_for_answers(quantised) == decoded_bytes(quantised)
+    wide = replace(quantised, spec=replace(quantised.spec, intermediate_size=2**20, hidden_size=2**10))
+    assert decoded_for_answers(wide) == 0 < decoded_bytes(wide)
 
 
 def test_a_reward_model_takes_its_adapter_and_a_forward_pass() -> None:

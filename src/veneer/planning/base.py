@@ -32,6 +32,16 @@ def base_bytes(setup: Setup) -> int:
     return total
 
 
+def decoded_bytes(setup: Setup) -> int:
+    """Bytes of all packed weights of a base when they are kept decoded; 0 where none is packed. Products in int8 take
+    the weights in a form of their own, and decode none."""
+    if setup.products is Products.INT8:
+        return 0
+    linears = chain.from_iterable(layer.values() for layer in setup.linears)
+    packed = (one for one in linears if one.path not in setup.dense or setup.block_bytes(one) is not None)
+    return setup.dtype.itemsize * sum(one.weights for one in packed)
+
+
 def _table_bytes(setup: Setup, path: str, size: int) -> int:
     """Bytes of the embedding or the head, `size` bytes a weight where it is not held in blocks."""
     kind = setup.tables.get(path)

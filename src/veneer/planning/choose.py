@@ -15,7 +15,8 @@ from veneer.config import ComputeSection
 from veneer.config.checks import IN_PARTS
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
-from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, hosted_bytes, memory, parked_bytes, resident
+from veneer.planning.base import decoded_bytes
+from veneer.planning.memory import GPU_START, MB, Memory, hosted_bytes, memory, parked_bytes, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory

@@ -371,12 +371,6 @@ def _decoded(setup: Setup) -> int:
     return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant, setup.device)
 
 
-def decoded_bytes(setup: Setup) -> int:
-    """Bytes of all quantised weights when they are kept decoded; 0 where none is."""
-    linears = chain.from_iterable(layer.values() for layer in setup.linears)
-    return setup.dtype.itemsize * sum(one.weights for one in linears if not one.experts and one.path not in setup.dense)
-
-
 def hosted_bytes(setup: Setup) -> int:
     """Bytes of an embedding on a GPU that can be in the main memory instead: nothing of it learns, no reward model
     looks it up, and it is not the head."""

@@ -9,12 +9,12 @@ from itertools import chain
 import torch
 
 from veneer.adapters.targets import ALL_LINEAR
-from veneer.enums import Products
 from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS, batch_limits
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
 from veneer.model.spec import DecoderSpec
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
+from veneer.planning.base import decoded_bytes
 from veneer.planning.setup import BatchShape, Setup
 
 SCORES_COPIES = 2
@@ -48,16 +48,13 @@ def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
     if not through_modules(setup):
         return total
     # The rows of a batch that is left smaller are copied.
-    return total + cache + decoded_bytes(setup)
+    return total + cache + decoded_for_answers(setup)
 
 
-def decoded_bytes(setup: Setup) -> int:
-    """Bytes of a base's packed weights, which modules decode once where all together are not too many."""
-    if setup.products is Products.INT8:
-        return 0
-    linears = chain.from_iterable(map(dict.values, setup.linears))
-    packed = (one for one in linears if one.path not in setup.dense or setup.block_bytes(one) is not None)
-    whole = setup.dtype.itemsize * sum(one.weights for one in packed)
+def decoded_for_answers(setup: Setup) -> int:
+    """Bytes of a base's packed weights, which modules decode once for all answers where all together are not too
+    many."""
+    whole = decoded_bytes(setup)
     return whole if whole <= DECODED_LIMIT else 0
 
 

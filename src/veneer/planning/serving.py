@@ -20,7 +20,7 @@ from veneer.generation.scheduler import Limits
 from veneer.planning.base import base_bytes
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB, resident
-from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_bytes, step_width, token_bytes
+from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_for_answers, step_width, token_bytes
 from veneer.planning.setup import Setup
 
 SERVER_START = 25 * MB
@@ -118,7 +118,8 @@ def plan_serving(
     by_modules = computed_by_modules(setup)
     adapter = _adapter_bytes(setup, None if by_modules else adapter_dtype)
     prompt = 4 * step_width(setup) * context if by_modules else 0
-    base, workspace, decoded = base_bytes(setup), _workspace(setup, limits), decoded_bytes(setup) if by_modules else 0
+    base, workspace = base_bytes(setup), _workspace(setup, limits)
+    decoded = decoded_for_answers(setup) if by_modules else 0
     heap = int(HEAP_SHARE * (base + workspace + decoded))
     start = (resident() if start is None else start) + SERVER_START
     room = int(min(limit.bytes, 2**62)) - start - base - workspace - decoded - heap
