@@ -13,7 +13,7 @@ from veneer.enums import Method, ObjectiveName, Variant
 from veneer.generation.build import CACHE_BYTES
 from veneer.planning.base import decoded_bytes
 from veneer.planning.memory import memory
-from veneer.planning.sampling import decoded_for_answers, reference_bytes, sampling_bytes, through_modules, token_bytes
+from veneer.planning.sampling import decoded_for_answers, reference_bytes, sampling_bytes, through_modules
 from veneer.planning.setup import BatchShape
 
 SHAPE = BatchShape(tokens=512, longest=128, supervised=256, sampled=16)
@@ -27,7 +27,7 @@ def test_a_run_that_samples_nothing_has_no_such_phase() -> None:
 
 def test_the_cache_holds_all_answers_until_its_budget_is_full() -> None:
     one, two = (sampling_bytes(setup(), replace(SHAPE, sampled=count)) for count in (16, 32))
-    assert two - one >= 16 * 128 * token_bytes(setup().spec, torch.bfloat16)
+    assert two - one >= 16 * 128 * setup().spec.token_bytes(torch.bfloat16)
     huge = replace(SHAPE, sampled=10**6, longest=10**4)
     assert sampling_bytes(setup(), huge) < 1.2 * CACHE_BYTES + 10**9
 

@@ -209,8 +209,7 @@ class CausalLM(nn.Module):
 
     def row_bytes(self, capacity: int) -> int:
         """Bytes of the keys and values of a row of `capacity` tokens."""
-        spec = self.spec
-        return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * capacity * self.dtype.itemsize
+        return capacity * self.spec.token_bytes(self.dtype)
 
     def recompute(self, how: Recomputation | None) -> None:
         """Use gradient checkpointing, or keep the activations of all layers (None)."""

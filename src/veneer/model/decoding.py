@@ -48,8 +48,7 @@ class CachedDecoding:
             self._texts = list(torch.split(tokens, list(lengths)))
         positions = torch.cat([torch.arange(length, device=tokens.device) for length in lengths])
         hidden = self._hidden(tokens, positions, self._cache.prefill(lengths))
-        last = hidden[torch.tensor(lengths, device=tokens.device).cumsum(0) - 1]
-        return self._logits(last)
+        return self._logits(last_of_each(hidden, lengths))
 
     def widths(self) -> list[int]:
         """Numbers of tokens that the next step computes for each row. See `Decoding.widths`."""
@@ -63,10 +62,7 @@ class CachedDecoding:
         """Logits of one more token for each row, `[rows, vocab_size]`. See `Decoding.step`."""
         positions = self._cache.lengths
         if self._outgrown:
-            most = self._cache.capacity  # a row that has ended, and goes on beside others, stays there
-            self._texts = [
-                torch.cat((text, token[None]))[:most] for text, token in zip(self._texts, tokens, strict=True)
-            ]
+            self._texts = grown(self._texts, tokens, self._cache.capacity)
             if self._outgrown & set(positions.tolist()):
                 return self.prefill(torch.cat(self._texts), [len(text) for text in self._texts])
         return self._logits(self._hidden(tokens, positions, self._cache.step()))
@@ -76,3 +72,13 @@ class CachedDecoding:
         self._cache.keep(rows)
         if self._outgrown:
             self._texts = [self._texts[row] for row in rows.tolist()]
+
+
+def last_of_each(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The row of each text's last token, of texts with these lengths one behind another."""
+    return hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+
+
+def grown(texts: Sequence[Tensor], tokens: Tensor, capacity: int) -> list[Tensor]:
+    """Texts with one more token each. One that has ended, and goes on beside others, stays at its capacity."""
+    return [torch.cat((text, token[None]))[:capacity] for text, token in zip(texts, tokens, strict=True)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
+from veneer.model.decoding import grown, last_of_each
 from veneer.model.hf_lengths import AnglesByLength
 
 
@@ -143,7 +144,7 @@ class HfDecodingByLength:
         for group in self.groups:
             logits = group.decoding.step(tokens[torch.tensor(group.rows, device=tokens.device)])
             found |= dict(zip(group.rows, logits, strict=True))
-        self.texts = _grown(self.texts, tokens, self.capacity)
+        self.texts = grown(self.texts, tokens, self.capacity)
         return _in_order(found | self._begin(anew))
 
     def keep(self, rows: Tensor) -> None:
@@ -179,11 +180,6 @@ class HfDecodingByLength:
         self.groups = [group for group in self.groups if group.rows]
 
 
-def _grown(texts: Sequence[Tensor], tokens: Tensor, capacity: int) -> list[Tensor]:
-    """Texts with one more token each. One that has ended, and goes on beside others, stays at its capacity."""
-    return [torch.cat((text, token[None]))[:capacity] for text, token in zip(texts, tokens, strict=True)]
-
-
 def _in_order(logits: dict[int, Tensor]) -> Tensor:
     return torch.stack([logits[row] for row in range(len(logits))])
 
@@ -205,7 +201,7 @@ class HfUncachedDecoding:
     def step(self, tokens: Tensor) -> Tensor:
         """Logits of one more token a row; see `Decoding`."""
         assert self.rows is not None
-        self.rows = _grown(self.rows, tokens, self.capacity)
+        self.rows = grown(self.rows, tokens, self.capacity)
         return self._run()
 
     def widths(self) -> list[int]:
@@ -218,7 +214,7 @@ class HfUncachedDecoding:
         lengths = [len(row) for row in self.rows]
         positions = torch.cat([torch.arange(length, device=self.rows[0].device) for length in lengths])
         hidden = self.documents(torch.cat(self.rows), positions, lengths)
-        return self.logits(hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1])
+        return self.logits(last_of_each(hidden, lengths))
 
     def keep(self, rows: Tensor) -> None:
         """Drop the other rows; see `Decoding`."""

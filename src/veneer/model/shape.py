@@ -11,6 +11,8 @@ from enum import Enum
 from functools import cached_property
 from typing import cast
 
+import torch
+
 from veneer.model.mixture import MixtureSpec
 from veneer.products import PLAIN_SCORES, Scores
 
@@ -207,6 +209,10 @@ class DecoderSpec:
     def num_layers(self) -> int:
         """Number of decoder layers."""
         return len(self.layers)
+
+    def token_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the keys and values of a token; layers with a window are counted as if they had none."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
 
     @cached_property
     def ropes(self) -> tuple[RopeSpec, ...]:

@@ -6,13 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
-import torch
-
 from veneer.adapters.targets import ALL_LINEAR
 from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS, batch_limits
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
-from veneer.model.spec import DecoderSpec
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.base import decoded_bytes
 from veneer.planning.setup import BatchShape, Setup
@@ -40,7 +37,7 @@ def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
         return 0
     spec, rows = setup.spec, min(batch.sampled, BATCH_ROWS)
     blocks = -(-batch.longest // BLOCK_TOKENS) + BLOCKS_BEYOND
-    row = token_bytes(spec, setup.dtype) * blocks * BLOCK_TOKENS
+    row = spec.token_bytes(setup.dtype) * blocks * BLOCK_TOKENS
     cache = min(max(CACHE_BYTES, row), batch.sampled * row)
     scores = SCORES_COPIES * 4 * spec.vocab_size * rows
     total = int((1 + HOLES) * cache) + 4 * batch_limits().step_tokens * step_width(setup) + scores
@@ -80,11 +77,6 @@ def scored_texts(batch: BatchShape) -> BatchShape:
 def reference_bytes(setup: Setup) -> int:
     """Bytes of a copy of what is trained as the run starts, and of one of what is trained meanwhile."""
     return 2 * 4 * setup.trained_weights if setup.reference_copied else 0
-
-
-def token_bytes(spec: DecoderSpec, dtype: torch.dtype) -> int:
-    """Bytes of the keys and values of a token; layers with a window are counted as if they had none."""
-    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
 
 
 def step_width(setup: Setup) -> int:

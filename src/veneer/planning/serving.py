@@ -20,7 +20,7 @@ from veneer.generation.scheduler import Limits
 from veneer.planning.base import base_bytes
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB, resident
-from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_for_answers, step_width, token_bytes
+from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, decoded_for_answers, step_width
 from veneer.planning.setup import Setup
 
 SERVER_START = 25 * MB
@@ -114,7 +114,7 @@ def plan_serving(
         raise ConfigError(f"--length {context:,}: the model's context has {spec.max_positions:,} tokens")
     limits = Limits()
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
-    sequence = token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
+    sequence = spec.token_bytes(setup.dtype) * blocks * limits.block_tokens
     by_modules = computed_by_modules(setup)
     adapter = _adapter_bytes(setup, None if by_modules else adapter_dtype)
     prompt = 4 * step_width(setup) * context if by_modules else 0
