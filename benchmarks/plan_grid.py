@@ -61,8 +61,9 @@ def predict_again(one: dict[str, Any]) -> float:
 
     from veneer.config import parse
     from veneer.model.spec import spec_from_hf
+    from veneer.planning.batch_shape import BatchShape
     from veneer.planning.memory import memory
-    from veneer.planning.setup import BatchShape, Setup
+    from veneer.planning.setup import Setup
 
     case, components = Case(**one["case"]), one["plan"]["components"]
     spec = spec_from_hf(config_of(case.shape, case.model_type))

@@ -12,8 +12,9 @@ from veneer.data.chat import Example
 from veneer.enums import Method
 from veneer.loading.forms import WeightForm
 from veneer.model.spec import spec_from_hf
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import MB, memory
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 
 LLAMA_7B: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,

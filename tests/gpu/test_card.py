@@ -42,7 +42,8 @@ from veneer.model.leaves import HostEmbedding
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.batch_shape import BatchShape
+from veneer.planning.setup import Setup
 from veneer.quant.packed import decoded_weights
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore

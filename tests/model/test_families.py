@@ -60,7 +60,8 @@ from veneer.model.recompute import Recomputation
 from veneer.model.shape import QkNorm
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.batch_shape import BatchShape
+from veneer.planning.setup import Setup
 
 LENGTHS = [23, 1, 40, 9]
 every_family = pytest.mark.parametrize("variant", FAMILIES)

@@ -23,7 +23,8 @@ from veneer.loading.load import load_model
 from veneer.model.recompute import Recomputation
 from veneer.native.library import kernels
 from veneer.planning.activations import kept_activations
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.batch_shape import BatchShape
+from veneer.planning.setup import Setup
 from veneer.training.objective import OverModel
 from veneer.training.objectives.dpo import Dpo
 from veneer.training.objectives.reference import ReferenceTable

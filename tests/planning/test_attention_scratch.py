@@ -8,7 +8,7 @@ import torch
 from plan_setups import SMOLLM2, setup
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.planning.attention_scratch import FLASH_ROWS, attention_scratch, longest_seen, scratch_by_document
-from veneer.planning.setup import BatchShape
+from veneer.planning.batch_shape import BatchShape
 
 HEADS, KEY_HEADS, DIM = 9, 3, 64
 GEMMA = SMOLLM2 | {

@@ -15,6 +15,7 @@ from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
 from veneer.planning.base import decoded_bytes
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import (
     CANDIDATES,
     TOLERANCE,
@@ -26,7 +27,7 @@ from veneer.planning.choose import (
 )
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import GPU_START, MB, hosted_bytes, parked_bytes
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.planning.time import operations, overhead_operations
 
 MIB = 1 << 20

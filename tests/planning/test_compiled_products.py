@@ -7,6 +7,7 @@ import torch
 
 from plan_setups import setup
 from veneer.enums import Method
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.compiled_products import (
     FLOAT32_BUFFERS,
     KERNEL,
@@ -14,7 +15,6 @@ from veneer.planning.compiled_products import (
     compiled_by_document,
     compiled_bytes,
 )
-from veneer.planning.setup import BatchShape
 
 
 def cut(shapes: int) -> BatchShape:

@@ -11,9 +11,9 @@ from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
 from veneer.errors import ConfigError
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import ROUNDING, Limit
 from veneer.planning.estimate import TRAINED_BYTES, TYPICAL_TOKENS, Estimate, estimate, hf_linears
-from veneer.planning.setup import BatchShape
 from veneer.quant.schemes import pack
 
 NO_LIMIT = Limit(bytes=float("inf"), source="none")

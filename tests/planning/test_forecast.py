@@ -14,11 +14,11 @@ from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.enums import Backend
 from veneer.io.checkpoint import read_model_config
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.estimate import Estimate
 from veneer.planning.forecast import ForeseenRun, StepSizes, linears_under, make_forecast
 from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan
-from veneer.planning.setup import BatchShape
 
 LORA = LoraSpec(rank=4, alpha=8.0)
 

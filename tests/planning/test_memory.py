@@ -21,9 +21,10 @@ from veneer.enums import Method, Products
 from veneer.io.checkpoint import Checkpoint
 from veneer.loading.load import load_model
 from veneer.planning.base import base_bytes
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import MB, memory, resident
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.products import compiled
 from veneer.quant.packed import PackedLinear
 

@@ -23,8 +23,9 @@ from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.base import base_bytes
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import memory
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.planning.time import operations
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import OverModel

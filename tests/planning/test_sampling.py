@@ -12,9 +12,9 @@ from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method, ObjectiveName, Variant
 from veneer.generation.build import CACHE_BYTES
 from veneer.planning.base import decoded_bytes
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import memory
 from veneer.planning.sampling import decoded_for_answers, reference_bytes, sampling_bytes, through_modules
-from veneer.planning.setup import BatchShape
 
 SHAPE = BatchShape(tokens=512, longest=128, supervised=256, sampled=16)
 

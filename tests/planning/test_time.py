@@ -9,8 +9,8 @@ from plan_setups import GB, LLAMA_7B, SMOLLM2, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Method
 from veneer.errors import ConfigError
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import MB
-from veneer.planning.setup import BatchShape
 from veneer.planning.time import CARDS, Rate, card, disk, operations, probe, step_seconds
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from consoles import recorded
 from plan_setups import setup
 from veneer.config import ComputeSection
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.plan import Plan, make_plan, spoken
-from veneer.planning.setup import BatchShape
 from veneer.planning.time import Rate
 from veneer.screens.plan import COMPONENTS, plan_table
 

@@ -18,10 +18,11 @@ from veneer.enums import Method
 from veneer.errors import CheckpointError, Interrupted, OutOfMemory
 from veneer.event_log import read_events
 from veneer.events import Event, MicroBatchHalved, Note
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.plan import make_plan
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.planning.time import Rate
 from veneer.quant.packed import PackedLinear
 from veneer.reproduction.run import reproduce

@@ -10,8 +10,9 @@ from veneer.data.chat import Encoder
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.rows import EXTRA_TOKENS
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import MB, libraries, memory
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 
 START = 330 * MB
 """Resident memory of an evaluation's process before it loads a model, beside `libraries`."""

@@ -17,8 +17,9 @@ from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, Qk
 from veneer.native.arguments import DTYPES
 from veneer.native.attention import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.mixture import has_experts, kept_by_experts
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.planning.trained import LinearShape
 
 STATISTIC = 4

@@ -5,7 +5,8 @@ from __future__ import annotations
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.padding import pad_to_multiple
 from veneer.planning.activations import attended_keys, by_compiled_kernel, by_flash
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.batch_shape import BatchShape
+from veneer.planning.setup import Setup
 
 SCORES_COPIES = 6
 """Number of float32 tensors of a block's scores in backward: scaled, capped, masked, softmax, and gradients."""

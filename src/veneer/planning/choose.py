@@ -16,8 +16,9 @@ from veneer.config.checks import IN_PARTS
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
 from veneer.planning.base import decoded_bytes
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import GPU_START, MB, Memory, hosted_bytes, memory, parked_bytes, resident
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
 from veneer.system import memory_limit

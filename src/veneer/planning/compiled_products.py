@@ -5,7 +5,8 @@ from __future__ import annotations
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.attention_scratch import longest_seen
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.batch_shape import BatchShape
+from veneer.planning.setup import Setup
 from veneer.products import compiled
 
 FLOAT32_BUFFERS = 12_000_000

@@ -17,9 +17,9 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Recompute
 from veneer.losses.scores import chunk_rows
 from veneer.model.hf_skeleton import HfSpec
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import ROUNDING, BatchShapeFor, Limit
 from veneer.planning.memory import GPU_START, MB, resident
-from veneer.planning.setup import BatchShape
 from veneer.planning.trained import LinearShape
 from veneer.quant.schemes import packed_bytes, skipped
 

@@ -12,13 +12,14 @@ from veneer.config import RunConfig
 from veneer.enums import Method, Sharding
 from veneer.model.hf_skeleton import HfSpec
 from veneer.model.spec import DecoderSpec
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
 from veneer.planning.lanes import Spread
 from veneer.planning.machine import Machine
 from veneer.planning.memory import teacher_bytes
 from veneer.planning.plan import Plan, make_plan
-from veneer.planning.setup import BatchShape, Setup, Teaching, decoder_linears
+from veneer.planning.setup import Setup, Teaching, decoder_linears
 from veneer.planning.trained import LinearShape
 
 Forecast = Plan | Estimate

@@ -29,12 +29,13 @@ from veneer.planning.activations import (
 )
 from veneer.planning.attention_scratch import attention_scratch, scratch_by_document
 from veneer.planning.base import base_bytes
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.compiled_products import compiled_by_document, compiled_bytes
 from veneer.planning.lanes import PART_FILE
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
-from veneer.planning.setup import BatchShape, Setup, Teaching
+from veneer.planning.setup import Setup, Teaching
 from veneer.quant.schemes import decode_scratch
 
 MB = 10**6

@@ -12,7 +12,8 @@ from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.base import decoded_bytes
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.batch_shape import BatchShape
+from veneer.planning.setup import Setup
 
 SCORES_COPIES = 2
 """Float32 tensors of all logits of a step: products, and what is made of them."""

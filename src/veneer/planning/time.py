@@ -22,9 +22,10 @@ from veneer.errors import ConfigError, nearest
 from veneer.hardware import timed
 from veneer.model.leaves import DenseLinear
 from veneer.out_of_memory import refuse_full_address_space
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.mixture import block_width
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.products import reads_stored
 
 PROBE_SECONDS, PROBE_AT_MOST = 0.15, 0.5

@@ -21,7 +21,7 @@ from veneer.data.chat import Example
 from veneer.data.packing import pack
 from veneer.data.rows import Rows
 from veneer.padding import pad_to_multiple
-from veneer.planning.setup import BatchShape
+from veneer.planning.batch_shape import BatchShape
 from veneer.training.steps import SCANNED_STEPS, PackedSteps, Packing, SupposedRows
 
 SUPPOSED_TOKENS = 1000

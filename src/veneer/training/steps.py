@@ -22,7 +22,7 @@ from veneer.enums import Method, ObjectiveName
 from veneer.errors import ConfigError
 from veneer.lazy_sequence import LazySequence
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
-from veneer.planning.setup import BatchShape
+from veneer.planning.batch_shape import BatchShape
 from veneer.products import compiled
 
 DEFAULT_EXAMPLES_PER_STEP = 8

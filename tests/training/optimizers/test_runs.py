@@ -16,9 +16,10 @@ from veneer.errors import CheckpointError, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
+from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import memory
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import Setup
 from veneer.planning.time import disk
 from veneer.training.run import train
 from veneer.training.session import RunResult

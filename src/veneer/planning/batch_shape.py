@@ -1,0 +1,70 @@
+"""`BatchShape`: what the steps of a run are made of, from which a plan is made beside its `Setup`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchShape:
+    """Shape of the largest micro-batch, and of an average step."""
+
+    tokens: int
+    """Tokens of the largest micro-batch. A shared beginning counts once."""
+    documents: int = 1
+    """Documents of the largest micro-batch."""
+    longest: int
+    """Tokens of its longest document."""
+    supervised: int
+    """Supervised tokens of the largest micro-batch."""
+    shared: int = 0
+    """Tokens of a beginning that all its documents share, or those of a block; of several blocks the longest."""
+    blocks: int = 1
+    """Blocks of its documents, each with a beginning of its own."""
+    together: int = 1
+    """Documents that are one row: 2 for pairs."""
+    evaluated: int = 0
+    """Tokens of the longest row of the evaluation loss."""
+    shapes: int = 1
+    """Number of distinct micro-batch sizes in the run. Products are compiled for each."""
+    micro_batches: float = 1.0
+    """Micro-batches of a step, on average."""
+    step_tokens: float = 0.0
+    """Tokens of a step's documents, on average."""
+    step_supervised: float = 0.0
+    """Supervised tokens of a step, on average."""
+    step_squares: float = 0.0
+    """Sum of the squared lengths of a step's documents, on average."""
+    sampled: int = 0
+    """Answers that a step samples itself; 0 where its documents are rows."""
+
+    @classmethod
+    def of_rows(
+        cls,
+        length: int,
+        micro_batch_tokens: int,
+        rows: int,
+        supervised: float = 1.0,
+        longest: int | None = None,
+        together: int = 1,
+    ) -> BatchShape:
+        """The shape for `rows` rows in a step, each of `together` documents of one length, with the share `supervised`
+        of supervised tokens.
+
+        One document of the run has the length `longest`.
+        """
+        fit = max(1, min(rows, micro_batch_tokens // (length * together)))
+        longest = length if longest is None else longest
+        tokens = max(fit * length, longest) * together
+        return cls(
+            tokens=tokens,
+            documents=fit * together,
+            longest=longest,
+            supervised=max(1, round(supervised * tokens)),
+            blocks=fit if together > 1 else 1,
+            together=together,
+            micro_batches=-(-rows // fit),
+            step_tokens=rows * length * together,
+            step_supervised=supervised * rows * length * together,
+            step_squares=rows * together * length**2,
+        )
