@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -31,6 +32,18 @@ SMOLLM2: dict[str, Any] = LLAMA_7B | {
 GB = 10**9
 START = 265 * MB
 FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED, Method.FULL: WeightForm.TRAINABLE}
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Steps of so many rows of one length (`veneer.planning.batch_shape.StepSizes`)."""
+
+    longest: int
+    rows: int = 8
+    total: int = 9
+
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        return BatchShape.of_rows(self.longest, micro_batch_tokens, self.rows)
 
 
 def setup(config: dict[str, Any] = SMOLLM2, method: Method = Method.LORA, **settings: Any) -> Setup:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from cards import LLAMA_8B
-from plan_setups import GB, LLAMA_65B, START, peak, setup
+from plan_setups import GB, LLAMA_65B, START, Alike, peak, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection
@@ -34,25 +33,21 @@ MIB = 1 << 20
 NO_LIMIT = Limit(bytes=float("inf"), source="none")
 
 
-def rows_of(length: int, rows: int = 8) -> Any:
-    return lambda tokens: BatchShape.of_rows(length, tokens, rows)
-
-
 @pytest.mark.parametrize("method", Method)
 @pytest.mark.parametrize("limit_mb", [900, 1200, 1500, 2000, 3000, 6000, 10**6])
 @pytest.mark.parametrize("length", [40, 300, 2000])
 def test_the_choice_obeys_its_limit(method: Method, limit_mb: int, length: int) -> None:
     limit = Limit(bytes=limit_mb * MB, source="the test")
     of = setup(method=method)
-    chosen, refusal = choose(of, ComputeSection(), length, rows_of(length), limit, start=START)
+    chosen, refusal = choose(of, ComputeSection(), Alike(length), limit, start=START)
     if refusal is None:
         assert chosen.memory.peak <= limit.bytes
         assert chosen.micro_batch_tokens >= length
         if chosen.recompute:  # only where nothing fits without
-            assert peak(of, rows_of(length)(length)) > limit.bytes
+            assert peak(of, Alike(length).batch_shape(length)) > limit.bytes
     else:
         assert chosen.memory.peak > limit.bytes
-        assert peak(of, rows_of(length)(length), recompute=True) > limit.bytes
+        assert peak(of, Alike(length).batch_shape(length), recompute=True) > limit.bytes
 
 
 @pytest.mark.parametrize("method", Method)
@@ -63,7 +58,7 @@ def test_the_choice_is_the_smallest_within_two_percent(method: Method) -> None:
         cut = BatchShape.of_rows(64, tokens, 256)
         return operations(of, cut, recompute=False) + cut.micro_batches * overhead_operations(of)
 
-    chosen, _ = choose(of, ComputeSection(), 64, rows_of(64, 256), NO_LIMIT, start=START)
+    chosen, _ = choose(of, ComputeSection(), Alike(64, 256), NO_LIMIT, start=START)
     best = min(cost(tokens) for tokens in CANDIDATES)
     assert cost(chosen.micro_batch_tokens) <= (1 + TOLERANCE) * best
     smaller = [tokens for tokens in (64, *CANDIDATES) if tokens < chosen.micro_batch_tokens]
@@ -72,7 +67,7 @@ def test_the_choice_is_the_smallest_within_two_percent(method: Method) -> None:
 
 def test_what_is_given_is_taken() -> None:
     compute = ComputeSection.model_validate({"micro_batch_tokens": 300, "recompute": "layers"})
-    chosen, refusal = choose(setup(), compute, 100, rows_of(100), NO_LIMIT, start=START)
+    chosen, refusal = choose(setup(), compute, Alike(100), NO_LIMIT, start=START)
     assert (chosen.micro_batch_tokens, chosen.recompute, refusal) == (300, True, None)
 
 
@@ -80,14 +75,14 @@ def test_the_choice_needs_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("a clock was read"))
-    choose(setup(), ComputeSection(), 100, rows_of(100), NO_LIMIT, start=START)
+    choose(setup(), ComputeSection(), Alike(100), NO_LIMIT, start=START)
 
 
 @pytest.mark.parametrize("method", Method)
 def test_a_refusal_names_value_limit_and_ways_that_fit(method: Method) -> None:
     limit = Limit(bytes=1000 * MB if method is not Method.FULL else 2200 * MB, source="compute.memory_limit_mb=1000")
     of = setup(method=method, lora=LoraSpec(rank=192, alpha=32.0))
-    chosen, refusal = choose(of, ComputeSection(), 8000, rows_of(8000), limit, start=START)
+    chosen, refusal = choose(of, ComputeSection(), Alike(8000), limit, start=START)
     assert refusal is not None
     assert f"{chosen.memory.peak / MB:,.0f} MB" in refusal
     assert "compute.memory_limit_mb=1000" in refusal
@@ -101,7 +96,7 @@ def test_a_refusal_names_value_limit_and_ways_that_fit(method: Method) -> None:
 def test_a_refusal_of_what_was_given_names_what_would_be_chosen() -> None:
     compute = ComputeSection.model_validate({"micro_batch_tokens": 4096, "recompute": "never"})
     limit = Limit(bytes=1100 * MB, source="the test")
-    _, refusal = choose(setup(), compute, 256, rows_of(256, 64), limit, start=START)
+    _, refusal = choose(setup(), compute, Alike(256, 64), limit, start=START)
     assert refusal is not None
     assert "compute.recompute=layers" in refusal
     assert "compute.micro_batch_tokens=256" in refusal
@@ -111,7 +106,7 @@ def test_where_each_of_several_processes_holds_all_of_it_a_refusal_says_so_and_n
     of, limit = setup(method=Method.FULL), Limit(bytes=2200 * MB, source="the test")
 
     def refusal(spread: Spread) -> str:
-        return choose(replace(of, spread=spread), ComputeSection(), 64, rows_of(64), limit, start=START)[1] or "fits"
+        return choose(replace(of, spread=spread), ComputeSection(), Alike(64), limit, start=START)[1] or "fits"
 
     whole = refusal(Spread(lanes=8, processes=8))
     assert "Each of the 8 processes holds all of it." in whole
@@ -122,7 +117,7 @@ def test_where_each_of_several_processes_holds_all_of_it_a_refusal_says_so_and_n
 
 def test_what_nothing_makes_fit_is_said() -> None:
     _, refusal = choose(
-        setup(LLAMA_65B, Method.QLORA), ComputeSection(), 512, rows_of(512), Limit(bytes=GB, source="x"), start=START
+        setup(LLAMA_65B, Method.QLORA), ComputeSection(), Alike(512), Limit(bytes=GB, source="x"), start=START
     )
     assert refusal is not None
     assert "smaller model" in refusal
@@ -168,7 +163,7 @@ def test_a_card_with_room_keeps_quantised_weights_decoded() -> None:
     weights = 8 * (4 * 8192**2 + 3 * 8192 * 22016)
 
     def chosen(limit: float, of: Setup = of) -> MicroBatchChoice:
-        found, refusal = choose(of, ComputeSection(), 512, rows_of(512), Limit(bytes=limit, source="x"), start=START)
+        found, refusal = choose(of, ComputeSection(), Alike(512), Limit(bytes=limit, source="x"), start=START)
         assert refusal is None
         return found
 
@@ -187,7 +182,7 @@ def test_qlora_of_8b_at_2048_tokens_fits_a_card_of_8_gb_with_its_embedding_in_th
     of = setup(LLAMA_8B, Method.QLORA, device="cuda", lora=LoraSpec(rank=16, alpha=32.0))
 
     def chosen(limit: float, of: Setup = of) -> tuple[MicroBatchChoice, str | None]:
-        return choose(of, ComputeSection(), 2048, rows_of(2048), Limit(bytes=limit, source="x"), start=START)
+        return choose(of, ComputeSection(), Alike(2048), Limit(bytes=limit, source="x"), start=START)
 
     plain, refusal = chosen(8.5 * GB)
     assert refusal is None
@@ -218,7 +213,7 @@ def test_where_nothing_else_fits_inputs_of_layers_are_in_the_main_memory() -> No
 
     def chosen(limit: float, compute: ComputeSection | None = None) -> tuple[MicroBatchChoice, str | None]:
         source = Limit(bytes=limit, source="x")
-        return choose(of, compute or ComputeSection(), 2048, rows_of(2048), source, start=START)
+        return choose(of, compute or ComputeSection(), Alike(2048), source, start=START)
 
     hosted, _ = chosen(6.5 * GB + GPU_START)
     assert hosted.memory.parked == 0
@@ -244,7 +239,7 @@ def test_a_card_of_8_gb_takes_qlora_of_8b_at_2048_tokens_by_default(total: int, 
     # What `free_bytes` says: what is free beside the context, and what the plan counts for that.
     free = (total - display - context) * MIB + GPU_START
     limit = limit_of(ComputeSection(), total * MIB, free=free)
-    found, refusal = choose(of, ComputeSection(), 2048, rows_of(2048), limit, start=START)
+    found, refusal = choose(of, ComputeSection(), Alike(2048), limit, start=START)
     assert refusal is None
     assert found.memory.peak <= min(free, 0.9 * total * MIB)
     # Four fifths, which is the main memory's share, would refuse it.

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from hf_models import SHAPES, tiny_hf
+from plan_setups import Alike
 from tiny_models import documents
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
 from veneer.errors import ConfigError
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
-from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import ROUNDING, Limit
 from veneer.planning.estimate import TRAINED_BYTES, TYPICAL_TOKENS, Estimate, estimate, hf_linears
 from veneer.quant.schemes import pack
@@ -36,7 +36,7 @@ def estimated(
     targets = [linear.path for linear in spec.adaptable]
     shape = ComputeSection.model_validate(compute)
     return estimate(
-        spec, LORA, targets, quant, shape, longest, lambda tokens: BatchShape.of_rows(longest, tokens, 64), limit,
+        spec, LORA, targets, quant, shape, Alike(longest, rows=64), limit,
         dtype=dtype, device="cpu",
     )  # fmt: skip
 

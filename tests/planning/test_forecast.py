@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from hf_models import write_hf_model
+from plan_setups import Alike
 from tiny import run_config
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
@@ -14,9 +14,8 @@ from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.enums import Backend
 from veneer.io.checkpoint import read_model_config
-from veneer.planning.batch_shape import BatchShape
 from veneer.planning.estimate import Estimate
-from veneer.planning.forecast import ForeseenRun, StepSizes, linears_under, make_forecast
+from veneer.planning.forecast import ForeseenRun, linears_under, make_forecast
 from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan
 
@@ -33,13 +32,6 @@ def description(
     return describe_model(read_model_config(folder), Backend.AUTO)
 
 
-def steps(longest: int = 50) -> StepSizes:
-    def shape(tokens: int) -> BatchShape:
-        return BatchShape.of_rows(longest, tokens, 16)
-
-    return SimpleNamespace(total=7, longest=longest, batch_shape=shape)
-
-
 def planned(config: RunConfig, description: Description, machine: str, targets: Sequence[str]) -> ForeseenRun:
     return ForeseenRun(
         config=config,
@@ -52,7 +44,7 @@ def planned(config: RunConfig, description: Description, machine: str, targets: 
 
 def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out")
-    forecast = make_forecast(planned(config, description, "h100", description.linears), steps())
+    forecast = make_forecast(planned(config, description, "h100", description.linears), Alike(50))
     assert isinstance(forecast, Plan if description.capabilities.exact_plan else Estimate)
     assert forecast.refusal is None
     assert forecast.lines()
@@ -63,7 +55,7 @@ def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
 def test_an_adapter_of_more_layers_takes_more(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.micro_batch_tokens=64")
     one, all_ = (
-        make_forecast(planned(config, description, "h100", targets), steps()).to_json()["peak"]
+        make_forecast(planned(config, description, "h100", targets), Alike(50)).to_json()["peak"]
         for targets in (description.linears[:1], description.linears)
     )
     assert one < all_
@@ -71,7 +63,7 @@ def test_an_adapter_of_more_layers_takes_more(description: Description, tmp_path
 
 def test_only_the_own_decoder_refuses_what_does_not_fit(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.memory_limit_mb=1")
-    forecast = make_forecast(planned(config, description, "cpu", description.linears), steps())
+    forecast = make_forecast(planned(config, description, "cpu", description.linears), Alike(50))
     assert (forecast.refusal is not None) is description.capabilities.exact_plan
 
 

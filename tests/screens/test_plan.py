@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 from consoles import recorded
-from plan_setups import setup
+from plan_setups import Alike, setup
 from veneer.config import ComputeSection
-from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.plan import Plan, make_plan, spoken
@@ -14,8 +13,8 @@ from veneer.screens.plan import COMPONENTS, plan_table
 def made(*, measured: bool = True) -> Plan:
     limit = Limit(bytes=4000 * MB, source="a test [/x]")
     return make_plan(
-        setup(), ComputeSection(), 100, lambda tokens: BatchShape.of_rows(100, tokens, 16), limit,
-        steps=7, rate=lambda of: Rate(2e12, 0.5, measured=measured),
+        setup(), ComputeSection(), Alike(100, rows=16, total=7), limit,
+        rate=lambda of: Rate(2e12, 0.5, measured=measured),
     )  # fmt: skip
 
 

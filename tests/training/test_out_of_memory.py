@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plan_setups import GB, LLAMA_7B, START, setup
+from plan_setups import GB, LLAMA_7B, START, Alike, setup
 from tiny import run_config, tree
 from veneer.config import ComputeSection
 from veneer.data.batches import MicroBatch
@@ -18,7 +18,6 @@ from veneer.enums import Method
 from veneer.errors import CheckpointError, Interrupted, OutOfMemory
 from veneer.event_log import read_events
 from veneer.events import Event, MicroBatchHalved, Note
-from veneer.planning.batch_shape import BatchShape
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.plan import make_plan
@@ -119,16 +118,13 @@ def test_what_fits_is_less_than_the_plan_without_decoded_weights() -> None:
     """They had been given back when it failed."""
     of = setup(LLAMA_7B, Method.QLORA, device="cuda")
 
-    def shape(tokens: int) -> BatchShape:
-        return BatchShape.of_rows(2048, tokens, 8)
-
     def rate(of: Setup) -> Rate:
         return Rate(1e12, 0.5, measured=False)
 
     no_limit = Limit(bytes=float("inf"), source="none")
-    plan = make_plan(of, ComputeSection(), 2048, shape, no_limit, steps=9, rate=rate, start=START)
+    plan = make_plan(of, ComputeSection(), Alike(2048), no_limit, rate=rate, start=START)
     assert plan.choice.memory.decoded > 10 * GB
-    said = what_fits(plan, ComputeSection(), 2048, shape, had=1e12)
+    said = what_fits(plan, ComputeSection(), Alike(2048), had=1e12)
     before, enough = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) MB", said))
     assert before == round(replace(plan.choice.memory, decoded=0).peak / MB)
     assert enough <= 0.9 * before

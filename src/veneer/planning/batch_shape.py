@@ -1,8 +1,9 @@
-"""`BatchShape`: what the steps of a run are made of, from which a plan is made beside its `Setup`."""
+"""What the steps of a run are made of, from which a plan is made beside its `Setup`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,3 +69,25 @@ class BatchShape:
             step_supervised=supervised * rows * length * together,
             step_squares=rows * together * length**2,
         )
+
+
+class RowSizes(Protocol):
+    """How long rows are, and how they fill micro-batches."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        ...
+
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        """What the steps are made of when a micro-batch has at most so many tokens."""
+        ...
+
+
+class StepSizes(RowSizes, Protocol):
+    """How many steps a run has, and how large they are."""
+
+    @property
+    def total(self) -> int:
+        """The number of steps in the whole run."""
+        ...

@@ -6,7 +6,6 @@ fits without. The choice follows from the setup, the rows and the machine's size
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,7 +15,7 @@ from veneer.config.checks import IN_PARTS
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
 from veneer.planning.base import decoded_bytes
-from veneer.planning.batch_shape import BatchShape
+from veneer.planning.batch_shape import BatchShape, RowSizes
 from veneer.planning.memory import GPU_START, MB, Memory, hosted_bytes, memory, parked_bytes, resident
 from veneer.planning.setup import Setup
 from veneer.planning.time import operations, overhead_operations
@@ -34,9 +33,6 @@ GPU_SHARE = 0.9
 counted in (`free_bytes`): the rest is for what the driver keeps, and for an error of the plan."""
 ROUNDING = 64
 """The micro-batch that holds the longest row is rounded up to a multiple of this."""
-
-BatchShapeFor = Callable[[int], BatchShape]
-"""A function from the tokens of a micro-batch to its shape."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +97,7 @@ def free_bytes(device: torch.device) -> int | None:
 def choose(
     setup: Setup,
     compute: ComputeSection,
-    longest: int,
-    batch_for: BatchShapeFor,
+    rows: RowSizes,
     limit: Limit,
     *,
     start: int | None = None,
@@ -116,16 +111,15 @@ def choose(
     Args:
         setup: model and method.
         compute: section `compute` of the configuration. What it sets is not changed.
-        longest: tokens of the longest row.
-        batch_for: gives the shape of a micro-batch of so many tokens.
+        rows: sizes of the run's rows.
         limit: the limit of memory.
         start: see `memory`.
     """
     start = resident() if start is None else start
-    chosen = _fitting(setup, compute, longest, batch_for, limit, start)
+    chosen = _fitting(setup, compute, rows, limit, start)
     if chosen is not None:
         return _with_decoded(setup, chosen, limit), None
-    cheapest = min(_options(setup, compute, longest, batch_for, start), key=lambda option: option.memory.peak)
+    cheapest = min(_options(setup, compute, rows, start), key=lambda option: option.memory.peak)
     return cheapest, _refusal(setup, compute, cheapest, limit, start)
 
 
@@ -139,9 +133,9 @@ def _with_decoded(setup: Setup, chosen: MicroBatchChoice, limit: Limit) -> Micro
 
 
 def _fitting(
-    setup: Setup, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, limit: Limit, start: int | None
+    setup: Setup, compute: ComputeSection, rows: RowSizes, limit: Limit, start: int
 ) -> MicroBatchChoice | None:
-    options = _options(setup, compute, longest, batch_for, start)
+    options = _options(setup, compute, rows, start)
     fitting = [option for option in options if option.memory.peak <= limit.bytes]
     if not fitting:
         # Only where nothing fits otherwise: the embedding is looked up in the main memory, and factors are rounded at
@@ -170,14 +164,12 @@ def _cost(setup: Setup, option: MicroBatchChoice) -> float:
     return work + option.batch.micro_batches * overhead_operations(setup)
 
 
-def _options(
-    setup: Setup, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, start: int | None
-) -> list[MicroBatchChoice]:
+def _options(setup: Setup, compute: ComputeSection, rows: RowSizes, start: int) -> list[MicroBatchChoice]:
     """All choices that the settings allow, the smallest micro-batch first."""
     recomputing = {Recompute.NEVER: (False,), Recompute.LAYERS: (True,), Recompute.AUTO: (False, True)}
     found = []
-    for tokens in _candidates(compute, longest):
-        batch = batch_for(tokens)
+    for tokens in _candidates(compute, rows.longest):
+        batch = rows.batch_shape(tokens)
         found += [
             MicroBatchChoice(
                 micro_batch_tokens=tokens,
@@ -199,7 +191,7 @@ def _candidates(compute: ComputeSection, longest: int) -> list[int]:
     return [own, *(tokens for tokens in CANDIDATES if tokens > own)]
 
 
-def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, limit: Limit, start: int | None) -> str:
+def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, limit: Limit, start: int) -> str:
     need = f"{cheapest.memory.peak / MB:,.0f} MB"
     how = (
         f"micro-batches of {cheapest.batch.tokens:,} tokens, "
@@ -229,7 +221,7 @@ class _WaysOut:
     batch: BatchShape
     """The cheapest micro-batch, which does not fit."""
     limit: Limit
-    start: int | None
+    start: int
     found: list[str] = field(default_factory=list)
     """The changes that were found, each with the memory that the run takes then."""
 
@@ -246,7 +238,7 @@ class _WaysOut:
         compute, row = self.compute, self.batch.longest * self.batch.together
         if compute.recompute is Recompute.NEVER:
             layers = compute.model_copy(update={"recompute": Recompute.LAYERS})
-            self._try("compute.recompute=layers", self.setup, layers, batch_for=lambda tokens: self.batch)
+            self._try("compute.recompute=layers", self.setup, layers, rows=_AsChosen(self.batch))
         if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > row:
             one_row = compute.model_copy(update={"micro_batch_tokens": row})
             self._try(f"compute.micro_batch_tokens={row}", self.setup, one_row)
@@ -293,7 +285,7 @@ class _WaysOut:
         compute: ComputeSection | None = None,
         *,
         length: int | None = None,
-        batch_for: BatchShapeFor | None = None,
+        rows: RowSizes | None = None,
     ) -> bool:
         """Note a change if the run fits with it.
 
@@ -302,7 +294,7 @@ class _WaysOut:
             setup: the run with it.
             compute: its section `compute`; None leaves micro-batch and recomputation to the plan.
             length: tokens of the longest row; None for those of the run.
-            batch_for: the micro-batches; None for those of one row.
+            rows: sizes of its rows; None for micro-batches of one row, or filled with more.
 
         Returns:
             Whether it fits.
@@ -311,8 +303,7 @@ class _WaysOut:
         fits = _fitting(
             setup,
             compute or self.compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO}),
-            length * self.batch.together,
-            batch_for or self._one_row(length),
+            rows or _RowsOfLength(length, self.batch),
             self.limit,
             self.start,
         )
@@ -320,11 +311,40 @@ class _WaysOut:
             self.found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
         return fits is not None
 
-    def _one_row(self, length: int) -> BatchShapeFor:
-        """Micro-batches of one row of so many tokens, or filled with more."""
-        together, share = self.batch.together, self.batch.supervised / self.batch.tokens
-        most = length * together
-        return lambda tokens: BatchShape.of_rows(length, max(tokens, most), 1, share, together=together)
+
+@dataclass(frozen=True, slots=True)
+class _AsChosen:
+    """Rows in the micro-batches that were chosen for them, whatever their size is set to."""
+
+    batch: BatchShape
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.batch.longest * self.batch.together
+
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        """The micro-batch."""
+        return self.batch
+
+
+@dataclass(frozen=True, slots=True)
+class _RowsOfLength:
+    """One row a step, each of whose documents has a length; all else is as in a micro-batch of the run."""
+
+    length: int
+    batch: BatchShape
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the row."""
+        return self.length * self.batch.together
+
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        """The row as a micro-batch."""
+        share = self.batch.supervised / self.batch.tokens
+        tokens = max(micro_batch_tokens, self.longest)
+        return BatchShape.of_rows(self.length, tokens, 1, share, together=self.batch.together)
 
 
 def _may_be_in_parts(setup: Setup) -> bool:

@@ -17,8 +17,8 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Recompute
 from veneer.losses.scores import chunk_rows
 from veneer.model.hf_skeleton import HfSpec
-from veneer.planning.batch_shape import BatchShape
-from veneer.planning.choose import ROUNDING, BatchShapeFor, Limit
+from veneer.planning.batch_shape import BatchShape, RowSizes
+from veneer.planning.choose import ROUNDING, Limit
 from veneer.planning.memory import GPU_START, MB, resident
 from veneer.planning.trained import LinearShape
 from veneer.quant.schemes import packed_bytes, skipped
@@ -110,8 +110,7 @@ def estimate(
     targets: Sequence[str],
     quant: QuantSection | None,
     compute: ComputeSection,
-    longest: int,
-    batch_for: BatchShapeFor,
+    rows: RowSizes,
     limit: Limit,
     *,
     dtype: torch.dtype,
@@ -127,8 +126,7 @@ def estimate(
         targets: paths that get an update.
         quant: quantisation of the linear layers, or None.
         compute: section `compute` of the configuration. What it sets is not changed.
-        longest: tokens of the longest row.
-        batch_for: gives the shape of a micro-batch of so many tokens.
+        rows: sizes of the run's rows.
         limit: the limit of memory.
         dtype: dtype of activations and of weights that are not quantised.
         device: kind of device, `cpu` or `cuda`.
@@ -149,7 +147,7 @@ def estimate(
             runtime=runtime,
             base=base,
             trained=trained,
-            activations=kept(batch_for(tokens), recompute),
+            activations=kept(rows.batch_shape(tokens), recompute),
             limit=limit,
             micro_batch_tokens=tokens,
             recompute=recompute,
@@ -160,7 +158,7 @@ def estimate(
         Recompute.LAYERS: (True,),
         Recompute.AUTO: (False, True)[: 1 + spec.recomputable],
     }
-    options = [option(tokens, how) for how in again[compute.recompute] for tokens in _tokens(compute, longest)]
+    options = [option(tokens, how) for how in again[compute.recompute] for tokens in _tokens(compute, rows.longest)]
     return next((one for one in options if one.peak <= limit.bytes), options[-1])
 
 

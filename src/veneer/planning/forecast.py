@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
@@ -12,7 +11,7 @@ from veneer.config import RunConfig
 from veneer.enums import Method, Sharding
 from veneer.model.hf_skeleton import HfSpec
 from veneer.model.spec import DecoderSpec
-from veneer.planning.batch_shape import BatchShape
+from veneer.planning.batch_shape import StepSizes
 from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
 from veneer.planning.lanes import Spread
@@ -24,24 +23,6 @@ from veneer.planning.trained import LinearShape
 
 Forecast = Plan | Estimate
 """Both have `lines()`, `to_json()`, `refusal`, and the choice: `micro_batch_tokens` and `recompute`."""
-
-
-class StepSizes(Protocol):
-    """How many steps a run has, and how large they are."""
-
-    @property
-    def total(self) -> int:
-        """The number of steps in the whole run."""
-        ...
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        ...
-
-    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """What the steps are made of when a micro-batch has at most so many tokens."""
-        ...
 
 
 def linears_under(
@@ -99,8 +80,7 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
             run.targets or (),
             config.quant if run.stored or config.method is Method.QLORA else None,
             config.compute,
-            steps.longest,
-            steps.batch_shape,
+            steps,
             limit,
             dtype=machine.dtype,
             device=machine.device,
@@ -110,10 +90,8 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
     return make_plan(
         _setup(run, spec),
         config.compute,
-        steps.longest,
-        steps.batch_shape,
+        steps,
         limit,
-        steps=steps.total,
         rate=machine.rate,
         start=start,
     )

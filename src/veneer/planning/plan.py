@@ -8,7 +8,8 @@ from typing import Any
 
 from veneer.config import ComputeSection
 from veneer.counting import count_of
-from veneer.planning.choose import BatchShapeFor, Limit, MicroBatchChoice, choose
+from veneer.planning.batch_shape import StepSizes
+from veneer.planning.choose import Limit, MicroBatchChoice, choose
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
 from veneer.planning.time import Disk, Rate, disk, operations, step_seconds
@@ -105,16 +106,14 @@ class Plan:
 def make_plan(
     setup: Setup,
     compute: ComputeSection,
-    longest: int,
-    batch_for: BatchShapeFor,
+    steps: StepSizes,
     limit: Limit,
     *,
-    steps: int,
     rate: Callable[[Setup], Rate],
     start: int | None = None,
 ) -> Plan:
     """Choose a micro-batch and estimate time and disk space. See `veneer.planning.choose.choose` for the arguments."""
-    choice, refusal = choose(setup, compute, longest, batch_for, limit, start=start)
+    choice, refusal = choose(setup, compute, steps, limit, start=start)
     found = rate(setup)
     seconds = step_seconds(setup, choice.batch, found, recompute=choice.recompute) / setup.spread.at_once
     return Plan(
@@ -122,7 +121,7 @@ def make_plan(
         choice=choice,
         limit=limit,
         rate=found,
-        steps=steps,
+        steps=steps.total,
         seconds=seconds,
         disk=disk(setup),
         refusal=refusal,

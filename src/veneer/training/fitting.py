@@ -32,5 +32,4 @@ def fitting(inputs: RunInputs) -> Iterator[None]:
 
 def settings_that_fit(inputs: RunInputs, had: float) -> str:
     """The settings that fit into the bytes that the run had."""
-    steps = inputs.data.steps
-    return what_fits(inputs.prepared.forecast, inputs.config.compute, steps.longest, steps.batch_shape, had)
+    return what_fits(inputs.prepared.forecast, inputs.config.compute, inputs.data.steps, had)

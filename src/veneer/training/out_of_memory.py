@@ -18,7 +18,8 @@ from veneer.data.batches import MicroBatch
 from veneer.enums import Recompute
 from veneer.errors import OutOfMemory
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
-from veneer.planning.choose import BatchShapeFor, Limit, choose
+from veneer.planning.batch_shape import RowSizes
+from veneer.planning.choose import Limit, choose
 from veneer.planning.forecast import Forecast
 from veneer.planning.memory import MB, TYPICAL_START, libraries
 from veneer.planning.plan import Plan
@@ -117,14 +118,13 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def what_fits(forecast: Forecast, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, had: float) -> str:
+def what_fits(forecast: Forecast, compute: ComputeSection, rows: RowSizes, had: float) -> str:
     """The settings that fit into the memory that a run had, by its plan.
 
     Args:
         forecast: of the run.
         compute: the section of its configuration.
-        longest: tokens of its longest row.
-        batch_for: see `veneer.planning.choose.choose`.
+        rows: sizes of its rows.
         had: bytes that the process had at its peak.
     """
     general = "Lower data.max_length or lora.rank, set compute.recompute=layers, or take method=qlora."
@@ -135,7 +135,7 @@ def what_fits(forecast: Forecast, compute: ComputeSection, longest: int, batch_f
     most = min(had, SMALLER * planned)
     limit = Limit(bytes=most, source="what the process had, or nine tenths of what the plan said")
     open_choice = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
-    choice, refusal = choose(forecast.setup, open_choice, longest, batch_for, limit, start=TYPICAL_START + libraries())
+    choice, refusal = choose(forecast.setup, open_choice, rows, limit, start=TYPICAL_START + libraries())
     if refusal is not None:
         return f"By the plan, {refusal}"
     kept = Recompute.LAYERS if choice.recompute else Recompute.NEVER

@@ -360,7 +360,7 @@ class SupposedRows:
 
 
 class SupposedSteps:
-    """The sizes of the steps that supposed rows make (`veneer.planning.forecast.StepSizes`).
+    """The sizes of the steps that supposed rows make (`veneer.planning.batch_shape.StepSizes`).
 
     Args:
         rows: what is supposed; of rows of several parts, of each part.
