@@ -398,6 +398,17 @@ class Recompute(Enum):
     LAYERS = "layers"
     """Each layer keeps its input alone, and is computed again in backward."""
 
+    @property
+    def tried(self) -> tuple[bool, ...]:
+        """What a plan may choose, the preferred way first: True where layers are computed again."""
+        match self:
+            case Recompute.AUTO:
+                return False, True
+            case Recompute.NEVER:
+                return (False,)
+            case Recompute.LAYERS:
+                return (True,)
+
 
 class Sharding(Enum):
     """Which processes of a run hold what is trained, its gradients and the optimiser's state."""

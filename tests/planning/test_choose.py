@@ -23,6 +23,7 @@ from veneer.planning.choose import (
     choose,
     free_bytes,
     limit_of,
+    own_size,
 )
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import GPU_START, MB, hosted_bytes, parked_bytes
@@ -63,6 +64,10 @@ def test_the_choice_is_the_smallest_within_two_percent(method: Method) -> None:
     assert cost(chosen.micro_batch_tokens) <= (1 + TOLERANCE) * best
     smaller = [tokens for tokens in (64, *CANDIDATES) if tokens < chosen.micro_batch_tokens]
     assert all(cost(tokens) > (1 + TOLERANCE) * best for tokens in smaller)
+
+
+def test_a_row_alone_has_a_micro_batch_of_whole_steps_of_64_tokens() -> None:
+    assert [own_size(longest) for longest in (1, 64, 65, 100)] == [64, 64, 128, 128]
 
 
 def test_what_is_given_is_taken() -> None:

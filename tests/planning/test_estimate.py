@@ -12,7 +12,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
 from veneer.errors import ConfigError
 from veneer.model.hf_skeleton import HfSpec, make_skeleton
-from veneer.planning.choose import ROUNDING, Limit
+from veneer.planning.choose import Limit, own_size
 from veneer.planning.estimate import TRAINED_BYTES, TYPICAL_TOKENS, Estimate, estimate, hf_linears
 from veneer.quant.schemes import pack
 
@@ -73,7 +73,7 @@ def test_activations_are_kept_where_they_fit_and_else_computed_again() -> None:
     assert (free.recompute, free.micro_batch_tokens) == (False, TYPICAL_TOKENS)
     assert free.lines()[0].endswith("activations kept")
     less = estimated(spec, limit=Limit(bytes=free.peak - 1, source="a test"))
-    assert (less.recompute, less.micro_batch_tokens) == (False, -(-100 // ROUNDING) * ROUNDING)
+    assert (less.recompute, less.micro_batch_tokens) == (False, own_size(100))
     again = estimated(spec, limit=Limit(bytes=less.peak - 1, source="a test"))
     assert again.recompute
     assert again.peak < less.peak or again.micro_batch_tokens > less.micro_batch_tokens

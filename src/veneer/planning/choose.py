@@ -166,7 +166,6 @@ def _cost(setup: Setup, option: MicroBatchChoice) -> float:
 
 def _options(setup: Setup, compute: ComputeSection, rows: RowSizes, start: int) -> list[MicroBatchChoice]:
     """All choices that the settings allow, the smallest micro-batch first."""
-    recomputing = {Recompute.NEVER: (False,), Recompute.LAYERS: (True,), Recompute.AUTO: (False, True)}
     found = []
     for tokens in _candidates(compute, rows.longest):
         batch = rows.batch_shape(tokens)
@@ -177,17 +176,22 @@ def _options(setup: Setup, compute: ComputeSection, rows: RowSizes, start: int) 
                 batch=batch,
                 memory=memory(setup, batch, recompute=recompute, start=start),
             )
-            for recompute in recomputing[compute.recompute]
+            for recompute in compute.recompute.tried
         ]
         if batch.micro_batches <= 1:
             break  # a larger one holds no more
     return found
 
 
+def own_size(longest: int) -> int:
+    """Tokens of a micro-batch that holds the longest row alone."""
+    return -(-longest // ROUNDING) * ROUNDING
+
+
 def _candidates(compute: ComputeSection, longest: int) -> list[int]:
     if compute.micro_batch_tokens != "auto":
         return [compute.micro_batch_tokens]
-    own = -(-longest // ROUNDING) * ROUNDING
+    own = own_size(longest)
     return [own, *(tokens for tokens in CANDIDATES if tokens > own)]
 
 

@@ -14,11 +14,10 @@ import torch
 
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
-from veneer.enums import Recompute
 from veneer.losses.scores import chunk_rows
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.batch_shape import BatchShape, RowSizes
-from veneer.planning.choose import ROUNDING, Limit
+from veneer.planning.choose import Limit, own_size
 from veneer.planning.memory import GPU_START, MB, resident
 from veneer.planning.trained import LinearShape
 from veneer.quant.schemes import packed_bytes, skipped
@@ -153,12 +152,8 @@ def estimate(
             recompute=recompute,
         )
 
-    again = {
-        Recompute.NEVER: (False,),
-        Recompute.LAYERS: (True,),
-        Recompute.AUTO: (False, True)[: 1 + spec.recomputable],
-    }
-    options = [option(tokens, how) for how in again[compute.recompute] for tokens in _tokens(compute, rows.longest)]
+    tried = compute.recompute.tried if spec.recomputable else compute.recompute.tried[:1]
+    options = [option(tokens, how) for how in tried for tokens in _tokens(compute, rows.longest)]
     return next((one for one in options if one.peak <= limit.bytes), options[-1])
 
 
@@ -177,7 +172,7 @@ def _tokens(compute: ComputeSection, longest: int) -> list[int]:
     """Sizes of micro-batches in tokens that are considered, the preferred one first."""
     if compute.micro_batch_tokens != "auto":
         return [compute.micro_batch_tokens]
-    own = -(-longest // ROUNDING) * ROUNDING
+    own = own_size(longest)
     return list(dict.fromkeys((max(own, TYPICAL_TOKENS), own)))
 
 
