@@ -57,6 +57,13 @@ GPU_EFFICIENCY = 0.4
 al., 2022, arXiv:2204.02311, table 3, lists 21 to 46 % for large models)."""
 FLOAT32_SHARE = 1 / 16
 """Ratio of a card's float32 rate to its bfloat16 rate, as the A100 (19.5 to 312) and the H100 (67 to 989) have it."""
+LAYER_OPERATIONS_CPU, LAYER_OPERATIONS_GPU = 2e9, 1.2e12
+"""Operations that a core, or a GPU, could do while Python and the small operations of a layer run, forward and
+backward."""
+READ_TOKENS_CPU, READ_TOKENS_GPU = 12.0, 150.0
+"""Number of tokens whose products take as long as reading and packing the weights."""
+DECODE_TOKENS_CPU, DECODE_TOKENS_GPU = 24.0, 150.0
+"""Number of tokens whose products take as long as decoding NF4 twice."""
 GIB = 2**30
 
 
@@ -213,23 +220,12 @@ def overhead_operations(setup: Setup) -> float:
     one run would give different bytes each time.
     """
     if setup.device == "cpu":
-        per_layer, per_weight = LAYER_TOKENS_CPU, READ_TOKENS_CPU
+        per_layer, per_weight = LAYER_OPERATIONS_CPU, READ_TOKENS_CPU
     else:
-        per_layer, per_weight = LAYER_TOKENS_GPU, READ_TOKENS_GPU
+        per_layer, per_weight = LAYER_OPERATIONS_GPU, READ_TOKENS_GPU
     if setup.quantized:
         per_weight += DECODE_TOKENS_CPU if setup.device == "cpu" else DECODE_TOKENS_GPU
     return setup.spec.num_layers * per_layer + 4 * setup.linear_weights * per_weight
-
-
-LAYER_TOKENS_CPU = 2e9
-"""Operations that a core could do while Python and the small operations of a layer run, forward and backward."""
-READ_TOKENS_CPU = 12.0
-"""Number of tokens whose products take as long as reading and packing the weights."""
-DECODE_TOKENS_CPU = 24.0
-"""Number of tokens whose products take as long as decoding NF4 twice."""
-LAYER_TOKENS_GPU = 1.2e12
-READ_TOKENS_GPU = 150.0
-DECODE_TOKENS_GPU = 150.0
 
 
 def step_seconds(setup: Setup, batch: BatchShape, rate: Rate, *, recompute: bool) -> float:
