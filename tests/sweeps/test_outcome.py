@@ -6,7 +6,6 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import pytest
 
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text, with_reasons
+from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, chart, compared_by, dumped, lost_of, read_outcome
+from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, compared_by, dumped, lost_of, read_outcome
 from veneer.training.best import BestBy
 
 
@@ -91,20 +91,6 @@ def test_a_point_of_which_no_evaluation_is_a_number_is_never_the_best(values: di
 def test_points_of_different_metrics_are_compared_by_the_loss(values: dict[str, Any], tmp_path: Path) -> None:
     found = points(values, {"train.best_metric": ["exact", "number"]}, tmp_path)
     assert compared_by(found) == BestBy()
-
-
-def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
-    base = SweepOutcome(name="x", settings={}, state="complete", final_loss=1.0, best_loss=1.0)
-    outcomes = [
-        replace(base, settings={"lora.rank": rank, "train.learning_rate": rate}, best_loss=rank * rate)
-        for rank in (4, 16)
-        for rate in (1e-4, 1e-3, 1e-2)
-    ]
-    outcomes[-1] = replace(outcomes[-1], state="diverged")
-    drawn = chart(outcomes)
-    assert "log10 of train.learning_rate" in drawn
-    assert "rank=16" in drawn
-    assert drawn.count("<circle") == 5
 
 
 def test_a_folder_is_read_again_only_where_its_log_or_lock_has_changed(

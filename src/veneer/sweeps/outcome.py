@@ -1,4 +1,4 @@
-"""What the points of a sweep came to, read from their folders, as a table and as a chart."""
+"""What the points of a sweep came to, read from their folders."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.charts import Series, line_chart
 from veneer.counting import count_of
 from veneer.event_log import by_step
 from veneer.io.digests import file_key
 from veneer.run_folder import RunFolder
 from veneer.strict_json import restored, to_text, with_reasons
 from veneer.sweeps.grid import Point
-from veneer.training.best import LOSS, BestBy, best_by
+from veneer.training.best import LOSS, BestBy, as_loss, best_by
 
 RECENT = 0.1
 """Share of the steps at the end whose mean is a run's training loss."""
@@ -173,55 +172,18 @@ def _metric(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[int, floa
 
 def _best_step(values: Mapping[int, float], by: BestBy) -> int | None:
     """The first step with the best value; None where no value is finite, as a run's own best evaluation has it."""
-    finite = {step: -value if by.higher else value for step, value in values.items() if math.isfinite(value)}
+    finite = {step: as_loss(value, higher=by.higher) for step, value in values.items() if math.isfinite(value)}
     return min(finite, key=lambda step: (finite[step], step), default=None)
 
 
 def best_of(outcomes: Sequence[SweepOutcome]) -> SweepOutcome | None:
     """The first finished point with the best metric, or with the lowest loss where points are compared by that."""
-    judged = [(one.judged, one) for one in outcomes if one.state == "complete" and one.judged is not None]
-    return min(judged, key=lambda pair: -pair[0] if pair[1].higher else pair[0])[1] if judged else None
-
-
-def chart(outcomes: Sequence[SweepOutcome]) -> str:
-    """The number that points are compared by, over the setting with the most values that are numbers.
-
-    Every combination of the other settings has a line of its own.
-    """
-    key = _axis(outcomes)
-    values = [one.settings[key] for one in outcomes] if key is not None else []
-    by_decades = bool(values) and min(values) > 0 and max(values) / min(values) >= 10
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for number, one in enumerate(outcomes, start=1):
-        if one.judged is None or not math.isfinite(one.judged) or one.state == "diverged":
-            continue
-        x = float(number) if key is None else float(one.settings[key])
-        others = ", ".join(f"{name.rpartition('.')[2]}={v}" for name, v in one.settings.items() if name != key)
-        lines.setdefault(others if key is not None else "points", []).append(
-            (math.log10(x) if by_decades else x, one.judged)
-        )
-    label, unit = _compared(outcomes)
-    x_label = "point" if key is None else f"log10 of {key}" if by_decades else key
-    series = [Series(name or label, sorted(found), marked=True) for name, found in lines.items()]
-    return line_chart("Sweep", x_label, f"{label}{unit}", series)
-
-
-def _compared(outcomes: Sequence[SweepOutcome]) -> tuple[str, str]:
-    """What the chart calls the number that points are compared by, and its unit."""
-    by = outcomes[0].best_by if outcomes else LOSS
-    if by != LOSS:
-        return f"best {by}", ""
-    evaluated = any(one.final_loss is not None for one in outcomes)
-    return "best evaluation loss" if evaluated else "training loss", ", nats per supervised token"
-
-
-def _axis(outcomes: Sequence[SweepOutcome]) -> str | None:
-    counts: dict[str, int] = {}
-    for key in outcomes[0].settings if outcomes else ():
-        values = [one.settings[key] for one in outcomes]
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            counts[key] = len(set(values))
-    return max(counts, key=lambda key: counts[key]) if counts else None
+    judged = [
+        (as_loss(one.judged, higher=one.higher), one)
+        for one in outcomes
+        if one.state == "complete" and one.judged is not None
+    ]
+    return min(judged, key=lambda pair: pair[0])[1] if judged else None
 
 
 def to_json(outcomes: Sequence[SweepOutcome]) -> list[dict[str, Any]]:

@@ -24,8 +24,9 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
+from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, plain_grid, points
-from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, chart, compared_by, dumped, lost_of, to_json
+from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, compared_by, dumped, lost_of, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
 from veneer.training.locked_inputs import changed_inputs, read_lock
 from veneer.training.parallel.ranks import Ranks

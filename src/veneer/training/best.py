@@ -57,7 +57,8 @@ class BestBy:
         """
         value = found.loss if self.measure == LOSS else found.metrics.get(self.measure, math.nan)
         before = self.reached(progress)
-        best = math.isfinite(value) and (before is None or (value > before if self.higher else value < before))
+        better = before is None or as_loss(value, higher=self.higher) < as_loss(before, higher=self.higher)
+        best = math.isfinite(value) and better
         if best:
             progress.best_step, progress.best_loss = progress.step, found.loss
             progress.best_value = None if self.measure == LOSS else value
@@ -86,6 +87,11 @@ class BestBy:
     @property
     def _name(self) -> str:
         return "the evaluation loss" if self.measure == LOSS else self.measure
+
+
+def as_loss(value: float, *, higher: bool) -> float:
+    """A number that is the better the lower it is, as a loss is. `higher` is whether the given one is better higher."""
+    return -value if higher else value
 
 
 def higher_is_better(measure: str) -> bool:

@@ -1,0 +1,51 @@
+"""What the points of a sweep came to, as a chart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from veneer.charts import Series, line_chart
+from veneer.sweeps.outcome import SweepOutcome
+from veneer.training.best import LOSS
+
+
+def chart(outcomes: Sequence[SweepOutcome]) -> str:
+    """The number that points are compared by, over the setting with the most values that are numbers.
+
+    Every combination of the other settings has a line of its own.
+    """
+    key = _axis(outcomes)
+    values = [one.settings[key] for one in outcomes] if key is not None else []
+    by_decades = bool(values) and min(values) > 0 and max(values) / min(values) >= 10
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for number, one in enumerate(outcomes, start=1):
+        if one.judged is None or not math.isfinite(one.judged) or one.state == "diverged":
+            continue
+        x = float(number) if key is None else float(one.settings[key])
+        others = ", ".join(f"{name.rpartition('.')[2]}={v}" for name, v in one.settings.items() if name != key)
+        lines.setdefault(others if key is not None else "points", []).append(
+            (math.log10(x) if by_decades else x, one.judged)
+        )
+    label, unit = _compared(outcomes)
+    x_label = "point" if key is None else f"log10 of {key}" if by_decades else key
+    series = [Series(name or label, sorted(found), marked=True) for name, found in lines.items()]
+    return line_chart("Sweep", x_label, f"{label}{unit}", series)
+
+
+def _compared(outcomes: Sequence[SweepOutcome]) -> tuple[str, str]:
+    """What the chart calls the number that points are compared by, and its unit."""
+    by = outcomes[0].best_by if outcomes else LOSS
+    if by != LOSS:
+        return f"best {by}", ""
+    evaluated = any(one.final_loss is not None for one in outcomes)
+    return "best evaluation loss" if evaluated else "training loss", ", nats per supervised token"
+
+
+def _axis(outcomes: Sequence[SweepOutcome]) -> str | None:
+    counts: dict[str, int] = {}
+    for key in outcomes[0].settings if outcomes else ():
+        values = [one.settings[key] for one in outcomes]
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            counts[key] = len(set(values))
+    return max(counts, key=lambda key: counts[key]) if counts else None
