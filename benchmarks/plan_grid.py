@@ -68,7 +68,7 @@ def predict_again(one: dict[str, Any]) -> float:
     case, components = Case(**one["case"]), one["plan"]["components"]
     spec = spec_from_hf(config_of(case.shape, case.model_type))
     config = parse(values_of(case, "model", "output", "data"), where="the grid")
-    setup = Setup.of(config, spec, getattr(torch, case.dtype), "cpu", torch.get_num_threads(), files=torch.bfloat16)
+    setup = Setup.of(config, spec, getattr(torch, case.dtype), "cpu", torch.get_num_threads(), file_bytes=2)
     start = components["runtime"] - components["first_use"]
     cut = BatchShape(**one["plan"]["cut"])
     return memory(setup, cut, recompute=case.recompute == "layers", start=start).peak / 1e6

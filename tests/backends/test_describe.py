@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,9 @@ def test_a_model_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "perpetuum_mobile"}')
     with pytest.raises(ModelError, match="perpetuum_mobile"):
         describe_model(read_model_config(tmp_path), Backend.AUTO)
+
+
+def test_where_nothing_says_the_dtype_an_element_takes_the_most(tiny_model: Path) -> None:
+    found = describe_model(open_checkpoint(tiny_model), Backend.AUTO)
+    sizes = {dtype: replace(found, dtype=dtype).file_bytes for dtype in (torch.bfloat16, torch.float32, None)}
+    assert sizes == {torch.bfloat16: 2, torch.float32: 4, None: 4}

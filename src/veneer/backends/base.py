@@ -96,3 +96,8 @@ class Description:
     """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
     notes: tuple[str, ...] = ()
     """What the user should know about the model, a sentence each."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of an element in the files; where they do not say it, 4, which is the largest usual number."""
+        return 4 if self.dtype is None else self.dtype.itemsize

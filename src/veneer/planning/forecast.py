@@ -107,7 +107,7 @@ def _setup(run: ForeseenRun, spec: DecoderSpec) -> Setup:
         machine.threads,
         stored=run.stored,
         blocks=run.description.blocks,
-        files=run.description.dtype,
+        file_bytes=run.description.file_bytes,
         lora=run.lora,
         targets=run.targets,
         spread=Spread(

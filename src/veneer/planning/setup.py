@@ -182,16 +182,16 @@ class Setup:
         stored: bool = False,
         blocks: Mapping[str, Format] | None = None,
         tables: Mapping[str, Format] | None = None,
-        files: torch.dtype | None = None,
+        file_bytes: int = 4,
         lora: LoraSpec | None = None,
         targets: tuple[str, ...] | None = None,
         spread: Spread = ALONE,
         teaching: Teaching | None = None,
         reward_models: tuple[Setup, ...] = (),
     ) -> Setup:
-        """The setup of a run. `files` is the dtype of the model's files, `lora` the adapter, and `targets` the paths
-        that get an update, where they are known; `spread` has its lanes and processes, `teaching` its teacher,
-        and `reward_models` those that judge its answers."""
+        """The setup of a run. `lora` is the adapter, and `targets` are the paths that get an update, where they are
+        known; `spread` has its lanes and processes, `teaching` its teacher, and `reward_models` those that judge its
+        answers."""
         return cls(
             spec=spec,
             method=config.method,
@@ -213,7 +213,7 @@ class Setup:
             reference_copied=config.objective is ObjectiveName.GRPO
             and config.grpo.beta > 0
             and config.grpo.reference is ReferencePolicy.START,
-            file_bytes=4 if files is None else files.itemsize,
+            file_bytes=file_bytes,
         )
 
     @property

@@ -46,7 +46,6 @@ class Held:
             linears = [linear for layer in hf_linears(spec, NO_ADAPTER, ()) for linear in layer.values()]
             dense = self.dtype.itemsize * spec.others
             return dense + linear_bytes(linears, quant if quantised else None, self.dtype)
-        files = self.description.dtype
         return base_bytes(
             Setup(
                 spec=spec,
@@ -59,7 +58,7 @@ class Held:
                 stored=stored is not None,
                 blocks=self.description.blocks,
                 tables=self.description.tables,
-                file_bytes=4 if files is None else files.itemsize,
+                file_bytes=self.description.file_bytes,
             )
         )
 

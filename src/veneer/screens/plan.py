@@ -95,7 +95,7 @@ def plan_server_visibly(
         stored=description.stored is not None,
         blocks=description.blocks,
         tables=description.tables,
-        files=description.dtype,
+        file_bytes=description.file_bytes,
     )
     length = context or description.spec.max_positions
     plan = plan_serving(setup, limit_of(config.compute), context=length, sequences=sequences, adapters=adapters)

@@ -105,5 +105,5 @@ def _setup(adapter: Path, run: RunConfig | None, description: Description, machi
         stored=stored is not None,
         blocks=description.blocks,
         tables={} if grown else description.tables,  # a table that grows is decoded
-        file_bytes=4 if description.dtype is None else description.dtype.itemsize,
+        file_bytes=description.file_bytes,
     )

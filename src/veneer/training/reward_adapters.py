@@ -54,7 +54,7 @@ def reward_setups(config: RunConfig, description: Description, machine: Machine)
             blocks=description.blocks,
             products=config.compute.products,
             objective=ObjectiveName.REWARD,
-            file_bytes=4 if description.dtype is None else description.dtype.itemsize,
+            file_bytes=description.file_bytes,
         )
         for folder in folders
     )

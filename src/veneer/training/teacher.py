@@ -141,7 +141,7 @@ def teaching(
         lora=LoraSpec(rank=1, alpha=1.0) if lora is None else lora,
         quant=config.quant if teacher is None or teacher.stored is None else teacher.stored,
         stored=found.stored is not None,
-        file_bytes=4 if found.dtype is None else found.dtype.itemsize,
+        file_bytes=found.file_bytes,
     )
     shared = teacher is None and settings.top_k is None
     return Teaching(
