@@ -19,7 +19,8 @@ START = 330 * MB
 SCORED_TOKENS = 2048
 """Tokens of rows whose losses are computed at a time (`max_tokens` of `veneer.evaluation.scoring.row_losses`)."""
 HEAP_SHARE = 0.4
-"""Holes in the heap as a share of what is allocated and freed, as plans of runs have it (`veneer.planning.memory`)."""
+"""Holes in the heap as a share of what is allocated and freed, as plans of runs have it
+(`veneer.planning.heap_holes`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

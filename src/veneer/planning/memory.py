@@ -8,7 +8,6 @@ below say where they come from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from mmap import PAGESIZE
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from veneer.enums import Method, Products, Variant
 from veneer.gpu.parked import ON_CARD
 from veneer.losses.scores import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
-from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.planning.activations import (
     blocks_are_joined,
     has_kernels,
@@ -31,6 +29,7 @@ from veneer.planning.attention_scratch import attention_scratch, scratch_by_docu
 from veneer.planning.base import base_bytes
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.compiled_products import compiled_by_document, compiled_bytes
+from veneer.planning.heap_holes import heap_holes
 from veneer.planning.lanes import PART_FILE
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
@@ -58,29 +57,6 @@ GPU_START = 600 * MB
 """Estimate of CUDA's context, its kernels and cuBLAS' workspace on a GPU."""
 MAPPED = 4 * MB
 """Largest part of the model's file that loading maps at a time (`veneer.io.gguf.reader.MAPPED_BYTES`)."""
-HEAP_SHARE = {2: 0.36, 4: 0.42}
-"""Holes in the heap as a share of what a step allocates and frees, by the bytes of an activation. They are the largest
-shares that benchmarks/plan_grid.py measured."""
-HEAP_SHARE_ROW_LOSSES = 0.2
-"""Share of further holes in float32 where losses of single rows go into a formula under a frozen head, on processors
-with AMX: gradients are formed in forward then, between what is freed (measured on pairs, on Sapphire Rapids: up to 12
-MB more of 600, another amount each time). Zen 4 has none of them, and in bfloat16 they are gone since veneer's own
-kernels multiply in tiles."""
-HEAP_SHARE_RECOMPUTED = 0.52
-"""Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
-HEAP_SHARE_FULL = 0.30
-"""Share of holes in full fine-tuning, where gradients and optimiser state stay in place."""
-HEAP_SHARE_FULL_RECOMPUTED = {2: 0.2, 4: 0.48}
-"""Share of holes in full fine-tuning with recomputation, by the bytes of an activation. With AMX it is the larger one:
-in 16 bits torch's products lay out copies of their operands there, between other tensors."""
-HEAP_SHARE_DORA = 0.26
-"""Share of holes with DoRA, which keeps one more large tensor for each layer."""
-HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
-"""Shares of holes with a mixture, whose experts have other numbers of rows in every step."""
-FACTORS_SHARE = 0.2
-"""Holes that the gradients of A and B leave, as a share of their size: small tensors among large ones."""
-GPU_HEAP_SHARE = 0.1
-"""Estimated share of holes in torch's allocator on a GPU."""
 QUANTISE_SCRATCH = 20 * MB
 """Working memory of quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
 WIDE_ROWS = 4
@@ -219,7 +195,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         activations=activations,
         logits=logits,
         workspace=workspace,
-        heap=_heap(setup, batch, activations + max(workspace, logits), recompute=recompute),
+        heap=heap_holes(setup, activations + max(workspace, logits), recompute=recompute),
         loading=max(map(_loading, models)) + (4 * setup.head_weights if spread.in_parts else 0),
         evaluation=max(_evaluation(model, batch) for model in models) + _compared(setup, batch),
         teaching=_teaching(setup, batch),
@@ -325,7 +301,7 @@ def _teaching(setup: Setup, batch: BatchShape) -> int:
     teacher = setup.teaching.setup
     passing = _evaluation(teacher, batch) + _compared(setup, batch)
     own = base_bytes(teacher) + (4 * teacher.adapter_weights if setup.teaching.adapted else 0)
-    return own + max(_loading(teacher), passing + _heap(teacher, batch, passing, recompute=False))
+    return own + max(_loading(teacher), passing + heap_holes(teacher, passing, recompute=False))
 
 
 def _workspace(setup: Setup, batch: BatchShape) -> int:
@@ -419,31 +395,3 @@ def _loading(setup: Setup) -> int:
     if setup.method is Method.QLORA:
         return mapped + setup.largest_matrix * (setup.dtype.itemsize + 4) + QUANTISE_SCRATCH
     return mapped
-
-
-def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> int:
-    """Holes in the allocator's memory between tensors.
-
-    glibc takes blocks of up to 32 MB from one heap once a block of that size has been freed, and memory that is freed
-    in the middle of the heap stays resident. Between the tensors that are kept for backward there are holes of those
-    that were freed. The next tensor that is not larger fills a hole and leaves a smaller one. After the rehearsal and
-    two steps the heap grows no more.
-    """
-    if setup.device != "cpu":
-        return int(moving * GPU_HEAP_SHARE)
-    tiles = AMX_FLAG in cpu_flags()
-    if setup.full:
-        if not recompute:
-            return int(moving * HEAP_SHARE_FULL)
-        return int(moving * HEAP_SHARE_FULL_RECOMPUTED[4 if tiles else setup.dtype.itemsize])
-    if setup.spec.mixture is not None:
-        share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE
-    elif recompute:
-        share = HEAP_SHARE_RECOMPUTED
-    else:
-        share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
-    frozen_head = not (setup.trained_head or setup.scored)
-    if tiles and setup.dtype.itemsize == 4 and setup.row_losses and frozen_head:
-        share += HEAP_SHARE_ROW_LOSSES
-    factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
-    return int(moving * share + factors * FACTORS_SHARE)
