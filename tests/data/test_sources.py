@@ -99,7 +99,7 @@ def weighted(model: Path, corpus: Path, *assignments: str) -> Any:
 def test_an_epoch_holds_each_file_by_its_weight(cache: str, corpus: Path, tiny_model: Path) -> None:
     config = weighted(tiny_model, corpus, f"data.cache={cache}", f"data.cache_dir={corpus.parent / 'cache'}")
     found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
-    steps = PackedSteps(found, config.train, Packing(share=False, evaluation_share=False, pad_to_multiple_of=1), 4096)
+    steps = PackedSteps(found, config.train, Packing(share=False, evaluation_share=False, pad_to_multiple_of=1))
     seen: Counter[str] = Counter()
     assert steps.total == 2  # 10 of a, 2 of b, 3 of c: 15 rows by 8
     for step in range(2):

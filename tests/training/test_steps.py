@@ -16,7 +16,7 @@ from tiny import examples, run_config
 from tiny_models import saved, tiny
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
-from veneer.config import RunConfig
+from veneer.config import RunConfig, TrainSection
 from veneer.data.chat import Example
 from veneer.data.prompt_groups import by_prompt, laid_tokens
 from veneer.data.rows import Rows
@@ -28,10 +28,17 @@ from veneer.training.objective import means
 from veneer.training.steps import COMPARED, PackedSteps, Packing, SupposedRows, packing_of
 
 
+def packed(rows: Rows, train: TrainSection, packing: Packing, most: int | None) -> PackedSteps:
+    """Steps with micro-batches of so many tokens, as a run chooses them."""
+    steps = PackedSteps(rows, train, packing)
+    steps.micro_batch_tokens = most
+    return steps
+
+
 def steps_of(encoded: list[Example], config: RunConfig) -> PackedSteps:
     chosen = config.compute.micro_batch_tokens
     packing = Packing(share=True, evaluation_share=True, pad_to_multiple_of=16)
-    return PackedSteps(Rows(encoded, []), config.train, packing, None if chosen == "auto" else chosen)
+    return packed(Rows(encoded, []), config.train, packing, None if chosen == "auto" else chosen)
 
 
 def test_each_row_is_trained_exactly_once_an_epoch(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -100,7 +107,7 @@ def test_labelled_answers_to_one_prompt_share_it_in_the_steps_of_a_run(
     assert packing.prompts
     for most, lanes in ((10**6, 1), (300, 1), (300, 3)):
         train = config.train.model_copy(update={"lanes": lanes})
-        steps = PackedSteps(Rows(rows, [], labels=(True,) * len(rows)), train, packing, most)
+        steps = packed(Rows(rows, [], labels=(True,) * len(rows)), train, packing, most)
         batches = [batch for step in range(1, steps.total + 1) for batch in steps.micro_batches(step)]
         assert sorted(number for batch in batches for number in batch.numbers) == list(range(len(rows)))
         assert steps.batch_shape(most).tokens == len(steps.largest().tokens) == max(len(b.tokens) for b in batches)
@@ -123,7 +130,7 @@ def test_the_fullest_micro_batch_of_pairs_is_the_one_that_lays_most(
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "objective=dpo", "train.epochs=1",
                         "train.examples_per_step=1")  # fmt: skip
     packing = Packing(share=True, evaluation_share=True, pad_to_multiple_of=1)
-    steps = PackedSteps(Rows(rows, [], together=2), config.train, packing, 130)
+    steps = packed(Rows(rows, [], together=2), config.train, packing, 130)
     most = max(len(batch.tokens) for step in range(1, steps.total + 1) for batch in steps.micro_batches(step))
     assert steps.batch_shape(130).tokens == len(steps.largest().tokens) == most == 5 + 2 * 44
 
@@ -145,6 +152,6 @@ def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(
     config = run_config(tmp_path, tmp_path, tmp_path / "run", f"lora.dropout={dropout}", "train.steps=1",
                         f"backend={backend.value}")  # fmt: skip
     packing = packing_of(config, describe_model(open_checkpoint(tmp_path), backend))
-    found = means(model, PackedSteps(Rows(rows, rows), config.train, packing, 512).evaluation()).loss
+    found = means(model, packed(Rows(rows, rows), config.train, packing, 512).evaluation()).loss
     expected = row_losses(model, rows)
     assert found == pytest.approx(sum(loss for loss, _ in expected) / sum(count for _, count in expected), rel=1e-6)

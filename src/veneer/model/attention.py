@@ -58,7 +58,7 @@ PADDING_WASTE = 1.2
 """A group of documents may be padded to at most this multiple of its real tokens."""
 
 
-def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list[list[int]]:
+def similar_groups(lengths: Sequence[int]) -> list[list[int]]:
     """Partition documents into groups of similar length, longest first; indices into `lengths`.
 
     One call for a group costs less than one call for each document, as long as little of it is padding.
@@ -67,7 +67,7 @@ def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list
     tokens = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         longest = lengths[groups[-1][0]] if groups else 0
-        if groups and longest * (len(groups[-1]) + 1) <= waste * (tokens + lengths[index]):
+        if groups and longest * (len(groups[-1]) + 1) <= PADDING_WASTE * (tokens + lengths[index]):
             groups[-1].append(index)
             tokens += lengths[index]
         else:

@@ -90,26 +90,20 @@ def _blocks(batch: MicroBatch) -> Sequence[Block]:
 
 
 @torch.no_grad()
-def means(
-    model: LanguageModel,
-    batches: Sequence[MicroBatch],
-    objective: StepObjective | None = None,
-    on_done: Callable[[], None] = lambda: None,
-) -> Means:
+def means(model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective | None = None) -> Means:
     """The loss and the metrics over all micro-batches taken as one step, without gradients; 0 where there are none.
 
     Args:
         model: computes in evaluation mode meanwhile.
         batches: the micro-batches.
         objective: over this model; by default the cross-entropy of supervised tokens.
-        on_done: called after every micro-batch.
     """
     objective = objective or OverModel(model)
     with evaluation_mode(model):
         batches = objective.prepared(batches)
     weights = objective.weights(batches) if batches else {}
     whole = Means(weights)
-    for one in each_means(model, batches, objective, weights, on_done):
+    for one in each_means(model, batches, objective, weights):
         whole = whole.joined(one)
     return whole
 
@@ -122,7 +116,15 @@ def each_means(
     weights: Mapping[str, float],
     on_done: Callable[[], None] = lambda: None,
 ) -> list[Means]:
-    """What each micro-batch adds to the means of `weights`; other arguments as `means`."""
+    """What each micro-batch adds to the means of `weights`.
+
+    Args:
+        model: computes in evaluation mode meanwhile.
+        batches: the micro-batches, prepared.
+        objective: over this model.
+        weights: of the means.
+        on_done: called after every micro-batch.
+    """
     found = []
     with evaluation_mode(model):
         for batch in batches:
@@ -132,11 +134,6 @@ def each_means(
     return found
 
 
-def mean_loss(
-    model: LanguageModel,
-    batches: Sequence[MicroBatch],
-    objective: StepObjective | None = None,
-    on_done: Callable[[], None] = lambda: None,
-) -> float:
+def mean_loss(model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective | None = None) -> float:
     """The loss of `means`."""
-    return means(model, batches, objective, on_done).loss
+    return means(model, batches, objective).loss

@@ -84,16 +84,16 @@ class PackedSteps:
         rows: of the run.
         train: says what a step is, and how many there are.
         packing: how micro-batches are laid.
-        micro_batch_tokens: tokens of a micro-batch at most, where that is known already.
 
     Raises:
         ConfigError: the epochs make no step.
     """
 
-    def __init__(self, rows: Rows, train: TrainSection, packing: Packing, micro_batch_tokens: int | None = None):
+    def __init__(self, rows: Rows, train: TrainSection, packing: Packing):
         self.rows = rows
         self.packing = packing
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens: int | None = None
+        """Tokens of a micro-batch at most, once they have been chosen."""
         self._together = rows.together
         self._lengths = rows.lengths
         self._shared: dict[int, int] = {}
@@ -121,18 +121,18 @@ class PackedSteps:
         last = self._steps.epoch_of(self.total - 1) + 1
         return min(self.total, self._steps.total(min(self._first_epochs, last)))
 
-    def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
-        """The 1-based step's rows, packed.
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """The 1-based step's rows, packed."""
+        return [batch for lane in self.lanes(step) for batch in lane]
+
+    def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
+        """The micro-batches of the 1-based step by lane. How they are cut depends on the number of lanes, and on
+        nothing else of how many devices compute them.
 
         Args:
             step: the number of the step.
             most: tokens of a micro-batch at most, where they are not the run's.
         """
-        return [batch for lane in self.lanes(step, most) for batch in lane]
-
-    def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
-        """The micro-batches of the 1-based step by lane; `most` as for `micro_batches`. How they are cut depends on the
-        number of lanes, and on nothing else of how many devices compute them."""
         return [self._pack(members, most or self._most()) for members in self._dealt(step)]
 
     def _dealt(self, step: int) -> list[list[int]]:
@@ -156,7 +156,7 @@ class PackedSteps:
 
     def evaluation(self, most: int | None = None) -> Sequence[MicroBatch]:
         """The evaluation rows, packed, each micro-batch laid when it is asked for; none where there are no rows. `most`
-        as for `micro_batches`."""
+        as for `lanes`."""
         if not len(self.rows.eval):
             return []
         numbers = range(len(self.rows.train), len(self.rows.train) + len(self.rows.eval))
@@ -202,7 +202,7 @@ class PackedSteps:
 
     def largest(self, most: int | None = None) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
-        the longest row. `most` as for `micro_batches`."""
+        the longest row. `most` as for `lanes`."""
         members, _ = self._compared(self._bins(most or self._most()))[0]
         (batch,) = self._pack(members, sum(self._sizes(members)))
         return batch

@@ -33,9 +33,7 @@ class Advantages:
     """The standard deviation of the rewards of each answer's group; NaN where fewer than two have one."""
 
 
-def advantages(
-    rewards: NDArray[np.float64], group: int, baseline: Baseline, scale: ScaleRewards, epsilon: float = EPSILON
-) -> Advantages:
+def advantages(rewards: NDArray[np.float64], group: int, baseline: Baseline, scale: ScaleRewards) -> Advantages:
     """The advantages of answers.
 
     Args:
@@ -43,7 +41,6 @@ def advantages(
         group: the number of answers to a prompt.
         baseline: what is taken off a reward.
         scale: what the difference is divided by.
-        epsilon: added to what divides.
     """
     rows = rewards.reshape(-1, group)
     known = ~np.isnan(rows)
@@ -58,10 +55,10 @@ def advantages(
     values = np.where(known & (counts > 1), rows - off, 0.0)
     std = np.broadcast_to(_std(filled, known, counts), rows.shape)
     if scale is ScaleRewards.GROUP:
-        values = values / (np.nan_to_num(std) + epsilon)
+        values = values / (np.nan_to_num(std) + EPSILON)
     elif scale is ScaleRewards.BATCH:
         every = rewards[~np.isnan(rewards)]
-        values = values / ((float(every.std(ddof=1)) if len(every) > 1 else 0.0) + epsilon)
+        values = values / ((float(every.std(ddof=1)) if len(every) > 1 else 0.0) + EPSILON)
     return Advantages(values.reshape(-1), std.reshape(-1).copy())
 
 
