@@ -39,7 +39,7 @@ from veneer.quant.packed import PackedLinear
 from veneer.quantization import quantize
 from veneer.training.prepare import plan as plan_run
 from veneer.training.run import train
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # bitsandbytes warns about optional kernels and deprecated torch calls

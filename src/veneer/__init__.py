@@ -179,7 +179,7 @@ if TYPE_CHECKING:
     from veneer.training.progress import Progress as Progress
     from veneer.training.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
-    from veneer.training.steps import SupposedRows as SupposedRows
+    from veneer.training.supposed_steps import SupposedRows as SupposedRows
     from veneer.verbs import chat as chat
     from veneer.verbs import combine as combine
     from veneer.verbs import compare as compare
@@ -264,7 +264,7 @@ _NAMES = {
     "veneer.training.progress": ("Progress",),
     "veneer.training.reward_model": ("RewardModel",),
     "veneer.training.session": ("RunResult",),
-    "veneer.training.steps": ("SupposedRows",),
+    "veneer.training.supposed_steps": ("SupposedRows",),
     "veneer.verbs": ("chat", "combine", "compare", "generate", "lint", "plan", "train"),
     "veneer.walkthrough": ("QuickstartResult", "Shortening", "quickstart"),
 }

@@ -43,7 +43,7 @@ from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
 from veneer.training import prepare
 from veneer.training.session import RunResult
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 
 def train(

@@ -9,7 +9,8 @@ from veneer.config import TrainSection
 from veneer.data.chat import Example
 from veneer.data.rows import Rows
 from veneer.training.prompt_steps import PromptSteps, Sampled, answered, supposed, supposed_prompts
-from veneer.training.steps import Packing, SupposedRows
+from veneer.training.steps import Packing
+from veneer.training.supposed_steps import SupposedRows
 
 SAMPLED = Sampled(group=6, longest=10, iterations=1)
 PACKING = Packing(share=True, evaluation_share=True, pad_to_multiple_of=1)

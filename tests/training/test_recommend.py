@@ -31,7 +31,7 @@ from veneer.training.recommend import (
     weights_per_rank,
 )
 from veneer.training.run import train
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 
 def rate(method: Method, hidden: int, optimizer: OptimizerName = OptimizerName.ADAMW) -> float:

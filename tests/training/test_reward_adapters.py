@@ -13,7 +13,7 @@ from veneer.errors import AdapterError, ConfigError
 from veneer.planning.plan import Plan
 from veneer.training.prepare import plan
 from veneer.training.run import train
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 
 @pytest.fixture(scope="module")

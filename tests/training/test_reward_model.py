@@ -31,7 +31,7 @@ from veneer.reward_model import open_reward_model
 from veneer.training.prepare import plan
 from veneer.training.reward_model import TOKENS, RewardModel, reward_model_beside
 from veneer.training.run import train
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 SETTINGS = ("objective=reward", "train.steps=8", "train.examples_per_step=6", "data.held_out=0.2", "train.save_every=4")
 WEIGHTS = "adapter_model.safetensors"

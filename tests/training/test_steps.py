@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +20,10 @@ from veneer.data.chat import Example
 from veneer.data.prompt_groups import by_prompt, laid_tokens
 from veneer.data.rows import Rows
 from veneer.enums import Backend
-from veneer.errors import ConfigError
 from veneer.evaluation.scoring import row_losses
 from veneer.io.checkpoint import open_checkpoint
 from veneer.training.objective import means
-from veneer.training.steps import COMPARED, PackedSteps, Packing, SupposedRows, packing_of
+from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
 
 
 def packed(rows: Rows, train: TrainSection, packing: Packing, most: int | None) -> PackedSteps:
@@ -71,21 +69,6 @@ def test_the_number_of_steps_follows_from_epochs_or_is_given(tiny_model: Path, t
         assert source.epoch(source.total) > 0
     whole = steps_of(encoded, run_config(tiny_model, tiny_data, tmp_path, "train.epochs=2"))
     assert [whole.epoch(step) for step in range(1, 7)] == pytest.approx([n / 3 for n in range(1, 7)])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"rows": 0}, "rows: must be at least 1, got 0"),
-        ({"tokens": 0}, "tokens: must be at least 1"),
-        ({"rows": 1.5}, "rows: must be a whole number"),
-        ({"rows": -5, "longest": 0}, "longest: must be at least 1, got 0"),
-        ({"tokens": 600}, "tokens: 600 of an average row are more than the 512 of the longest"),
-    ],
-)
-def test_rows_that_cannot_be_are_not_supposed(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        SupposedRows(**wrong)
 
 
 def test_labelled_answers_to_one_prompt_share_it_in_the_steps_of_a_run(

@@ -14,7 +14,7 @@ from veneer.planning.plan import Plan
 from veneer.training.prepare import plan
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 
 @pytest.fixture(scope="module")

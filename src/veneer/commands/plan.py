@@ -76,7 +76,7 @@ def plan(
     from veneer.config.values import flat, override, read_yaml
     from veneer.given_rows import NO_FILE
     from veneer.screens.plan import plan_server_visibly, plan_visibly
-    from veneer.training.steps import SupposedRows
+    from veneer.training.supposed_steps import SupposedRows
 
     if not serve and (sequences is not None or adapters is not None):
         raise click.UsageError("--sequences and --adapters go with --serve")

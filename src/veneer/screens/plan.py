@@ -24,7 +24,7 @@ from veneer.screens.subscribers import subscribers_of
 from veneer.strict_json import to_text
 from veneer.training.from_adapter import with_adapter
 from veneer.training.prepare import plan
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 COMPONENTS = {
     "runtime": "interpreter, torch and what they load",

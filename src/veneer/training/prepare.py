@@ -38,7 +38,8 @@ from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
 from veneer.training.reward_adapters import reward_setups
-from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, lanes_in, packing_of
+from veneer.training.steps import PackedSteps, examples_per_step, lanes_in, packing_of
+from veneer.training.supposed_steps import SupposedRows, SupposedSteps
 from veneer.training.teacher import check_teacher, compared_tokens, described_teacher, teaching
 
 EVALUATIONS_PER_RUN = 10

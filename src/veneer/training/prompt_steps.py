@@ -22,7 +22,8 @@ from veneer.data.packing import pack
 from veneer.data.rows import Rows
 from veneer.padding import pad_to_multiple
 from veneer.planning.batch_shape import BatchShape
-from veneer.training.steps import SCANNED_STEPS, PackedSteps, Packing, SupposedRows
+from veneer.training.steps import SCANNED_STEPS, PackedSteps, Packing
+from veneer.training.supposed_steps import SupposedRows
 
 SUPPOSED_TOKENS = 1000
 """Different tokens of prompts that are only supposed."""

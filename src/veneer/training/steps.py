@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from veneer.arguments import check_least, check_type
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import Block, MicroBatch, Steps, deal
@@ -310,84 +309,3 @@ class PackedSteps:
         if total < 1:
             raise ConfigError(f"train.epochs={epochs} makes no step; give at least one step's worth, or train.steps")
         return total
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SupposedRows:
-    """Rows that are only supposed, for a plan without data.
-
-    Raises:
-        ConfigError: a number is none that rows can have, or an average row is longer than the longest.
-    """
-
-    rows: int = 1000
-    """The number of rows."""
-    tokens: int = 512
-    """Tokens of a row, on average; all of them are supervised."""
-    longest: int = 512
-    """Tokens of the longest row."""
-
-    def __post_init__(self) -> None:
-        numbers = {"rows": self.rows, "tokens": self.tokens, "longest": self.longest}
-        for name, number in numbers.items():
-            check_type(name, number, int)
-        check_least(1, numbers)
-        if self.tokens > self.longest:
-            raise ConfigError(
-                f"tokens: {self.tokens:,} of an average row are more than the {self.longest:,} of the longest one; "
-                "give longest too"
-            )
-
-    @property
-    def count(self) -> int:
-        """The number of rows that are trained."""
-        return self.rows
-
-    @property
-    def in_epoch(self) -> int:
-        """The number of rows of an epoch."""
-        return self.rows
-
-    @property
-    def completion_tokens(self) -> int:
-        """The supervised tokens of all rows."""
-        return self.rows * self.tokens
-
-    @property
-    def supervised_tokens(self) -> int:
-        """The supervised tokens of all rows, those that are evaluated included; of these there are none here."""
-        return self.completion_tokens
-
-
-class SupposedSteps:
-    """The sizes of the steps that supposed rows make (`veneer.planning.batch_shape.StepSizes`).
-
-    Args:
-        rows: what is supposed; of rows of several parts, of each part.
-        train: says what a step is, and how many there are.
-        together: number of parts of a row.
-    """
-
-    def __init__(self, rows: SupposedRows, train: TrainSection, together: int = 1):
-        in_step = examples_per_step(train)
-        if in_step is None:
-            in_step = max(1, (train.tokens_per_step or 1) // (rows.tokens * together))
-        self._rows = rows
-        self._together = together
-        self._in_step = min(in_step, rows.rows)
-        self.total = train.steps or max(1, round((train.epochs or 1.0) * -(-rows.rows // self._in_step)))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row, all of its parts together."""
-        return self._rows.longest * self._together
-
-    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
-        """What the steps are made of when a micro-batch has at most so many tokens."""
-        return BatchShape.of_rows(
-            self._rows.tokens,
-            micro_batch_tokens,
-            self._in_step,
-            longest=self._rows.longest,
-            together=self._together,
-        )

@@ -22,7 +22,7 @@ from veneer.model.spec import DecoderSpec
 from veneer.planning.machine import Machine
 from veneer.planning.setup import Setup, Teaching
 from veneer.training.from_adapter import refuse_other_base
-from veneer.training.steps import SupposedRows
+from veneer.training.supposed_steps import SupposedRows
 
 
 def described_teacher(config: RunConfig) -> Description | None:
