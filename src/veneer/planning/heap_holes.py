@@ -1,4 +1,4 @@
-"""Memory that an allocator holds beyond the tensors: holes between them. All shares are measured."""
+"""Memory that an allocator holds beyond the tensors: holes between them. Shares of a CPU are measured."""
 
 from __future__ import annotations
 
