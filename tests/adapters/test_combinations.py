@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -28,6 +29,7 @@ from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import CausalLM
+from veneer.planning.setup import Setup
 
 ROOT = Path(__file__).parents[2]
 TEXTS = documents([17, 9], seed=3)
@@ -173,6 +175,25 @@ def test_a_pair_that_does_not_is_refused_with_the_reason(pair: tuple[Feature, Fe
         refuse(spec_with(*pair), method, experts=experts, feed_forward=beside)
     assert reason in str(caught.value)
     assert all(feature.value in str(caught.value) for feature in pair)
+
+
+@pytest.mark.parametrize("target", [Feature.EXPERTS, Feature.FEED_FORWARD], ids=lambda feature: feature.name.lower())
+@pytest.mark.parametrize(
+    "option", [Feature.DORA, Feature.DROPOUT, Feature.FACTOR_BIAS], ids=lambda feature: feature.name.lower()
+)
+def test_what_stands_on_parameters_in_peft_is_refused_by_a_plan_and_by_a_model_alike(
+    option: Feature, target: Feature, mixture: Checkpoint
+) -> None:
+    spec, model = spec_with(option, target), model_for(mixture, ())
+    before = packed_logits(model, TEXTS)
+    reason = reason_against(option, target)
+    assert reason is not None
+    with pytest.raises(AdapterError, match=re.escape(reason)) as put_on:
+        inject(model, spec)
+    with pytest.raises(AdapterError) as planned:
+        Setup(spec=model.spec, method=Method.LORA, dtype=torch.float32, lora=spec)
+    assert str(planned.value) == str(put_on.value)
+    assert torch.equal(packed_logits(model, TEXTS), before)
 
 
 def test_rows_of_a_tied_head_are_trained_one_way(checkpoint: Checkpoint) -> None:

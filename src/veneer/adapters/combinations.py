@@ -5,12 +5,15 @@ The table below has all exclusions. `docs/combinations.md` is made from it, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
+from veneer.adapters.experts import on_experts, on_feed_forward
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, matches
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, listing
+from veneer.model.language import ModelSpec
 
 
 class Feature(Enum):
@@ -190,6 +193,21 @@ def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fals
         ]
     if problems:
         raise AdapterError(f"these options of the adapter do not go together:\n{listing(problems)}")
+
+
+def refuse_on(spec: LoraSpec, targets: Sequence[str], model: ModelSpec, method: Method | None = None) -> None:
+    """Refuse an adapter whose options exclude each other on the paths that it goes to.
+
+    Args:
+        spec: the adapter.
+        targets: paths that get an update.
+        model: sizes of the model.
+        method: the method of the run, where it is known.
+
+    Raises:
+        AdapterError: every such pair is named with its reason.
+    """
+    refuse(spec, method, experts=on_experts(targets), feed_forward=on_feed_forward(targets, model))
 
 
 LINEAR_ONLY = (

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.combinations import refuse, refuse_beyond_linear
+from veneer.adapters.combinations import refuse_beyond_linear, refuse_on
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.dropout import Dropout
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
-from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, on_experts, target_paths
+from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, target_paths
 from veneer.adapters.init import INITS, TargetLayer, embedding, undrawn
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.adapters.module import AdapterModule
@@ -110,11 +110,10 @@ def inject(
 
 
 def _checked_targets(model: LanguageModel, spec: LoraSpec) -> list[str]:
-    refuse(spec)
     if not model.flat:
         refuse_beyond_linear(spec)
     targets = spec.targets(target_paths(linear_paths(model), model.spec))
-    refuse(spec, experts=on_experts(targets))
+    refuse_on(spec, targets, model.spec)
     return targets
 
 

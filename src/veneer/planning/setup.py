@@ -12,8 +12,8 @@ from math import prod
 
 import torch
 
-from veneer.adapters.combinations import refuse
-from veneer.adapters.experts import on_experts, on_feed_forward, target_paths
+from veneer.adapters.combinations import refuse_on
+from veneer.adapters.experts import target_paths
 from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
@@ -156,7 +156,8 @@ class Setup:
         """Refuse what `inject` would refuse, before there is a model.
 
         Raises:
-            AdapterError: the adapter names modules that do not exist, or trains one in two ways.
+            AdapterError: the adapter names modules that do not exist, trains one in two ways, or its options do not go
+                together.
         """
         targets = self.targets
         if targets is None:
@@ -164,9 +165,7 @@ class Setup:
                 self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
             )
             object.__setattr__(self, "targets", targets)
-            experts, beside = on_experts(targets), on_feed_forward(targets, self.spec)
-            if experts or beside:
-                refuse(self.lora, experts=experts, feed_forward=beside)
+            refuse_on(self.lora, targets, self.spec)
         saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
         self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
-from veneer.adapters.combinations import refuse, refuse_beyond_linear
-from veneer.adapters.experts import on_experts, on_feed_forward, target_paths
+from veneer.adapters.combinations import refuse_beyond_linear, refuse_on
+from veneer.adapters.experts import target_paths
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
@@ -360,8 +360,7 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
     """
     assert config.lora.rank != "auto"
     lora = replace(lora, rank=config.lora.rank)
-    beside = on_feed_forward(targets, description.spec)
-    refuse(lora, config.method, experts=on_experts(targets), feed_forward=beside)
+    refuse_on(lora, targets, description.spec, config.method)
     if not description.capabilities.beyond_linears:
         refuse_beyond_linear(lora)
     return lora
