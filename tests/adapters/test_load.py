@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapted import randomised
 from peft_folders import TARGETS, rewrite_tensors, their_adapter, write_adapter
 from tiny import write_model
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
@@ -25,7 +24,7 @@ from veneer.adapters.load import load_adapter
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, config_warnings, read_config, read_tensors, save_adapter
-from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.adapters.targets import EMBEDDING
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
@@ -261,23 +260,6 @@ def test_a_whole_path_outside_of_the_chosen_layers_may_be_without_an_update(
     names = ["q_proj", "model.layers.0.self_attn.o_proj"]
     (folder / CONFIG_FILE).write_text(json.dumps(config | {"target_modules": names}))
     assert load_adapter(plain(tmp_path), folder).tensors().keys() == written.keys()
-
-
-def test_an_update_of_a_head_that_was_saved_as_tied_to_its_embedding_is_read_as_it_was_trained(tmp_path: Path) -> None:
-    """Adapters of earlier versions name the tie, and hold the embedding under the head's name too."""
-    base, folder = open_checkpoint(write_model(tmp_path / "base")), tmp_path / "adapter"
-    folder.mkdir()
-    settings = {"target_modules": ("q_proj", "lm_head"), "modules_to_save": ("embed_tokens",), "tied_modules": True}
-    trained = randomised(inject(load_model(base, dtype=torch.float32), LoraSpec(rank=2, alpha=2.0, **settings)))
-    save_adapter(folder, trained, base="base")
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    assert config["ensure_weight_tying"] is False
-    (folder / CONFIG_FILE).write_text(json.dumps(config | {"ensure_weight_tying": True}))
-    embedding, head = (f"base_model.model.{path}.weight" for path in (EMBEDDING, HEAD))
-    rewrite_tensors(folder, lambda found: found | {head: found[embedding].clone()})
-    opened = load_adapter(load_model(base, dtype=torch.float32), folder).tensors()
-    assert opened.keys() == trained.tensors().keys()
-    assert all(torch.equal(opened[name], tensor) for name, tensor in trained.tensors().items())
 
 
 def test_embedding_and_head_of_an_untied_model_are_saved_apart_whatever_the_file_says_of_tying(tmp_path: Path) -> None:

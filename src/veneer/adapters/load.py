@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
+from veneer.adapters.copies import with_subtracted, without_copies
 from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.experts import refuse_router_biases, refuse_single_experts, target_paths
 from veneer.adapters.found import found_spec, is_saved
@@ -31,13 +31,9 @@ from veneer.adapters.store import (
 )
 from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, layer_number, selects
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
-from veneer.enums import Bias, Scaling
+from veneer.enums import Scaling
 from veneer.errors import AdapterError, listing
 from veneer.model.language import LanguageModel
-from veneer.quant.blocks import BlockLinear
-from veneer.quant.int8 import Int8Linear
-from veneer.quant.packed import PackedLinear
-from veneer.tables import HoldsTable, TokenTable, parts
 
 UNTRAINED_ROWS = 256
 """Most rows that an adapter adds to the vocabulary without training them. There are some where the base's tokenizer has
@@ -85,7 +81,7 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Te
             f"in {CONFIG_FILE}), and a run would train two; merge it into the base (veneer export), and start a new "
             "adapter on that"
         )
-    own, resized = _without_copies(tensors, spec, model, directory)
+    own, resized = without_copies(tensors, spec, model, directory)
     if resized:
         path, weight = next(iter(resized.items()))
         raise AdapterError(
@@ -112,7 +108,7 @@ def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
     _check_ranks(spec, tensors, directory)
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
-    own, embeddings = _without_copies(tensors, spec, model, directory)
+    own, embeddings = without_copies(tensors, spec, model, directory)
     with ExitStack() as undo:
         # Whatever goes wrong, the model has its own vocabulary again.
         undo.callback(EmbeddingSnapshot.of(model).restore, model)
@@ -234,7 +230,7 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
         for path, module in adapter.modules:
             if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
                 module.resize(len(tensors[f"{path}.weight"]))
-        adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
+        adapter.load(tensors if is_plain(spec) else with_subtracted(tensors, adapter, directory))
         undo.pop_all()
     spec = replace(spec, mixture=adapter.spec.mixture)
     return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
@@ -268,107 +264,3 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
                 f"{directory / WEIGHTS_FILE} lacks {what.format(CONFIG_FILE)}:\n{listing(missing)}\n"
                 "Save the adapter again, or use it with the base model that it was trained on."
             )
-
-
-def _without_copies(
-    tensors: dict[str, Tensor], spec: LoraSpec, model: LanguageModel, directory: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
-
-    PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized. For
-    `modules_to_save` it then writes up to three, of biases too. The copy of a head that a start was taken out of stays:
-    `_with_subtracted` compares it.
-
-    Raises:
-        AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
-    """
-    held = {EMBEDDING: model.embedding, HEAD: model.lm_head}
-    weights = {path: module.table if isinstance(module, HoldsTable) else None for path, module in held.items()}
-    copies: dict[str, str] = {}
-    for path in weights:
-        saved = path.endswith(spec.modules_to_save) or (
-            spec.tied_modules and path == HEAD and EMBEDDING.endswith(spec.modules_to_save)
-        )
-        ends = (".modules_to_save.weight", ".original_module.weight") if saved else (".weight",)
-        copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
-        if path == HEAD and model.spec.tied_head and spec.trainable_tokens.keys() == {EMBEDDING}:
-            copies[f"{path}.{TOKEN_ROWS}"] = ""  # the embedding's rows, written twice
-        if not is_plain(spec) and f"{path}.lora_A.weight" in tensors:
-            copies.pop(f"{path}.base_layer.weight")
-        if path == HEAD and spec.tied_modules and saved and f"{path}.lora_A.weight" in tensors:
-            copies[f"{path}.weight"] = ""  # the embedding's, under a head that parts from it by an update
-    problems, resized = [], {}
-    for name, path in copies.items():
-        weight = weights.get(path)
-        if name not in tensors or weight is None:
-            continue
-        if tensors[name].dim() != 2 or weight.shape[1] != tensors[name].shape[1]:
-            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
-        elif weight.shape[0] != len(tensors[name]):
-            resized[path] = tensors[name]
-        elif not _alike(weight, tensors[name]):
-            problems.append(f"{name}: other values than the model's")
-    if problems:
-        raise _other_embeddings(problems, directory)
-    own = {name: tensor for name, tensor in tensors.items() if name not in copies and not _is_second_bias(name, spec)}
-    if resized and not model.spec.tied_head:
-        lost = [path for path in weights if path not in resized and f"{path}.weight" not in own]
-        if lost:
-            raise AdapterError(
-                f"{directory / WEIGHTS_FILE} was trained over a resized vocabulary, and the new rows of {lost[0]} are "
-                "not in it: PEFT saves the ends of the model that are adapted and not the other. Save the adapter "
-                "again with save_embedding_layers=True and the other end in modules_to_save."
-            )
-    return own, resized
-
-
-def _other_embeddings(problems: list[str], directory: Path) -> AdapterError:
-    return AdapterError(
-        f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
-        "Use it with the base model that it was trained on."
-    )
-
-
-def _is_second_bias(name: str, spec: LoraSpec) -> bool:
-    """Whether a tensor is a bias of a saved module that PEFT writes again (`bias: all`), trained or as in the base."""
-    ends = (".modules_to_save.bias", ".original_module.bias")
-    return spec.bias is Bias.ALL and name.endswith(ends) and is_saved(spec, name.rpartition(".")[0])
-
-
-def _alike(weight: TokenTable, copy: Tensor) -> bool:
-    return all(_equal_but_rounded(part, copy[at]) for at, part in parts(weight))
-
-
-def _equal_but_rounded(weight: Tensor, copy: Tensor) -> bool:
-    # Both may have been rounded to another dtype. The weights of another model differ by more than that.
-    return weight.shape == copy.shape and torch.allclose(weight.float().cpu(), copy, rtol=2**-6, atol=1e-4)
-
-
-def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:
-    """The tensors with the subtracted pair behind A and B, for initialisations that PEFT repeats at every loading.
-
-    Raises:
-        AdapterError: the base is quantised, so that its weight is not the one that A and B were initialised from, or
-            PEFT's copy of the head differs from this model's head without its start.
-    """
-    whole = dict(tensors)
-    for path, layer in adapter.updates().items():
-        if layer.subtracted_a is None or layer.subtracted_b is None:
-            continue
-        if isinstance(layer.base, PackedLinear | Int8Linear) and not isinstance(layer.base, BlockLinear):
-            raise AdapterError(
-                f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
-                "precision, and this base is quantised; load it with method lora, or convert it with PEFT "
-                "(path_initial_model_for_weight_conversion)"
-            )
-        a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
-        if a in tensors and b in tensors:
-            whole[a] = torch.cat((tensors[a], layer.subtracted_a.cpu()))
-            whole[b] = torch.cat((tensors[b], -layer.subtracted_b.cpu()), 1)
-        name = f"{path}.base_layer.weight"
-        copy = whole.pop(name, None)
-        if copy is not None:
-            left = layer.base.dequantize(torch.float32) - layer.scale * layer.subtracted_b.mm(layer.subtracted_a)
-            if not _equal_but_rounded(left, copy):
-                raise _other_embeddings([f"{name}: other values than the model's without its start"], directory)
-    return whole
