@@ -343,6 +343,7 @@ SUITES = {
 }
 """Suites that belong to no single module, and what they are about."""
 UNTESTED = {
+    "adapters/names.py": "names alone: test_features.py reads and writes PEFT's files by them",
     "config/compute.py": "a section's keys: config/test_numbers.py and test_checks.py try them",
     "config/grpo.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
     "config/lora.py": "sections' keys: config/test_numbers.py and test_checks.py try them",

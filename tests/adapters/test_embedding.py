@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from tiny_models import largest_difference
-from veneer.adapters.embedding import TOKEN_ROWS, LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
+from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
+from veneer.adapters.names import TOKEN_ROWS
 from veneer.model.leaves import DenseLinear, Embedding
 from veneer.tables import DenseTable
 

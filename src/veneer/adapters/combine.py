@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from veneer.adapters.arithmetic import CombinationType, Majority, Update, Update
 from veneer.adapters.finite import all_finite
 from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
+from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, FACTOR_PAIRS
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
@@ -77,14 +79,16 @@ class WeightedAdapter:
 
     def paths(self) -> list[str]:
         """Paths of its updates, in no particular order."""
-        return [name.partition(".lora_")[0] for name in self.tensors if name.endswith(_A)]
+        return [
+            name.partition(".lora_")[0] for name in self.tensors if name.endswith((f".{FACTOR_A}", f".{EMBEDDING_A}"))
+        ]
 
     def update(self, path: str) -> Update | None:
         """Its update at a path, or None."""
-        for first, second in zip(_A, _B, strict=True):
-            if path + first in self.tensors:
-                a, b = self.tensors[path + first], self.tensors[path + second]
-                return Update(a, b, self.spec.scale_of(path), self.weight, turned=first == _EMBEDDING_A)
+        for first, second in FACTOR_PAIRS:
+            if f"{path}.{first}" in self.tensors:
+                a, b = self.tensors[f"{path}.{first}"], self.tensors[f"{path}.{second}"]
+                return Update(a, b, self.spec.scale_of(path), self.weight, turned=first == EMBEDDING_A)
         return None
 
     def faults(self) -> list[str]:
@@ -103,7 +107,7 @@ class WeightedAdapter:
             "(path_initial_model_for_weight_conversion)": not is_plain(spec),
         }
         faults = [text for text, present in found.items() if present]
-        known = tuple(path + end for path in self.paths() for end in (*_A, *_B, _COPY))
+        known = {f"{path}.{name}" for path in self.paths() for name in (*chain.from_iterable(FACTOR_PAIRS), _COPY)}
         if not faults:
             faults += [f"{name}: no update" for name in self.tensors if name not in known]
             faults += self._rank_faults()
@@ -115,20 +119,18 @@ class WeightedAdapter:
         """Updates whose factors are not both there, or not of the rank that the configuration scales them by."""
         found = []
         for path in self.paths():
-            first, second = next(ends for ends in zip(_A, _B, strict=True) if path + ends[0] in self.tensors)
-            a, b, rank = self.tensors[path + first], self.tensors.get(path + second), self.spec.rank_of(path)
+            pairs = ((f"{path}.{first}", f"{path}.{second}") for first, second in FACTOR_PAIRS)
+            first, second = next(pair for pair in pairs if pair[0] in self.tensors)
+            a, b, rank = self.tensors[first], self.tensors.get(second), self.spec.rank_of(path)
             if b is None:
-                found.append(f"{path + first} and no {path + second}")
+                found.append(f"{first} and no {second}")
             elif (len(a), b.shape[-1]) != (rank, rank):
                 shapes = f"{list(a.shape)} and {list(b.shape)}"
                 found.append(f"{path}: factors of shapes {shapes}, and {CONFIG_FILE} says rank {rank}")
         return found
 
 
-_EMBEDDING_A = ".lora_embedding_A"
-_A = (".lora_A.weight", _EMBEDDING_A)
-_B = (".lora_B.weight", ".lora_embedding_B")
-_COPY = ".base_layer.weight"
+_COPY = "base_layer.weight"
 """End of the name of a base weight that PEFT writes beside an update of the embedding or the head."""
 _ORDER = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "self_attn.qkv_proj"),
@@ -142,7 +144,7 @@ class DetachedUpdate:
     """An update without a module: the result of a combination. See `AdapterModule`."""
 
     def __init__(self, a: Tensor, b: Tensor, *, embedding: bool):
-        names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+        names = (EMBEDDING_A, EMBEDDING_B) if embedding else (FACTOR_A, FACTOR_B)
         self.enabled = False
         self.base = None
         self._named = dict(zip(names, (a, b), strict=True))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.found import is_saved
+from veneer.adapters.names import FACTOR_A, FACTOR_B, TOKEN_ROWS
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import WEIGHTS_FILE
@@ -73,7 +73,7 @@ def _copies(tensors: dict[str, Tensor], spec: LoraSpec, *, tied_head: bool) -> t
     compared: dict[str, str] = {}
     written_twice: set[str] = set()
     for path in (EMBEDDING, HEAD):
-        adapted = f"{path}.lora_A.weight" in tensors
+        adapted = f"{path}.{FACTOR_A}" in tensors
         saved = path.endswith(spec.modules_to_save) or (
             spec.tied_modules and path == HEAD and EMBEDDING.endswith(spec.modules_to_save)
         )
@@ -128,7 +128,7 @@ def with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pat
                 "precision, and this base is quantised; load it with method lora, or convert it with PEFT "
                 "(path_initial_model_for_weight_conversion)"
             )
-        a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+        a, b = f"{path}.{FACTOR_A}", f"{path}.{FACTOR_B}"
         if a in tensors and b in tensors:
             whole[a] = torch.cat((tensors[a], layer.subtracted_a.cpu()))
             whole[b] = torch.cat((tensors[b], -layer.subtracted_b.cpu()), 1)

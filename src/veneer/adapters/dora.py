@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from veneer.adapters.kept_norm import KeptNorm
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
+from veneer.adapters.names import MAGNITUDE
 from veneer.model.decoder import BaseLinear
 from veneer.native.arguments import usable
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.stored import StoredLayer, StoredLinear
-
-MAGNITUDE = "lora_magnitude_vector"
-"""PEFT's name of m in an adapter's file."""
 
 
 class _ScaledFeatures(torch.autograd.Function):

@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from veneer.adapters.names import FACTOR_B_BIAS
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.adapters.targets import EMBEDDING, HEAD, value_of_pattern
 from veneer.errors import AdapterError
@@ -115,7 +116,7 @@ def _by_config(config: Mapping[str, Any]) -> list[tuple[ServerVerdict, str]]:
 
 def _by_tensors(tensors: Sequence[str]) -> list[tuple[ServerVerdict, str]]:
     found = []
-    if any(name.endswith(".lora_B.bias") for name in tensors):
+    if any(name.endswith(f".{FACTOR_B_BIAS}") for name in tensors):
         found.append((ServerVerdict.REFUSED, "lora_bias: biases of B are not served"))
     ends = (EMBEDDING.rpartition(".")[2], HEAD)
     outer = [end for end in ends if any(f".{end}." in name for name in tensors)]

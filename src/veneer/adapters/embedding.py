@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from veneer.adapters.dora import MAGNITUDE, scaled
+from veneer.adapters.dora import scaled
 from veneer.adapters.kept_norm import KeptNorm
 from veneer.adapters.module import copy_tensors
+from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, MAGNITUDE, TOKEN_ROWS
 from veneer.model.decoder import BaseLinear
 from veneer.products import inputs, outer, outputs
 from veneer.tables import TokenLookup, TokenTable, parts
 
 NORM_ROWS = 4096
 """Number of embedding rows that are summed at a time."""
-TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
-"""PEFT's name of the trained rows in an adapter's file. They are the rows themselves, not their change."""
 
 
 class _Outputs(torch.autograd.Function):
@@ -100,7 +99,7 @@ class LoraEmbedding(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """A, B and the magnitudes. See `AdapterModule.trained`."""
-        named = {"lora_embedding_A": self.lora_embedding_A, "lora_embedding_B": self.lora_embedding_B}
+        named = {EMBEDDING_A: self.lora_embedding_A, EMBEDDING_B: self.lora_embedding_B}
         return named if self.magnitude is None else named | {MAGNITUDE: self.magnitude}
 
     def tensors(self) -> dict[str, Tensor]:

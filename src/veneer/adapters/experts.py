@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.module import copy_tensors
+from veneer.adapters.names import FACTOR_A, FACTOR_B
 from veneer.adapters.targets import Names, expert_parameter, is_router, matches
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear
@@ -80,7 +81,7 @@ class ExpertsUpdate(nn.Module):
         found: dict[str, nn.Parameter] = {}
         for parameter, prefix in prefixes(list(self.updates)).items():
             update = cast(ExpertFactors, self.updates[parameter])
-            found |= {f"{prefix}lora_A.weight": update.lora_A, f"{prefix}lora_B.weight": update.lora_B}
+            found |= {f"{prefix}{FACTOR_A}": update.lora_A, f"{prefix}{FACTOR_B}": update.lora_B}
         return found
 
     def tensors(self) -> dict[str, Tensor]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from veneer.adapters.dora import MAGNITUDE
-from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.experts import paths_of_tensors
+from veneer.adapters.names import FACTOR_B_BIAS, FACTOR_PAIRS, MAGNITUDE, TOKEN_ROWS
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import WEIGHTS_FILE
@@ -20,11 +20,7 @@ from veneer.enums import Init
 from veneer.errors import AdapterError, listing
 
 _UPDATES = tuple(
-    f".{name}"
-    for name in (
-        *("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B"),
-        *(MAGNITUDE, TOKEN_ROWS, "base_layer.bias"),
-    )
+    f".{name}" for name in (*chain.from_iterable(FACTOR_PAIRS), FACTOR_B_BIAS, MAGNITUDE, TOKEN_ROWS, "base_layer.bias")
 )
 """Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
 _COPIES = (".base_layer.weight", ".modules_to_save.weight", ".original_module.weight")

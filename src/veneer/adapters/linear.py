@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.dropout import Dropout
 from veneer.adapters.module import copy_tensors
+from veneer.adapters.names import FACTOR_A, FACTOR_B, FACTOR_B_BIAS
 from veneer.adapters.rounded import Rounded
 from veneer.adapters.together import Updated, together
 from veneer.model.decoder import BaseLinear
@@ -196,26 +197,26 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """A and B, or B alone (`factors: b`). See `AdapterModule.trained`."""
-        named = {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B, "lora_B.bias": self.lora_B_bias}
+        named = {FACTOR_A: self.lora_A, FACTOR_B: self.lora_B, FACTOR_B_BIAS: self.lora_B_bias}
         return {name: tensor for name, tensor in named.items() if tensor is not None and tensor.requires_grad}
 
     def tensors(self) -> dict[str, Tensor]:
         """A and B of the whole update. See `AdapterModule.tensors`."""
         a, b = self.pairs()
-        named = {"lora_A.weight": a.detach(), "lora_B.weight": b.detach()}
-        return named if self.lora_B_bias is None else named | {"lora_B.bias": self.lora_B_bias.detach()}
+        named = {FACTOR_A: a.detach(), FACTOR_B: b.detach()}
+        return named if self.lora_B_bias is None else named | {FACTOR_B_BIAS: self.lora_B_bias.detach()}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Copy in A and B, with the subtracted pair behind them. See `AdapterModule.load`."""
-        a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
+        a, b = tensors[FACTOR_A], tensors[FACTOR_B]
         self.lora_A.copy_(a[: self.rank])
         self.lora_B.copy_(b[:, : self.rank])
         if self.subtracted_a is not None and self.subtracted_b is not None:
             self.subtracted_a.copy_(a[self.rank :])
             self.subtracted_b.copy_(b[:, self.rank :].neg())
         if self.lora_B_bias is not None:
-            self.lora_B_bias.copy_(tensors["lora_B.bias"])
+            self.lora_B_bias.copy_(tensors[FACTOR_B_BIAS])
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Add the update. A bias of B becomes a bias of the layer. See `AdapterModule.merge_into`."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.copies import with_subtracted, without_copies
-from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.experts import refuse_router_biases, refuse_single_experts, target_paths
 from veneer.adapters.found import found_spec, is_saved
 from veneer.adapters.inject import inject, module_paths
 from veneer.adapters.modules_to_save import SavedModule
+from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, TOKEN_ROWS
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
@@ -75,7 +75,7 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Te
         return tensors
     if not model.spec.tied_head:
         spec = replace(spec, tied_modules=False)  # PEFT ties nothing where the model does not
-    if spec.tied_modules and f"{EMBEDDING}.lora_embedding_A" in tensors:
+    if spec.tied_modules and f"{EMBEDDING}.{EMBEDDING_A}" in tensors:
         raise AdapterError(
             f"{directory} cannot be gone on with: embedding and head have one update in common (ensure_weight_tying "
             f"in {CONFIG_FILE}), and a run would train two; merge it into the base (veneer export), and start a new "
@@ -126,7 +126,7 @@ def _refuse_start_of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor], di
     Raises:
         AdapterError: the adapter has such a start.
     """
-    if not is_plain(spec) and f"{HEAD}.lora_A.weight" in tensors:
+    if not is_plain(spec) and f"{HEAD}.{FACTOR_A}" in tensors:
         raise AdapterError(
             f"{directory}: init_lora_weights {spec.init.value!r} takes its start out of {HEAD}'s weight, which is the "
             "embedding's too in this model (tie_word_embeddings), so that PEFT goes on with another embedding. Train "
@@ -142,8 +142,8 @@ def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path)
     """
     problems = []
     for name, tensor in tensors.items():
-        path, end = name.rpartition(".lora_")[::2]
-        if end in ("A.weight", "embedding_A") and spec.rank_of(path) > len(tensor):
+        path = name.rpartition(".lora_")[0]
+        if name.endswith((f".{FACTOR_A}", f".{EMBEDDING_A}")) and spec.rank_of(path) > len(tensor):
             problems.append(f"{name}: shape {list(tensor.shape)}, the rank is {spec.rank_of(path)}")
     if problems:
         raise AdapterError(f"{directory}: {CONFIG_FILE} names ranks that its tensors do not have:\n{listing(problems)}")
@@ -182,10 +182,10 @@ def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     With `ensure_weight_tying` PEFT puts the embedding's factors on the head too, the other way round: the rows of the
     embedding are the head's outputs. It writes them twice, and makes them where they are not in the file.
     """
-    a, b = (tensors.get(f"{EMBEDDING}.lora_embedding_{factor}") for factor in "AB")
-    if a is None or b is None or f"{HEAD}.lora_A.weight" in tensors:
+    a, b = (tensors.get(f"{EMBEDDING}.{factor}") for factor in (EMBEDDING_A, EMBEDDING_B))
+    if a is None or b is None or f"{HEAD}.{FACTOR_A}" in tensors:
         return {}
-    return {f"{HEAD}.lora_A.weight": b.t().contiguous(), f"{HEAD}.lora_B.weight": a.t().contiguous()}
+    return {f"{HEAD}.{FACTOR_A}": b.t().contiguous(), f"{HEAD}.{FACTOR_B}": a.t().contiguous()}
 
 
 def _of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> LoraSpec:
@@ -197,8 +197,8 @@ def _of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> LoraSpec:
     tokens = spec.trainable_tokens
     if HEAD in tokens and tokens[HEAD] == tokens.get(EMBEDDING):
         spec = replace(spec, trainable_tokens={path: ids for path, ids in tokens.items() if path != HEAD})
-    factor = tensors.get(f"{HEAD}.lora_A.weight")
-    if not spec.tied_modules or factor is None or f"{EMBEDDING}.lora_embedding_A" not in tensors:
+    factor = tensors.get(f"{HEAD}.{FACTOR_A}")
+    if not spec.tied_modules or factor is None or f"{EMBEDDING}.{EMBEDDING_A}" not in tensors:
         return spec
     rank, scale = len(factor), spec.scale_of(HEAD)
     if rank == spec.rank_of(HEAD):

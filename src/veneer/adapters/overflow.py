@@ -15,12 +15,12 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.finite import all_finite
+from veneer.adapters.names import FACTOR_PAIRS
 from veneer.errors import AdapterError, listing
 
 LARGEST = torch.finfo(torch.float32).max
 ROUNDING = 1.01
 """More than float32 loses of a length: a sum of n squares is off by n · 2⁻²⁴ at most, and half of that is its root."""
-_PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
 
 def check_updates(tensors: Mapping[str, Tensor], scale_of: Callable[[str], float], source: str) -> None:
@@ -64,11 +64,12 @@ def _updates(
     tensors: Mapping[str, Tensor], scale_of: Callable[[str], float]
 ) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     """The name of B, A `[rank, in]`, B `[out, rank]` and the scale of every update."""
-    for first, second in _PAIRS:
+    for first, second in FACTOR_PAIRS:
         for name, a in tensors.items():
-            path = name.removesuffix(first)
-            if path != name and path + second in tensors:
-                yield path + second, a.detach(), tensors[path + second].detach(), scale_of(path)
+            path = name.removesuffix(f".{first}")
+            b = tensors.get(f"{path}.{second}")
+            if path != name and b is not None:
+                yield f"{path}.{second}", a.detach(), b.detach(), scale_of(path)
 
 
 def _bound(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype = torch.float64) -> float:

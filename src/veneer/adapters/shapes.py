@@ -7,14 +7,14 @@ that has no such sizes is refused before it is asked for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 from torch import Tensor
 
-from veneer.adapters.dora import MAGNITUDE
-from veneer.adapters.embedding import TOKEN_ROWS
+from veneer.adapters.names import FACTOR_PAIRS, MAGNITUDE, TOKEN_ROWS
 
 _DIMENSIONS = {
-    **dict.fromkeys((".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B"), 2),
+    **dict.fromkeys((f".{name}" for name in chain.from_iterable(FACTOR_PAIRS)), 2),
     f".{TOKEN_ROWS}": 2,
     f".{MAGNITUDE}": 1,
     ".bias": 1,

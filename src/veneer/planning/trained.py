@@ -6,8 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from veneer.adapters.dora import MAGNITUDE
-from veneer.adapters.embedding import TOKEN_ROWS
+from veneer.adapters.names import (
+    EMBEDDING_A,
+    EMBEDDING_B,
+    FACTOR_A,
+    FACTOR_B,
+    FACTOR_B_BIAS,
+    MAGNITUDE,
+    TOKEN_ROWS,
+)
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_module
 from veneer.enums import Bias, Factors, Variant
@@ -64,15 +71,15 @@ def by_linear(linear: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]
         return
     if linear.experts:
         if linear.rank:
-            yield f"{linear.factors_at}.lora_A.weight", (linear.rank * linear.experts, linear.inputs)
-            yield f"{linear.factors_at}.lora_B.weight", (linear.outputs, linear.rank * linear.experts)
+            yield f"{linear.factors_at}.{FACTOR_A}", (linear.rank * linear.experts, linear.inputs)
+            yield f"{linear.factors_at}.{FACTOR_B}", (linear.outputs, linear.rank * linear.experts)
         return
     if linear.rank:
         if lora.factors is Factors.BOTH:
-            yield f"{linear.path}.lora_A.weight", (linear.rank, linear.inputs)
-        yield f"{linear.path}.lora_B.weight", (linear.outputs, linear.rank)
+            yield f"{linear.path}.{FACTOR_A}", (linear.rank, linear.inputs)
+        yield f"{linear.path}.{FACTOR_B}", (linear.outputs, linear.rank)
         if lora.factor_bias:
-            yield f"{linear.path}.lora_B.bias", (linear.outputs,)
+            yield f"{linear.path}.{FACTOR_B_BIAS}", (linear.outputs,)
         if lora.variant is Variant.DORA:
             yield f"{linear.path}.{MAGNITUDE}", (linear.outputs,)
     if linear.bias and (lora.bias is Bias.ALL or (lora.bias is Bias.LORA_ONLY and linear.rank)):
@@ -93,8 +100,8 @@ def by_adapter(
     vocab, dim = spec.vocab_size, spec.hidden_size
     if EMBEDDING in updated:
         rank = lora.rank_of(EMBEDDING)
-        yield f"{EMBEDDING}.lora_embedding_A", (rank, vocab)
-        yield f"{EMBEDDING}.lora_embedding_B", (dim, rank)
+        yield f"{EMBEDDING}.{EMBEDDING_A}", (rank, vocab)
+        yield f"{EMBEDDING}.{EMBEDDING_B}", (dim, rank)
         if lora.variant is Variant.DORA:
             yield f"{EMBEDDING}.{MAGNITUDE}", (dim,)
     for linear in chain.from_iterable(layer.values() for layer in linears):

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B
+
 EMBEDDING_RATE = 1e-6
 """Peak rate of an embedding's factors under LoRA+: a fixed number in the authors' code and in PEFT's."""
 
 
 def is_embedding_factor(name: str) -> bool:
     """Whether the parameter is a factor of an embedding's update."""
-    return name.endswith((".lora_embedding_A", ".lora_embedding_B"))
+    return name.endswith((f".{EMBEDDING_A}", f".{EMBEDDING_B}"))
 
 
 def rate_factors(parameters: Mapping[str, Tensor], *, ratio: float, learning_rate: float) -> dict[str, float]:
