@@ -210,7 +210,7 @@ def refuse_on(spec: LoraSpec, targets: Sequence[str], model: ModelSpec, method: 
     refuse(spec, method, experts=on_experts(targets), feed_forward=on_feed_forward(targets, model))
 
 
-LINEAR_ONLY = (
+BEYOND_LINEAR = (
     *(Feature.EMBEDDING, Feature.HEAD, Feature.BIAS, Feature.SAVED, Feature.TOKENS, Feature.LOFTQ, Feature.EVA),
 )
 """Features that need veneer's own decoder."""
@@ -222,7 +222,7 @@ def refuse_beyond_linear(spec: LoraSpec) -> None:
     Raises:
         AdapterError: all such features are named.
     """
-    problems = [feature.value for feature in features(spec) if feature in LINEAR_ONLY]
+    problems = [feature.value for feature in features(spec) if feature in BEYOND_LINEAR]
     if problems:
         raise AdapterError(
             "over a model that transformers computes (backend hf) an adapter stands on linear layers alone, the head "
