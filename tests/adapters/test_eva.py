@@ -10,14 +10,13 @@ from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
 from veneer.adapters.eva import MeasuredDocuments, directions
-from veneer.adapters.inject import linear_paths
 from veneer.errors import AdapterError
 
 
 def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
     texts = documents([40, 33, 21], seed=2)
     model = ours(tiny_llama(), tmp_path)
-    paths = [path for path in linear_paths(model) if path.endswith(("q_proj", "v_proj", "o_proj", "down_proj"))]
+    paths = [path for path in model.linear_paths() if path.endswith(("q_proj", "v_proj", "o_proj", "down_proj"))]
     seen: dict[str, list[Tensor]] = {}
     handles = [
         model.get_submodule(path).register_forward_pre_hook(

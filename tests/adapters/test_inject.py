@@ -9,7 +9,7 @@ import torch
 
 from adapted import PATHS, randomised
 from tiny_models import documents, ours, packed_logits, tiny_llama
-from veneer.adapters.inject import inject, linear_paths
+from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.enums import Init
@@ -19,7 +19,7 @@ from veneer.model.decoder import CausalLM
 
 
 def test_the_layers_of_a_model_in_its_order(model: CausalLM) -> None:
-    assert linear_paths(model) == PATHS
+    assert model.linear_paths() == PATHS
 
 
 @pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED, WeightForm.TRAINABLE])

@@ -31,12 +31,26 @@ def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
         raise AdapterError(f"{folder}: not beside a base that transformers computes; merge it instead")
     twin = sharing_weights(model)
     adapter = load_adapter(twin, folder)
-    if twin.spec.vocab_size != model.spec.vocab_size:
-        raise AdapterError(
-            f"{folder} has tokens of its own, which the base's tokenizer does not know; merge it, or serve it alone"
-        )
+    refuse_own_tokens(twin, model, folder)
     twin.requires_grad_(False).eval()
     return twin, adapter
+
+
+def refuse_own_tokens(twin: CausalLM, model: CausalLM, folder: Path) -> None:
+    """Refuse an adapter with tokens of its own, which the base's tokenizer does not make.
+
+    Args:
+        twin: the base with the adapter.
+        model: the base without it.
+        folder: of the adapter.
+
+    Raises:
+        AdapterError: the adapter has such tokens.
+    """
+    if twin.spec.vocab_size != model.spec.vocab_size:
+        raise AdapterError(
+            f"{folder} has tokens of its own, which the base's tokenizer does not know; merge it, or use it alone"
+        )
 
 
 def sharing_weights(model: CausalLM) -> CausalLM:

@@ -31,7 +31,7 @@ from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, FACTOR_PAIRS
 from veneer.adapters.overflow import check_updates
-from veneer.adapters.peft_config import is_plain
+from veneer.adapters.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, check_expressions, read_config, read_tensors
 from veneer.adapters.targets import layer_number, matches
@@ -103,8 +103,8 @@ class WeightedAdapter:
             "updates of experts, whose factors are those of many matrices side by side": any(
                 path.endswith((".experts", ".experts.base_layer")) for path in self.paths()
             ),
-            f"init_lora_weights {spec.init.value!r}, which takes its start from the base; save it converted "
-            "(path_initial_model_for_weight_conversion)": not is_plain(spec),
+            f"init_lora_weights {spec.init.value!r}, which takes its start from the base; "
+            f"{SAVE_CONVERTED}": not is_plain(spec),
         }
         faults = [text for text, present in found.items() if present]
         known = {f"{path}.{name}" for path in self.paths() for name in (*chain.from_iterable(FACTOR_PAIRS), _COPY)}

@@ -13,7 +13,7 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.found import is_saved
 from veneer.adapters.names import FACTOR_A, FACTOR_B, TOKEN_ROWS
-from veneer.adapters.peft_config import is_plain
+from veneer.adapters.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import WEIGHTS_FILE
 from veneer.adapters.targets import EMBEDDING, HEAD
@@ -125,8 +125,7 @@ def with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pat
         if isinstance(layer.base, PackedLinear | Int8Linear) and not isinstance(layer.base, BlockLinear):
             raise AdapterError(
                 f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
-                "precision, and this base is quantised; load it with method lora, or convert it with PEFT "
-                "(path_initial_model_for_weight_conversion)"
+                f"precision, and this base is quantised; load it with method lora, or {SAVE_CONVERTED}"
             )
         a, b = f"{path}.{FACTOR_A}", f"{path}.{FACTOR_B}"
         if a in tensors and b in tensors:

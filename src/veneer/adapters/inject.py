@@ -41,11 +41,6 @@ class InitSources:
     """EVA's directions `[rank, in_features]`, by path."""
 
 
-def linear_paths(model: LanguageModel) -> list[str]:
-    """Paths of the linear layers that can carry an adapter, in model order, without the head."""
-    return model.linear_paths()
-
-
 def inject(
     model: LanguageModel,
     spec: LoraSpec,
@@ -112,7 +107,7 @@ def inject(
 def _checked_targets(model: LanguageModel, spec: LoraSpec) -> list[str]:
     if not model.flat:
         refuse_beyond_linear(spec)
-    targets = spec.targets(target_paths(linear_paths(model), model.spec))
+    targets = spec.targets(target_paths(model.linear_paths(), model.spec))
     refuse_on(spec, targets, model.spec)
     return targets
 
@@ -124,7 +119,7 @@ def _spelled_out(spec: LoraSpec, model: LanguageModel) -> LoraSpec:
     """
     if model.flat:
         return spec
-    paths = linear_paths(model)
+    paths = model.linear_paths()
     leaves = {path.rpartition(".")[2] for path in paths}
     named = [path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves]
     if spec.target_modules != ALL_LINEAR or sorted(named) == sorted(paths):
@@ -214,7 +209,7 @@ class _Maker:
         """Make trained biases of the layers that have one, and of norms."""
         if self.spec.bias is Bias.NONE:
             return
-        for path in linear_paths(self.model):
+        for path in self.model.linear_paths():
             layer = updates.get(path)
             if path in saved or (layer is None and self.spec.bias is Bias.LORA_ONLY):
                 continue
@@ -263,7 +258,7 @@ class _Maker:
 
 def module_paths(model: LanguageModel) -> list[str]:
     """Paths of the modules that hold weights of their own, in model order."""
-    linears = set(linear_paths(model))
+    linears = set(model.linear_paths())
     return [
         path
         for path, module in model.named_modules()

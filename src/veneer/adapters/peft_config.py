@@ -28,6 +28,8 @@ from veneer.model.mixture import DOWN, GATE_UP
 
 ELSEWHERE = "merge it into its base with PEFT (merge_and_unload), where PEFT can, and give veneer the merged model"
 """What can be done with an adapter that veneer does not read."""
+SAVE_CONVERTED = "save it converted (path_initial_model_for_weight_conversion)"
+"""What PEFT does with an adapter whose start it takes out of the base at every loading, so that it is a plain one."""
 HEADS = (SCORE, "classifier")
 """Names of the heads of transformers' models that score texts."""
 

@@ -23,7 +23,7 @@ from veneer.adapters.found import found_spec
 from veneer.adapters.load import tensors_to_go_on_from
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.overflow import check_updates
-from veneer.adapters.peft_config import is_plain
+from veneer.adapters.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import (
@@ -148,8 +148,8 @@ def _settings(spec: LoraSpec) -> dict[str, Any]:
 
 def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
     kinds = {
-        f"init_lora_weights {spec.init.value!r}: PEFT takes its start out of the base at every loading; save it "
-        "converted (path_initial_model_for_weight_conversion)": not is_plain(spec),
+        f"init_lora_weights {spec.init.value!r}: PEFT takes its start out of the base at every loading; "
+        f"{SAVE_CONVERTED}": not is_plain(spec),
         "lora_bias: a bias of B's, which veneer does not train": spec.factor_bias,
         "trained tokens: their rows are not settings of the run": bool(spec.trainable_tokens),
         f"{TOKENIZER_FILE}: tokens of its own": (folder / TOKENIZER_FILE).is_file(),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.beside import sharing_weights
+from veneer.adapters.beside import refuse_own_tokens, sharing_weights
 from veneer.adapters.load import load_reward_adapter
 from veneer.arguments import check_type
 from veneer.counting import count_of
@@ -23,7 +23,7 @@ from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.packing import pack
 from veneer.data.problems import RowProblem, grouped
-from veneer.errors import AdapterError, DataError, listing
+from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast, ignore
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
@@ -105,9 +105,9 @@ def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokeniz
     Raises:
         AdapterError: the adapter cannot be used, or has tokens of its own, which the base's tokenizer does not make.
     """
-    found = with_reward_adapter(sharing_weights(model), Path(adapter), tokenizer)
-    if found.model.spec.vocab_size != model.spec.vocab_size:
-        raise AdapterError(f"{adapter} has tokens of its own, which the base's tokenizer does not make")
+    twin, folder = sharing_weights(model), Path(adapter)
+    found = with_reward_adapter(twin, folder, tokenizer)
+    refuse_own_tokens(twin, model, folder)
     return found
 
 
