@@ -272,7 +272,7 @@ def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(tiny_mode
     said = refused(words, held_out, "train.best_metric=number")
     assert "finds nothing to measure in the references of the evaluation rows" in said
     assert "'late'" in said
-    assert "train.best_metric goes by evaluations" in refused(words, "train.best_metric=exact")
+    assert "train.best_metric needs evaluations" in refused(words, "train.best_metric=exact")
 
 
 def test_a_run_by_answers_is_trained_alone(tiny_model: Path, tmp_path: Path) -> None:

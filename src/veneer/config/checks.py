@@ -52,14 +52,15 @@ def check(config: RunConfig) -> None:
         f"{one} and {other} both say {what}" for one, other, what in ALTERNATIVES if all(attrgetter(one, other)(config))
     ]
     problems += split_problems(config.data, config.objective.rows)
-    if not (config.data.eval_file or config.data.held_out):
+    if not config.data.evaluates:
         asked = [
+            ("train.eval_every", bool(config.train.eval_every)),
             ("train.patience", config.train.patience),
             ("train.publish best", config.train.publish is Publish.BEST),
             ("train.best_metric", config.train.best_metric != "loss"),
         ]
         problems += [
-            f"{name} goes by evaluations, and the run has no rows for them; give data.held_out or data.eval_file"
+            f"{name} needs evaluations, and the run has no rows for them; give data.held_out or data.eval_file"
             for name, given in asked
             if given
         ]
@@ -92,8 +93,6 @@ def check(config: RunConfig) -> None:
     problems += quant_problems(config.quant)
     problems += tracking_problems(config)
     problems += objective_problems(config)
-    if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
-        problems.append("train.eval_every needs rows to evaluate on: give data.held_out or data.eval_file")
     if problems:
         raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
 

@@ -121,6 +121,11 @@ class DataSection(Section):
         return value
 
     @property
+    def evaluates(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return self.eval_file is not None or self.held_out > 0
+
+    @property
     def training(self) -> tuple[SourceSection, ...]:
         """The sources of training rows: those given, or `file` as the only one."""
         return self.sources if self.file is None else (SourceSection(file=self.file),)

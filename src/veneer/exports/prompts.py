@@ -111,7 +111,7 @@ def evaluation_rows(
         return EvaluationRows(tuple(found), data), ""
     if run is None:
         return None, "the adapter has no record of a run"
-    if run.data.eval_file is None and not run.data.held_out:
+    if not run.data.evaluates:
         return None, "the adapter's run kept no rows for evaluation"
     if run.objective.rows is RowKind.PROMPTS:
         return None, "the adapter's run sampled its answers, so that its rows have none"

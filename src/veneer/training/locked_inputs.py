@@ -103,7 +103,7 @@ def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
         DataError: a pattern fits no file any more, a dataset cannot be had, or a file cannot be read.
         CheckpointError: as `read_lock`.
     """
-    if not run.lock_file.is_file() or (config.data.eval_file is None and not config.data.held_out):
+    if not run.lock_file.is_file() or not config.data.evaluates:
         return []
     recorded = read_lock(run.path)["data"]["files"]
     files = run_files(config.data).only(recorded)

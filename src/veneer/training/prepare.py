@@ -380,14 +380,13 @@ def interval_of(steps: int) -> int:
 def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
     train, interval = config.train, interval_of(steps)
-    evaluated = bool(config.data.eval_file or config.data.held_out)
     chosen_train = {
         "epochs": None,
         "steps": steps,
         "examples_per_step": examples_per_step(train),
         "lanes": lanes_in(train),
         "beta2": auto_beta2(train.optimizer) if train.beta2 == "auto" else train.beta2,
-        "eval_every": (train.eval_every or interval) if evaluated else None,
+        "eval_every": (train.eval_every or interval) if config.data.evaluates else None,
         "save_every": train.save_every or interval,
     }
     chosen_compute = {
