@@ -216,7 +216,7 @@ def objective_problems(config: RunConfig) -> list[str]:
             "dpo.loss robust needs dpo.label_smoothing, the share of pairs that are swapped; without it, it is sigmoid"
         )
     if config.objective is ObjectiveName.REWARD:
-        problems += reward_problems(config)
+        problems += reward_model_problems(config)
     if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
         problems.append(f"{name}.reference base is the base with the adapter off and method full has none; take start")
     return problems
@@ -245,7 +245,7 @@ def distillation_problems(config: RunConfig) -> list[str]:
     return problems
 
 
-def reward_problems(config: RunConfig) -> list[str]:
+def reward_model_problems(config: RunConfig) -> list[str]:
     """What a reward model cannot be, since it scores texts and writes none."""
     lora = config.lora
     named = [f"lora.{name}" for name in ("trainable_tokens", "new_tokens") if getattr(lora, name)]
@@ -266,7 +266,7 @@ def reward_problems(config: RunConfig) -> list[str]:
     return problems
 
 
-def rewards_problems(rewards: Sequence[RewardSpec]) -> list[str]:
+def single_reward_problems(rewards: Sequence[RewardSpec]) -> list[str]:
     """What contradicts itself in single rewards."""
     problems = []
     for number, one in enumerate(rewards):
@@ -282,7 +282,7 @@ def rewards_problems(rewards: Sequence[RewardSpec]) -> list[str]:
     return problems
 
 
-def scored_problems(config: RunConfig) -> list[str]:
+def shared_base_problems(config: RunConfig) -> list[str]:
     """What contradicts a reward model among the rewards, which shares the weights of the run's base."""
     problems = []
     if config.method is Method.FULL:
@@ -302,7 +302,7 @@ def sampling_problems(config: RunConfig) -> list[str]:
         if not config.rewards:
             return []
         return [f"rewards are of objective grpo and objective is {config.objective.value}; leave them out"]
-    problems = rewards_problems(config.rewards)
+    problems = single_reward_problems(config.rewards)
     if not config.rewards:
         problems.append("objective grpo needs rewards, which judge its answers: rewards: [{python: FILE.py:FUNCTION}]")
     elif not any(one.weight for one in config.rewards):
@@ -322,7 +322,7 @@ def sampling_problems(config: RunConfig) -> list[str]:
         problems.append("grpo.importance_sampling_level product has one ratio for an answer, whatever its length; take "
                         "grpo.loss_type grpo")  # fmt: skip
     if any(one.adapter is not None for one in config.rewards):
-        problems += scored_problems(config)
+        problems += shared_base_problems(config)
     if config.compute.products is Products.INT8:
         problems.append("compute.products int8 trains another policy than the one that objective grpo samples from; "
                         "take exact")  # fmt: skip

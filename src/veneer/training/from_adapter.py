@@ -159,7 +159,7 @@ def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
         raise AdapterError(f"{folder} cannot be gone on with:\n{listing(found)}")
 
 
-def check_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
+def check_start_adapters_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
     """Refuse another base than that of the adapter that the run starts from, or warn of it where it was asked for; and
     warn of what the adapter's configuration says without effect.
 

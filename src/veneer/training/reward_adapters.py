@@ -60,7 +60,7 @@ def reward_setups(config: RunConfig, description: Description, machine: Machine)
     )
 
 
-def check_bases(config: RunConfig, origin: Checkpoint) -> None:
+def check_reward_models_base(config: RunConfig, origin: Checkpoint) -> None:
     """Refuse reward models that were trained beside another base than the run's.
 
     Raises:

@@ -17,11 +17,11 @@ from veneer.hardware import resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.planning.machine import this_machine
 from veneer.run_folder import RunFolder
-from veneer.training.from_adapter import check_base
+from veneer.training.from_adapter import check_start_adapters_base
 from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
-from veneer.training.reward_adapters import check_bases
+from veneer.training.reward_adapters import check_reward_models_base
 from veneer.training.teacher import check_teachers_base
 
 EXAMPLES = "examples_per_step"
@@ -79,8 +79,8 @@ def prepare_run(
         config = _as_recorded(config, folder.config(), emit)
     config = with_lanes(config, ranks, emit)
     origin = open_checkpoint(config.model, revision=config.revision)
-    check_base(config, origin, emit)
-    check_bases(config, origin)
+    check_start_adapters_base(config, origin, emit)
+    check_reward_models_base(config, origin)
     check_teachers_base(config, origin, emit)
     prepared = prepare(
         config,
