@@ -14,19 +14,24 @@ from veneer.native.build import VARIANTS, library_path, machine
 from veneer.native.functions import Kernels
 from veneer.native.processor import runnable_variants
 
-REVISION = 14
-"""The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it, but not in
-runs of the first revision. The second has float32 products of its own. The third has windows, soft caps and sinks in
-attention. The fourth computes generated answers in another order, and prompts in bfloat16 products. The fifth computes
-attention in float32 where the processor multiplies pairs of bfloat16 more slowly than floats. The sixth adds up what
-4-bit codes of few rows come to in another order, with AVX-512. The seventh computes answers of a model in bfloat16 in
-bfloat16 products, where the processor multiplies pairs of bfloat16 faster than floats. The eighth does so in AMX's
-tiles too, and takes the weights of prompts in another order. The ninth multiplies adapters in bfloat16 in tiles where
-the base is. The tenth trains in tiles: products with frozen weights, factors' gradients and attention;
-and SwiGLU in float32 has another order of operations. The eleventh adds up norms of bfloat16
-in another order, where the processor has AVX-512 BF16. The twelfth computes answers under DoRA in a compiled step. The
-thirteenth multiplies by an adapter's factors in float32, and measures DoRA's norms, in its own kernels. The fourteenth
-adds up the gradients of DoRA's magnitudes in another order."""
+REVISIONS = {
+    2: "float32 products of its own",
+    3: "windows, soft caps and sinks in attention",
+    4: "generated answers in another order, and prompts in bfloat16 products",
+    5: "attention in float32 where the processor multiplies pairs of bfloat16 more slowly than floats",
+    6: "what 4-bit codes of few rows come to is added up in another order, with AVX-512",
+    7: "answers in bfloat16 by bfloat16 products, where the processor multiplies pairs of them faster than floats",
+    8: "the seventh's products in AMX's tiles too, and the weights of prompts in another order",
+    9: "adapters in bfloat16 are multiplied in tiles where the base is",
+    10: "training in tiles (frozen products, factors' gradients, attention), and SwiGLU in float32 in another order",
+    11: "norms of bfloat16 are added up in another order, where the processor has AVX-512 BF16",
+    12: "answers under DoRA in a compiled step",
+    13: "products with an adapter's factors in float32, and DoRA's norms, in kernels of their own",
+    14: "gradients of DoRA's magnitudes are added up in another order",
+}
+"""What each revision of the kernels computes anew, or to other bits than those before it."""
+REVISION = max(REVISIONS)
+"""The revision of the kernels. `run.lock` records it, but not in runs of the first revision."""
 
 
 @dataclass(frozen=True, slots=True)
