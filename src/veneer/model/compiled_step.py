@@ -40,7 +40,7 @@ from veneer.native.stored import StoredLayer, StoredLinear
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
 GATES = {Activation.SILU: Gate.SILU, Activation.GELU_TANH: Gate.GELU_TANH}
-PAIRS = {RopeLayout.HALVES: Pairs.HALVES, RopeLayout.NEIGHBOURS: Pairs.NEIGHBOURS}
+ROPE_PAIRS = {RopeLayout.HALVES: Pairs.HALVES, RopeLayout.NEIGHBOURS: Pairs.NEIGHBOURS}
 ANGLE_CHUNK = 256
 """Positions whose angles are computed together, always the same ones, so that an angle's bits never change."""
 
@@ -134,7 +134,10 @@ class CompiledStep:
 
     @property
     def products(self) -> KernelProducts:
-        """What multiplies the rows. If it is `PAIRS`, a token has other bits in a prompt than as a next one."""
+        """What multiplies the rows.
+
+        If it is `KernelProducts.PAIRS`, a token has other bits in a prompt than as a next one.
+        """
         return self._native.step_products(self.dtype)
 
     @property
@@ -314,7 +317,7 @@ class _Layout:
         if one.rope is not None:
             number, turned = spec.ropes.index(one.rope), one.rope.turned(spec.head_dim)
             for slot in (queries, keys):
-                program.rotate(slot, spec.head_dim, turned, number, PAIRS[one.rope.layout])
+                program.rotate(slot, spec.head_dim, turned, number, ROPE_PAIRS[one.rope.layout])
         program.attend(
             *self._places[module.layer], queries, keys, values, self._mixed, spec.head_dim,
             scale=how.of(spec.head_dim), window=how.window, softcap=how.softcap, sinks=module.sinks,
