@@ -158,7 +158,7 @@ def rope(
     share: float | None = None,
     layout: RopeLayout = RopeLayout.HALVES,
     kinds: Sequence[RopeKind] = SCALINGS,
-    scaling: Any = ...,
+    scaling: object = None,
 ) -> RopeSpec:
     """Read rotary positions from `rope_theta` and `rope_scaling`, or from transformers 5's `rope_parameters`.
 
@@ -169,19 +169,22 @@ def rope(
         share: the family's default share of a head that is rotated; None where the family rotates whole heads.
         layout: which elements form pairs.
         kinds: scalings that the family supports.
-        scaling: the group of settings, where the family has several.
+        scaling: the group of settings, where the family has several; None reads the only one.
 
     Raises:
         ModelError: a setting is missing, impossible or not supported.
     """
-    if scaling is ...:
+    if scaling is None:
         scaling = named_scaling(config) or {}
     if not isinstance(scaling, Mapping):
         raise ModelError(f"rope_scaling in config.json is {scaling!r}; it must be a group of settings, or null")
     base = _number(scaling if "rope_theta" in scaling else config, "rope_theta", theta)
     part = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if part is not None and share is None and part != 1:
-        refuse({"model_type": config.get("model_type"), "partial_rotary_factor": part}, {"partial_rotary_factor": (1,)})
+        raise ModelError(
+            f"config.json has partial_rotary_factor {part!r}, and model_type {config.get('model_type')!r} turns "
+            f"whole heads. {OTHERWISE}"
+        )
     part = share if part is None else part
     common: dict[str, Any] = {"theta": base, "layout": layout}
     if part is not None:
