@@ -158,9 +158,16 @@ class CompiledStep:
             else self._table(max(step.positions))
         )
         self._program.run(
-            self._native, rows, step.blocks, [place + 1 for place in step.positions], angles, step.segments,
-            places=None if by_row else step.positions, products=self.products, first_prompt=step.first_prompt,
-        )  # fmt: skip
+            self._native,
+            rows,
+            blocks=step.blocks,
+            seen=[place + 1 for place in step.positions],
+            angles=angles,
+            segments=step.segments,
+            places=None if by_row else step.positions,
+            products=self.products,
+            first_prompt=step.first_prompt,
+        )
         hidden = self._program.view(self._normed, rows)
         if list(step.wanted) != list(range(rows)):
             hidden = hidden.index_select(0, torch.tensor(step.wanted, dtype=torch.int64))

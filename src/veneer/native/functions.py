@@ -291,6 +291,7 @@ class Kernels(Rowwise):
 
     def step(
         self,
+        *,
         operations: ctypes.Array[Any],
         space: Tensor,
         rows: int,

@@ -253,11 +253,11 @@ class Program:
         self,
         kernels: Kernels,
         rows: int,
+        *,
         blocks: CacheBlocks,
         seen: Sequence[int],
         angles: Sequence[tuple[Tensor, Tensor]],
         segments: Sequence[Segment] = (),
-        *,
         places: Sequence[int] | None = None,
         products: KernelProducts = KernelProducts.FLOATS,
         first_prompt: int | None = None,
@@ -296,9 +296,19 @@ class Program:
             *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.structs) for one in segments)
         )
         kernels.step(
-            self._array, self._memory(), rows, first_prompt, products, blocks.dtype, blocks.block_tokens, tables,
-            (ctypes.c_int64 * rows)(*seen), angles, (ctypes.c_int64 * rows)(*places), structs,
-        )  # fmt: skip
+            operations=self._array,
+            space=self._memory(),
+            rows=rows,
+            first_prompt=first_prompt,
+            products=products,
+            cache_dtype=blocks.dtype,
+            block_tokens=blocks.block_tokens,
+            blocks=tables,
+            seen=(ctypes.c_int64 * rows)(*seen),
+            angles=angles,
+            places=(ctypes.c_int64 * rows)(*places),
+            segments=structs,
+        )
 
     def _check(self, rows: int, blocks: CacheBlocks, seen: Sequence[int], segments: Sequence[Segment]) -> None:
         """Raise ValueError for numbers that do not fit the program: the library finds its memory by them."""
