@@ -24,7 +24,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, plain_weight
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, Objective, StepObjective
 
@@ -90,7 +90,7 @@ def full_logits(model: CausalLM, example: Example) -> tuple[Tensor, Tensor]:
     """
     tokens = torch.tensor(example.tokens, dtype=torch.int64)
     hidden = model.documents(tokens, torch.arange(len(tokens)), [len(tokens)])
-    weight = model.head_weight
+    weight = plain_weight(model.lm_head)
     assert weight is not None
     logits = hidden[:-1].double() @ weight.double().t()
     taken = torch.tensor(example.loss_mask[1:])

@@ -28,7 +28,7 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.losses.module_head import scored_cross_entropy
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, plain_weight
 from veneer.planning.setup import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -97,7 +97,7 @@ def model_for(checkpoint: Checkpoint, used: tuple[Feature, ...]) -> CausalLM:
 def loss_of(model: CausalLM) -> torch.Tensor:
     rows = [*range(16), *range(17, 25)]
     targets = torch.tensor([token for text in TEXTS for token in text[1:]])
-    hidden, weight = packed_hidden(model, TEXTS)[rows], model.head_weight
+    hidden, weight = packed_hidden(model, TEXTS)[rows], plain_weight(model.lm_head)
     if weight is not None:
         return linear_cross_entropy(hidden, weight, targets) / len(rows)
     return scored_cross_entropy(hidden, model.lm_head, targets) / len(rows)

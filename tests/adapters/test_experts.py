@@ -27,7 +27,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, plain_weight
 from veneer.model.recompute import Recomputation
 from veneer.quant.packed import PackedLinear
 
@@ -272,7 +272,7 @@ def test_a_few_steps_learn_and_peft_has_the_same_model(form: WeightForm, kind: s
     losses = []
     for _ in range(4):
         hidden = packed_hidden(model, TEXTS)
-        weight = model.head_weight
+        weight = plain_weight(model.lm_head)
         assert weight is not None
         rows = [*range(20), *range(21, 28), *range(29, 41)]
         targets = torch.tensor([token for text in TEXTS for token in text[1:]])

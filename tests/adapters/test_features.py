@@ -31,7 +31,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Method, Scaling, Variant
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.losses.module_head import scored_cross_entropy
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, plain_weight
 from veneer.planning.setup import Setup
 
 # PEFT warns of what some of these options cost there: merging, or an embedding saved whole.
@@ -174,7 +174,7 @@ def our_loss(model: CausalLM) -> Tensor:
     ends = {len(TEXTS[0]) - 1, len(TEXTS[0]) + len(TEXTS[1]) - 1}
     rows = [row for row in range(sum(map(len, TEXTS))) if row not in ends]
     targets = torch.tensor([token for text in TEXTS for token in text[1:]])
-    hidden, weight = packed_hidden(model, TEXTS)[rows], model.head_weight
+    hidden, weight = packed_hidden(model, TEXTS)[rows], plain_weight(model.lm_head)
     if weight is not None:
         return linear_cross_entropy(hidden, weight, targets) / len(rows)
     return scored_cross_entropy(hidden, model.lm_head, targets, chunk=11) / len(rows)

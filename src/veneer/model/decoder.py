@@ -168,11 +168,6 @@ class CausalLM(nn.Module):
         """The token embedding."""
         return self.model.embed_tokens
 
-    @property
-    def head_weight(self) -> Tensor | None:
-        """The weight `[vocab_size, dim]` whose plain product with the hidden states are the logits, or None."""
-        return plain_weight(self.lm_head)
-
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states `[tokens, dim]` for int64 `tokens` and `positions` `[tokens]`."""
         return cast(Tensor, self.model(tokens, positions, attention, self.dtype))

@@ -142,11 +142,6 @@ class HfModel:
         """The head where the logits are its plain product, else a module that runs the class's own forward."""
         return self.get_submodule(self.spec.head) if self._plain else self._scores
 
-    @property
-    def head_weight(self) -> Tensor | None:
-        """The weight `[vocab_size, dim]` whose plain product with the hidden states are the logits, or None."""
-        return plain_weight(self.lm_head)
-
     @cached_property
     def _scores(self) -> _Logits:
         return _Logits(self._module, self.spec, self._output_type)

@@ -141,11 +141,6 @@ class LanguageModel(Modules, Protocol):
         """The head, which maps hidden states `[rows, dim]` to logits `[rows, vocab_size]`."""
         ...
 
-    @property
-    def head_weight(self) -> Tensor | None:
-        """The weight `[vocab_size, dim]` whose plain product with the hidden states are the logits, or None."""
-        ...
-
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
         """Hidden states `[tokens, dim]` of documents laid end to end, each seeing itself alone.
 
