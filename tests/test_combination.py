@@ -11,11 +11,11 @@ import pytest
 from combined import their_adapters
 from tiny import rows, write_rows
 from veneer.adapters.combine import Combination
-from veneer.adapters.store import CONFIG_FILE
+from veneer.adapters.store import CONFIG_FILE, save_adapter
 from veneer.combination import combine_folders
 from veneer.data.records import read_records
 from veneer.data.trained_rows import row_hashes, trained_among, write_hashes
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, OutputError
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
 
 
@@ -27,6 +27,28 @@ def test_a_folder_that_is_written_in_two_ways_is_refused_and_not_counted_twice(t
         with pytest.raises(ConfigError, match="are one folder; give it once, with the sum of the weights"):
             combine_folders({first: 0.5, other: 0.5}, Combination(), tmp_path / "sum")
     assert not (tmp_path / "sum").exists()
+
+
+def test_what_is_in_a_folder_keeps_it_from_becoming_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's folder would open with the adapter, and a stopped run's would be gone on with over it."""
+    their_adapters(tmp_path, [{}])
+    for name in ("model/config.json", "run/checkpoints/step-000032/state.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+        folder = tmp_path / name.partition("/")[0]
+        with pytest.raises(OutputError, match="is there already and not empty; give another output folder"):
+            combine_folders({tmp_path / "first": 1.0}, Combination(), folder)
+        assert len(list(folder.iterdir())) == 1
+    (tmp_path / "sum").mkdir()
+
+    def at_once(place: Path, *given: object, **settings: object) -> None:
+        save_adapter(place, *given, **settings)  # type: ignore[arg-type]
+        (tmp_path / "sum" / "of-another").touch()
+
+    monkeypatch.setattr("veneer.combination.save_adapter", at_once)
+    with pytest.raises(OutputError, match="Directory not empty"):
+        combine_folders({tmp_path / "first": 1.0}, Combination(), tmp_path / "sum")
+    assert [file.name for file in (tmp_path / "sum").iterdir()] == ["of-another"]
 
 
 def test_rows_that_any_part_was_trained_on_are_rows_of_the_whole(tmp_path: Path) -> None:

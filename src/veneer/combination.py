@@ -8,12 +8,12 @@ from pathlib import Path
 
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.origin import base_differences, read_base
-from veneer.adapters.store import CONFIG_FILE, config_warnings, read_config, save_adapter
+from veneer.adapters.store import config_warnings, read_config, save_adapter
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import OtherBase
-from veneer.errors import AdapterError, ConfigError, OutputError, listing
-from veneer.io.files import make_output_folder, staged_files
-from veneer.io.places import look
+from veneer.errors import AdapterError, ConfigError, listing
+from veneer.io.files import atomic_folder
+from veneer.io.proofs import prove_new_folder
 from veneer.run_folder import TRAINED_ROWS_FILE, trained_rows_of
 
 
@@ -45,18 +45,16 @@ def combine_folders(
     Args:
         folders: the adapters, each with its weight.
         how: settings of the combination.
-        output: the folder of the result.
+        output: the folder of the result, which must not hold anything.
         other_base: what happens where adapters were trained beside different base models.
 
     Raises:
         ConfigError: two of the folders are one.
         AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
         DataError: the hashes of an adapter's rows are damaged; nothing is written.
-        OutputError: `output` holds an adapter already, or cannot be written.
+        OutputError: `output` holds something, or cannot be written.
     """
-    look(output, OutputError)
-    if (output / CONFIG_FILE).exists():
-        raise OutputError(f"{output} holds an adapter already; give another output folder")
+    place = prove_new_folder(output)
     read = {folder: read_config(folder) for folder in folders}
     _refuse_repeats(folders)
     warnings = [warning for folder, found in read.items() for warning in config_warnings(folder, *found)]
@@ -66,17 +64,16 @@ def combine_folders(
     warnings += [] if problem is None else [problem]
     result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
-    make_output_folder(output)
     configs = [config for _, config in read.values()]
     named: dict[str, str | None] = {}  # each base with its revision
     for config in configs:
         if (name := config.get("base_model_name_or_path")) is not None:  # PEFT writes null where it does not know it
             named.setdefault(str(name), config.get("revision"))
     base, revision = next(iter(named.items()), (None, None))
-    with staged_files(output) as staged:
-        save_adapter(staged, result, base=base, revision=revision, base_files=base_files)
+    with atomic_folder(place) as folder:
+        save_adapter(folder, result, base=base, revision=revision, base_files=base_files)
         if rows:
-            write_hashes(staged / TRAINED_ROWS_FILE, JoinedHashes(rows))
+            write_hashes(folder / TRAINED_ROWS_FILE, JoinedHashes(rows))
     rank = max(result.spec.rank, *result.spec.rank_pattern.values(), 0)
     return CombinationResult(len(result.modules), rank, tuple(named), tuple(warnings))
 

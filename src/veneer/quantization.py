@@ -19,14 +19,14 @@ from veneer.arguments import check_types
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.enums import Scheme
-from veneer.errors import ConfigError, ModelError, OutputError, listing
+from veneer.errors import ConfigError, ModelError, listing
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
-from veneer.io.files import atomic_folder, folder_place, make_output_folder
+from veneer.io.files import atomic_folder
 from veneer.io.model_files import DTYPES, own_dtype, save_model
-from veneer.io.places import look
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
+from veneer.io.proofs import prove_new_folder
 from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.codes import code_values, nested_values
@@ -93,8 +93,9 @@ def quantize(
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
     check_types(quantize, locals())
-    quant, output = quant or QuantSection(), folder_place(Path(output))
-    _check_settings(quant, dtype, output)
+    quant = quant or QuantSection()
+    _check_settings(quant, dtype)
+    output = prove_new_folder(Path(output))
     checkpoint = open_checkpoint(model, revision=revision)
     spec = _quantisable(checkpoint)
     layers = packed_paths(spec, quant)
@@ -139,17 +140,13 @@ def _result(source: BackgroundDigests) -> dict[str, str]:
         raise ModelError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
-def _check_settings(quant: QuantSection, dtype: str, output: Path) -> None:
-    """Refuse settings that cannot be used, all at once, and an output folder that holds something or cannot be made."""
+def _check_settings(quant: QuantSection, dtype: str) -> None:
+    """Refuse settings that cannot be used, all at once."""
     problems = quant_problems(quant)
     if dtype not in ("auto", *DTYPES):
         problems.append(f"dtype {dtype!r} is unknown; take auto, {', '.join(DTYPES)}")
     if problems:
         raise ConfigError(f"the settings cannot be used:\n{listing(problems)}")
-    look(output, OutputError)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise OutputError(f"{output} is there already and not empty; give another output folder")
-    make_output_folder(output.parent)
 
 
 def _quantisable(checkpoint: Checkpoint) -> DecoderSpec:

@@ -272,7 +272,7 @@ def combine(
 
     Args:
         adapters: folders of adapters; a mapping gives each its weight in the sum, which is 1 otherwise.
-        output: the folder of the new adapter.
+        output: the folder of the new adapter, which must not hold anything.
         kind: how they are added, a `CombinationType` or its name.
         density: share of the elements that is kept, in the kinds that prune (TIES, DARE).
         majority: how TIES elects a sign, `total` or `frequency`.
@@ -283,7 +283,7 @@ def combine(
     Raises:
         ConfigError: an unknown name, one folder that is not in a list, or a folder that is given twice.
         AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
-        OutputError: `output` holds an adapter already, or cannot be written.
+        OutputError: `output` holds something, or cannot be written.
     """
     check_types(combine, locals())
     weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)

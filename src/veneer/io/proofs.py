@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from veneer.errors import OutputError
-from veneer.io.files import reported, try_writing
+from veneer.io.files import folder_place, reported, try_writing
 from veneer.io.leftovers import HELD, partial_of
+from veneer.io.places import look
 
 
 def prove_folder(path: Path) -> None:
@@ -22,6 +23,22 @@ def prove_folder(path: Path) -> None:
     with reported(path):
         there = next(folder for folder in path.absolute().parents if folder.exists())
         try_writing(partial_of(there / f"{path.name}{HELD}"))
+
+
+def prove_new_folder(path: Path) -> Path:
+    """Prove that `atomic_folder` can make what a user calls `path`, of which an empty folder may be there; returns where
+    it makes that. Nothing is made.
+
+    Raises:
+        OutputError: something is there, or a folder cannot be made there.
+    """
+    look(path, OutputError)
+    place = folder_place(path)
+    with reported(path):
+        if place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None):
+            raise OutputError(f"{path} is there already and not empty; give another output folder")
+    prove_folder(place)
+    return place
 
 
 def prove_file(path: Path) -> None:
