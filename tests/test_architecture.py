@@ -20,7 +20,7 @@ LAYERS = (
     {"heap"},
     {"adapters", "data", "loading", "generation", "out_of_memory"},
     {"backends", "run_folder"},
-    {"planning", "given_rows"},
+    {"planning", "given_rows", "claims"},
     {"evaluation", "assistant", "quantization", "combination", "bundled", "run_records", "trackers"},
     {"rewards"},
     {"training"},

@@ -18,9 +18,9 @@ from veneer.arguments import check_type, check_types, names_given
 from veneer.assistant.conversation import Conversation
 from veneer.assistant.load import open_assistant
 from veneer.assistant.prompts import check_prompts, turns, under
+from veneer.claims import SETTINGS_FILE
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
-from veneer.comparison.rows import SETTINGS_FILE
 from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import METHODS, CompareConfig
 from veneer.config import ComputeSection

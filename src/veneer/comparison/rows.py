@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+from veneer.claims import SETTINGS_FILE, refuse_strangers
 from veneer.comparison.order import RESULT_FILE
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.comparison.settings import SOURCES, CompareConfig, key_of
@@ -27,13 +28,9 @@ from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Level, Note, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import sampled_digest, write_text
-from veneer.io.proofs import refuse_strangers
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 
-SETTINGS_FILE = "settings.json"
-SETTINGS_BEGIN = '{\n "model": '
-"""What every such file begins with."""
 COMPARISON_FILE = "compare.json"
 RUNS = "runs"
 """The folder that holds those of the runs."""
@@ -153,7 +150,7 @@ def _written(
     contents = ["".join(part) for part in (*parts.values(), scored)]
     settings = _settings(config, contents, weights)
     names = [*(file.name for file in files), COMPARISON_FILE]
-    refuse_strangers(output / SETTINGS_FILE, SETTINGS_BEGIN, names, "comparison")
+    refuse_strangers(output, names, "comparison")
     _refuse_another(output / SETTINGS_FILE, settings)
     # Before the others: it says whose they are.
     write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.backends.describe import describe_model
+from veneer.claims import refuse_the_models_folder
 from veneer.comparison.order import (
     BASE,
     STDERR_FILE,
@@ -145,6 +146,7 @@ def compare_shared(
     output, emit = Path(config.output), broadcast(subscribers)
     check_question(config)
     chosen = check_metrics(config.metrics)
+    refuse_the_models_folder(config.model, output)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
         made = to_text(asdict(prepare_rows(config, output, emit))) if share.first else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from veneer.errors import OutputError
@@ -26,8 +25,8 @@ def prove_folder(path: Path) -> None:
 
 
 def prove_new_folder(path: Path) -> Path:
-    """Prove that `atomic_folder` can make what a user calls `path`, of which an empty folder may be there; returns where
-    it makes that. Nothing is made.
+    """Prove that `atomic_folder` can make what a user calls `path`, and return where. An empty folder may be there.
+    Nothing is made.
 
     Raises:
         OutputError: something is there, or a folder cannot be made there.
@@ -67,40 +66,14 @@ def prove_own_file(path: Path, begins: str, what: str) -> None:
     """
     prove_file(path)
     with reported(path):
-        if not path.exists() or (path.is_file() and _begins(path, begins.encode())):
+        if not path.exists() or (path.is_file() and begins_with(path, begins)):
             return
     raise OutputError(
         f"{path} is there already and is not {what}, the only thing that is replaced here; give a name that is free"
     )
 
 
-def refuse_strangers(mark: Path, begins: str, names: Iterable[str], who: str) -> None:
-    """Refuse a folder with files of somebody else's that would be replaced there.
-
-    Args:
-        mark: the file that is written into the folder before all others.
-        begins: what every such file begins with.
-        names: the files that would be replaced.
-        who: what writes them: `sweep`.
-
-    Raises:
-        OutputError: the folder has some of them and no such mark.
-    """
-    with reported(mark):
-        if not (mark.is_file() and _begins(mark, begins.encode())):
-            there = [name for name in (mark.name, *names) if (mark.parent / name).exists()]
-            refuse_replacing(mark.parent, there, who)
-
-
-def refuse_replacing(folder: Path, names: Sequence[str], who: str) -> None:
-    """Refuse a folder whose files of these names somebody else has written. Raises OutputError where there are any."""
-    if names:
-        raise OutputError(
-            f"{folder} holds {' and '.join(names)}, which no {who} has written and a {who} would replace; give another "
-            "output folder, or move what is there"
-        )
-
-
-def _begins(path: Path, start: bytes) -> bool:
+def begins_with(path: Path, start: str) -> bool:
+    """Whether a file begins with a text, or is empty."""
     with path.open("rb") as file:
-        return file.read(len(start)) in (start, b"")
+        return file.read(len(start.encode())) in (start.encode(), b"")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from veneer.arguments import check_least, check_types
+from veneer.claims import GRID_FILE, refuse_strangers, refuse_the_models_folder
 from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
@@ -19,7 +20,6 @@ from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError
 from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE, Share
 from veneer.io.files import exclusive, make_output_folder, write_text
-from veneer.io.proofs import refuse_strangers
 from veneer.io.tokenizer import Tokenizer
 from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
@@ -32,9 +32,6 @@ from veneer.training.locked_inputs import changed_inputs, read_lock
 from veneer.training.parallel.ranks import Ranks
 from veneer.training.run import train
 
-GRID_FILE = "sweep.json"
-GRID_BEGINS = '{\n  "grid": '
-"""What every such file begins with."""
 RESULTS_FILE = "results.json"
 CHART_FILE = "results.svg"
 NOT_AGAIN = "it diverged before, and is not trained again; delete its folder to train it once more"
@@ -107,6 +104,8 @@ def sweep_shared(
     emit, grid = broadcast(subscribers), plain_grid(grid)
     found = points(values, grid, output)
     by = compared_by(found)
+    for model in {point.config.model for point in found}:
+        refuse_the_models_folder(model, output)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
         if share.first:
@@ -148,12 +147,12 @@ def sweep_shared(
 
 
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
-    """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun, or files of
-    somebody else's under the names of a sweep's. A sweep that was refused itself, for a misspelt file say, keeps nobody
+    """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun, or what is no
+    sweep's. A sweep that was refused itself, for a misspelt file say, keeps nobody
     from the folder."""
     file = output / GRID_FILE
     text = to_text({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
-    refuse_strangers(file, GRID_BEGINS, (RESULTS_FILE, CHART_FILE), "sweep")
+    refuse_strangers(output, (RESULTS_FILE, CHART_FILE), "sweep")
     begun = any(RunFolder(folder).events_file.exists() for folder in output.iterdir() if folder.is_dir())
     if begun and file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")

@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from veneer.claims import refuse_other_kinds, refuse_replacing, refuse_the_models_folder
 from veneer.config import RunConfig, parse, to_yaml
 from veneer.config.values import read_yaml
 from veneer.data.hub import HUB
-from veneer.errors import ConfigError, DataError, ModelError, OutputError, listing
+from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
 from veneer.io.files import LOCK, exclusive, make_output_folder, remove_partial, reported
-from veneer.io.places import look, place_named
-from veneer.io.proofs import refuse_replacing
+from veneer.io.places import place_named
 from veneer.run_folder import EVENTS_FILE, RunFolder
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.parallel.ranks import ALONE, Ranks
@@ -40,13 +40,14 @@ def locked_folder(
     again where no event came: a run that is refused leaves nothing.
 
     Raises:
-        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
+        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with, or a
+            result of another kind.
     """
     folder = RunFolder(Path(config.output))
     if not ranks.first:
         yield LockedFolder(EventLog(folder.events_file, subscribers), None)
         return
-    _refuse_the_models_folder(config.model, folder.path)
+    refuse_the_models_folder(config.model, folder.path)
     _refuse_own_rows(config, folder)
     made = [place for place in (folder.path, *folder.path.parents) if not place.exists()]
     make_output_folder(folder.path)
@@ -80,14 +81,6 @@ def _remove_unused(folder: RunFolder, made: Sequence[Path]) -> None:
         (folder.path / LOCK).unlink()
         for place in made:
             place.rmdir()
-
-
-def _refuse_the_models_folder(model: str, output: Path) -> None:
-    """The result's files are named as a model's: they would take the place of the base model's own."""
-    base = place_named(model, ModelError)
-    look(output, OutputError)
-    if base.exists() and output.exists() and output.samefile(base):
-        raise OutputError(f"{output} is the folder of the base model, whose files would be replaced; give another one")
 
 
 def _refuse_own_rows(config: RunConfig, folder: RunFolder) -> None:
@@ -127,6 +120,7 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
             "--from-adapter"
         )
     if not folder.resumable:
+        refuse_other_kinds(folder.path, "run")
         refuse_replacing(folder.path, [file.name for file in _strangers(folder)], "run")
 
 
