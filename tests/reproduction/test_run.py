@@ -246,6 +246,26 @@ def test_one_that_was_killed_before_it_was_compared_is_compared(
         reproduce(other, output=again)
 
 
+def test_neither_the_run_itself_nor_a_copy_of_it_is_its_reproduction(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have the settings that the reproduction would have, and its bytes."""
+    monkeypatch.chdir(tmp_path)
+    train(run_config(tiny_model, tiny_data, Path("run"), "train.steps=1"))
+    Path("link").symlink_to("run")
+    for output in ("run", "link"):
+        with pytest.raises(OutputError, match="is the run itself; give another --output, or leave it out"):
+            reproduce("run", output=output)
+    shutil.copytree("run", "copy/run")
+    monkeypatch.chdir("copy")
+    with pytest.raises(OutputError, match="run exists already"):
+        reproduce("../run", output="run")
+    shutil.rmtree("run/checkpoints")
+    Path("run/run.lock").unlink()
+    with pytest.raises(OutputError, match="run exists already"):
+        reproduce("../run", output="run")
+
+
 def test_the_folder_in_which_one_is_has_a_name(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (copy / "below").mkdir()
     for place, name in ((copy, "."), (copy / "below", "..")):

@@ -15,7 +15,7 @@ from veneer.errors import CheckpointError, Interrupted, OutputError, listing
 from veneer.events import Event, Level, Note, Result, StepDone, StepSkipped, Subscriber, broadcast
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import remove_folder, sha256
+from veneer.io.files import remove_folder, reported, sha256, write_text
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
@@ -25,6 +25,8 @@ from veneer.training.run import train
 
 REPRODUCED = ".reproduced"
 """End of the name of the folder where nobody gave one."""
+MARK_FILE = "reproduces.json"
+"""The file by which a folder is known as a reproduction: a copy of the run has the same settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def reproduce(
     Raises:
         CheckpointError: there is no usable `run.lock`, or the run's weights are not there any more or cannot be read,
             or base, tokenizer or data are not what was trained from: all are named, and nothing is trained.
-        OutputError: the output folder exists, and holds no reproduction of this run.
+        OutputError: the output folder exists, and holds no reproduction of this run, or is the run's own.
         Interrupted: `stop` or a signal asked for it.
         VeneerError: whatever `train` raises.
     """
@@ -102,11 +104,13 @@ def reproduce(
     lock = read_lock(folder)
     moved = {"model": model, "data.file": data, "data.eval_file": eval_data}
     target = Path(output) if output is not None else _beside(folder)
+    _refuse_the_run_itself(folder, target)
+    mark = _Mark(target / MARK_FILE, to_text({LOCK_FILE: sha256(RunFolder(folder).lock_file)}) + "\n")
     ends = schedule_ends(lock)
     weights, digest = _weights_of(folder)
     config = _config(lock, folder, moved, target)
-    done = _is_done(target, config, ends)
-    reached = None if done else _reached(target)
+    done = _is_done(target, config, ends, mark)
+    reached = None if done else _reached(target, mark)
     refuse_other_inputs(lock, config, folder)
     device = resolve_device(config.compute.device)
     differing = environments(lock, environment(device, config))
@@ -116,7 +120,7 @@ def reproduce(
         emit(Note(message=otherwise, level=Level.WARNING))
     try:
         if not done:
-            _train_again(config, ends, reached, lock.get("micro_batches", []), subscribers, stop)
+            _train_again(config, ends, reached, lock.get("micro_batches", []), [mark.put, *subscribers], stop)
     except Interrupted as error:
         raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
     found = _compared(lock, weights, digest, target, differing)
@@ -173,6 +177,25 @@ def _train_again(
                 raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Says of a folder which run it holds a reproduction of."""
+
+    file: Path
+    text: str
+
+    @property
+    def there(self) -> bool:
+        """Whether the folder holds one of this run."""
+        with reported(self.file):
+            return self.file.is_file() and self.file.read_bytes() == self.text.encode()
+
+    def put(self, _: Event) -> None:
+        """Mark the folder, which is there as soon as an event comes."""
+        if not self.file.exists():
+            write_text(self.file, self.text)
+
+
 @dataclass(slots=True)
 class _Until:
     """Ends a run after a step, or where the user stops it."""
@@ -189,17 +212,19 @@ class _Until:
         return self.stop() or self.step == self.end
 
 
-def _is_done(target: Path, config: RunConfig, ends: Sequence[tuple[int, int]]) -> bool:
+def _is_done(target: Path, config: RunConfig, ends: Sequence[tuple[int, int]], mark: _Mark) -> bool:
     """Whether a folder holds the result of the reproduction. `ends` are the run's schedules; at the end of each the
     run has a result, and what it has at the last one is compared.
 
     Raises:
-        OutputError: another run has ended there.
+        OutputError: another run, or a copy of this one, has ended there.
         CheckpointError: its `run.lock` is damaged.
     """
     folder = RunFolder(target)
     if not folder.lock_file.exists():
         return False
+    if not mark.there:
+        raise _taken(target)
     recorded = read_lock(target)["config"]
     if recorded["train"]["steps"] in [steps for steps, _ in ends[:-1]]:
         return False
@@ -208,7 +233,7 @@ def _is_done(target: Path, config: RunConfig, ends: Sequence[tuple[int, int]]) -
     return True
 
 
-def _reached(target: Path) -> int | None:
+def _reached(target: Path, mark: _Mark) -> int | None:
     """The step that a reproduction in a folder has reached which has not ended: 0 where it has no checkpoint. None
     where nothing is there.
 
@@ -218,9 +243,17 @@ def _reached(target: Path) -> int | None:
     if not target.exists():
         return None
     folder = RunFolder(target)
-    if not folder.events_file.is_file():
+    # One that was killed before its first event has no mark yet.
+    unmarked = folder.events_file.is_file() and not folder.events_file.stat().st_size
+    if not (mark.there or unmarked):
         raise _taken(target)
     return max(folder.checkpoint_steps(), default=0)
+
+
+def _refuse_the_run_itself(folder: Path, target: Path) -> None:
+    with reported(target):
+        if target.exists() and target.samefile(folder):
+            raise OutputError(f"{target} is the run itself; give another --output, or leave it out")
 
 
 def _taken(target: Path) -> OutputError:
