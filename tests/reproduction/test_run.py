@@ -208,6 +208,26 @@ def test_other_bytes_are_counted_and_the_first_step_is_named(copy: Path, tmp_pat
     assert found.notes[1] == "what came out is what the run wrote then"
 
 
+def test_files_of_the_run_that_have_changed_are_named_before_it_is_made_again(copy: Path, tmp_path: Path) -> None:
+    (copy / "adapter_config.json").write_text('{"lora_alpha": 9999}')
+    told: list[Event] = []
+    found = reproduce(copy, subscribers=[told.append])
+    assert isinstance(told[0], Note)
+    assert f"any more:\n  - {copy}/adapter_config.json" in told[0].message
+    assert not found.same
+    assert found.lines() == [
+        f"{copy}/adapter_config.json is not what the run wrote any more", "the weights are the same bytes"
+    ]  # fmt: skip
+    assert found.output == str(tmp_path / "run.reproduced")
+    (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:3000])
+    (copy / "adapter_config.json").unlink()
+    notes = reproduce(copy).notes
+    assert notes[0] == f"{copy}/adapter_config.json is not what the run wrote any more"
+    assert "cannot be compared: Error while deserializing header" in notes[1]
+    assert notes[2].startswith(f"{copy / WEIGHTS} is not what the run wrote any more")
+    assert notes[3:] == ["what came out is what the run wrote then"]
+
+
 def test_weights_that_are_gone_are_missed_before_anything_is_trained(copy: Path) -> None:
     (copy / WEIGHTS).unlink()
     told: list[Event] = []

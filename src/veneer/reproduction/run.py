@@ -37,7 +37,7 @@ class Reproduction:
     output: str | None
     """The new run's folder; None where it was the same to the byte and nobody had asked for it."""
     same: bool
-    """Whether the weights are the same bytes."""
+    """Whether the weights are the same bytes, and the run's other files still what it wrote."""
     environment: list[str]
     """What differs between this machine and its libraries and those of the first run."""
     tensors: int
@@ -58,9 +58,8 @@ class Reproduction:
             said.append(f"other than then:\n{listing(self.environment)}")
         if self.same:
             return [*said, f"the same bytes: {count_of(self.tensors, 'tensor')}"]
-        worst = self.different[0] if self.different else None
-        if worst is None:
-            return [*said, "the same numbers in a file of other bytes"]
+        if not self.different:
+            return said
         at = "" if self.first_step is None else f", first seen in the loss of step {self.first_step}"
         named = (
             f"{one.name}: {one.numbers:,} of {one.of:,} numbers, by up to {one.largest:.3g}" for one in self.different
@@ -107,7 +106,8 @@ def reproduce(
     _refuse_the_run_itself(folder, target)
     mark = _Mark(target / MARK_FILE, to_text({LOCK_FILE: sha256(RunFolder(folder).lock_file)}) + "\n")
     ends = schedule_ends(lock)
-    weights, digest = _weights_of(folder)
+    weights = _weights_of(folder)
+    digests = _digests_of(folder, {weights.name, *lock["result"]})
     config = _config(lock, folder, moved, target)
     done = _is_done(target, config, ends, mark)
     reached = None if done else _reached(target, mark)
@@ -118,12 +118,15 @@ def reproduce(
     if differing:
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
+    damaged = [str(folder / name) for name, now in digests.items() if now != lock["result"].get(name)]
+    if damaged:
+        emit(Note(message=f"not what the run wrote any more:\n{listing(damaged)}", level=Level.WARNING))
     try:
         if not done:
             _train_again(config, ends, reached, lock.get("micro_batches", []), [mark.put, *subscribers], stop)
     except Interrupted as error:
         raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
-    found = _compared(lock, weights, digest, target, differing)
+    found = _compared(lock, weights, digests, target, differing)
     if found.same and output is None:
         remove_folder(target)
     else:
@@ -310,18 +313,31 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
         )
 
 
-def _compared(lock: Mapping[str, Any], weights: Path, then: str, target: Path, differing: list[str]) -> Reproduction:
-    """The run's weights, with their digest, beside those of the new run."""
-    folder, name, notes = weights.parent, weights.name, []
-    now = sha256(target / name)
-    recorded = dict(lock["result"]).get(name)
-    if then != recorded:
+def _compared(
+    lock: Mapping[str, Any], weights: Path, digests: Mapping[str, str | None], target: Path, differing: list[str]
+) -> Reproduction:
+    """The run's weights beside those of the new run. `digests` are those that the files of its result have now."""
+    folder, name = weights.parent, weights.name
+    now, then, recorded = sha256(target / name), digests[name], dict(lock["result"])
+    others = [other for other, digest in digests.items() if other != name and digest != recorded.get(other)]
+    notes = [f"{folder / other} is not what the run wrote any more" for other in others]
+    count, different = 0, list[TensorDifference]()
+    try:
+        count, different = tensors(weights, target / name)
+    except CheckpointError as error:
+        if then == recorded.get(name):
+            raise
+        notes.append(str(error))
+    if then != recorded.get(name):
         notes.append(f"{weights} is not what the run wrote any more: compared with what it is now")
-        if now == recorded:
+        if now == recorded.get(name):
             notes.append("what came out is what the run wrote then")
-    count, different = tensors(weights, target / name)
+    if now == then and others:
+        notes.append("the weights are the same bytes")
+    if now != then and count and not different:
+        notes.append("the same numbers in a file of other bytes")
     step = None if now == then else first_step(folder, target)
-    return Reproduction(str(folder), None, now == then, differing, count, different, step, notes)
+    return Reproduction(str(folder), None, now == then and not others, differing, count, different, step, notes)
 
 
 def _beside(folder: Path) -> Path:
@@ -330,19 +346,24 @@ def _beside(folder: Path) -> Path:
     return named.with_name(named.name + REPRODUCED)
 
 
-def _weights_of(folder: Path) -> tuple[Path, str]:
-    """The file with which the new run's weights are compared, and its SHA-256.
-
-    Raises:
-        CheckpointError: it is not there any more, or cannot be read.
-    """
+def _weights_of(folder: Path) -> Path:
+    """The file with which the new run's weights are compared. Raises CheckpointError where it is not there any more."""
     found = RunFolder(folder).weights
     if not found:
         raise CheckpointError(
             f"{folder} has no file of weights any more: there is nothing to compare with; put back what the run wrote"
         )
-    weights = next(iter(found.values()))
+    return next(iter(found.values()))
+
+
+def _digests_of(folder: Path, names: set[str]) -> dict[str, str | None]:
+    """The SHA-256 of files of a run's result as they are now; None of one that is not there any more.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
+    files = {name: folder / name for name in sorted(names)}
     try:
-        return weights, sha256(weights)
+        return {name: sha256(file) if file.is_file() else None for name, file in files.items()}
     except OSError as error:
-        raise CheckpointError(f"{weights}: cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
