@@ -47,3 +47,6 @@ def test_every_result_has_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -
             command(model)
         assert tree(model) == before
     points(tmp_path / "sweep")  # it goes on
+    (tmp_path / "sweep" / "sweep.json").write_text("{")
+    with pytest.raises(OutputError, match="as it is; put it back from a copy if it was damaged"):
+        points(tmp_path / "sweep")

@@ -51,7 +51,12 @@ def refuse_strangers(folder: Path, names: Iterable[str], kind: str) -> None:
             return
     refuse_other_kinds(folder, kind)
     with reported(folder):
-        there = [name for name in (mark, *names) if (folder / name).exists()]
+        marked, there = (folder / mark).exists(), [name for name in names if (folder / name).exists()]
+    if marked:
+        raise OutputError(
+            f"{folder} holds {mark}, which no {kind} has written as it is; put it back from a copy if it was damaged, "
+            "or give another output folder"
+        )
     refuse_replacing(folder, there, kind)
 
 
