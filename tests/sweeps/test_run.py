@@ -296,6 +296,23 @@ def test_a_point_whose_log_is_lost_is_refused_by_name(values: dict[str, Any], tm
     assert [one.state for one in sweep(values, grid, tmp_path)] == ["complete"] * 2
 
 
+def test_a_point_whose_adapter_is_gone_is_published_again(values: dict[str, Any], tmp_path: Path) -> None:
+    values["train"] |= {"steps": 2, "eval_every": 2}
+    grid: dict[str, list[Any]] = {"lora.rank": [2, 4]}
+    sweep(values, grid, tmp_path)
+    weights = tmp_path / "02-rank=4" / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    told: list[Event] = []
+    assert [one.state for one in sweep(values, grid, tmp_path, subscribers=[told.append])] == ["complete"] * 2
+    assert weights.read_bytes() == before
+    assert [(one.run, one.before) for one in told if isinstance(one, RunDone)] == [
+        ("01-rank=2", True),
+        ("02-rank=4", False),
+    ]
+    assert not any(isinstance(one, RunEvent) and isinstance(one.event, StepDone) for one in told)
+
+
 def test_the_command(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "unused", "train.steps=2")
     arguments = [

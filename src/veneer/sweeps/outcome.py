@@ -88,8 +88,8 @@ def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
             state = "interrupted"
         elif event.get("event") == "RunFinished":
             state = str(event["reason"])
-    if state == "complete" and not folder.lock_file.is_file():
-        state = "interrupted"  # ended before its files were published, of which this is the last
+    if state == "complete" and not _is_whole(folder):
+        state = "interrupted"
     recent = list(losses.values())[-max(1, int(RECENT * len(losses))) :]
     best = _best_step(values, by)
     return SweepOutcome(
@@ -162,6 +162,18 @@ def _published(folder: RunFolder) -> int:
         return int(json.loads(folder.summary_file.read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return 0
+
+
+def _is_whole(folder: RunFolder) -> bool:
+    """Whether a run that ended has published its files, of which `run.lock` is the last, and its result is all there.
+    What a damaged `run.lock` says is asked later, by whoever refuses it."""
+    try:
+        names = list(json.loads(folder.lock_file.read_text(encoding="utf-8"))["result"])
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return True
+    return all((folder.path / name).is_file() for name in names)
 
 
 def _metric(events: Iterable[Mapping[str, Any]], name: str) -> Mapping[int, float]:
