@@ -104,7 +104,10 @@ def test_more_items_than_a_generated_suite_has_are_refused(tiny_model: Path, tin
     with pytest.raises(ConfigError, match=r"--suite-items: 10,001, .* \(arithmetic, tools\) has 10,000"):
         evaluate(str(tiny_model), tiny_data, suites=["arithmetic", str(tiny_data), "tools"], suite_items=10_001)
     check_suites(["arithmetic"], 10_000)
-    check_suites([str(tiny_data)], 10_001)
+    check_suites([str(tiny_data)], None)
+    for names in ([str(tiny_data)], [f"kl:{tiny_data}"], []):
+        with pytest.raises(ConfigError, match="--suite-items: 4, and there is neither a generated suite nor a task"):
+            check_suites(names, 4)
 
 
 def test_a_suite_whose_rows_lack_the_declared_measure_stands_by_its_first_one() -> None:

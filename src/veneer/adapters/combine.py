@@ -289,8 +289,12 @@ def _check_settings(adapters: Sequence[WeightedAdapter], how: Combination) -> No
         problems.append(f"{kind.value} takes no density: it keeps all elements")
     elif how.density is not None and not 0 < how.density <= 1:
         problems.append(f"density: {how.density}, must be above 0 and at most 1")
+    if how.majority is not Combination().majority and not kind.elects:
+        problems.append(f"{kind.value} takes no majority: it elects no signs; choose one of the kinds of TIES")
     if not 0 <= how.seed < 2**31:
         problems.append(f"seed: {how.seed}, must be at least 0 and below 2^31")
+    elif how.seed and not kind.drops:
+        problems.append(f"{kind.value} takes no seed: it draws nothing; choose one of the kinds of DARE")
     if how.rank is not None and not kind.by_svd:
         problems.append(f"{kind.value} takes no rank: it follows from the adapters'; choose one of the kinds by svd")
     elif how.rank is not None and how.rank < 1:

@@ -148,8 +148,8 @@ def check_suites(names: Sequence[str], items: int | None = None) -> None:
         items: the number of items that is asked for.
 
     Raises:
-        ConfigError: naming all of them; lm-eval is asked for and not installed; or a generated suite has fewer items
-            than are asked for.
+        ConfigError: naming all of them; lm-eval is asked for and not installed; a generated suite has fewer items than
+            are asked for; or none of the suites takes a number of items.
     """
     check_tasks([name for name in names if is_task(name)])
     unknown = [
@@ -162,6 +162,11 @@ def check_suites(names: Sequence[str], items: int | None = None) -> None:
             f"possible are {', '.join(SUITES)}, a file of rows, kl:FILE, and {HARNESS}TASK"
         )
     generated = [name for name in names if name in SUITES]
+    if items is not None and not (generated or any(map(is_task, names))):
+        raise ConfigError(
+            f"--suite-items: {items:,}, and there is neither a generated suite nor a task: files are measured whole; "
+            "leave it out"
+        )
     if generated and (items or 0) > MOST_ITEMS:
         raise ConfigError(
             f"--suite-items: {items:,}, and a generated suite ({', '.join(generated)}) has {MOST_ITEMS:,}; "
