@@ -210,6 +210,15 @@ def test_answers_of_before_stay_where_a_later_question_is_too_long(assistant: As
     assert output.read_bytes() == first
 
 
+def test_lines_beyond_the_questions_are_refused(assistant: Assistant, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    answered(assistant, questions(2)[:1], output, None)
+    with output.open("a") as file:
+        file.write('{"row": 1}\n')
+    with pytest.raises(DataError, match=r"line 2: is the answer to none of 1 row; give another file"):
+        answered(assistant, questions(1), output, None)
+
+
 def test_rows_name_adapters_by_a_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "adapter": "red"}\n{"prompt": "b"}\n{"prompt": "c", "adapter": ""}\n')

@@ -115,7 +115,7 @@ def answer_file(
         AdapterError: rows name adapters that are not there, or that cannot be used.
         ConfigError: the output is another job's, or answers may be longer than the model's context.
         DataError: questions leave no room in the model's context for an answer; all that are not answered yet are
-            named. See `AnswersFile` too.
+            named. Or the output has more lines than there are questions. See `AnswersFile` too.
         OutputError: see `AnswersFile`.
     """
     emit = broadcast(subscribers)
@@ -127,6 +127,11 @@ def answer_file(
     settings = {**job, "base": _base(assistant), HELD: held, "adapters": digests, "sampling": _plain(sampling)}
     with ExitStack() as ends:
         file = ends.enter_context(AnswersFile(output, settings))
+        if file.done > len(questions):
+            raise DataError(
+                f"{output}, line {len(questions) + 1}: is the answer to none of {count_of(len(questions), 'row')}; "
+                "give another file"
+            )
         if file.done:
             emit(
                 Note(message=f"{output} has {file.done:,} of {count_of(len(questions), 'answer')}; going on after them")
