@@ -12,7 +12,19 @@ from veneer.arguments import check_types
 from veneer.config import RunConfig, parse
 from veneer.counting import count_of
 from veneer.errors import CheckpointError, Interrupted, OutputError, listing
-from veneer.events import Event, Level, Note, Result, StepDone, StepSkipped, Subscriber, broadcast
+from veneer.events import (
+    Event,
+    Level,
+    Note,
+    Result,
+    StageBegun,
+    StageEnded,
+    StageProgress,
+    StepDone,
+    StepSkipped,
+    Subscriber,
+    broadcast,
+)
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, reported, sha256, write_text
@@ -193,9 +205,9 @@ class _Mark:
         with reported(self.file):
             return self.file.is_file() and self.file.read_bytes() == self.text.encode()
 
-    def put(self, _: Event) -> None:
-        """Mark the folder, which is there as soon as an event comes."""
-        if not self.file.exists():
+    def put(self, event: Event) -> None:
+        """Mark the folder as soon as its log has an event: one that is refused before leaves no folder."""
+        if not isinstance(event, StageBegun | StageProgress | StageEnded) and not self.file.exists():
             write_text(self.file, self.text)
 
 

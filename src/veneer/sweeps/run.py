@@ -148,8 +148,7 @@ def sweep_shared(
 
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
     """Write down what is swept, or refuse a folder that holds another sweep of which a point was begun, or what is no
-    sweep's. A sweep that was refused itself, for a misspelt file say, keeps nobody
-    from the folder."""
+    sweep's. A sweep that was refused itself, for a misspelt file say, keeps nobody from the folder."""
     file = output / GRID_FILE
     text = to_text({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
     refuse_strangers(output, (RESULTS_FILE, CHART_FILE), "sweep")
