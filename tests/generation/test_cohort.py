@@ -11,7 +11,7 @@ from veneer.generation import cohort
 from veneer.generation.cohort import CohortRunner
 from veneer.generation.logprobs import token_logprob
 from veneer.generation.runner import StepInput, StepOutput, Wanted
-from veneer.generation.sequence import Placement, Sequence, Work
+from veneer.generation.sequence import Placement, SequenceState, Work
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
 
 def scored(model: CausalLM, prompt: list[int], top: int) -> StepOutput:
     """What is made of a whole prompt."""
-    sequence = Sequence(
+    sequence = SequenceState(
         number=0,
         adapter="",
         root=None,

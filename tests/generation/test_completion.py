@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Tokens
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from veneer.generation.completion import Completion
 from veneer.generation.request import Finished, FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
 from veneer.generation.runner import StepOutput
 from veneer.generation.sampling import Sampling
-from veneer.generation.sequence import Sequence
+from veneer.generation.sequence import SequenceState
 
 NEWLINE, HALF = 10, 11
 WRONG = "\ufffd"
@@ -23,13 +23,13 @@ class Bytes:
 
     byte_tokens = frozenset({NEWLINE, HALF})
 
-    def decode(self, tokens: Tokens[int], *, skip_special_tokens: bool = True) -> str:
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return "".join({NEWLINE: "\n", HALF: WRONG}.get(token, "x") for token in tokens)
 
 
 def completion_of(stop: str, events: list[GenerationEvent]) -> Completion:
     handle = GenerationHandle(GenerationRequest(prompt=(1,), stop=(stop,)), events.append)
-    sequence = Sequence(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
+    sequence = SequenceState(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
     return Completion(handle, sequence, Bytes(), frozenset())
 
 
@@ -70,7 +70,7 @@ def test_an_answer_of_which_no_token_may_come_next_is_refused(temperature: float
     """A greedy one took the first token, which was forbidden as all others."""
     sampling = Sampling(min_new_tokens=2, temperature=temperature)
     handle = GenerationHandle(GenerationRequest(prompt=(1,), sampling=sampling), [].append)
-    sequence = Sequence(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
+    sequence = SequenceState(number=0, adapter="", root=None, tokens=[1], prompt_tokens=1, capacity=99)
     completion = Completion(handle, sequence, None, frozenset(range(12)))
     with pytest.raises(ConfigError, match="no token may come next"):
         completion.next_token(StepOutput(torch.zeros(1, 12), 0))

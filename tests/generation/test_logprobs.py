@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from veneer.generation.logprobs import prompt_logprobs, token_logprob
-from veneer.generation.sequence import Sequence
+from veneer.generation.sequence import SequenceState
 
 
 def test_a_token_has_its_log_probability_and_the_likeliest_ones() -> None:
@@ -22,7 +22,7 @@ def test_a_token_has_its_log_probability_and_the_likeliest_ones() -> None:
 
 def test_pieces_of_a_prompt_give_what_the_whole_one_does_and_answers_are_left_out() -> None:
     logits = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
-    sequence = Sequence(
+    sequence = SequenceState(
         number=0, adapter="", root=None, tokens=[4, 1, 8, 2, 5, 7], prompt_tokens=5, capacity=9, computed=0
     )
     whole = prompt_logprobs(logits, 0, sequence, 2)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from veneer.errors import ConfigError
 from veneer.generation.blocks import DROPPED, BlockGroup, BlockPool
 from veneer.generation.scheduler import Limits, Scheduler
-from veneer.generation.sequence import Placement, Sequence, Work
+from veneer.generation.sequence import Placement, SequenceState, Work
 
 SIZE = 4
 GROUPS = (BlockGroup(8, None), BlockGroup(4, 6))
@@ -21,7 +21,7 @@ BUDGET = 40 * 12
 LIMITS = {"sequences": 5, "prompt_tokens": 7, "block_tokens": SIZE}
 
 
-def held(sequence: Sequence, group: int) -> list[int]:
+def held(sequence: SequenceState, group: int) -> list[int]:
     """Numbers of the blocks that a sequence has in a group; those behind its window are dropped."""
     return [number for number in sequence.tables[group] if number != DROPPED] if sequence.tables else []
 
@@ -34,7 +34,7 @@ class FakeModel:
         self.scheduler = scheduler
         self.cache: dict[tuple[int, int, int], tuple[bytes | None, int, bool]] = {}
 
-    def computed_as(self, sequence: Sequence, place: int) -> tuple[bytes | None, int, bool]:
+    def computed_as(self, sequence: SequenceState, place: int) -> tuple[bytes | None, int, bool]:
         """What a token's keys and values depend on."""
         answered = self.scheduler.prompts_apart and place >= sequence.prompt_tokens
         return sequence.root, sequence.tokens[place], answered
@@ -78,8 +78,8 @@ class FakeModel:
                     assert self.cache[group, number, seen % size] == self.computed_as(sequence, seen)
 
 
-def sequence_of(number: int, adapter: str, prompt: list[int], most: int, **changes: object) -> Sequence:
-    return Sequence(
+def sequence_of(number: int, adapter: str, prompt: list[int], most: int, **changes: object) -> SequenceState:
+    return SequenceState(
         number=number,
         adapter=adapter,
         root=adapter.encode(),
@@ -98,7 +98,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.pool = BlockPool(GROUPS, BUDGET)
         self.scheduler = Scheduler(self.pool, Limits(**LIMITS), prompts_apart=True)  # type: ignore[arg-type]
         self.model = FakeModel(self.scheduler)
-        self.there: dict[int, Sequence] = {}
+        self.there: dict[int, SequenceState] = {}
         self.numbers = 0
 
     @rule(
@@ -171,7 +171,7 @@ TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
-def run_until_idle(scheduler: Scheduler, model: FakeModel, there: dict[int, Sequence]) -> list[int]:
+def run_until_idle(scheduler: Scheduler, model: FakeModel, there: dict[int, SequenceState]) -> list[int]:
     """Numbers of the sequences in the order in which they ended."""
     ended = []
     while there:

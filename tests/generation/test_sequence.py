@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from veneer.generation.sequence import Sequence, Work
+from veneer.generation.sequence import SequenceState, Work
 
 
-def sequence() -> Sequence:
-    return Sequence(number=1, adapter="", root=None, tokens=[5, 6, 7, 8], prompt_tokens=3, capacity=9, computed=2)
+def sequence() -> SequenceState:
+    return SequenceState(number=1, adapter="", root=None, tokens=[5, 6, 7, 8], prompt_tokens=3, capacity=9, computed=2)
 
 
 def test_tokens_are_computed_pending_or_new() -> None:

@@ -19,7 +19,7 @@ from veneer.generation.request import (
 )
 from veneer.generation.runner import StepOutput
 from veneer.generation.sampling import adjusted, broken_logits, choose, likeliest, undrawable
-from veneer.generation.sequence import Sequence, Work
+from veneer.generation.sequence import SequenceState, Work
 from veneer.generation.text import StoppedText, TokenDecoder
 
 
@@ -34,7 +34,7 @@ class Completion:
     """
 
     def __init__(
-        self, handle: GenerationHandle, sequence: Sequence, decoder: TokenDecoder | None, stop_ids: frozenset[int]
+        self, handle: GenerationHandle, sequence: SequenceState, decoder: TokenDecoder | None, stop_ids: frozenset[int]
     ):
         self.handle = handle
         self._sequence, self._stop_ids = sequence, stop_ids

@@ -21,7 +21,7 @@ from veneer.generation.prompt_budget import PromptBudget
 from veneer.generation.request import FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
 from veneer.generation.runner import AdapterLease, AdapterSource, LoadedAdapter, Runner, StepInput, StepOutput, Wanted
 from veneer.generation.scheduler import Limits, Scheduler
-from veneer.generation.sequence import Sequence, Work
+from veneer.generation.sequence import SequenceState, Work
 from veneer.generation.text import TokenDecoder
 from veneer.model.language import LanguageModel
 
@@ -54,7 +54,7 @@ class EngineStats:
 class _Active:
     """A request that has not ended."""
 
-    sequence: Sequence
+    sequence: SequenceState
     completion: Completion
     lease: AdapterLease | None
 
@@ -186,10 +186,10 @@ class GenerationEngine:
             for active in [*self._active.values(), *self._loading.values()]:
                 ends.callback(self._end, active, reason, error=error)
 
-    def _sequence(self, request: GenerationRequest, number: int) -> Sequence:
+    def _sequence(self, request: GenerationRequest, number: int) -> SequenceState:
         """The sequence of a request that can be carried out."""
         self._check(request)
-        sequence = Sequence(
+        sequence = SequenceState(
             number=number,
             adapter=request.adapter or "",
             root=None,
@@ -200,7 +200,7 @@ class GenerationEngine:
         self._fit(sequence, request)
         return sequence
 
-    def _fit(self, sequence: Sequence, request: GenerationRequest) -> None:
+    def _fit(self, sequence: SequenceState, request: GenerationRequest) -> None:
         """Check that the cache can hold a sequence, whose answer is cut for that where its request allows it."""
         if request.cut_to_cache:
             least = sequence.prompt_tokens + max(1, request.sampling.min_new_tokens)

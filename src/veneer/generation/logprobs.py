@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from veneer.generation.request import TokenLogprob
-from veneer.generation.sequence import Sequence
+from veneer.generation.sequence import SequenceState
 
 
 def token_logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
@@ -16,7 +16,7 @@ def token_logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
     return TokenLogprob(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
 
 
-def prompt_logprobs(logits: Tensor, start: int, sequence: Sequence, top: int) -> list[TokenLogprob]:
+def prompt_logprobs(logits: Tensor, start: int, sequence: SequenceState, top: int) -> list[TokenLogprob]:
     """Those of the tokens of a prompt that come next, each under its own logits.
 
     Args:

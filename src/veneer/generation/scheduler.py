@@ -22,7 +22,7 @@ from functools import partial
 
 from veneer.errors import ConfigError, listing
 from veneer.generation.blocks import DROPPED, BlockPool, content_key
-from veneer.generation.sequence import Placement, Sequence, Work
+from veneer.generation.sequence import Placement, SequenceState, Work
 
 PROMPT_WEIGHT, ANSWER_WEIGHT = 1, 2
 """What a token of a prompt and of an answer count for, as in the paper."""
@@ -79,9 +79,9 @@ class Scheduler:
         self.pool, self.limits, self.prompts_apart = pool, limits, prompts_apart
         self.prompt_tokens = limits.prompt_tokens
         """Tokens of prompts that the next step computes: at most those of the limits."""
-        self.running: list[Sequence] = []
+        self.running: list[SequenceState] = []
         """The admitted sequences, in the order of their admission."""
-        self._waiting: dict[str, deque[Sequence]] = {}
+        self._waiting: dict[str, deque[SequenceState]] = {}
         self._counters: dict[str, float] = {}
         self._floor = 0.0
         self._joins = True
@@ -99,7 +99,7 @@ class Scheduler:
         """The virtual counter of an adapter."""
         return self._counters.get(adapter, self._start)
 
-    def check(self, sequence: Sequence) -> None:
+    def check(self, sequence: SequenceState) -> None:
         """Raise ConfigError for a sequence that could never be in the cache as a whole.
 
         This changes nothing, and may be called on any thread.
@@ -115,12 +115,12 @@ class Scheduler:
         """The most tokens, up to `most`, of a sequence that `check` accepts."""
         return bisect_right(range(1, most + 1), self.pool.budget, key=partial(self._bytes_for, placement))
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         """Let a sequence wait that `check` accepts."""
         self._lift(sequence.adapter)
         self._waiting.setdefault(sequence.adapter, deque()).append(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: SequenceState) -> None:
         """Forget a sequence that has ended; its whole blocks may still be shared."""
         if sequence in self.running:
             self.running.remove(sequence)
@@ -160,12 +160,12 @@ class Scheduler:
             self._counters[sequence.adapter] = self.served(sequence.adapter) + weight * fresh
             sequence.charged = max(sequence.charged, sequence.computed)
 
-    def restart(self, sequence: Sequence) -> None:
+    def restart(self, sequence: SequenceState) -> None:
         """Give up what a running sequence has in the cache, because it holds no longer; nothing of it is shared."""
         sequence.root = None
         self._release(sequence)
 
-    def preempt(self, sequence: Sequence) -> None:
+    def preempt(self, sequence: SequenceState) -> None:
         """Take a sequence's blocks away; it waits at the front of its adapter's queue."""
         self.running.remove(sequence)
         self._release(sequence)
@@ -173,7 +173,7 @@ class Scheduler:
         self.preemptions += 1
         self._waiting.setdefault(sequence.adapter, deque()).appendleft(sequence)
 
-    def _in_turn(self) -> list[Sequence]:
+    def _in_turn(self) -> list[SequenceState]:
         """Running sequences: first those with one token to compute, then prompts, the least served adapter's first."""
         steps = [sequence for sequence in self.running if sequence.pending == 1]
         prompts = [sequence for sequence in self.running if sequence.pending != 1]
@@ -201,7 +201,7 @@ class Scheduler:
         places, room = self.limits.sequences - len(self.running), self.pool.room()
         return not self.running or (4 * places >= self.limits.sequences and 4 * room >= self.pool.budget)
 
-    def _fits(self, sequence: Sequence) -> bool:
+    def _fits(self, sequence: SequenceState) -> bool:
         """Whether a place and the blocks of all its tokens, and of one more, are free.
 
         One block more is left to each running sequence, so that those do not preempt it in their next steps.
@@ -214,7 +214,7 @@ class Scheduler:
         reserve = len(self.running) * sum(kind.block_bytes for kind in self.pool.groups)
         return len(self.running) < self.limits.sequences and need + reserve <= self.pool.room()
 
-    def _in_the_way(self, adapter: str) -> Sequence | None:
+    def _in_the_way(self, adapter: str) -> SequenceState | None:
         """The running sequence that gives way to one of an adapter: the last of the adapter with most of them."""
         counts = Counter(sequence.adapter for sequence in self.running)
         if not counts:
@@ -224,7 +224,7 @@ class Scheduler:
             return None
         return next(sequence for sequence in reversed(self.running) if sequence.adapter == most)
 
-    def _begin(self, sequence: Sequence) -> None:
+    def _begin(self, sequence: SequenceState) -> None:
         sequence.begin()
         shared = self._shared_keys(sequence)
         sequence.tables, sequence.keys = [[] for _ in self.pool.groups], shared
@@ -242,7 +242,7 @@ class Scheduler:
             self.shared_tokens += sequence.computed
         self.running.append(sequence)
 
-    def _shared_keys(self, sequence: Sequence) -> list[bytes]:
+    def _shared_keys(self, sequence: SequenceState) -> list[bytes]:
         """Keys of the longest beginning that is in the cache; the last token is left out, since its logits are
         wanted."""
         if sequence.root is None or sequence.placement is Placement.COHORT:
@@ -258,7 +258,7 @@ class Scheduler:
             keys.pop()
         return keys
 
-    def _key(self, before: bytes, sequence: Sequence, start: int) -> bytes:
+    def _key(self, before: bytes, sequence: SequenceState, start: int) -> bytes:
         """The key of the block that begins at a token.
 
         What was computed as an answer is not shared as a prompt where the bits differ: a second turn finds the prompt
@@ -278,7 +278,7 @@ class Scheduler:
             for key in keys[max(0, len(keys) * size + 1 - kind.window) // size :]
         )
 
-    def _cover(self, sequence: Sequence, tokens: int) -> bool:
+    def _cover(self, sequence: SequenceState, tokens: int) -> bool:
         """Take blocks up to so many tokens. Sequences that were admitted later are preempted for it; False where the
         sequence itself had to give way."""
         if sequence.placement is Placement.COHORT:
@@ -295,7 +295,7 @@ class Scheduler:
                 table.append(number)
         return True
 
-    def _register(self, sequence: Sequence) -> None:
+    def _register(self, sequence: SequenceState) -> None:
         """Let others share the blocks that have become whole."""
         if sequence.root is None or sequence.placement is Placement.COHORT:
             return
@@ -307,7 +307,7 @@ class Scheduler:
             for group, table in enumerate(sequence.tables):
                 self.pool.register(group, table[place], key)
 
-    def _slide(self, sequence: Sequence) -> None:
+    def _slide(self, sequence: SequenceState) -> None:
         """Give up the blocks that the next token does not see any more."""
         if sequence.placement is Placement.COHORT:
             return
@@ -320,7 +320,7 @@ class Scheduler:
                     self.pool.release(group, table[place])
                     table[place] = DROPPED
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: SequenceState) -> None:
         for group, table in enumerate(sequence.tables):
             # The last first: a beginning is of use without its end, and not the other way round.
             for number in reversed(table):
@@ -364,7 +364,7 @@ class Scheduler:
         return (sequence.adapter for sequence in self.running)
 
 
-def _next_count(sequence: Sequence, left: int) -> int:
+def _next_count(sequence: SequenceState, left: int) -> int:
     """How many tokens of a sequence are computed next, where `left` tokens of prompts may be.
 
     A cohort's prompt is computed at once. After a preemption the answer comes behind it token by token, as it was

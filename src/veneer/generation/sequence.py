@@ -17,7 +17,7 @@ class Placement(Enum):
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
-class Sequence:
+class SequenceState:
     """One sequence. The scheduler alone changes what is in the cache; the engine appends tokens."""
 
     number: int
@@ -70,7 +70,7 @@ class Sequence:
 class Work:
     """Tokens of a sequence that the next step computes."""
 
-    sequence: Sequence
+    sequence: SequenceState
     start: int
     count: int
 
