@@ -12,7 +12,7 @@ from veneer.training.prompt_steps import PromptSteps, Sampled, answered, suppose
 from veneer.training.steps import Packing
 from veneer.training.supposed_steps import SupposedRows
 
-SAMPLED = Sampled(group=6, longest=10, iterations=1)
+SAMPLED = Sampled(num_generations=6, longest=10, iterations=1)
 PACKING = Packing(share=True, evaluation_share=True, pad_to_multiple_of=1)
 
 
@@ -32,7 +32,7 @@ def test_answers_stand_in_the_largest_pieces_that_fit() -> None:
 
 def test_steps_are_those_of_the_prompts_times_the_iterations() -> None:
     assert steps(epochs=2).total == 6
-    thrice = steps(Sampled(group=6, longest=10, iterations=3), epochs=2)
+    thrice = steps(Sampled(num_generations=6, longest=10, iterations=3), epochs=2)
     assert thrice.total == 18
     assert [thrice.generation(step) for step in (1, 3, 4, 18)] == [1, 1, 2, 6]
     assert sorted(row for number in (1, 2, 3) for row in thrice.prompts(number)) == [0, 1, 2, 3, 4]

@@ -223,7 +223,9 @@ def _foreseen(run: ForeseenRun, rows: Rows | SupposedRows) -> tuple[SupposedStep
     if config.objective is ObjectiveName.GRPO:
         settings = config.grpo
         sampled = Sampled(
-            group=settings.num_generations, longest=settings.max_completion_length, iterations=settings.num_iterations
+            num_generations=settings.num_generations,
+            longest=settings.max_completion_length,
+            iterations=settings.num_iterations,
         )
         if isinstance(rows, SupposedRows):
             rows = supposed_prompts(rows)

@@ -35,7 +35,7 @@ SHAPES = 64
 class Sampled:
     """What is sampled in a step."""
 
-    group: int
+    num_generations: int
     """The number of answers to each prompt."""
     longest: int
     """Tokens that an answer has at most, the one that ends it included."""
@@ -44,7 +44,7 @@ class Sampled:
 
     def pieces(self) -> list[int]:
         """The numbers of answers that a piece of a group may have, the whole group first."""
-        return [size for size in range(self.group, 0, -1) if self.group % size == 0]
+        return [size for size in range(self.num_generations, 0, -1) if self.num_generations % size == 0]
 
     def piece(self, prompt: int, answer: int, most: int) -> int:
         """The answers of a piece, where a micro-batch has so many tokens at most.
@@ -119,13 +119,13 @@ class PromptSteps(PackedSteps):
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
         """What the steps are made of when a micro-batch has at most so many tokens, and every answer is as long as it
         may be."""
-        group, longest, prompt = self.sampled.group, self.sampled.longest, self.longest_prompt
+        longest, prompt = self.sampled.longest, self.longest_prompt
         size = self.piece(prompt, longest, micro_batch_tokens)
         most = max(micro_batch_tokens, prompt + longest)
         shortest = int(self._lengths.min()) + size * longest
         pieces = max(1, min(most // shortest, self._step_pieces(size)))
         laid = min(most, self._step_pieces(size) * (prompt + size * longest))
-        prompts = self._most_prompts
+        answers = self._most_prompts * self.sampled.num_generations
         lengths = self._lengths.astype(np.float64)
         return BatchShape(
             tokens=pad_to_multiple(laid, self.packing.pad_to_multiple_of),
@@ -137,16 +137,16 @@ class PromptSteps(PackedSteps):
             together=size,
             evaluated=0,
             shapes=SHAPES,
-            micro_batches=max(1.0, prompts * group / (pieces * size)),
-            step_tokens=float(prompts * group * (lengths.mean() + longest)),
-            step_supervised=float(prompts * group * longest),
-            step_squares=float(prompts * group * ((lengths + longest) ** 2).mean()),
-            sampled=prompts * group,
+            micro_batches=max(1.0, answers / (pieces * size)),
+            step_tokens=float(answers * (lengths.mean() + longest)),
+            step_supervised=float(answers * longest),
+            step_squares=float(answers * ((lengths + longest) ** 2).mean()),
+            sampled=answers,
         )
 
     def _step_pieces(self, size: int) -> int:
         """Pieces of so many answers in a step at most."""
-        return self._most_prompts * (self.sampled.group // size)
+        return self._most_prompts * (self.sampled.num_generations // size)
 
 
 def supposed_prompts(rows: SupposedRows) -> Rows:

@@ -66,7 +66,7 @@ def sampling_of(settings: GrpoSection, seed: int, number: int) -> Sampling:
 def sample(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    group: int,
+    num_generations: int,
     sampling: Sampling,
     tokenizer: Tokenizer,
     stop_ids: frozenset[int],
@@ -80,7 +80,7 @@ def sample(
     Args:
         model: as it is now; it computes in evaluation mode meanwhile.
         prompts: their tokens.
-        group: the number of answers to each.
+        num_generations: the number of answers to each.
         sampling: how tokens are drawn.
         tokenizer: of the model.
         stop_ids: tokens that end an answer.
@@ -97,12 +97,12 @@ def sample(
         GenerationRequest(
             prompt=tuple(int(token) for token in prompt),
             sampling=sampling,
-            stream=(place * group + number) % STREAMS,
+            stream=(place * num_generations + number) % STREAMS,
             stop_ids=stop_ids,
             logprobs=0,
         )
         for place, prompt in zip(range(len(prompts)) if places is None else places, prompts, strict=True)
-        for number in range(group)
+        for number in range(num_generations)
     ]
     if not requests:
         return []
@@ -124,17 +124,19 @@ def _sampled(result: GenerationResult, tokenizer: Tokenizer) -> SampledAnswer:
     )
 
 
-def to_judge(prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], group: int) -> list[AnswerToJudge]:
+def to_judge(
+    prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], num_generations: int
+) -> list[AnswerToJudge]:
     """Answers with the rows that they answer, for rewards."""
     return [
         AnswerToJudge(
-            where=prompts[place // group].record.where,
-            number=place % group,
-            prompt=prompts[place // group].given,
+            where=prompts[place // num_generations].record.where,
+            number=place % num_generations,
+            prompt=prompts[place // num_generations].given,
             text=answer.text,
             tokens=answer.tokens,
-            columns=prompts[place // group].columns,
-            tools=prompts[place // group].record.tools,
+            columns=prompts[place // num_generations].columns,
+            tools=prompts[place // num_generations].record.tools,
         )
         for place, answer in enumerate(answers)
     ]

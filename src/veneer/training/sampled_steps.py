@@ -72,8 +72,9 @@ class SampledSteps:
         generation = self.steps.generation(step)
         if generation != self._generation:
             self._sample(generation, step)
-        group = self.settings.num_generations
-        sizes = [sum(len(one.tokens) for one in self._group(place)) for place in range(len(self._examples) // group)]
+        num_generations = self.settings.num_generations
+        prompts = range(len(self._examples) // num_generations)
+        sizes = [sum(len(one.tokens) for one in self._group(place)) for place in prompts]
         return [self._packed(places, most) for places in deal(sizes, self.lanes_in_step)]
 
     def epoch(self, step: int) -> float:
@@ -146,32 +147,32 @@ class SampledSteps:
 
     def _sample(self, generation: int, step: int) -> None:
         """Sample and judge the answers of a step, and put what is known of them into the table."""
-        rows, group = self.steps.prompts(generation), self.settings.num_generations
+        rows, num_generations = self.steps.prompts(generation), self.settings.num_generations
         examples = [self.steps.rows.train[row] for row in rows]
         prompts = [self.prompts[row] for row in rows]
         sampling, doing = sampling_of(self.settings, self.seed, generation), f"sampling the answers of step {step}"
         try:
-            found = self.sampler.answers(prompts, examples, group, sampling, doing)
+            found = self.sampler.answers(prompts, examples, num_generations, sampling, doing)
         except SamplingStopped as error:
             raise SourceStopped from error
         except DataError as error:
             raise DataError(f"step {step}: {error}") from error
         answers, judged = found.answers, found.judged
-        totals = without_groups(judged, group)
-        own = [examples[place // group] for place in range(len(answers))]
+        totals = without_groups(judged, num_generations)
+        own = [examples[place // num_generations] for place in range(len(answers))]
         self._examples = [answered(one, answer.tokens) for one, answer in zip(own, answers, strict=True)]
         self._generation = generation
         fill(self.table, self.settings, answers, judged, totals)
         self._tell(step, prompts, answers, judged, totals)
 
     def _group(self, place: int) -> list[Example]:
-        group = self.settings.num_generations
-        return self._examples[place * group : (place + 1) * group]
+        num_generations = self.settings.num_generations
+        return self._examples[place * num_generations : (place + 1) * num_generations]
 
     def _packed(self, places: Sequence[int], most: int | None) -> list[MicroBatch]:
         """The micro-batches of some prompts' answers, in pieces of groups that share their prompt."""
-        group = self.settings.num_generations
-        numbers = [place * group + number for place in places for number in range(group)]
+        num_generations = self.settings.num_generations
+        numbers = [place * num_generations + number for place in places for number in range(num_generations)]
         if not numbers:
             return []
         examples = [self._examples[number] for number in numbers]
@@ -197,14 +198,14 @@ class SampledSteps:
         known = np.flatnonzero(~np.isnan(totals))
         ordered = known[np.argsort(-totals[known], kind="stable")].tolist()
         shown = list(dict.fromkeys([*ordered[:1], *ordered[-1:]]))[:SHOWN]
-        group = self.settings.num_generations
+        num_generations = self.settings.num_generations
         self.emit(
             AnswersJudged(
                 step=step,
                 answers=len(answers),
                 tokens=sum(len(one.tokens) for one in answers),
                 failed=tuple(f"{one.reward}: {one.text}" for one in judged.failures),
-                prompts=tuple(prompts[place // group].record.messages[-1]["content"] for place in shown),
+                prompts=tuple(prompts[place // num_generations].record.messages[-1]["content"] for place in shown),
                 shown=tuple(answers[place].text for place in shown),
                 rewards=tuple(float(totals[place]) for place in shown),
             )
@@ -216,13 +217,13 @@ def laid(answers: Sequence[Example]) -> int:
     return len(answers[0].tokens) + sum(one.supervised for one in answers[1:])
 
 
-def without_groups(judged: Judged, group: int) -> Floats:
+def without_groups(judged: Judged, num_generations: int) -> Floats:
     """The rewards of answers, NaN for those whose whole group is left out by a reward that failed."""
     totals = judged.totals.copy()
     for failure in judged.failures:
         if failure.whole_group:
-            first = failure.answer // group * group
-            totals[first : first + group] = np.nan
+            first = failure.answer // num_generations * num_generations
+            totals[first : first + num_generations] = np.nan
     return totals
 
 

@@ -65,14 +65,19 @@ class Sampler:
     have no reward."""
 
     def answers(
-        self, prompts: Sequence[PromptRow], examples: Sequence[Example], group: int, sampling: Sampling, doing: str
+        self,
+        prompts: Sequence[PromptRow],
+        examples: Sequence[Example],
+        num_generations: int,
+        sampling: Sampling,
+        doing: str,
     ) -> JudgedAnswers:
         """Answers to prompts with their rewards, on every process.
 
         Args:
             prompts: the rows that ask.
             examples: their tokens.
-            group: the number of answers to each.
+            num_generations: the number of answers to each.
             sampling: how tokens are drawn.
             doing: what this is called: "sampling the answers of step 3".
 
@@ -84,18 +89,28 @@ class Sampler:
         """
         self._asked += 1
         with out_of_memory_while(doing):
-            found = self._everybodys(self._own(examples, group, sampling, doing), len(examples), group)
-        return JudgedAnswers(found, self._judged(prompts, found, group))
+            own = self._own(examples, num_generations, sampling, doing)
+            found = self._everybodys(own, len(examples), num_generations)
+        return JudgedAnswers(found, self._judged(prompts, found, num_generations))
 
     def _own(
-        self, examples: Sequence[Example], group: int, sampling: Sampling, doing: str
+        self, examples: Sequence[Example], num_generations: int, sampling: Sampling, doing: str
     ) -> list[SampledAnswer] | None:
         """The answers to this process's prompts; None where a signal came."""
         places = self._places(self.group.ranks.rank, len(examples))
         asked = [examples[place].tokens.tolist() for place in places]
         try:
             return sample(
-                self.model, asked, group, sampling, self.tokenizer, self.stop_ids, self.stop, self.emit, doing, places
+                self.model,
+                asked,
+                num_generations,
+                sampling,
+                self.tokenizer,
+                self.stop_ids,
+                self.stop,
+                self.emit,
+                doing,
+                places,
             )
         except SamplingStopped:
             return None
@@ -104,7 +119,7 @@ class Sampler:
         """The prompts whose answers a process samples."""
         return range(rank, prompts, self.group.ranks.world)
 
-    def _everybodys(self, own: list[SampledAnswer] | None, prompts: int, group: int) -> list[SampledAnswer]:
+    def _everybodys(self, own: list[SampledAnswer] | None, prompts: int, num_generations: int) -> list[SampledAnswer]:
         """The answers to all prompts, in their order."""
         ranks = self.group.ranks
         self.group.publish(f"sampled/{self._asked}/{ranks.rank}", STOPPED if own is None else READY)
@@ -116,17 +131,18 @@ class Sampler:
         found: dict[int, list[SampledAnswer]] = {}
         for rank, numbers in enumerate(everybodys(self.group, _numbers(own))):
             places = self._places(rank, prompts)
-            answers = own if rank == ranks.rank else _answers(numbers, len(places) * group, self.tokenizer)
-            found |= {place: answers[at * group : (at + 1) * group] for at, place in enumerate(places)}
+            answers = own if rank == ranks.rank else _answers(numbers, len(places) * num_generations, self.tokenizer)
+            starts = range(0, len(answers), num_generations)
+            found |= {at: answers[start : start + num_generations] for at, start in zip(places, starts, strict=True)}
         return [answer for place in range(prompts) for answer in found[place]]
 
-    def _judged(self, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], group: int) -> Judged:
+    def _judged(self, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], num_generations: int) -> Judged:
         """What the rewards of rank 0 say."""
         key = f"judged/{self._asked}"
         if not self.group.ranks.first:
             return self._heard(self.group.awaited(key), len(answers))
         try:
-            judged = self.judge.judged(to_judge(prompts, answers, group))
+            judged = self.judge.judged(to_judge(prompts, answers, num_generations))
         except RewardsStopped:
             self.group.publish(key, STOPPED)
             raise SamplingStopped from None

@@ -33,16 +33,18 @@ class Advantages:
     """The standard deviation of the rewards of each answer's group; NaN where fewer than two have one."""
 
 
-def advantages(rewards: NDArray[np.float64], group: int, baseline: Baseline, scale: ScaleRewards) -> Advantages:
+def advantages(
+    rewards: NDArray[np.float64], num_generations: int, baseline: Baseline, scale: ScaleRewards
+) -> Advantages:
     """The advantages of answers.
 
     Args:
-        rewards: `[prompts · group]`, the answers to a prompt side by side; NaN where there is none.
-        group: the number of answers to a prompt.
+        rewards: `[prompts · num_generations]`, the answers to a prompt side by side; NaN where there is none.
+        num_generations: the number of answers to a prompt.
         baseline: what is taken off a reward.
         scale: what the difference is divided by.
     """
-    rows = rewards.reshape(-1, group)
+    rows = rewards.reshape(-1, num_generations)
     known = ~np.isnan(rows)
     counts = known.sum(axis=1, keepdims=True)
     filled = np.where(known, rows, 0.0)
