@@ -19,7 +19,7 @@ from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.parallel.group import Alone
 from veneer.training.run_inputs import prepare_run
-from veneer.training.sampled_objective import SampledObjective, laid_in, reference_of
+from veneer.training.sampled_objective import SampledObjective, as_reference_of, laid_in
 from veneer.training.trainable import Trainable
 
 ANSWERS = [Example(np.array([5, 6, 7 + n, 9, 10], dtype=np.int32), np.arange(5) >= 2, "f") for n in range(4)]
@@ -47,7 +47,7 @@ def move(trainable: Trainable, size: float) -> None:
 def prepared(model: LanguageModel, trainable: Trainable, table: RolloutTable, *, started: bool, moved: float = 0.0,
              **settings: object) -> RolloutTable:  # fmt: skip
     section = GrpoSection.model_validate({"num_generations": 2, **settings})
-    objective = SampledObjective(model, Grpo(section, table), reference_of(section, trainable, started), Alone())
+    objective = SampledObjective(model, Grpo(section, table), as_reference_of(section, trainable, started), Alone())
     move(trainable, moved)
     objective.prepared(pack(ANSWERS, 8))
     return table

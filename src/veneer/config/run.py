@@ -75,15 +75,17 @@ class RunConfig(Section):
     compute: ComputeSection = ComputeSection()
 
     @property
-    def reference(self) -> ReferencePolicy:
-        """The reference of the run's objective."""
+    def reference(self) -> ReferencePolicy | None:
+        """The reference of the run's objective; None where it compares with none."""
         match self.objective:
+            case ObjectiveName.DPO:
+                return self.dpo.reference
             case ObjectiveName.KTO:
                 return self.kto.reference
             case ObjectiveName.GRPO:
                 return self.grpo.reference
             case _:
-                return self.dpo.reference
+                return None
 
 
 OBJECTIVE_SECTIONS = (

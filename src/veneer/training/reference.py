@@ -261,13 +261,14 @@ def _write(file: Path, key: str, found: Reference) -> None:
 
 def _key(inputs: RunInputs, model: LanguageModel) -> str:
     """A digest of all that the log-probabilities depend on, to the bit."""
-    config, data = inputs.config, inputs.data
-    start = config.reference is ReferencePolicy.START
+    config, data, reference = inputs.config, inputs.data, inputs.config.reference
+    assert reference is not None, "an objective that compares with none has no such file"
+    start = reference is ReferencePolicy.START
     found: dict[str, Any] = {
         "model": sampled_digest(inputs.origin.files()),
         "adapter": adapter_digests(config) if start else {},
         "lora": config.lora.model_dump(mode="json") if start else {},
-        "reference": config.reference.value,
+        "reference": reference.value,
         "rows": data.rows.digest(),
         "method": config.method.value,
         "quant": config.quant.model_dump(mode="json"),

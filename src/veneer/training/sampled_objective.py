@@ -101,7 +101,7 @@ class SampledObjective:
         return advantages(less, settings.num_generations, settings.baseline, settings.scale_rewards).values
 
 
-def reference_of(settings: GrpoSection, trainable: Trainable, started: bool) -> AsReference | None:
+def as_reference_of(settings: GrpoSection, trainable: Trainable, started: bool) -> AsReference | None:
     """What makes the model the reference.
 
     Args:

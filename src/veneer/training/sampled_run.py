@@ -11,7 +11,7 @@ from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.prepare import TrainingData
 from veneer.training.prompt_steps import PromptSteps
 from veneer.training.reward_evaluation import RewardEvaluation
-from veneer.training.sampled_objective import SampledObjective, reference_of
+from veneer.training.sampled_objective import SampledObjective, as_reference_of
 from veneer.training.sampled_steps import SampledSteps
 from veneer.training.sampler import Sampler
 from veneer.training.steps import lanes_in
@@ -59,7 +59,7 @@ def sampled_run(
         emit=sampler.emit,
     )
     started = config.train.from_adapter is not None or config.lora.init not in AS_BASE
-    as_reference = reference_of(settings, trainable, started)
+    as_reference = as_reference_of(settings, trainable, started)
     objective = SampledObjective(sampler.model, Grpo(settings, table), as_reference, sampler.group)
     evaluate = None
     if len(rows.eval):
