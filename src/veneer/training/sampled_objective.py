@@ -22,7 +22,7 @@ from veneer.enums import KlPlace, ReferencePolicy
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.out_of_memory import out_of_memory_while
-from veneer.training.objective import hidden_states
+from veneer.training.objective import OverModel, hidden_states
 from veneer.training.objectives.advantages import advantages
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import token_log_probabilities
@@ -68,12 +68,15 @@ class SampledObjective:
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """See `Objective.weights`."""
-        return self.objective.weights(batches)
+        return self._over.weights(batches)
 
     def sums(self, batch: MicroBatch) -> Sums:
-        """The sums over one micro-batch, whose documents the model computes."""
-        hidden = hidden_states(self.model, batch)
-        return self.objective.sums(hidden, self.model.lm_head, self.model.spec.scores, batch)
+        """The sums over one micro-batch."""
+        return self._over.sums(batch)
+
+    @property
+    def _over(self) -> OverModel:
+        return OverModel(self.model, self.objective)
 
     @torch.no_grad()
     def _log_probabilities(self, batches: Sequence[MicroBatch]) -> list[Floats]:
