@@ -66,7 +66,7 @@ def test_a_target_that_answers_have_in_common_is_scored_once(tiny_model: Path, t
     distinct = set(zip(batch.rows.tolist(), batch.targets.tolist(), strict=True))
     assert len(distinct) < batch.supervised - 3, "the answers begin alike"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("veneer.training.objectives.documents.row_losses", note)
+        patch.setattr("veneer.training.objectives.head.row_losses", note)
         together = head_gradient(share=True)
     assert scored == [len(distinct)]
     apart = head_gradient(share=False)

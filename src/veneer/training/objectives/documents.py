@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
 from veneer.gpu.transfer import sent
-from veneer.losses.linear_head import row_losses
-from veneer.losses.module_head import scored_row_losses
-from veneer.model.decoder import plain_weight
 from veneer.products import Scores
+from veneer.training.objectives.head import target_losses
 
 NLL = "nll"
 """The term of the chosen answers' negative log-likelihood."""
@@ -41,12 +39,7 @@ def token_log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, bat
     `log_probabilities`."""
     places, targets, uses = _once(batch)
     rows = hidden.index_select(0, sent(places, hidden.device))
-    targets = sent(targets, hidden.device)
-    weight = plain_weight(head)
-    if weight is None:
-        found = -scored_row_losses(rows, head, targets, shaping=scores)
-    else:
-        found = -row_losses(rows, weight, targets, shaping=scores)
+    found = -target_losses(rows, head, sent(targets, hidden.device), scores)
     return found if uses is None else found.index_select(0, sent(uses, hidden.device))
 
 

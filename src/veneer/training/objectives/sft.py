@@ -15,11 +15,9 @@ from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
 from veneer.gpu.transfer import sent
-from veneer.losses.linear_head import linear_cross_entropy
-from veneer.losses.module_head import scored_cross_entropy
-from veneer.model.decoder import plain_weight
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
+from veneer.training.objectives.head import cross_entropy
 
 CROSS_ENTROPY = "cross_entropy"
 """The only term of supervised fine-tuning."""
@@ -37,7 +35,4 @@ class SupervisedCrossEntropy:
         """See `Objective.sums`."""
         rows = hidden.index_select(0, sent(batch.rows, hidden.device))
         targets = sent(batch.targets, hidden.device)
-        weight = plain_weight(head)
-        if weight is not None:
-            return Sums({CROSS_ENTROPY: linear_cross_entropy(rows, weight, targets, shaping=scores)})
-        return Sums({CROSS_ENTROPY: scored_cross_entropy(rows, head, targets, shaping=scores)})
+        return Sums({CROSS_ENTROPY: cross_entropy(rows, head, targets, scores)})
