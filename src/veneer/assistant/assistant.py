@@ -11,7 +11,8 @@ from typing import Any
 from veneer.adapters.adapter import Adapter
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest
-from veneer.data.chat import Encoder, stop_tokens, template_of
+from veneer.data.chat import Encoder, stop_tokens
+from veneer.data.encoding import encoder_of
 from veneer.data.turns import Message
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import OnProgress, OnToken, generate
@@ -147,7 +148,7 @@ def make_assistant(
     """Put a model in memory together with the tokenizer and template of the files that it came from, or of another."""
     tokenizer = tokenizer or checkpoint.tokenizer()
     check_vocabulary(tokenizer, model.spec.vocab_size, checkpoint.source)
-    encoder = Encoder(tokenizer, template_of(tokenizer))
+    encoder = encoder_of(tokenizer)
     return Assistant(
         model=model,
         tokenizer=tokenizer,

@@ -11,7 +11,8 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.assistant.assistant import make_assistant
-from veneer.data.chat import Encoder, stop_tokens, template_of
+from veneer.data.chat import stop_tokens
+from veneer.data.encoding import encoder_of
 from veneer.errors import ConfigError, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
@@ -98,7 +99,7 @@ def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant, *, name: s
 
 def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
     """The tokens that end an answer of the live model."""
-    return stop_tokens(tokenizer, checkpoint.generation_config, Encoder(tokenizer, template_of(tokenizer)))
+    return stop_tokens(tokenizer, checkpoint.generation_config, encoder_of(tokenizer))
 
 
 # ------------------------------------------------------------------------------------------------- the kind of export

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from veneer.data.chat import Encoder, stop_tokens, template_of, token_ids
+from veneer.data.chat import stop_tokens, token_ids
+from veneer.data.encoding import encoder_of
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
@@ -195,9 +196,7 @@ def _led(name: str, model: Any, tokenizer_folder: Path, asked: ReaderInput) -> R
 
 def _stop_ids(model: Any, tokenizer: Any, plain: Tokenizer) -> frozenset[int]:
     """What ends an answer by the files that transformers has read, and by the chat template."""
-    ends = stop_tokens(
-        plain, {"eos_token_id": model.generation_config.eos_token_id}, Encoder(plain, template_of(plain))
-    )
+    ends = stop_tokens(plain, {"eos_token_id": model.generation_config.eos_token_id}, encoder_of(plain))
     return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
 
 

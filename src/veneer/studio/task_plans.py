@@ -11,7 +11,7 @@ from veneer.adapters.store import read_config, read_tokenizer
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
-from veneer.data.chat import Encoder, template_of
+from veneer.data.encoding import encoder_of
 from veneer.data.records import read_rows
 from veneer.enums import Backend, Method
 from veneer.evaluation.columns import record_columns
@@ -84,7 +84,7 @@ def _evaluation(
     tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
     columns = record_columns(settings["data"], {}, run)
     records = [record for record, _ in read_rows(settings["data"], columns)[: settings.get("limit")]]
-    lengths = row_lengths(records, Encoder(tokenizer, template_of(tokenizer)))
+    lengths = row_lengths(records, encoder_of(tokenizer))
     return evaluation_bytes(_setup(adapter, run, description, machine, tokenizer.vocab_size), lengths)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from veneer.config import RunConfig
-from veneer.data.chat import Encoder, stop_tokens, template_of
+from veneer.data.chat import stop_tokens
+from veneer.data.encoding import encoder_of
 from veneer.events import Note, Subscriber
 from veneer.generation.share import WHOLE, Share
 from veneer.io.checkpoint import Checkpoint
@@ -89,7 +90,7 @@ def sampler_of(
         return None
     rows, tokenizer = data.rows, data.tokenizer
     if config.train.sample_prompts:
-        prompts = named_prompts(config.train.sample_prompts, Encoder(tokenizer, template_of(tokenizer)))
+        prompts = named_prompts(config.train.sample_prompts, encoder_of(tokenizer))
     else:
         room = config.compute.micro_batch_tokens
         prompts = row_prompts(rows.eval if len(rows.eval) else rows.train, tokenizer, int(room))
@@ -110,4 +111,4 @@ def sampler_of(
 def _stop_ids(data: TrainingData, origin: Checkpoint) -> frozenset[int]:
     """The tokens that end an answer."""
     tokenizer = data.tokenizer
-    return stop_tokens(tokenizer, origin.generation_config, Encoder(tokenizer, template_of(tokenizer)))
+    return stop_tokens(tokenizer, origin.generation_config, encoder_of(tokenizer))

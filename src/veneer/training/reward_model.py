@@ -18,7 +18,8 @@ from veneer.adapters.beside import refuse_own_tokens, sharing_weights
 from veneer.adapters.load import load_reward_adapter
 from veneer.arguments import check_type
 from veneer.counting import count_of
-from veneer.data.chat import Encoder, Example, template_of
+from veneer.data.chat import Encoder, Example
+from veneer.data.encoding import encoder_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.packing import pack
@@ -115,4 +116,4 @@ def with_reward_adapter(model: LanguageModel, folder: Path, tokenizer: Tokenizer
     """A reward model of a base that is its own, which is changed in place. Raises AdapterError as `load_adapter`."""
     adapter = load_reward_adapter(model, folder)
     model.requires_grad_(False).eval()
-    return RewardModel(model, adapter, Encoder(tokenizer, template_of(tokenizer)))
+    return RewardModel(model, adapter, encoder_of(tokenizer))
