@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,11 @@ def pair_rows(model: Path, file: Path) -> Rows:
     """The pairs of a file, encoded by our own path."""
     config = run_config(model, file, file.parent / "unused", "objective=dpo")
     return load_kind(config.data, from_directory(model), kind=RowKind.PAIRS)
+
+
+def text(*tokens: int, prompt: int) -> Example:
+    """A prompt of so many tokens with its answer."""
+    return Example(np.array(tokens, dtype=np.int32), np.arange(len(tokens)) >= prompt, "f")
 
 
 def trainable_model(path: Path, seed: int = 0) -> CausalLM:

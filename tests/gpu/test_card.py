@@ -54,7 +54,7 @@ from veneer.training.objectives.cpo import Cpo
 from veneer.training.objectives.distillation import Distillation
 from veneer.training.objectives.divergences import Taught, TaughtRows
 from veneer.training.objectives.dpo import Dpo
-from veneer.training.objectives.kto import Kto, Partners
+from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
@@ -62,6 +62,7 @@ from veneer.training.objectives.simpo import Simpo
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.partners import Partners
 from veneer.training.passes import Passes
 from veneer.training.progress import Progress
 from veneer.training.reference_point import WithReferencePoint

@@ -19,7 +19,7 @@ from veneer.events import Evaluated, Event, MicroBatchHalved, Note, StageBegun, 
 from veneer.model.language import LanguageModel
 from veneer.run_folder import RunFolder
 from veneer.training import reference_point
-from veneer.training.objectives.kto import Partners
+from veneer.training.partners import Partners
 from veneer.training.reference import DOING
 from veneer.training.reference_point import PartnerLayout
 from veneer.training.run import train

@@ -36,8 +36,8 @@ from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.distillation import Teacher
 from veneer.training.objectives.documents import log_probabilities
-from veneer.training.objectives.kto import Partners
 from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.partners import Partners
 from veneer.training.prepare import TrainingData
 from veneer.training.reference_point import (
     Partner,

@@ -26,7 +26,7 @@ from veneer.padding import PAD_TO_MULTIPLE_OF
 from veneer.training.objective import OverModel, hidden_states, hidden_states_beside
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import log_probabilities
-from veneer.training.objectives.kto import Partners
+from veneer.training.partners import Partners
 
 Partner = tuple[int, int]
 """The places of a row and of the row whose answer stands behind its prompt."""
