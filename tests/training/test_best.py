@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from tiny import rows, run_config, write_model, write_rows
 from veneer.errors import ConfigError
 from veneer.events import Evaluated, Event
 from veneer.training.best import ANSWERS, BestBy, best_by
-from veneer.training.objectives import distillation, reward
+from veneer.training.objectives import distillation
 from veneer.training.objectives.base import Means
-from veneer.training.objectives.documents import PAIR_METRICS
+from veneer.training.objectives.documents import PAIR_METRICS, REWARD_METRICS
 from veneer.training.progress import Progress
 from veneer.training.run import train
 
@@ -83,7 +84,7 @@ def test_every_objective_has_its_own_metrics(tmp_path: Path) -> None:
         for name in PAIR_METRICS:
             assert by(objective, name).higher == ("rejected" not in name)
     assert by("kto", "rewards/chosen").higher
-    for name in reward.METRICS:
+    for name in REWARD_METRICS:
         assert by("reward", name) == BestBy(name, name, higher=name != "rewards/rejected")
     for name in distillation.METRICS:
         assert by("distillation", name) == BestBy(name, name, higher=name == "agreement")
@@ -123,13 +124,13 @@ def test_a_metric_of_another_objective_is_refused(objective: str, metric: str, s
 @pytest.mark.parametrize(
     ("objective", "metric", "names"),
     [
-        ("reward", "rewards/margins", reward.METRICS),
+        ("reward", "rewards/margins", REWARD_METRICS),
         ("distillation", "agreement", distillation.METRICS),
         ("grpo", "rewards/chrf/mean", ("reward", "rewards/chrf/mean")),
     ],
 )
 def test_evaluations_report_what_may_be_named_and_the_best_is_told_by_it(
-    objective: str, metric: str, names: tuple[str, ...], tiny_model: Path, tmp_path: Path
+    objective: str, metric: str, names: Collection[str], tiny_model: Path, tmp_path: Path
 ) -> None:
     content, settings = {
         "reward": (pairs(12), ()),

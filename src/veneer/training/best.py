@@ -15,17 +15,13 @@ from veneer.enums import ObjectiveName, RowKind
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
 from veneer.rewards.build import names_of
+from veneer.training.objectives import distillation, kto
 from veneer.training.objectives.base import Means
+from veneer.training.objectives.documents import PAIR_METRICS, REWARD_METRICS
 from veneer.training.progress import Progress
 
 LOSS = "loss"
 EXACT = "exact"
-LABELLED = {"rewards/chosen": True, "rewards/rejected": False, "logps/chosen": True, "logps/rejected": False}
-"""Metrics of labelled answers, and whether higher is better. KTO's `kl` is better neither way."""
-PAIRS = {**LABELLED, "rewards/margins": True, "rewards/accuracies": True}
-"""Metrics of pairs, and whether higher is better."""
-DISTILLED = {"divergence": False, "cross_entropy": False, "agreement": True}
-"""Metrics of a student beside its teacher, and whether higher is better."""
 REWARD = "reward"
 """The mean reward of sampled answers."""
 ANSWERS = {EXACT: EXACT, **{name: PRIMARY[name] for name in METRICS}}
@@ -96,7 +92,7 @@ def as_loss(value: float, *, higher: bool) -> float:
 
 def higher_is_better(measure: str) -> bool:
     """Whether a number that evaluations are compared by is the better the higher it is, by the name of the number."""
-    return {LOSS: False, **DISTILLED, **PAIRS}.get(measure, True)
+    return {LOSS: False, **distillation.METRICS, **PAIR_METRICS}.get(measure, True)
 
 
 def best_by(config: RunConfig) -> BestBy:
@@ -124,14 +120,14 @@ def _known(config: RunConfig) -> dict[str, bool]:
     """The metrics of a run's objective, and whether higher is better."""
     match config.objective.rows:
         case RowKind.ANSWERS:
-            taught = DISTILLED if config.objective is ObjectiveName.DISTILLATION else {}
+            taught = distillation.METRICS if config.objective is ObjectiveName.DISTILLATION else {}
             return {**taught, **dict.fromkeys(ANSWERS, True)}
         case RowKind.PAIRS if config.objective is ObjectiveName.REWARD:
-            return {name: higher for name, higher in PAIRS.items() if name.startswith("rewards/")}
+            return REWARD_METRICS
         case RowKind.PAIRS:
-            return PAIRS
+            return PAIR_METRICS
         case RowKind.LABELLED:
-            return LABELLED
+            return kto.METRICS
         case RowKind.TEXTS:
             return {}
         case RowKind.PROMPTS:

@@ -29,7 +29,8 @@ from veneer.data.packing import pack
 from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.base import Means
-from veneer.training.objectives.reward import CENTRE, METRICS, REWARD, Reward, last_tokens
+from veneer.training.objectives.documents import REWARD_METRICS
+from veneer.training.objectives.reward import CENTRE, REWARD, Reward, last_tokens
 from veneer.training.run import train
 
 CENTRED = RewardSection(centring=0.05)
@@ -83,7 +84,8 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     means_of = [float(one.detach().mean()) for one in (chosen, rejected, chosen - rejected)]
     expected = (*means_of, right)
     assert means.metrics == pytest.approx(
-        {name: means.metrics[name] for name in means.metrics} | dict(zip(METRICS, expected, strict=True)), rel=1e-5
+        {name: means.metrics[name] for name in means.metrics} | dict(zip(REWARD_METRICS, expected, strict=True)),
+        rel=1e-5,
     )
 
 
@@ -111,7 +113,7 @@ def test_the_last_token_of_each_document_is_found_however_it_is_laid(answers: li
 
 def test_weights_are_pairs_and_the_centring_is_weighed(answers: list[Example]) -> None:
     weights = Reward(CENTRED, None).weights(pack(answers, 200, together=2))
-    assert weights == {REWARD: 7, CENTRE: 7 / 0.05, **dict.fromkeys(METRICS, 7)}
+    assert weights == {REWARD: 7, CENTRE: 7 / 0.05, **dict.fromkeys(REWARD_METRICS, 7)}
 
 
 def test_losses_and_scores_of_the_first_steps_are_trls(plain_end: Path, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from veneer.training.objectives.base import Sums
 from veneer.training.objectives.divergences import TaughtRows, divergences
 
 DISTILLATION, DIVERGENCE, CROSS_ENTROPY, AGREEMENT = "distillation", "divergence", "cross_entropy", "agreement"
-METRICS = (DIVERGENCE, CROSS_ENTROPY, AGREEMENT)
+METRICS = {DIVERGENCE: False, CROSS_ENTROPY: False, AGREEMENT: True}
+"""Metrics of a student beside its teacher, and whether higher is better."""
 
 
 class Teacher(Protocol):

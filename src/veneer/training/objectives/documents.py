@@ -70,9 +70,12 @@ def chosen_tokens(batches: Sequence[MicroBatch]) -> int:
     return sum(sum(batch.counts[::2]) for batch in batches)
 
 
-PAIR_METRICS = (
-    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
-)  # fmt: skip
+REWARD_METRICS = {
+    "rewards/chosen": True, "rewards/rejected": False, "rewards/margins": True, "rewards/accuracies": True,
+}  # fmt: skip
+"""What pairs of rewards are reported by, and whether higher is better."""
+PAIR_METRICS = {**REWARD_METRICS, "logps/chosen": True, "logps/rejected": False}
+"""Metrics of pairs whose answers have log-probabilities, and whether higher is better."""
 
 
 def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[str, float]:
@@ -90,16 +93,22 @@ def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[s
     return found
 
 
+def reward_metrics(rewards: Tensor) -> dict[str, Tensor]:
+    """`REWARD_METRICS`, each a sum over pairs.
+
+    Args:
+        rewards: the reward of each answer, chosen and rejected in turn, `[2 · pairs]`.
+    """
+    chosen, rejected = rewards[::2], rewards[1::2]
+    sums = chosen.sum(), rejected.sum(), (chosen - rejected).sum(), (chosen > rejected).sum()
+    return dict(zip(REWARD_METRICS, sums, strict=True))
+
+
 def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, Tensor]:
     """The metrics that TRL reports, each a sum over pairs.
 
     Args:
-        rewards: the reward of each answer, chosen and rejected in turn, `[2 · pairs]`.
+        rewards: as `reward_metrics`.
         policy: the log-probabilities ℓ, in the same order.
     """
-    chosen, rejected = rewards[::2], rewards[1::2]
-    sums = (
-        chosen.sum(), rejected.sum(), (chosen - rejected).sum(), (chosen > rejected).sum(),
-        policy[::2].sum(), policy[1::2].sum(),
-    )  # fmt: skip
-    return dict(zip(PAIR_METRICS, sums, strict=True))
+    return {**reward_metrics(rewards), "logps/chosen": policy[::2].sum(), "logps/rejected": policy[1::2].sum()}

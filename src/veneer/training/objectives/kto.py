@@ -34,6 +34,8 @@ from veneer.training.objectives.documents import log_probabilities
 from veneer.training.objectives.reference import ReferenceTable
 
 KTO, KL = "kto", "kl"
+METRICS = {"rewards/chosen": True, "rewards/rejected": False, "logps/chosen": True, "logps/rejected": False}
+"""Metrics of labelled answers, and whether higher is better. `kl` is better neither way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,8 @@ class Kto:
         numbers = [number for batch in batches for number in batch.numbers]
         good = int(self.labels[numbers].sum())
         chosen, rejected = max(1, good), max(1, len(numbers) - good)
-        return {
-            KTO: len(numbers), KL: len(numbers), "rewards/chosen": chosen, "rewards/rejected": rejected,
-            "logps/chosen": chosen, "logps/rejected": rejected,
-        }  # fmt: skip
+        means = {name: chosen if name.endswith("/chosen") else rejected for name in METRICS}
+        return {KTO: len(numbers), KL: len(numbers), **means}
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`. The reference point is the micro-batch's `baseline`."""

@@ -27,9 +27,9 @@ from veneer.data.batches import Block, MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
+from veneer.training.objectives.documents import REWARD_METRICS, reward_metrics
 
 REWARD, CENTRE = "reward", "centre"
-METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Reward:
         """The number of pairs; for the centring over its weight in the loss."""
         pairs = sum(batch.units for batch in batches)
         centring = {CENTRE: pairs / self.settings.centring} if self.settings.centring else {}
-        return {REWARD: pairs, **centring, **dict.fromkeys(METRICS, pairs)}
+        return {REWARD: pairs, **centring, **dict.fromkeys(REWARD_METRICS, pairs)}
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`. The head of the language model is not used."""
@@ -56,9 +56,7 @@ class Reward:
         terms = {REWARD: -logsigmoid(chosen - rejected - sent(self._margins(batch), rewards.device)).sum()}
         if self.settings.centring:
             terms[CENTRE] = (chosen + rejected).square().sum()
-        chosen, rejected = chosen.detach(), rejected.detach()
-        found = chosen.sum(), rejected.sum(), (chosen - rejected).sum(), (chosen > rejected).sum()
-        return Sums(terms, dict(zip(METRICS, found, strict=True)))
+        return Sums(terms, reward_metrics(rewards.detach()))
 
     def _margins(self, batch: MicroBatch) -> Tensor:
         """The margin of each pair of a micro-batch, float64 `[pairs]`."""
