@@ -15,7 +15,7 @@ LAYERS = (
     | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"}
     | {"lazy_sequence", "whole_lines", "packages", "visible", "own_module"},
     {"native", "large_pages"},
-    {"gpu", "products", "tables"},
+    {"gpu", "products", "tables", "finite"},
     {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
     {"heap"},
     {"adapters", "data", "loading", "generation", "out_of_memory"},

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
 from veneer.adapters.experts import ExpertsUpdate
-from veneer.adapters.finite import all_finite
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
@@ -21,6 +20,7 @@ from veneer.adapters.rounded import RoundedFactors
 from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
+from veneer.finite import all_finite
 from veneer.model.decoder import BaseLinear, RmsNorm
 from veneer.model.language import Modules
 from veneer.model.leaves import WideNorm

@@ -20,7 +20,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from veneer.adapters.finite import all_finite
+from veneer.finite import all_finite
 
 
 class CombinationType(Enum):

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum
-from veneer.adapters.finite import all_finite
 from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, FACTOR_PAIRS
@@ -37,6 +36,7 @@ from veneer.adapters.store import CONFIG_FILE, check_expressions, read_config, r
 from veneer.adapters.targets import layer_number, matches
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
+from veneer.finite import all_finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

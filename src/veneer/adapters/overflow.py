@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.finite import all_finite
 from veneer.adapters.names import FACTOR_PAIRS
 from veneer.errors import AdapterError, listing
+from veneer.finite import all_finite
 
 LARGEST = torch.finfo(torch.float32).max
 ROUNDING = 1.01

@@ -16,7 +16,6 @@ from safetensors.torch import load
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.finite import all_finite
 from veneer.adapters.integrity import check_unchanged
 from veneer.adapters.origin import write_base
 from veneer.adapters.peft_config import adapter_config, parse_config, unknown_settings
@@ -25,6 +24,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import with_parents
 from veneer.enums import Task
 from veneer.errors import AdapterError, listing
+from veneer.finite import all_finite
 from veneer.io.files import write_tensors, write_text
 from veneer.io.headers import repeated_names, tensor_names
 from veneer.io.tokenizer import Tokenizer, from_directory

@@ -22,7 +22,6 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.finite import all_finite
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
@@ -42,6 +41,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
+from veneer.finite import all_finite
 from veneer.io.files import scratch_folder
 from veneer.io.gguf.config import completed, context_of, describe, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting

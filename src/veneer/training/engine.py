@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from veneer.adapters.finite import all_finite
 from veneer.data.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
 from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunFinished, StepDone, StepSkipped
+from veneer.finite import all_finite
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import stop_signalled

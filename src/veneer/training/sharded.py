@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from veneer.errors import CheckpointError
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_model
 from veneer.model.decoder import CausalLM
@@ -18,6 +16,7 @@ from veneer.training.optimizers.base import Optimizer
 from veneer.training.parallel.dealt import Dealt
 from veneer.training.parallel.part_files import read_parts, whole_tensors, write_parts
 from veneer.training.parallel.shards import Shards
+from veneer.training.trainable import refuse_broken
 
 WEIGHTS = "weights"
 """The folder of a checkpoint with the parts of the weights."""
@@ -51,9 +50,7 @@ class ShardedTraining:
 
     def save(self, directory: Path, base: Mapping[str, str]) -> None:
         """Write this process's parts of the weights; all processes do."""
-        broken = [name for name, part in self.shards.parts.items() if not bool(torch.isfinite(part).all())]
-        if broken:
-            raise CheckpointError(f"the model holds NaN or infinite values and was not saved: {', '.join(broken[:5])}")
+        refuse_broken(self.shards.parts)
         folder = directory / WEIGHTS
         write_parts(folder, self.shards.weights(), self.shards.group)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import read_tensors, save_adapter
 from veneer.errors import CheckpointError
+from veneer.finite import all_finite
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
@@ -127,9 +128,7 @@ class FullTraining:
     def save(self, directory: Path, base: Mapping[str, str]) -> None:
         """Write config, weights in float32 and tokenizer."""
         tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named().items()}
-        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-        if broken:
-            raise CheckpointError(f"the model holds NaN or infinite values and was not saved: {', '.join(broken[:5])}")
+        refuse_broken(tensors)
         save_model(directory, tensors, self.origin)
 
     def restore(self, directory: Path) -> None:
@@ -137,3 +136,10 @@ class FullTraining:
         files = open_checkpoint(directory)
         for name, parameter in self.named().items():
             parameter.data.copy_(files.read(name, parameter.dtype))
+
+
+def refuse_broken(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse to save a model some of whose tensors hold NaN or infinite values."""
+    broken = [name for name, tensor in tensors.items() if not all_finite(tensor)]
+    if broken:
+        raise CheckpointError(f"the model holds NaN or infinite values and was not saved: {', '.join(broken[:5])}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from veneer.adapters.finite import all_finite
+from veneer.finite import all_finite
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
