@@ -60,6 +60,12 @@ class TrainingData:
     tokenizer: Tokenizer
     """Knows the run's new tokens."""
 
+    def met(self) -> list[int]:
+        """The places of the examples that the run trains and evaluates, each once."""
+        steps, trained = self.steps, len(self.rows.train)
+        numbers = (number for step in range(1, steps.first_steps + 1) for number in steps.numbers(step))
+        return [*dict.fromkeys(numbers), *range(trained, trained + len(self.rows.eval))]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedRun:

@@ -128,7 +128,7 @@ def reference_of(
         return found
     file, key = inputs.folder.reference_file, _key(inputs, model)
     _read(file, key, found, emit)
-    unknown = found.table.unknown(_met(data))
+    unknown = found.table.unknown(data.met())
     wanted = wanted_partners(data, partners) if partners is not None else []
     if partners is not None and not wanted:
         emit(Note(message=NO_PARTNERS, level=Level.WARNING))
@@ -169,13 +169,6 @@ def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) 
     unknown = found.table.unknown(batch.numbers)
     found.table.put(batch, values)
     stage.advance(unknown)
-
-
-def _met(data: TrainingData) -> list[int]:
-    """The places of the answers that the run trains and evaluates."""
-    steps, trained = data.steps, len(data.rows.train)
-    first = [number for step in range(1, steps.first_steps + 1) for number in steps.numbers(step)]
-    return [*first, *range(trained, trained + len(data.rows.eval))]
 
 
 def _first_batches(data: TrainingData, table: ReferenceTable) -> Iterator[Sequence[MicroBatch]]:

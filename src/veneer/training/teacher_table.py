@@ -28,7 +28,6 @@ from veneer.training.live_teacher import LiveTeacher, load_teacher
 from veneer.training.objectives.divergences import CHUNK_ROWS, Taught, TaughtRows, with_rest
 from veneer.training.out_of_memory import release_memory
 from veneer.training.parallel.group import Group
-from veneer.training.prepare import TrainingData
 from veneer.training.run_inputs import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
@@ -131,7 +130,7 @@ def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
     config, settings = inputs.config, inputs.config.distillation
     file, key = inputs.folder.teacher_file, _key(inputs)
     _read(file, key, table, emit)
-    unknown = int((~table.known[_met(inputs.data)]).sum())
+    unknown = int((~table.known[inputs.data.met()]).sum())
     if not unknown:
         return
     with out_of_memory_while("loading the teacher"):
@@ -147,17 +146,10 @@ def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
     _write(file, key, table)
 
 
-def _met(data: TrainingData) -> list[int]:
-    """The places of the rows that the run trains and evaluates, each once."""
-    steps, trained = data.steps, len(data.rows.train)
-    met = {number for step in range(1, steps.total + 1) for number in steps.numbers(step)}
-    return [*met, *range(trained, trained + len(data.rows.eval))]
-
-
 def _unknown(inputs: RunInputs, table: TaughtTable) -> Iterator[MicroBatch]:
     """The micro-batches in which rows are met that are not known when their turn comes."""
     steps = inputs.data.steps
-    for step in range(1, steps.total + 1):
+    for step in range(1, steps.first_steps + 1):
         if not table.known[steps.numbers(step)].all():
             yield from (one for one in steps.micro_batches(step) if not table.known[list(one.numbers)].all())
     yield from (one for one in steps.evaluation() if not table.known[list(one.numbers)].all())
