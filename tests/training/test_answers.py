@@ -106,7 +106,9 @@ def test_processes_that_share_the_rows_measure_what_one_does(assistant: Assistan
     assert replace(whole, share=Half(0, second.found)).measure() == whole.measure()
 
 
-def test_rows_ask_what_an_evaluation_asks(assistant: Assistant, tmp_path: Path) -> None:
+def test_rows_ask_what_an_evaluation_asks(
+    assistant: Assistant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = [
         {"role": "user", "content": "the crate?"}, {"role": "assistant", "content": "blue"},
         {"role": "user", "content": "the parcel?"}, {"role": "assistant", "content": "is late"},
@@ -119,7 +121,8 @@ def test_rows_ask_what_an_evaluation_asks(assistant: Assistant, tmp_path: Path) 
         (one.prompt, one.reference.strip()) for one in expected
     ]
     assert len(asked) == 2
-    assert len(asked_rows([assistant.encoder.encode(one) for one in records], assistant.tokenizer, most=1)) == 1
+    monkeypatch.setattr("veneer.training.answers.MOST", 1)
+    assert len(asked_rows([assistant.encoder.encode(one) for one in records], assistant.tokenizer)) == 1
 
 
 SETTINGS = ("data.held_out=0.3", "train.steps=20", "train.eval_every=2", "train.save_every=2", "train.keep=20",

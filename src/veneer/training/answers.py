@@ -62,7 +62,7 @@ def last_answer(example: Example) -> slice | None:
     return slice(first, int(trained[-1]) + 1) if first > 1 else None
 
 
-def asked_rows(examples: Iterable[Example], tokenizer: Tokenizer, most: int = MOST) -> list[AskedRow]:
+def asked_rows(examples: Iterable[Example], tokenizer: Tokenizer) -> list[AskedRow]:
     """The first evaluation rows that have an answer, as questions."""
     found: list[AskedRow] = []
     for example in examples:
@@ -72,7 +72,7 @@ def asked_rows(examples: Iterable[Example], tokenizer: Tokenizer, most: int = MO
         reference = tokenizer.decode(example.tokens[answer].tolist())
         prompt = tuple(example.tokens[: answer.start].tolist())
         found.append(AskedRow(example.where, prompt, reference, len(tokenizer.encode(reference))))
-        if len(found) == most:
+        if len(found) == MOST:
             break
     return found
 
