@@ -28,7 +28,7 @@ def test_the_cut_is_that_of_the_run(tiny_model: Path, tiny_data: Path, tmp_path:
         config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
         rows = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
         source = PackedSteps(rows, config.train, Packing(share=True, evaluation_share=True, pad_to_multiple_of=16))
-        source.micro_batch_tokens = tokens
+        source.cut_at(tokens)
         cut = source.batch_shape(tokens)
         batches = [batch for step in range(1, source.total + 1) for batch in source.micro_batches(step)]
         assert cut.tokens == max(len(batch.tokens) for batch in batches) == len(source.largest().tokens)

@@ -45,7 +45,7 @@ def evaluation_of(
     """
     if not len(data.rows.eval):
         return None
-    losses = evaluation(model, data.steps.evaluation, objective, emit, team)
+    losses = evaluation(model, data.packed.evaluation, objective, emit, team)
     answers = answers_of(config, data, origin, model, emit, Dealt(team.group, "answers/"))
     if answers is None:
         return losses

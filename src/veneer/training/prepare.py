@@ -55,14 +55,26 @@ class TrainingData:
     """The rows of a run, and the tokenizer that encoded them."""
 
     rows: Rows
-    steps: PackedSteps
-    """The rows in steps and micro-batches."""
+    steps: PackedSteps | PromptSteps
+    """The rows in steps and micro-batches; of a run that samples its answers, the prompts in steps."""
     tokenizer: Tokenizer
     """Knows the run's new tokens."""
 
+    @property
+    def packed(self) -> PackedSteps:
+        """The steps of a run whose rows have their answers."""
+        assert isinstance(self.steps, PackedSteps), "answers that are sampled are there when a step is made"
+        return self.steps
+
+    @property
+    def asked(self) -> PromptSteps:
+        """The steps of a run that samples its answers."""
+        assert isinstance(self.steps, PromptSteps), "rows with answers are not sampled"
+        return self.steps
+
     def met(self) -> list[int]:
         """The places of the examples that the run trains and evaluates, each once."""
-        steps, trained = self.steps, len(self.rows.train)
+        steps, trained = self.packed, len(self.rows.train)
         numbers = (number for step in range(1, steps.first_steps + 1) for number in steps.numbers(step))
         return [*dict.fromkeys(numbers), *range(trained, trained + len(self.rows.eval))]
 
@@ -143,8 +155,8 @@ def prepare(
     for line in _told(planned, forecast, steps.total, reasons):
         notice(line)
     data = None
-    if isinstance(steps, PackedSteps) and isinstance(tokenizer, Tokenizer) and isinstance(found, Rows):
-        steps.micro_batch_tokens = forecast.micro_batch_tokens
+    if not isinstance(steps, SupposedSteps) and isinstance(tokenizer, Tokenizer) and isinstance(found, Rows):
+        steps.cut_at(forecast.micro_batch_tokens)
         data = TrainingData(rows=steps.rows, steps=steps, tokenizer=tokenizer)
     return PreparedRun(
         config=_chosen(config, forecast, steps.total),
@@ -222,7 +234,9 @@ def _told(run: ForeseenRun, forecast: Forecast, steps: int, reasons: Sequence[st
         yield f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while"
 
 
-def _foreseen(run: ForeseenRun, rows: Rows | SupposedRows) -> tuple[SupposedSteps | PackedSteps, Forecast]:
+def _foreseen(
+    run: ForeseenRun, rows: Rows | SupposedRows
+) -> tuple[SupposedSteps | PackedSteps | PromptSteps, Forecast]:
     """The steps of a run and what they take. Answers that are sampled stand with all others to their prompt, or in
     the largest pieces that fit."""
     config, description = run.config, run.description

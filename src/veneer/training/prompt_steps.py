@@ -57,7 +57,7 @@ class Sampled:
         return next((size for size in self.pieces() if prompt + size * answer <= most), 1)
 
 
-class PromptSteps(PackedSteps):
+class PromptSteps:
     """The steps of a run over prompts, whose answers are only supposed; `veneer.training.sampled_steps` samples them.
 
     Args:
@@ -69,13 +69,25 @@ class PromptSteps(PackedSteps):
     """
 
     def __init__(self, rows: Rows, train: TrainSection, packing: Packing, sampled: Sampled, piece: int):
-        super().__init__(rows, train, packing)
-        self.sampled = sampled
+        self.rows, self.packing, self.sampled = rows, packing, sampled
+        self._order = PackedSteps(rows, train, packing)
+        self._lengths = rows.lengths
         self._piece = piece
-        if train.steps is None:
-            self.total *= sampled.iterations
+        self.total = train.steps or self._order.total * sampled.iterations
         first = range(1, min(self.total, SCANNED_STEPS) + 1)
-        self._most_prompts = max(len(self.numbers(step)) for step in first)
+        self._most_prompts = max(len(self._order.numbers(step)) for step in first)
+
+    def cut_at(self, micro_batch_tokens: int) -> None:
+        """See `PackedSteps.cut_at`."""
+        self._order.cut_at(micro_batch_tokens)
+
+    def most_tokens(self, most: int | None = None) -> int:
+        """See `PackedSteps.most_tokens`."""
+        return self._order.most_tokens(most)
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """Prompts alone, packed, as many as the 1-based step has: what is measured before anything is sampled."""
+        return self._order.micro_batches(step)
 
     @property
     def longest(self) -> int:
@@ -93,7 +105,7 @@ class PromptSteps(PackedSteps):
 
     def prompts(self, generation: int) -> list[int]:
         """The places of the prompts that a sampling asks."""
-        return self.numbers(generation)
+        return self._order.numbers(generation)
 
     def piece(self, prompt: int, answer: int, most: int) -> int:
         """`Sampled.piece`; a single answer where no beginning is shared."""
@@ -101,11 +113,11 @@ class PromptSteps(PackedSteps):
 
     def epoch(self, step: int) -> float:
         """Passes over the prompts that are done after the 1-based step."""
-        return super().epoch(self.generation(step))
+        return self._order.epoch(self.generation(step))
 
     def largest(self, most: int | None = None) -> MicroBatch:
         """A micro-batch as large as any may become; its documents have no numbers, since they are only supposed."""
-        tokens = most or self._most()
+        tokens = self.most_tokens(most)
         prompt = max(self.rows.train, key=lambda example: len(example.tokens))
         size = self.piece(len(prompt.tokens), self.sampled.longest, tokens)
         pieces = max(1, min(tokens // (len(prompt.tokens) + size * self.sampled.longest), self._step_pieces(size)))

@@ -101,7 +101,7 @@ def objective_over(
 def partner_layout(inputs: RunInputs) -> PartnerLayout:
     """How KTO's answers to other prompts are laid. Not beside others where weights are in parts, each of which is put
     together for one pass at a time."""
-    packing = inputs.data.steps.packing
+    packing = inputs.data.packed.packing
     beside = packing.prompts and inputs.config.compute.sharding is Sharding.NONE
     return PartnerLayout(beside, packing.prompts, packing.pad_to_multiple_of)
 
@@ -173,10 +173,10 @@ def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) 
 
 def _first_batches(data: TrainingData, table: ReferenceTable) -> Iterator[Sequence[MicroBatch]]:
     """The micro-batches of every step in which the table knows not all answers, and those of the evaluation."""
-    for step in range(1, data.steps.first_steps + 1):
-        if table.unknown(data.steps.numbers(step)):
-            yield data.steps.micro_batches(step)
-    yield data.steps.evaluation()
+    for step in range(1, data.packed.first_steps + 1):
+        if table.unknown(data.packed.numbers(step)):
+            yield data.packed.micro_batches(step)
+    yield data.packed.evaluation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class _LaidStep:
 
 def _laid_steps(data: TrainingData) -> Iterator[_LaidStep]:
     """All steps of a run, and its evaluation."""
-    steps = data.steps
+    steps = data.packed
     for step in range(1, steps.total + 1):
         yield _LaidStep(steps.numbers(step), steps.micro_batches(step) if step <= steps.first_steps else [])
     evaluation = steps.evaluation()
@@ -237,7 +237,7 @@ class _Labelled:
 
 def wanted_partners(data: TrainingData, partners: Partners) -> list[Partner]:
     """The partners of all steps and of the evaluation, each once."""
-    steps = [data.steps.numbers(step) for step in range(1, data.steps.total + 1)]
+    steps = [data.packed.numbers(step) for step in range(1, data.packed.total + 1)]
     held_out = range(len(data.rows.train), len(data.rows.train) + len(data.rows.eval))
     return list(dict.fromkeys(pair for numbers in (*steps, held_out) for pair in partners.of(numbers)))
 

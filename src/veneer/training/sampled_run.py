@@ -9,7 +9,6 @@ from veneer.enums import Init
 from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.prepare import TrainingData
-from veneer.training.prompt_steps import PromptSteps
 from veneer.training.reward_evaluation import RewardEvaluation
 from veneer.training.sampled_objective import SampledObjective, as_reference_of
 from veneer.training.sampled_steps import SampledSteps
@@ -45,11 +44,9 @@ def sampled_run(
         trainable: the part that is trained, as the run starts.
         sampler: samples and judges, with the model that is trained.
     """
-    steps, rows = data.steps, data.rows
-    assert isinstance(steps, PromptSteps), "rows with answers are not sampled"
-    table, settings = RolloutTable(), config.grpo
+    rows, table, settings = data.rows, RolloutTable(), config.grpo
     source = SampledSteps(
-        steps=steps,
+        steps=data.asked,
         prompts=rows.prompts[: len(rows.train)],
         settings=settings,
         seed=config.train.seed,

@@ -178,8 +178,7 @@ class SampledSteps:
         examples = [self._examples[number] for number in numbers]
         answer = max(example.supervised for example in examples)
         prompt = max(len(example.tokens) - example.supervised for example in examples)
-        share, tokens = self.steps.packing.share, most or self.steps.micro_batch_tokens
-        assert tokens is not None, "the size of a micro-batch has not been chosen yet"
+        share, tokens = self.steps.packing.share, self.steps.most_tokens(most)
         size = self.steps.piece(prompt, answer, tokens)
         packed = pack(
             examples,

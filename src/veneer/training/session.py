@@ -262,7 +262,7 @@ def _engine(
         passes=Passes(
             trainable=learner.trainable,
             objective=learner.objective,
-            source=data.steps if sampled is None else sampled.source,
+            source=data.packed if sampled is None else sampled.source,
             seed=train.seed,
             team=team,
         ),

@@ -91,7 +91,7 @@ class PackedSteps:
     def __init__(self, rows: Rows, train: TrainSection, packing: Packing):
         self.rows = rows
         self.packing = packing
-        self.micro_batch_tokens: int | None = None
+        self._micro_batch_tokens: int | None = None
         """Tokens of a micro-batch at most, once they have been chosen."""
         self._together = rows.together
         self._lengths = rows.lengths
@@ -107,6 +107,10 @@ class PackedSteps:
         self._lane_count = lanes_in(train)
         self._first_epochs = RowMixture(rows.sources).first_epochs if rows.sources else 1
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
+
+    def cut_at(self, micro_batch_tokens: int) -> None:
+        """Take note of how many tokens a micro-batch of the run has at most."""
+        self._micro_batch_tokens = micro_batch_tokens
 
     @property
     def longest(self) -> int:
@@ -132,7 +136,7 @@ class PackedSteps:
             step: the number of the step.
             most: tokens of a micro-batch at most, where they are not the run's.
         """
-        return [self._pack(members, most or self._most()) for members in self._dealt(step)]
+        return [self._pack(members, self.most_tokens(most)) for members in self._dealt(step)]
 
     def _dealt(self, step: int) -> list[list[int]]:
         """The examples of the 1-based step by lane."""
@@ -162,7 +166,7 @@ class PackedSteps:
         share = self.packing.evaluation_share if self._together == 1 else self.packing.share
         return pack(
             LazySequence(len(self.rows.eval), self.rows.eval.__getitem__),
-            most or self._most(),
+            self.most_tokens(most),
             share=share,
             together=self._together,
             numbers=numbers,
@@ -174,9 +178,11 @@ class PackedSteps:
         sizes: list[int] = self._lengths[rows].tolist()
         return sizes
 
-    def _most(self) -> int:
-        assert self.micro_batch_tokens is not None, "the size of a micro-batch has not been chosen yet"
-        return self.micro_batch_tokens
+    def most_tokens(self, most: int | None = None) -> int:
+        """Tokens of a micro-batch at most: `most`, or those of the run where it is None."""
+        chosen = most or self._micro_batch_tokens
+        assert chosen is not None, "the size of a micro-batch has not been chosen yet"
+        return chosen
 
     def _pack(self, chosen: Iterable[int], most: int) -> list[MicroBatch]:
         numbers = self._parts(chosen)
@@ -202,7 +208,7 @@ class PackedSteps:
     def largest(self, most: int | None = None) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
         the longest row. `most` as for `lanes`."""
-        members, _ = self._compared(self._bins(most or self._most()))[0]
+        members, _ = self._compared(self._bins(self.most_tokens(most)))[0]
         (batch,) = self._pack(members, sum(self._sizes(members)))
         return batch
 

@@ -148,7 +148,7 @@ def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
 
 def _unknown(inputs: RunInputs, table: TaughtTable) -> Iterator[MicroBatch]:
     """The micro-batches in which rows are met that are not known when their turn comes."""
-    steps = inputs.data.steps
+    steps = inputs.data.packed
     for step in range(1, steps.first_steps + 1):
         if not table.known[steps.numbers(step)].all():
             yield from (one for one in steps.micro_batches(step) if not table.known[list(one.numbers)].all())

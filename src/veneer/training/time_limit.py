@@ -158,7 +158,7 @@ def within_limit(
     Raises:
         TimeTooShort: not one step fits.
     """
-    limit, steps = given.train.time_limit, inputs.data.steps
+    limit, steps = given.train.time_limit, inputs.data.packed
     assert limit is not None
     with Stage(emit, "measuring steps for the time limit"):
         times = _measured(inputs, model, trainable, objective, MEASURED * limit, begun)
@@ -207,7 +207,7 @@ def _measured(
     begun: float,
 ) -> StepTimes:
     """What the parts of the run take, each kind tried for about `most` seconds."""
-    config, steps, device = inputs.config, inputs.data.steps, model.device
+    config, steps, device = inputs.config, inputs.data.packed, model.device
     if inputs.prepared.forecast.recompute:
         model.recompute(Recomputation(trainable.generator()))
     model.train()
