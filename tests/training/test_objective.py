@@ -49,11 +49,11 @@ from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
-from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 from veneer.training.objectives.simpo import Simpo
 from veneer.training.partners import Partners
 from veneer.training.reference_point import WithReferencePoint
+from veneer.training.rollouts.table import RolloutTable
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
 from veneer.training.session import Learner, RunResult, begin, threads_of

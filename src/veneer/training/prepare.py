@@ -35,9 +35,9 @@ from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
 from veneer.training.from_adapter import as_found, keeps_tie, warn_of_other_form, with_adapter
 from veneer.training.optimizers.choose import auto_beta2
-from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
 from veneer.training.reward_adapters import reward_setups
+from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.steps import PackedSteps, examples_per_step, lanes_in, packing_of
 from veneer.training.supposed_steps import SupposedRows, SupposedSteps
 from veneer.training.teacher import check_teacher, compared_tokens, described_teacher, teaching

@@ -41,9 +41,9 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
+from veneer.training.rollouts.run import SampledRun, sampled_run
+from veneer.training.rollouts.sampler import Sampler
 from veneer.training.run_inputs import RunInputs, prepare_run, with_threads_as_before
-from veneer.training.sampled_run import SampledRun, sampled_run
-from veneer.training.sampler import Sampler
 from veneer.training.score_reward import with_reward_models
 from veneer.training.session import Learner, RunResult, Session, begin, threads_of
 from veneer.training.teacher_table import taught_table

@@ -45,8 +45,8 @@ from veneer.training.passes import Passes
 from veneer.training.prepare import TrainingData
 from veneer.training.progress import Progress, ended
 from veneer.training.result import publish
+from veneer.training.rollouts.run import SampledRun
 from veneer.training.run_inputs import RunInputs
-from veneer.training.sampled_run import SampledRun
 from veneer.training.sharded import ShardedTraining, StateInParts
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable

@@ -23,7 +23,7 @@ from veneer.events import Event, StepDone
 from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.grpo import CLIP_HIGH, CLIP_LOW, CLIP_REGION, ENTROPY, KL, SAMPLER, Grpo, k3
-from veneer.training.objectives.rollout import RolloutTable
+from veneer.training.rollouts.table import RolloutTable
 from veneer.training.run import train
 
 GROUP = 4

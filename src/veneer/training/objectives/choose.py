@@ -21,9 +21,9 @@ from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
-from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.objectives.simpo import Simpo
+from veneer.training.rollouts.table import RolloutTable
 
 
 def needs_reference(objective: ObjectiveName) -> bool:

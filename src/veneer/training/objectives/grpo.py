@@ -39,7 +39,7 @@ from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import document_numbers, token_log_probabilities
-from veneer.training.objectives.rollout import RolloutTable
+from veneer.training.rollouts.table import RolloutTable
 
 POLICY, KL_TERM = "policy_loss", "kl_loss"
 KL, ENTROPY = "kl", "entropy"

@@ -9,7 +9,7 @@ import pytest
 
 from veneer.data.chat import Example
 from veneer.data.packing import pack
-from veneer.training.objectives.rollout import RolloutTable
+from veneer.training.rollouts.table import RolloutTable
 
 
 def example(length: int, answer: int) -> Example:

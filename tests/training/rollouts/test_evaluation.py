@@ -18,8 +18,8 @@ from veneer.io.tokenizer import from_directory
 from veneer.rewards.base import AnswerToJudge, RewardFailed
 from veneer.rewards.judge import Judge, WeighedReward
 from veneer.training.parallel.group import Alone
-from veneer.training.reward_evaluation import RewardEvaluation
-from veneer.training.sampler import Sampler
+from veneer.training.rollouts.evaluation import RewardEvaluation
+from veneer.training.rollouts.sampler import Sampler
 
 
 class Lengths:

@@ -27,9 +27,9 @@ from veneer.training.objectives.advantages import advantages
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import token_log_probabilities
 from veneer.training.objectives.grpo import Grpo
-from veneer.training.objectives.rollout import Floats
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.ragged import everybodys
+from veneer.training.rollouts.table import Floats
 from veneer.training.trainable import AdapterTraining, Trainable
 
 AsReference = Callable[[], AbstractContextManager[None]]

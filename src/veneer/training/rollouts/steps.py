@@ -27,11 +27,11 @@ from veneer.events import AnswersJudged, Subscriber
 from veneer.io.files import write_tensors
 from veneer.rewards.judge import Judged
 from veneer.training.objectives.advantages import advantages
-from veneer.training.objectives.rollout import Floats, RolloutTable
 from veneer.training.parallel.ragged import from_first
-from veneer.training.prompt_steps import PromptSteps, answered
-from veneer.training.rollouts import SampledAnswer, SamplingStopped, sampling_of
-from veneer.training.sampler import Sampler
+from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sampling_of
+from veneer.training.rollouts.planned_steps import PromptSteps, answered
+from veneer.training.rollouts.sampler import Sampler
+from veneer.training.rollouts.table import Floats, RolloutTable
 from veneer.training.step_source import SourceStopped
 
 FILE = "rollout.safetensors"

@@ -13,8 +13,8 @@ from veneer.errors import DataError, listing
 from veneer.events import Level, Note
 from veneer.generation.sampling import Sampling
 from veneer.training.objectives.base import Means
-from veneer.training.rollouts import SamplingStopped
-from veneer.training.sampler import Sampler
+from veneer.training.rollouts.answers import SamplingStopped
+from veneer.training.rollouts.sampler import Sampler
 
 DOING = "answering the evaluation prompts"
 

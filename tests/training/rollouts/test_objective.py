@@ -16,10 +16,10 @@ from veneer.events import ignore
 from veneer.model.language import LanguageModel
 from veneer.training.build import build
 from veneer.training.objectives.grpo import Grpo
-from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.parallel.group import Alone
+from veneer.training.rollouts.objective import SampledObjective, as_reference_of, laid_in
+from veneer.training.rollouts.table import RolloutTable
 from veneer.training.run_inputs import prepare_run
-from veneer.training.sampled_objective import SampledObjective, as_reference_of, laid_in
 from veneer.training.trainable import Trainable
 
 ANSWERS = [Example(np.array([5, 6, 7 + n, 9, 10], dtype=np.int32), np.arange(5) >= 2, "f") for n in range(4)]

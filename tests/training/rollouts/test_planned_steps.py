@@ -8,7 +8,7 @@ import pytest
 from veneer.config import TrainSection
 from veneer.data.chat import Example
 from veneer.data.rows import Rows
-from veneer.training.prompt_steps import PromptSteps, Sampled, answered, supposed, supposed_prompts
+from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, answered, supposed, supposed_prompts
 from veneer.training.steps import Packing
 from veneer.training.supposed_steps import SupposedRows
 

@@ -29,7 +29,7 @@ from veneer.rewards.judge import Failure, Judge, Judged
 from veneer.strict_json import to_text
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.ragged import Floats, everybodys
-from veneer.training.rollouts import SampledAnswer, SamplingStopped, sample, to_judge
+from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sample, to_judge
 
 READY, STOPPED = "ready", "stopped"
 

@@ -20,8 +20,8 @@ from veneer.model.language import LanguageModel
 from veneer.training.build import build
 from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import token_log_probabilities
-from veneer.training.prompt_steps import answered
-from veneer.training.rollouts import SampledAnswer, SamplingStopped, sample, sampling_of, to_judge
+from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sample, sampling_of, to_judge
+from veneer.training.rollouts.planned_steps import answered
 from veneer.training.run_inputs import prepare_run
 
 GROUP = 4

@@ -58,7 +58,7 @@ class Sampled:
 
 
 class PromptSteps:
-    """The steps of a run over prompts, whose answers are only supposed; `veneer.training.sampled_steps` samples them.
+    """The steps of a run over prompts, whose answers are only supposed; `veneer.training.rollouts.steps` samples them.
 
     Args:
         rows: the prompts.

@@ -19,8 +19,8 @@ from veneer.rewards.base import AnswerToJudge, RewardsStopped
 from veneer.rewards.judge import Judge, WeighedReward
 from veneer.training.parallel.group import Alone
 from veneer.training.parallel.ranks import ALONE, Ranks
-from veneer.training.rollouts import SampledAnswer, SamplingStopped
-from veneer.training.sampler import READY, STOPPED, JudgedAnswers, Sampler, _answers, _numbers
+from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped
+from veneer.training.rollouts.sampler import READY, STOPPED, JudgedAnswers, Sampler, _answers, _numbers
 
 Ask = Callable[..., JudgedAnswers]
 SAMPLING = Sampling(max_new_tokens=4, seed=3, temperature=1.0)

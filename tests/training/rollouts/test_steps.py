@@ -8,9 +8,9 @@ import pytest
 from veneer.config import GrpoSection
 from veneer.data.chat import Example
 from veneer.rewards.judge import Failure, Judged
-from veneer.training.objectives.rollout import RolloutTable
-from veneer.training.rollouts import SampledAnswer
-from veneer.training.sampled_steps import fill, laid, without_groups
+from veneer.training.rollouts.answers import SampledAnswer
+from veneer.training.rollouts.steps import fill, laid, without_groups
+from veneer.training.rollouts.table import RolloutTable
 
 NAN = np.nan
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from veneer.config import RunConfig
 from veneer.enums import Init
 from veneer.training.objectives.grpo import Grpo
-from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.prepare import TrainingData
-from veneer.training.reward_evaluation import RewardEvaluation
-from veneer.training.sampled_objective import SampledObjective, as_reference_of
-from veneer.training.sampled_steps import SampledSteps
-from veneer.training.sampler import Sampler
+from veneer.training.rollouts.evaluation import RewardEvaluation
+from veneer.training.rollouts.objective import SampledObjective, as_reference_of
+from veneer.training.rollouts.sampler import Sampler
+from veneer.training.rollouts.steps import SampledSteps
+from veneer.training.rollouts.table import RolloutTable
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import Trainable
 
