@@ -19,7 +19,7 @@ from veneer.training.parallel.dealt import Dealt
 from veneer.training.parallel.lanes import Team
 from veneer.training.prepare import TrainingData
 from veneer.training.progress import Progress
-from veneer.training.samples import PromptSampler, named_prompts, row_prompts
+from veneer.training.shown_prompts import ShownPrompts, named_prompts, row_prompts
 
 
 def evaluation_of(
@@ -82,7 +82,7 @@ def answers_of(
     )
 
 
-def sampler_of(
+def shown_prompts_of(
     config: RunConfig, data: TrainingData, origin: Checkpoint, model: LanguageModel, emit: Subscriber
 ) -> Callable[[Progress, float], None] | None:
     """What makes the samples of a run; None where it makes none. The arguments are those of `evaluation_of`."""
@@ -97,7 +97,7 @@ def sampler_of(
     if not prompts:
         emit(Note(message="train.samples_every: no row has a prompt that is short enough; there are no samples"))
         return None
-    return PromptSampler(
+    return ShownPrompts(
         model=model,
         prompts=prompts,
         tokenizer=tokenizer,

@@ -62,7 +62,7 @@ class Engine:
     """The number of evaluations without a new best one after which the run ends; None never ends it."""
     sample: Callable[[Progress, float], None] | None = None
     """A function that is told after every step where the run stands and how many seconds it has taken, and answers
-    prompts (`veneer.training.samples`)."""
+    prompts (`veneer.training.shown_prompts`)."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)

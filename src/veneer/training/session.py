@@ -24,7 +24,7 @@ from veneer.planning.forecast import Forecast
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder, trained_rows_of
 from veneer.strict_json import to_text
-from veneer.training.asking import evaluation_of, sampler_of
+from veneer.training.asking import evaluation_of, shown_prompts_of
 from veneer.training.best import best_by
 from veneer.training.checkpoint import CheckpointStore
 from veneer.training.engine import Engine
@@ -278,7 +278,7 @@ def _engine(
         stop=stop,
         best_by=best_by(config),
         patience=train.patience,
-        sample=sampler_of(config, data, inputs.origin, model, log.emit) if team.first else None,
+        sample=shown_prompts_of(config, data, inputs.origin, model, log.emit) if team.first else None,
     )
 
 

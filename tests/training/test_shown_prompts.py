@@ -19,10 +19,10 @@ from veneer.enums import Dtype
 from veneer.errors import ConfigError
 from veneer.events import Event, Note, SamplesAnswered
 from veneer.generation.sampling import Sampling
-from veneer.training import samples
+from veneer.training import shown_prompts
 from veneer.training.progress import Progress
 from veneer.training.run import train
-from veneer.training.samples import NEW_TOKENS, PromptSampler, SamplePrompt, named_prompts, row_prompts
+from veneer.training.shown_prompts import NEW_TOKENS, SamplePrompt, ShownPrompts, named_prompts, row_prompts
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
@@ -57,7 +57,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pace: float) -> None:
         self.now, self.pace, self.made = 0.0, pace, 0
-        monkeypatch.setattr(samples, "answer_all", self.answer)
+        monkeypatch.setattr(shown_prompts, "answer_all", self.answer)
 
     def __call__(self) -> float:
         return self.now
@@ -77,14 +77,14 @@ def run_through(
 ) -> tuple[list[SamplesAnswered], list[str]]:
     """Steps of so many seconds, with samples between them."""
     seen: list[Event] = []
-    sampler = PromptSampler(
+    shown = ShownPrompts(
         model=assistant.model, prompts=[SamplePrompt("p", (1, 2, 3))], tokenizer=assistant.tokenizer,
         stop_ids=frozenset(), every=every, last_step=steps, emit=seen.append, clock=clock,
     )  # fmt: skip
     for step in range(1, steps + 1):
         clock.now += seconds
         progress = Progress(step=step, tokens=1000 * step, seconds=seconds * step)
-        sampler.after_step(progress, clock.now)
+        shown.after_step(progress, clock.now)
     answered = [event for event in seen if isinstance(event, SamplesAnswered)]
     return answered, [event.message for event in seen if isinstance(event, Note)]
 
@@ -118,7 +118,7 @@ def test_a_run_too_short_for_samples_says_so(assistant: Assistant, monkeypatch: 
     assert len(found) == 1  # its prompt was read, and its answer ended after a token
     assert found[0].cut_short
     assert notes == []
-    monkeypatch.setattr(samples, "SHARE", 0.0)
+    monkeypatch.setattr(shown_prompts, "SHARE", 0.0)
     found, notes = run_through(assistant, clock, steps=2, seconds=1.0, every=1)
     assert found == []
     assert "more than 0% of the time" in notes[0]
@@ -127,7 +127,7 @@ def test_a_run_too_short_for_samples_says_so(assistant: Assistant, monkeypatch: 
 def test_the_bytes_of_a_run_are_those_without_samples_also_where_it_is_resumed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "SHARE", 10.0)  # every sample is made, whatever this machine is busy with
+    monkeypatch.setattr(shown_prompts, "SHARE", 10.0)  # every sample is made, whatever this machine is busy with
     data = write_rows(tmp_path / "rows.jsonl", rows(24))
     settings = ("train.steps=12", "lora.dropout=0.1", "data.held_out=0.2", "train.eval_every=4", "train.keep=9")
     every = (*settings, "train.samples_every=3")
@@ -157,7 +157,7 @@ def test_the_bytes_of_a_run_are_those_without_samples_also_where_it_is_resumed(
 def test_prompts_of_the_configuration_are_asked_and_need_a_number_of_steps(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "SHARE", 10.0)
+    monkeypatch.setattr(shown_prompts, "SHARE", 10.0)
     named = ("train.steps=2", 'train.sample_prompts=["late?", "what?"]')
     seen: list[Event] = []
     run = run_config(tiny_model, tiny_data, tmp_path / "run", *named, "train.samples_every=2")

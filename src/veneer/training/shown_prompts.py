@@ -89,7 +89,7 @@ def _end_of_prompt(example: Example) -> int:
 
 
 @dataclass(slots=True)
-class PromptSampler:
+class ShownPrompts:
     """Answers the prompts of one run as it goes."""
 
     model: LanguageModel
