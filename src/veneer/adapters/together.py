@@ -39,13 +39,13 @@ class _Together(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layers: Sequence[Updated], *factors: Tensor) -> tuple[Tensor, ...]:
         down = torch.mm(x, stacked([layer.a for layer in layers]).t())
         ranks = [len(layer.a) for layer in layers]
-        outputs = [
+        found = [
             layer.base.product(x, LowRank(own, layer.b, layer.scale))
             for layer, own in zip(layers, torch.split(down, ranks, dim=1), strict=True)
         ]
         ctx.save_for_backward(x, down)
         ctx.layers, ctx.ranks = layers, ranks
-        return tuple(outputs)
+        return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
