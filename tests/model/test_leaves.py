@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from random_weights import RandomWeights
 from tiny_models import largest_difference
-from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, make_norm
+from veneer.model.leaves import DenseLinear, Embedding, NormModule, make_norm
 from veneer.model.shape import Norm
 from veneer.products import LowRank
 
@@ -18,7 +18,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def formula(kind: Norm, x: Tensor, norm: RmsNorm, bias: Tensor | None) -> Tensor:
+def formula(kind: Norm, x: Tensor, norm: NormModule, bias: Tensor | None) -> Tensor:
     if kind in (Norm.LAYER, Norm.LAYER_BIAS):
         centred = x - x.mean(-1, keepdim=True)
         normed = centred / (centred.square().mean(-1, keepdim=True) + EPS).sqrt()

@@ -21,7 +21,7 @@ from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite
-from veneer.model.decoder import BaseLinear, RmsNorm
+from veneer.model.decoder import BaseLinear, NormModule
 from veneer.model.language import Modules
 from veneer.model.leaves import WideNorm
 from veneer.tables import TokenLookup, copied_table
@@ -156,7 +156,7 @@ def base_tensors(base: object) -> dict[str, Tensor]:
     """Weight and bias of a frozen module in float64; a quantised weight is decoded."""
     if isinstance(base, TokenLookup):
         return {"weight": copied_table(base.table, torch.float64)}
-    if isinstance(base, RmsNorm):
+    if isinstance(base, NormModule):
         weight: Tensor = base.weight
         bias: Tensor | None = base.bias if isinstance(base, WideNorm) else None
     else:

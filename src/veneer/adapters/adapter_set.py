@@ -18,7 +18,7 @@ from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRow
 from veneer.adapters.targets import HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot
 from veneer.errors import AdapterError, listing, nearest
-from veneer.model.decoder import RmsNorm
+from veneer.model.decoder import NormModule
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
 from veneer.tables import TokenLookup
@@ -222,7 +222,7 @@ def _as_module(module: AdapterModule) -> nn.Module:
 
 
 def _routed(base: nn.Module, own: Mapping[str, nn.Module], route: Route) -> nn.Module:
-    if isinstance(base, TokenLookup | RmsNorm):
+    if isinstance(base, TokenLookup | NormModule):
         return RoutedRows(base, own, route)
     if isinstance(base, Experts):
         return RoutedExperts(base, own, route)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from veneer.adapters.module import copy_tensors
 from veneer.errors import AdapterError
 from veneer.model.language import Modules
-from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm
+from veneer.model.leaves import DenseLinear, Embedding, NormModule, WideNorm
 from veneer.tables import HoldsTable, TokenLookup, copied_table
 
 
@@ -40,7 +40,7 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
     """
     if isinstance(module, TokenLookup):
         return Embedding(nn.Parameter(copied_table(module.table, torch.float32)))
-    if isinstance(module, RmsNorm):
+    if isinstance(module, NormModule):
         own = module.bias if isinstance(module, WideNorm) else None
         return module.of(_parameter(module.weight), None if own is None else _parameter(own))
     if not isinstance(module, nn.ModuleList) and path.rpartition(".")[2] in LINEAR_LEAVES:

@@ -100,7 +100,7 @@ class RoutedRows(_RoutedModule):
         return torch.cat([self._module_of(s.name)(x[s.start : s.stop], *rest) for s in self._route.over(len(x))])
 
     def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """See `RmsNorm.after_adding`."""
+        """See `NormModule.after_adding`."""
         pairs = [
             cast(Any, self._module_of(s.name)).after_adding(x[s.start : s.stop], delta[s.start : s.stop])
             for s in self._route.over(len(x))

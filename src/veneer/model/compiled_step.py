@@ -26,10 +26,11 @@ from veneer.model.layers import (
     ParallelLayer,
     PerHeadNorm,
     PostNormLayer,
+    PreNormLayer,
     SandwichLayer,
     SelfAttention,
 )
-from veneer.model.leaves import RmsNorm, WideNorm
+from veneer.model.leaves import NormModule, RmsNorm, WideNorm
 from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
 from veneer.native.factors import Site
@@ -49,7 +50,7 @@ class Body(Protocol):
     """The decoder without its head (`veneer.model.decoder.Decoder`)."""
 
     layers: nn.ModuleList
-    norm: RmsNorm
+    norm: NormModule
 
     def embedded(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """What the first layer reads, `[tokens, dim]` in `dtype`."""
@@ -253,7 +254,7 @@ class _Layout:
     def layer(self, layer: nn.Module, path: str) -> None:
         """Lay down all operations of a layer, which stands at a path. Raises _Unknown."""
         x, normed, scale = self._x, self.normed, self._spec.residual_scale
-        if type(layer) is DecoderLayer:
+        if type(layer) is PreNormLayer:
             self.norm(layer.input_layernorm, x, normed)
             self._attention(layer, normed, path)
             self.norm(layer.post_attention_layernorm, x, normed, added=(self._attended, scale))
@@ -346,7 +347,7 @@ class _Layout:
         self._linear(self._gated, [(f"{own}.down_proj", module.down_proj, self._fed)])
 
 
-def _by_head(module: RmsNorm) -> NormKind:
+def _by_head(module: NormModule) -> NormKind:
     return NormKind.BY_HEAD if module.weight.dim() == 2 else NormKind.PLAIN
 
 

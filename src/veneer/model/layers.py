@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from veneer.model.attention import Attention
 from veneer.model.experts import Expert, Experts, Mixture
 from veneer.model.fused import geglu, swiglu
-from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm, outputs_of
+from veneer.model.leaves import DenseLinear, NormModule, Weights, make_norm, outputs_of
 from veneer.model.recompute import recomputed_in_backward
 from veneer.model.rope import Angles, turn_heads
 from veneer.model.shape import Activation, DecoderSpec, Norm, NormPlacement, Projections, QkNorm
@@ -136,13 +137,13 @@ def feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
     return Mixture(DenseLinear(router, bias), Experts(experts, mixture), mixture)
 
 
-class DecoderLayer(nn.Module):
-    """One pre-norm transformer layer, and the base class of the other kinds of layers."""
+class DecoderLayer(nn.Module, ABC):
+    """One transformer layer, by whatever order of its norms."""
 
-    input_layernorm: RmsNorm
-    post_attention_layernorm: RmsNorm
-    pre_feedforward_layernorm: RmsNorm
-    post_feedforward_layernorm: RmsNorm
+    input_layernorm: NormModule
+    post_attention_layernorm: NormModule
+    pre_feedforward_layernorm: NormModule
+    post_feedforward_layernorm: NormModule
 
     def __init__(self, spec: DecoderSpec, layer: int, weights: Weights):
         super().__init__()
@@ -160,6 +161,17 @@ class DecoderLayer(nn.Module):
     def _add_norm(self, spec: DecoderSpec, path: str, name: str, weights: Weights) -> None:
         self.add_module(name, make_norm(spec.norm, weights, f"{path}.{name}", (spec.hidden_size,), spec.norm_eps))
 
+    @abstractmethod
+    def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
+        """One layer over `[tokens, dim]`."""
+
+    def _scaled(self, delta: Tensor) -> Tensor:
+        return delta if self.residual_scale == 1.0 else delta * self.residual_scale
+
+
+class PreNormLayer(DecoderLayer):
+    """A layer whose norms stand in front of attention and feed-forward, as in most families."""
+
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""
         normed = self.input_layernorm(x)
@@ -168,9 +180,6 @@ class DecoderLayer(nn.Module):
         between, normed_between = self.post_attention_layernorm.after_adding(x, self._scaled(attended))
         with recomputed_in_backward(normed_between, lambda: self.post_attention_layernorm(between.detach())):
             return between + self._scaled(self.mlp(normed_between))
-
-    def _scaled(self, delta: Tensor) -> Tensor:
-        return delta if self.residual_scale == 1.0 else delta * self.residual_scale
 
 
 class PostNormLayer(DecoderLayer):
@@ -211,7 +220,7 @@ class ParallelLayer(DecoderLayer):
 
 
 LAYERS: dict[NormPlacement, type[DecoderLayer]] = {
-    NormPlacement.PRE: DecoderLayer,
+    NormPlacement.PRE: PreNormLayer,
     NormPlacement.POST: PostNormLayer,
     NormPlacement.SANDWICH: SandwichLayer,
     NormPlacement.PARALLEL: ParallelLayer,

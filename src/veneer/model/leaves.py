@@ -122,13 +122,29 @@ class DenseLinear(nn.Module, StoredLayer, HoldsTable):
         return through(self, x)
 
 
-class RmsNorm(nn.Module):
-    """RMS normalisation with a weight: the norm of most families, and the base class of all norms."""
+class NormModule(nn.Module, ABC):
+    """A norm with a weight."""
 
     def __init__(self, weight: nn.Parameter, eps: float):
         super().__init__()
         self.weight = weight
         self.eps = eps
+
+    @abstractmethod
+    def of(self, weight: nn.Parameter, bias: nn.Parameter | None) -> Self:
+        """A norm of this kind with other parameters."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `[tokens, dim]` or `[tokens, heads, dim]` over its last axis."""
+
+    @abstractmethod
+    def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum x + delta, and its norm."""
+
+
+class RmsNorm(NormModule):
+    """RMS normalisation with a weight: the norm of most families."""
 
     def of(self, weight: nn.Parameter, bias: nn.Parameter | None) -> Self:
         """A norm of this kind with other parameters."""
@@ -146,7 +162,7 @@ class RmsNorm(nn.Module):
         return add_rms_norm(x, delta, self.weight, self.eps)
 
 
-class WideNorm(RmsNorm):
+class WideNorm(NormModule):
     """A norm that is computed in float32 as a whole and rounded once.
 
     Args:
@@ -184,7 +200,7 @@ class WideNorm(RmsNorm):
         return total, self(total)
 
 
-def make_norm(kind: Norm, weights: Weights, path: str, shape: tuple[int, ...], eps: float) -> RmsNorm:
+def make_norm(kind: Norm, weights: Weights, path: str, shape: tuple[int, ...], eps: float) -> NormModule:
     """Make the norm at `path`, with tensors from `weights`."""
     weight = weights.parameter(f"{path}.weight", shape)
     if kind is Norm.RMS:
