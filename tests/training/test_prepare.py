@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from preference_rows import text
 from tiny import run_config, tree, write_model
-from veneer.config import RunConfig
+from veneer.config import RunConfig, TrainSection
 from veneer.config.values import override, read_yaml
-from veneer.data.rows import load_rows
+from veneer.data.mixture import WeightedRows
+from veneer.data.rows import Rows, load_rows
 from veneer.errors import CheckpointError, ConfigError, Interrupted
 from veneer.events import Note, ignore
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.tokenizer import from_directory
 from veneer.reproduction.run import reproduce
 from veneer.training import prepare
+from veneer.training.prepare import TrainingData
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run
 from veneer.training.steps import PackedSteps, Packing
@@ -35,6 +39,18 @@ def test_the_cut_is_that_of_the_run(tiny_model: Path, tiny_data: Path, tmp_path:
         assert cut.supervised == max(batch.supervised for batch in batches)
         assert cut.micro_batches == len(batches) / source.total
         assert cut.step_tokens == pytest.approx(sum(batch.document_tokens for batch in batches) / source.total)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.3, 2.0), (0.5, 0.4)])
+def test_the_rows_that_a_run_meets_are_those_of_all_its_steps(weights: tuple[float, float], tiny_model: Path) -> None:
+    examples = [text(3, 4, 5 + number, prompt=2) for number in range(22)]
+    rows = Rows(examples[:20], examples[20:], sources=tuple(WeightedRows(10, weight) for weight in weights))
+    packing = Packing(share=True, evaluation_share=True, pad_to_multiple_of=1)
+    for length in ({"epochs": 1}, {"epochs": 6}, {"steps": 3}):
+        steps = PackedSteps(rows, TrainSection.model_validate({"examples_per_step": 4, **length}), packing)
+        data = TrainingData(rows=rows, steps=steps, tokenizer=from_directory(tiny_model))
+        trained = {number for step in range(1, steps.total + 1) for number in steps.numbers(step)}
+        assert sorted(data.met()) == [*sorted(trained), 20, 21]
 
 
 def test_a_run_says_and_records_what_was_chosen(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
