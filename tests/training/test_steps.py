@@ -29,7 +29,8 @@ from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
 def packed(rows: Rows, train: TrainSection, packing: Packing, most: int | None) -> PackedSteps:
     """Steps with micro-batches of so many tokens, as a run chooses them."""
     steps = PackedSteps(rows, train, packing)
-    steps.cut_at(most)
+    if most is not None:
+        steps.cut_at(most)
     return steps
 
 
