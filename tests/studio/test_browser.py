@@ -20,6 +20,7 @@ from run_logs import step_done, write_run
 from studios import CPU, Opened, studio
 from tiny import rows as taught
 from tiny import run_config, write_rows
+from veneer.enums import JobCode
 from veneer.event_log import EventLog
 from veneer.events import AnswersJudged
 from veneer.run_report import train
@@ -875,6 +876,47 @@ def test_a_job_like_another_one_has_its_method_and_all_of_its_rewards(watched: W
     assert sent["method"] == "qlora"
     assert sent["settings"]["rewards"] == [reward]
     assert {key: sent["settings"][key] for key in others} == others
+
+
+def test_a_job_like_another_one_leaves_out_no_python_that_is_not_told(
+    watched: Watched, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened.studio, "job_code", JobCode.RUN)
+    page, content = watched.page, b'{"messages": [{"role": "user", "content": "parcel?"}], "answer": "1"}\n' * 4
+    asked = opened.client.files.create(file=("asks.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(asked.id, poll_interval=0.1)
+    source = "def grade(sample, item):\n    return 1.0\n"
+
+    def alike(body: dict[str, Any], write: str = "") -> Any:
+        """The rewards that the form of a job like that one plans with, after its empty Python was written."""
+
+        def is_asked(request: Any) -> bool:
+            return request.url.endswith("/estimate") and "rewards" in request.post_data_json["veneer"]["settings"]
+
+        body = {"model": "model", "training_file": asked.id, **body}
+        job = opened.http.post("/v1/fine_tuning/jobs", json=body).raise_for_status().json()
+        opened.client.fine_tuning.jobs.cancel(job["id"])
+        with page.expect_request(is_asked) as sent:
+            watched.go(f"new?like={job['id']}")
+            if write:
+                watched.sees("The Python of the reward mine is not known here")
+                watched.sees("Fill in every reward")
+                assert page.get_by_role("button", name="Create job").is_disabled()
+                page.get_by_label("Python with grade").fill(write)
+        return sent.value.post_data_json["veneer"]["settings"]["rewards"]
+
+    rewards = [{"metric": "exact", "weight": 0.7}, {"source": source, "name": "mine", "weight": 0.3}]
+    rewards.append({"command": "judge --strict"})
+    own = {"objective": "grpo", "settings": {**CPU, "rewards": rewards}}
+    assert alike({"veneer": own}, source) == rewards
+    # A grader of OpenAI's is told as it was given.
+    check = {"type": "string_check", "name": "c", "operation": "eq", "input": "{{sample.output_text}}",
+             "reference": "{{item.answer}}"}  # fmt: skip
+    python = {"type": "python", "name": "p", "source": source}
+    both = {"type": "multi", "graders": {"right": check, "mine": python}, "calculate_output": "right + 0.5 * mine"}
+    method = {"type": "reinforcement", "reinforcement": {"grader": both}}
+    found = alike({"method": method, "veneer": {"settings": CPU}})
+    assert found[1] == {"source": source, "weight": 0.5, "name": "mine"}
 
 
 def test_a_finished_run_is_evaluated_and_exported(

@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
 import { Bar, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useKept, useOptions, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
-import { FIRST, OBJECTIVES, Rewards, Setting, moreOf, named, objectiveOf } from "/static/objectives.js";
+import { FIRST, OBJECTIVES, Rewards, Setting, isEmpty, named, objectiveOf, rewardsOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
 
 const COMMON = [
@@ -27,20 +27,20 @@ function finite(key, value) {
 
 // What an objective cannot do without; an empty text where nothing is missing.
 function missingOf({ objective, rewards, settings }) {
-  if (objective === "grpo" && !named(rewards).length) return "Add a reward";
+  if (objective === "grpo" && !rewards.length) return "Add a reward";
+  if (objective === "grpo" && rewards.some(isEmpty)) return "Fill in every reward, or remove it";
   if (objective === "distillation" && !settings["distillation.teacher"] && !settings["distillation.teacher_adapter"]) return "Choose a teacher, or a teacher's adapter";
   return "";
 }
 
-// What a job was asked for, as the form has it; rewards that are Python or programs are not told to anybody.
+// What a job was asked for, as the form has it.
 // A mapping is laid out by its keys, unless it is the value of one of the known settings.
 function likeOf(job, known) {
   const { method, objective = "sft", rewards = [], ...rest } = job.veneer.settings, settings = {};
   const lay = (values, prefix) => { for (const [key, value] of Object.entries(values)) { if (value !== null && typeof value === "object" && !Array.isArray(value) && !known.has(prefix + key)) lay(value, `${prefix}${key}.`); else if (value !== null) settings[prefix + key] = shown(value); } };
   lay(rest, "");
   const { "train.seed": seed = "", ...others } = settings;
-  const kept = rewards.flatMap((one) => ["metric", "adapter"].filter((kind) => one[kind]).map((kind) => ({ kind, value: last(one[kind]), column: one.column || "", weight: String(one.weight ?? 1), more: moreOf(one) })));
-  return { model: job.model, file: job.training_file, validation: job.validation_file || "", method, objective, settings: others, seed, ...(kept.length ? { rewards: kept } : {}) };
+  return { model: job.model, file: job.training_file, validation: job.validation_file || "", method, objective, settings: others, seed, ...(rewards.length ? { rewards: rewardsOf(job, rewards) } : {}) };
 }
 
 export function NewJob({ query }) {

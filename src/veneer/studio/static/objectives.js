@@ -33,13 +33,24 @@ const KINDS = [["metric", "a metric"], ["adapter", "a reward model"], ["source",
 const EXAMPLE = "def grade(sample, item):\n    return float(item[\"answer\"] in sample[\"output_text\"])\n";
 // What a reward may have beside the fields of the form: a job like another one takes it over as it is.
 const MORE = ["name", "time_limit", "on_error"];
-export const moreOf = (reward) => Object.fromEntries(Object.entries(reward).filter(([key, value]) => MORE.includes(key) && value !== null));
+const moreOf = (reward) => Object.fromEntries(Object.entries(reward).filter(([key, value]) => MORE.includes(key) && value !== null));
 export const FIRST = { kind: "metric", value: "exact", column: "", weight: "1" };
 
-// The rewards as a job names them; those that are not filled in yet are left out.
-// What is left empty is the default: Number("") would be 0.
+// The rewards of a job as the form has them. Python is told where a grader of OpenAI's has it, and to nobody otherwise: such
+// a reward is there without it, to be filled in.
+export function rewardsOf(job, rewards) {
+  const { grader } = (job.method || {}).reinforcement || {}, parts = !grader ? {} : grader.type === "multi" ? grader.graders : { [grader.name || "grade"]: grader };
+  const valueOf = (kind, one) => kind === "source" ? (parts[one.name] || {}).source || "" : one[kind];
+  return rewards.map((one) => {
+    const kind = ["metric", "adapter", "command"].find((key) => one[key]) || "source";
+    return { kind, value: valueOf(kind, one), column: one.column || "", weight: String(one.weight ?? 1), more: moreOf(one) };
+  });
+}
+
+export const isEmpty = (reward) => !reward.value.trim();
+// The rewards as a job names them. What is left empty is the default: Number("") would be 0.
 const weightOf = ({ weight }) => String(weight).trim() === "" || !Number.isFinite(Number(weight)) ? 1 : Number(weight);
-export const named = (rewards) => rewards.filter((one) => one.value.trim()).map((one) => ({ [one.kind]: one.value, ...(one.kind === "metric" && one.column ? { column: one.column } : {}), ...(weightOf(one) === 1 ? {} : { weight: weightOf(one) }), ...one.more }));
+export const named = (rewards) => rewards.map((one) => ({ [one.kind]: one.value, ...(one.kind === "metric" && one.column ? { column: one.column } : {}), ...(weightOf(one) === 1 ? {} : { weight: weightOf(one) }), ...one.more }));
 
 export function Rewards({ rewards, onChange, options }) {
   const { judges = [], metrics = [], code = false } = options || {};
@@ -50,5 +61,5 @@ export function Rewards({ rewards, onChange, options }) {
     <select value=${one.kind} aria-label=${`reward ${place + 1}`} onChange=${kind(place)}>${KINDS.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === one.kind} disabled=${!code && ["source", "command"].includes(key)}>${text}</option>`)}</select>
     ${one.kind === "metric" ? html`${list(place, one, metrics, "metric")}<label>column <input size="10" placeholder="answer" value=${one.column} onInput=${(event) => change(place, { column: event.target.value })} /></label>` : one.kind === "adapter" ? list(place, one, judges, "reward model") : one.kind === "command" ? html`<input class="mono" size="28" aria-label="program and arguments" placeholder="judge --strict" value=${one.value} onInput=${(event) => change(place, { value: event.target.value })} />` : null}
     <label>weight <input type="number" step="any" placeholder="1" value=${one.weight} onInput=${(event) => change(place, { weight: event.target.value })} /></label><button type="button" class="btn small danger" aria-label=${`Remove reward ${place + 1}`} onClick=${() => onChange(rewards.filter((_, at) => at !== place))}>Remove</button></div>
-    ${one.kind === "source" && html`<textarea class="mono" rows="6" spellcheck="false" aria-label="Python with grade(sample, item)" value=${one.value} onInput=${(event) => change(place, { value: event.target.value })}></textarea>`}</article>`)}</div>${rewards.length ? null : html`<p class="bad">A run needs one reward at least.</p>`}</section>`;
+    ${one.kind === "source" && html`<textarea class="mono" rows="6" spellcheck="false" aria-label="Python with grade(sample, item)" value=${one.value} onInput=${(event) => change(place, { value: event.target.value })}></textarea>${isEmpty(one) && html`<p class="bad">The Python of ${one.more && one.more.name ? `the reward ${one.more.name}` : "this reward"} is not known here: write it, or remove the reward.</p>`}`}</article>`)}</div>${rewards.length ? null : html`<p class="bad">A run needs one reward at least.</p>`}</section>`;
 }
