@@ -223,6 +223,9 @@ def test_a_file_that_cannot_be_used_leads_to_no_job(watched: Watched, opened: Op
     assert row.get_by_role("link", name="Train on it").count() == 0
     row.get_by_role("link", name="broken.jsonl").click()
     watched.sees("unusable-row")
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Findings as CSV").click()
+    assert Path(taken.value.path()).read_text("utf-8").splitlines()[1] == "error,unusable-row,1"
     assert page.get_by_role("link", name="Train on it").count() == 0
     watched.go(f"new?file={page.url.rpartition('/')[2]}")
     page.locator("option:text-is('broken.jsonl: cannot be used')").wait_for(state="attached")
@@ -633,6 +636,21 @@ def test_what_was_searched_and_chosen_among_the_runs_is_there_again(watched: Wat
     assert page.get_by_label("choose sweep/low to compare").is_checked()
     page.get_by_role("link", name="Compare 2").click()
     watched.sees("Settings that differ")
+
+
+def test_names_are_sorted_whatever_their_case_and_written_as_they_are(watched: Watched, opened: Opened) -> None:
+    page, names = watched.page, ["cased-a", "Cased-B", "cased-c"]
+    for name in names:
+        write_run(opened.studio.root / name, 1)
+    opened.studio.watcher.look()
+    page.get_by_label("Search names, tags, notes and models").fill("cased-")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.locator("th[aria-sort=ascending]", has_text="Run").wait_for()
+    wait_for(lambda: page.locator("tbody a.name").all_inner_texts() == names)
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Runs as CSV").click()
+    lines = Path(taken.value.path()).read_text("utf-8").splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == names
 
 
 def test_a_state_that_no_run_has_any_more_is_still_the_one_that_is_chosen(watched: Watched, opened: Opened) -> None:

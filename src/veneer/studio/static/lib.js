@@ -202,7 +202,7 @@ export function useNarrow(pixels = 640) {
 const roomFor = (columns) => columns.length > 5 ? 1000 : 640;
 
 // A table; where the window has no room for its columns, a list of cards, each value below its column's name.
-// Columns are [key, title, cell, value to sort by, class]. On a card "lead" is the heading, "pick" stands beside it, and
+// Columns are [key, title, cell, value to sort by, class, value in a CSV where that is another one]. On a card "lead" is the heading, "pick" stands beside it, and
 // "wrap" and "said" take the whole width. `room` is the width of a window, in pixels, that is too narrow.
 export function Table({ columns, rows, keyOf, caption, head = (column) => column[1], order = () => undefined, mark = () => "", room = roomFor(columns) }) {
   const narrow = useNarrow(room);
@@ -218,16 +218,18 @@ export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) 
   const [sort, set] = useState(first || { key: columns[0][0], down: false });
   const [count, more] = useState(most), narrow = useNarrow(roomFor(columns));
   const by = columns.find((column) => column[0] === sort.key) || columns[0];
-  const value = (row) => { const found = by[3] ? by[3](row) : row[by[0]]; return found === undefined ? null : found; };
+  const valueOf = (row, [key, , , value]) => (value ? value(row) : row[key]) ?? null;
+  // Whatever the case of its letters, a name stands where one looks for it.
+  const placeOf = (row) => { const found = valueOf(row, by); return typeof found === "string" ? found.toLowerCase() : found; };
   const sorted = [...rows].sort((one, other) => {
-    const [a, b] = [value(one), value(other)];
+    const [a, b] = [placeOf(one), placeOf(other)];
     if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1;
     return (a < b ? -1 : a > b ? 1 : 0) * (sort.down ? -1 : 1);
   });
   const turn = (key, kind) => set({ key, down: sort.key === key ? !sort.down : kind === "num" });
   const head = ([key, title, , sortable, kind]) => sortable === false ? title : html`<button onClick=${() => turn(key, kind)}>${title}${sort.key === key ? (sort.down ? " ↓" : " ↑") : ""}</button>`;
   const order = (column) => sort.key === column[0] ? (sort.down ? "descending" : "ascending") : "none";
-  const values = () => { const kept = columns.filter((column) => column[3] !== false && column[1]); return csvOf([kept.map((column) => column[1]), ...sorted.map((row) => kept.map((column) => column[3] ? column[3](row) : row[column[0]]))]); };
+  const values = () => { const kept = columns.filter((column) => column[3] !== false && column[1]); return csvOf([kept.map((column) => column[1]), ...sorted.map((row) => kept.map((column) => column[5] ? column[5](row) : valueOf(row, column)))]); };
   return html`${narrow && html`<p class="tools inset"><label>sorted by <select value=${sort.key} onChange=${(event) => set({ ...sort, key: event.target.value })}>${columns.filter((column) => column[3] !== false).map(([key, title]) => html`<option key=${key} value=${key} selected=${key === sort.key}>${title}</option>`)}</select></label><button class="btn small" onClick=${() => set({ ...sort, down: !sort.down })}>${sort.down ? "the largest first" : "the smallest first"}</button></p>`}
     <${Table} columns=${columns} rows=${sorted.slice(0, count)} keyOf=${keyOf} caption=${caption} head=${head} order=${order} />
     ${sorted.length > count && html`<p class="empty"><button class="btn" onClick=${() => more(count + 500)}>Show more (${number(sorted.length - count)})</button></p>`}

@@ -15,7 +15,7 @@ export function Reports({ run: wanted }) {
   const { runs, jobs } = useStore();
   const found = [...runs.values()].filter((run) => run.report);
   const columns = [
-    ["name", "Run", (run) => html`<a class="name" href=${link("report", run.name)}>${title(run, jobs)}</a>`, (run) => title(run, jobs).toLowerCase(), "lead"],
+    ["name", "Run", (run) => html`<a class="name" href=${link("report", run.name)}>${title(run, jobs)}</a>`, (run) => title(run, jobs), "lead"],
     ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state],
     ["model", "Model", (run) => last(run.model) || "–", (run) => last(run.model)],
     ["best_loss", "Best evaluation loss", (run) => loss(run.best_loss), (run) => run.best_loss, "num"],

@@ -12,7 +12,7 @@ export function Runs() {
   const pick = (name) => { const next = new Set(chosen); if (!next.delete(name)) next.add(name); choose([...next]); };
   const columns = [
     ["chosen", "", (run) => html`<input type="checkbox" aria-label=${`choose ${run.name} to compare`} checked=${chosen.has(run.name)} onChange=${() => pick(run.name)} />`, false, "pick"],
-    ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs).toLowerCase(), "lead"],
+    ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs), "lead"],
     ["state", "State", (run) => html`<${Pill} state=${stateOf(run, jobs)} />`, (run) => stateOf(run, jobs)],
     ["model", "Model", (run) => html`<span title=${run.model}>${last(run.model) || "–"}</span><div class="quiet">${run.method || ""}</div>`, (run) => `${last(run.model)} ${run.method}`],
     ["step", "Progress", (run) => html`<div title=${`${run.step} of ${run.steps} steps`}>${number(run.step)} <span class="quiet">/ ${number(run.steps)}</span><${Bar} part=${run.steps ? run.step / run.steps : 0} label=${`${run.step} of ${run.steps} steps`} /></div>`, (run) => run.steps ? run.step / run.steps : 0],
