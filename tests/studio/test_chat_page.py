@@ -49,7 +49,7 @@ def page(watched: Watched) -> Iterator[Any]:
     found.get_by_label("model 2").wait_for()
     yield found
     # What a test has broken off itself is no error of the page.
-    watched.errors[:] = [error for error in watched.errors if "ERR_FAILED" not in error]
+    watched.errors[:] = [error for error in watched.errors if "ERR_FAILED" not in error and "502" not in error]
 
 
 def answer(route: Any, reason: str | None = "stop") -> None:
@@ -159,6 +159,15 @@ def test_a_link_to_a_model_that_is_not_there_says_so(page: Any, watched: Watched
     watched.go("chat?model=gone")
     watched.sees("There is no model gone")
     assert page.get_by_label("model 2").input_value() == "claims"
+
+
+def test_a_studio_that_does_not_answer_is_said_in_every_answer(page: Any, opened: Opened) -> None:
+    page.route(ANSWERS, lambda route: route.abort())
+    ask(page, "0: parcel?")
+    page.locator(".answer", has_text="The studio does not answer").nth(1).wait_for()
+    page.route(ANSWERS, lambda route: route.fulfill(status=502, content_type="text/html", body="<html>bad gateway"))
+    ask(page, "1: parcel?")
+    page.locator(".answer", has_text="the studio answers 502").nth(1).wait_for()
 
 
 def test_nothing_moves_when_the_first_mark_is_kept(page: Any, opened: Opened) -> None:

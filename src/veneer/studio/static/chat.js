@@ -1,15 +1,14 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, Loading, OWN, counted, link, make, number, refused, useAct, useKept, useOptions } from "/static/lib.js";
+import { Fault, Head, Loading, broken, counted, link, make, number, reach, useAct, useKept, useOptions } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
   let first = null, tokens = 0, text = "", rest = "", reason = null;
-  const answer = await fetch("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json", ...OWN }, body: JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true }, ...settings }) });
-  if (refused(answer)) throw new Error((await answer.json()).error.message);
+  const answer = await reach("/v1/chat/completions", { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true }, ...settings }) });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(broken);
     if (done) break;
     rest += value;
     const lines = rest.split("\n");

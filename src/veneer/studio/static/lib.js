@@ -2,21 +2,23 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
 
 // A refusal is asked for as an answer: Chromium takes every status of 400 and above for an error of the page.
-export const OWN = { "x-refusals": "answered" };
-export const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
+const OWN = { "x-refusals": "answered" };
+const refused = (answer) => !answer.ok || answer.headers.has("x-refused");
 // The studio, or what stands before it, cannot answer now and may later. What browsers say where nobody answers differs,
 // and names no cause.
 class Away extends Error { constructor(said = "The studio does not answer. Where it was stopped, start it again; what runs goes on meanwhile.") { super(said); } }
-export async function ask(path, options = {}) {
-  const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch((error) => { throw error.name === "TypeError" ? new Away() : error; });
-  const kind = answer.headers.get("content-type") || "";
-  const content = kind.includes("json") ? await answer.json() : await answer.text();
-  const said = content && content.error ? content.error.message : `the studio answers ${answer.status}`;
+export const broken = (error) => { throw error.name === "TypeError" ? new Away() : error; };
+const contentOf = (answer) => ((answer.headers.get("content-type") || "").includes("json") ? answer.json() : answer.text()).catch(broken);
+// An answer that is no refusal, whose content is read by whoever asks.
+export async function reach(path, options = {}) {
+  const answer = await fetch(path, { ...options, headers: { ...options.headers, ...OWN } }).catch(broken);
+  if (!refused(answer)) return answer;
+  const content = await contentOf(answer), said = content && content.error ? content.error.message : `the studio answers ${answer.status}`;
   // Whoever is asked who one is may open the new link in another window: it is asked again, as where nobody answers.
   if (answer.status === 401) { store.closed = true; tell(); throw new Away(said); }
-  if (refused(answer)) throw answer.status >= 500 ? new Away(said) : new Error(said);
-  return content;
+  throw answer.status >= 500 ? new Away(said) : new Error(said);
 }
+export const ask = async (path, options) => contentOf(await reach(path, options));
 export const send = (path, body, method = "POST", signal = undefined) =>
   ask(path, { method, signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
 
