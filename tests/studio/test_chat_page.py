@@ -170,6 +170,18 @@ def test_a_studio_that_does_not_answer_is_said_in_every_answer(page: Any, opened
     page.locator(".answer", has_text="the studio answers 502").nth(1).wait_for()
 
 
+def test_an_adapter_whose_run_is_deleted_is_no_base(page: Any, opened: Opened) -> None:
+    ask(page, "0: parcel?")
+    tag = page.locator(".answer", has_text="by claims").locator(".tag")
+    assert tag.inner_text() == "adapter"
+    left = {"models": ["model"], "adapters": {"second": "model"}, "preferences": False, "judges": [], "metrics": []}
+    page.route("**/studio/options", lambda route: route.fulfill(json=left))
+    # What can be chosen is asked for when a run has ended.
+    write_run(opened.studio.root / "ended", 1)
+    opened.studio.watcher.look()
+    wait_for(lambda: tag.inner_text() == "gone")
+
+
 def test_nothing_moves_when_the_first_mark_is_kept(page: Any, opened: Opened) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     ask(page, "0: parcel?")
