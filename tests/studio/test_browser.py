@@ -1056,9 +1056,12 @@ def test_long_names_are_broken_in_a_narrow_window(browser: Any, tmp_path: Path, 
         page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
         page.goto(opened.running.link)
         page.get_by_text(name).first.wait_for(timeout=20_000)
-        for at in ("runs", f"run/{name}", "new", "export", "chat"):
+        row = b'{"prompt": "a", "completion": "b"}\n'
+        rows = opened.client.files.create(file=(f"{name}.jsonl", row), purpose="fine-tune")
+        opened.client.files.wait_for_processing(rows.id, poll_interval=0.1)
+        for at in ("runs", f"run/{name}", "new", "export", "chat", f"data/{rows.id}"):
             page.goto(f"{opened.running.url}/#/{at}")
-            page.locator("h1").wait_for()
+            page.locator(".rows article" if at.startswith("data/") else "h1").first.wait_for()
             page.wait_for_timeout(500)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), at
 
