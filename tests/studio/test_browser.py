@@ -1103,10 +1103,11 @@ CONTRAST = """() => {
   const bad = [];
   for (const one of document.querySelectorAll('main *, nav *')) {
     if (one.disabled || one.closest(':disabled') || !one.getClientRects().length) continue;
-    if (![...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
-    const [a, b] = [light(parse(getComputedStyle(one).color)), light(ground(one))];
+    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own && !one.placeholder) continue;
+    const [a, b] = [light(parse(getComputedStyle(one, own ? null : '::placeholder').color)), light(ground(one))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) bad.push(`${one.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
+    if (ratio < 4.5) bad.push(`${(one.placeholder || one.textContent.trim()).slice(0, 30)}: ${ratio.toFixed(2)}`);
   }
   return bad;
 }"""
