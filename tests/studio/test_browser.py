@@ -817,6 +817,14 @@ def test_sampled_answers_are_shown_with_their_rewards(watched: Watched, opened: 
         assert text in shown.inner_text()
     page.get_by_role("button", name="Earlier").click()
     watched.sees("the best of step 2")
+    # At an end, and where the newest is shown, the keyboard stays at the button.
+    earlier, newest = (page.get_by_role("button", name=name, exact=True) for name in ("Earlier", "Newest"))
+    for button, steps in ((earlier, (1, 1)), (newest, (3, 3))):
+        button.focus()
+        for step in steps:
+            page.keyboard.press("Enter")
+            watched.sees(f"the best of step {step}")
+        assert button.evaluate("one => one === document.activeElement")
 
 
 def test_marked_answers_become_a_file_to_train_on(watched: Watched, opened: Opened) -> None:

@@ -161,7 +161,29 @@ def test_a_link_to_a_model_that_is_not_there_says_so(page: Any, watched: Watched
     assert page.get_by_label("model 2").input_value() == "claims"
 
 
-def test_a_studio_that_does_not_answer_is_said_in_every_answer(page: Any, opened: Opened) -> None:
+def test_the_keyboard_stays_where_one_asks_and_marks(page: Any) -> None:
+    focused = "one => one === document.activeElement"
+    answers = Intercepted(page, ANSWERS)
+    page.fill("#question", "0: parcel?")
+    button = page.locator("button.main")
+    button.focus()
+    page.keyboard.press("Enter")
+    wait_for(lambda: len(answers.waiting) == 2)
+    assert button.inner_text() == "Answering …"
+    assert button.evaluate(focused)
+    for route in answers.waiting:
+        answer(route)
+    better = page.get_by_role("button", name=BETTER)
+    better.nth(1).wait_for()
+    assert button.evaluate(focused)
+    better.first.focus()
+    page.keyboard.press("Enter")
+    kept = page.get_by_role("button", name="Kept as the better one")
+    kept.wait_for()
+    assert kept.evaluate(focused)
+
+
+def test_a_studio_that_does_not_answer_is_said_in_every_answer(page: Any) -> None:
     page.route(ANSWERS, lambda route: route.abort())
     ask(page, "0: parcel?")
     page.locator(".answer", has_text="The studio does not answer").nth(1).wait_for()

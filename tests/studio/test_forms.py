@@ -135,6 +135,37 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
     assert page.get_by_role("link", name="Train on it").count() == 0
 
 
+def test_buttons_of_files_keep_the_keyboard(page: Any, watched: Watched, opened: Opened, file: str) -> None:
+    focused = "one => one === document.activeElement"
+    content = "".join(json.dumps(row) + "\n" for row in taught(12)).encode()
+    made = [opened.client.files.create(file=(f"{name}.jsonl", content), purpose="fine-tune") for name in "ab"]
+    for one in made:
+        opened.client.files.wait_for_processing(one.id, poll_interval=0.1)
+    watched.go(f"data/{made[0].id}")
+    for name, shown in (("On", "11–12"), ("Back", "1–10")):
+        button = page.get_by_role("button", name=name, exact=True)
+        button.focus()
+        page.keyboard.press("Enter")
+        page.get_by_text(shown).wait_for()
+        page.keyboard.press("Enter")
+        assert button.evaluate(focused)
+    watched.go("data")
+    page.get_by_role("button", name="File", exact=True).click()
+    page.locator("th[aria-sort=ascending]", has_text="File").wait_for()
+    first, second = (page.get_by_role("button", name=f"delete {name}.jsonl") for name in "ab")
+    asked = page.get_by_role("button", name="Really delete a.jsonl?")
+    first.focus()
+    page.keyboard.press("Enter")
+    asked.wait_for()
+    page.keyboard.press("Escape")
+    asked.wait_for(state="detached")
+    page.keyboard.press("Enter")
+    asked.wait_for()
+    page.keyboard.press("Enter")
+    first.wait_for(state="detached")
+    wait_for(lambda: second.evaluate(focused))
+
+
 def test_the_row_that_was_asked_for_last_is_shown(page: Any, watched: Watched, file: str) -> None:
     watched.go(f"data/{file}")
     wait_for(lambda: page.get_by_role("button", name="Show", exact=True).is_enabled())

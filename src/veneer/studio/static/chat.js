@@ -1,6 +1,6 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, Loading, broken, counted, link, make, number, reach, useAct, useKept, useOptions } from "/static/lib.js";
+import { Button, Fault, Head, Loading, broken, counted, link, make, number, reach, useAct, useKept, useOptions } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
@@ -53,7 +53,7 @@ export function Chat({ query }) {
   const messages = (text) => [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: text }];
   const run = async (event) => {
     event.preventDefault();
-    // The keyboard asks without the button, which is disabled as long as the last question is answered.
+    // No other question is asked as long as the last one is answered.
     if (stop.current || !question.trim()) return;
     stop.current = new AbortController();
     const sent = messages(question);
@@ -84,15 +84,15 @@ export function Chat({ query }) {
   const [train, making, unmade] = useAct(async () => { const file = await make("/studio/preferences/file", {}); location.hash = link("new", "", { file: file.id, objective: "dpo" }); });
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options ? !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>` : html`<${Loading} />`}`;
   const gone = query.model && !baseOf(query.model) && !options.models.includes(query.model);
-  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${making || (!options.preferences && !kept)} onClick=${() => train()}>Train on preferences</button></${Head}><${Fault} error=${unkept || unmade} />${gone && html`<p class="banner" role="alert">There is no model ${query.model} (any more); others are chosen below.</p>`}
+  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory, held as the first adapter's run held it"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${!options.preferences && !kept} aria-disabled=${making} onClick=${() => train()}>Train on preferences</button></${Head}><${Fault} error=${unkept || unmade} />${gone && html`<p class="banner" role="alert">There is no model ${query.model} (any more); others are chosen below.</p>`}
     <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(models.length === 1 ? [...new Set([...options.models, ...Object.keys(options.adapters), ...models])] : offered).filter((name) => name === model || !models.includes(name)).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
-        <button type="button" class="btn small" disabled=${models.length > 3 || !unused} onClick=${() => setModels([...models, unused])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
+        <${Button} off=${models.length > 3 || !unused} onClick=${() => setModels([...models, unused])}>Add one</${Button}><${Button} off=${models.length === 1} onClick=${() => setModels(models.slice(0, -1))}>Take one away</${Button}>
         <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${(event) => heat(event.target.value)} /></label><label>longest answer <input type="number" min="1" max="4096" value=${longest} onInput=${(event) => setLongest(event.target.value)} /></label></div>
       <details><summary>System message</summary><br /><textarea rows="2" aria-label="System message" value=${system} onInput=${(event) => setSystem(event.target.value)} /></details>
-      <label class="field"><span>Question</span><textarea rows="3" id="question" value=${question} onInput=${(event) => ask_(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.form.requestSubmit(); }} /></label><div class="tools"><button class="btn main" disabled=${busy || !question.trim()}>${busy ? "Answering …" : "Ask"}</button>${busy && html`<button type="button" class="btn" onClick=${() => stop.current.abort()}>Stop</button>`}<span class="hint">Ctrl-Enter asks. Mark the better answer by a click: it is kept as a row to train on${kept ? html` (<b>${number(kept)} kept</b>)` : ""}.</span></div></div></form><br />
+      <label class="field"><span>Question</span><textarea rows="3" id="question" value=${question} onInput=${(event) => ask_(event.target.value)} onKeyDown=${(event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.form.requestSubmit(); }} /></label><div class="tools"><button class="btn main" disabled=${!question.trim()} aria-disabled=${busy}>${busy ? "Answering …" : "Ask"}</button><${Button} class="btn" off=${!busy} onClick=${() => stop.current.abort()}>Stop</${Button}><span class="hint">Ctrl-Enter asks. Mark the better answer by a click: it is kept as a row to train on${kept ? html` (<b>${number(kept)} kept</b>)` : ""}.</span></div></div></form><br />
     ${asked && html`<p class="turn">${asked.question}</p><div class="chat">${asked.models.map((model) => html`<${Answer} key=${model} model=${model} kind=${baseOf(model) ? "adapter" : options.models.includes(model) ? "base" : "gone"} one=${answers[model] || { text: "" }} busy=${busy} best=${best === model}>
       ${answered(model) && !others(model).length && !busy && asked.models.some((one) => one !== model && answered(one)) && html`<span class="hint">No answer differs from this one.</span>`}
-      ${whole(model) && others(model).length > 0 && html`<button class="btn small" disabled=${busy || keeping || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</button>`}</${Answer}>`)}</div>`}`;
+      ${whole(model) && others(model).length > 0 && html`<${Button} off=${busy || keeping || best !== null} aria-pressed=${best === model} onClick=${() => prefer(model)}>${best === model ? "Kept as the better one" : "This one is better"}</${Button}>`}</${Answer}>`)}</div>`}`;
 }
 
 const ENDS = { length: "It was cut there, and is no better one to train on: let answers be longer.", none: "It broke off there, and is no better one to train on." };

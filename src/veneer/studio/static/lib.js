@@ -169,11 +169,14 @@ export function Copy({ text, label = "Copy" }) {
   const [done, set] = useState(false);
   return html`<button type="button" class="btn small" onClick=${async () => { await copied(text); set(true); setTimeout(() => set(false), 1500); }}>${done ? "Copied" : label}</button>`;
 }
-// A button for what cannot be undone: one click asks, and a second one within some seconds does it.
+// A button that has nothing to do at times, such as after it was pressed: were it `disabled`, or gone, it would lose the
+// keyboard's focus.
+export const Button = ({ off = false, onClick, children, ...rest }) => html`<button type="button" class="btn small" ...${rest} aria-disabled=${off} onClick=${(event) => off || onClick(event)}>${children}</button>`;
+// A button for what cannot be undone: one click asks, and a second one within some seconds does it. Escape takes it back.
 export function Sure({ text, about, onClick, disabled = false }) {
-  const [asked, ask] = useState(false);
-  useEffect(() => { if (!asked) return () => {}; const wait = setTimeout(() => ask(false), 5000); return () => clearTimeout(wait); }, [asked]);
-  return html`<button type="button" class="btn small danger" aria-disabled=${disabled} aria-label=${asked ? `Really ${about}?` : about} onClick=${() => { if (disabled) return; ask(!asked); if (asked) onClick(); }}>${asked ? `Really ${text.toLowerCase()}?` : text}</button>`;
+  const [asked, set] = useState(false);
+  useEffect(() => { if (!asked) return () => {}; const wait = setTimeout(() => set(false), 5000); return () => clearTimeout(wait); }, [asked]);
+  return html`<${Button} class="btn small danger" off=${disabled} aria-label=${asked ? `Really ${about}?` : about} onKeyDown=${(event) => event.key === "Escape" && set(false)} onClick=${(event) => { set(!asked); if (asked) onClick(event); }}>${asked ? `Really ${text.toLowerCase()}?` : text}</${Button}>`;
 }
 export function Segments({ label, value, options, onChange }) {
   return html`<div class="seg" role="group" aria-label=${label}>${options.map(([key, text]) => html`<button key=${key} type="button" aria-pressed=${String(value === key)} onClick=${() => onChange(key)}>${text}</button>`)}</div>`;

@@ -1,6 +1,6 @@
 // The runs in the folder, and a run.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table, apiPath, clock, counted, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useEach, useKept, useOnce, useStore, word } from "/static/lib.js";
+import { Bar, Button, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table, apiPath, clock, counted, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useEach, useKept, useOnce, useStore, word } from "/static/lib.js";
 import { Plot, smoothed } from "/static/plot.js";
 
 export function Runs() {
@@ -120,7 +120,7 @@ function Judged({ judged }) {
   const newest = judged.length - 1, at = chosen === null ? newest : Math.min(chosen, newest), one = judged[at];
   const columns = [["reward", "Reward", (row) => short(one.rewards[row]), false, "num"], ["prompt", "Prompt", (row) => one.prompts[row], false, "said"], ["answer", "Answer", (row) => html`<${Said} text=${one.shown[row]} />`, false, "said"]];
   return html`<section class="card flush samples"><header><h2>Sampled answers</h2><span class="quiet">of ${counted(one.answers, "answer")} (${counted(one.tokens, "token")}) those with the highest and the lowest reward</span>
-    <span class="tools"><button class="btn small" disabled=${at === 0} onClick=${() => choose(at - 1)}>Earlier</button><select value=${at} aria-label="step of the sampled answers" onChange=${(event) => choose(Number(event.target.value))}>${judged.map((found, place) => html`<option key=${found.step} value=${place} selected=${place === at}>step ${number(found.step)}</option>`)}</select><button class="btn small" disabled=${at === newest} onClick=${() => choose(at + 1)}>Later</button>${chosen !== null && html`<button class="btn small" onClick=${() => choose(null)}>Newest</button>`}</span></header>
+    <span class="tools"><${Button} off=${at === 0} onClick=${() => choose(at - 1)}>Earlier</${Button}><select value=${at} aria-label="step of the sampled answers" onChange=${(event) => choose(Number(event.target.value))}>${judged.map((found, place) => html`<option key=${found.step} value=${place} selected=${place === at}>step ${number(found.step)}</option>`)}</select><${Button} off=${at === newest} onClick=${() => choose(at + 1)}>Later</${Button}><${Button} off=${chosen === null} onClick=${() => choose(null)}>Newest</${Button}></span></header>
     ${one.failed.length > 0 && html`<div class="inset warn">${counted(one.failed.length, "answer")} ${one.failed.length === 1 ? "was" : "were"} left out, since a reward failed: ${one.failed[0]}</div>`}
     <${Table} caption=${`Sampled answers of step ${one.step}`} columns=${columns} rows=${one.shown.map((_, row) => row)} keyOf=${(row) => row} /></section>`;
 }
