@@ -13,7 +13,7 @@ import pytest
 from browsing import CHROMIUM, Intercepted, Watched
 from job_workers import wait_for
 from run_logs import write_run
-from studios import Opened, studio
+from studios import CPU, Opened, studio
 from tiny import rows as taught
 from tiny import write_rows
 
@@ -274,3 +274,34 @@ def test_warnings_of_several_lines_stand_in_several_and_a_missing_run_is_said(
     assert page.locator(".told li").first.inner_text().splitlines() == ["Rows:", "- one", "- two"]
     watched.go("report/none")
     watched.sees("The folder has no run of this name.")
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("new?like=gone", "There is no job gone (any more)"),
+        ("new?file=gone", "The file of rows to train on is not there (any more)"),
+        ("report?run=gone", "There is no run gone (any more)"),
+        ("export?run=gone", "There is no run gone (any more)"),
+        ("task/gone", "There is no such evaluation or export (any more)"),
+    ],
+)
+def test_a_link_to_what_is_gone_says_so(page: Any, watched: Watched, at: str, said: str) -> None:
+    watched.go(at)
+    watched.sees(said)
+    page.locator("h1").wait_for()
+    assert page.title().startswith(page.locator("h1").inner_text())
+
+
+def test_a_job_like_one_whose_file_was_deleted_says_so(page: Any, watched: Watched, opened: Opened) -> None:
+    content = "".join(json.dumps(row) + "\n" for row in taught(4)).encode()
+    rows = opened.client.files.create(file=("brief.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(rows.id, poll_interval=0.1)
+    body = {"model": "model", "training_file": rows.id, "veneer": {"method": "lora", "settings": CPU}}
+    job = opened.http.post("/v1/fine_tuning/jobs", json=body).raise_for_status().json()
+    opened.client.fine_tuning.jobs.cancel(job["id"])
+    # A file that a job may still read is not deleted.
+    wait_for(lambda: opened.client.fine_tuning.jobs.retrieve(job["id"]).status == "cancelled")
+    opened.client.files.delete(rows.id)
+    watched.go(f"new?like={job['id']}")
+    watched.sees("The file of rows to train on is not there (any more)")

@@ -1,6 +1,6 @@
 // The shell: what stands beside every page, and which page is shown.
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
-import { connect, link, number, useStore } from "/static/lib.js";
+import { Banner, Head, connect, link, number, useStore } from "/static/lib.js";
 import { Run, Runs } from "/static/runs.js";
 import { Compare, Sweeps } from "/static/compare.js";
 import { FilePage, Files } from "/static/data.js";
@@ -42,7 +42,7 @@ function Page({ at }) {
 // An evaluation or an export: how it stands, and then what came of it.
 function Task({ id }) {
   const { jobs, connected } = useStore(), task = jobs.get(id);
-  if (!task) return html`<div class="card empty"><p>${connected ? "There is no such evaluation or export." : "connecting …"}</p></div>`;
+  if (!task) return html`<${Head} title=${id} about=${connected ? "There is no such evaluation or export (any more)." : "connecting …"} />`;
   if (task.veneer.status !== "succeeded") return html`<${TaskState} task=${task} />`;
   return task.veneer.kind === "export" ? html`<${ExportPage} task=${task} />` : html`<${Evaluation} task=${task} />`;
 }
@@ -64,7 +64,7 @@ function App() {
   return html`<div class="shell"><button class="btn skip" onClick=${() => content.current.focus()}>To the page's content</button><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>
       ${PAGES.map(([page, title]) => html`<a key=${page} class="nav" href=${link(page)} aria-current=${current === page ? "page" : undefined}>${title}${counts[page] ? html`<span class="count">${number(counts[page])}</span>` : null}</a>`)}
       <div class="foot" role="status"><span class=${`dot ${connected ? "" : "off"}`} aria-hidden="true"></span>${connected ? "live" : "connecting …"}</div></div></nav>
-    <main ref=${content} tabindex="-1">${closed && html`<p class="banner" role="alert">The studio was started again and asks who you are: open the new link that it printed.</p>`}<${Page} at=${at} /></main></div>`;
+    <main ref=${content} tabindex="-1">${closed && html`<${Banner}>The studio was started again and asks who you are: open the new link that it printed.</${Banner}>`}<${Page} at=${at} /></main></div>`;
 }
 
 connect();

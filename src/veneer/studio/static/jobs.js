@@ -1,6 +1,6 @@
 // A new job, whose plan follows what is typed, and the queue.
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
-import { Bar, Button, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useKept, useOptions, useStore } from "/static/lib.js";
+import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useKept, useOptions, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
 import { FIRST, OBJECTIVES, Rewards, Setting, isEmpty, named, objectiveOf, rewardsOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
@@ -51,7 +51,7 @@ export function NewJob({ query }) {
   const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [more, setMore] = useState("");
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);
-  const { jobs } = useStore(), model = query.like ? jobs.get(query.like) : undefined;
+  const { jobs, connected } = useStore(), model = query.like ? jobs.get(query.like) : undefined;
   useEffect(() => { if (model && options) set((old) => old.like === query.like ? old : { ...old, ...likeOf(model, new Set(options.settings.map((one) => one.key))), like: query.like }); }, [Boolean(model), Boolean(options)]);
   const change = (key) => (event) => set({ ...form, [key]: event.target.value });
   const setting = (key) => (event) => { const settings = { ...form.settings, [key]: event.target.value }; if (event.target.value === "") delete settings[key]; set({ ...form, settings }); };
@@ -81,9 +81,11 @@ export function NewJob({ query }) {
     return untilAnswered(() => send("/v1/fine_tuning/jobs/preview", asked), (found) => setRows(found.rows), () => setRows(null));
   }, [form.model, form.file, form.objective, form.method, own, ready]);
   const [create, busy, error] = useAct(async () => { const job = await make("/v1/fine_tuning/jobs", body); letGo(draft); location.hash = link("run", job.id); });
+  // What an address names may be gone since: the form begins without it then.
+  const told = connected && options && files, given = query.file || (model && model.training_file), lost = told && given && form.file === given && !files.some((file) => file.id === given);
   const extra = Object.keys(form.settings).filter((key) => !fields.some((one) => one[0] === key));
   const about = (key) => (((options || {}).settings || []).find((one) => one.key === key) || {}).text;
-  return html`<${Head} title="New job" about="What is left empty is chosen by veneer, which says so in the plan" /><${Fault} error=${error || missing || absent} /><form onSubmit=${(event) => { event.preventDefault(); create(); }}><div class="split"><div class="stack">
+  return html`<${Head} title="New job" about="What is left empty is chosen by veneer, which says so in the plan" /><${Fault} error=${error || missing || absent} />${told && query.like && !model && html`<${Banner}>There is no job ${query.like} (any more): this is the form of a new one.</${Banner}>`}${lost && html`<${Banner}>The file of rows to train on is not there (any more): choose another one.</${Banner}>`}<form onSubmit=${(event) => { event.preventDefault(); create(); }}><div class="split"><div class="stack">
     <section class="card"><header><h2>Model and data</h2></header><div class="form">
       <label class="field"><span>Base model</span><select required value=${form.model} onChange=${change("model")}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === form.model}>${name}</option>`)}</select><small>${options && !options.models.length ? "None is known: start the studio with --model MODEL." : "The model that is trained on."}</small></label>
       <label class="field"><span>Method</span><select value=${form.method} onChange=${change("method")}><option value="qlora">QLoRA: 4-bit base, adapter</option><option value="lora">LoRA: adapter</option><option value="full">full: all weights</option></select><small>What is trained, and how the base is held in memory.</small></label>

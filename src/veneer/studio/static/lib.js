@@ -146,7 +146,9 @@ export const Pill = ({ state, text = state }) => html`<span class=${`pill ${stat
 export const Bar = ({ part, label }) => html`<span class="bar" role="img" aria-label=${label}><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width=${100 * Math.max(0, Math.min(1, part || 0))} height="1" /></svg></span>`;
 // An answer of a model as a cell shows it: one without a letter would look like none.
 export const Said = ({ text }) => text.trim() ? text : html`<span class="quiet">${text === "" ? "(empty)" : `(white space alone: ${JSON.stringify(text).slice(1, -1)})`}</span>`;
-export const Fault = ({ error }) => error ? html`<p class="banner" role="alert">${error.message}</p>` : null;
+// What a page says first where something is not as it was asked for.
+export const Banner = ({ children }) => html`<p class="banner" role="alert">${children}</p>`;
+export const Fault = ({ error }) => error ? html`<${Banner}>${error.message}</${Banner}>` : null;
 // What a page begins with; the window is called so too.
 export function Head({ title, about, children }) {
   useLayoutEffect(() => { document.title = `${title} · veneer studio`; }, [title]);

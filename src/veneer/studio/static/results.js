@@ -19,9 +19,10 @@ function Rows({ files, value, onChange, hint, empty }) {
 
 // The name of the adapter that a run has made, as the studio says it; in the address stands the run's.
 function useAdapter(run, options) {
+  const { runs, connected } = useStore(), lost = run && connected && !runs.has(run) ? new Error(`There is no run ${run} (any more): choose an adapter.`) : null;
   const [chosen, choose] = useState(""), { value: made } = useAsked(run ? apiPath("/studio/run", { name: run }) : null);
   useEffect(() => { if (!chosen && options && made && Object.keys(options.adapters).includes(made.adapter)) choose(made.adapter); }, [options, made]);
-  return [chosen, choose];
+  return [chosen, choose, lost];
 }
 
 function useSent(path) {
@@ -31,13 +32,13 @@ function useSent(path) {
 
 export function Evaluate({ run }) {
   const { value: options, error: missing } = useOptions(), [files, refresh, absent] = useFiles();
-  const [adapter, choose] = useAdapter(run, options), [file, setFile] = useState(""), [limit, setLimit] = useState(""), [metric, setMetric] = useState(""), [better, setBetter] = useState(""), [suites, setSuites] = useState({});
+  const [adapter, choose, lost] = useAdapter(run, options), [file, setFile] = useState(""), [limit, setLimit] = useState(""), [metric, setMetric] = useState(""), [better, setBetter] = useState(""), [suites, setSuites] = useState({});
   const [create, error, busy] = useSent("/studio/evaluations");
   const margins = Object.fromEntries(Object.entries(suites).filter(([, margin]) => margin !== "").map(([name, margin]) => [name, Number(margin)]));
   const gate = better !== "" || Object.keys(margins).length ? { ...(better !== "" ? { better_by: Number(better) } : {}), ...(Object.keys(margins).length ? { suites: margins } : {}) } : null;
   const ask = (event) => { event.preventDefault(); create({ run: adapter, file, ...(limit ? { limit: numeral(limit) } : {}), ...(metric ? { metrics: [metric] } : {}), ...(Object.keys(suites).length ? { suites: Object.keys(suites) } : {}), ...(gate ? { gate } : {}) }); };
   const suite = (name) => () => { const next = { ...suites }; if (name in next) delete next[name]; else next[name] = ""; setSuites(next); };
-  return html`<form class="card" onSubmit=${ask}><header><h2>Evaluate on a file</h2><button class="btn main" aria-disabled=${busy} disabled=${!adapter || !file}>Evaluate</button></header><${Fault} error=${error || missing || absent} /><div class="form">
+  return html`<form class="card" onSubmit=${ask}><header><h2>Evaluate on a file</h2><button class="btn main" aria-disabled=${busy} disabled=${!adapter || !file}>Evaluate</button></header><${Fault} error=${error || missing || absent || lost} /><div class="form">
     <${Adapters} options=${options} value=${adapter} onChange=${(event) => choose(event.target.value)} /><${Rows} files=${files && files.filter((file) => !file.veneer.asks)} value=${file} onChange=${(event) => setFile(event.target.value)} empty="choose a file" hint="Base and adapter are scored on them. Rows that were trained make it too good, which the report says." />
     <label class="field"><span>Metric</span><select value=${metric} onChange=${(event) => setMetric(event.target.value)}><option value="">as the rows need</option>${((options || {}).measured || []).map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select><small>The primary one, by which the gate goes.</small></label>
     <label class="field"><span>Limit</span><input value=${limit} inputmode="numeric" pattern="[0-9]*" placeholder="all" onInput=${(event) => setLimit(event.target.value)} /><small>Rows from the first.</small></label>
@@ -50,9 +51,9 @@ const QUANTS = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"], MATRICES = { gg
 
 export function Export({ run }) {
   const { runs, jobs } = useStore(), { value: options, error: missing } = useOptions(), [files, , absent] = useFiles();
-  const [adapter, choose] = useAdapter(run, options), [to, setTo] = useState("merged"), [quant, setQuant] = useState(""), [file, setFile] = useState("");
+  const [adapter, choose, lost] = useAdapter(run, options), [to, setTo] = useState("merged"), [quant, setQuant] = useState(""), [file, setFile] = useState("");
   const [create, error, busy] = useSent("/studio/exports"), quants = MATRICES[to], chosen = quants && quants.includes(quant) ? quant : "";
-  return html`<${Head} title="Export" about="An adapter becomes what other programs load, and what was written is read back and compared" /><div class="stack"><form class="card" onSubmit=${(event) => { event.preventDefault(); create({ run: adapter, to, ...(chosen ? { quant: chosen } : {}), ...(file ? { file } : {}) }); }}><header><h2>New export</h2><button class="btn main" aria-disabled=${busy} disabled=${!adapter || (to === "merged-4bit" && !file)}>Export</button></header><${Fault} error=${error || missing || absent} /><div class="form">
+  return html`<${Head} title="Export" about="An adapter becomes what other programs load, and what was written is read back and compared" /><div class="stack"><form class="card" onSubmit=${(event) => { event.preventDefault(); create({ run: adapter, to, ...(chosen ? { quant: chosen } : {}), ...(file ? { file } : {}) }); }}><header><h2>New export</h2><button class="btn main" aria-disabled=${busy} disabled=${!adapter || (to === "merged-4bit" && !file)}>Export</button></header><${Fault} error=${error || missing || absent || lost} /><div class="form">
     <${Adapters} options=${options} value=${adapter} onChange=${(event) => choose(event.target.value)} />
     <label class="field"><span>Form</span><select name="to" value=${to} onChange=${(event) => setTo(event.target.value)}>${TARGETS.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === to}>${text}</option>`)}</select><small>${TARGETS.find((one) => one[0] === to)[2]}</small></label>
     ${quants && html`<label class="field"><span>Matrices</span><select value=${chosen} onChange=${(event) => setQuant(event.target.value)}><option value="">as the model is stored</option>${quants.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select><small>The number format in the file.</small></label>`}
