@@ -160,7 +160,8 @@ async def report(studio: Studio, request: Request) -> Response:
 
     text = await asyncio.to_thread(read)
     if text is None:
-        raise ApiError(404, "the run has no report; one is made where rows are kept for evaluation", param="name")
+        message = "the run has no report; one that keeps rows for evaluation ends with it"
+        raise ApiError(404, f"{message}, unless it samples its answers or trains a reward model", param="name")
 
     def renamed(text: str) -> bytes:
         return json_bytes(with_reasons(told(json.loads(text), studio.names_in(text, job))))
