@@ -1051,6 +1051,11 @@ def test_pages_fit_their_width_and_every_control_has_a_name(
         "one.getAttribute('aria-label') || one.textContent.trim())).map((one) => one.outerHTML)"
     )
     assert unnamed == []
+    small = page.evaluate(
+        "[...document.querySelectorAll('button:not(.skip), a.btn, a.tag, input[type=checkbox]')].filter((one) => "
+        "one.offsetHeight && (one.offsetHeight < 24 || one.offsetWidth < 24)).map((one) => one.outerHTML)"
+    )
+    assert width > 640 or small == []
     assert page.evaluate(CONTRAST) == []
     context.close()
 
