@@ -1060,6 +1060,17 @@ def test_pages_fit_their_width_and_every_control_has_a_name(
     context.close()
 
 
+def test_what_is_current_and_how_things_stand_is_seen_in_forced_colours(browser: Any, watched: Watched) -> None:
+    context = browser.new_context(forced_colors="active", storage_state=watched.page.context.storage_state())
+    page = context.new_page()
+    page.goto(f"{watched.address}/#/runs")
+    page.locator(".pill").first.wait_for()
+    for current in ("a.nav[aria-current]", ".seg [aria-pressed=true]"):
+        assert page.locator(current).first.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    assert page.locator(".dot").evaluate("one => getComputedStyle(one).forcedColorAdjust") == "none"
+    context.close()
+
+
 def test_long_names_are_broken_in_a_narrow_window(browser: Any, tmp_path: Path, tiny_model: Path) -> None:
     name = "claims_of_2026_" + "x" * 120
     base = Path(shutil.copytree(tiny_model, tmp_path / "bases" / name))
