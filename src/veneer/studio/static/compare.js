@@ -9,13 +9,13 @@ const MOST = 8;
 const IGNORED = new Set(["output"]);
 
 // The settings of runs by the names of those that are known, whether the others are on their way, and why they do not come.
-export function useSettings(names) {
+function useSettings(names) {
   const found = useEach(names.map((name) => apiPath("/studio/run", { name })));
   const known = found.flatMap(({ value }, at) => value ? [[names[at], Object.fromEntries(value.settings.map((setting) => [setting.key, setting.value]))]] : []);
   return { settings: Object.fromEntries(known), waits: found.some((one) => !one.value && !one.error), error: (found.find((one) => one.error) || { error: null }).error };
 }
 
-export function differing(settings, names) {
+function differing(settings, names) {
   const known = names.filter((name) => name in settings), keys = [...new Set(known.flatMap((name) => Object.keys(settings[name])))].filter((key) => !IGNORED.has(key));
   return keys.filter((key) => new Set(known.map((name) => JSON.stringify(settings[name][key]))).size > 1);
 }
@@ -37,7 +37,7 @@ export function Compare({ names }) {
     const one = curve(name);
     if (!one || (name in curves && !one.x.length)) return [];
     const points = what === "evaluation";
-    return [...(weight && !points ? [{ name: `${text(name)}, raw`, place, kind: "raw", hidden: true, ...one }] : []), { name: text(name), place, kind: points ? "points" : "line", x: one.x, y: weight && !points ? smoothed(one.y, weight) : one.y }];
+    return [...(weight && !points ? [{ name: `${text(name)}, raw`, place, kind: "raw", unnamed: true, ...one }] : []), { name: text(name), place, kind: points ? "points" : "line", x: one.x, y: weight && !points ? smoothed(one.y, weight) : one.y }];
   });
   const rows = differing(settings, shownNames), metric = judgedBy(shownNames.map((name) => runs.get(name)));
   if (shownNames.length < 2) return html`<${Head} title="Compare runs" /><div class="card empty"><p>Choose at least two runs in <a href=${link("runs")}>Runs</a>, and then Compare.</p></div>`;
@@ -55,7 +55,7 @@ const Take = ({ title, drawing, file, rows }) => html`<button class="btn small" 
 
 // Runs by their loss and what they cost; those of an objective that no other one of it beats in both are joined. Where
 // runs were evaluated, the others have no place beside them.
-export function Scatter({ title: heading, runs, x, unit, name, objective, file }) {
+function Scatter({ title: heading, runs, x, unit, name, objective, file }) {
   const drawing = useRef(null), narrow = useNarrow();
   const measured = runs.filter((run) => run.best_loss !== null).length > 1, quality = measured ? "best evaluation loss" : "last training loss";
   const all = runs.map((run, place) => ({ place, run, kind: objective(run.name), x: run[x], y: measured ? run.best_loss : run.loss }));
@@ -91,7 +91,7 @@ function placed(points, width) {
 }
 
 // What each run's report measured against its base: a dot for the difference, a line for its 95 % interval.
-export function Intervals({ names, text, place }) {
+function Intervals({ names, text, place }) {
   const found = useEach(names.map((name) => apiPath("/studio/report", { name }))), reports = Object.fromEntries(names.map((name, at) => [name, found[at].value]));
   const [wanted, want] = useState(""), drawing = useRef(null), narrow = useNarrow(), { error } = found.find((one) => one.error) || { error: null };
   const measures = [...new Set(names.flatMap((name) => reports[name] ? reports[name].report.comparison.map((one) => one.name) : []))];
@@ -128,7 +128,7 @@ export function Sweeps() {
 }
 
 // The metric that all these runs' evaluations are compared by; null where that is the loss, or they have none in common.
-export function judgedBy(members) {
+function judgedBy(members) {
   const names = new Set(members.filter((run) => run.best_value !== null || run.best_by !== "loss").map((run) => run.best_by));
   return names.size === 1 && members.every((run) => names.has(run.best_by)) ? [...names][0] : null;
 }

@@ -19,7 +19,7 @@ export const OBJECTIVES = [
 export const objectiveOf = (name) => OBJECTIVES.find((one) => one[0] === name) || OBJECTIVES[0];
 
 // What the plan says against a setting: the line of its refusal that names it.
-export const faultOf = (key, plan) => plan.problem ? plan.problem.message.split("\n").find((line) => line.includes(key)) : undefined;
+const faultOf = (key, plan) => plan.problem ? plan.problem.message.split("\n").find((line) => line.includes(key)) : undefined;
 
 // One setting, with what veneer chooses for it as long as nothing is typed.
 export function Setting({ field: [key, name, hint, choice], value, onChange, plan, options, model }) {

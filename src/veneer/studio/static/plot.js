@@ -1,6 +1,6 @@
 // A chart of lines over uPlot: smoothing with the raw curve behind, a legend that follows the pointer, SVG and CSV.
 import { html, useEffect, useMemo, useRef, useState } from "/static/preact.js";
-import { csvOf, download, short } from "/static/lib.js";
+import { colour, csvOf, download, short } from "/static/lib.js";
 
 // An exponential mean whose first values are not drawn towards zero.
 export function smoothed(values, weight) {
@@ -55,7 +55,7 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
     for (let back = values.length - 1; back >= 0; back -= 1) if (values[back] !== null && values[back] !== undefined) return values[back];
     return null;
   };
-  const named = series.filter((one) => !one.hidden);
+  const named = series.filter((one) => !one.unnamed);
   const said = named.map((one) => { const values = one.y.filter((y) => y !== null); return values.length ? `${one.name}: ${short(values[0])} to ${short(values[values.length - 1])}` : ""; }).filter(Boolean).join("; ");
   // The place is kept before the figures come: a page that grew then would move a button away under a click.
   const room = `min-height: ${height}px`;
@@ -64,7 +64,7 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
       <button class="btn small" disabled=${!drawn} onClick=${() => download(`${file}.csv`, "text/csv", toCsv(named, data, series, along))} aria-label=${`${title} as CSV`}>CSV</button></header>
     ${about && html`<p class="hint">${about}</p>`}${flat && html`<p class="hint">Nothing is above 0, of which alone there are logarithms: drawn without them.</p>`}
     <div class="legend" aria-live="off">${at !== null && drawn ? html`<span>${along} <b>${short(data[0][at])}</b></span>` : null}
-      ${series.map((one, place) => one.hidden ? null : html`<span key=${one.name}><svg width="16" height="8" aria-hidden="true"><line x1="0" x2="16" y1="4" y2="4" stroke=${`var(--c${one.place % 8})`} stroke-width=${one.kind === "raw" ? 1 : 2.5} stroke-dasharray=${one.kind === "limit" ? "4 3" : ""} /></svg>${one.name} <b>${short(value(place))}</b></span>`)}</div>
+      ${series.map((one, place) => one.unnamed ? null : html`<span key=${one.name}><svg width="16" height="8" aria-hidden="true"><line x1="0" x2="16" y1="4" y2="4" stroke=${colour(one.place)} stroke-width=${one.kind === "raw" ? 1 : 2.5} stroke-dasharray=${one.kind === "limit" ? "4 3" : ""} /></svg>${one.name} <b>${short(value(place))}</b></span>`)}</div>
     ${drawn ? html`<div ref=${host} style=${room} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host} style=${room}><p class="empty">${none}</p></div>`}</section>`;
 }
 
@@ -76,7 +76,7 @@ function toCsv(named, data, series, along) {
 // A drawing that stands alone: its colours are those of print, and its names are text that is escaped.
 const PRINT = ["#2f5bd8", "#c2561b", "#23804a", "#8a3fb0", "#9a7200", "#b12a63", "#0b7285", "#5f6673"];
 const escaped = (text) => String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
-export function toSvg(title, series, unit, along, log) {
+function toSvg(title, series, unit, along, log) {
   const [width, height, left, right, top, bottom] = [760, 420, 66, 20, 56, 46];
   const usable = (y) => y !== null && Number.isFinite(y) && (!log || y > 0);
   const xs = series.flatMap((one) => one.x), ys = series.flatMap((one) => one.y.filter(usable)).map((y) => log ? Math.log10(y) : y);

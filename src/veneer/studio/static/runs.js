@@ -61,8 +61,8 @@ export function Run({ name }) {
   const of = (key) => curves ? curves[key] : BLANK, has = (key) => curves ? curves[key].x.length > 0 : key === "evaluation" ? run.evaluation_loss !== null : run.step > 0;
   const line = (key, text, place = 0) => has(key) ? [{ name: text, place, kind: "line", ...of(key) }] : [];
   const losses = has("loss") ? [
-    { name: "single steps", place: 0, kind: "raw", hidden: weight === 0, ...of("loss") }, { name: weight ? "training, smoothed" : "training", place: 0, kind: "line", x: of("loss").x, y: weight ? smoothed(of("loss").y, weight) : of("loss").y },
-    ...(has("evaluation") ? [{ name: "evaluation", place: 1, kind: "points", ...of("evaluation") }] : [])].filter((one) => !(one.kind === "raw" && weight === 0)) : [];
+    ...(weight ? [{ name: "single steps", place: 0, kind: "raw", ...of("loss") }] : []), { name: weight ? "training, smoothed" : "training", place: 0, kind: "line", x: of("loss").x, y: weight ? smoothed(of("loss").y, weight) : of("loss").y },
+    ...(has("evaluation") ? [{ name: "evaluation", place: 1, kind: "points", ...of("evaluation") }] : [])] : [];
   const planned = run.planned_memory_mb ?? (job && job.veneer.peak ? job.veneer.peak / 1e6 : null);
   const memory = [...line("memory_mb", "measured"), ...(planned !== null && has("memory_mb") ? [{ name: "plan", place: 1, kind: "limit", x: of("memory_mb").x, y: of("memory_mb").x.map(() => planned) }] : [])];
   const metrics = curves ? curves.metrics : {}, groups = grouped(run.metrics.map((one) => [one, metrics[one] || BLANK])), reward = (metrics.reward || BLANK).y;
