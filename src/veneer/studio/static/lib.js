@@ -129,6 +129,7 @@ export function duration(seconds) {
 export const size = (bytes) => bytes === null || bytes === undefined ? "–" : bytes < 1e6 ? `${number(bytes / 1e3, 1)} kB` : bytes < 1e9 ? `${number(bytes / 1e6)} MB` : `${number(bytes / 1e9, 2)} GB`;
 export const moment = (seconds) => seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }) : "–";
 export const day = (seconds) => seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }) : "–";
+export const date = (seconds) => seconds ? new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short" }) : "";
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 // A number of things, by the name of one.
 export const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;

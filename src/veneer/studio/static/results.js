@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from "/static/preact.js";
 import { Copy, Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, counted, link, make, moment, number, numeral, short, size, useAct, useAsked, useOptions, useStore } from "/static/lib.js";
 import { Upload, useFiles } from "/static/data.js";
-import { JobButtons, title } from "/static/runs.js";
+import { JobButtons, JobLog, title } from "/static/runs.js";
 
 export const tasksOf = (jobs, kind) => [...jobs.values()].filter((job) => job.veneer.kind === kind);
 // What a task is done with, as the pages call it.
@@ -69,9 +69,8 @@ export function Tasks({ tasks, title: heading, empty, about, runs, jobs }) {
 // A task that is on its way, or has failed.
 export function TaskState({ task }) {
   const { runs, jobs } = useStore();
-  const { value } = useAsked(`/v1/fine_tuning/jobs/${task.id}/events?limit=100`, `${task.veneer.status}${task.veneer.wanted}`);
   return html`<${Head} title=${`${task.veneer.kind === "export" ? "Export" : "Evaluation"} of ${subject(task, runs, jobs)}`} about=${task.veneer.name}><${Pill} state=${task.veneer.status} /><${JobButtons} job=${task} /><a class="btn" href=${link("run", task.veneer.of)}>Run</a></${Head}>
-    ${task.error && html`<pre class="banner" role="alert">${task.error.message}</pre>`}${task.veneer.waiting && html`<p class="warn">${task.veneer.waiting}</p>`}<section class="card"><header><h2>Job</h2></header><ul class="log">${value ? value.data.map((event) => html`<li key=${event.id}><time>${moment(event.created_at).split(", ").pop()}</time><span class=${event.level === "error" ? "bad" : ""}>${event.message}</span></li>`) : null}</ul></section>`;
+    ${task.error && html`<pre class="banner" role="alert">${task.error.message}</pre>`}${task.veneer.waiting && html`<p class="warn">${task.veneer.waiting}</p>`}<section class="card"><header><h2>Job</h2></header><${JobLog} job=${task} /></section>`;
 }
 
 export function ExportPage({ task }) {

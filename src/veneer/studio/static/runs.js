@@ -1,6 +1,6 @@
 // The runs in the folder, and a run.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table, apiPath, clock, counted, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useEach, useKept, useOnce, useStore, word } from "/static/lib.js";
+import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table, apiPath, clock, counted, date, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useEach, useKept, useOnce, useStore, word } from "/static/lib.js";
 import { Plot, smoothed } from "/static/plot.js";
 
 export function Runs() {
@@ -71,7 +71,7 @@ export function Run({ name }) {
   return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${stateOf(run, jobs)} />${job && html`<${JobButtons} job=${job} />`}${job && html`<a class="btn" href=${link("new", "", { like: name })}>New job like this</a>`}
       ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${answers(run, job) && html`<a class="btn" href=${link("report", "", { run: name })}>Evaluate</a><a class="btn" href=${link("export", "", { run: name })}>Export</a><a class="btn" aria-disabled=${!adapter} href=${adapter ? link("chat", "", { model: adapter }) : undefined}>Chat</a>`}</${Head}>
     <${Fault} error=${error || drawn.error} />${job && job.error && html`<${Banner}>${job.error.message}</${Banner}>`}
-    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), run.steps ? `of ${number(run.steps)}` : ""], run.metrics.includes("reward") ? ["reward", short(reward[reward.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
+    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), run.steps ? `of ${number(run.steps)}` : ""], run.metrics.includes("reward") ? ["reward", short(reward[reward.length - 1]), `loss ${loss(run.loss)}`] : ["loss", loss(run.loss)], run.best_value === null ? ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""] : [`best ${run.best_by}`, short(run.best_value), `step ${number(run.best_step)}, loss ${loss(run.best_loss)}`], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", date(run.begun)]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
     <div class="tools"><${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, text]) => [key, text])} />
       <label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /> <span class="mono">${weight.toFixed(2)}</span></label>
@@ -169,10 +169,14 @@ export function JobButtons({ job }) {
     ${error && html`<span class="bad" role="alert">${error.message}</span>`}`;
 }
 
-function JobCard({ job }) {
+// What a job has told of.
+export function JobLog({ job }) {
   const { value } = useAsked(`/v1/fine_tuning/jobs/${job.id}/events?limit=100&type=message`, `${job.veneer.status}${job.veneer.wanted}`);
-  const events = value ? value.data.filter((event) => event.type === "message") : [];
+  return html`<ul class="log">${value && value.data.map((event) => html`<li key=${event.id}><time>${clock(event.created_at)}</time><span class=${{ error: "bad", warn: "warn" }[event.level] || ""}>${event.message}</span></li>`)}</ul>`;
+}
+
+function JobCard({ job }) {
   // A model that was trained as a whole is asked as a base is; of adapters the run's page says it above.
   const whole = job.fine_tuned_model && job.veneer.settings.method === "full";
-  return html`<section class="card"><header><h2>Job</h2><${Pill} state=${job.veneer.status} />${whole && html`<a class="btn small" href=${link("chat", "", { model: job.fine_tuned_model })}>Chat with ${job.fine_tuned_model}</a>`}<${Copy} text=${job.id} label="Copy id" /></header>${job.veneer.waiting && html`<p class="warn">${job.veneer.waiting}</p>`}<ul class="log">${events.map((event) => html`<li key=${event.id}><time>${clock(event.created_at)}</time><span class=${event.level === "error" ? "bad" : event.level === "warn" ? "warn" : ""}>${event.message}</span></li>`)}</ul></section>`;
+  return html`<section class="card"><header><h2>Job</h2><${Pill} state=${job.veneer.status} />${whole && html`<a class="btn small" href=${link("chat", "", { model: job.fine_tuned_model })}>Chat with ${job.fine_tuned_model}</a>`}<${Copy} text=${job.id} label="Copy id" /></header>${job.veneer.waiting && html`<p class="warn">${job.veneer.waiting}</p>`}<${JobLog} job=${job} /></section>`;
 }
