@@ -1,6 +1,8 @@
 // The shell: what stands beside every page, and which page is shown.
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "/static/preact.js";
-import { Banner, Head, connect, link, number, useStore } from "/static/lib.js";
+import { connect, useStore } from "/static/lib.js";
+import { link, number } from "/static/figures.js";
+import { Banner, Head } from "/static/parts.js";
 import { Run, Runs } from "/static/runs.js";
 import { Compare, Sweeps } from "/static/compare.js";
 import { FilePage, Files } from "/static/data.js";

@@ -1,6 +1,8 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Banner, Button, Fault, Head, Loading, broken, counted, link, make, number, reach, useAct, useKept, useOptions } from "/static/lib.js";
+import { broken, make, reach, useAct, useKept, useOptions } from "/static/lib.js";
+import { counted, link, number } from "/static/figures.js";
+import { Banner, Button, Fault, Head, Loading } from "/static/parts.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();

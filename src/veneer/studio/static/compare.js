@@ -1,6 +1,8 @@
 // Runs side by side: overlaid curves, the settings that differ, quality against memory and time; and sweeps.
 import { html, useRef, useState } from "/static/preact.js";
-import { Fault, Head, Pill, Segments, SortTable, Swatch, Table, apiPath, colour, counted, csvOf, download, duration, last, link, loss, number, short, shown, size, useEach, useNarrow, useStore } from "/static/lib.js";
+import { apiPath, useEach, useStore } from "/static/lib.js";
+import { counted, csvOf, download, duration, last, link, loss, number, short, shown, size } from "/static/figures.js";
+import { Fault, Head, Pill, Segments, SortTable, Swatch, Table, colour, useNarrow } from "/static/parts.js";
 import { Plot, saveSvg, smoothed } from "/static/plot.js";
 import { ALONG, BLANK, noneOf, title, useCurves } from "/static/runs.js";
 

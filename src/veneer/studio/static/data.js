@@ -1,6 +1,8 @@
 // Files of rows: upload, what the lint found, and the mask of any row.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Button, Facts, Fault, Head, Pill, SortTable, Sure, apiPath, ask, counted, link, moment, number, keyed, send, size, useAsked, useOptions, useStore } from "/static/lib.js";
+import { apiPath, ask, keyed, send, useAsked, useOptions, useStore } from "/static/lib.js";
+import { counted, link, moment, number, size } from "/static/figures.js";
+import { Button, Facts, Fault, Head, Pill, SortTable, Sure } from "/static/parts.js";
 
 // What is known of files, which the studio tells to be others, in other windows too; asked again as long as one is checked.
 function useStated(path, listed) {

@@ -1,6 +1,8 @@
 // A new job, whose plan follows what is typed, and the queue.
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
-import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Table, counted, duration, last, letGo, link, loss, make, number, numeral, send, short, shown, size, untilAnswered, useAct, useAsked, useKept, useOptions, useStore } from "/static/lib.js";
+import { asking, letGo, make, send, useAct, useAsked, useKept, useOptions, useStore } from "/static/lib.js";
+import { counted, duration, link, loss, number, numeral, short, shown, size } from "/static/figures.js";
+import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Table } from "/static/parts.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
 import { FIRST, OBJECTIVES, Rewards, Setting, isEmpty, named, objectiveOf, rewardsOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
@@ -72,13 +74,13 @@ export function NewJob({ query }) {
     // What nobody waits for any more is given up by the studio too, which makes one plan at a time.
     const stop = new AbortController();
     setPlan((old) => ({ ...old, waiting: true }));
-    const leave = untilAnswered(() => send("/v1/fine_tuning/jobs/estimate", body, "POST", stop.signal), (found) => setPlan({ found }), (problem) => setPlan({ problem }), 450);
-    return () => { leave(); stop.abort(); };
+    const plans = asking(() => send("/v1/fine_tuning/jobs/estimate", body, { signal: stop.signal }), ({ value, error: problem }) => setPlan(problem ? { problem } : { found: value }), { begin: 450 });
+    return () => { plans.leave(); stop.abort(); };
   }, [known, ready]);
   useEffect(() => {
     if (!ready) return () => {};
     const asked = { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective, settings: JSON.parse(own) }, first: 0, count: 2 };
-    return untilAnswered(() => send("/v1/fine_tuning/jobs/preview", asked), (found) => setRows(found.rows), () => setRows(null));
+    return asking(() => send("/v1/fine_tuning/jobs/preview", asked), ({ value, error: problem }) => setRows(problem ? null : value.rows)).leave;
   }, [form.model, form.file, form.objective, form.method, own, ready]);
   const [create, busy, error] = useAct(async () => { const job = await make("/v1/fine_tuning/jobs", body); letGo(draft); location.hash = link("run", job.id); });
   // What an address names may be gone since: the form begins without it then.

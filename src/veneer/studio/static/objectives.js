@@ -1,6 +1,6 @@
 // What a step minimises, with the settings that belong to it alone, and the rewards of reinforcement.
 import { html } from "/static/preact.js";
-import { short, shown } from "/static/lib.js";
+import { short, shown } from "/static/figures.js";
 
 const BETA = "How strongly the model is held to where it began.";
 // Name, words, rows, and fields: key, name, hint, and what may be chosen (a list, or "bases" or "adapters").

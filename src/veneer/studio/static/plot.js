@@ -1,6 +1,7 @@
 // A chart of lines over uPlot: smoothing with the raw curve behind, a legend that follows the pointer, SVG and CSV.
 import { html, useEffect, useMemo, useRef, useState } from "/static/preact.js";
-import { colour, csvOf, download, short } from "/static/lib.js";
+import { csvOf, download, short } from "/static/figures.js";
+import { colour } from "/static/parts.js";
 
 // An exponential mean whose first values are not drawn towards zero.
 export function smoothed(values, weight) {

@@ -1,6 +1,8 @@
 // The report of a run: what the page beside the adapter shows, drawn from its values.
 import { html } from "/static/preact.js";
-import { Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
+import { apiPath, useAsked, useStore } from "/static/lib.js";
+import { last, link, loss, moment, number, short, shown } from "/static/figures.js";
+import { Facts, Fault, Head, Loading, Pill, SortTable, Table } from "/static/parts.js";
 import { Evaluate, Tasks, subject, tasksOf } from "/static/results.js";
 import { title } from "/static/runs.js";
 

@@ -1,6 +1,8 @@
 // What is done with the adapter of a finished run: evaluations on files, and exports with their certificates.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Copy, Facts, Fault, Head, Loading, Pill, SortTable, Table, apiPath, counted, link, make, moment, number, numeral, short, size, useAct, useAsked, useOptions, useStore } from "/static/lib.js";
+import { apiPath, make, useAct, useAsked, useOptions, useStore } from "/static/lib.js";
+import { counted, link, moment, number, numeral, short, size } from "/static/figures.js";
+import { Copy, Facts, Fault, Head, Loading, Pill, SortTable, Table } from "/static/parts.js";
 import { Upload, useFiles } from "/static/data.js";
 import { JobButtons, JobLog, title } from "/static/runs.js";
 

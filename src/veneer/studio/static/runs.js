@@ -1,6 +1,8 @@
 // The runs in the folder, and a run.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table, apiPath, clock, counted, date, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useEach, useKept, useOnce, useStore, word } from "/static/lib.js";
+import { apiPath, send, useAsked, useEach, useKept, useOnce, useStore } from "/static/lib.js";
+import { clock, counted, date, day, duration, last, link, loss, moment, number, short, shown, size, word } from "/static/figures.js";
+import { Banner, Bar, Button, Copy, Facts, Fault, Head, Pill, Said, Segments, SortTable, Sure, Table } from "/static/parts.js";
 import { Plot, smoothed } from "/static/plot.js";
 
 export function Runs() {
@@ -145,7 +147,7 @@ function Notes({ name, notes }) {
     if (!equal(stored, known) && equal({ text, tags: list }, known)) { know(stored); setText(stored.text); setTags(stored.tags.join(", ")); say(""); }
   }, [JSON.stringify(stored)]);
   const save = () => once(async () => {
-    try { const found = await send(apiPath("/studio/notes", { name }), { text, tags: list, before: known }, "PUT"); know(found); store(found); say(""); } catch (error) {
+    try { const found = await send(apiPath("/studio/notes", { name }), { text, tags: list, before: known }, { method: "PUT" }); know(found); store(found); say(""); } catch (error) {
       if (equal(stored, known)) { say(error.message); return; }
       know(stored);
       say(`Not saved: elsewhere they were changed meanwhile, to “${[stored.tags.join(", "), stored.text].filter(Boolean).join(" – ")}”. Save again to replace that.`);
