@@ -45,7 +45,7 @@ from veneer.enums import ObjectiveName, Overlong
 from veneer.evaluation.rows import prepare, score_rows
 from veneer.evaluation.scoring import row_losses
 from veneer.evaluation.statistics.compare import Comparison, contrast_seeds, describe
-from veneer.evaluation.statistics.measures import Measure, mean_of
+from veneer.evaluation.statistics.measures import SHARE, Measure, mean_of
 from veneer.evaluation.statistics.student import quantile
 from veneer.io.checkpoint import open_checkpoint
 from veneer.reward_model import open_reward_model
@@ -294,7 +294,7 @@ def compared(claim: Claim, results: Sequence[Measured]) -> Comparison | None:
 
 
 def _measures(one: Measured, name: str) -> list[Measure]:
-    found = mean_of(name, one.values[name], bounded=name != LOSS)
+    found = mean_of(name, one.values[name], scale=None if name == LOSS else SHARE)
     return [] if found is None else [found]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tiny import rows as conversations
 from tiny import run_config, write_rows
 from veneer.assistant.load import open_assistant
@@ -13,7 +15,8 @@ from veneer.enums import Dtype
 from veneer.evaluation.base_and_adapter import evaluate_rows, put_together
 from veneer.evaluation.rows import ModelScores, prepare
 from veneer.evaluation.scoring import RowScore
-from veneer.evaluation.statistics.measures import mean_of
+from veneer.evaluation.statistics.measures import mean_of, scale_of
+from veneer.evaluation.statistics.shares import wilson
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -51,16 +54,16 @@ def test_rows_beyond_the_context_are_named(tiny_model: Path, tmp_path: Path) -> 
     assert "rows.jsonl:2" in warnings[0]
 
 
-def test_scores_are_a_share_only_where_those_of_all_models_could_be(tiny_model: Path, tiny_data: Path) -> None:
+def test_scores_are_of_the_scale_that_holds_those_of_all_models(tiny_model: Path, tiny_data: Path) -> None:
     prepared = prepare(open_assistant(str(tiny_model), compute=FLOAT32), read_records(tiny_data)[:6])
     scores = [RowScore(1.0, 2, "a", 0.0, None)] * 6
 
     def rated(*values: float) -> ModelScores:
-        bounded = all(0 <= value <= 1 for value in values)
-        found = mean_of("rating", values, bounded=bounded)
+        found = mean_of("rating", values, scale=scale_of(values))
         return ModelScores(scores, [one for one in (found,) if one is not None])
 
     (alone,) = put_together(prepared, rated(*[1.0] * 6), [], 0.0).base
-    assert alone.interval == "Wilson"
+    assert (alone.low, alone.high) == tuple(map(float, wilson(6, 6)))
     report = put_together(prepared, rated(*[1.0] * 6), [rated(7, 8, 9, 7, 8, 9)], 0.0)
-    assert report.base[0].interval == report.adapter[0].interval == "bootstrap over rows"
+    assert (report.base[0].low, report.base[0].high) == pytest.approx([10 * float(end) for end in wilson(0.6, 6)])
+    assert report.adapter[0].interval == "bootstrap over rows"

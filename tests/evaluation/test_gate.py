@@ -8,7 +8,7 @@ import pytest
 from veneer.errors import ConfigError
 from veneer.evaluation.gate import ReleaseGate, Verdict, announced, decide, read_gate, verdict
 from veneer.evaluation.statistics.compare import Comparison, contrast
-from veneer.evaluation.statistics.measures import ratio
+from veneer.evaluation.statistics.measures import mean_of, ratio, scale_of
 from veneer.evaluation.statistics.power import rows_needed
 from veneer.evaluation.statistics.shares import tango
 
@@ -171,6 +171,24 @@ def test_a_good_adapter_is_held_and_a_bad_one_regresses_where_rows_suffice() -> 
     assert np.mean([one is Verdict.REGRESSED for one in answers]) <= 0.001
     low, high = shares(-0.1, 0.2, 1000, 2_000, 6)
     assert np.mean([verdict(*ends, -0.05) is Verdict.REGRESSED for ends in zip(low, high, strict=True)]) >= 0.9
+
+
+def percents_passed(rows: int, runs: int, seed: int) -> float:
+    """How often scores in percent, of which the adapter loses a whole one on one row in twenty, pass at five points."""
+    lost, passed = np.random.default_rng(seed).random((runs, rows)) < 0.05, 0
+    gate = ReleaseGate(suites={"s": 5.0})
+    for row in lost:
+        models = [
+            [one for one in [mean_of("own", values, scale=scale_of(values))] if one]
+            for values in ([100.0] * rows, (100.0 * ~row).tolist())
+        ]
+        passed += decide(gate, None, {"s": contrast(*models[:1], models[1:])[0]}).verdict is Verdict.HELD
+    return passed / runs
+
+
+def test_scores_in_percent_at_their_margin_pass_as_rarely_as_shares() -> None:
+    """Ten rows show no loss in 60 % of cases, and all of these passed."""
+    assert np.mean([percents_passed(rows, 100, rows) for rows in (2, 10, 40, 150)]) <= 0.028
 
 
 def losses_passed(rows: int, runs: int, seed: int) -> float:

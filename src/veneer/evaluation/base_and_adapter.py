@@ -15,6 +15,7 @@ from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import ModelScores, RowSet, last_message, score_model
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
+from veneer.evaluation.statistics.measures import Measure, scale_of_all
 from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Subscriber, ignore
 
@@ -63,7 +64,7 @@ def put_together(
         clusters: the number of each row's cluster, or None where each row is one.
         primary: the measure that was declared beforehand; None takes the first one.
     """
-    base, *adapters = _bounded_alike([base, *adapters])
+    base, *adapters = _of_one_scale([base, *adapters])
     tuned = adapters[0] if adapters else None
     names = [one.name for one in base.measures]
     decides = primary or (names[0] if names else None)
@@ -81,13 +82,14 @@ def put_together(
     )
 
 
-def _bounded_alike(models: Sequence[ModelScores]) -> list[ModelScores]:
-    """The models with measures that are between 0 and 1 only where those of all are: a score of 1 on every row of one
-    model may be of a scale to 10, as another model's tell."""
-    free = {one.name for model in models for one in model.measures if not one.bounded}
+def _of_one_scale(models: Sequence[ModelScores]) -> list[ModelScores]:
+    """The models with measures of the scale that holds all models'."""
+    named: dict[str, list[Measure]] = {}
+    for one in (one for model in models for one in model.measures):
+        named.setdefault(one.name, []).append(one)
+    scales = {name: scale_of_all(measures) for name, measures in named.items()}
     return [
-        replace(model, measures=[replace(one, bounded=one.bounded and one.name not in free) for one in model.measures])
-        for model in models
+        replace(model, measures=[replace(one, scale=scales[one.name]) for one in model.measures]) for model in models
     ]
 
 

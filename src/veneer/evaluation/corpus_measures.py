@@ -14,7 +14,7 @@ import numpy as np
 
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
 from veneer.evaluation.metrics.translation import bleu, chrf
-from veneer.evaluation.statistics.measures import Floats, Measure
+from veneer.evaluation.statistics.measures import SHARE, Floats, Measure, Scale
 
 CLASSES = (0, 1)
 
@@ -38,7 +38,9 @@ def _pair(item: Any) -> tuple[str, str] | None:
     return (reference, answer) if isinstance(reference, str) and isinstance(answer, str) else None
 
 
-def _two_classes(name: str, value: Callable[[Floats], Floats]) -> Callable[[Sequence[Any]], Measure | None]:
+def _two_classes(
+    name: str, value: Callable[[Floats], Floats], scale: Scale
+) -> Callable[[Sequence[Any]], Measure | None]:
     """A measure of pairs of right and given class; None where there are other classes than 0 and 1."""
 
     def measure(items: Sequence[Any]) -> Measure | None:
@@ -48,7 +50,7 @@ def _two_classes(name: str, value: Callable[[Floats], Floats]) -> Callable[[Sequ
             return None
         counts = np.zeros((len(items), 4))
         counts[np.arange(len(items)), [2 * int(right) + int(given) for right, given in items]] = 1.0
-        return Measure(name, counts, value, bounded=False)
+        return Measure(name, counts, value, scale)
 
     return measure
 
@@ -72,8 +74,8 @@ def matthews_of(sums: Floats) -> Floats:
 CORPUS: dict[str, Callable[[Sequence[Any]], Measure | None]] = {
     "bleu": _translation(bleu),
     "chrf": _translation(chrf),
-    "f1_score": _two_classes("f1", f1_of),
-    "matthews_corrcoef": _two_classes("mcc", matthews_of),
+    "f1_score": _two_classes("f1", f1_of, SHARE),
+    "matthews_corrcoef": _two_classes("mcc", matthews_of, (-1.0, 1.0)),
 }
 """A measure of the items of all rows, by the name of the function that the harness aggregates by (of `f1` that is
 `f1_score`); None where its items are others."""

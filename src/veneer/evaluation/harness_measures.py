@@ -11,7 +11,7 @@ import numpy as np
 
 from veneer.evaluation.corpus_measures import CORPUS
 from veneer.evaluation.metrics.base import expanded
-from veneer.evaluation.statistics.measures import Measure, exp_quotient, lower_is_better, quotient
+from veneer.evaluation.statistics.measures import Measure, exp_quotient, lower_is_better, quotient, scale_of
 
 
 def measures_of_samples(
@@ -152,5 +152,4 @@ def _measure(name: str, form: str, rows: Mapping[int, tuple[float, float]], coun
         counts[place] = sums
     value = exp_quotient if form in EXPONENTIALS else quotient
     numbers = counts[counts[:, 1] > 0, 0]
-    bounded = form == "mean" and bool(((numbers >= 0) & (numbers <= 1)).all())
-    return Measure(name, counts, value, bounded)
+    return Measure(name, counts, value, scale_of(numbers.tolist()) if form == "mean" else None)

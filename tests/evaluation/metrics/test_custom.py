@@ -20,7 +20,7 @@ def file(tmp_path: Path, code: str) -> str:
 def test_a_function_gets_answer_reference_and_row(tmp_path: Path) -> None:
     path = file(tmp_path, "def begins(a, reference, row):\n    return a.startswith(reference) * row['weight']\n")
     (measure,) = python_metric(f"{path}:begins")(ROWS).measures
-    assert (measure.name, measure.total, measure.bounded) == ("begins", 1.0, False)
+    assert (measure.name, measure.total, measure.scale) == ("begins", 1.0, (0.0, 10.0))
 
 
 def test_a_function_may_give_several_scores_and_none(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from veneer.errors import ConfigError
 from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.metrics.translation import bleu, bleu_of, chrf
+from veneer.evaluation.statistics.compare import contrast, describe
+from veneer.evaluation.statistics.shares import tango, wilson
 
 WORDS = ["the", "a", "cat", "Dog", "sat", "on", "mat", "its", "café", "7.5", "well,", "“so”", "нет"]
 
@@ -21,6 +23,15 @@ def rows(seed: int, count: int, longest: int = 12) -> list[AnsweredRow]:
         answer = [word if source.random() < 0.7 else source.choice(WORDS) for word in reference]
         found.append(AnsweredRow(f"f:{i}", "", " ".join(reference), " ".join(answer[: source.randint(0, longest)])))
     return found
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_rows_without_a_match_leave_the_doubt_of_rows_that_were_not_drawn(name: str) -> None:
+    pytest.importorskip("sacrebleu")
+    wrong = {"bleu": bleu, "chrf": chrf}[name]([AnsweredRow(f"f:{n}", "q", "aaaa bbbb", "cccc dddd") for n in range(8)])
+    (alone,), (both,) = describe(wrong.measures), contrast(wrong.measures, [wrong.measures])
+    assert (alone.low, alone.high) == pytest.approx([100 * float(end) for end in wilson(0, 8)])
+    assert (both.low, both.high) == pytest.approx([100 * float(end) for end in tango(0, 0, 8)])
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])

@@ -20,7 +20,7 @@ from veneer.evaluation.statistics.compare import (
     describe,
     measures_of,
 )
-from veneer.evaluation.statistics.measures import mean_of, numbered
+from veneer.evaluation.statistics.measures import mean_of, numbered, scale_of
 from veneer.evaluation.statistics.resampling import RESAMPLES, draws, ends
 from veneer.evaluation.statistics.seeds import seeds_by_rows
 from veneer.evaluation.statistics.shares import mcnemar, tango, wilson
@@ -255,7 +255,7 @@ def test_a_single_row_or_cluster_says_nothing_of_others() -> None:
     assert (one_cluster["loss"].low, one_cluster["loss"].p) == (-math.inf, 1.0)
     # Nor do many rows of which one counts, or several seeds on one row.
     values = [None, 3.0, None, None]
-    (metric,) = describe([one for one in [mean_of("own", values, bounded=False)] if one])
+    (metric,) = describe([one for one in [mean_of("own", values, scale=None)] if one])
     assert (metric.value, metric.low, metric.high) == (3.0, -math.inf, math.inf)
     lower = [RowScore(1.2, 2, "a", 1.0, None)]
     seeds = {one.name: one for one in contrast(measures_of(base), [measures_of(adapter), measures_of(lower)])}
@@ -286,6 +286,31 @@ def test_equal_rows_leave_the_doubt_of_rows_that_were_not_drawn_whatever_their_l
         assert (found.low, found.high) == pytest.approx(expected)
         assert found.interval == "Tango"
     assert found.p == 2.0**-29
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned"),
+    [
+        ([0.7] * 8, [0.7] * 8), ([0.7] * 8, [0.6] * 8), ([1.0] * 9, [1.0] * 8 + [0.0]), ([0.0, 1.0] * 5, [1.0] * 10),
+        ([0.2, 0.9, 1.0], [0.2, 0.8, 0.9]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("clustered", [False, True])
+def test_scores_in_percent_have_the_intervals_of_the_shares_that_they_are(
+    base: list[float], tuned: list[float], clustered: bool
+) -> None:
+    clusters = numbered([place // 2 for place in range(len(base))]) if clustered else None
+
+    def intervals(times: float) -> list[float]:
+        models = []
+        for values in (base, tuned, tuned):
+            scaled = [times * value for value in values]
+            models.append([one for one in [mean_of("own", scaled, scale=scale_of(scaled))] if one])
+        alone = describe(models[0], clusters)[0]
+        pairs = [contrast(models[0], models[1:last], clusters)[0] for last in (2, 3)]
+        return [end / times for one in (alone, *pairs) for end in (one.low, one.high)]
+
+    assert intervals(100.0) == pytest.approx(intervals(1.0), abs=1e-9)
 
 
 def test_unequal_rows_are_refused() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from veneer.evaluation.judge.questions import AnswerPair, Choice
 from veneer.evaluation.statistics.compare import describe
-from veneer.evaluation.statistics.measures import Measure, mean_of, ratio
+from veneer.evaluation.statistics.measures import SHARE, Measure, mean_of, ratio
 from veneer.evaluation.statistics.shares import wilson
 
 
@@ -132,7 +132,7 @@ def judged(
     outcomes = [one.outcome for one in pairs if one.outcome is not None]
     # Both verdicts of a row are of one row: where a judge goes by the place alone, they are the same.
     decided = [float(one.count(Choice.FIRST, Choice.SECOND)) for one in pairs]
-    first = ratio("first_chosen", [float(one.count(Choice.FIRST)) for one in pairs], decided, bounded=True)
+    first = ratio("first_chosen", [float(one.count(Choice.FIRST)) for one in pairs], decided, scale=SHARE)
     agreed = mean_of("consistent", [float(one.consistent) if one.asked else None for one in pairs])
     longer = mean_of("longer_chosen", [None if one.longer_won is None else float(one.longer_won) for one in pairs])
     found = [(one.outcome, said) for one, said in human if one.outcome is not None]

@@ -51,7 +51,7 @@ def expanded(measure: Measure, places: Sequence[int], rows: int) -> Measure:
     """
     counts = np.zeros((rows, measure.counts.shape[1]))
     counts[list(places)] = measure.counts
-    return Measure(measure.name, counts, measure.value, measure.bounded)
+    return Measure(measure.name, counts, measure.value, measure.scale)
 
 
 def with_results(

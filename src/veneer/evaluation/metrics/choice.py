@@ -133,8 +133,7 @@ def choice(rows: Sequence[ChoiceRow], losses: Sequence[Sequence[float]]) -> Task
     measures = [
         mean_of("choice_accuracy", [float(one) for one in right]),
         mean_of("choice_accuracy_per_byte", [float(one) for one in by_byte]),
-        # A sum over choices: between 0 and 2.
-        mean_of("brier", brier, bounded=False),
+        mean_of("brier", brier, scale=(0.0, 2.0)),
     ]
     found = calibration([float(share.max()) for share in shares], right)
     return TaskResult([one for one in measures if one is not None], {"calibration": asdict(found)})

@@ -16,7 +16,7 @@ from veneer.counting import count_of
 from veneer.errors import DataError
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.scoring import composed
-from veneer.evaluation.statistics.measures import Floats, Measure, mean_of
+from veneer.evaluation.statistics.measures import SHARE, Floats, Measure, mean_of
 
 _AROUND = " \t\r\n.,;:!?'\"`*()[]{}"
 """What may stand around a label, of ASCII: other signs are part of one (`-1`, `C#`)."""
@@ -58,7 +58,7 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     np.add.at(confusion, (expected, given), 1)
     found = [
         mean_of("accuracy", (expected == given).astype(float).tolist()),
-        Measure("macro_f1", _by_class(expected, given, count), partial(macro_f1, count=count), bounded=True),
+        Measure("macro_f1", _by_class(expected, given, count), partial(macro_f1, count=count), scale=SHARE),
         mean_of("unparsable", (given == count).astype(float).tolist()),
     ]
     details = {"confusion": {"labels": labels, "counts": confusion.tolist()}}

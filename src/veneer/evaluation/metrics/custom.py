@@ -20,7 +20,7 @@ import numpy as np
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
 from veneer.evaluation.metrics.program import ProgramFailed, printed_lines
-from veneer.evaluation.statistics.measures import lower_is_better, mean_of
+from veneer.evaluation.statistics.measures import lower_is_better, mean_of, scale_of
 from veneer.strict_json import to_text, with_reasons
 
 COMMAND = "command:"
@@ -171,7 +171,7 @@ def _measured(values: Sequence[Any], rows: Sequence[AnsweredRow], name: str) -> 
     measures = []
     for key, column in by_name.items():
         present = [score for score in column if score is not None]
-        found = mean_of(key, column, bounded=all(0.0 <= score <= 1.0 for score in present))
+        found = mean_of(key, column, scale=scale_of(present))
         if found is not None:
             measures.append(found)
     return TaskResult(measures)

@@ -14,7 +14,7 @@ import numpy as np
 
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.scoring import json_object, same_json
-from veneer.evaluation.statistics.measures import Floats, Measure, mean_of, quotient
+from veneer.evaluation.statistics.measures import SHARE, Floats, Measure, mean_of, quotient
 
 KINDS = ("right", "absent", "null", "wrong", "extra")
 
@@ -36,9 +36,9 @@ def json_fields(rows: Sequence[AnsweredRow]) -> TaskResult:
             by_field.setdefault(key, Counter())[kind] += 1
             counts[place] += (kind == "right", kind != "absent", kind != "extra")
     measures = [
-        Measure("json_precision", counts[:, :2], quotient, bounded=True),
-        Measure("json_recall", counts[:, [0, 2]], quotient, bounded=True),
-        Measure("json_f1", counts, _f1, bounded=True),
+        Measure("json_precision", counts[:, :2], quotient, SHARE),
+        Measure("json_recall", counts[:, [0, 2]], quotient, SHARE),
+        Measure("json_f1", counts, _f1, SHARE),
     ]
     validity = mean_of("json_valid", valid)
     table = {key: {kind: found[kind] for kind in KINDS} for key, found in by_field.items()}

@@ -16,7 +16,7 @@ import numpy as np
 
 from veneer.errors import ConfigError
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
-from veneer.evaluation.statistics.measures import Floats, Measure
+from veneer.evaluation.statistics.measures import PERCENT, Floats, Measure
 
 ORDERS = 4
 """The longest n-gram of BLEU, in words."""
@@ -47,7 +47,7 @@ def bleu(rows: Sequence[AnsweredRow]) -> TaskResult:
         one = metric.corpus_score([row.answer], [[row.reference]])
         counts.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
     whole = metric.corpus_score([row.answer for row in rows], [[row.reference for row in rows]])
-    measure = Measure("bleu", np.array(counts, dtype=float), bleu_of, bounded=False)
+    measure = Measure("bleu", np.array(counts, dtype=float), bleu_of, PERCENT)
     return TaskResult([measure], {"bleu": {"score": whole.score, "signature": str(metric.get_signature())}})
 
 
@@ -73,7 +73,7 @@ def chrf(rows: Sequence[AnsweredRow]) -> TaskResult:
     metric = sacrebleu().CHRF()
     whole = metric.corpus_score([row.answer for row in rows], [[row.reference for row in rows]])
     counts = np.array([_character_counts(row.answer, row.reference) for row in rows], dtype=float)
-    measure = Measure("chrf", counts, chrf_of, bounded=False)
+    measure = Measure("chrf", counts, chrf_of, PERCENT)
     return TaskResult([measure], {"chrf": {"score": whole.score, "signature": str(metric.get_signature())}})
 
 

@@ -2,7 +2,8 @@
 
 A share of rows has Wilson's interval, the difference of two shares on the same rows Tango's. Everything else, and all
 rows that come in clusters, has that of a bootstrap over clusters. Several adapters have Student's over seeds and rows.
-One row or cluster says nothing of others: unless it is of a share, its interval has no ends.
+Rows that are all equal say nothing of how others spread: on a scale they have the interval of a share of it. One row or
+cluster of a measure without a scale (a loss) has an interval without ends.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.measures import (
     Floats,
     Measure,
+    Scale,
     exp_quotient,
     lower_is_better,
     mean_of,
     quotient,
     ratio,
+    scale_of_all,
 )
 from veneer.evaluation.statistics.resampling import ends, resampled, swap_p, swapped
 from veneer.evaluation.statistics.seeds import ROUNDING, seeds_by_rows
@@ -131,16 +134,16 @@ def _infinite_values() -> np.errstate:
 
 def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
     value, count = measure.total, _rows_of(measure)
-    if measure.binary and not in_clusters:
-        low, high = map(float, wilson(measure.counts[:, 0].sum(), count))
-        return Metric(measure.name, value, low, high, "Wilson")
     low, high = ends(spread, int(measure.counting.sum()))
-    if measure.bounded and _no_spread(low, high):
+    if measure.scale is not None:
+        least, most = measure.scale
+        width = most - least
         # Equal rows leave the doubt of rows that were not drawn.
-        low, high = map(float, wilson(value * count, count))
-        return Metric(measure.name, value, low, high, "Wilson")
-    if measure.bounded:
-        low, high = max(low, 0.0), min(high, 1.0)
+        if (measure.binary and not in_clusters) or _no_spread(low, high, measure.scale):
+            right = measure.right.sum() if measure.binary else (value - least) / width * count
+            low, high = (least + width * float(end) for end in wilson(right, count))
+            return Metric(measure.name, value, low, high, "Wilson")
+        low, high = max(low, least), min(high, most)
     return Metric(measure.name, value, low, high, CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP)
 
 
@@ -216,21 +219,21 @@ def _pair(
     base: Measure, adapter: Measure, spreads: tuple[Floats, Floats], swaps: Floats, in_clusters: bool
 ) -> Comparison:
     values = base.total, adapter.total
-    difference = values[1] - values[0]
+    difference, scale = values[1] - values[0], scale_of_all([base, adapter])
+    base, adapter = replace(base, scale=scale), replace(adapter, scale=scale)
     binary = base.binary and adapter.binary and np.array_equal(base.counts[:, 1], adapter.counts[:, 1])
-    if binary and not in_clusters:
-        gained = int(((adapter.counts[:, 0] == 1) & (base.counts[:, 0] == 0)).sum())
-        lost = int(((adapter.counts[:, 0] == 0) & (base.counts[:, 0] == 1)).sum())
-        low, high = map(float, tango(gained, lost, _rows_of(base)))
+    if scale is not None and binary and not in_clusters:
+        gained, lost = int((adapter.right & ~base.right).sum()), int((base.right & ~adapter.right).sum())
+        low, high = (_width(scale) * float(end) for end in tango(gained, lost, _rows_of(base)))
         return Comparison(base.name, *values, difference, low, high, "Tango", mcnemar(gained, lost))
     spread, counting = spreads[1] - spreads[0], int((base.counting | adapter.counting).sum())
     low, high = ends(spread, counting)
     interval = CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP
-    if base.bounded and adapter.bounded and _no_spread(low, high):
-        low, high = _equal_rows(difference, _rows_of(base))
+    if scale is not None and _no_spread(low, high, scale):
+        low, high = _equal_rows(difference, _rows_of(base), scale)
         interval = "Tango"
-    elif base.bounded and adapter.bounded:
-        low, high = max(low, -1.0), min(high, 1.0)
+    elif scale is not None:
+        low, high = max(low, -_width(scale)), min(high, _width(scale))
     found = Comparison(base.name, *values, difference, low, high, interval, swap_p(difference, swaps))
     if base.value is exp_quotient:
         bounds = ends(np.log(spreads[1]) - np.log(spreads[0]), counting)
@@ -242,11 +245,12 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
     found, base = seeds_by_rows(bases, adapters), bases[0]
     means = [float(np.mean([one.total for one in models])) for models in (bases, adapters)]
     low, high, interval = found.low, found.high, SEEDS
-    if all(one.bounded for one in (*bases, *adapters)):
-        # No two shares are further apart than 1, which Student's interval of few seeds does not know.
-        low, high = max(low, -1.0), min(high, 1.0)
-        if _no_spread(low, high):
-            low, high = _equal_rows(found.difference, _rows_of(base))
+    scale = scale_of_all([*bases, *adapters])
+    if scale is not None:
+        # No two values are further apart than the scale is wide, which Student's interval of few seeds does not know.
+        low, high = max(low, -_width(scale)), min(high, _width(scale))
+        if _no_spread(low, high, scale):
+            low, high = _equal_rows(found.difference, _rows_of(base), scale)
             interval = "Tango"
     result = Comparison(base.name, means[0], means[1], found.difference, low, high, interval, found.p)
     if base.value is exp_quotient:
@@ -256,20 +260,26 @@ def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Compar
     return result
 
 
-def _no_spread(low: float, high: float) -> bool:
-    """Whether the rows do not tell how far a share spreads: they are equal but for rounding, or there is one."""
-    return high - low <= ROUNDING or not np.isfinite([low, high]).any()
+def _width(scale: Scale) -> float:
+    return scale[1] - scale[0]
 
 
-def _equal_rows(difference: float, count: float) -> tuple[float, float]:
+def _no_spread(low: float, high: float, scale: Scale) -> bool:
+    """Whether the rows do not tell how far a measure on a scale spreads: they are equal but for rounding, or there is
+    one."""
+    return high - low <= ROUNDING * _width(scale) or not np.isfinite([low, high]).any()
+
+
+def _equal_rows(difference: float, count: float, scale: Scale) -> tuple[float, float]:
     """The interval of a difference that is the same on all rows: it leaves the doubt of rows that were not drawn."""
-    low, high = tango(max(difference, 0.0) * count, max(-difference, 0.0) * count, count)
-    return float(low), float(high)
+    share = difference / _width(scale)
+    low, high = tango(max(share, 0.0) * count, max(-share, 0.0) * count, count)
+    return _width(scale) * float(low), _width(scale) * float(high)
 
 
 def _rows_of(measure: Measure) -> float:
-    """The number of rows that count: of clusters, where rows come in such."""
-    return float((measure.counts[:, 1] > 0).sum()) if measure.counts.shape[1] == 2 else float(len(measure.counts))
+    """The number of rows that count, or one: of clusters, where rows come in such."""
+    return float(max(1, measure.counting.sum()))
 
 
 def _clustered(measures: Sequence[Measure], clusters: NDArray[np.int64] | None) -> list[Measure]:

@@ -6,13 +6,19 @@ BLEU follow from summed counts). So one way of resampling, of swapping models an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Scale = tuple[float, float]
+
+SHARE: Scale = (0.0, 1.0)
+"""From all wrong to all right."""
+PERCENT: Scale = (0.0, 100.0)
 
 LOWER_IS_BETTER = (
     "loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable",
@@ -45,8 +51,9 @@ class Measure:
     """What each row adds, [rows, columns]."""
     value: Callable[[Floats], Floats]
     """The measure of summed counts: [..., columns] to [...]. NaN where the sums are of no row that counts."""
-    bounded: bool
-    """Whether it is a mean of values between 0 and 1, so that even equal rows leave doubt."""
+    scale: Scale | None
+    """The least and the greatest value that a row can have, between which even equal rows leave doubt; None of measures
+    that have no bounds."""
 
     @property
     def total(self) -> float:
@@ -55,10 +62,16 @@ class Measure:
 
     @property
     def binary(self) -> bool:
-        """Whether it is a share: every row that counts is right (1) or wrong (0)."""
-        if not self.bounded or self.counts.shape[1] != 2:
+        """Whether it is a share: every row that counts stands at one end of the scale."""
+        if self.scale is None or self.counts.shape[1] != 2:
             return False
-        return bool(np.isin(self.counts, (0.0, 1.0)).all())
+        counting, values = self.counts[:, 1], self.counts[:, 0]
+        return bool(np.isin(counting, (0.0, 1.0)).all() and np.isin(values[counting == 1], self.scale).all())
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each row of a share is right, `[rows]`: at the upper end of the scale."""
+        return np.asarray((self.counts[:, 1] == 1) & (self.counts[:, 0] == (self.scale or SHARE)[1]))
 
     @property
     def counting(self) -> NDArray[np.bool_]:
@@ -73,7 +86,7 @@ class Measure:
         """
         sums = np.zeros((int(clusters.max()) + 1, self.counts.shape[1]))
         np.add.at(sums, clusters, self.counts)
-        return Measure(self.name, sums, self.value, self.bounded)
+        return Measure(self.name, sums, self.value, self.scale)
 
 
 def quotient(sums: Floats) -> Floats:
@@ -87,17 +100,37 @@ def exp_quotient(sums: Floats) -> Floats:
     return np.exp(quotient(sums))
 
 
-def ratio(name: str, numerators: Sequence[float], weights: Sequence[float], *, bounded: bool = False) -> Measure:
+def ratio(name: str, numerators: Sequence[float], weights: Sequence[float], *, scale: Scale | None = None) -> Measure:
     """A measure that is a sum over another: a mean with weights."""
-    return Measure(name, np.array([numerators, weights], dtype=float).T, quotient, bounded)
+    return Measure(name, np.array([numerators, weights], dtype=float).T, quotient, scale)
 
 
-def mean_of(name: str, values: Sequence[float | None], *, bounded: bool = True) -> Measure | None:
+def mean_of(name: str, values: Sequence[float | None], *, scale: Scale | None = SHARE) -> Measure | None:
     """The mean of the rows that have a value, or None where no row has one."""
     present = [float(value is not None) for value in values]
     if not any(present):
         return None
-    return ratio(name, [float(value or 0.0) for value in values], present, bounded=bounded)
+    return ratio(name, [float(value or 0.0) for value in values], present, scale=scale)
+
+
+def scale_of(values: Sequence[float]) -> Scale:
+    """The scale that scores of an unknown kind are taken to be of: from 0 to 1, 10, 100 or the next power of ten that
+    none of them exceeds, and below 0 likewise. So scores leave the doubt that they would leave in percent."""
+    below, above = min(values, default=0.0), max(values, default=1.0)
+    return (0.0 if below >= 0 else -_power_of_ten(-below)), _power_of_ten(above)
+
+
+def _power_of_ten(size: float) -> float:
+    # The last digits of a sum of parts may lie beyond 100.
+    return 10.0 ** min(308, max(0, math.ceil(math.log10(max(size, 1.0)) - 1e-9)))
+
+
+def scale_of_all(measures: Iterable[Measure]) -> Scale | None:
+    """The scale that holds those of several models' measures; None where one has none. A score of 1 on every row of one
+    model may be of a scale to 10, as another model's tell."""
+    scales = [one.scale for one in measures]
+    known = [one for one in scales if one is not None]
+    return (min(low for low, _ in known), max(high for _, high in known)) if len(known) == len(scales) else None
 
 
 def numbered(labels: Sequence[object]) -> NDArray[np.int64]:
