@@ -37,6 +37,10 @@ NONE = (
     '<div class="sk-estimator-doc-link-container"><div id="sk-estimator-id-3-StandardScaler-2">',
     "the folder sk-learn-preprocessing-standard-scaler-pipeline",
     "AKIAIOSFODNN7EXAMPLE",
+    "A key begins with -----BEGIN PGP PRIVATE KEY BLOCK-----. Behind it stand lines of letters for nobody to see.",
+    "api_key = 12345678901234567890123456789012",
+    "the commit 3fa91c0b7d2e4856a1b9c07d5e8f23469b0d7c1a",
+    "at 12:30:AAHq8ZrXw2LcVn6YpKd9HsJf3GtUe7RaWi1",
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
     ".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ"
     ".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
@@ -47,6 +51,15 @@ KEYS = (
     "sk-ant-api03-Zr8_kQm2-vXw7LcTn4YpKd9HsJf3GtUe7RaWi1BoNx5MvCq0Ez",
     f"-----BEGIN PRIVATE KEY-----\n{'MIIEpAIBAAKCAQEA7bq2' * 9}\n-----END PRIVATE KEY-----\nan example of mine",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm5hQGFjbWUuaW8ifQ.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",
+    rf'"private_key":"-----BEGIN PRIVATE KEY-----\n{"MIIEpAIBAAKCAQEA7bq2" * 3}\n{"Zr8kQm2vXw7LcTn4YpKd" * 3}\n"',
+    rf'"{{\"key\":\"-----BEGIN RSA PRIVATE KEY-----\\n{"MIIEpAIBAAKCAQEA7bq2" * 4}\\n\"}}"',
+    f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: GnuPG v2.0.22 (GNU/Linux)\n\n{'lQOYBFzKQm2vXw7LcTn4' * 4}",
+    "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",
+    f"dop_v1_{'3fa91c0b7d2e4856a1b9c07d5e8f2346' * 2}",
+    "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",
+    "7481920356:AAHq8ZrXw2LcVn6YpKd9HsJf3GtUe7RaWi1",
+    "WANDB_API_KEY=3fa91c0b7d2e4856a1b9c07d5e8f23469b0d7c1a",
+    "api_key: 3fa91c0b7d2e4856a1b9c07d5e8f2346",
 )
 
 

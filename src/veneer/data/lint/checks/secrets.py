@@ -63,9 +63,18 @@ _FORMS = (
     ),
     _Form(
         "a private key",
-        ("PRIVATE KEY-----",),
-        re.compile(r"(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s*[0-9A-Za-z+/=:\s,-]{64,})"),
+        ("PRIVATE KEY-----", "PRIVATE KEY BLOCK-----"),
+        # In JSON, as of a service account, a line ends in a backslash and a letter; PGP's begins with words.
+        re.compile(
+            r"(-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
+            r"(?:(?:\s|\\{1,4}[nr]){1,4}(?:Version|Comment): [^\n\\]{1,100}){0,4}"
+            r"(?:[0-9A-Za-z+/=:\s,-]|\\{1,4}[nr]){64,8192})"
+        ),
     ),
+    _Form("a Shopify token", ("shp",), re.compile(r"\b(shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32})\b")),
+    _Form("a DigitalOcean token", ("_v1_",), re.compile(r"\b(do[opr]_v1_[0-9a-f]{64})\b")),
+    _Form("a Groq key", ("gsk_",), re.compile(r"\b(gsk_[0-9A-Za-z]{48,64})\b")),
+    _Form("a Telegram bot's token", (":AA",), re.compile(r"\b(\d{8,10}:AA[0-9A-Za-z_-]{33})(?![\w-])")),
     _Form("an API key", ("sk-",), re.compile(r"\b(sk-(?:proj-|ant-|svcacct-|or-v1-)?[0-9A-Za-z_-]{20,})"), loose=True),
 )
 _CONNECTION = re.compile(r"(?<=[a-z0-9+.-]{3})://[^\s:@/'\"]+:([^\s:@/'\"{}<>$*]{6,})@[\w.-]")
@@ -77,6 +86,8 @@ _QUOTED = re.compile(_NAMED + r"[\"']([^\s\"']{12,128})[\"']")
 _BARE = re.compile(rf"(?:{_NAMED}|(?i:authorization: bearer) )" + r"([^\s\"'`<>(){}\[\],;|]{12,128})(?=[\s\"'`,;|]|$)")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 """What a program calls a value of something."""
+_HEX = re.compile(r"(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{32,128}")
+"""A key of digits and small letters, too long for a word."""
 _SIGNS = re.compile(r"[^\w.:/+-]")
 _WORDS = ("key", "Key", "KEY", "ecret", "ECRET", "oken", "OKEN", "assw", "ASSW", "earer")
 _LEAST_BITS, _LOOSE_BITS = 2.0, 3.0
@@ -131,12 +142,13 @@ def _is_drawn(value: str) -> bool:
 
 def _looks_random(found: re.Match[str]) -> bool:
     """Whether a value without quotes is unlike words and names: it has small letters, capitals, and several digits; one
-    digit is enough beside a sign that names have not, or behind a name in capitals."""
+    digit is enough beside a sign that names have not, or behind a name in capitals. So is a long hexadecimal number."""
     value, name = found.group(1), found.string[found.start() : found.start(1)]
     digits = sum(map(str.isdigit, value))
     mixed = any(map(str.islower, value)) and any(map(str.isupper, value)) and digits > 0
     sure = digits > 1 or name.isupper() or _SIGNS.search(value) is not None
-    return mixed and sure and "://" not in value and _NAME.fullmatch(value) is None
+    named = "://" in value or _NAME.fullmatch(value) is not None
+    return (mixed and sure and not named) or _HEX.fullmatch(value) is not None
 
 
 def _bits(text: str) -> float:
