@@ -83,6 +83,20 @@ def test_conversations_become_the_prompt_that_chats_have(server: HttpServer, ass
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chat_template", "{{ messages[0].content }}"), ("chat_template_kwargs", {"enable_thinking": False}),
+        ("continue_final_message", True), ("add_generation_prompt", False),
+    ],
+)  # fmt: skip
+def test_the_tokens_of_another_prompt_than_a_chats_are_refused(server: HttpServer, field: str, value: object) -> None:
+    content: dict[str, Any] = {"messages": [{"role": "user", "content": "late?"}]}
+    status, _, refused = call(server, "POST", "/tokenize", {**content, field: value})
+    assert (status, refused["error"]["code"], refused["error"]["param"]) == (400, "unsupported_parameter", field)
+    assert call(server, "POST", "/tokenize", {**content, "chat_template_kwargs": {}, "chat_template": None})[0] == 200
+
+
+@pytest.mark.parametrize(
     ("path", "content"),
     [
         ("/tokenize", {}), ("/tokenize", {"prompt": 7}), ("/tokenize", {"prompt": "a", "messages": [{}]}),

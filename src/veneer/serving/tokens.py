@@ -15,7 +15,11 @@ from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import token_text
 from veneer.serving.prompts import checked_tokens
+from veneer.serving.sampling_fields import NEUTRAL
 from veneer.serving.service import Service
+
+OF_TEMPLATES = ("add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "documents")
+"""Fields by which another prompt would be written."""
 
 
 async def tokenize(service: Service, request: Request) -> Response:
@@ -28,9 +32,10 @@ async def tokenize(service: Service, request: Request) -> Response:
     fields = Fields(await read_body(request, service.limits))
     service.models.adapter_of(fields.text("model") or service.models.base)
     strings = fields.flag("return_token_strs")
-    fields.neutral("add_generation_prompt", True)
     if fields.value("messages") is not None:
         fields.neutral("prompt")
+        for name in OF_TEMPLATES:
+            fields.neutral(name, *NEUTRAL[name])
         tools = service.prompts.read_tools(fields).tools
         tokens = await service.prompts.tokens_of(await service.prompts.read(fields, tools))
     else:
