@@ -202,6 +202,41 @@ def test_a_forced_call_is_made_whatever_the_model_would_have_said(calling: OpenA
     assert json.loads(call.function.arguments)["city"] in ("Bonn", "Köln")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call_that_is_cut_is_a_call_as_far_as_it_came_and_no_text(calling: OpenAI, stream: bool) -> None:
+    settings: Any = {"model": BASE, "messages": [{"role": "user", "content": "Bonn?"}], "tools": [WEATHER], "seed": 3,
+                     "tool_choice": "required", "stop": ["n", "{", "weather"]}  # fmt: skip
+    whole = calling.chat.completions.create(max_tokens=260, **settings)
+    assert whole.choices[0].finish_reason == "tool_calls"
+    assert whole.usage is not None
+    for most in (4, whole.usage.completion_tokens - 6):
+        asked = {**settings, "max_tokens": most}
+        if stream:
+            chunks = [one.choices[0] for one in calling.chat.completions.create(stream=True, **asked)]
+            calls: Any = [call for one in chunks for call in one.delta.tool_calls or []]
+            text, reason = "".join(one.delta.content or "" for one in chunks), chunks[-1].finish_reason
+        else:
+            answer = calling.chat.completions.create(**asked).choices[0]
+            calls, text, reason = answer.message.tool_calls or [], answer.message.content, answer.finish_reason
+        assert (text or None, reason) == (None, "length")
+        assert [call.function.name for call in calls] == ([] if most == 4 else ["weather"])
+        assert all(call.function.arguments.startswith("{") for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("", None), ('{\n "na', None), ('{"name": "wea', None), ('{"name": "weather"', ""),
+        ('{"name": "weather",\n"argum', ""), ('{"name": "weather", "arguments": {"city": "Bo', '{"city": "Bo'),
+        ('{"name": "weather", "arguments": {"city": "Bonn"}', '{"city": "Bonn"}'),
+    ],
+)  # fmt: skip
+def test_the_beginning_of_a_forced_call_is_read(text: str, cut: str | None) -> None:
+    found = read_calls(text, ToolUse((WEATHER,), ("weather",)))
+    assert found == ("", () if cut is None else (ToolCall("weather", {}, cut),))
+    assert read_calls(text, ToolUse((WEATHER,))) == (text, ())
+
+
 def test_a_call_is_forced_on_ollamas_route_too(taught: HttpServer) -> None:
     content = {"model": BASE, "messages": [{"role": "user", "content": "Bonn?"}], "tools": [WEATHER], "stream": False,
                "tool_choice": "required", "options": {"seed": 3, "num_predict": 260}}  # fmt: skip
@@ -209,6 +244,8 @@ def test_a_call_is_forced_on_ollamas_route_too(taught: HttpServer) -> None:
     assert status == 200
     assert [one["function"]["name"] for one in answer["message"]["tool_calls"]] == ["weather"]
     assert call(taught, "POST", "/api/chat", {**content, "format": "json"})[0] == 400
+    cut = call(taught, "POST", "/api/chat", {**content, "options": {"seed": 3, "num_predict": 40, "stop": ["n"]}})[2]
+    assert (cut["message"], cut["done_reason"]) == ({"role": "assistant", "content": ""}, "length")
 
 
 @pytest.mark.parametrize(

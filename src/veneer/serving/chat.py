@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -101,6 +101,8 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         around = tools.or_answer() if tools.free else None
         constraints = await service.constraints(schema, param, settings.n, around)
     prompt = await service.prompts.tokens_of(conversation)
+    if tools.forced:
+        settings = replace(settings, stop=())
     requests = settings.requests(
         prompt,
         adapter,
@@ -140,7 +142,8 @@ def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | Non
 
 def _choice(service: Service, asked: ChatRequest, number: int, result: GenerationResult) -> dict[str, Any]:
     text, calls = read_calls(result.text, asked.tools) if asked.tools.tools else (result.text, ())
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    none = not text and (calls or asked.tools.forced)
+    message: dict[str, Any] = {"role": "assistant", "content": None if none else text, "refusal": None}
     if calls:
         contents = [call.content(index) for index, call in enumerate(calls)]
         message["tool_calls"] = [{key: value for key, value in one.items() if key != "index"} for one in contents]
@@ -148,8 +151,12 @@ def _choice(service: Service, asked: ChatRequest, number: int, result: Generatio
         "index": number,
         "message": message,
         "logprobs": _logprobs(service, result.logprobs) if asked.logprobs else None,
-        "finish_reason": "tool_calls" if calls else result.finished.reason.value,
+        "finish_reason": _reason(calls, result.finished),
     }
+
+
+def _reason(calls: Sequence[ToolCall], finished: Finished) -> str:
+    return "tool_calls" if calls and calls[-1].cut is None else finished.reason.value
 
 
 def _logprobs(service: Service, found: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -182,5 +189,4 @@ async def _deltas(
             for index, call in enumerate(calls):
                 delta = {"tool_calls": [call.content(index)]}
                 yield {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
-            reason = "tool_calls" if calls else made.reason.value
-            yield {"index": number, "delta": {}, "logprobs": None, "finish_reason": reason}
+            yield {"index": number, "delta": {}, "logprobs": None, "finish_reason": _reason(calls, made)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -121,6 +121,8 @@ async def _request(
     if schema is not None:
         around = tools.or_answer() if tools.free else None
         constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1, around)
+    if tools.forced:
+        settings = replace(settings, stop=())
     adapter = service.models.adapter_of(model)
     (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
     return request, fields.ignored()
@@ -180,8 +182,9 @@ async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict
             calls: tuple[ToolCall, ...] = ()
             if scanner is not None:
                 text, calls = read_calls(scanner.push(event.text) + scanner.finish(), asked.tools)
-            if text or calls:
-                yield asked.piece(text, calls)
+            whole = tuple(one for one in calls if one.cut is None)  # arguments are an object here
+            if text or whole:
+                yield asked.piece(text, whole)
             end = time.perf_counter_ns()
             yield {
                 **asked.piece(""),

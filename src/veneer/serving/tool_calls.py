@@ -8,8 +8,9 @@ Models write calls in the form that they were trained with. These are read:
   nothing (Llama, which says `parameters`; Mistral). It begins with one of the keys of a call: a stream could not know
   it by a later one.
 
-A call of a tool that the request does not name is none. What cannot be read stays text; so does a call with a number
-that JSON cannot write again (1e999).
+A call that is forced has the form of the latter, which the client never asked for: where it is cut, it is a call all
+the same, with its arguments as far as they came, or nothing. A call of a tool that the request does not name is none.
+What cannot be read stays text; so does a call with a number that JSON cannot write again (1e999).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _ENDED = re.compile(rf"\s*(?:{_CLOSE}|\Z)")
 _KEYS = ("name", "arguments", "parameters", "type", "id")
 _WHOLE = re.compile(rf'\s*(?:{re.escape(_MISTRAL)}\s*)?(?:\[\s*)?{{\s*"(?:{"|".join(_KEYS)})"')
 """The beginning of an answer that as a whole may be a call, or calls."""
+_CUT = re.compile(r'\s*{\s*"name"\s*:\s*"([^"]*)"(?:\s*,\s*"arguments"\s*:\s*(.*))?', re.DOTALL)
+"""The beginning of a call that was forced."""
 _WITHOUT_ARGUMENTS = frozenset({"name", "type", "id"})
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 MOST_TOOLS = 128
@@ -44,10 +47,12 @@ class ToolCall:
 
     name: str
     arguments: dict[str, Any]
+    cut: str | None = None
+    """The arguments as far as they came, where the answer ended within the call."""
 
     def content(self, index: int) -> dict[str, Any]:
         """The call in OpenAI's form."""
-        arguments = to_text(self.arguments, ensure_ascii=False)
+        arguments = to_text(self.arguments, ensure_ascii=False) if self.cut is None else self.cut
         return {
             "index": index,
             "id": f"call_{uuid.uuid4().hex[:24]}",
@@ -190,9 +195,12 @@ def _tool(fields: Fields, tool: object, number: int) -> dict[str, Any]:
 
 def read_calls(text: str, use: ToolUse) -> tuple[str, tuple[ToolCall, ...]]:
     """The text around the calls of an answer, and the calls; all of the text and none where it has no calls, or where
-    one of them cannot be read."""
+    one of them cannot be read. Of one that is forced and cut, nothing is text."""
     rest, calls = "", _whole(text, use.names)
-    if not calls:
+    if not calls and use.forced and _is_cut(text):
+        begun = _CUT.match(text)
+        calls = [] if begun is None else [ToolCall(begun[1], {}, begun[2] or "")]
+    elif not calls:
         rest, calls = _tagged(text, use.names)
     return rest, tuple(calls if use.parallel else calls[:1])
 
@@ -204,6 +212,14 @@ def _whole(text: str, names: frozenset[str]) -> list[ToolCall]:
         return _calls(parse_json(text.strip().removeprefix(_MISTRAL).strip()), names)
     except BadRow:
         return []
+
+
+def _is_cut(text: str) -> bool:
+    try:
+        parse_json(text)
+    except BadRow:
+        return True
+    return False
 
 
 def _tagged(text: str, names: frozenset[str]) -> tuple[str, list[ToolCall]]:
