@@ -21,14 +21,15 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, rea
 PAIRS = [("1: late", " parcel?"), ("the", " parcel is late"), ("user:", " where"), ("a b c", " d e f g")]
 
 
-def client(server: HttpServer, model: str, folder: Path, **more: Any) -> Any:
+def client(server: HttpServer, model: str, folder: Path | None, **more: Any) -> Any:
+    """The harness with the tokenizer of a folder, or else of the server."""
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     return LocalCompletionsAPI(
         model=model,
         base_url=f"{server.url}/v1/completions",
-        tokenizer=str(folder),
-        tokenizer_backend="huggingface",
+        tokenizer=None if folder is None else str(folder),
+        tokenizer_backend="auto" if folder is None else "huggingface",
         max_retries=1,
         **more,
     )
@@ -50,12 +51,13 @@ def own_score(model: LanguageModel, context: list[int], rest: list[int]) -> tupl
     return float(chosen.sum()), bool((scores.argmax(-1) == torch.tensor(rest)).all())
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(("batch_size", "remote"), [(1, False), (4, False), (4, True)])
 def test_its_scores_are_those_of_the_model_itself(
-    server: HttpServer, assistant: Assistant, other: LanguageModel, tiny_model: Path, batch_size: int
+    server: HttpServer, assistant: Assistant, other: LanguageModel, tiny_model: Path, batch_size: int, remote: bool
 ) -> None:
     for name, model in ((BASE, assistant.model), (ADAPTER, other)):
-        asking = client(server, name, tiny_model, batch_size=batch_size)
+        asking = client(server, name, None if remote else tiny_model, batch_size=batch_size)
+        assert asking.tokenizer_backend == ("remote" if remote else "huggingface")
         found = asking.loglikelihood(instances("loglikelihood", list(PAIRS)), disable_tqdm=True)
         for (context, rest), (score, greedy) in zip(PAIRS, found, strict=True):
             before, after = asking.tok_encode(context), asking.tok_encode(context + rest)
@@ -64,8 +66,9 @@ def test_its_scores_are_those_of_the_model_itself(
             assert greedy == expected[1]
 
 
-def test_it_continues_texts_up_to_its_stop_strings(server: HttpServer, assistant: Assistant, tiny_model: Path) -> None:
-    asking = client(server, BASE, tiny_model)
+def test_it_continues_texts_up_to_its_stop_strings(server: HttpServer, assistant: Assistant) -> None:
+    asking = client(server, BASE, None)
+    assert (asking.eot_token_id, asking.eos_string) == (assistant.tokenizer.eos_id, assistant.tokenizer.eos_token)
     settings = {"until": ["\n"], "max_gen_toks": 6, "do_sample": False}
     found = asking.generate_until(instances("generate_until", [("1: late", settings)]), disable_tqdm=True)
     sampling = Sampling(max_new_tokens=6)

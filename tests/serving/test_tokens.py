@@ -26,6 +26,13 @@ def test_texts_become_tokens_and_come_back(server: HttpServer, assistant: Assist
     assert call(server, "POST", "/tokenize", {"prompt": ""})[2]["tokens"] == []
 
 
+def test_the_tokenizer_says_its_control_tokens_and_its_template(server: HttpServer, assistant: Assistant) -> None:
+    status, _, told = call(server, "GET", "/tokenizer_info")
+    tokenizer = assistant.tokenizer
+    assert (status, told["chat_template"], told["eos_token"]) == (200, tokenizer.chat_template, tokenizer.eos_token)
+    assert (told["add_bos_token"], told["model_max_length"]) == (tokenizer.add_bos, 512)
+
+
 def test_the_strings_of_many_tokens_hold_up_nobody(
     server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

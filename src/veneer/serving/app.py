@@ -32,6 +32,7 @@ GET: dict[str, Endpoint] = {
     "/health": facts.health,
     "/version": facts.version,
     "/metrics": facts.metrics,
+    "/tokenizer_info": facts.tokenizer_info,
     "/api/version": ollama.version,
     "/api/tags": ollama.tags,
     "/api/ps": ollama.running,

@@ -46,6 +46,11 @@ async def metrics(service: Service, request: Request) -> Response:
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
+async def tokenizer_info(service: Service, request: Request) -> Response:
+    """GET /tokenizer_info: what clients that make prompts of their own have to know of the tokenizer."""
+    return json_response(service.prompts.tokenizer_info)
+
+
 def _base(service: Service) -> dict[str, Any]:
     return _entry(service, service.models.base, None)
 

@@ -146,6 +146,21 @@ class PromptEncoder:
         self.longest = context if longest is None else longest
         self._long = ThreadPoolExecutor(LONG_AT_A_TIME, thread_name_prefix="veneer-long-texts")
 
+    @property
+    def tokenizer_info(self) -> dict[str, Any]:
+        """What the tokenizer's files say of its control tokens and template, by the names of tokenizer_config.json."""
+        tokenizer = self._tokenizer
+        return {
+            "tokenizer_class": tokenizer.config.get("tokenizer_class"),
+            "chat_template": tokenizer.chat_template,
+            "bos_token": tokenizer.bos_token,
+            "eos_token": tokenizer.eos_token,
+            "pad_token": tokenizer.pad_token,
+            "unk_token": tokenizer.unk_token,
+            "add_bos_token": tokenizer.add_bos,
+            "model_max_length": self.context,
+        }
+
     @cached_property
     def takes_tools(self) -> bool:
         """Whether the chat template does something with tools; another one would drop them in silence."""
