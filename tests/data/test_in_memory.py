@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,44 @@ def test_a_frame_is_refused_with_what_makes_rows_of_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'rows are dictionaries; give frame\.to_dict\("records"\)'):
         rows_file(frame, tmp_path / "data.jsonl")
     assert len(read_records(rows_file(frame.to_dict("records"), tmp_path / "data.jsonl"))) == 2
+
+
+def test_rows_are_written_as_they_come_and_held_no_longer(tmp_path: Path) -> None:
+    rows = ({"text": f"{number} " + "x" * 1000} for number in range(20_000))
+    tracemalloc.start()
+    file = rows_file(rows, tmp_path / "data.jsonl")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert file.stat().st_size > 20e6
+    assert peak < 3e6
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_error_while_rows_are_read_is_theirs_and_leaves_no_file(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        yield ROWS[0]
+        raise ConnectionResetError("the line is cut")
+
+    with pytest.raises(DataError, match="the rows that were given cannot be read: the line is cut"):
+        rows_file(rows(), tmp_path / "data.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs("datasets", "datasets is not installed")
+@pytest.mark.parametrize("form", ["arrow", "pandas", "numpy"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_format_of_a_data_set_changes_no_row(form: str, stream: bool, tmp_path: Path) -> None:
+    import datasets
+
+    plain = datasets.Dataset.from_list([{"messages": [{"role": "user", "content": "a"}], "n": n} for n in (1, 2)])
+    wanted = rows_file(plain, tmp_path / "plain.jsonl").read_bytes()
+    source = plain.to_iterable_dataset() if stream else plain
+    assert rows_file(source.with_format(form), tmp_path / "data.jsonl").read_bytes() == wanted
+    if not stream:
+        some = rows_file(plain.with_format(form, columns=["n"]), tmp_path / "some.jsonl")
+        assert [json.loads(line) for line in some.read_text().splitlines()] == [{"n": 1}, {"n": 2}]
+        own = plain.with_transform(lambda batch: {"text": [str(n) for n in batch["n"]]})
+        assert rows_file(own, tmp_path / "own.jsonl").read_text().splitlines() == ['{"text": "1"}', '{"text": "2"}']
 
 
 @needs("datasets", "datasets is not installed")

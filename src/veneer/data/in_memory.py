@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from veneer.data.json_values import BadRow, check_value, half_character
 from veneer.data.plain_json import NOT_JSON, as_json
 from veneer.errors import DataError, OutputError
 from veneer.events import Note, Subscriber, ignore
-from veneer.io.files import make_output_folder, write_text
+from veneer.io.files import atomic_file, make_output_folder
+from veneer.io.leftovers import held
 from veneer.strict_json import to_text
 
 RowSource = str | Path | Iterable[Mapping[str, Any]]
 """Rows: a file, or dictionaries as a line of JSONL has them (a list, any iterable, or a `datasets.Dataset`)."""
+_FORMLESS = f'{{"{NOT_JSON}": "'
+"""Where a value stands in a line that JSON has no form for."""
 _PARQUET = "; write the table as Parquet, and name that file"
 _TABLES = {"pandas": '; give frame.to_dict("records")', "polars": _PARQUET, "pyarrow": _PARQUET}
 """What makes rows of the tables of other libraries, which go through their columns."""
@@ -39,22 +43,31 @@ def rows_file(source: RowSource, file: Path, emit: Subscriber = ignore) -> Path:
     if isinstance(source, str | Path):
         return Path(source)
     notes: list[str] = []
-    rows = _of_arrow(source, notes) if _is_of(source, "datasets") else source
-    text = "".join(_line(number, row, source) for number, row in enumerate(rows, start=1))
-    if not text:
+    lines = _lines(source, notes)
+    first = next(lines, None)
+    if first is None:
         raise DataError("the rows that were given are none; give at least one dictionary")
-    for note in (*notes, *_without_form(text)):
-        emit(Note(message=note))
+    lines = chain([first], lines)
     if file.is_file():
-        if file.read_text(encoding="utf-8") == text:
-            return file
-        raise OutputError(
-            f"{file} holds other rows than were given; give another output folder, or delete this file if no run is to "
-            "be gone on with or made again there"
-        )
-    make_output_folder(file.parent)
-    write_text(file, text)
+        if not _holds(file, lines):
+            raise OutputError(
+                f"{file} holds other rows than were given; give another output folder, or delete this file if no run "
+                "is to be gone on with or made again there"
+            )
+    else:
+        make_output_folder(file.parent)
+        # As they come: a stream may be larger than the memory.
+        with atomic_file(file) as partial, held(partial), partial.open("w", encoding="utf-8") as out:
+            out.writelines(lines)
+    for note in notes:
+        emit(Note(message=note))
     return file
+
+
+def _holds(file: Path, lines: Iterable[str]) -> bool:
+    """Whether a file's text is these lines, of which none is read behind the first that differs."""
+    with file.open(encoding="utf-8", errors="surrogateescape") as there:
+        return all(there.readline(len(line)) == line for line in lines) and not there.read(1)
 
 
 @contextmanager
@@ -76,15 +89,60 @@ def withdrawn_until(needed: Callable[[], bool], files: Sequence[Path]) -> Iterat
                 file.unlink()
 
 
-def _of_arrow(rows: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
+def _lines(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[str]:
+    """The line of each row. What is to be said of the rows is in `notes` once they are read.
+
+    Raises:
+        DataError: a row is no dictionary, has what JSON has no form for, or cannot be read.
+    """
+    rows = _of_arrow(source, notes) if _is_of(source, "datasets") else source
+    formless: list[int] = []
+    for number, row in enumerate(_readable(rows), start=1):
+        line = _line(number, row, source)
+        if _FORMLESS in line:
+            formless.append(number)
+        yield line
+    if formless:
+        notes.append(
+            f"the rows that were given: {count_of(len(formless), 'row')} with a value that JSON has no form for, as "
+            f'NaN is (first: row {formless[0]}); in its place stands {{"{NOT_JSON}": …}}'
+        )
+
+
+def _readable(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Rows whose errors of the system are their own, and not those of the file that they go to."""
+    try:
+        yield from rows
+    except OSError as error:
+        raise DataError(f"the rows that were given cannot be read: {error}") from error
+
+
+def _of_arrow(source: Iterable[Mapping[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
     """Rows of `datasets`, which are Arrow's: each of its objects has the keys of all rows, with null where a row has
     none. What is to be said of it is in `notes` once they are read."""
     nulls = 0
-    for row in rows:
+    for row in _plain(source):
+        if not isinstance(row, Mapping):
+            yield row
+            continue
         left, removed = without_nulls(dict(row))
         nulls += removed
         yield left
     notes += nulls_noted("the rows that were given", nulls)
+
+
+def _plain(source: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """A data set of `datasets` without a format that gives other things than dictionaries of values (a table, a frame,
+    tensors). A transform of the user's own makes the rows that are meant."""
+    import datasets
+
+    plain = source
+    if isinstance(source, datasets.IterableDataset):
+        plain = source.with_format(None)
+    elif isinstance(source, datasets.Dataset) and source.format["type"] != "custom":
+        kept = {name: source.format[name] for name in ("columns", "output_all_columns")}
+        plain = source.with_format(None, **kept)
+    return plain
 
 
 def _is_of(source: object, library: str) -> bool:
@@ -105,15 +163,3 @@ def _line(number: int, row: object, source: object) -> str:
         raise DataError(f"row {number} cannot be written as JSON: {error}") from error
     except RecursionError as error:
         raise DataError(f"row {number} cannot be written as JSON: it is nested too deeply, or within itself") from error
-
-
-def _without_form(text: str) -> list[str]:
-    """What is to be said of values in lines of JSON that it has no form for."""
-    sign = f'{{"{NOT_JSON}": "'
-    found = [number for number, line in enumerate(text.split("\n"), start=1) if sign in line] if sign in text else []
-    if not found:
-        return []
-    return [
-        f"the rows that were given: {count_of(len(found), 'row')} with a value that JSON has no form for, as NaN is "
-        f'(first: row {found[0]}); in its place stands {{"{NOT_JSON}": …}}'
-    ]
