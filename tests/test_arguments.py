@@ -75,6 +75,7 @@ def test_what_is_of_another_type_is_not(value: object, kind: Any) -> None:
     [
         (str | Path | None, "a text, a path or None"),
         (str | Path | Sequence[str | Path] | None, "a text, a path, a list (each a text or a path) or None"),
+        (str | Iterable[Mapping[str, Any]], "a text or a list or another iterable (each a mapping)"),
         (Mapping[str | Path, float], "a mapping (a text or a path to a number)"),
         (Mapping[str, Any], "a mapping"),
         (Sequence[Any], "a list"),
@@ -94,6 +95,16 @@ def test_an_error_says_what_was_met_and_what_is_taken() -> None:
         counted("a", "3")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"^rows: must be a list \(each a text\), got 3$"):
         check_type("rows", 3, list[str])
+
+
+def test_the_splits_of_a_data_set_are_named() -> None:
+    class DatasetDict(dict[str, Any]):
+        """As that of `datasets`."""
+
+    for given, said in ((DatasetDict(train=[], test=[]), r"; give one of its splits: rows\['train'\], rows\['test'\]$"),
+                        ({"train": []}, r"got \{'train': \[\]\}$")):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            check_type("rows", given, Iterable[Mapping[str, Any]])
 
 
 def test_a_number_below_the_least_is_refused() -> None:

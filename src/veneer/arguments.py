@@ -75,7 +75,16 @@ def _hints(function: Callable[..., object]) -> dict[str, Any]:
 
 
 def _problem(name: str, value: object, kind: Any) -> str:
-    return "" if fits(value, kind) else f"{name}: must be {described(kind)}, got {_SHORT.repr(value)}"
+    if fits(value, kind):
+        return ""
+    return f"{name}: must be {described(kind)}, got {_SHORT.repr(value)}{_remedy(name, value)}"
+
+
+def _remedy(name: str, value: object) -> str:
+    # What `datasets` loads where no split is named; the library is not imported for it.
+    if not isinstance(value, Mapping) or not type(value).__name__.endswith("DatasetDict"):
+        return ""
+    return f"; give one of its splits: {', '.join(f'{name}[{split!r}]' for split in value)}"
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -134,5 +143,6 @@ def described(kind: Any) -> str:
         known = inner and Any not in inner
         return f"a mapping ({described(inner[0])} to {described(inner[1])})" if known else "a mapping"
     if issubclass(origin, Iterable) and inner:
-        return "a list" if inner[0] is Any else f"a list (each {described(inner[0])})"
+        many = "a list or another iterable" if origin is Iterable else "a list"
+        return many if inner[0] is Any else f"{many} (each {described(inner[0])})"
     return f"{'an' if origin.__name__[0] in 'AEIOU' else 'a'} {origin.__name__}"

@@ -244,7 +244,10 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"prompt": "x"}, "there is a prompt but no completion"),
     ({"completion": "x"}, "there is a completion but no prompt"),
     ({"prompt": "x", "completion": ""}, "completion is empty"),
-    ({"prompt": "x", "completion": 1}, "two strings or two lists of turns, not a string and a number"),
+    (
+        {"prompt": "x", "completion": 1},
+        "two strings or two lists of turns, not a string and a number; write a class by its name",
+    ),
     (
         {"prompt": json.dumps([USER]), "completion": str([ANSWER])},
         "prompt and completion are lists of turns that were written as texts; write the rows as JSON lines",

@@ -214,12 +214,19 @@ def _conversation(where: str, turns: Turns, row: Mapping[str, Any]) -> Record:
     return Record(where, turns.messages, read_tools(row.get("tools")), untrained=turns.untrained)
 
 
+def _class_as_text(*values: Any) -> str:
+    """The remedy where one of the values is a number, as data sets have it for a class."""
+    if not any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return ""
+    return "; write a class by its name (of datasets: dataset.features[column].int2str), and a number as a text"
+
+
 def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
     prompt, completion = row["prompt"], row["completion"]
     if not (isinstance(prompt, str) and isinstance(completion, str)):
         raise BadRow(
             "prompt and completion must be two strings or two lists of turns, "
-            f"not {kind(prompt)} and {kind(completion)}"
+            f"not {kind(prompt)} and {kind(completion)}{_class_as_text(prompt, completion)}"
         )
     if not completion:
         raise BadRow("completion is empty, so nothing to train")
