@@ -14,10 +14,10 @@ from typing import overload
 from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination
-from veneer.arguments import check_type, check_types, names_given
+from veneer.arguments import check_types, names_given
 from veneer.assistant.conversation import Conversation
 from veneer.assistant.load import open_assistant
-from veneer.assistant.prompts import check_prompts, turns, under
+from veneer.assistant.prompts import check_prompts, read_prompts, turns, under
 from veneer.claims import SETTINGS_FILE
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
@@ -347,7 +347,8 @@ def generate(
 
     Args:
         model: directory, GGUF file or hub id.
-        prompts: a question, or a list of questions and of conversations (lists of messages with role and content).
+        prompts: a question, or a list of questions and of conversations (lists of messages with role and content,
+            which is a text or a list of text parts).
         adapter: folder of an adapter.
         system: the system message of every question, and of conversations that have none.
         sampling: length of the answers and how tokens are chosen; by default 256 tokens, the likeliest of each.
@@ -369,8 +370,7 @@ def generate(
     2
     """
     check_types(generate, locals())
-    asked = [prompts] if isinstance(prompts, str) else list(prompts)
-    check_type("prompts", asked, list[str | Sequence[Message]])
+    asked = read_prompts([prompts] if isinstance(prompts, str) else prompts)
     check_prompts(asked)
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     conversations = [turns(system, one) if isinstance(one, str) else under(system, one) for one in asked]

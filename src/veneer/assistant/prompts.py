@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from veneer.data.turns import SAME_ROLE, Message, message_problem
-from veneer.errors import DataError, listing
+from veneer.arguments import check_type
+from veneer.data.turns import SAME_ROLE, TEXT_PARTS, Message, message_problem
+from veneer.errors import ConfigError, DataError, listing
 
 
 def turns(system: str | None, prompt: str) -> list[Message]:
@@ -19,6 +20,33 @@ def under(system: str | None, messages: Sequence[Message]) -> list[Message]:
     own = any(SAME_ROLE.get(message["role"]) == "system" for message in messages)
     first: list[Message] = [] if system is None or own else [{"role": "system", "content": system}]
     return [*first, *messages]
+
+
+def read_prompts(given: Iterable[str | Sequence[Message]]) -> list[str | Sequence[Message]]:
+    """Questions and conversations, in which a content may be a list of text parts, as in rows: these are joined. What
+    else a content may be is left to `check_prompts`.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    prompts = list(given)
+    if prompts and all(isinstance(one, Mapping) for one in prompts):
+        raise ConfigError(
+            "prompts: these are the messages of one conversation; give a list of conversations: [[{…}, …]]"
+        )
+    check_type("prompts", prompts, list[str | Sequence[Message]])
+    return [one if isinstance(one, str) else [_joined(message) for message in one] for one in prompts]
+
+
+def _joined(message: Message) -> Message:
+    content = message.get("content")
+    if not isinstance(content, list) or not all(map(_is_text, content)):
+        return message
+    return {**message, "content": "".join(part["text"] for part in content)}
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS and isinstance(part.get("text"), str)
 
 
 def check_prompts(prompts: Sequence[str | Sequence[Message]]) -> None:
