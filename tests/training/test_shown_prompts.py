@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_a_run_too_short_for_samples_says_so(assistant: Assistant, monkeypatch: 
 def test_the_bytes_of_a_run_are_those_without_samples_also_where_it_is_resumed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shown_prompts, "SHARE", 10.0)  # every sample is made, whatever this machine is busy with
+    monkeypatch.setattr(shown_prompts, "SHARE", math.inf)  # every sample is made, whatever this machine is busy with
     data = write_rows(tmp_path / "rows.jsonl", rows(24))
     settings = ("train.steps=12", "lora.dropout=0.1", "data.held_out=0.2", "train.eval_every=4", "train.keep=9")
     every = (*settings, "train.samples_every=3")
@@ -157,7 +158,7 @@ def test_the_bytes_of_a_run_are_those_without_samples_also_where_it_is_resumed(
 def test_prompts_of_the_configuration_are_asked_and_need_a_number_of_steps(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shown_prompts, "SHARE", 10.0)
+    monkeypatch.setattr(shown_prompts, "SHARE", math.inf)
     named = ("train.steps=2", 'train.sample_prompts=["late?", "what?"]')
     seen: list[Event] = []
     run = run_config(tiny_model, tiny_data, tmp_path / "run", *named, "train.samples_every=2")

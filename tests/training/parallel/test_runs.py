@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -24,6 +25,7 @@ from veneer.config import to_yaml
 from veneer.errors import Interrupted
 from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
+from veneer.training import shown_prompts
 from veneer.training.best import ANSWERS
 from veneer.training.parallel.ranks import variables_of
 from veneer.training.run import train
@@ -239,20 +241,22 @@ def test_a_reward_model_in_two_processes_has_the_bytes_of_one(forker: Forker, ti
 
 @pytest.mark.slow
 def test_samples_are_made_by_one_process_while_the_others_wait(
-    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = ("train.samples_every=2", 'train.sample_prompts=["late?","what?"]', "lora.dropout=0.1")
-    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *samples)
+    monkeypatch.setattr(shown_prompts, "SHARE", math.inf)  # as in the processes: see `forking`
+    sampled = ("train.samples_every=2", 'train.sample_prompts=["late?","what?"]', "lora.dropout=0.1")
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *sampled)
     expected = runs.alone()
     ended = runs.spread("three", 3)
     succeeded(ended)
     assert runs.weights("three") == expected
     told = [
-        [(one["step"], one["prompts"]) for one in read_events(tmp_path / name / "events.jsonl")
+        [(one["step"], one["prompts"], one["answers"]) for one in read_events(tmp_path / name / "events.jsonl")
          if one["event"] == "SamplesAnswered"]
         for name in ("alone", "three")
     ]  # fmt: skip
-    assert told[0] == told[1] == [(2, ["late?", "what?"])]  # how long the answers are depends on the time
+    assert told[0] == told[1]
+    assert [one[:2] for one in told[0]] == [(step, ["late?", "what?"]) for step in (2, 4, 6)]
     assert [(one.out, one.err) for one in ended[1:]] == [("", "")] * 2
 
 
