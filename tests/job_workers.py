@@ -88,7 +88,7 @@ def played(queue: JobQueue, steps: int = 20, **how: Any) -> Job:
     return queue.create({"model": "m", "train": {"steps": steps}, "play": how}, {})
 
 
-def wait_for(found: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(found: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "it did not happen in time"
@@ -101,7 +101,7 @@ def status(queue: JobQueue, job: Job) -> JobStatus:
     return found.status
 
 
-def becomes(queue: JobQueue, job: Job, wanted: JobStatus, seconds: float = 20.0) -> Job:
+def becomes(queue: JobQueue, job: Job, wanted: JobStatus, seconds: float = 120.0) -> Job:
     """The job as soon as it has that status."""
     wait_for(lambda: status(queue, job) is wanted, seconds)
     found = queue.get(job.id)

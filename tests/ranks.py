@@ -28,7 +28,7 @@ class Started:
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         os.kill(self.pids[rank], number)
 
-    def when(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    def when(self, ready: Callable[[], bool], seconds: float = 300.0) -> None:
         """Wait until something holds."""
         end = time.monotonic() + seconds
         while not ready():

@@ -117,7 +117,7 @@ def raw(server: HttpServer, data: bytes, timeout: float = 60.0) -> bytes:
     return b"".join(pieces)
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> bool:
     """Wait until something holds; whether it does."""
     end = time.monotonic() + seconds
     while not holds():

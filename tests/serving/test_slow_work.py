@@ -17,7 +17,7 @@ def test_results_and_failures_come_back() -> None:
         raise ValueError("no")
 
     async def both() -> None:
-        work = SlowWork(1, 20.0)
+        work = SlowWork(1, 60.0)
         assert await asyncio.gather(*(work.do(lambda number=number: number * 2) for number in range(5))) == [
             0,
             2,
@@ -42,9 +42,9 @@ def test_what_takes_too_long_is_given_up_and_holds_its_thread_until_it_ends() ->
         with pytest.raises(NeverBegan):  # the one thread is taken: that it is late is nothing of its own doing
             await work.do(int)
         go.set()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while time.monotonic() < end:
-            with suppress(NeverBegan):
+            with suppress(NeverBegan, TimeoutError):  # a busy machine may be slow to begin a thread
                 assert await work.do(int) == 0
                 return
         pytest.fail("the thread is not free again")
@@ -60,10 +60,10 @@ def test_what_waits_for_a_thread_has_its_own_time_from_when_it_has_one() -> None
         go.wait(60)
 
     async def second_is_late() -> None:
-        work = SlowWork(1, 20.0)
+        work = SlowWork(1, 60.0)
         one = asyncio.ensure_future(work.do(first))
         other = asyncio.ensure_future(work.do(lambda: 1))
-        assert await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(begun.wait, 60)
         assert not other.done()
         go.set()
         await one
@@ -80,7 +80,7 @@ def test_a_panic_of_a_library_is_an_error_and_leaves_its_thread_free() -> None:
         raise PanicError("index out of bounds")
 
     async def twice() -> None:
-        work = SlowWork(1, 20.0)
+        work = SlowWork(1, 60.0)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="PanicError: index out of bounds"):
                 await work.do(panic)
@@ -98,7 +98,7 @@ def test_the_loop_may_end_before_the_work_does() -> None:
 
     asyncio.run(leave())
     go.set()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while any(thread.name == "slow work" for thread in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.01)
