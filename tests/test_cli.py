@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -131,11 +131,12 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "veneer", "--version"], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - begun)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert done.stdout.startswith("veneer, version ")
-    assert min(times) < 1.0  # 0.3 s on a machine that does nothing else
+    assert min(times) < 1.0  # 0.3 s of the processor, whoever else uses it
 
 
 @pytest.mark.parametrize(
