@@ -48,8 +48,15 @@ class Ended:
     """From the first signal on."""
 
 
-def signalled(command: Sequence[str], ready: Callable[[], bool] | float, *sent: int, wait: float = 60.0) -> Ended:
-    """Run a command and send it signals when it is ready, or after so many seconds.
+def signalled(
+    command: Sequence[str],
+    ready: Callable[[], bool] | float,
+    *sent: int,
+    heard: Callable[[], bool] = lambda: True,
+    wait: float = 60.0,
+) -> Ended:
+    """Run a command and send it signals when it is ready, or after so many seconds; those after the first one when that
+    was `heard`, since two that nobody has taken yet are one.
 
     A command that ends before is no error: its code is 0 then.
     """
@@ -61,6 +68,7 @@ def signalled(command: Sequence[str], ready: Callable[[], bool] | float, *sent: 
     for number in sent:
         if process.poll() is None:
             os.kill(process.pid, number)
+        assert until(lambda: process.poll() is not None or heard(), wait)
         time.sleep(0.05)
     _, err = process.communicate(timeout=wait)
     return Ended(process.returncode, err.decode("utf-8", "replace"), time.monotonic() - begun)
@@ -71,7 +79,7 @@ def program(folder: Path, body: str) -> list[str]:
     file = folder / "program.py"
     file.write_text(
         "import signal, sys, time\nfrom pathlib import Path\nfrom veneer import signals\n"
-        f"READY, LEFT = Path({str(folder / 'ready')!r}), Path({str(folder / 'left')!r})\n{body}\n"
+        f"READY, LEFT, HEARD = (Path({str(folder)!r}, name) for name in ('ready', 'left', 'heard'))\n{body}\n"
         "signals.end_by_signals(work)\n"
     )
     return [sys.executable, str(file)]
@@ -87,7 +95,7 @@ def test_the_first_signal_ends_what_is_done_and_cleans_up(number: signal.Signals
     assert f"error: stopped by {number.name}." in ended.err
     assert "Traceback" not in ended.err
     assert (tmp_path / "left").exists()
-    assert ended.seconds < 5
+    assert ended.seconds < 25  # it would sleep for 30 s
 
 
 def test_a_signal_that_is_ignored_from_outside_stays_ignored(tmp_path: Path) -> None:
@@ -102,9 +110,12 @@ def work():
     try:
         with signals.deferred(lambda: LEFT.touch()):
             READY.touch()
-            for _ in range(20):
+            noted = 0
+            while noted < ROUNDS:
                 time.sleep(0.05)
                 if signals.stop_signalled():
+                    HEARD.touch()
+                    noted += 1
                     print('noted', file=sys.stderr)
         print('after', file=sys.stderr)
     except BaseException as error:
@@ -113,10 +124,15 @@ def work():
 """
 
 
+def deferred(folder: Path, rounds: int) -> list[str]:
+    """A program that goes on for so many rounds after it has noted a signal."""
+    return program(folder, f"ROUNDS = {rounds}\n{DEFERRED}")
+
+
 def test_where_signals_are_deferred_they_are_noted_and_take_effect_at_the_end(tmp_path: Path) -> None:
-    ended = signalled(program(tmp_path, DEFERRED), (tmp_path / "ready").exists, signal.SIGTERM)
+    ended = signalled(deferred(tmp_path, 6), (tmp_path / "ready").exists, signal.SIGTERM)
     assert ended.code == 143
-    assert ended.err.count("noted") > 5
+    assert ended.err.count("noted") == 6
     assert "met Stopped" in ended.err
     assert "after\n" not in ended.err
     assert (tmp_path / "left").exists()
@@ -124,18 +140,19 @@ def test_where_signals_are_deferred_they_are_noted_and_take_effect_at_the_end(tm
 
 def test_a_signal_that_a_block_has_heeded_does_not_take_effect_again(tmp_path: Path) -> None:
     body = DEFERRED.replace("LEFT.touch()):", "LEFT.touch()) as heed:").replace("'noted', ", "heed() or 'noted', ")
-    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
+    ended = signalled(program(tmp_path, f"ROUNDS = 6\n{body}"), (tmp_path / "ready").exists, signal.SIGTERM)
     assert ended.code == 0
     assert "after\n" in ended.err
 
 
 def test_a_second_interrupt_ends_at_once_and_a_second_request_of_a_supervisor_does_not(tmp_path: Path) -> None:
-    command = program(tmp_path, DEFERRED)
-    ended = signalled(command, (tmp_path / "ready").exists, signal.SIGINT, signal.SIGINT)
+    ready, heard = (tmp_path / "ready").exists, (tmp_path / "heard").exists
+    ended = signalled(deferred(tmp_path, 1_000_000), ready, signal.SIGINT, signal.SIGINT, heard=heard)
     assert (ended.code, "met" in ended.err) == (130, False)
-    assert ended.err.count("noted") < 20, "all that was deferred was waited for"
-    (tmp_path / "ready").unlink()
-    again = signalled(command, (tmp_path / "ready").exists, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
+    for name in ("ready", "heard"):
+        (tmp_path / name).unlink()
+    twice = (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
+    again = signalled(deferred(tmp_path, 20), ready, *twice, heard=heard)
     assert (again.code, "met Stopped" in again.err) == (143, True)
 
 
@@ -147,7 +164,7 @@ def test_a_program_that_holds_the_request_up_is_ended(tmp_path: Path) -> None:
     ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
     assert ended.code == 143
     assert "error: stopped by SIGTERM. Something went on for 0.3 s more" in ended.err
-    assert 0.25 < ended.seconds < 5
+    assert 0.25 < ended.seconds < 50
     assert GRACE < 10
 
 
@@ -180,7 +197,7 @@ def test_a_signal_whose_exception_python_drops_still_stops(where: str, tmp_path:
     assert "error: stopped by SIGTERM." in ended.err
     assert "Traceback" not in ended.err
     assert (tmp_path / "left").exists()
-    assert ended.seconds < GRACE
+    assert ended.seconds < 25  # it would sleep for 30 s
 
 
 def test_what_python_drops_otherwise_is_told_as_ever(tmp_path: Path) -> None:
@@ -202,7 +219,7 @@ def test_a_module_is_imported_to_its_end_before_the_stop(tmp_path: Path) -> None
     assert ended.code == 128 + signal.SIGTERM
     assert (tmp_path / "whole").exists()
     assert (tmp_path / "left").exists()
-    assert ended.seconds < GRACE
+    assert ended.seconds < 25  # it would sleep for 30 s
 
 
 def test_a_result_that_is_complete_keeps_its_code(tmp_path: Path) -> None:
@@ -230,7 +247,7 @@ def checked(ended: Ended, number: int, folder: Path) -> bool:
         return False
     assert ended.code in (0, 128 + number), ended.err
     assert "Traceback" not in ended.err
-    assert ended.seconds < 10
+    assert ended.seconds < 3 * GRACE
     if ended.code:
         assert "stopped" in ended.err
         assert [str(path) for path in folder.rglob(f"{PARTIAL}*")] == []
@@ -357,15 +374,15 @@ def full_pipe() -> tuple[int, int]:
 
 PRINTS = "print('a line', file=sys.stderr, flush=True); print('a line', flush=True)"
 UNREAD = {
-    "at once": f"def work():\n    READY.touch()\n    try:\n        {PRINTS}; time.sleep(60)\n"
+    "at once": f"def work():\n    try:\n        READY.touch(); {PRINTS}; time.sleep(60)\n"
     f"    finally:\n        {PRINTS}; LEFT.touch()",
     "deferred": "def work():\n    with signals.deferred():\n        READY.touch()\n"
     f"        while not signals.stop_signalled():\n            {PRINTS}\n"
     f"        {PRINTS}; LEFT.touch()",
-    "another thread": "import threading\nlock = threading.Lock()\ndef draw():\n    with lock:\n        READY.touch()\n"
-    f"        {PRINTS}\n"
-    "def work():\n    threading.Thread(target=draw, daemon=True).start()\n    time.sleep(0.2)\n"
-    "    with signals.deferred():\n        with lock:\n            LEFT.touch()",
+    "another thread": "import threading\nlock, held = threading.Lock(), threading.Event()\ndef draw():\n"
+    f"    with lock:\n        held.set()\n        {PRINTS}\n"
+    "def work():\n    threading.Thread(target=draw, daemon=True).start()\n    held.wait()\n"
+    "    with signals.deferred():\n        READY.touch()\n        with lock:\n            LEFT.touch()",
     "held up": "signals.GRACE = 0.3\nLEFT.touch()\ndef work():\n    while True:\n        try:\n"
     f"            READY.touch(); {PRINTS}; time.sleep(60)\n        except BaseException:\n            pass",
 }  # fmt: skip
@@ -377,7 +394,7 @@ def test_a_stream_that_nobody_reads_holds_no_end_up(where: str, unread: str, tmp
     reader, writer = full_pipe()
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         process = subprocess.Popen(
-            program(tmp_path, UNREAD[where]),
+            program(tmp_path, f"signals.GRACE = 90.0\n{UNREAD[where]}"),
             stdout=out if unread == "stderr" else writer,
             stderr=err if unread == "stdout" else writer,
         )
@@ -385,9 +402,7 @@ def test_a_stream_that_nobody_reads_holds_no_end_up(where: str, unread: str, tmp
         time.sleep(0.002)
     time.sleep(0.3)  # in which the write begins that takes no end
     process.terminate()
-    begun = time.monotonic()
-    assert process.wait(GRACE) == 128 + signal.SIGTERM
-    assert time.monotonic() - begun < GRACE - 2
+    assert process.wait(60) == 128 + signal.SIGTERM
     assert (tmp_path / "left").exists()
     if unread == "stdout":
         assert "SIGTERM" in (tmp_path / "err").read_text()
@@ -412,7 +427,7 @@ def test_a_run_whose_output_nobody_reads_ends_by_a_signal_with_its_last_step(
     os.kill(pid, signal.SIGTERM)
     begun = time.monotonic()
     assert forks.wait(pid) == 128 + signal.SIGTERM
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     os.close(pipe)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert verify(checkpoint) is None
