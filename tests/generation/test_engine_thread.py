@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -78,11 +79,15 @@ def test_a_cancelled_request_frees_its_place(front: EngineThread) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_failing_engine_ends_every_request_with_an_error(front: EngineThread) -> None:
+    submitted = Event()
+
     def broken(event: object) -> None:
+        submitted.wait(WAIT)
         raise RuntimeError("the listener is broken")
 
     front.submit(request([7], 3), on_event=broken)
     other = front.submit(request([5, 6], 500))
+    submitted.set()
     # The second may have come too late to be taken on together with the first; either way it ends.
     assert other.result(WAIT).finished.reason in (FinishReason.ERROR, FinishReason.CANCELLED)
     assert not front.accepting
@@ -92,11 +97,15 @@ def test_a_failing_engine_ends_every_request_with_an_error(front: EngineThread) 
 def test_a_scheduler_that_fails_between_two_states_leaves_nobody_waiting(
     front: EngineThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    submitted = Event()
+
     def broken(before: bytes, tokens: Sequence[int], answered: int) -> bytes:
+        submitted.wait(WAIT)
         raise RuntimeError("the key cannot be made")
 
     monkeypatch.setattr(scheduler, "content_key", broken)
     handles = [front.submit(request([5, 6] * length, 5)) for length in (60, 61)]
+    submitted.set()
     reasons = {handle.result(WAIT).finished.reason for handle in handles}
     assert reasons <= {FinishReason.ERROR, FinishReason.CANCELLED}
     assert not front.accepting
