@@ -100,7 +100,7 @@ def test_a_tracker_that_hangs_is_abandoned() -> None:
     notes, seconds = through(lambda: fake, end_seconds=0.3)
     free.set()
     assert fake.abandoned
-    assert seconds < 5
+    assert seconds < 25  # it would be waited for for 30 s
     assert notes == ["the tracker fake did not end within 0.3 s, and lacks what waits for it; the run is not touched"]
 
 
