@@ -103,7 +103,7 @@ def test_random_mutations_raise_only_model_errors(tmp_path: Path, rounds: int) -
             if len(content) <= end:
                 break
         file.write_bytes(content)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             model = GgufCheckpoint(file)
             for name in model.names():
@@ -111,6 +111,6 @@ def test_random_mutations_raise_only_model_errors(tmp_path: Path, rounds: int) -
             model.tokenizer().encode("abc <s> cab")
         except ModelError:
             refused += 1
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert refused > 250 * rounds
     assert slowest < 2.0

@@ -93,7 +93,7 @@ def test_a_signal_ends_a_function_that_hangs(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(RewardsStopped):
         reward.values(answers("bad"))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 50  # it would sleep for 60 s
     reward.close()
 
 

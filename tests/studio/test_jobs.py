@@ -87,7 +87,7 @@ def test_a_job_from_a_file_to_an_answer(opened: Opened, file: str) -> None:
     answer = client.chat.completions.create(
         model=done.fine_tuned_model, messages=[{"role": "user", "content": "0: parcel?"}], max_tokens=4
     )
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert answer.model == done.fine_tuned_model
     assert done.fine_tuned_model in {one.id for one in client.models.list()}
     events = client.fine_tuning.jobs.list_events(job.id, limit=100).data

@@ -45,7 +45,7 @@ def test_the_last_line_with_a_verdict_counts(answer: str, expected: Choice | Non
 
 
 def test_an_answer_of_line_breaks_is_read_at_once() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert verdict("\n" * 200_000) is None
     assert verdict("final " * 100_000 + "\nVerdict: 2") is Choice.SECOND
-    assert time.perf_counter() - begun < 5  # it took time squared: half an hour
+    assert time.process_time() - begun < 5  # it took time squared: half an hour

@@ -50,4 +50,4 @@ def test_a_program_without_end_is_ended(code: str, said: str) -> None:
     begun = time.monotonic()
     with pytest.raises(ProgramFailed, match=said if "x*" in said else re.escape(said)):
         lines(code, 3, silence=1 if "nothing" in said else 20)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 55  # some would sleep for 60 s
