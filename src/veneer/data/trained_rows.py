@@ -33,7 +33,7 @@ def row_hashes(records: Iterable[Record]) -> bytes:
 
 def _hash(record: Record) -> bytes:
     said = json.dumps([record.messages, record.tools, record.text], sort_keys=True, default=str)
-    return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest()
+    return blake2b(said.encode(), digest_size=SIZE).digest()
 
 
 def write_hashes(path: Path, hashes: Iterable[bytes]) -> None:
