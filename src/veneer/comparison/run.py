@@ -242,8 +242,7 @@ def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list
         return Order(contender, seed, run, rows.eval_file, config.max_new_tokens, choices, after)
 
     def tuned(method: Method, seed: int, name: str) -> RunConfig:
-        assignments = [*config.assignments, *config.more.get(method, ())]
-        assignments = [text for text in assignments if not _of_preference(config, text)]
+        assignments = _assignments(config, method, preference=False)
         return _config(config, method, seed, runs / name, assignments, trained_on(rows))
 
     first = [order(BASE, 0, tuned(methods[0], 0, BASE))]
@@ -255,16 +254,21 @@ def _stages(config: CompareConfig, rows: ComparedRows, *, choices: bool) -> list
         contender, before = preferred(method.value, config.preference), f"{method.value}-{seed}"
         own = {"objective": config.preference.value, "data.file": rows.pairs_file,
                "train.from_adapter": str(runs / before)}  # fmt: skip
-        assignments = [*config.assignments, *config.more.get(method, ())]
-        assignments = [text for text in assignments if key_of(text) not in ("objective", "lora.init")]
+        assignments = _assignments(config, method, preference=True)
         run = _config(config, method, seed, runs / f"{contender}-{seed}", assignments, own)
         second.append(order(contender, seed, run, before))
     return [first, second]
 
 
-def _of_preference(config: CompareConfig, assignment: str) -> bool:
-    """Whether a setting is one of the objective that goes on, which fine-tuning does not have."""
-    return config.preference is not None and key_of(assignment).startswith(f"{config.preference.value}.")
+def _assignments(config: CompareConfig, method: Method, *, preference: bool) -> list[str]:
+    """The settings of a method's runs. Fine-tuning does not get those of the preference's objective, and the
+    preference, which goes on from an adapter, gets neither an objective nor how an adapter begins."""
+    given = [*config.assignments, *config.more.get(method, ())]
+    if preference:
+        return [text for text in given if key_of(text) not in ("objective", "lora.init")]
+    if config.preference is None:
+        return given
+    return [text for text in given if not key_of(text).startswith(f"{config.preference.value}.")]
 
 
 def _config(
