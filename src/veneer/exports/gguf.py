@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from gguf.constants import GGMLQuantizationType as Kind
@@ -41,6 +42,7 @@ from veneer.io.gguf.rope import read_divisors
 from veneer.io.tokenizer import Tokenizer
 
 GGUF, MODEL_FILE = "gguf", "model.gguf"
+Format = TypeVar("Format", bound=Enum)
 DEFAULT = Quant.F16
 FORMATS = {
     Quant.F32: "float32",
@@ -88,13 +90,13 @@ def write_gguf(
     return write_model(path, merged_config(source), tokenizer, tensors, quant, name=name, ends=ends, progress=progress)
 
 
-def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant, *, name: str = "") -> WrittenGguf:
+def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant) -> WrittenGguf:
     """Write a model without an adapter; as `write_gguf`. What its files hold quantised is decoded."""
     read = ModelTensors(checkpoint).read
     tensors = ((tensor, read(tensor, torch.float32)) for tensor in needed(checkpoint.config))
     tokenizer = checkpoint.tokenizer()
     ends = _ends(checkpoint, tokenizer)
-    return write_model(path, checkpoint.config, tokenizer, tensors, quant, name=name, ends=ends)
+    return write_model(path, checkpoint.config, tokenizer, tensors, quant, ends=ends)
 
 
 def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
@@ -105,20 +107,30 @@ def _ends(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
 # ------------------------------------------------------------------------------------------------- the kind of export
 
 
-def quant_of(name: str | None) -> Quant:
-    """What `--quant` means, in either of a type's names. Raises ConfigError for another."""
-    known = {quant.value: quant for quant in Quant} | {said: quant for quant, said in FORMATS.items()}
+def format_of(name: str | None, formats: Mapping[Format, str], default: Format, written: str) -> Format:
+    """What `--quant` means, in either of a format's names.
+
+    Args:
+        name: the option; None where it was not given.
+        formats: all that there are, with their other names.
+        default: where there is no option.
+        written: what is written, for messages.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    known = {kind.value: kind for kind in formats} | {said: kind for kind, said in formats.items()}
     if name is None:
-        return DEFAULT
+        return default
     if name.lower() not in known:
-        choices = [quant.value for quant in Quant]
-        raise ConfigError(f"--quant {name}{nearest(name, choices)}: GGUF models are written in {', '.join(choices)}")
+        choices = [kind.value for kind in formats]
+        raise ConfigError(f"--quant {name}{nearest(name, choices)}: GGUF {written} are written in {', '.join(choices)}")
     return known[name.lower()]
 
 
 def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write the model and a Modelfile."""
-    quant = quant_of(inputs.request.quant)
+    quant = format_of(inputs.request.quant, FORMATS, DEFAULT, "models")
     base = MergeBase.DEQUANTISED if inputs.trained.quantized else MergeBase.ORIGINAL
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     total = len(inputs.checkpoint.names())
@@ -143,7 +155,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """Settings, merged tensors, our loader and llama.cpp."""
-    base, quant = MergeBase(record.merged_into), quant_of(record.format)
+    base, quant = MergeBase(record.merged_into), format_of(record.format, FORMATS, DEFAULT, "models")
     file = folder / MODEL_FILE
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     config, tokenizer = merged_config(source), source.tokenizer or inputs.checkpoint.tokenizer()

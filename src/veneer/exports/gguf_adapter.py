@@ -26,13 +26,13 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
 from veneer.assistant.assistant import Assistant, make_assistant
-from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
+from veneer.errors import AdapterError, ModelError, listing
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.expected import ExpectedCheckpoint, dense_config
-from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, composes, settings_of, write_gguf_base
+from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, composes, format_of, settings_of, write_gguf_base
 from veneer.exports.input_rounding import load_rounded, rounds
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.modelfile import MODELFILE, modelfile, write_modelfile
@@ -227,17 +227,6 @@ def _what(part: AdapterModule) -> str:
 # ------------------------------------------------------------------------------------------------- the kind of export
 
 
-def type_of(name: str | None) -> AdapterType:
-    """What `--quant` means, in either of a type's names. Raises ConfigError for another."""
-    known = {kind.value: kind for kind in AdapterType} | {said: kind for kind, said in FORMATS.items()}
-    if name is None:
-        return AdapterType.F32
-    if name.lower() not in known:
-        choices = [kind.value for kind in AdapterType]
-        raise ConfigError(f"--quant {name}{nearest(name, choices)}: GGUF adapters are written in {', '.join(choices)}")
-    return known[name.lower()]
-
-
 def _base(inputs: ExportInputs) -> MergeBase:
     """What the adapter is compared on; it does not depend on it."""
     return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
@@ -249,7 +238,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     Raises:
         ModelError: GGUF cannot carry the base, beside which the adapter would be used.
     """
-    kind, base = type_of(inputs.request.quant), _base(inputs)
+    kind, base = format_of(inputs.request.quant, FORMATS, AdapterType.F32, "adapters"), _base(inputs)
     describe(inputs.checkpoint.config)
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     known = inputs.checkpoint.tokenizer()
@@ -278,7 +267,8 @@ def _from(inputs: ExportInputs) -> str:
 
 def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """The factors, and llama.cpp with the adapter on a float32 file of the base, which is deleted afterwards."""
-    base, kind = MergeBase(record.merged_into), type_of(record.format)
+    base = MergeBase(record.merged_into)
+    kind = format_of(record.format, FORMATS, AdapterType.F32, "adapters")
     file = folder / ADAPTER_FILE
 
     def read(asked: ReaderInput) -> ReaderOutput:
