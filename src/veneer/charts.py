@@ -153,12 +153,12 @@ def _document(title: str, axes: list[str], marks: Sequence[list[str]], series: S
     return "\n".join([*parts, "</svg>", ""])
 
 
-def ticks(low: float, high: float, target: int = 6) -> list[float]:
-    """Round numbers that span `low` to `high`, about `target` of them: steps of 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span `low` to `high`, about six of them: steps of 1, 2 or 5 times a power of ten."""
     span = high - low
     if span <= max(1e-9 * max(abs(low), abs(high)), 1e-290):
         span = max(abs(high), 1.0)
-    raw = span / max(1, target - 1)
+    raw = span / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step), math.ceil((low + span) / step)

@@ -10,9 +10,8 @@ import mmap
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from veneer.system import ROOT, address_space, free_address_space, heap_addresses, memory
+from veneer.system import address_space, free_address_space, heap_addresses, memory
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
 """mallopt(3)'s numbers of these settings."""
@@ -69,12 +68,12 @@ def _extend_in_large_pages(libc: ctypes.CDLL) -> None:
         libc.madvise(start, end - start, mmap.MADV_HUGEPAGE)  # refused by a kernel that was built without them
 
 
-def spare_address_space(root: Path = ROOT) -> None:
+def spare_address_space() -> None:
     """Where the address space is limited (`ulimit -v`), let all threads of the process share one heap from now on.
 
     By default glibc reserves 64 MB of address space for the heap of each new thread.
     """
-    if address_space(root)[1] is not None and platform.libc_ver()[0] == "glibc":
+    if address_space()[1] is not None and platform.libc_ver()[0] == "glibc":
         _libc().mallopt(ARENA_MAX, 1)
 
 

@@ -51,7 +51,6 @@ def test_a_curve_is_drawn_along_steps_tokens_or_time(tmp_path: Path) -> None:
     assert curve_of(log, "loss", along=Along.TIME).x == [0.5, 1.0, 1.5, 2.0]
     assert curve_of(log, "tokens_per_second").y == [200.0] * 4
     assert curve_of(log, "evaluation", along=Along.TOKENS).x == [200.0]
-    assert curve_of(log, "loss", since=3).x == [4.0]
     with pytest.raises(KeyError):
         curve_of(log, "nothing")
 

@@ -88,9 +88,9 @@ class SpecialTokens:
         found = self._specials.search(guarded, start)
         return None if found is None else (found.group(), found.end())
 
-    def run_after(self, guarded: str, start: int) -> str:
-        """The template-made special tokens, one behind the other, that begin with the first one at or after `start`."""
-        first = self._specials.search(guarded, start)
+    def first_run(self, guarded: str) -> str:
+        """The template-made special tokens, one behind the other, that begin with the first one."""
+        first = self._specials.search(guarded)
         if first is None:
             return ""
         end = first.end()

@@ -191,7 +191,7 @@ def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapp
     following = text[answer1 + len(_ANSWER[0]) : question2]
     # Some close a turn by two tokens (Command R7B); what stands behind the last one is no header of the next.
     closings: tuple[str, ...] = (
-        () if end_token is None else (specials.run_after(_common(following, text[answer2 + len(_ANSWER[1]) :]), 0),)
+        () if end_token is None else (specials.first_run(_common(following, text[answer2 + len(_ANSWER[1]) :])),)
     )
     if end_token is None and last is not None:
         # What a turn is closed by is no part of the next question's header, which the first question has as well.

@@ -34,14 +34,13 @@ class Curve:
     """None where the value was not finite."""
 
 
-def curve_of(log: RunLog, name: str, *, along: Along = Along.STEP, since: int = 0, most: int = MOST_POINTS) -> Curve:
+def curve_of(log: RunLog, name: str, *, along: Along = Along.STEP, most: int = MOST_POINTS) -> Curve:
     """The curve of a column of a run's log.
 
     Args:
         log: of the run.
         name: a column of `COLUMNS`, `tokens_per_second`, `evaluation`, or a metric of the objective.
         along: what it is drawn along.
-        since: only steps after this one.
         most: the largest number of points.
 
     Raises:
@@ -57,10 +56,8 @@ def curve_of(log: RunLog, name: str, *, along: Along = Along.STEP, since: int = 
         made = np.array([one.step for one in log.evaluations], dtype=np.float64)
         values = np.array([one.loss for one in log.evaluations], dtype=np.float64)
         x = np.interp(made, steps, places) if along is not Along.STEP and len(steps) else made
-        chosen = made > since
-        return _curve(x[chosen], values[chosen], most)
-    chosen = steps > since
-    return _curve(places[chosen], _column(log, name)[chosen], most)
+        return _curve(x, values, most)
+    return _curve(places, _column(log, name), most)
 
 
 def _column(log: RunLog, name: str) -> NDArray[np.float64]:

@@ -126,17 +126,16 @@ def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
         say(screen, f"  {key:<28} {_shown(left_value)}  |  {_shown(right_value)}")
 
 
-def sparkline(values: Sequence[float | None], *, span: tuple[float, float] | None = None, width: int = WIDTH) -> str:
+def sparkline(values: Sequence[float | None], *, span: tuple[float, float] | None = None) -> str:
     """Values as a line of bars, each as high as the mean of its share of them; `·` where none of them is finite.
 
     Args:
         values: along the line.
         span: the values of the lowest and the highest bar; None takes those of `values`.
-        width: the largest number of bars.
     """
     if not values:
         return ""
-    count = min(width, len(values))
+    count = min(WIDTH, len(values))
     cuts = [round(place * len(values) / count) for place in range(count + 1)]
     parts = [
         [value for value in values[begin:end] if value is not None and math.isfinite(value)]

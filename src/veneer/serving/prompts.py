@@ -49,7 +49,7 @@ class CountedTurns:
     """How many the turns and the tools have at least, however a template writes them."""
 
 
-def read_messages(fields: Fields, name: str = "messages") -> list[Message]:
+def read_messages(fields: Fields) -> list[Message]:
     """The turns of a conversation, as chat templates take them.
 
     Keys of a turn that no template reads (`id`, `annotations`) are left out: clients send back what they got. A refusal
@@ -59,14 +59,14 @@ def read_messages(fields: Fields, name: str = "messages") -> list[Message]:
     Raises:
         ApiError: 400, there are none, or one breaks a rule.
     """
-    turns = fields.items(name)
+    turns = fields.items("messages")
     if not turns:
-        raise fields.wrong(name, "must be a list of at least one message")
+        raise fields.wrong("messages", "must be a list of at least one message")
     if len(turns) > MOST_MESSAGES:
-        raise fields.wrong(name, f"{len(turns):,} messages, at most {MOST_MESSAGES:,} are taken")
+        raise fields.wrong("messages", f"{len(turns):,} messages, at most {MOST_MESSAGES:,} are taken")
     found = []
     for number, turn in enumerate(turns):
-        path = f"{fields.path(name)}[{number}]"
+        path = f"{fields.path('messages')}[{number}]"
         if not isinstance(turn, dict):
             raise ApiError(400, f"{path}: must be an object, not {kind(turn)}", param=path)
         found.append(_message(Fields(turn, path)))

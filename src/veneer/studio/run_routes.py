@@ -23,6 +23,7 @@ from veneer.jobs.job import JobKind
 from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
+from veneer.run_records.log import RunLog
 from veneer.run_records.record import by_key, default_settings, read_json
 from veneer.serving.body import read_body
 from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
@@ -111,7 +112,7 @@ async def curves(studio: Studio, request: Request) -> Response:
     if along not in [one.value for one in Along]:
         raise ApiError(400, f"along is one of {', '.join(one.value for one in Along)}", param="along")
     if query.get("format") == "csv":
-        table = await asyncio.to_thread(_table, studio, run.name)
+        table = await asyncio.to_thread(_table, run.log)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
         headers = {"content-disposition": f'attachment; filename="{name}.csv"', **UNKEPT}
         return Response(table, media_type="text/csv", headers=headers)
@@ -130,14 +131,12 @@ async def curves(studio: Studio, request: Request) -> Response:
     return json_response({"name": run.name, "along": along, "curves": found, "metrics": metrics})
 
 
-def _table(studio: Studio, name: str) -> str:
-    run = studio.watcher.run(name)
+def _table(log: RunLog) -> str:
     target = io.StringIO()
-    if run is not None:
-        writer = csv.writer(target)
-        columns = {**run.log.columns, **run.log.metrics}
-        writer.writerow(["step", *columns])
-        writer.writerows(zip(run.log.steps, *columns.values(), strict=True))
+    writer = csv.writer(target)
+    columns = {**log.columns, **log.metrics}
+    writer.writerow(["step", *columns])
+    writer.writerows(zip(log.steps, *columns.values(), strict=True))
     return target.getvalue()
 
 
