@@ -20,20 +20,16 @@ from veneer.data.token_store import StoredExamples, StoreWriter, TokenStore
 from veneer.errors import DataError
 
 MEASURED = """
-import sys
+import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import tiny
 from veneer.training.run import train
 
-def peak():
-    # Not ru_maxrss: it keeps what the process was that this one was started by.
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-
-base = peak()
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model, data, folder = map(Path, sys.argv[2:5])
 train(tiny.run_config(model, data, folder / data.stem, "train.steps=30", "train.save_every=30", *sys.argv[5:]))
-print(peak() - base)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 """
 
 
