@@ -72,6 +72,13 @@ def test_measures_are_these_and_in_this_order() -> None:
     assert by_name["perplexity"].low == pytest.approx(math.exp(by_name["loss"].low))
 
 
+def test_no_perplexity_of_a_few_rows_reaches_below_0() -> None:
+    for count in (2, 3, 4):
+        by_name = {one.name: one for one in metrics(scored(5, count))}
+        ends_of_loss = (by_name["loss"].low, by_name["loss"].high)
+        assert (by_name["perplexity"].low, by_name["perplexity"].high) == pytest.approx(np.exp(ends_of_loss))
+
+
 def test_a_share_has_wilsons_interval() -> None:
     rows = scored(1, 40)
     exact = metrics(rows)[0]
@@ -84,7 +91,8 @@ def test_everything_else_has_the_bootstrap_of_an_obvious_loop() -> None:
     for one in metrics(rows)[1:]:
         spread = [mean(one.name, [rows[i] for i in draw]) for draw in resamples(9)]
         assert len(spread) == RESAMPLES
-        assert (one.low, one.high) == pytest.approx(ends(np.array(spread), 9), rel=1e-9)
+        expected = np.exp(ends(np.log(spread), 9)) if one.name == "perplexity" else ends(np.array(spread), 9)
+        assert (one.low, one.high) == pytest.approx(expected, rel=1e-9)
         assert one.interval == "bootstrap over rows"
 
 
