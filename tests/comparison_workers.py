@@ -28,13 +28,14 @@ class ForkedWorkers:
         patch.setattr("veneer.comparison.run.subprocess", starts)
 
     def _start(self, command: Sequence[str], *, stdout: int, stderr: IO[bytes], text: bool) -> _ForkedWorker:
-        python, _, program, *argv = command
-        assert python == sys.executable
+        *_, module, program, order = command
+        assert command[:1] == [sys.executable]
+        assert module == "-m"
         assert (stdout, text) == (subprocess.PIPE, True)
         self._begun += 1
         pipe = self._folder / f"{self._begun}.out"
         os.mkfifo(pipe)
-        pid = self._forks.start(argv, pipe, stderr.name, program=program)
+        pid = self._forks.start([order], pipe, stderr.name, program=program)
         return _ForkedWorker(self._forks, pid, pipe)
 
 
