@@ -69,6 +69,7 @@ def test_rows_of_one_cluster_are_resampled_together() -> None:
     assert together.win_rate.high - together.win_rate.low > 2 * (alone.win_rate.high - alone.win_rate.low)
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_win_rate_holds_the_truth() -> None:
     source = np.random.default_rng(0)
     chances = {1.0: 0.5, 0.5: 0.3, 0.0: 0.2}
@@ -89,6 +90,7 @@ def test_the_win_rate_is_that_of_the_counts_beside_it() -> None:
     assert found.win_rate.value == 0.5
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_position_bias_holds_the_truth_of_a_judge_that_goes_by_the_place() -> None:
     source, held, runs = np.random.default_rng(0), 0, 300
     for _ in range(runs):
