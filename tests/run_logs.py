@@ -37,8 +37,9 @@ def write_run(folder: Path, steps: int = 10, *, reason: str | None = "complete",
         log.emit(started(steps))
         for step in range(1, steps + 1):
             log.emit(step_done(step))
-        log.emit(evaluated(steps, 0.5))
-        log.emit(CheckpointSaved(step=steps, path="x", bytes=1, seconds=0.1))
+        if steps:  # before the first step no run is evaluated
+            log.emit(evaluated(steps, 0.5))
+            log.emit(CheckpointSaved(step=steps, path="x", bytes=1, seconds=0.1))
         if reason is not None:
             log.emit(finished(steps, reason))
     return folder
