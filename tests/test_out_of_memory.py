@@ -109,7 +109,9 @@ def limited(argv: list[str], megabytes: int) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.scenario(number=20)
-@pytest.mark.parametrize("megabytes", [30, 60, 400, LEAST_ADDRESS_SPACE // (1 << 20) + 3, 900])
+@pytest.mark.parametrize(
+    "megabytes", [30, 60, 400, LEAST_ADDRESS_SPACE // (1 << 20) + 3, pytest.param(900, marks=pytest.mark.slow)]
+)
 def test_a_run_in_a_small_address_space_is_made_or_refused(
     megabytes: int, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

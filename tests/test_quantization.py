@@ -527,6 +527,7 @@ print(before, memory("VmHWM"), done.bytes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not say a process's peak")
 def test_quantising_takes_the_quantised_model_and_its_largest_tensor(tmp_path: Path) -> None:
     run = subprocess.run(

@@ -30,6 +30,7 @@ def problem(path: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_lines_with_one_percent_bad(tmp_path: Path) -> None:
     good, bad = json.dumps({"messages": [USER, ANSWER]}), json.dumps({"messages": [USER]})
     path = tmp_path / "f.jsonl"

@@ -40,6 +40,7 @@ def test_the_budget_ends_a_process_that_is_slow_on_every_row() -> None:
     assert run(BURN.format(rows=100, turns=2, seconds=SECONDS / 5)).returncode == -signal.SIGPROF
 
 
+@pytest.mark.slow
 def test_the_budget_grows_with_rows_and_their_turns() -> None:
     assert run(BURN.format(rows=450, turns=2, seconds=0.004)).stdout == "done\n"
     assert run(BURN.format(rows=1, turns=200, seconds=SECONDS + 0.5)).stdout == "done\n"

@@ -62,6 +62,7 @@ def test_a_process_that_is_killed_is_an_error_with_its_remedy(tmp_path: Path, mo
     assert ended(workers)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_checks_many_rows(tmp_path: Path) -> None:
     """The processes do not import it, as multiprocessing's would."""
     file = write(tmp_path / "rows.jsonl", rows(5_000))

@@ -24,6 +24,7 @@ def test_the_gaps_of_bins_of_equal_size_are_averaged() -> None:
     assert found.low <= found.ece <= found.high
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_has_no_error_but_chance() -> None:
     source = np.random.default_rng(0)
     found = [calibration(*drawn(source, 200, 0.0)) for _ in range(25)]
@@ -37,6 +38,7 @@ def coverage(gap: float, rows: int, runs: int, seed: int) -> float:
     return float(np.mean([one.low <= gap <= one.high for one in found]))
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth() -> None:
     assert np.mean([coverage(gap, 100, 30, seed) for seed, gap in enumerate((0.1, 0.25))]) >= 0.9
 
