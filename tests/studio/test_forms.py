@@ -124,13 +124,21 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
         route.fulfill(json={**found, "status": "uploaded", "veneer": {"rows": None, "asks": False}})
 
     answers = Intercepted(page, f"**/v1/files/{made.id}", unchecked)
+    # Its check reads the rows when they are gone already; that there is no such file says more.
+    checks = Intercepted(page, "**/studio/lint?*")
     watched.go(f"data/{made.id}")
     wait_for(lambda: page.get_by_role("button", name="Train on it").is_disabled())
     assert page.get_by_role("link", name="Train on it").count() == 0
     answers.let_through()
     watched.sees("These rows ask without an answer")
     assert "objective=grpo" in page.get_by_role("link", name="Train on it").get_attribute("href")
+    wait_for(lambda: len(checks.waiting) > 0)
     opened.client.files.delete(made.id)
+    watched.sees("there is no such file")
+    with page.expect_response("**/studio/lint?*") as late:
+        checks.release()
+    late.value.finished()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     watched.sees("there is no such file")
     assert page.get_by_role("link", name="Train on it").count() == 0
 
