@@ -136,10 +136,11 @@ def test_the_page_of_a_file_follows_its_check_and_its_end(page: Any, watched: Wa
     opened.client.files.delete(made.id)
     watched.sees("there is no such file")
     with page.expect_response("**/studio/lint?*") as late:
-        checks.release()
+        for check in checks.waiting:
+            check.fulfill(status=503, json={"error": {"message": "asks.jsonl does not exist"}})
     late.value.finished()
     page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-    watched.sees("there is no such file")
+    assert page.get_by_role("alert").all_inner_texts() == ["file_id: there is no such file"]
     assert page.get_by_role("link", name="Train on it").count() == 0
 
 
