@@ -147,11 +147,12 @@ def columns_of(text: str | None) -> Mapping[Column, str]:
     """The setting `data.columns` as it is written on the command line."""
     from veneer.config import parse
     from veneer.config.values import read_value
+    from veneer.given_rows import NO_FILE
 
     if text is None:
         return {}
-    data = {"file": "-", "columns": read_value(text, f"--columns {text!r}")}
-    return parse({"model": "-", "output": "-", "data": data}, where="the command line").data.columns
+    data = {"file": NO_FILE, "columns": read_value(text, f"--columns {text!r}")}
+    return parse({"model": NO_FILE, "output": NO_FILE, "data": data}, where="the command line").data.columns
 
 
 def run_config(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -102,7 +102,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         constraints = await service.constraints(schema, param, settings.n, around)
     prompt = await service.prompts.tokens_of(conversation)
     if tools.forced:
-        settings = replace(settings, stop=())
+        settings = settings.of_call()
     requests = settings.requests(
         prompt,
         adapter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -122,7 +122,7 @@ async def _request(
         around = tools.or_answer() if tools.free else None
         constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1, around)
     if tools.forced:
-        settings = replace(settings, stop=())
+        settings = settings.of_call()
     adapter = service.models.adapter_of(model)
     (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
     return request, fields.ignored()

@@ -66,6 +66,11 @@ class SamplingFields:
     stop_ids: frozenset[int] | None
     """Tokens that end the answer; None takes the engine's."""
 
+    def of_call(self) -> SamplingFields:
+        """These for a call that is forced. Stop strings are looked for in the text of an answer, and it has none: they
+        would cut the form in which the server holds calls."""
+        return replace(self, stop=())
+
     def requests(
         self,
         prompt: tuple[int, ...],

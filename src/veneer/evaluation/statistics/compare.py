@@ -134,10 +134,11 @@ def _infinite_values() -> np.errstate:
 
 def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
     value, count, counting = measure.total, _rows_of(measure), int(measure.counting.sum())
-    low, high = ends(spread, counting)
     if measure.value is exp_quotient:
         # A perplexity has the interval of its loss: that of a few rows would reach below 0 otherwise.
         low, high = map(float, np.exp(ends(np.log(spread), counting)))
+    else:
+        low, high = ends(spread, counting)
     if measure.scale is not None:
         least, most = measure.scale
         width = most - least
