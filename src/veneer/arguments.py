@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -67,6 +68,20 @@ def check_least(least: int, numbers: Mapping[str, int | None]) -> None:
 def names_given(given: str | Iterable[str]) -> tuple[str, ...]:
     """Names that a function takes alone or as a list; a text alone is one name, and not its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def repeats(given: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each name that an argument has more than once, of which one would be passed over.
+
+    Args:
+        given: the names of each argument.
+    """
+    return [
+        f"{argument}: {name!r} is given {times} times; give it once"
+        for argument, names in given.items()
+        for name, times in Counter(names).items()
+        if times > 1
+    ]
 
 
 @cache

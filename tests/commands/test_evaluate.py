@@ -32,7 +32,7 @@ def test_evaluate_refuses_by_name(adapter: Path, tiny_model: Path, tiny_data: Pa
     argv = ["evaluate", "--model", tiny_model]
     assert "does not exist" in refused(*argv, "--data", "/no/such.jsonl")
     twice = ("--suite", "arithmetic", "--suite", "arithmetic")
-    assert "--suite: given twice: arithmetic" in refused(*argv, "--data", tiny_data, *twice)
+    assert "suites: 'arithmetic' is given 2 times" in refused(*argv, "--data", tiny_data, *twice)
     assert "ends in '.txt'" in refused(*argv, "--data", write_rows(tmp_path / "rows.txt", rows(1)))
     assert "no adapter_config.json" in refused(*argv, "--data", tiny_data, "--adapter", tmp_path)
 

@@ -29,6 +29,16 @@ ASKED = CompareConfig(model="m", data="pairs.jsonl", output="out", methods=(Meth
         ({"limit": -1}, "limit: must be at least 1, got -1"),
         ({"max_new_tokens": -5}, "max_new_tokens: must be at least 1, got -5"),
         ({"methods": ()}, "at least one method"),
+        ({"methods": (Method.LORA, Method.LORA)}, "methods: 'lora' is given 2 times; give it once"),
+        ({"metrics": ("exact", "exact")}, "metrics: 'exact' is given 2 times; give it once"),
+        (
+            {"assignments": ("train.epochs=2", "train={epochs: 3}")},
+            r"two values(.|\n)*train\.epochs: 2 and 3",
+        ),
+        (
+            {"more": {Method.LORA: ("lora.rank=4", "lora.rank=8")}},
+            r"two values(.|\n)*lora\.rank: 4 and 8",
+        ),
         ({"assignments": ("train={seed: 7}",)}, r"leave them out:\n  - train\.seed"),
         ({"assignments": ("data={held_out: 0.5}",)}, r"leave them out:\n  - data\.held_out"),
         ({"assignments": ("model.x=1",)}, r"leave them out:\n  - model\.x"),

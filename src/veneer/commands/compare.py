@@ -13,9 +13,7 @@ from veneer.commands.options import (
     in_processes,
     model_option,
     on_option,
-    refuse_repeats,
     set_option,
-    with_options,
 )
 from veneer.commands.parameter_types import COUNT, FEW, PATH, ROWS, Number
 from veneer.enums import Method, ObjectiveName
@@ -98,13 +96,10 @@ def compare(
     known = list(METHODS.choices)
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
-    refuse_repeats("--methods", names)
-    refuse_repeats("--metric", metrics)
     in_processes(devices, on=on)
     from veneer.comparison.settings import CompareConfig
     from veneer.screens.compare import compare_visibly
 
-    with_options({}, {}, assignments)  # refuses a setting with two values
     config = CompareConfig(
         model=model,
         data=data,

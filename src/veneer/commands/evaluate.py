@@ -20,7 +20,6 @@ from veneer.commands.options import (
     in_processes,
     model_option,
     on_option,
-    refuse_repeats,
 )
 from veneer.commands.parameter_types import COUNT, MANY, PATH, ROWS
 from veneer.errors import ConfigError
@@ -114,8 +113,6 @@ def evaluate(
     its interval says (docs/evaluation.md). Under the adapter of a reward model the rows are pairs, and what
     is measured is how often the chosen answer has the higher score.
     """
-    refuse_repeats("--metric", metrics)
-    refuse_repeats("--suite", suites)
     in_processes(devices, on=on)
     from veneer.evaluation.request import EvaluationRequest
     from veneer.reward_model import is_reward_adapter

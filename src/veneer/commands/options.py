@@ -200,13 +200,6 @@ def run_config(
     return parse(with_options(values, flags, assignments), where=str(config_file or "the command line"))
 
 
-def refuse_repeats(option: str, names: Sequence[str]) -> None:
-    """Refuse a name that an option is given twice. Raises UsageError, naming all such."""
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if repeated:
-        raise click.UsageError(f"{option}: given twice: {', '.join(repeated)}; give each once")
-
-
 def given_keys(flags: Mapping[str, Any], assignments: Sequence[str]) -> list[str]:
     """Dotted keys of the settings that options and `--set` give a value to; the arguments are those of `run_config`.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from veneer.arguments import check_least
-from veneer.config.values import flat, override
+from veneer.arguments import check_least, repeats
+from veneer.config.values import flat, given_twice, override, read_assignment
 from veneer.enums import Method, ObjectiveName, RowKind
 from veneer.errors import ConfigError, listing
 
@@ -72,6 +72,7 @@ def check_question(config: CompareConfig) -> None:
         ConfigError: it says which.
     """
     check_least(1, {"seeds": config.seeds, "limit": config.limit, "max_new_tokens": config.max_new_tokens})
+    _check_repeats(config)
     assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
     given = [key for text in assignments for key in keys_of(text)]
     taken = [key for key in given if _is_under(key, OWN_KEYS)]
@@ -94,6 +95,20 @@ def check_question(config: CompareConfig) -> None:
         raise ConfigError("a comparison needs at least one method")
     if not 0 < config.held_out < 1:
         raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
+
+
+def _check_repeats(config: CompareConfig) -> None:
+    """Refuse what is given more than once, of which one would be passed over."""
+    names = repeats({"methods": [one.value for one in config.methods], "metrics": config.metrics})
+    if names:
+        raise ConfigError(f"names that are given more than once:\n{listing(names)}")
+    twice = [
+        f"--set {line}"
+        for texts in (config.assignments, *config.more.values())
+        for line in given_twice(map(read_assignment, texts))
+    ]
+    if twice:
+        raise ConfigError(f"a setting has two values; give one of them:\n{listing(twice)}")
 
 
 def _check_preference(config: CompareConfig) -> None:

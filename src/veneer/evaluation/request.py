@@ -9,6 +9,7 @@ from pathlib import Path
 
 from veneer.adapters.content import content_digest
 from veneer.adapters.store import read_config, read_tensors
+from veneer.arguments import repeats
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
 from veneer.errors import ConfigError, listing
@@ -142,11 +143,6 @@ def _check_request(request: EvaluationRequest) -> None:
         for folder, times in folders.items()
         if times > 1
     ]
-    problems += [
-        f"{option}: {name!r} is given {times} times; give it once"
-        for option, names in (("metrics", request.metrics), ("suites", request.suites))
-        for name, times in Counter(names).items()
-        if times > 1
-    ]
+    problems += repeats({"metrics": request.metrics, "suites": request.suites})
     if problems:
         raise ConfigError(f"the evaluation cannot be made:\n{listing(problems)}")
