@@ -32,6 +32,14 @@ def test_a_config_json_alone_is_enough(config_file: Path, directory: bool) -> No
     assert not found["rate"]["measured"]
 
 
+def test_supposed_rows_beyond_the_models_context_are_told_of_as_a_runs_are(config_file: Path) -> None:
+    asked = ("plan", "--model", config_file, "--device", "h200", "--rows", 20)
+    said = "longer than the model's context of 2,048 tokens"
+    assert f"1 row {said} (the longest has 2,049)" in invoke(*asked, "--tokens", 100, "--length", 2049).stderr
+    assert f"20 rows {said} (the longest has 3,000)" in invoke(*asked, "--tokens", 3000).stderr
+    assert said not in invoke(*asked, "--tokens", 100, "--length", 2048).stderr
+
+
 def test_the_table_names_every_part(config_file: Path) -> None:
     ended = invoke(
         "plan", "--model", str(config_file), "--device", "h200", "--rows", "100", "--tokens", "300", "--rank", "8"

@@ -134,6 +134,8 @@ def prepare(
     else:
         config, tokenizer = _dated(config, tokenizer or description.tokenizer())
         found = _loaded_rows(config, description, tokenizer, rows, emit)
+    answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
+    _note_long_rows(found, description.spec.max_positions - answer, emit)
     teacher = described_teacher(config)
     taught = _taught(config, teacher, description, tokenizer)
     lora, targets = _adapter(config, description)
@@ -213,8 +215,6 @@ def _loaded_rows(
     if found.margins and config.objective is not ObjectiveName.REWARD:
         message = f"margin of pairs: it is for objective reward, and objective {config.objective.value} passes it over"
         emit(Note(message=message))
-    answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
-    _note_long_rows(found, description.spec.max_positions - answer, emit)
     by = best_by(config)
     if by.of_answers:
         metric_on(by, asked_rows(found.eval, tokenizer))
@@ -388,7 +388,7 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
     return lora
 
 
-def _note_long_rows(rows: Rows, limit: int, emit: Subscriber) -> None:
+def _note_long_rows(rows: Rows | SupposedRows, limit: int, emit: Subscriber) -> None:
     long, first = rows.longer_than(limit)
     if long:
         emit(Note(message=f"{count_of(long, 'row')} longer than the model's context of {limit:,} tokens ({first})"))

@@ -57,6 +57,11 @@ class SupposedRows:
         """The supervised tokens of all rows, those that are evaluated included; of these there are none here."""
         return self.completion_tokens
 
+    def longer_than(self, limit: int) -> tuple[int, str]:
+        """The number of rows that have more than `limit` tokens, and what the longest one has."""
+        longer = self.rows if self.tokens > limit else int(self.longest > limit)
+        return longer, f"the longest has {self.longest:,}"
+
 
 class SupposedSteps:
     """The sizes of the steps that supposed rows make (`veneer.planning.batch_shape.StepSizes`).
