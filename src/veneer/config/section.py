@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler  # pydantic 2.9 has it here alone
 
 from veneer.errors import ConfigError, listing, nearest
 from veneer.migration import counterpart
