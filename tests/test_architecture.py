@@ -11,7 +11,7 @@ import pytest
 from source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
-    {"errors", "enums", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
+    {"errors", "enums", "formulas", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
     | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"}
     | {"lazy_sequence", "whole_lines", "packages", "visible", "own_module"},
     {"native", "large_pages"},
@@ -33,6 +33,7 @@ LAYERS = (
 SIDEWAYS = {
     ("enums", "errors"),  # a word that is none of a setting's is refused
     ("config", "enums"),  # the words of its settings
+    ("config", "formulas"),  # and those of its objectives
     ("config", "migration"),  # what an unknown key is called here
     ("config", "errors"),  # a refused setting is one of the errors
     ("arguments", "errors"),  # an argument of a wrong type is a ConfigError
@@ -355,6 +356,7 @@ UNTESTED = {
     "data/turn_shape.py": "a dataclass: test_spans.py finds the shapes of templates",
     "data/lint/rules.py": "dataclasses and enums; what they hold is checked in test_registry.py",
     "exports/request.py": "dataclasses and an enum: what test_run.py and test_verify.py ask for",
+    "formulas.py": "enums: test_enums.py reads every word",
     "generation/build.py": "one call of the engine's constructor, which all of test_engine.py goes through",
     "generation/share.py": "a protocol, and the process that does everything: all of test_scoring.py goes through it",
     "generation/runner.py": "protocols and dataclasses; mypy checks who implements them",

@@ -6,11 +6,15 @@ from enum import Enum
 import pytest
 
 import veneer
-from veneer import enums
+from veneer import enums, formulas
 from veneer.enums import choice
 from veneer.errors import ConfigError
 
-EVERY = [one for one in vars(enums).values() if inspect.isclass(one) and issubclass(one, Enum) and one is not Enum]
+EVERY = [
+    one
+    for one in (*vars(enums).values(), *vars(formulas).values())
+    if inspect.isclass(one) and issubclass(one, Enum) and one is not Enum
+]
 
 
 @pytest.mark.parametrize("kind", EVERY)

@@ -57,19 +57,13 @@ if TYPE_CHECKING:
     from veneer.diagnosis.facts import doctor as doctor
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
-    from veneer.enums import Baseline as Baseline
     from veneer.enums import Bias as Bias
     from veneer.enums import Check as Check
     from veneer.enums import Column as Column
-    from veneer.enums import Divergence as Divergence
-    from veneer.enums import DpoLoss as DpoLoss
     from veneer.enums import Dtype as Dtype
     from veneer.enums import Factors as Factors
-    from veneer.enums import GrpoLoss as GrpoLoss
-    from veneer.enums import ImportanceLevel as ImportanceLevel
     from veneer.enums import Init as Init
     from veneer.enums import JobCode as JobCode
-    from veneer.enums import KlPlace as KlPlace
     from veneer.enums import Method as Method
     from veneer.enums import ObjectiveName as ObjectiveName
     from veneer.enums import OnRewardError as OnRewardError
@@ -79,8 +73,6 @@ if TYPE_CHECKING:
     from veneer.enums import Products as Products
     from veneer.enums import Publish as Publish
     from veneer.enums import Recompute as Recompute
-    from veneer.enums import ReferencePolicy as ReferencePolicy
-    from veneer.enums import ScaleRewards as ScaleRewards
     from veneer.enums import Scaling as Scaling
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
@@ -155,6 +147,14 @@ if TYPE_CHECKING:
     from veneer.exports.request import VerifyRequest as VerifyRequest
     from veneer.exports.run import export as export
     from veneer.exports.verify import verify as verify
+    from veneer.formulas import Baseline as Baseline
+    from veneer.formulas import Divergence as Divergence
+    from veneer.formulas import DpoLoss as DpoLoss
+    from veneer.formulas import GrpoLoss as GrpoLoss
+    from veneer.formulas import ImportanceLevel as ImportanceLevel
+    from veneer.formulas import KlPlace as KlPlace
+    from veneer.formulas import ReferencePolicy as ReferencePolicy
+    from veneer.formulas import ScaleRewards as ScaleRewards
     from veneer.generation.sampling import Sampling as Sampling
     from veneer.generation.share import Share as Share
     from veneer.planning.estimate import Estimate as Estimate
@@ -214,9 +214,8 @@ _NAMES = {
     "veneer.data.lint.report": ("LintReport",),
     "veneer.diagnosis.facts": ("Facts", "doctor"),
     "veneer.enums": (
-        "Backend", "BadRows", "Baseline", "Bias", "Check", "Column", "Divergence", "DpoLoss", "Dtype", "Factors",
-        "GrpoLoss", "ImportanceLevel", "Init", "JobCode", "KlPlace", "Method", "ObjectiveName", "OnRewardError",
-        "OptimizerName", "OtherBase", "Overlong", "Products", "Publish", "Recompute", "ReferencePolicy", "ScaleRewards",
+        "Backend", "BadRows", "Bias", "Check", "Column", "Dtype", "Factors", "Init", "JobCode", "Method",
+        "ObjectiveName", "OnRewardError", "OptimizerName", "OtherBase", "Overlong", "Products", "Publish", "Recompute",
         "Scaling", "Schedule", "Scheme", "Sharding", "SplitBy", "Task", "TokenCache", "TrackerName", "TrackingMode",
         "Variant",
     ),
@@ -244,6 +243,10 @@ _NAMES = {
     "veneer.exports.request": ("ExportRequest", "StoredDtype", "Target", "VerifyRequest"),
     "veneer.exports.run": ("export",),
     "veneer.exports.verify": ("verify",),
+    "veneer.formulas": (
+        "Baseline", "Divergence", "DpoLoss", "GrpoLoss", "ImportanceLevel", "KlPlace", "ReferencePolicy",
+        "ScaleRewards",
+    ),
     "veneer.generation.sampling": ("Sampling",),
     "veneer.generation.share": ("Share",),
     "veneer.planning.estimate": ("Estimate",),

@@ -28,8 +28,8 @@ from veneer.config import (
 from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
 from veneer.data.packing import pack
-from veneer.enums import GrpoLoss
 from veneer.events import Event, StepDone, from_json
+from veneer.formulas import GrpoLoss
 from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm

@@ -11,19 +11,13 @@ from veneer.config.lora import QuantSection
 from veneer.config.objectives import DistillationSection
 from veneer.config.run import OBJECTIVE_SECTIONS, RunConfig
 from veneer.enums import (
-    Divergence,
-    DpoLoss,
-    GrpoLoss,
-    ImportanceLevel,
     Init,
-    KlPlace,
     Method,
     ObjectiveName,
     OptimizerName,
     Overlong,
     Products,
     Publish,
-    ReferencePolicy,
     RowKind,
     Scheme,
     Sharding,
@@ -32,6 +26,7 @@ from veneer.enums import (
     TrackerName,
 )
 from veneer.errors import ConfigError, listing
+from veneer.formulas import Divergence, DpoLoss, GrpoLoss, ImportanceLevel, KlPlace, ReferencePolicy
 
 ALTERNATIVES = (
     ("train.examples_per_step", "train.tokens_per_step", "what a step is; give one"),

@@ -8,15 +8,8 @@ from pydantic import Field
 
 from veneer.config.numbers import NUMBER, Duration, Name, NotNegative, Place, Rate
 from veneer.config.section import Section
-from veneer.enums import (
-    Baseline,
-    GrpoLoss,
-    ImportanceLevel,
-    KlPlace,
-    OnRewardError,
-    ReferencePolicy,
-    ScaleRewards,
-)
+from veneer.enums import OnRewardError
+from veneer.formulas import Baseline, GrpoLoss, ImportanceLevel, KlPlace, ReferencePolicy, ScaleRewards
 
 
 class GrpoSection(Section):

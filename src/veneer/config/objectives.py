@@ -8,7 +8,7 @@ from pydantic import Field
 
 from veneer.config.numbers import NUMBER, NotNegative, Place, Rate
 from veneer.config.section import Section
-from veneer.enums import Divergence, DpoLoss, ReferencePolicy
+from veneer.formulas import Divergence, DpoLoss, ReferencePolicy
 
 
 class DpoSection(Section):

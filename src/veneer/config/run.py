@@ -19,7 +19,8 @@ from veneer.config.objectives import (
 from veneer.config.section import Section, keys_of
 from veneer.config.tracking import TrackingSection
 from veneer.config.train import TrainSection
-from veneer.enums import Backend, Method, ObjectiveName, ReferencePolicy, TrackerName
+from veneer.enums import Backend, Method, ObjectiveName, TrackerName
+from veneer.formulas import ReferencePolicy
 
 
 class RunConfig(Section):

@@ -18,7 +18,8 @@ from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection, RunConfig
-from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products, ReferencePolicy
+from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products
+from veneer.formulas import ReferencePolicy
 from veneer.loading.expected import linear_shapes, norm_shapes
 from veneer.loading.forms import keeps_blocks
 from veneer.model.shape import Norm

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from veneer.data.batches import Beside, MicroBatch
-from veneer.enums import ObjectiveName, ReferencePolicy, Sharding
+from veneer.enums import ObjectiveName, Sharding
 from veneer.events import Level, Note, Stage, Subscriber
+from veneer.formulas import ReferencePolicy
 from veneer.hardware import processor
 from veneer.io.files import sampled_digest
 from veneer.model.language import LanguageModel

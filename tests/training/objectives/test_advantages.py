@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from veneer.enums import Baseline, ScaleRewards
+from veneer.formulas import Baseline, ScaleRewards
 from veneer.training.objectives.advantages import EPSILON, advantages
 
 REWARDS = np.random.default_rng(0).normal(size=12)

@@ -25,8 +25,8 @@ from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DistillationSection
 from veneer.data.chat import Example
 from veneer.data.packing import pack
-from veneer.enums import Divergence
 from veneer.events import Event, StepDone
+from veneer.formulas import Divergence
 from veneer.model.decoder import CausalLM
 from veneer.training.live_teacher import LiveTeacher
 from veneer.training.objective import OverModel

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.config import DistillationSection
-from veneer.enums import Divergence
+from veneer.formulas import Divergence
 from veneer.products import PLAIN_SCORES, Scores
 from veneer.training.objectives.divergences import Taught, divergence_and_slopes, divergences, with_rest
 

@@ -25,8 +25,8 @@ from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DpoSection
 from veneer.data.chat import Example
 from veneer.data.packing import pack
-from veneer.enums import DpoLoss
 from veneer.events import Event, StepDone
+from veneer.formulas import DpoLoss
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.documents import NLL, PAIR_METRICS
 from veneer.training.objectives.dpo import DPO, Dpo, dpo_loss

@@ -18,8 +18,8 @@ from veneer.config import GrpoSection
 from veneer.data.chat import Example
 from veneer.data.encoding import encoder_of
 from veneer.data.packing import pack
-from veneer.enums import ImportanceLevel
 from veneer.events import Event, StepDone
+from veneer.formulas import ImportanceLevel
 from veneer.io.tokenizer import from_directory
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.grpo import CLIP_HIGH, CLIP_LOW, CLIP_REGION, ENTROPY, KL, SAMPLER, Grpo, k3

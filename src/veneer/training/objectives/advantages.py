@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.enums import Baseline, ScaleRewards
+from veneer.formulas import Baseline, ScaleRewards
 
 EPSILON = 1e-4
 """Added to a standard deviation before it divides, as TRL does."""

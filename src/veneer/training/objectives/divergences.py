@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.config import DistillationSection
-from veneer.enums import Divergence
+from veneer.formulas import Divergence
 from veneer.losses.module_head import HeadGradients, scaled_gradients
 from veneer.model.decoder import shaped
 from veneer.products import Scores

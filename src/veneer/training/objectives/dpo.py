@@ -29,7 +29,7 @@ from torch.nn.functional import logsigmoid
 
 from veneer.config import DpoSection
 from veneer.data.batches import MicroBatch
-from veneer.enums import DpoLoss
+from veneer.formulas import DpoLoss
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums

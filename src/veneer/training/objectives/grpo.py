@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from veneer.config import GrpoSection
 from veneer.data.batches import MicroBatch
-from veneer.enums import GrpoLoss, ImportanceLevel, KlPlace
+from veneer.formulas import GrpoLoss, ImportanceLevel, KlPlace
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veneer.config import GrpoSection
 from veneer.data.batches import MicroBatch
-from veneer.enums import KlPlace, ReferencePolicy
+from veneer.formulas import KlPlace, ReferencePolicy
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.out_of_memory import out_of_memory_while
