@@ -59,6 +59,7 @@ def predict_again(one: dict[str, Any]) -> float:
     """MB that the code as it is now predicts for a run that was measured before."""
     import torch
 
+    from veneer.adapters.spec import LoraSpec
     from veneer.config import parse
     from veneer.model.spec import spec_from_hf
     from veneer.planning.batch_shape import BatchShape
@@ -68,7 +69,18 @@ def predict_again(one: dict[str, Any]) -> float:
     case, components = Case(**one["case"]), one["plan"]["components"]
     spec = spec_from_hf(config_of(case.shape, case.model_type))
     config = parse(values_of(case, "model", "output", "data"), where="the grid")
-    setup = Setup.of(config, spec, getattr(torch, case.dtype), "cpu", torch.get_num_threads(), file_bytes=2)
+    setup = Setup(
+        spec=spec,
+        method=config.method,
+        dtype=getattr(torch, case.dtype),
+        threads=torch.get_num_threads(),
+        lora=LoraSpec.of(config.lora, tied=spec.tied_head),
+        quant=config.quant,
+        products=config.compute.products,
+        optimizer=config.train.optimizer,
+        objective=config.objective,
+        file_bytes=2,
+    )
     start = components["runtime"] - components["first_use"]
     cut = BatchShape(**one["plan"]["cut"])
     return memory(setup, cut, recompute=case.recompute == "layers", start=start).peak / 1e6

@@ -22,7 +22,6 @@ from tiny import write_model
 from tiny_models import saved, tiny
 from veneer.adapters.adapter import remove
 from veneer.adapters.spec import LoraSpec
-from veneer.config import RunConfig, parse
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import open_checkpoint
@@ -36,6 +35,7 @@ from veneer.planning.setup import Setup
 from veneer.serving.adapter_loading import adapter_loader
 
 RANK = 16
+LORA = LoraSpec(rank=RANK, alpha=32.0)
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +48,14 @@ def model(folder: Path) -> CausalLM:
     return load_model(open_checkpoint(folder), dtype=torch.float32)
 
 
-def config(folder: Path) -> RunConfig:
-    return parse(
-        {"model": str(folder), "output": "-", "data": {"file": "-"}, "lora": {"rank": RANK}, "method": "lora"},
-        where="test",
-    )
-
-
-def setup(folder: Path, model: CausalLM) -> Setup:
+def setup(model: CausalLM, lora: LoraSpec = LORA) -> Setup:
     assert isinstance(model.spec, DecoderSpec)
-    return Setup.of(config(folder), model.spec, torch.float32, "cpu", 1)
+    return Setup(spec=model.spec, method=Method.LORA, dtype=torch.float32, lora=lora)
 
 
-def planned(folder: Path, model: CausalLM, limit: float, start: int = 265 * MB, **wanted: int) -> ServingPlan:
+def planned(model: CausalLM, limit: float, start: int = 265 * MB, **wanted: int) -> ServingPlan:
     limited = Limit(bytes=limit, source="the test")
-    return plan_serving(setup(folder, model), limited, context=64, start=start, **wanted)
+    return plan_serving(setup(model), limited, context=64, start=start, **wanted)
 
 
 def start_of_a_plan() -> int:
@@ -74,7 +67,7 @@ def start_of_a_plan() -> int:
 def test_sequences_and_adapters_have_the_bytes_that_the_engine_counts(
     folder: Path, model: CausalLM, tmp_path: Path
 ) -> None:
-    plan = planned(folder, model, 1000 * MB)
+    plan = planned(model, 1000 * MB)
     (tmp_path / "one").mkdir()
     adapter = write_adapter(tmp_path / "one", model, rank=RANK)
     remove(model, adapter)
@@ -107,9 +100,7 @@ def test_an_adapter_of_any_kind_has_the_bytes_that_the_server_counts(
     (tmp_path / "one").mkdir()
     remove(base, write_adapter(tmp_path / "one", base, **settings))
     base.requires_grad_(False).eval()
-    assert isinstance(base.spec, DecoderSpec)
-    lora = LoraSpec(**({"rank": 4, "alpha": 6.0} | settings))
-    of = Setup.of(config(tmp_path / "base"), base.spec, torch.float32, "cpu", 1, lora=lora)
+    of = setup(base, LoraSpec(**({"rank": 4, "alpha": 6.0} | settings)))
     plan = plan_serving(of, Limit(bytes=1000 * MB, source="the test"), context=64, adapter_dtype=dtype)
     assert plan.adapter == adapter_loader(base, dtype=dtype)(tmp_path / "one").nbytes
 
@@ -138,15 +129,13 @@ def test_adapters_that_modules_compute_are_told_by_their_settings(
     remove(base, write_adapter(tmp_path / "one", base, **settings))
     base.requires_grad_(False).eval()
     assert (adapter_loader(base)(tmp_path / "one").model is not None) is by_modules
-    assert isinstance(base.spec, DecoderSpec)
-    lora = LoraSpec(**({"rank": 4, "alpha": 6.0} | settings))
-    assert computed_by_modules(Setup.of(config(folder), base.spec, torch.float32, "cpu", 1, lora=lora)) is by_modules
+    assert computed_by_modules(setup(base, LoraSpec(**({"rank": 4, "alpha": 6.0} | settings)))) is by_modules
 
 
-def test_whole_prompts_and_decoded_weights_are_counted_under_such_adapters(folder: Path, model: CausalLM) -> None:
+def test_whole_prompts_and_decoded_weights_are_counted_under_such_adapters(model: CausalLM) -> None:
     limit = Limit(bytes=1000 * MB, source="the test")
     plain, saved = (
-        plan_serving(replace(setup(folder, model), method=Method.QLORA, lora=lora), limit, context=64, start=265 * MB)
+        plan_serving(replace(setup(model, lora), method=Method.QLORA), limit, context=64, start=265 * MB)
         for lora in (LoraSpec(rank=4, alpha=6.0), LoraSpec(rank=4, alpha=6.0, modules_to_save=("norm",)))
     )
     assert plain.prompt == plain.decoded == 0
@@ -155,26 +144,26 @@ def test_whole_prompts_and_decoded_weights_are_counted_under_such_adapters(folde
     assert saved.peak - saved.sequences * saved.prompt - saved.decoded > plain.fixed
 
 
-def test_what_is_left_open_takes_the_room_that_there_is(folder: Path, model: CausalLM) -> None:
-    plan = planned(folder, model, 1000 * MB)
+def test_what_is_left_open_takes_the_room_that_there_is(model: CausalLM) -> None:
+    plan = planned(model, 1000 * MB)
     assert plan.refusal is None
     assert plan.sequences == 64, "a server runs no more at a time"
     assert plan.adapters > 10
     assert plan.peak <= 1000 * MB
-    fewer = planned(folder, model, 1000 * MB, adapters=5)
+    fewer = planned(model, 1000 * MB, adapters=5)
     assert (fewer.adapters, fewer.sequences) == (5, 64)
-    tight = planned(folder, model, plan.fixed + 3 * plan.sequence + 2.5 * plan.adapter, sequences=3)
+    tight = planned(model, plan.fixed + 3 * plan.sequence + 2.5 * plan.adapter, sequences=3)
     assert tight.adapters == 2
 
 
-def test_what_does_not_fit_is_refused_with_the_numbers(folder: Path, model: CausalLM) -> None:
-    refusal = planned(folder, model, 100 * MB).refusal
+def test_what_does_not_fit_is_refused_with_the_numbers(model: CausalLM) -> None:
+    refusal = planned(model, 100 * MB).refusal
     assert refusal is not None
     assert "above the limit of 100 MB (the test)" in refusal
     assert refusal.endswith("or --method qlora")
-    assert planned(folder, model, 1000 * MB, adapters=10**6).refusal is not None
+    assert planned(model, 1000 * MB, adapters=10**6).refusal is not None
     with pytest.raises(ConfigError, match="--length"):
-        plan_serving(setup(folder, model), Limit(bytes=1e9, source="the test"), context=10**7)
+        plan_serving(setup(model), Limit(bytes=1e9, source="the test"), context=10**7)
 
 
 def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Path) -> None:
@@ -203,8 +192,7 @@ def test_a_server_takes_no_more_than_its_plan(folder: Path, tmp_path: Path, sett
     for number in range(12):
         (tmp_path / f"a{number}").mkdir(parents=True)
         remove(model, write_adapter(tmp_path / f"a{number}", model, rank=RANK, **settings))
-    lora = LoraSpec(rank=RANK, alpha=RANK, **settings)
-    wanted = replace(setup(folder, model), lora=lora)
+    wanted = setup(model, LoraSpec(rank=RANK, alpha=RANK, **settings))
     limit = Limit(bytes=10**10, source="the test")
     plan = plan_serving(wanted, limit, context=64, start=start_of_a_plan(), sequences=8, adapters=6)
     command = [sys.executable, "-m", "veneer", "serve", "--model", str(folder), "--adapters", str(tmp_path), "--json"]

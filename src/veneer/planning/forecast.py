@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.base import Description
 from veneer.config import RunConfig
-from veneer.enums import Method, Sharding
+from veneer.enums import Method, ObjectiveName, Sharding
+from veneer.formulas import ReferencePolicy
 from veneer.model.hf_skeleton import HfSpec
 from veneer.model.spec import DecoderSpec
 from veneer.planning.batch_shape import StepSizes
@@ -99,22 +100,29 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
 
 def _setup(run: ForeseenRun, spec: DecoderSpec) -> Setup:
     config, machine = run.config, run.machine
-    return Setup.of(
-        config,
-        spec,
-        machine.dtype,
-        machine.device,
-        machine.threads,
-        stored=run.stored,
-        blocks=run.description.blocks,
-        file_bytes=run.description.file_bytes,
+    return Setup(
+        spec=spec,
+        method=config.method,
+        dtype=machine.dtype,
+        device=machine.device,
+        threads=machine.threads,
         lora=run.lora,
         targets=run.targets,
+        quant=config.quant,
+        stored=run.stored,
+        blocks=run.description.blocks,
+        products=config.compute.products,
+        optimizer=config.train.optimizer,
+        objective=config.objective,
+        teaching=run.teaching,
+        reward_models=run.reward_models,
         spread=Spread(
             lanes=1 if config.train.lanes == "auto" else config.train.lanes,
             processes=machine.world,
             sharded=config.compute.sharding is Sharding.FULL,
         ),
-        teaching=run.teaching,
-        reward_models=run.reward_models,
+        reference_copied=config.objective is ObjectiveName.GRPO
+        and config.grpo.beta > 0
+        and config.grpo.reference is ReferencePolicy.START,
+        file_bytes=run.description.file_bytes,
     )

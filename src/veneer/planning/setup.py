@@ -17,9 +17,8 @@ from veneer.adapters.experts import target_paths
 from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
-from veneer.config import QuantSection, RunConfig
+from veneer.config import QuantSection
 from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products
-from veneer.formulas import ReferencePolicy
 from veneer.loading.expected import linear_shapes, norm_shapes
 from veneer.loading.forms import keeps_blocks
 from veneer.model.shape import Norm
@@ -169,52 +168,6 @@ class Setup:
             refuse_on(self.lora, targets, self.spec)
         saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
         self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
-
-    @classmethod
-    def of(
-        cls,
-        config: RunConfig,
-        spec: DecoderSpec,
-        dtype: torch.dtype,
-        device: str,
-        threads: int,
-        *,
-        stored: bool = False,
-        blocks: Mapping[str, Format] | None = None,
-        tables: Mapping[str, Format] | None = None,
-        file_bytes: int = 4,
-        lora: LoraSpec | None = None,
-        targets: tuple[str, ...] | None = None,
-        spread: Spread = ALONE,
-        teaching: Teaching | None = None,
-        reward_models: tuple[Setup, ...] = (),
-    ) -> Setup:
-        """The setup of a run. `lora` is the adapter, and `targets` are the paths that get an update, where they are
-        known; `spread` has its lanes and processes, `teaching` its teacher, and `reward_models` those that judge its
-        answers."""
-        return cls(
-            spec=spec,
-            method=config.method,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            lora=LoraSpec.of(config.lora, tied=spec.tied_head) if lora is None else lora,
-            targets=targets,
-            quant=config.quant,
-            stored=stored,
-            blocks=blocks or {},
-            tables=tables or {},
-            products=config.compute.products,
-            optimizer=config.train.optimizer,
-            objective=config.objective,
-            teaching=teaching,
-            reward_models=reward_models,
-            spread=spread,
-            reference_copied=config.objective is ObjectiveName.GRPO
-            and config.grpo.beta > 0
-            and config.grpo.reference is ReferencePolicy.START,
-            file_bytes=file_bytes,
-        )
 
     @property
     def full(self) -> bool:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.adapters.spec import LoraSpec
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.counting import count_of
@@ -83,21 +84,26 @@ def plan_server_visibly(
     if config.method is Method.FULL:  # a server holds such a base as it does under lora, and adapters beside it
         config = config.model_copy(update={"method": Method.LORA})
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
-    if isinstance(description.spec, HfSpec):
+    spec = description.spec
+    if isinstance(spec, HfSpec):
         raise ConfigError(f"{config.model}: transformers computes this model, and a server of it is not planned")
     machine = named_machine("cpu", config.compute)
-    setup = Setup.of(
-        config,
-        description.spec,
-        machine.dtype,
-        machine.device,
-        machine.threads,
+    setup = Setup(
+        spec=spec,
+        method=config.method,
+        dtype=machine.dtype,
+        device=machine.device,
+        threads=machine.threads,
+        lora=LoraSpec.of(config.lora, tied=spec.tied_head),
+        quant=config.quant,
         stored=description.stored is not None,
         blocks=description.blocks,
         tables=description.tables,
+        products=config.compute.products,
+        objective=config.objective,
         file_bytes=description.file_bytes,
     )
-    length = context or description.spec.max_positions
+    length = context or spec.max_positions
     plan = plan_serving(setup, limit_of(config.compute), context=length, sequences=sequences, adapters=adapters)
     if as_json:
         click.echo(to_text(plan.to_json()))

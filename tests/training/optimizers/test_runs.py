@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tiny import CommandLine, run_config
+from veneer.adapters.spec import LoraSpec
 from veneer.config import to_yaml
 from veneer.enums import OptimizerName
 from veneer.errors import CheckpointError, Interrupted
@@ -115,7 +116,14 @@ def test_paging_on_a_cpu_is_said_and_gives_the_same_bytes(finished: Finished) ->
 def test_the_planned_state_is_the_state(method: str, name: OptimizerName, finished: Finished, tiny_model: Path) -> None:
     result = finished[method, name][0]
     config = run_config(tiny_model, Path("x"), Path("y"), *settings(method, name))
-    setup = Setup.of(config, spec_from_hf(open_checkpoint(tiny_model).config), torch.float32, "cpu", 1)
+    spec = spec_from_hf(open_checkpoint(tiny_model).config)
+    setup = Setup(
+        spec=spec,
+        method=config.method,
+        dtype=torch.float32,
+        lora=LoraSpec.of(config.lora, tied=spec.tied_head),
+        optimizer=config.train.optimizer,
+    )
     state = load_file(result.output / "checkpoints" / "step-000016" / "optimizer.safetensors")
     assert state_bytes(setup) == sum(tensor.nbytes for tensor in state.values())
     assert memory(setup, BatchShape.of_rows(64, 64, 1), recompute=False).optimizer == state_bytes(setup)
