@@ -29,15 +29,18 @@ from veneer.data.encoding import encode_all
 from veneer.data.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
+from veneer.events import ignore
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
-from veneer.training.objective import OverModel, mean_loss
+from veneer.training.held_out import evaluation
+from veneer.training.objective import OverModel
 from veneer.training.optim import clip, global_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.parallel.lanes import Team
 
 RATE = 1e-3
 MICRO_BATCH_TOKENS = 2048
@@ -54,6 +57,12 @@ class Side:
     optimizer: RuleOptimizer
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+
+    def held_out_loss(self, batches: list[MicroBatch]) -> float:
+        """The loss of rows that are not trained, as a run measures it."""
+        found = evaluation(self.model, lambda most: batches, OverModel(self.model), ignore, Team())()
+        assert found is not None, "no signal ends it"
+        return found.loss
 
     def step(self, batches: list[MicroBatch]) -> None:
         """One step of the optimiser, timed."""
@@ -147,10 +156,10 @@ def main() -> None:
     print(f"training loss, int8 - exact: mean {statistics.mean(differences):+.4f}, last {differences[-1]:+.4f}")
 
     batches = list(pack(heldout[:HELD_OUT_ROWS], MICRO_BATCH_TOKENS))
-    print(f"loss on {HELD_OUT_ROWS} new records: exact {mean_loss(exact.model, batches):.4f}", end=", ")
-    print(f"int8 {mean_loss(fast.model, batches):.4f}", end=", ")
+    print(f"loss on {HELD_OUT_ROWS} new records: exact {exact.held_out_loss(batches):.4f}", end=", ")
+    print(f"int8 {fast.held_out_loss(batches):.4f}", end=", ")
     exact.adapter.load(fast.adapter.tensors())
-    print(f"trained with int8 and used on the exact base {mean_loss(exact.model, batches):.4f}")
+    print(f"trained with int8 and used on the exact base {exact.held_out_loss(batches):.4f}")
 
 
 if __name__ == "__main__":

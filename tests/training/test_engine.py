@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cut_steps import CUTS, Cut, SmallMemory, adapted
+from mean_losses import mean_loss
 from tiny import examples
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -31,7 +32,7 @@ from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, verify
 from veneer.training.engine import Engine
-from veneer.training.objective import OverModel, mean_loss
+from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective, Sums
 from veneer.training.objectives.sft import CROSS_ENTROPY
 from veneer.training.optim import RateSchedule
@@ -151,18 +152,6 @@ def test_clipping_limits_what_is_applied_and_reports_what_was(
     applied = math.sqrt(sum(float(grad.double().square().sum()) for grad in found.optimizer.seen[0].values()))
     assert applied == pytest.approx(0.01, rel=1e-4)
     assert found.steps()[0].grad_norm > 0.1
-
-
-def test_mean_loss_is_the_step_loss_without_touching_anything(
-    eight: list[Example], tiny_model: Path, tmp_path: Path
-) -> None:
-    model, _trainable = adapted(tiny_model, dropout=0.5)
-    model.train()
-    before = mean_loss(model, pack(eight, 100))
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
-    assert before == pytest.approx(mean_loss(model, pack(eight, 10**6)), abs=1e-5)  # and no dropout
-    assert mean_loss(model, []) == 0.0
 
 
 # -------------------------------------------------------------------------------------------------------------- ending

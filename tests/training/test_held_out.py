@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cut_steps import adapted
+from mean_losses import mean_loss
 from tiny import examples
 from veneer.data.batches import MicroBatch
 from veneer.data.packing import pack
@@ -21,7 +23,7 @@ from veneer.loading.load import load_model
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.training import held_out
 from veneer.training.held_out import evaluation
-from veneer.training.objective import OverModel, mean_loss
+from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
 from veneer.training.parallel.lanes import Team
 
@@ -33,6 +35,17 @@ class Full(OverModel):
         if len(batch.tokens) > 140:
             torch.empty(1 << 58)
         return OverModel.sums(self, batch)
+
+
+def test_the_loss_of_all_micro_batches_is_measured_without_touching_anything(tiny_model: Path, tiny_data: Path) -> None:
+    rows = examples(tiny_model, tiny_data)
+    model, _ = adapted(tiny_model, dropout=0.5)
+    model.train()
+    found = evaluation(model, lambda most: pack(rows, 100), OverModel(model), ignore, Team())()
+    assert found is not None
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert found.loss == pytest.approx(mean_loss(model, pack(rows, 10**6)), abs=1e-5)
 
 
 def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +104,7 @@ def test_decoded_weights_are_given_back_first(tiny_model: Path, tiny_data: Path)
     with decoded_weights(model.modules(), model.dtype, 10**9):
         found = evaluation(model, lambda most: batches, FullOfKept(model), said.append, Team())()
     assert found is not None
-    assert found.loss == exact
+    assert found.loss == pytest.approx(exact, rel=1e-9)
     notes = [event.message for event in said if isinstance(event, Note)]
     assert notes == ["the memory is full: quantised weights are decoded at each use from here on"]
 
@@ -112,7 +125,7 @@ def test_micro_batches_are_laid_one_at_a_time(tiny_model: Path, tiny_data: Path)
     batches = LazySequence(len(packed), make)
     found = evaluation(model, lambda most: batches, OverModel(model), ignore, Team())()
     assert found is not None
-    assert found.loss == mean_loss(model, list(packed))
+    assert found.loss == pytest.approx(mean_loss(model, packed), rel=1e-9)
     assert len(laid) > len(packed)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from family_variants import longrope
+from mean_losses import mean_loss
 from tiny import examples, run_config
 from tiny_models import saved, tiny
 from veneer.backends.describe import describe_model
@@ -22,7 +23,6 @@ from veneer.data.rows import Rows
 from veneer.enums import Backend
 from veneer.evaluation.scoring import row_losses
 from veneer.io.checkpoint import open_checkpoint
-from veneer.training.objective import means
 from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
 
 
@@ -136,6 +136,6 @@ def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(
     config = run_config(tmp_path, tmp_path, tmp_path / "run", f"lora.dropout={dropout}", "train.steps=1",
                         f"backend={backend.value}")  # fmt: skip
     packing = packing_of(config, describe_model(open_checkpoint(tmp_path), backend))
-    found = means(model, packed(Rows(rows, rows), config.train, packing, 512).evaluation()).loss
+    found = mean_loss(model, packed(Rows(rows, rows), config.train, packing, 512).evaluation())
     expected = row_losses(model, rows)
     assert found == pytest.approx(sum(loss for loss, _ in expected) / sum(count for _, count in expected), rel=1e-6)

@@ -10,10 +10,10 @@ from veneer.data.batches import MicroBatch
 from veneer.events import Note, Stage, Subscriber
 from veneer.lazy_sequence import items_at
 from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
 from veneer.out_of_memory import KINDS
 from veneer.signals import stop_signalled
 from veneer.training.kept_weights import give_back_decoded
-from veneer.training.objective import each_means
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.out_of_memory import MemoryFault, fault_of, prepared_by, release_memory
 from veneer.training.parallel.group import Group
@@ -108,15 +108,20 @@ def _own_means(
     """What each of this process's micro-batches adds to the means, or what kept it from them. A process that is not
     `apart` from the others computes to the end."""
 
-    def advance(stage: Stage) -> None:
-        stage.advance()
-        if apart and stop_signalled():
-            raise _SignalCame
-
+    found: list[Means] = []
     try:
-        with Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage:
-            found = each_means(model, batches, objective, weights, lambda: advance(stage))
-            return found, None if apart or not stop_signalled() else Signalled()
+        with (
+            Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage,
+            torch.no_grad(),
+            evaluation_mode(model),
+        ):
+            for batch in batches:
+                found.append(Means(weights))
+                found[-1].add(objective.sums(batch))
+                stage.advance()
+                if apart and stop_signalled():
+                    raise _SignalCame
+        return found, None if apart or not stop_signalled() else Signalled()
     except _SignalCame:
         return [], Signalled()
     except KINDS as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,8 +16,7 @@ from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.model.leaves import HostEmbedding
-from veneer.model.mode import evaluation_mode
-from veneer.training.objectives.base import Means, Objective, StepObjective, Sums
+from veneer.training.objectives.base import Objective, Sums
 from veneer.training.objectives.sft import SupervisedCrossEntropy
 
 
@@ -87,53 +86,3 @@ def _blocks(batch: MicroBatch) -> Sequence[Block]:
     if not batch.blocks:
         return (Block(batch.shared, batch.segments),)
     return (*batch.blocks, *([Block(0, (batch.filler,))] if batch.filler else ()))
-
-
-@torch.no_grad()
-def means(model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective | None = None) -> Means:
-    """The loss and the metrics over all micro-batches taken as one step, without gradients; 0 where there are none.
-
-    Args:
-        model: computes in evaluation mode meanwhile.
-        batches: the micro-batches.
-        objective: over this model; by default the cross-entropy of supervised tokens.
-    """
-    objective = objective or OverModel(model)
-    with evaluation_mode(model):
-        batches = objective.prepared(batches)
-    weights = objective.weights(batches) if batches else {}
-    whole = Means(weights)
-    for one in each_means(model, batches, objective, weights):
-        whole = whole.joined(one)
-    return whole
-
-
-@torch.no_grad()
-def each_means(
-    model: LanguageModel,
-    batches: Sequence[MicroBatch],
-    objective: StepObjective,
-    weights: Mapping[str, float],
-    on_done: Callable[[], None] = lambda: None,
-) -> list[Means]:
-    """What each micro-batch adds to the means of `weights`.
-
-    Args:
-        model: computes in evaluation mode meanwhile.
-        batches: the micro-batches, prepared.
-        objective: over this model.
-        weights: of the means.
-        on_done: called after every micro-batch.
-    """
-    found = []
-    with evaluation_mode(model):
-        for batch in batches:
-            found.append(Means(weights))
-            found[-1].add(objective.sums(batch))
-            on_done()
-    return found
-
-
-def mean_loss(model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective | None = None) -> float:
-    """The loss of `means`."""
-    return means(model, batches, objective).loss

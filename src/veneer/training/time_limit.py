@@ -23,9 +23,9 @@ from veneer.errors import ConfigError
 from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
 from veneer.hardware import timed
 from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
 from veneer.model.recompute import Recomputation
 from veneer.training.asking import answers_of
-from veneer.training.objective import mean_loss
 from veneer.training.objectives.base import StepObjective
 from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
@@ -250,11 +250,12 @@ def _evaluation_seconds(
     """Seconds of one evaluation, from its first micro-batches."""
     batches = steps.evaluation()
     spent, tokens = 0.0, 0
-    for tried, batch in enumerate(batches, start=1):
-        spent += timed(lambda one=batch: mean_loss(model, [one], objective), device)  # type: ignore[misc]
-        tokens += batch.document_tokens
-        if spent >= most and tried >= FEWEST:
-            break
+    with torch.no_grad(), evaluation_mode(model):
+        for tried, batch in enumerate(batches, start=1):
+            spent += timed(lambda one=batch: objective.sums(one), device)  # type: ignore[misc]
+            tokens += batch.document_tokens
+            if spent >= most and tried >= FEWEST:
+                break
     return spent * sum(len(example.tokens) for example in steps.rows.eval) / tokens if tokens else 0.0
 
 
