@@ -60,7 +60,7 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
     with joined(runs) as (joint, members):
         joint.model.train()
         for number in range(arguments.steps):
-            steps = {member.name: member.session.engine.prepare(member.session.progress) for member in members}
+            steps = {member.name: member.session.engine.prepare() for member in members}
             tokens += [sum(len(batch.tokens) for batch in step.batches) for step in steps.values()]
             names = list(WIDTHS)
             for name in names[number % 3 :] + names[: number % 3]:
@@ -69,7 +69,7 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
                 clock[name].append(time.perf_counter() - began[0])
                 used[name].append(time.process_time() - began[1])
             for member in members:
-                member.session.progress.step += 1
+                member.session.engine.progress.step += 1
     print(f"{arguments.method}, {arguments.runs} runs of {statistics.mean(tokens):.0f} tokens a step:")
     first = next(iter(WIDTHS))
     for name in WIDTHS:

@@ -228,6 +228,7 @@ def engine(folder: Path, quantized: bool) -> tuple[Engine, list[Event]]:
     events: list[Event] = []
     folder.mkdir(parents=True)
     made = Engine(
+        progress=Progress(),
         model=model,
         passes=Passes(trainable=trainable, objective=OverModel(model), source=Steps(), seed=3),
         optimizer=RuleOptimizer(trainable.named(), AdamW((0.9, 0.999)), weight_decay=0.0),
@@ -246,15 +247,14 @@ def engine(folder: Path, quantized: bool) -> tuple[Engine, list[Event]]:
 @pytest.mark.parametrize("quantized", [False, True])
 def test_a_step_waits_for_the_card_once(quantized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, events = engine(tmp_path / "run", quantized)
-    progress = Progress()
     waits: list[tuple[int, int]] = []
     with card(monkeypatch) as tally:
-        made.start(progress)
+        made.start()
         for _ in range(3):
             begun = len(tally.waits)
-            step, means = made._computed(progress)
+            step, means = made._computed()
             inside = len(tally.waits) - begun
-            made.complete(progress, step, means, 0.1)
+            made.complete(step, means, 0.1)
             waits.append((inside, len(tally.waits) - begun - inside))
     assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3]
     # The tables of the 4-bit code are sent once, in the first step.
@@ -316,11 +316,10 @@ def test_an_embedding_in_the_main_memory_is_not_waited_for(tmp_path: Path, monke
     assert isinstance(model, CausalLM)
     table = torch.randn(100, 4096)
     model.set_embeddings(HostEmbedding(table, META), model.lm_head, model.spec.vocab_size)
-    progress = Progress()
     with card(monkeypatch) as tally:
-        step, means = made._computed(progress)
+        step, means = made._computed()
         assert tally.waits == []
-        made.complete(progress, step, means, 0.1)
+        made.complete(step, means, 0.1)
         assert tally.launches["aten::embedding"] == 0
     found = HostEmbedding(table, torch.device("cpu"))(torch.tensor([3, 7, 3]), torch.bfloat16)
     assert torch.equal(found, table[[3, 7, 3]].bfloat16())
@@ -330,11 +329,10 @@ def test_the_optimiser_is_a_few_launches_however_many_factors_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = engine(tmp_path / "run", False)
-    progress = Progress()
     with card(monkeypatch) as tally:
-        step, means = made._computed(progress)
+        step, means = made._computed()
         before = Tally(launches=tally.launches.copy()).total
-        made.complete(progress, step, means, 0.1)
+        made.complete(step, means, 0.1)
         found = tally.total - before
     assert len(made.optimizer.parameters) == 28
     assert found <= 10

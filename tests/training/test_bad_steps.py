@@ -22,7 +22,6 @@ from veneer.training.bad_steps import FEWEST, WINDOW, fault
 from veneer.training.engine import Engine
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
-from veneer.training.progress import Progress
 from veneer.training.run import train
 from veneer.training.step_source import StepBatches
 
@@ -70,9 +69,9 @@ def spikes(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     current: list[int] = []
     prepared = Engine.prepare
 
-    def note(engine: Engine, progress: Progress) -> StepBatches:
-        current[:] = [progress.step + 1]
-        return prepared(engine, progress)
+    def note(engine: Engine) -> StepBatches:
+        current[:] = [engine.progress.step + 1]
+        return prepared(engine)
 
     def sums(over: OverModel, batch: MicroBatch) -> Sums:
         found = whole(over, batch)

@@ -65,8 +65,11 @@ class Bench:
     events: list[Event] = field(default_factory=list)
 
     def run(self, progress: Progress | None = None) -> Progress:
+        if progress is not None:
+            self.engine.progress = progress
         with self.engine.log:
-            return self.engine.run(progress or Progress())
+            self.engine.run()
+        return self.engine.progress
 
     def steps(self) -> list[StepDone]:
         return [event for event in self.events if isinstance(event, StepDone)]
@@ -95,6 +98,7 @@ def bench(
     events: list[Event] = []
     folder.mkdir(parents=True, exist_ok=True)
     engine = Engine(
+        progress=Progress(),
         model=model,
         passes=Passes(trainable=trainable, objective=objective or OverModel(model), source=source, seed=3),
         optimizer=optimizer,
@@ -338,7 +342,8 @@ def test_a_step_that_does_not_fit_is_made_in_smaller_micro_batches(
     again = bench(tmp_path / "run", *adapted(tiny_model), Cut([eight]), steps=4)
     restored = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
     assert restored.micro_batches == progress.micro_batches
-    assert max(len(batch.tokens) for batch in again.engine.prepare(restored).batches) <= largest // 3
+    again.engine.progress = restored
+    assert max(len(batch.tokens) for batch in again.engine.prepare().batches) <= largest // 3
 
 
 @dataclass(frozen=True)
@@ -367,18 +372,15 @@ def test_decoded_weights_are_given_back_before_micro_batches_are_halved(
         model, trainable = quantised(tiny_model)
         found = bench(tmp_path / f"run-{fits}", model, trainable, Cut([eight]), steps=1)
         found.engine.passes.objective = MemoryOfKept(OverModel(model), fits)
-        progress = Progress()
         with decoded_weights(model.modules(), model.dtype, 10**9), found.engine.log:
             if tried_first:
-                found.engine.rehearse(
-                    progress, lambda most, source=found.engine.passes.source: source.lanes(1, most)[0][0]
-                )
+                found.engine.rehearse(lambda most, source=found.engine.passes.source: source.lanes(1, most)[0][0])
                 assert [type(event) for event in found.events] == [Note, *[MicroBatchHalved] * len(halvings)]
-            found.engine.run(progress)
+            found.engine.run()
         assert [type(event) for event in found.events].count(Note) == 1
         assert isinstance(found.events[0], Note)
         assert [event.step for event in found.events if isinstance(event, MicroBatchHalved)] == halvings
-        assert (progress.micro_batches == []) is (halvings == [])
+        assert (found.engine.progress.micro_batches == []) is (halvings == [])
         exact = [step.loss for step in whole.steps()]
         assert [step.loss for step in found.steps()] == (pytest.approx(exact, abs=1e-5) if halvings else exact)
 
@@ -399,14 +401,13 @@ def test_a_row_that_does_not_fit_ends_the_run_with_its_last_step(
 ) -> None:
     model, trainable = adapted(tiny_model)
     found = bench(tmp_path, model, trainable, Cut([eight], 1), steps=3, save_every=9)
-    progress = Progress()
     with found.engine.log:
-        step = found.engine.prepare(progress)
-        found.engine.start(progress)
-        found.engine.complete(progress, step, found.engine._gradients(progress, step), 0.0)
+        step = found.engine.prepare()
+        found.engine.start()
+        found.engine.complete(step, found.engine._gradients(step), 0.0)
         found.engine.passes.objective = SmallMemory(OverModel(model), 0)
         with pytest.raises(OutOfMemory, match=r"computing step 2 .*one row of \d+ tokens, which cannot be cut"):
-            found.engine.run(progress)
+            found.engine.run()
     assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
 
 
@@ -424,8 +425,7 @@ def test_an_evaluation_that_does_not_fit_is_made_when_the_run_is_gone_on_with(
     )
     progress = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
     assert (progress.step, progress.evaluation_due) == (2, True)
-    with again.engine.log:
-        again.engine.run(progress)
+    again.run(progress)
     assert [event.step for event in again.events if isinstance(event, Evaluated)] == [2, 3]
 
 

@@ -39,8 +39,10 @@ from veneer.training.step_source import SourceStopped, StepBatches
 
 @dataclass(kw_only=True, slots=True)
 class Engine:
-    """One run, from wherever its `Progress` stands to its last step."""
+    """One run, from wherever it stands to its last step."""
 
+    progress: Progress
+    """Where the run stands."""
     model: LanguageModel
     passes: Passes
     optimizer: Optimizer
@@ -76,7 +78,7 @@ class Engine:
         """The processes of the run."""
         return self.passes.team
 
-    def run(self, progress: Progress) -> Progress:
+    def run(self) -> None:
         """Train to the last step, or until patience is at its end.
 
         Raises:
@@ -88,28 +90,22 @@ class Engine:
             DataError: a reward ends the run; the last step is kept as a checkpoint.
         """
         try:
-            self.start(progress)
-            while not self.done(progress):
+            self.start()
+            while not self.done:
                 begun = time.perf_counter()
-                step, means = self._computed(progress)
-                self.complete(progress, step, means, time.perf_counter() - begun)
+                step, means = self._computed()
+                self.complete(step, means, time.perf_counter() - begun)
         except OutOfMemory:
-            self.end_without_memory(progress)
+            self.end_without_memory()
             raise
-        except RankLost:
+        except (RankLost, DataError) as error:
             self.drop_gradients()
-            self._keep_alone(progress)
-            self._finish(progress, "rank lost")
+            self._keep_alone()
+            self._finish("rank lost" if isinstance(error, RankLost) else "failed")
             raise
-        except DataError:
-            self.drop_gradients()
-            self._keep_alone(progress)
-            self._finish(progress, "failed")
-            raise
-        self.finish(progress)
-        return progress
+        self.finish()
 
-    def start(self, progress: Progress) -> None:
+    def start(self) -> None:
         """Start the run's clock, compute as in training, and do what a signal kept from being done after the last step.
 
         Raises:
@@ -117,25 +113,26 @@ class Engine:
         """
         self._started = time.perf_counter()
         self.model.train()
-        if progress.evaluation_due:
-            progress.evaluation_due = False
-            self._after_step(progress)
+        if self.progress.evaluation_due:
+            self.progress.evaluation_due = False
+            self._after_step()
 
-    def done(self, progress: Progress) -> bool:
+    @property
+    def done(self) -> bool:
         """Whether no step is left to make."""
-        return ended(progress, self.schedule.steps, self.patience)
+        return ended(self.progress, self.schedule.steps, self.patience)
 
-    def rehearse(self, progress: Progress, largest: Callable[[int | None], MicroBatch]) -> None:
+    def rehearse(self, largest: Callable[[int | None], MicroBatch]) -> None:
         """Forward and backward of the run's largest micro-batch, to no effect: what does not fit fails before the first
         step, and the memory that the run needs is there from its start.
 
         Args:
-            progress: where the run stands; where the memory is full, it gets smaller micro-batches.
             largest: gives the largest micro-batch of so many tokens at most, or of the run's.
 
         Raises:
             OutOfMemory: not even a smaller one fits.
         """
+        progress = self.progress
         self.model.train()
         halvings = 0
         while True:
@@ -144,38 +141,38 @@ class Engine:
             if fault is None:
                 return
             try:
-                halvings = self.make_room(progress, fault, halvings)
+                halvings = self._make_room(fault, halvings)
             except OutOfMemory:
-                self.end_without_memory(progress)
+                self.end_without_memory()
                 raise
 
-    def prepare(self, progress: Progress) -> StepBatches:
+    def prepare(self) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
-        number = progress.step + 1
+        progress, number = self.progress, self.progress.step + 1
         try:
             return self.passes.prepare(number, progress.micro_batch_tokens(number), progress.loss_scale(number))
         except SourceStopped:
-            self.give_up(progress)
+            self.give_up()
 
-    def _computed(self, progress: Progress) -> tuple[StepBatches, Means]:
+    def _computed(self) -> tuple[StepBatches, Means]:
         """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
-        step, halvings = self.prepare(progress), 0
-        while isinstance(found := self._gradients(progress, step), MemoryFault):
-            halvings = self.make_room(progress, found, halvings)
-            step = self.prepare(progress)
+        step, halvings = self.prepare(), 0
+        while isinstance(found := self._gradients(step), MemoryFault):
+            halvings = self._make_room(found, halvings)
+            step = self.prepare()
         return step, found
 
-    def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
+    def _gradients(self, step: StepBatches) -> Means | MemoryFault:
         found = self.passes.gradients(step, list(self.optimizer.parameters.values()), self._halted)
         if isinstance(found, Signalled):
-            self.give_up(progress)
+            self.give_up()
         return found
 
     def _halted(self) -> bool:
         """Whether the step under way is given up."""
         return self._stopping or self.signalled()
 
-    def make_room(self, progress: Progress, fault: MemoryFault, halvings: int) -> int:
+    def _make_room(self, fault: MemoryFault, halvings: int) -> int:
         """Give back decoded weights that are kept, or else halve micro-batches; see `halve`.
 
         Returns:
@@ -187,14 +184,13 @@ class Engine:
         self.drop_gradients()
         if give_back_decoded(self.model, self.log.emit):
             return halvings
-        self.halve(progress, fault, halvings)
+        self.halve(fault, halvings)
         return halvings + 1
 
-    def halve(self, progress: Progress, fault: MemoryFault, halvings: int) -> None:
+    def halve(self, fault: MemoryFault, halvings: int) -> None:
         """Take smaller micro-batches from the next step on. Gradients of a step that was begun are dropped.
 
         Args:
-            progress: of the run.
             fault: the micro-batch for which there was no memory.
             halvings: how often those of this step were halved before.
 
@@ -203,13 +199,13 @@ class Engine:
         """
         self.drop_gradients()
         release_memory(self.model.device)
-        number, tokens = progress.step + 1, fault.half(halvings)
+        number, tokens = self.progress.step + 1, fault.half(halvings)
         if tokens is None:
             raise fault.refusal(f"computing step {number}", halvings)
-        progress.shrink(number, tokens)
+        self.progress.shrink(number, tokens)
         self.log.emit(MicroBatchHalved(step=number, before=len(fault.batch.tokens), tokens=tokens))
 
-    def end_without_memory(self, progress: Progress) -> None:
+    def end_without_memory(self) -> None:
         """End the run where there is no memory for it, with a checkpoint of the last step that was made.
 
         Raises:
@@ -218,16 +214,15 @@ class Engine:
         self.drop_gradients()
         release_memory(self.model.device)
         try:
-            self._keep_alone(progress)
+            self._keep_alone()
         finally:
-            self._finish(progress, "out of memory")
+            self._finish("out of memory")
 
-    def complete(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
+    def complete(self, step: StepBatches, means: Means, spent: float) -> None:
         """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it. A step whose
         gradients overflow in float16 is not made, and stays the next one.
 
         Args:
-            progress: moved on.
             step: as `prepare` gave it.
             means: the loss and the metrics of the step; the parameters hold the gradients of the loss.
             spent: seconds that this took.
@@ -235,35 +230,36 @@ class Engine:
         Raises:
             Diverged, Interrupted: see `run`.
         """
-        if not self._apply(progress, step, means, spent):
+        if not self._apply(step, means, spent):
             return
-        self._after_step(progress)
-        if not self.done(progress) and self.stop():
+        self._after_step()
+        if not self.done and self.stop():
             if not self.team.many:
-                self.give_up(progress)
+                self.give_up()
             self._stopping = True
 
-    def _after_step(self, progress: Progress) -> None:
+    def _after_step(self) -> None:
         """The evaluation and the checkpoint that are due after the last step that was made."""
-        last = progress.step == self.schedule.steps
-        if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
-            self._evaluate(progress, self.evaluate)
+        progress = self.progress
+        if self.evaluate is not None and (progress.step == self.schedule.steps or progress.step % self.eval_every == 0):
+            self._evaluate(self.evaluate)
         due = progress.step % self.save_every == 0 or progress.best_step == progress.step
-        if due or self.done(progress):
-            self._save_due(progress)
+        if due or self.done:
+            self._save_due()
         if self.sample is not None:
             self.sample(progress, time.perf_counter() - self._started)
 
-    def give_up(self, progress: Progress) -> NoReturn:
+    def give_up(self) -> NoReturn:
         """End the run before its last step, with a checkpoint of the last step that was made. Gradients of a step that
         was begun are dropped.
 
         Raises:
             Interrupted: always.
         """
+        progress = self.progress
         self.drop_gradients()
-        self._keep(progress)
-        self._finish(progress, "interrupted")
+        self._keep()
+        self._finish("interrupted")
         raise Interrupted(
             f"stopped after step {progress.step} of {self.schedule.steps}; "
             f"go on with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
@@ -271,32 +267,33 @@ class Engine:
             else "stopped before the first step was done; the same command starts again"
         )
 
-    def finish(self, progress: Progress) -> None:
+    def finish(self) -> None:
         """Say that the run is complete, and if it ended before its last step, why."""
+        progress = self.progress
         if progress.step < self.schedule.steps:
             ended = f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience"
             self.log.emit(Note(message=f"{ended}: {self.best_by.stale(progress)}"))
-        self._finish(progress, "complete")
+        self._finish("complete")
 
-    def _apply(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> bool:
+    def _apply(self, step: StepBatches, means: Means, spent: float) -> bool:
         """The optimiser's step, if the gradients can be used; whether the step is done, made or left out."""
+        progress = self.progress
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
         # The loss and the norm come in one: it is the only time in a step that a GPU is waited for.
         norm = math.sqrt(self.team.added(means.read(squared_norm(parameters)))) / step.scale
         if overflowed(step.scale, means.loss, norm):
-            self._scale_less(progress, step, spent)
+            self._scale_less(step, spent)
             return False
         if self.skip_bad_steps:
             bad = fault(progress.window, means.loss, norm)
             if bad is not None:
-                self._skip(progress, means.loss, norm, bad, spent)
+                self._skip(means.loss, norm, bad, spent)
                 return True
             progress.bad_in_a_row = 0
             progress.window = [*progress.window[1 - WINDOW :], [means.loss, norm]]
         elif not (math.isfinite(means.loss) and math.isfinite(norm)):
             self._diverged(
-                progress,
                 f"the loss is {means.loss} and the gradient norm {norm}; both must be finite",
                 f"{'float16 has no number above 65,504. ' if progress.loss_scales else ''}Lower train.learning_rate, "
                 "look at the rows of this step with compute.dtype=float32, or set train.skip_bad_steps.",
@@ -329,13 +326,13 @@ class Engine:
         )
         return True
 
-    def _scale_less(self, progress: Progress, step: StepBatches, seconds: float) -> None:
+    def _scale_less(self, step: StepBatches, seconds: float) -> None:
         """Drop the gradients of a step that overflowed, which is made again with half the factor."""
         self.drop_gradients()
-        progress.loss_scales = lowered(progress.loss_scales, step.number)
-        progress.seconds += seconds
+        self.progress.loss_scales = lowered(self.progress.loss_scales, step.number)
+        self.progress.seconds += seconds
         overflow = f"step {step.number}: a gradient overflows float16"
-        again = f"the step is made again with the loss times {progress.loss_scale(step.number):,}"
+        again = f"the step is made again with the loss times {self.progress.loss_scale(step.number):,}"
         self.log.emit(Note(message=f"{overflow}; {again}"))
 
     def drop_gradients(self) -> None:
@@ -344,12 +341,12 @@ class Engine:
             self.team.shards.drop_gradients()
         drop_gradients(self.optimizer.parameters.values())
 
-    def _skip(self, progress: Progress, loss: float, norm: float, bad: str, seconds: float) -> None:
+    def _skip(self, loss: float, norm: float, bad: str, seconds: float) -> None:
         """Leave the next step out, unless it is the last of too many in a row."""
+        progress = self.progress
         self.drop_gradients()
         if progress.bad_in_a_row + 1 == IN_A_ROW:
             self._diverged(
-                progress,
                 f"{bad}. It is the {IN_A_ROW}rd bad step in a row, of {progress.skipped + 1} in all",
                 "Lower train.learning_rate, or look at the rows of these steps.",
             )
@@ -363,36 +360,38 @@ class Engine:
             )
         )
 
-    def _diverged(self, progress: Progress, wrong: str, remedy: str, *, made: bool = False) -> NoReturn:
+    def _diverged(self, wrong: str, remedy: str, *, made: bool = False) -> NoReturn:
         """End the run in the step that was begun, or in the last that was `made`."""
         self.drop_gradients()
-        kept = self._kept_before(progress)
-        self._finish(progress, "diverged")
-        raise Diverged(f"step {progress.step + (not made)}: {wrong}. {remedy} {kept}")
+        kept = self._kept_before()
+        self._finish("diverged")
+        raise Diverged(f"step {self.progress.step + (not made)}: {wrong}. {remedy} {kept}")
 
-    def _kept_before(self, progress: Progress) -> str:
+    def _kept_before(self) -> str:
         """Write a checkpoint of the last step that was made, and say so. A step that made weights NaN or infinite is
         noticed by the loss of the next one, or of its evaluation: what it made cannot be kept."""
-        if progress.step == 0:
+        step = self.progress.step
+        if step == 0:
             return "Nothing was trained before it."
         try:
-            self._keep(progress)
+            self._keep()
         except (AdapterError, CheckpointError) as error:
-            return f"The weights after step {progress.step} are not kept: {error}"
-        folder = self.checkpoints.folder.checkpoint(progress.step)
-        return f"The weights after step {progress.step} are kept in {folder}."
+            return f"The weights after step {step} are not kept: {error}"
+        folder = self.checkpoints.folder.checkpoint(step)
+        return f"The weights after step {step} are kept in {folder}."
 
-    def _evaluate(self, progress: Progress, evaluate: Callable[[], Means | None]) -> None:
+    def _evaluate(self, evaluate: Callable[[], Means | None]) -> None:
+        progress = self.progress
         begun = time.perf_counter()
         # As long as it is not made: a signal, want of memory or its loss may end it; whoever goes on makes it again.
         progress.evaluation_due = True
         found = evaluate()
         if found is None:
-            self.give_up(progress)
+            self.give_up()
         loss = found.loss
         if not math.isfinite(loss):
             remedy = "Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
-            self._diverged(progress, f"the evaluation loss is {loss}; it must be finite", remedy, made=True)
+            self._diverged(f"the evaluation loss is {loss}; it must be finite", remedy, made=True)
         progress.evaluation_due = False
         best = self.best_by.note(found, progress)
         self.log.emit(
@@ -406,36 +405,37 @@ class Engine:
             )
         )
 
-    def _keep(self, progress: Progress) -> None:
+    def _keep(self) -> None:
         """Write a checkpoint of the last step that was made, if there is one."""
-        if progress.step > 0 and not self._stepping:
-            self._save(progress)
+        if self.progress.step > 0 and not self._stepping:
+            self._save()
 
-    def _keep_alone(self, progress: Progress) -> None:
+    def _keep_alone(self) -> None:
         """`_keep` where the others cannot be waited for: the last checkpoint stays where they would have to write."""
         if self.team.apart:
-            self._keep(progress)
+            self._keep()
 
-    def _save_due(self, progress: Progress) -> None:
+    def _save_due(self) -> None:
         try:
-            self._save(progress)
-            self.team.await_first(f"saved/{progress.step}")  # a checkpoint of large weights takes many minutes
+            self._save()
+            self.team.await_first(f"saved/{self.progress.step}")  # a checkpoint of large weights takes many minutes
         except (AdapterError, CheckpointError):
             if all(all_finite(weight) for weight in self.optimizer.parameters.values()):
                 raise
-            self._diverged(progress, "the step made weights NaN or infinite", "Lower train.learning_rate.", made=True)
+            self._diverged("the step made weights NaN or infinite", "Lower train.learning_rate.", made=True)
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self) -> None:
         if not self.team.first:
             self.checkpoints.follow(self.passes.trainable, self.optimizer)
             return
         begun = time.perf_counter()
-        with out_of_memory_while(f"writing the checkpoint of step {progress.step}"):
-            path = self.checkpoints.save(progress, self.passes.trainable, self.optimizer)
+        with out_of_memory_while(f"writing the checkpoint of step {self.progress.step}"):
+            path = self.checkpoints.save(self.progress, self.passes.trainable, self.optimizer)
         size, spent = sum(one.stat().st_size for one in path.rglob("*") if one.is_file()), time.perf_counter() - begun
-        self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=spent))
+        self.log.emit(CheckpointSaved(step=self.progress.step, path=str(path), bytes=size, seconds=spent))
 
-    def _finish(self, progress: Progress, reason: str) -> None:
+    def _finish(self, reason: str) -> None:
+        progress = self.progress
         self.log.emit(
             RunFinished(
                 step=progress.step,

@@ -141,7 +141,7 @@ class JointMember:
     @property
     def done(self) -> bool:
         """Whether no step is left."""
-        return self.session.engine.done(self.session.progress)
+        return self.session.engine.done
 
 
 def train_together(
@@ -235,7 +235,7 @@ class Lockstep:
         try:
             self._rehearse()
             with deferred() as heed:
-                live = _following(self.members, lambda member: member.session.engine.start(member.session.progress))
+                live = _following(self.members, lambda member: member.session.engine.start())
                 while live:
                     live = _following(live, self._step_of(live))
                 if any(isinstance(member.outcome, Interrupted) for member in self.members):
@@ -243,7 +243,7 @@ class Lockstep:
         except OutOfMemory:
             for member in self.members:
                 if member.outcome is None:
-                    member.session.engine.end_without_memory(member.session.progress)
+                    member.session.engine.end_without_memory()
             raise
         return [member.outcome for member in self.members if member.outcome is not None]
 
@@ -257,9 +257,9 @@ class Lockstep:
     def _rehearsed(self) -> PassFault | None:
         largest = {}
         for member in self.members:
-            engine, progress = member.session.engine, member.session.progress
+            engine = member.session.engine
             engine.passes.seed_rehearsal()
-            most = progress.micro_batch_tokens(progress.step + 1)
+            most = engine.progress.micro_batch_tokens(engine.progress.step + 1)
             largest[member.name] = [member.session.data.steps.largest(most)]
         found = (
             self.joint.attempt(batches, lambda name, sums: sums.total)
@@ -283,17 +283,17 @@ class Lockstep:
         spent = (time.perf_counter() - begun) / len(live)
 
         def complete(member: JointMember) -> None:
-            engine, progress = member.session.engine, member.session.progress
+            engine = member.session.engine
             if found is None:
-                engine.give_up(progress)
-            engine.complete(progress, steps[member.name], found[member.name], spent)
+                engine.give_up()
+            engine.complete(steps[member.name], found[member.name], spent)
 
         return complete
 
     def _gradients(
         self, live: Sequence[JointMember]
     ) -> tuple[dict[str, StepBatches], dict[str, Means] | PassFault | None]:
-        steps = {member.name: member.session.engine.prepare(member.session.progress) for member in live}
+        steps = {member.name: member.session.engine.prepare() for member in live}
         return steps, self.joint.gradients(steps, self.width)
 
     def _make_room(self, live: Sequence[JointMember], fault: PassFault, halvings: dict[str, int]) -> None:
@@ -319,7 +319,7 @@ class Lockstep:
             return
         ((name, batch),) = fault.batches
         session = next(member.session for member in live if member.name == name)
-        session.engine.halve(session.progress, MemoryFault(batch, fault.said), halvings[name])
+        session.engine.halve(MemoryFault(batch, fault.said), halvings[name])
         halvings[name] += 1
 
 
@@ -329,7 +329,7 @@ def _following(members: Sequence[JointMember], act: Callable[[JointMember], None
         try:
             act(member)
             if member.done:
-                member.session.engine.finish(member.session.progress)
+                member.session.engine.finish()
                 member.outcome = member.session.end()
         except TrainingStopped as error:
             member.outcome = error

@@ -126,9 +126,9 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         with keeping_decoded(model, room, call.group, log.emit), gradients_in_place(in_place):
             if not session.complete:
                 with Stage(log.emit, "trying the largest micro-batch"):
-                    session.engine.rehearse(session.progress, session.data.steps.largest)
+                    session.engine.rehearse(session.data.steps.largest)
             with deferred():
-                session.engine.run(session.progress)
+                session.engine.run()
             return session.end()
 
 

@@ -106,7 +106,6 @@ class Session:
     model: LanguageModel
     trainable: Trainable
     engine: Engine
-    progress: Progress
     log: EventLog
     complete: bool
     """Whether the folder holds the result already, so that nothing is trained and nothing is written."""
@@ -125,7 +124,7 @@ class Session:
                 the run was resumed.
             Interrupted: a signal came, and large files are not hashed yet.
         """
-        folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
+        folder, progress, device = RunFolder(Path(self.config.output)), self.engine.progress, self.model.device
         if self.team.first:
             base = self.engine.checkpoints.check_base()
             if base is None:
@@ -158,7 +157,7 @@ class Session:
 
     def _choose_weights(self) -> int:
         """Take the weights that become the result; the step after which they stood."""
-        progress, best = self.progress, self.progress.best_step
+        progress, best = self.engine.progress, self.engine.progress.best_step
         if self.config.train.publish is not Publish.BEST or best is None or best == progress.step:
             return progress.step
         self.engine.checkpoints.restore_best(best, self.trainable)
@@ -236,14 +235,15 @@ def begin(
         if team.first:
             _write_settings(inputs, config)
     log.emit(_started(inputs, config, trainable, progress.step))
-    engine = _engine(inputs, config, learner, optimizer, store, log, stop, team)
+    engine = _engine(inputs, config, progress, learner, optimizer, store, log, stop, team)
     forecast = inputs.prepared.forecast
-    return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log, complete)
+    return Session(config, inputs.data, forecast, digests, model, trainable, engine, log, complete)
 
 
 def _engine(
     inputs: RunInputs,
     config: RunConfig,
+    progress: Progress,
     learner: Learner,
     optimizer: Optimizer,
     store: CheckpointStore,
@@ -258,6 +258,7 @@ def _engine(
     else:
         evaluate = evaluation_of(config, data, inputs.origin, model, learner.objective, log.emit, team)
     return Engine(
+        progress=progress,
         model=model,
         passes=Passes(
             trainable=learner.trainable,
