@@ -143,7 +143,7 @@ def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *
         built, trainable = build(inputs, log.emit)
         learner = Learner(model=built, trainable=trainable, objective=OverModel(built, objective))
         session = begin(inputs, learner, log, lambda: False)
-        session.engine.rehearse(session.data.steps.largest)
+        session.engine.rehearse(inputs.data.steps.largest)
         session.engine.run()
         return session.end()
 

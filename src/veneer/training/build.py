@@ -17,7 +17,6 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.load import unloaded_model
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
-from veneer.planning.plan import Plan
 from veneer.training.from_adapter import start_from, start_of
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.shards import Shards
@@ -115,7 +114,7 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
     if start is not None:
         adapter = start_from(adapter, start, config)
-    if isinstance(prepared.forecast, Plan) and prepared.forecast.choice.memory.rounded:
+    if prepared.plan is not None and prepared.plan.choice.memory.rounded:
         adapter.round_ahead(model.dtype)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None
     return AdapterTraining(adapter, model_name(origin.source), config.revision, saved)

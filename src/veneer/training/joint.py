@@ -81,8 +81,7 @@ class JointRun:
     @property
     def plan(self) -> Plan | None:
         """The plan of the run by itself; None where there is only an estimate."""
-        forecast = self.inputs.prepared.forecast
-        return forecast if isinstance(forecast, Plan) else None
+        return self.inputs.prepared.plan
 
 
 def prepare_joint(
@@ -260,7 +259,7 @@ class Lockstep:
             engine = member.session.engine
             engine.passes.seed_rehearsal()
             most = engine.progress.micro_batch_tokens(engine.progress.step + 1)
-            largest[member.name] = [member.session.data.steps.largest(most)]
+            largest[member.name] = [member.session.inputs.data.steps.largest(most)]
         found = (
             self.joint.attempt(batches, lambda name, sums: sums.total)
             for batches in self.joint.passes(largest, self.width)
@@ -315,7 +314,7 @@ class Lockstep:
             self.width = fault.tokens // 2
             for member in live:
                 message = f"the memory is full: at most {self.width:,} tokens are computed side by side from here on"
-                member.session.log.emit(Note(message=message))
+                member.session.engine.log.emit(Note(message=message))
             return
         ((name, batch),) = fault.batches
         session = next(member.session for member in live if member.name == name)

@@ -31,6 +31,7 @@ from veneer.loading.load import refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
+from veneer.planning.plan import Plan
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
 from veneer.training.from_adapter import as_found, keeps_tie, warn_of_other_form, with_adapter
@@ -97,6 +98,11 @@ class PreparedRun:
     """The rows that are trained on. None where rows were only supposed."""
     taught: int | None = None
     """Number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan; None where there is only an estimate."""
+        return self.forecast if isinstance(self.forecast, Plan) else None
 
 
 def prepare(

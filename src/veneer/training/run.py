@@ -22,7 +22,6 @@ from veneer.heap import heap_kept
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
-from veneer.planning.plan import Plan
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.signals import deferred, stop_signalled
@@ -113,8 +112,8 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
     with fitting(inputs):
         session = _begin(inputs, judge, call, log)
-        model, forecast = session.model, inputs.prepared.forecast
-        planned = forecast.choice.memory if isinstance(forecast, Plan) else None
+        model, plan = session.learner.model, inputs.prepared.plan
+        planned = None if plan is None else plan.choice.memory
         if planned is not None and isinstance(model, CausalLM):
             if planned.hosted:
                 model.host_embedding()
@@ -126,7 +125,7 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         with keeping_decoded(model, room, call.group, log.emit), gradients_in_place(in_place):
             if not session.complete:
                 with Stage(log.emit, "trying the largest micro-batch"):
-                    session.engine.rehearse(session.data.steps.largest)
+                    session.engine.rehearse(session.inputs.data.steps.largest)
             with deferred():
                 session.engine.run()
             return session.end()

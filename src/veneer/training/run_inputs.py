@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -55,6 +55,10 @@ class RunInputs:
     def folder(self) -> RunFolder:
         """The run's output folder."""
         return RunFolder(Path(self.config.output))
+
+    def with_config(self, config: RunConfig) -> RunInputs:
+        """The run with another configuration, and all else that was prepared."""
+        return replace(self, prepared=replace(self.prepared, config=config))
 
 
 def prepare_run(

@@ -20,9 +20,8 @@ from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.notebook import html_facts
 from veneer.out_of_memory import out_of_memory_while
-from veneer.planning.forecast import Forecast
 from veneer.planning.plan import Plan
-from veneer.run_folder import RunFolder, trained_rows_of
+from veneer.run_folder import trained_rows_of
 from veneer.strict_json import to_text
 from veneer.training.asking import evaluation_of, shown_prompts_of
 from veneer.training.best import best_by
@@ -42,7 +41,6 @@ from veneer.training.parallel.lanes import Team
 from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.start import share, shared_progress
 from veneer.training.passes import Passes
-from veneer.training.prepare import TrainingData
 from veneer.training.progress import Progress, ended
 from veneer.training.result import publish
 from veneer.training.rollouts.run import SampledRun
@@ -93,82 +91,6 @@ def threads_of(config: RunConfig) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A run that is ready for its next step. The files of its model are closed."""
-
-    config: RunConfig
-    """The configuration as `config.yaml` records it: nothing is left open."""
-    data: TrainingData
-    forecast: Forecast
-    digests: InputDigests
-    """What `run.lock` will say of the files that were read."""
-    model: LanguageModel
-    trainable: Trainable
-    engine: Engine
-    log: EventLog
-    complete: bool
-    """Whether the folder holds the result already, so that nothing is trained and nothing is written."""
-
-    @property
-    def team(self) -> Team:
-        """The processes of the run."""
-        return self.engine.team
-
-    def end(self) -> RunResult:
-        """Publish what the run has made, with its lock; rank 0 does.
-
-        Raises:
-            OutputError: a file cannot be written; the checkpoints still hold the weights.
-            CheckpointError: a file that was trained from is not readable any more, or another one than it was before
-                the run was resumed.
-            Interrupted: a signal came, and large files are not hashed yet.
-        """
-        folder, progress, device = RunFolder(Path(self.config.output)), self.engine.progress, self.model.device
-        if self.team.first:
-            base = self.engine.checkpoints.check_base()
-            if base is None:
-                raise Interrupted(
-                    "stopped before the result was written, with every step done; go on with --resume (checkpoint: "
-                    f"{folder.checkpoint(progress.step)})"
-                )
-            published = self._choose_weights()
-            if not self.complete:
-                with out_of_memory_while("writing the result"):
-                    publish(folder, lambda staged: self._write(staged, published, base), progress, published)
-                write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
-        return RunResult(
-            output=folder.path,
-            progress=progress,
-            best=None if progress.best_step is None else folder.checkpoint(progress.best_step),
-            model=self.model,
-            trainable=self.trainable,
-            peak_memory_mb=peak_memory_mb(device),
-            plan=self.forecast if isinstance(self.forecast, Plan) else None,
-            complete_before=self.complete,
-        )
-
-    def _write(self, directory: Path, step: int, base: Mapping[str, str]) -> None:
-        """Write the files of the result, whose weights stood after a step."""
-        if isinstance(self.trainable, ShardedTraining):
-            self.trainable.publish(self.engine.checkpoints.folder.checkpoint(step), directory)
-        else:
-            self.trainable.save(directory, base)
-
-    def _choose_weights(self) -> int:
-        """Take the weights that become the result; the step after which they stood."""
-        progress, best = self.engine.progress, self.engine.progress.best_step
-        if self.config.train.publish is not Publish.BEST or best is None or best == progress.step:
-            return progress.step
-        self.engine.checkpoints.restore_best(best, self.trainable)
-        message = (
-            f"the result holds the weights after step {best}, by train.publish: {self.engine.best_by.why(progress)}; "
-            f"the run ended after step {progress.step}"
-        )
-        self.log.emit(Note(message=message))
-        return best
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
     """A model, the part of it that is trained, and what is minimised."""
@@ -183,6 +105,75 @@ class Learner:
     def shards(self) -> Shards | None:
         """The weights in parts; None where every process has all of them."""
         return self.trainable.shards if isinstance(self.trainable, ShardedTraining) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A run that is ready for its next step. The files of its model are closed."""
+
+    inputs: RunInputs
+    """Their configuration is the one that `config.yaml` records: nothing is left open."""
+    digests: InputDigests
+    """What `run.lock` will say of the files that were read."""
+    learner: Learner
+    engine: Engine
+    complete: bool
+    """Whether the folder holds the result already, so that nothing is trained and nothing is written."""
+
+    def end(self) -> RunResult:
+        """Publish what the run has made, with its lock; rank 0 does.
+
+        Raises:
+            OutputError: a file cannot be written; the checkpoints still hold the weights.
+            CheckpointError: a file that was trained from is not readable any more, or another one than it was before
+                the run was resumed.
+            Interrupted: a signal came, and large files are not hashed yet.
+        """
+        inputs, learner, progress = self.inputs, self.learner, self.engine.progress
+        folder, device = inputs.folder, learner.model.device
+        if self.engine.team.first:
+            base = self.engine.checkpoints.check_base()
+            if base is None:
+                raise Interrupted(
+                    "stopped before the result was written, with every step done; go on with --resume (checkpoint: "
+                    f"{folder.checkpoint(progress.step)})"
+                )
+            published = self._choose_weights()
+            if not self.complete:
+                with out_of_memory_while("writing the result"):
+                    publish(folder, lambda staged: self._write(staged, published, base), progress, published)
+                write_lock(folder, inputs.config, self.digests, inputs.data.rows, device, progress)
+        return RunResult(
+            output=folder.path,
+            progress=progress,
+            best=None if progress.best_step is None else folder.checkpoint(progress.best_step),
+            model=learner.model,
+            trainable=learner.trainable,
+            peak_memory_mb=peak_memory_mb(device),
+            plan=inputs.prepared.plan,
+            complete_before=self.complete,
+        )
+
+    def _write(self, directory: Path, step: int, base: Mapping[str, str]) -> None:
+        """Write the files of the result, whose weights stood after a step."""
+        trainable = self.learner.trainable
+        if isinstance(trainable, ShardedTraining):
+            trainable.publish(self.inputs.folder.checkpoint(step), directory)
+        else:
+            trainable.save(directory, base)
+
+    def _choose_weights(self) -> int:
+        """Take the weights that become the result; the step after which they stood."""
+        progress, best = self.engine.progress, self.engine.progress.best_step
+        if self.inputs.config.train.publish is not Publish.BEST or best is None or best == progress.step:
+            return progress.step
+        self.engine.checkpoints.restore_best(best, self.learner.trainable)
+        message = (
+            f"the result holds the weights after step {best}, by train.publish: {self.engine.best_by.why(progress)}; "
+            f"the run ended after step {progress.step}"
+        )
+        self.engine.log.emit(Note(message=message))
+        return best
 
 
 def begin(
@@ -209,7 +200,8 @@ def begin(
         OutputError: the folder cannot be written.
     """
     model, trainable = learner.model, learner.trainable
-    config, device = _as_loaded(inputs.config, model), model.device
+    inputs = inputs.with_config(_as_loaded(inputs.config, model))
+    config, device = inputs.config, model.device
     team = Team(group or Alone(), lanes_in(config.train), learner.shards)
     if config.compute.recompute is Recompute.LAYERS:
         model.recompute(Recomputation(trainable.generator()))
@@ -218,7 +210,7 @@ def begin(
         log.emit(Note(message=line))
     base = inputs.origin.files() if team.first else []
     digests = InputDigests(base, inputs.data.tokenizer, config, inputs.data.rows.files)
-    store = _checkpoint_store(inputs, config, digests, learner)
+    store = _checkpoint_store(inputs, digests, learner)
     progress = Progress(micro_batches=[list(one) for one in micro_batches], loss_scales=first_changes(model.dtype))
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
@@ -233,16 +225,14 @@ def begin(
     else:
         log.write_held()
         if team.first:
-            _write_settings(inputs, config)
-    log.emit(_started(inputs, config, trainable, progress.step))
-    engine = _engine(inputs, config, progress, learner, optimizer, store, log, stop, team)
-    forecast = inputs.prepared.forecast
-    return Session(config, inputs.data, forecast, digests, model, trainable, engine, log, complete)
+            _write_settings(inputs)
+    log.emit(_started(inputs, trainable, progress.step))
+    engine = _engine(inputs, progress, learner, optimizer, store, log, stop, team)
+    return Session(inputs, digests, learner, engine, complete)
 
 
 def _engine(
     inputs: RunInputs,
-    config: RunConfig,
     progress: Progress,
     learner: Learner,
     optimizer: Optimizer,
@@ -252,7 +242,8 @@ def _engine(
     team: Team,
 ) -> Engine:
     """What makes the steps of the run, by its settings."""
-    train, data, model, sampled = config.train, inputs.data, learner.model, learner.sampled
+    config, data, model, sampled = inputs.config, inputs.data, learner.model, learner.sampled
+    train = config.train
     if sampled is not None:
         evaluate: Callable[[], Means | None] | None = sampled.evaluate
     else:
@@ -315,9 +306,9 @@ def _shared_start(
     return progress
 
 
-def _started(inputs: RunInputs, config: RunConfig, trainable: Trainable, resumed_at: int) -> RunStarted:
+def _started(inputs: RunInputs, trainable: Trainable, resumed_at: int) -> RunStarted:
     """What a run says of itself before its first step."""
-    plan = inputs.prepared.forecast if isinstance(inputs.prepared.forecast, Plan) else None
+    config, plan = inputs.config, inputs.prepared.plan
     return RunStarted(
         method=config.method.value,
         steps=inputs.data.steps.total,
@@ -330,9 +321,9 @@ def _started(inputs: RunInputs, config: RunConfig, trainable: Trainable, resumed
     )
 
 
-def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
+def _write_settings(inputs: RunInputs) -> None:
     """Write the settings of the run, and which rows it trains and which it has left out."""
-    write_text(inputs.folder.config_file, to_yaml(config))
+    write_text(inputs.folder.config_file, to_yaml(inputs.config))
     write_hashes(inputs.folder.trained_rows_file, _hashes(inputs))
     skipped = [to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped]
     file = inputs.folder.skipped_rows_file
@@ -350,8 +341,8 @@ def _hashes(inputs: RunInputs) -> Iterable[bytes]:
     return own if start is None else JoinedHashes((own, FileHashes(trained_rows_of(Path(start)))))
 
 
-def _checkpoint_store(inputs: RunInputs, config: RunConfig, digests: InputDigests, learner: Learner) -> CheckpointStore:
-    device, sampled, shards = learner.model.device, learner.sampled, learner.shards
+def _checkpoint_store(inputs: RunInputs, digests: InputDigests, learner: Learner) -> CheckpointStore:
+    config, device, sampled, shards = inputs.config, learner.model.device, learner.sampled, learner.shards
     identity = identity_of(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
     return CheckpointStore(
         inputs.folder,

@@ -186,7 +186,7 @@ def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscribe
     fixed: dict[str, object] = {"time_limit": None}
     if steps == inputs.data.steps.total:
         config = chosen.model_copy(update={"train": chosen.train.model_copy(update=fixed)})
-        return replace(inputs, prepared=replace(inputs.prepared, config=config))
+        return inputs.with_config(config)
     fixed |= {"steps": steps, "learning_rate": given.train.learning_rate}
     fixed |= {"eval_every": given.train.eval_every, "save_every": given.train.save_every}
     rows = inputs.data.rows
