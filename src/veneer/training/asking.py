@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from veneer.config import RunConfig
-from veneer.data.chat import stop_tokens
 from veneer.data.encoding import encoder_of
 from veneer.events import Note, Subscriber
 from veneer.generation.share import WHOLE, Share
-from veneer.io.checkpoint import Checkpoint
 from veneer.model.language import LanguageModel
 from veneer.training.answers import MeasuredAnswers, asked_rows, metric_on, with_answers
 from veneer.training.best import best_by
@@ -17,56 +14,42 @@ from veneer.training.held_out import evaluation
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.parallel.dealt import Dealt
 from veneer.training.parallel.lanes import Team
-from veneer.training.prepare import TrainingData
 from veneer.training.progress import Progress
+from veneer.training.run_inputs import RunInputs
 from veneer.training.shown_prompts import ShownPrompts, named_prompts, row_prompts
 
 
 def evaluation_of(
-    config: RunConfig,
-    data: TrainingData,
-    origin: Checkpoint,
-    model: LanguageModel,
-    objective: StepObjective,
-    emit: Subscriber,
-    team: Team,
+    inputs: RunInputs, model: LanguageModel, objective: StepObjective, emit: Subscriber, team: Team
 ) -> Callable[[], Means | None] | None:
     """What measures the losses of a run's evaluation rows, and answers to them where evaluations are compared by those;
     None where there are no such rows.
 
     Args:
-        config: the run, with nothing left open.
-        data: its rows.
-        origin: the files of its model.
-        model: the model.
+        inputs: the run, with nothing left open.
+        model: its model.
         objective: over the model.
         emit: told of the rows that are answered, and how far an evaluation is.
         team: the processes of the run.
     """
-    if not len(data.rows.eval):
+    if not len(inputs.data.rows.eval):
         return None
-    losses = evaluation(model, data.packed.evaluation, objective, emit, team)
-    answers = answers_of(config, data, origin, model, emit, Dealt(team.group, "answers/"))
+    losses = evaluation(model, inputs.data.packed.evaluation, objective, emit, team)
+    answers = answers_of(inputs, model, emit, Dealt(team.group, "answers/"))
     if answers is None:
         return losses
-    message = (
-        f"train.best_metric {config.train.best_metric}: every evaluation answers {len(answers.rows)} evaluation rows"
-    )
+    metric = inputs.config.train.best_metric
+    message = f"train.best_metric {metric}: every evaluation answers {len(answers.rows)} evaluation rows"
     emit(Note(message=message))
     return with_answers(losses, answers)
 
 
 def answers_of(
-    config: RunConfig,
-    data: TrainingData,
-    origin: Checkpoint,
-    model: LanguageModel,
-    emit: Subscriber,
-    share: Share = WHOLE,
+    inputs: RunInputs, model: LanguageModel, emit: Subscriber, share: Share = WHOLE
 ) -> MeasuredAnswers | None:
     """What answers evaluation rows, where evaluations are compared by answers; `share` says which of the rows this
     process answers. The other arguments are those of `evaluation_of`."""
-    by = best_by(config)
+    data, by = inputs.data, best_by(inputs.config)
     if not by.of_answers or not len(data.rows.eval):
         return None
     rows = asked_rows(data.rows.eval, data.tokenizer)
@@ -75,20 +58,20 @@ def answers_of(
         rows=rows,
         metric=metric_on(by, rows),
         tokenizer=data.tokenizer,
-        stop_ids=_stop_ids(data, origin),
-        room=int(config.compute.micro_batch_tokens),
+        stop_ids=inputs.stop_ids,
+        room=int(inputs.config.compute.micro_batch_tokens),
         emit=emit,
         share=share,
     )
 
 
 def shown_prompts_of(
-    config: RunConfig, data: TrainingData, origin: Checkpoint, model: LanguageModel, emit: Subscriber
+    inputs: RunInputs, model: LanguageModel, emit: Subscriber
 ) -> Callable[[Progress, float], None] | None:
     """What makes the samples of a run; None where it makes none. The arguments are those of `evaluation_of`."""
+    config, rows, tokenizer = inputs.config, inputs.data.rows, inputs.data.tokenizer
     if config.train.samples_every is None:
         return None
-    rows, tokenizer = data.rows, data.tokenizer
     if config.train.sample_prompts:
         prompts = named_prompts(config.train.sample_prompts, encoder_of(tokenizer))
     else:
@@ -101,14 +84,8 @@ def shown_prompts_of(
         model=model,
         prompts=prompts,
         tokenizer=tokenizer,
-        stop_ids=_stop_ids(data, origin),
+        stop_ids=inputs.stop_ids,
         every=config.train.samples_every,
-        last_step=data.steps.total,
+        last_step=inputs.data.steps.total,
         emit=emit,
     ).after_step
-
-
-def _stop_ids(data: TrainingData, origin: Checkpoint) -> frozenset[int]:
-    """The tokens that end an answer."""
-    tokenizer = data.tokenizer
-    return stop_tokens(tokenizer, origin.generation_config, encoder_of(tokenizer))

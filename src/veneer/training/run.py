@@ -11,8 +11,6 @@ import torch
 from yaml import safe_load
 
 from veneer.config import RunConfig, check, parse, to_yaml
-from veneer.data.chat import stop_tokens
-from veneer.data.encoding import encoder_of
 from veneer.enums import ObjectiveName, Sharding
 from veneer.event_log import EventLog
 from veneer.events import Note, Stage, Subscriber
@@ -204,11 +202,10 @@ def _sampled(
     inputs: RunInputs, model: LanguageModel, trainable: Trainable, judge: Judge, emit: Subscriber, group: Group
 ) -> SampledRun:
     """What a run has that samples its answers."""
-    tokenizer = inputs.data.tokenizer
     sampler = Sampler(
         model=model,
-        tokenizer=tokenizer,
-        stop_ids=stop_tokens(tokenizer, inputs.origin.generation_config, encoder_of(tokenizer)),
+        tokenizer=inputs.data.tokenizer,
+        stop_ids=inputs.stop_ids,
         judge=judge,
         group=group,
         emit=emit,

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
+from veneer.data.chat import stop_tokens
+from veneer.data.encoding import encoder_of
 from veneer.data.kinds import load_kind
 from veneer.enums import Recompute
 from veneer.errors import ConfigError
@@ -55,6 +57,12 @@ class RunInputs:
     def folder(self) -> RunFolder:
         """The run's output folder."""
         return RunFolder(Path(self.config.output))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer of the model."""
+        tokenizer = self.data.tokenizer
+        return stop_tokens(tokenizer, self.origin.generation_config, encoder_of(tokenizer))
 
     def with_config(self, config: RunConfig) -> RunInputs:
         """The run with another configuration, and all else that was prepared."""

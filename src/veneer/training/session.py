@@ -242,12 +242,11 @@ def _engine(
     team: Team,
 ) -> Engine:
     """What makes the steps of the run, by its settings."""
-    config, data, model, sampled = inputs.config, inputs.data, learner.model, learner.sampled
-    train = config.train
+    data, model, sampled, train = inputs.data, learner.model, learner.sampled, inputs.config.train
     if sampled is not None:
         evaluate: Callable[[], Means | None] | None = sampled.evaluate
     else:
-        evaluate = evaluation_of(config, data, inputs.origin, model, learner.objective, log.emit, team)
+        evaluate = evaluation_of(inputs, model, learner.objective, log.emit, team)
     return Engine(
         progress=progress,
         model=model,
@@ -268,9 +267,9 @@ def _engine(
         checkpoints=store,
         log=log,
         stop=stop,
-        best_by=best_by(config),
+        best_by=best_by(inputs.config),
         patience=train.patience,
-        sample=shown_prompts_of(config, data, inputs.origin, model, log.emit) if team.first else None,
+        sample=shown_prompts_of(inputs, model, log.emit) if team.first else None,
     )
 
 

@@ -222,7 +222,7 @@ def _measured(
         if spent >= most and tried >= FEWEST:
             break
     evaluation = _evaluation_seconds(model, objective, steps, most, device)
-    answers = answers_of(config, inputs.data, inputs.origin, model, ignore)
+    answers = answers_of(inputs, model, ignore)
     if answers is not None:
         evaluation += answers.longest_seconds(most)
     update = _update_seconds(config, trainable, device)
