@@ -13,13 +13,11 @@ from veneer import walkthrough
 from veneer.errors import ConfigError, Interrupted
 from veneer.evaluation.report import Report
 from veneer.events import StageBegun, StepDone, from_json
-from veneer.model.language import LanguageModel
 from veneer.run_folder import RunFolder
 from veneer.training import time_limit
-from veneer.training.objectives.base import StepObjective
 from veneer.training.run_inputs import RunInputs
+from veneer.training.session import Learner
 from veneer.training.time_limit import StepTimes, TimeTooShort
-from veneer.training.trainable import Trainable
 from veneer.walkthrough import FEWEST_ROWS, QuickstartResult, Shortening, quickstart, rows_that_fit
 
 
@@ -50,11 +48,8 @@ def run(
     """The quickstart of a tiny model, whose steps are said to take other times than measured, by as few as may be."""
     measured = time_limit._measured
 
-    def changed(
-        inputs: RunInputs, model: LanguageModel, trainable: Trainable, objective: StepObjective, most: float,
-        begun: float,
-    ) -> StepTimes:  # fmt: skip
-        return change(measured(inputs, model, trainable, objective, 0.0, begun))
+    def changed(inputs: RunInputs, learner: Learner, most: float, begun: float) -> StepTimes:
+        return change(measured(inputs, learner, 0.0, begun))
 
     monkeypatch.setattr(time_limit, "_measured", changed)
     stages: list[str] = []

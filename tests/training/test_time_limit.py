@@ -14,15 +14,13 @@ from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, Interrupted
 from veneer.event_log import read_events
 from veneer.events import Event, Note, StepBudget
-from veneer.model.language import LanguageModel
 from veneer.reproduction.run import reproduce
 from veneer.training import time_limit
 from veneer.training.answers import MeasuredAnswers
-from veneer.training.objectives.base import StepObjective
 from veneer.training.run import train
 from veneer.training.run_inputs import RunInputs
+from veneer.training.session import Learner
 from veneer.training.time_limit import FittingSteps, StepTimes, run_seconds, steps_that_fit
-from veneer.training.trainable import Trainable
 
 SETTINGS = ("lora.dropout=0.1", "data.held_out=0.2", "train.learning_rate=auto", "train.steps=150")
 WEIGHTS = "adapter_model.safetensors"
@@ -38,11 +36,8 @@ def steps_of_five(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few micro-batches as may be are measured, and a step is said to take so long that five fit into 60 s."""
     measured = time_limit._measured
 
-    def slow(
-        inputs: RunInputs, model: LanguageModel, trainable: Trainable, objective: StepObjective, most: float,
-        begun: float,
-    ) -> StepTimes:  # fmt: skip
-        found = measured(inputs, model, trainable, objective, 0.0, begun)
+    def slow(inputs: RunInputs, learner: Learner, most: float, begun: float) -> StepTimes:
+        found = measured(inputs, learner, 0.0, begun)
         assert min(found.before, found.token, found.update, found.evaluation, found.checkpoint) > 0
         return replace(found, before=1.0, token=0.0, update=10.0, evaluation=0.01, checkpoint=0.01)
 

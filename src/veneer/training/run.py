@@ -167,7 +167,16 @@ class _Call:
 def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
     if inputs.config.compute.sharding is Sharding.FULL:
-        return _begin_sharded(inputs, call, log)
+        learner = _sharded_learner(inputs, call, log)
+    else:
+        learner = _learner(inputs, judge, call, log)
+    if inputs.config.train.time_limit is not None:
+        with out_of_memory_while("measuring steps for train.time_limit"):
+            inputs = within_limit(inputs, call.config, learner, log.emit, call.begun)
+    return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
+
+
+def _learner(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Learner:
     # A teacher that is asked once is gone before the student is there.
     teacher: Teacher | None = taught_table(inputs, log.emit, call.group)
     with out_of_memory_while("loading the model"):
@@ -179,23 +188,17 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
             teacher = live_teacher(inputs.config, model, trainable, log.emit)
     if inputs.config.objective is ObjectiveName.GRPO:
         sampled = _sampled(inputs, model, trainable, judge, log.emit, call.group)
-        learner = Learner(model=model, trainable=trainable, objective=sampled.objective, sampled=sampled)
-        return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
+        return Learner(model=model, trainable=trainable, objective=sampled.objective, sampled=sampled)
     objective = _objective(inputs, model, trainable, log.emit, call.group, teacher)
-    if inputs.config.train.time_limit is not None:
-        with out_of_memory_while("measuring steps for train.time_limit"):
-            inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
-    learner = Learner(model=model, trainable=trainable, objective=objective)
-    return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
+    return Learner(model=model, trainable=trainable, objective=objective)
 
 
-def _begin_sharded(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
-    """`_begin` where no process has all of the model."""
+def _sharded_learner(inputs: RunInputs, call: _Call, log: EventLog) -> Learner:
+    """`_learner` where no process has all of the model."""
     with out_of_memory_while("loading the model"):
         trainable = sharded(inputs, call.group, log.emit)
     objective = _objective(inputs, trainable.model, trainable, log.emit, call.group, None)
-    learner = Learner(model=trainable.model, trainable=trainable, objective=objective)
-    return begin(inputs, learner, log, call.stop, call.micro_batches, call.group)
+    return Learner(model=trainable.model, trainable=trainable, objective=objective)
 
 
 def _sampled(

@@ -22,15 +22,14 @@ from veneer.data.batches import MicroBatch
 from veneer.errors import ConfigError
 from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
 from veneer.hardware import timed
-from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.model.recompute import Recomputation
 from veneer.training.asking import answers_of
-from veneer.training.objectives.base import StepObjective
 from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
 from veneer.training.prepare import interval_of
 from veneer.training.run_inputs import RunInputs, prepare_run
+from veneer.training.session import Learner
 from veneer.training.steps import PackedSteps
 from veneer.training.trainable import Trainable
 
@@ -135,23 +134,13 @@ def steps_that_fit(
     return best
 
 
-def within_limit(
-    inputs: RunInputs,
-    given: RunConfig,
-    model: LanguageModel,
-    trainable: Trainable,
-    objective: StepObjective,
-    emit: Subscriber,
-    begun: float,
-) -> RunInputs:
+def within_limit(inputs: RunInputs, given: RunConfig, learner: Learner, emit: Subscriber, begun: float) -> RunInputs:
     """The run with as many of its steps as fit into its time limit.
 
     Args:
         inputs: the run as it was prepared without regard to the limit.
         given: its configuration before anything was chosen.
-        model: the loaded model, with what is trained on it; nothing of it changes.
-        trainable: the part that is trained.
-        objective: what is minimised.
+        learner: the loaded model and what is trained on it; nothing of it changes.
         emit: told of the measuring and of the number of steps.
         begun: when the run began, by `time.perf_counter`.
 
@@ -161,7 +150,7 @@ def within_limit(
     limit, steps = given.train.time_limit, inputs.data.packed
     assert limit is not None
     with Stage(emit, "measuring steps for the time limit"):
-        times = _measured(inputs, model, trainable, objective, MEASURED * limit, begun)
+        times = _measured(inputs, learner, MEASURED * limit, begun)
     found = steps_that_fit(KEPT * limit, times, given.train, steps.tokens, steps.total)
     if not found.steps:
         raise TimeTooShort(limit, times.before, found.seconds, math.ceil(found.seconds / KEPT))
@@ -198,30 +187,24 @@ def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscribe
     return again
 
 
-def _measured(
-    inputs: RunInputs,
-    model: LanguageModel,
-    trainable: Trainable,
-    objective: StepObjective,
-    most: float,
-    begun: float,
-) -> StepTimes:
+def _measured(inputs: RunInputs, learner: Learner, most: float, begun: float) -> StepTimes:
     """What the parts of the run take, each kind tried for about `most` seconds."""
-    config, steps, device = inputs.config, inputs.data.packed, model.device
+    config, steps = inputs.config, inputs.data.packed
+    model, trainable, device = learner.model, learner.trainable, learner.model.device
     if inputs.prepared.forecast.recompute:
         model.recompute(Recomputation(trainable.generator()))
     model.train()
     trainable.seed_step(config.train.seed)
-    rehearsal = timed(lambda: _forward_backward(objective, [steps.largest()], trainable), device)
+    rehearsal = timed(lambda: _forward_backward(learner, [steps.largest()]), device)
     tried, spent, tokens = 0, 0.0, 0
     for step in range(1, steps.total + 1):
         batches = steps.micro_batches(step)
-        spent += timed(lambda some=batches: _forward_backward(objective, some, trainable), device)  # type: ignore[misc]
+        spent += timed(lambda some=batches: _forward_backward(learner, some), device)  # type: ignore[misc]
         tokens += sum(batch.document_tokens for batch in batches)
         tried += len(batches)
         if spent >= most and tried >= FEWEST:
             break
-    evaluation = _evaluation_seconds(model, objective, steps, most, device)
+    evaluation = _evaluation_seconds(learner, steps, most)
     answers = answers_of(inputs, model, ignore)
     if answers is not None:
         evaluation += answers.longest_seconds(most)
@@ -237,22 +220,19 @@ def _measured(
     )
 
 
-def _forward_backward(objective: StepObjective, batches: list[MicroBatch], trainable: Trainable) -> None:
+def _forward_backward(learner: Learner, batches: list[MicroBatch]) -> None:
     """The work of a step up to its gradients, which are dropped."""
     for batch in batches:
-        objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
-    drop_gradients(trainable.named().values())
+        learner.objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
+    drop_gradients(learner.trainable.named().values())
 
 
-def _evaluation_seconds(
-    model: LanguageModel, objective: StepObjective, steps: PackedSteps, most: float, device: torch.device
-) -> float:
+def _evaluation_seconds(learner: Learner, steps: PackedSteps, most: float) -> float:
     """Seconds of one evaluation, from its first micro-batches."""
-    batches = steps.evaluation()
     spent, tokens = 0.0, 0
-    with torch.no_grad(), evaluation_mode(model):
-        for tried, batch in enumerate(batches, start=1):
-            spent += timed(lambda one=batch: objective.sums(one), device)  # type: ignore[misc]
+    with torch.no_grad(), evaluation_mode(learner.model):
+        for tried, batch in enumerate(steps.evaluation(), start=1):
+            spent += timed(lambda one=batch: learner.objective.sums(one), learner.model.device)  # type: ignore[misc]
             tokens += batch.document_tokens
             if spent >= most and tried >= FEWEST:
                 break
