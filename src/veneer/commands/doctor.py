@@ -31,7 +31,7 @@ def doctor(measure: bool, serve: Path | None, as_json: bool) -> None:
     if serve is not None:
         if measure:
             raise click.UsageError("--measure is about this machine, --serve about adapters: give one of them")
-        from veneer.screens import elsewhere as screen
+        from veneer.screens import vllm as screen
 
         sys.exit(screen.show_findings(serve, as_json=as_json))
 

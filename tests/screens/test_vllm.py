@@ -8,8 +8,8 @@ from pathlib import Path
 
 from invoking import invoke
 from peft_folders import their_adapter
-from veneer.adapters.elsewhere import ServerFinding, ServerVerdict
-from veneer.screens.elsewhere import report, vllm_command
+from veneer.adapters.vllm import ServerFinding, ServerVerdict
+from veneer.screens.vllm import report, vllm_command
 
 
 def test_the_report_names_who_is_not_served_and_gives_the_command_for_the_others() -> None:

@@ -9,8 +9,8 @@ from shlex import quote
 
 import click
 
-from veneer.adapters.elsewhere import ServerFinding, ServerVerdict, check_folder, max_rank
 from veneer.adapters.store import CONFIG_FILE
+from veneer.adapters.vllm import ServerFinding, ServerVerdict, check_folder, max_rank
 from veneer.strict_json import to_text
 
 HELD = (ServerVerdict.SERVED, ServerVerdict.DEPENDS)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peft_folders import their_adapter
-from veneer.adapters.elsewhere import ServerFinding, ServerVerdict, check_adapter, check_folder, max_rank
+from veneer.adapters.vllm import ServerFinding, ServerVerdict, check_adapter, check_folder, max_rank
 from veneer.errors import AdapterError
 
 
