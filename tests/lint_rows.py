@@ -87,7 +87,7 @@ def found_in_every_row(rule: str, chat_template: str, folder: Path) -> None:
     assert {name: len(rows) for name, rows in found_in(report).items()} == {rule: 5}
 
 
-def hostile_report(folder: Path, count: int = 30) -> tuple[LintReport, LintSetting]:
+def hostile_report(folder: Path, count: int = 30) -> LintReport:
     """The report of a file in which three rows have a fault, and one of these is HOSTILE."""
     rows: list[Any] = [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(count)]
     rows[3] = {"prompt": HOSTILE, "completion": "AKIAQ3EGT7WZKL2MXH4B"}
@@ -95,5 +95,4 @@ def hostile_report(folder: Path, count: int = 30) -> tuple[LintReport, LintSetti
     rows[7] = rows[6]
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    setting = LintSetting(ct.tokenizer("chatml"))
-    return lint(file, tokenizer=setting.tokenizer), setting
+    return lint(file, tokenizer=ct.tokenizer("chatml"))

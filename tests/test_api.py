@@ -27,6 +27,7 @@ INTERNAL = (
     "diagnosis.facts.Gpu",
     "diagnosis.probe.Measured",
     "diagnosis.probe.ProbedRate",
+    "enums.RowKind",
     "io.",
     "loading.base_form.BaseForm",
     "model.",

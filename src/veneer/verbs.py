@@ -25,19 +25,16 @@ from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import METHODS, CompareConfig
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
-from veneer.data.lint import run as linting
-from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
-from veneer.enums import Column, Method, ObjectiveName, OtherBase, RowKind, choice
+from veneer.enums import Column, Method, ObjectiveName, OtherBase, choice
 from veneer.errors import ConfigError
 from veneer.evaluation.columns import named_columns
-from veneer.evaluation.label_errors import model_pass, refuse_prompts
+from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Subscriber, broadcast
 from veneer.generation.sampling import Sampling
 from veneer.given_rows import Settings, for_supposed_rows, over_rows, with_rows
-from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
@@ -167,30 +164,21 @@ def lint(
     False
     """
     check_types(lint, locals())
-    if label_errors and model is None:
-        raise ConfigError("label_errors needs a model that reads the rows; name one by model")
-    trained = None if objective is None else choice(ObjectiveName, objective, "objective")
-    kind = RowKind.ANSWERS if trained is None else trained.rows
-    mapped = named_columns(columns)
-    if label_errors:
-        refuse_prompts(kind, "label_errors")
-    tokenizer = None if model is None else open_checkpoint(model).tokenizer()
     with TemporaryDirectory() as scratch:
         folder, emit = RunFolder(Path(scratch)), broadcast(subscribers)
-        file = rows_file(data, folder.data_file, emit)
-        passes = [model_pass(str(model), file, mapped, kind)] if label_errors and model is not None else []
-        passes += [] if names is None else [person_pass(names, file, mapped, kind)]
-        return linting.lint(
-            file,
-            tokenizer=tokenizer,
-            eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file, emit),
+        request = LintRequest(
+            data=str(rows_file(data, folder.data_file, emit)),
+            model=model,
+            eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file, emit)),
             max_length=max_length,
-            columns=mapped,
-            objective=trained,
+            columns=named_columns(columns),
+            objective=None if objective is None else choice(ObjectiveName, objective, "objective"),
             options=LintOptions(ignore=frozenset(names_given(ignore)), group=group, processes=processes),
-            passes=passes,
-            subscribers=subscribers,
+            label_errors=label_errors,
+            names=names,
         )
+        request.refuse_unreadable("label_errors", "model")
+        return run_lint(request, subscribers=subscribers)
 
 
 def compare(

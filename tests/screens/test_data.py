@@ -13,7 +13,8 @@ from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import tokens_of
 from veneer.enums import Column, ObjectiveName
-from veneer.screens.data import DataRequest, lint_visibly, show_report, show_row
+from veneer.evaluation.lint_request import LintRequest
+from veneer.screens.data import lint_visibly, show_report, show_row
 
 LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]
 
@@ -93,18 +94,8 @@ def test_prompts_and_both_answers_of_pairs_are_shown_as_their_run_reads_them(
     for objective, row in shown.items():
         file = write(tmp_path / f"{objective.value}.jsonl", [row])
         lint_visibly(
-            DataRequest(
-                file=str(file),
-                model=str(tiny_model),
-                eval_file=None,
-                max_length=100,
-                columns={},
-                group=None,
-                ignore=frozenset(),
-                processes=1,
-                objective=objective,
-                show=1,
-            ),
+            LintRequest(data=str(file), model=str(tiny_model), max_length=100, objective=objective),
+            show=1,
             as_json=False,
         )
         said[objective] = capsys.readouterr().out

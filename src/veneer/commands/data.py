@@ -70,7 +70,10 @@ def data(
     would refuse or leave out are errors. With --fix the file is not checked, but mended: encoding, white space, names
     of roles and exact duplicates; the exit code is 1 where rows cannot be read.
     """
-    from veneer.screens.data import DataRequest, fix_visibly, lint_visibly
+    from veneer.data.lint.run import LintOptions
+    from veneer.evaluation.lint_request import LintRequest
+    from veneer.screens.data import fix_visibly, lint_visibly
+    from veneer.system import available_cores
 
     if fix is not None:
         _refuse_checks(click.get_current_context())
@@ -78,21 +81,19 @@ def data(
             raise click.exceptions.Exit(1)
         return
     report = lint_visibly(
-        DataRequest(
-            file=file,
+        LintRequest(
+            data=file,
             model=model,
-            eval_file=eval_data,
+            eval_data=eval_data,
             max_length=max_length,
             columns=columns_of(columns),
-            group=group,
-            ignore=frozenset(ignore),
-            processes=processes,
             objective=None if objective is None else ObjectiveName(objective),
-            show=show or 0,
-            html=html,
+            options=LintOptions(ignore=frozenset(ignore), group=group, processes=processes or available_cores()),
             label_errors=label_errors,
             names=names,
         ),
+        show=show or 0,
+        html=html,
         as_json=as_json,
     )
     if as_json:

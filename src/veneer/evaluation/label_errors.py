@@ -40,7 +40,7 @@ from veneer.data.readers import iterate_rows
 from veneer.data.sources import files_named
 from veneer.data.turns import Message
 from veneer.enums import Column, RowKind
-from veneer.errors import ConfigError, DataError
+from veneer.errors import DataError
 from veneer.evaluation.scoring import row_losses
 from veneer.events import Stage, Subscriber, ignore
 from veneer.model.language import LanguageModel
@@ -76,20 +76,6 @@ class _Row:
     """The turns before the answer; none of a plain text."""
     answer: str
     """The answer, or the whole of a plain text."""
-
-
-def refuse_prompts(kind: RowKind | None, name: str) -> None:
-    """Refuse a pass over rows without answers.
-
-    Args:
-        kind: what the rows are read as.
-        name: what the setting is called that asks for the pass.
-
-    Raises:
-        ConfigError: the rows are prompts.
-    """
-    if kind is RowKind.PROMPTS:
-        raise ConfigError(f"{name} judges answers, and rows of objective grpo are prompts without one; leave it out")
 
 
 def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind: RowKind = RowKind.ANSWERS) -> RowPass:

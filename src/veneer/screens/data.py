@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,27 +12,22 @@ from rich.text import Text
 
 from veneer.counting import count_of
 from veneer.data.fix import Change, FixResult, fix
-from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import Found, LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
-from veneer.data.lint.run import LintOptions, RowPass, lint
 from veneer.data.lint.view import CONTINUED, rows_again, spans_of, tokens_of
 from veneer.data.page.write import write_page
-from veneer.enums import Column, ObjectiveName, RowKind
+from veneer.enums import RowKind
 from veneer.errors import ConfigError
-from veneer.evaluation.label_errors import model_pass, refuse_prompts
+from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Stage
 from veneer.html_page.assemble import page_begins
-from veneer.io.checkpoint import open_checkpoint
 from veneer.io.proofs import prove_own_file
-from veneer.io.tokenizer import Tokenizer
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.json_output import while_read
 from veneer.strict_json import to_text
-from veneer.system import available_cores
 from veneer.visible import visible
 
 SHOWN = 3
@@ -40,87 +35,38 @@ SHOWN = 3
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
-@dataclass(frozen=True, slots=True)
-class DataRequest:
-    """What `veneer data` is asked for."""
-
-    file: str
-    model: str | None
-    eval_file: str | None
-    max_length: int
-    columns: Mapping[Column, str]
-    group: str | None
-    ignore: frozenset[str]
-    processes: int | None
-    """Processes that check rows; None takes one for each core."""
-    objective: ObjectiveName | None = None
-    """What the rows are to train; None reads each as what its keys say."""
-    show: int = 0
-    """The number of rows that are printed as tokens."""
-    html: Path | None = None
-    """The page to write."""
-    label_errors: bool = False
-    """Whether the model itself reads the rows, for likely label errors."""
-    names: str | None = None
-    """The pipeline of spaCy that looks for names of persons."""
-
-
-def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
+def lint_visibly(request: LintRequest, *, show: int = 0, html: Path | None = None, as_json: bool) -> LintReport:
     """Check a file under a progress bar; prints what was found unless the caller wants JSON.
+
+    Args:
+        request: the check.
+        show: the number of rows that are printed as tokens.
+        html: the page to write.
+        as_json: whether the caller prints the report.
 
     Raises:
         ConfigError: rows are to be shown as tokens, or read by the model, and no model is named; or the model is to
             judge answers, and the rows are prompts.
         OutputError: the page cannot be written, or would replace a file that is no page.
     """
-    if request.show and request.model is None:
+    if show and request.model is None:
         raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
-    if request.label_errors and request.model is None:
-        raise ConfigError("--label-errors needs a model that reads the rows; name one by --model")
-    kind = None if request.objective is None else request.objective.rows
-    if request.label_errors:
-        refuse_prompts(kind, "--label-errors")
-    if request.html is not None:
-        prove_own_file(request.html, page_begins(), "a page of veneer")
-    tokenizer: Tokenizer | None = None if request.model is None else open_checkpoint(request.model).tokenizer()
-    setting = LintSetting(tokenizer, request.max_length, request.columns, kind)
+    request.refuse_unreadable("--label-errors", "--model")
+    if html is not None:
+        prove_own_file(html, page_begins(), "a page of veneer")
     with EventScreen(console()) as screen:
-        report = lint(
-            request.file,
-            tokenizer=tokenizer,
-            eval_file=request.eval_file,
-            max_length=request.max_length,
-            columns=request.columns,
-            objective=request.objective,
-            options=LintOptions(
-                ignore=request.ignore,
-                group=request.group,
-                processes=request.processes or available_cores(),
-            ),
-            passes=_passes(request, kind or RowKind.ANSWERS),
-            subscribers=[screen],
-        )
-        if request.html is not None:
-            with Stage(screen, f"writing {request.html}"):
-                write_page(request.html, report, setting)
+        report = run_lint(request, subscribers=[screen])
+        if html is not None:
+            with Stage(screen, f"writing {html}"):
+                write_page(html, report)
     if not as_json:
         output = Console()
-        for _, row in rows_again(report, range(request.show), setting):
-            for one in (row, row.other if kind is RowKind.PAIRS else None):
+        for _, row in rows_again(report, range(show)):
+            for one in (row, row.other if report.setting.rows is RowKind.PAIRS else None):
                 if one is not None:
-                    show_row(output, one, setting)
+                    show_row(output, one, report.setting)
         show_report(output, report)
     return report
-
-
-def _passes(request: DataRequest, kind: RowKind) -> list[RowPass]:
-    """What is to be found by a model's pass over the rows."""
-    found: list[RowPass] = []
-    if request.label_errors and request.model is not None:
-        found.append(model_pass(request.model, request.file, request.columns, kind))
-    if request.names is not None:
-        found.append(person_pass(request.names, request.file, request.columns, kind))
-    return found
 
 
 def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 
 from veneer.config import parse
 from veneer.counting import count_of
-from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 from veneer.data.page.content import content
 from veneer.enums import ObjectiveName
 from veneer.errors import OutputError, VeneerError, where_raised
+from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Subscriber, ignore
-from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import write_text
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.jobs.queue import JobQueue
@@ -196,7 +195,5 @@ def lint_page(
         DataError: the file cannot be read.
         ModelError: the model has no usable tokenizer.
     """
-    tokenizer = None if model is None else open_checkpoint(model).tokenizer()
-    report = lint(path, tokenizer=tokenizer, objective=objective, subscribers=[emit])
-    setting = LintSetting(tokenizer, rows=None if objective is None else objective.rows)
-    return content(report, setting)
+    request = LintRequest(data=str(path), model=model, objective=objective)
+    return content(run_lint(request, subscribers=[emit]))

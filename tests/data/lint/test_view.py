@@ -118,6 +118,6 @@ def test_rows_are_read_again_by_number(tmp_path: Path) -> None:
     for file in files:
         file.write_text("".join(json.dumps({"text": f"{file.stem} {i}"}) + "\n\n" for i in range(4)))
     report = lint(files[0], eval_file=files[1])
-    again = {number: row.raw["text"] for number, row in rows_again(report, [6, 0, 3, 6], LintSetting())}
+    again = {number: row.raw["text"] for number, row in rows_again(report, [6, 0, 3, 6])}
     assert again == {0: "a 0", 3: "a 3", 6: "b 2"}
     assert report.facts.where(6) == f"{files[1]}:5"

@@ -6,21 +6,20 @@ import pytest
 
 import chat_templates as ct
 from lint_rows import hostile_report, write
-from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import rows_again, tokens_of
 from veneer.data.page import content as page_content
 from veneer.data.page.content import content
-from veneer.enums import ObjectiveName, RowKind
+from veneer.enums import ObjectiveName
 
 
 def test_every_row_has_its_own_tokens_and_targets(tmp_path: Path) -> None:
     """Ids, texts and spans of the page, put together again, are the tokens that train."""
-    report, setting = hostile_report(tmp_path)
-    values = content(report, setting)
+    report = hostile_report(tmp_path)
+    values = content(report)
     assert [row["where"] for row in values["rows"]] == [report.facts.where(row) for row in range(report.rows)]
-    for number, row in rows_again(report, range(report.rows), setting):
-        written, tokens = values["rows"][number], tokens_of(row, setting)
+    for number, row in rows_again(report, range(report.rows)):
+        written, tokens = values["rows"][number], tokens_of(row, report.setting)
         if not tokens:
             assert written["strings"] == [list(pair) for pair in row.texts]
             continue
@@ -39,16 +38,15 @@ def test_every_row_has_its_own_tokens_and_targets(tmp_path: Path) -> None:
 
 
 def test_a_frequent_token_that_has_no_text_of_its_own_is_called_by_its_name(tmp_path: Path) -> None:
-    setting = LintSetting(ct.tokenizer("chatml"))
     file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number}?", "completion": "東京"} for number in range(3)])
-    values = content(lint(file, tokenizer=setting.tokenizer), setting)
+    values = content(lint(file, tokenizer=ct.tokenizer("chatml")))
     assert "" in values["texts"].values()
     assert all(text for _, _, text in values["frequent"])
 
 
 def test_findings_and_counts_are_those_of_the_report(tmp_path: Path) -> None:
-    report, setting = hostile_report(tmp_path)
-    values = content(report, setting)
+    report = hostile_report(tmp_path)
+    values = content(report)
     assert (values["checked"], values["clean"]) == (30, 27)
     said = {(values["rules"][rule]["name"], row["where"]) for row in values["rows"] for rule, _ in row["findings"]}
     assert said == {(found.rule.name, report.facts.where(row)) for found in report.found for row in found.rows}
@@ -58,8 +56,7 @@ def test_findings_and_counts_are_those_of_the_report(tmp_path: Path) -> None:
 
 
 def test_without_a_model_rows_are_shown_as_strings(tmp_path: Path) -> None:
-    report, _ = hostile_report(tmp_path)
-    values = content(report, LintSetting())
+    values = content(lint(hostile_report(tmp_path).files[0]))
     assert values["texts"] == {}
     assert values["rows"][0]["strings"] == [["prompt", "question 0"], ["completion", "answer 0"]]
 
@@ -67,8 +64,8 @@ def test_without_a_model_rows_are_shown_as_strings(tmp_path: Path) -> None:
 def test_a_large_file_makes_a_page_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_content, "TOKENS", 400)
     monkeypatch.setattr(page_content, "CLEAN", 5)
-    report, setting = hostile_report(tmp_path, count=200)
-    values = content(report, setting)
+    report = hostile_report(tmp_path, count=200)
+    values = content(report)
     written = [row for row in values["rows"] if "ids" in row or "strings" in row]
     assert len(written) == values["written"] < 15
     # Every row with a finding is listed, and those with errors come first where there is not room for all.
@@ -83,7 +80,7 @@ def test_clean_rows_take_no_room_from_those_with_findings(tmp_path: Path, monkey
     monkeypatch.setattr(page_content, "CLEAN", 30)
     for room, clean in ((100_000, 19), (1_000, 11), (50, 0)):
         monkeypatch.setattr(page_content, "TOKENS", room)
-        values = content(report, LintSetting(None))
+        values = content(report)
         written = [row for row in values["rows"] if "strings" in row]
         assert [row["where"].rpartition(":")[2] for row in written if row["findings"]] == ["21"]
         assert len(written) == values["written"] <= clean + 1
@@ -92,8 +89,7 @@ def test_clean_rows_take_no_room_from_those_with_findings(tmp_path: Path, monkey
 
 def test_prompts_are_written_with_their_tokens_and_nothing_that_trains(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"prompt": f"{number} + 2?"} for number in range(5)])
-    setting = LintSetting(ct.tokenizer("chatml"), rows=RowKind.PROMPTS)
-    values = content(lint(file, tokenizer=setting.tokenizer, objective=ObjectiveName.GRPO), setting)
+    values = content(lint(file, tokenizer=ct.tokenizer("chatml"), objective=ObjectiveName.GRPO))
     assert (values["objective"], values["clean"]) == ("grpo", 5)
     assert values["lengths"]["unit"] == "tokens"
     assert [one["name"] for one in values["histograms"]] == ["tokens a row"]

@@ -13,7 +13,6 @@ import pytest
 
 import chat_templates as ct
 from lint_rows import HOSTILE, hostile_report, write
-from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.page.write import write_page
 
@@ -26,8 +25,8 @@ def embedded(text: str) -> dict[str, Any]:
 
 
 def test_the_page_holds_every_finding_and_the_rows_as_they_train(tmp_path: Path) -> None:
-    report, setting = hostile_report(tmp_path)
-    write_page(tmp_path / "page.html", report, setting)
+    report = hostile_report(tmp_path)
+    write_page(tmp_path / "page.html", report)
     values = embedded((tmp_path / "page.html").read_text())
     found = {rule["name"]: rule["count"] for rule in values["rules"]}
     assert found == {"unusable-row": 1, "secret": 1, "duplicate": 1}
@@ -46,8 +45,8 @@ def trained(row: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def test_nothing_of_a_row_can_become_markup_and_nothing_is_loaded(tmp_path: Path) -> None:
-    report, setting = hostile_report(tmp_path)
-    write_page(tmp_path / "page.html", report, setting)
+    report = hostile_report(tmp_path)
+    write_page(tmp_path / "page.html", report)
     text = (tmp_path / "page.html").read_text()
     assert "<img" not in text
     assert HOSTILE not in text
@@ -78,8 +77,7 @@ def shown_by_a_browser(page: Path) -> str:
 def test_a_mark_that_turns_letters_is_shown_as_an_escape(tmp_path: Path) -> None:
     """As it is, it would show what stands behind it in another order than that in which it trains."""
     file = write(tmp_path / "rows.jsonl", [{"prompt": "a\u202eevil", "completion": "b \u0645\u0631 \u2067c"}])
-    setting = LintSetting(ct.tokenizer("chatml"))
-    write_page(tmp_path / "page.html", lint(file, tokenizer=setting.tokenizer), setting)
+    write_page(tmp_path / "page.html", lint(file, tokenizer=ct.tokenizer("chatml")))
     shown = re.sub("<script.*?</script>", "", shown_by_a_browser(tmp_path / "page.html"), flags=re.S)
     assert "\\u202e" in shown
     assert "\\u2067" in shown
@@ -89,8 +87,8 @@ def test_a_mark_that_turns_letters_is_shown_as_an_escape(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_browser_shows_the_page(tmp_path: Path) -> None:
-    report, setting = hostile_report(tmp_path)
-    write_page(tmp_path / "page.html", report, setting)
+    report = hostile_report(tmp_path)
+    write_page(tmp_path / "page.html", report)
     dom = shown_by_a_browser(tmp_path / "page.html")
     assert "<title>veneer data</title>" in dom
     assert re.search(r"<td><button type=\"button\" class=\"link\">secret</button>", dom)

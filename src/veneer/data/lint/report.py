@@ -11,6 +11,7 @@ import numpy as np
 
 from veneer.data.lint.facts import FileFacts
 from veneer.data.lint.registry import RULES
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Finding, LintRule, Severity
 from veneer.enums import ObjectiveName
 
@@ -59,6 +60,8 @@ class LintReport:
     """What was found in a data file."""
 
     files: tuple[str, ...]
+    setting: LintSetting
+    """What the rows were read with, and are where they are shown."""
     facts: FileFacts
     found: tuple[Found, ...]
     skipped: tuple[str, ...]

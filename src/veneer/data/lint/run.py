@@ -166,6 +166,7 @@ def lint(
         found = tuple(replace(one, rule=UNANSWERED) if one.rule.name == UNANSWERED.name else one for one in found)
     return LintReport(
         files=tuple(chain.from_iterable(sides)),
+        setting=setting,
         facts=facts,
         found=found,
         skipped=() if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS),

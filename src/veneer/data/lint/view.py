@@ -75,16 +75,15 @@ def spans_of(tokens: Iterable[TokenView]) -> Iterator[SpanView]:
         place += length
 
 
-def rows_again(report: LintReport, wanted: Iterable[int], setting: LintSetting) -> Iterator[tuple[int, Row]]:
+def rows_again(report: LintReport, wanted: Iterable[int]) -> Iterator[tuple[int, Row]]:
     """Read some rows of a report's files once more, in their order.
 
     Args:
         report: of the files.
         wanted: numbers of rows.
-        setting: of the checks.
     """
-    for chunk in in_chunks(_chosen(report.files, set(wanted), setting.columns)):
-        rows = read_rows([(where, raw) for _, where, raw in chunk], setting)
+    for chunk in in_chunks(_chosen(report.files, set(wanted), report.setting.columns)):
+        rows = read_rows([(where, raw) for _, where, raw in chunk], report.setting)
         yield from zip((number for number, _, _ in chunk), rows, strict=True)
 
 

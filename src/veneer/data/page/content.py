@@ -27,7 +27,7 @@ BINS = 40
 _FREQUENT = 50
 
 
-def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
+def content(report: LintReport) -> dict[str, Any]:
     """All that the page shows."""
     findings = _findings(report)
     shown = _chosen(report, findings)
@@ -37,10 +37,12 @@ def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
     texts: dict[int, str] = {}
     fields: dict[str, int] = {}
     counts: Counter[int] = Counter()
-    for number, row in rows_again(report, shown, setting):
+    for number, row in rows_again(report, shown):
         entry = rows.setdefault(number, {"where": report.facts.where(number), "findings": []})
-        entry.update(_written(row, setting, texts, fields, counts))
-    frequent = [[index, count, texts[index] or _name(index, setting)] for index, count in counts.most_common(_FREQUENT)]
+        entry.update(_written(row, report.setting, texts, fields, counts))
+    frequent = [
+        [index, count, texts[index] or _name(index, report.setting)] for index, count in counts.most_common(_FREQUENT)
+    ]
     return {
         "files": list(report.files),
         "objective": None if report.objective is None else report.objective.value,

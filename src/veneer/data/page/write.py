@@ -5,23 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from veneer.data.lint.report import LintReport
-from veneer.data.lint.row import LintSetting
 from veneer.data.page.content import content
 from veneer.html_page.assemble import page
 from veneer.io.files import write_text
 
 
-def write_page(path: Path, report: LintReport, setting: LintSetting) -> None:
+def write_page(path: Path, report: LintReport) -> None:
     """Write a report as a page, atomically.
 
     Args:
         path: the file.
-        report: what was found.
-        setting: of the checks; it encodes the rows again.
+        report: what was found; its rows are encoded again.
 
     Raises:
         OutputError: the file cannot be written.
         DataError: a data file can no longer be read.
     """
-    values = content(report, setting)
+    values = content(report)
     write_text(path, page("veneer.data.page", "veneer data", "page.html", "page.css", "page.js", values))

@@ -1,0 +1,83 @@
+"""The check of rows as `veneer data` and `veneer.lint` ask for it: by rules, and by what reads the rows beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from veneer.data.lint.persons import person_pass
+from veneer.data.lint.report import LintReport
+from veneer.data.lint.run import LintOptions, lint
+from veneer.enums import Column, ObjectiveName, RowKind
+from veneer.errors import ConfigError
+from veneer.evaluation.label_errors import model_pass
+from veneer.events import Subscriber
+from veneer.io.checkpoint import open_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LintRequest:
+    """A check of rows as it is asked for."""
+
+    data: str
+    """The rows to train on: a file, a pattern or a dataset, as `data.file` names them."""
+    model: str | Path | None = None
+    """The model whose tokenizer and chat template the rows are checked with; None makes no check of tokens."""
+    eval_data: str | None = None
+    """The evaluation rows; they are checked too, and for what training has seen of them."""
+    max_length: int | None = None
+    """The longest row, in tokens; None sets no limit."""
+    columns: Mapping[Column, str] = field(default_factory=dict)
+    """veneer's name of a column or key to the file's, where they differ."""
+    objective: ObjectiveName | None = None
+    """What the rows are to train; None reads each as what its keys say."""
+    options: LintOptions = field(default_factory=LintOptions)
+    """Which rules, and how."""
+    label_errors: bool = False
+    """Whether the model itself reads the rows, for likely label errors."""
+    names: str | None = None
+    """The pipeline of spaCy that looks for names of persons."""
+
+    def refuse_unreadable(self, label_errors: str, model: str) -> None:
+        """Refuse what no model can read for label errors.
+
+        Args:
+            label_errors, model: what the caller calls these two.
+
+        Raises:
+            ConfigError: there is no model to read the rows, or they are prompts, which have no answers to judge.
+        """
+        if self.label_errors and self.model is None:
+            raise ConfigError(f"{label_errors} needs a model that reads the rows; name one by {model}")
+        if self.label_errors and self.objective is not None and self.objective.rows is RowKind.PROMPTS:
+            raise ConfigError(
+                f"{label_errors} judges answers, and rows of objective grpo are prompts without one; leave it out"
+            )
+
+
+def run_lint(request: LintRequest, *, subscribers: Sequence[Subscriber] = ()) -> LintReport:
+    """Carry out a request.
+
+    Raises:
+        DataError: the rows cannot be read at all, or there are none.
+        ConfigError: a rule is not known, there is no such column of groups, or spaCy or its pipeline is not there.
+        ModelError: the model has no usable tokenizer.
+    """
+    kind = RowKind.ANSWERS if request.objective is None else request.objective.rows
+    passes = []
+    if request.label_errors and request.model is not None:
+        passes.append(model_pass(str(request.model), request.data, request.columns, kind))
+    if request.names is not None:
+        passes.append(person_pass(request.names, request.data, request.columns, kind))
+    return lint(
+        request.data,
+        tokenizer=None if request.model is None else open_checkpoint(request.model).tokenizer(),
+        eval_file=request.eval_data,
+        max_length=request.max_length,
+        columns=request.columns,
+        objective=request.objective,
+        options=request.options,
+        passes=passes,
+        subscribers=subscribers,
+    )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tiny import write_rows
+from veneer.data.lint.run import LintOptions
+from veneer.enums import Column, ObjectiveName
+from veneer.errors import ConfigError
+from veneer.evaluation.lint_request import LintRequest, run_lint
+
+
+def test_a_request_is_carried_out_with_everything_that_it_names(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"question": "2 + 2?", "reference": "4"}] * 2
+    train, held = (write_rows(tmp_path / f"{name}.jsonl", rows) for name in ("train", "held"))
+    report = run_lint(
+        LintRequest(
+            data=str(train),
+            model=tiny_model,
+            eval_data=str(held),
+            max_length=2,
+            columns={Column.PROMPT: "question"},
+            objective=ObjectiveName.GRPO,
+            options=LintOptions(ignore=frozenset({"duplicate"})),
+        )
+    )
+    assert (report.files, report.rows, report.objective) == ((str(train), str(held)), 4, ObjectiveName.GRPO)
+    assert report.skipped == (), "a model is named, and so nothing is left out"
+    assert report.setting.max_length == 2
+    assert "leaked-row" in {found.rule.name for found in report.found}
+    assert "duplicate" not in {found.rule.name for found in report.found}
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "said"),
+    [
+        (None, None, "--label-errors needs a model that reads the rows; name one by --model"),
+        ("none", ObjectiveName.GRPO, "--label-errors judges answers, and rows of objective grpo are prompts"),
+    ],
+)
+def test_rows_that_no_model_can_judge_are_refused_by_the_callers_names(
+    model: str | None, objective: ObjectiveName | None, said: str
+) -> None:
+    request = LintRequest(data="rows.jsonl", model=model, objective=objective, label_errors=True)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        request.refuse_unreadable("--label-errors", "--model")
+
+
+def test_without_label_errors_nothing_is_refused() -> None:
+    LintRequest(data="rows.jsonl", objective=ObjectiveName.GRPO).refuse_unreadable("--label-errors", "--model")
