@@ -17,7 +17,7 @@ from veneer.adapters.combine import Combination
 from veneer.arguments import check_types, names_given
 from veneer.assistant.conversation import Conversation
 from veneer.assistant.load import open_assistant
-from veneer.assistant.prompts import check_prompts, read_prompts, turns, under
+from veneer.assistant.prompts import read_prompts
 from veneer.claims import SETTINGS_FILE
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
@@ -358,10 +358,8 @@ def generate(
     2
     """
     check_types(generate, locals())
-    asked = read_prompts([prompts] if isinstance(prompts, str) else prompts)
-    check_prompts(asked)
+    conversations = read_prompts([prompts] if isinstance(prompts, str) else prompts, system)
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
-    conversations = [turns(system, one) if isinstance(one, str) else under(system, one) for one in asked]
     if isinstance(prompts, str):
         return assistant.stream(conversations[0], sampling or Sampling(), on_text, subscribers=subscribers)
     return assistant.answers(conversations, sampling or Sampling(), subscribers=subscribers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from veneer.adapters.adapter import remove
 from veneer.adapters.beside import load_beside
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.prompts import turns
+from veneer.assistant.questions import FileQuestion
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.events import Event, Level, Note, StageBegun
@@ -25,7 +25,7 @@ from veneer.generation.sampling import Sampling
 from veneer.loading.base_form import BaseForm
 from veneer.model.decoder import CausalLM
 from veneer.serving import batch
-from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
+from veneer.serving.batch import answer_file
 
 GREEDY = Sampling(max_new_tokens=6)
 
@@ -42,10 +42,10 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, assistant: Assistant) -> 
     return folder
 
 
-def questions(count: int) -> list[BatchQuestion]:
+def questions(count: int) -> list[FileQuestion]:
     names = [None, "red", "green"]
     texts = [f"{number}: where is parcel {number % 7}?" for number in range(count)]
-    return [BatchQuestion(text, turns(None, text), names[number % 3]) for number, text in enumerate(texts)]
+    return [FileQuestion(text, turns(None, text), names[number % 3]) for number, text in enumerate(texts)]
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -54,7 +54,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def answered(
     assistant: Assistant,
-    asked: Sequence[BatchQuestion],
+    asked: Sequence[FileQuestion],
     output: Path,
     adapters: Path | None,
     sampling: Sampling = GREEDY,
@@ -132,7 +132,7 @@ def test_a_job_over_the_base_in_other_codes_is_another_one(assistant: Assistant,
 def test_adapters_that_are_not_there_are_refused_before_anything_is_answered(
     assistant: Assistant, adapters: Path, tmp_path: Path
 ) -> None:
-    asked = [BatchQuestion("?", turns(None, "?"), name) for name in ("gren", "blue", None)]
+    asked = [FileQuestion("?", turns(None, "?"), name) for name in ("gren", "blue", None)]
     with pytest.raises(AdapterError, match=r"'blue'\n.*'gren' .did you mean 'green'"):
         answered(assistant, asked, tmp_path / "out.jsonl", adapters)
     with pytest.raises(ConfigError, match="--adapters"):
@@ -156,13 +156,13 @@ def test_an_adapter_whose_files_are_damaged_ends_the_job_and_keeps_what_was_answ
     assert [line["row"] for line in lines(tmp_path / "out.jsonl")] == [0, 1]
 
 
-def filling(assistant: Assistant, room: int) -> BatchQuestion:
+def filling(assistant: Assistant, room: int) -> FileQuestion:
     """A question that leaves room for so many tokens in the model's context."""
     context, text = assistant.model.spec.max_positions, ""
     while (size := len(assistant.encoder.prompt_tokens(turns(None, text)))) < context - room:
         text += "?" * max(1, (context - room - size) // 2)
     assert size == context - room
-    return BatchQuestion(text, turns(None, text), None)
+    return FileQuestion(text, turns(None, text), None)
 
 
 def test_questions_that_leave_no_room_for_an_answer_are_refused_before_the_first_answer(
@@ -217,14 +217,3 @@ def test_lines_beyond_the_questions_are_refused(assistant: Assistant, tmp_path: 
         file.write('{"row": 1}\n')
     with pytest.raises(DataError, match=r"line 2: is the answer to none of 1 row; give another file"):
         answered(assistant, questions(1), output, None)
-
-
-def test_rows_name_adapters_by_a_text(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt": "a", "adapter": "red"}\n{"prompt": "b"}\n{"prompt": "c", "adapter": ""}\n')
-    assert adapters_of_rows(path, 3) == ["red", None, None]
-    assert adapters_of_rows(Path(shutil.copy(path, tmp_path / "UPPER.JSONL")), 3) == ["red", None, None]
-    path.write_text('{"prompt": "a", "adapter": 5}\n')
-    with pytest.raises(DataError, match="must be a name, not 5"):
-        adapters_of_rows(path, 1)
-    assert adapters_of_rows(tmp_path / "questions.txt", 2) == [None, None]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 from veneer.arguments import check_type
 from veneer.data.turns import SAME_ROLE, TEXT_PARTS, Message, message_problem
@@ -22,12 +21,17 @@ def under(system: str | None, messages: Sequence[Message]) -> list[Message]:
     return [*first, *messages]
 
 
-def read_prompts(given: Iterable[str | Sequence[Message]]) -> list[str | Sequence[Message]]:
-    """Questions and conversations, in which a content may be a list of text parts, as in rows: these are joined. What
-    else a content may be is left to `check_prompts`.
+def read_prompts(given: Iterable[str | Sequence[Message]], system: str | None) -> list[list[Message]]:
+    """The conversations of questions and conversations, in which a content may be a list of text parts, as in rows:
+    these are joined.
+
+    Args:
+        given: questions, and lists of messages.
+        system: a system message, for those that have none.
 
     Raises:
         ConfigError: they are something else.
+        DataError: some ask nothing, or have messages which are none; all of them are named.
     """
     prompts = list(given)
     if prompts and all(isinstance(one, Mapping) for one in prompts):
@@ -35,7 +39,9 @@ def read_prompts(given: Iterable[str | Sequence[Message]]) -> list[str | Sequenc
             "prompts: these are the messages of one conversation; give a list of conversations: [[{…}, …]]"
         )
     check_type("prompts", prompts, list[str | Sequence[Message]])
-    return [one if isinstance(one, str) else [_joined(message) for message in one] for one in prompts]
+    read = [one if isinstance(one, str) else [_joined(message) for message in one] for one in prompts]
+    _check(read)
+    return [turns(system, one) if isinstance(one, str) else under(system, one) for one in read]
 
 
 def _joined(message: Message) -> Message:
@@ -49,13 +55,8 @@ def _is_text(part: object) -> bool:
     return isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS and isinstance(part.get("text"), str)
 
 
-def check_prompts(prompts: Sequence[str | Sequence[Message]]) -> None:
-    """Refuse questions and conversations that ask nothing, or that have messages which are none, before a model is
-    opened.
-
-    Raises:
-        DataError: all of them are named.
-    """
+def _check(prompts: Sequence[str | Sequence[Message]]) -> None:
+    """Refuse questions and conversations that ask nothing, or that have messages which are none."""
     empty = [f"prompt {number}" for number, one in enumerate(prompts) if not one or _asks_nothing(one)]
     if empty:
         raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
@@ -74,11 +75,3 @@ def _asks_nothing(prompt: str | Sequence[Message]) -> bool:
     """Whether a conversation ends with an empty question."""
     last = {} if isinstance(prompt, str) else prompt[-1]
     return last.get("role") == "user" and last.get("content") == ""
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """Prompts of a text file, one a line; empty lines are passed over."""
-    # utf-8-sig: a byte-order mark is no part of the first prompt. Not splitlines(), which splits on rarer characters.
-    for line in path.read_text(encoding="utf-8-sig").split("\n"):
-        if line.strip():
-            yield line

@@ -103,6 +103,7 @@ def generate(
     if input_file is None or output is not None:
         refuse_processes(devices, on)
     in_processes(devices, on=on)
+    from veneer.assistant.questions import read_questions
     from veneer.screens import generate as screen
     from veneer.screens.loading import open_visibly
 
@@ -113,18 +114,18 @@ def generate(
         request = assistant_of(model, adapter, method, device, dtype)
         named = screen.columns_of_questions(input_file, columns_of(columns), adapter)
         # What cannot be read is refused before the model is loaded.
-        conversations = screen.read_conversations(input_file, system, named)
+        questions = read_questions(input_file, system, named)
         if adapters is None:
-            screen.refuse_adapters(input_file, len(conversations))
+            screen.refuse_adapters(input_file, questions)
         if output is not None:
-            assistant = screen.open_for_rows(request, input_file, len(conversations), adapters)
+            assistant = screen.open_for_rows(request, questions, adapters)
             done = screen.answer_into(
-                assistant, input_file, output, settings,
+                assistant, input_file, questions, output, settings,
                 system=system, adapter=adapter, adapters=adapters, columns=named,
             )  # fmt: skip
             click.echo(to_text({"output": str(output), **asdict(done)}) if as_json else screen.summary(output, done))
             return
-        for question, answer, warnings in screen.answer_all(request, conversations, settings, on=on):
+        for question, answer, warnings in screen.answer_all(request, questions, settings, on=on):
             click.echo(_line(question, answer, warnings) if as_json else answer)
         return
     question = screen.read_question(prompt)

@@ -1,4 +1,4 @@
-"""What `veneer generate` reads and shows: questions from the command line, a file or standard input, and answers."""
+"""What `veneer generate` reads and shows: a question from the command line or standard input, and answers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
-from veneer.assistant.prompts import lines_of, turns, under
+from veneer.assistant.prompts import turns
+from veneer.assistant.questions import FileQuestion
 from veneer.assistant.request import AssistantRequest
 from veneer.counting import count_of
-from veneer.data.asked_rows import asked_rows
-from veneer.data.chat import split_for_evaluation
-from veneer.data.file_starts import text_start
-from veneer.data.records import SUFFIXES, Message, collect
+from veneer.data.records import SUFFIXES
 from veneer.enums import Column
-from veneer.errors import ConfigError, DataError, listing
+from veneer.errors import ConfigError, DataError
 from veneer.evaluation.columns import question_columns
 from veneer.events import Event
 from veneer.generation.sampling import Sampling
@@ -70,60 +68,6 @@ def columns_of_questions(path: Path, given: Mapping[Column, str], adapter: Path 
     return {}
 
 
-def read_conversations(
-    path: Path, system: str | None, columns: Mapping[Column, str] | None = None
-) -> list[tuple[str, list[Message]]]:
-    """The questions of a file, each with the conversation that it ends.
-
-    A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row, or all of a row whose
-    answer is still to come; any other file is text with a question on each line.
-
-    Args:
-        path: the file.
-        system: a system message, for conversations that have none.
-        columns: veneer's name of a column or key to the data file's, where they differ (`columns_of_questions`).
-
-    Raises:
-        DataError: the file cannot be read, holds no question, or has rows that ask nothing; all such are named.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        return [(question, turns(system, question)) for question in read_questions(path)]
-    conversations, problems = [], []
-    for record in collect(asked_rows(path, columns or {}), str(path)).records:
-        if record.tools:
-            problems.append(f"{record.where}: has tools, of which generate takes none")
-            continue
-        parts = split_for_evaluation(record)
-        if parts is None:
-            problems.append(f"{record.where}: has no turn that is answered in text")
-            continue
-        messages = under(system, parts[0])
-        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-        conversations.append((asked, messages))
-    if problems:
-        raise DataError(f"{count_of(len(problems), 'row')} cannot be asked as questions:\n{listing(problems)}")
-    return conversations
-
-
-def read_questions(path: Path) -> list[str]:
-    """The prompts of a text file, one a line.
-
-    Raises:
-        DataError: the file cannot be read or holds no line.
-    """
-    try:
-        with path.open("rb") as file:
-            text_start(path, file.read(4))
-        questions = list(lines_of(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text: {error}") from error
-    if not questions:
-        raise DataError(f"{path}: holds no question; write one a line")
-    return questions
-
-
 def answer(
     assistant: Assistant, question: str, system: str | None, sampling: Sampling, on_text: Callable[[str], None]
 ) -> tuple[str, list[Event]]:
@@ -146,17 +90,14 @@ def check_output(path: Path) -> None:
     prove_answers_file(path)
 
 
-def refuse_adapters(path: Path, count: int) -> None:
-    """Refuse a file of so many questions whose rows name adapters, where no folder has these: nothing else answers in
+def refuse_adapters(path: Path, questions: Sequence[FileQuestion]) -> None:
+    """Refuse the questions of a file whose rows name adapters, where no folder has these: nothing else answers in
     their place.
 
     Raises:
         ConfigError: rows name adapters.
-        DataError: what a row names is no text.
     """
-    from veneer.serving.batch import adapters_of_rows
-
-    named = sorted({name for name in adapters_of_rows(path, count) if name is not None})
+    named = sorted({one.adapter for one in questions if one.adapter is not None})
     if named:
         raise ConfigError(
             f"{path}: rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which has them by name, and "
@@ -164,23 +105,21 @@ def refuse_adapters(path: Path, count: int) -> None:
         )
 
 
-def open_for_rows(request: AssistantRequest, path: Path, count: int, adapters: Path | None) -> Assistant:
-    """Load the model that answers the rows of a file, held as the adapters that rows name were trained, if they agree.
+def open_for_rows(request: AssistantRequest, questions: Sequence[FileQuestion], adapters: Path | None) -> Assistant:
+    """Load the model that answers questions, held as the adapters that they name were trained, if they agree.
 
     Args:
         request: the model.
-        path: the file of the questions.
-        count: how many it has.
+        questions: those of a file.
         adapters: a folder of adapters by name.
 
     Raises:
         ModelError, AdapterError, ConfigError, DataError: whatever cannot be used.
     """
     from veneer.serving.adapters import adapter_names
-    from veneer.serving.batch import adapters_of_rows
     from veneer.serving.held_base import load_held_base
 
-    asked = {name for name in adapters_of_rows(path, count) if name is not None}
+    asked = {one.adapter for one in questions if one.adapter is not None}
     if adapters is None or not asked:
         return open_visibly(request)
     names = [name for name in adapter_names(adapters) if name in asked]
@@ -191,6 +130,7 @@ def open_for_rows(request: AssistantRequest, path: Path, count: int, adapters: P
 def answer_into(
     assistant: Assistant,
     path: Path,
+    questions: Sequence[FileQuestion],
     output: Path,
     sampling: Sampling,
     *,
@@ -203,23 +143,21 @@ def answer_into(
 
     Args:
         assistant: the model.
-        path: the file of the questions, as `read_conversations` takes it; a row may name its adapter.
+        path: the file of the questions.
+        questions: what it asks, by `read_questions`.
         output: the file of the answers.
         sampling: how tokens are chosen.
-        system: a system message, for conversations that have none.
+        system: the system message that the questions were read with.
         adapter: the folder of the adapter on the model, if there is one.
         adapters: a folder of adapters by name.
-        columns: as `read_conversations`.
+        columns: those that the questions were read with.
 
     Raises:
         AdapterError, ConfigError, DataError, OutputError: see `veneer.serving.batch.answer_file`.
     """
     from veneer.adapters.content import content_digest
-    from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
+    from veneer.serving.batch import answer_file
 
-    conversations = read_conversations(path, system, columns)
-    names = adapters_of_rows(path, len(conversations))
-    questions = [BatchQuestion(text, turns, name) for (text, turns), name in zip(conversations, names, strict=True)]
     job = {
         "input": file_digest(path),
         "system": system,
@@ -237,16 +175,12 @@ def summary(output: Path, result: BatchResult) -> str:
 
 
 def answer_all(
-    request: AssistantRequest,
-    conversations: list[tuple[str, list[Message]]],
-    sampling: Sampling,
-    *,
-    on: str | None = None,
+    request: AssistantRequest, questions: Sequence[FileQuestion], sampling: Sampling, *, on: str | None = None
 ) -> Iterator[tuple[str, str, Sequence[str]]]:
     """Every question with its answer and what makes that doubtful, decoded together. Several processes answer
     a share each, and rank 0 yields all; on a cluster, whose address `on` is, tasks do."""
     if on:
-        yield from _answers_on_cluster(on, request, conversations, sampling)
+        yield from _answers_on_cluster(on, request, questions, sampling)
         return
     ranks = launched()
     request = replace(request, compute=with_own_device(request.compute, ranks))
@@ -255,18 +189,18 @@ def answer_all(
         with EventScreen(console()) if share.first else nullcontext() as screen:
             told = [] if screen is None else [screen]
             assistant = replace(load_assistant(request, subscribers=told), share=share)
-            answers = assistant.answers([turns for _, turns in conversations], sampling, subscribers=told)
-    for (question, _), text in zip(conversations, answers, strict=True):
+            answers = assistant.answers([one.messages for one in questions], sampling, subscribers=told)
+    for question, text in zip(questions, answers, strict=True):
         if share.first:
-            yield question, text, assistant.warnings
+            yield question.text, text, assistant.warnings
 
 
 def _answers_on_cluster(
-    on: str, request: AssistantRequest, conversations: list[tuple[str, list[Message]]], sampling: Sampling
+    on: str, request: AssistantRequest, questions: Sequence[FileQuestion], sampling: Sampling
 ) -> Iterator[tuple[str, str, Sequence[str]]]:
     from veneer.ray.shards import answers_on
 
     with EventScreen(console()) as screen:
-        answers = answers_on(on, request, [turns for _, turns in conversations], sampling, subscribers=[screen])
-    for (question, _), one in zip(conversations, answers, strict=True):
-        yield question, one.text, one.warnings
+        answers = answers_on(on, request, [one.messages for one in questions], sampling, subscribers=[screen])
+    for question, one in zip(questions, answers, strict=True):
+        yield question.text, one.text, one.warnings

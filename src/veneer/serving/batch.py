@@ -16,8 +16,8 @@ from typing import Any
 
 from veneer.adapters.content import content_digest
 from veneer.assistant.assistant import Assistant
+from veneer.assistant.questions import ADAPTER, FileQuestion
 from veneer.counting import count_of
-from veneer.data.records import SUFFIXES, Message, iterate_rows
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import BATCH_ROWS, batch_engine
@@ -36,23 +36,10 @@ from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
 from veneer.serving.answers_file import HELD, ROW, AnswersFile, has_answers
 
-ADAPTER = "adapter"
-"""The key of a row that names its adapter."""
 ADAPTER_BYTES = 10**9
 """Bytes that adapters may take in memory."""
 AHEAD = 4 * BATCH_ROWS
 """Rows that may wait, answered, for one before them."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchQuestion:
-    """A row that is asked."""
-
-    text: str
-    """The question as a person reads it."""
-    messages: Sequence[Message]
-    adapter: str | None
-    """The adapter's name; None is the model as it was loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +51,9 @@ class BatchResult:
     """Rows among them that had been answered before."""
 
 
-def adapters_of_rows(path: Path, count: int) -> list[str | None]:
-    """The adapter that each row of a file names, or None. Rows of a text file name none.
-
-    Args:
-        path: a file all of whose rows can be read.
-        count: how many questions it has.
-
-    Raises:
-        DataError: what a row names is no text; all such rows are named.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        return [None] * count
-    found: list[str | None] = []
-    problems = []
-    for where, row in iterate_rows(path):
-        name = row.get(ADAPTER) if isinstance(row, Mapping) else None
-        if name is not None and not isinstance(name, str):
-            problems.append(f"{where}: {ADAPTER} must be a name, not {name!r:.40}")
-        found.append(name or None)
-    if problems:
-        raise DataError(
-            f"{count_of(len(problems), 'row')} with an adapter's name that cannot be one:\n{listing(problems)}"
-        )
-    return found
-
-
 def answer_file(
     assistant: Assistant,
-    questions: Sequence[BatchQuestion],
+    questions: Sequence[FileQuestion],
     output: Path,
     sampling: Sampling,
     *,
@@ -153,7 +114,7 @@ def answer_file(
 
 
 def _prompts(
-    assistant: Assistant, questions: Sequence[BatchQuestion], first: int, emit: Subscriber
+    assistant: Assistant, questions: Sequence[FileQuestion], first: int, emit: Subscriber
 ) -> dict[int, array[int]]:
     """The tokens of every question from a row on, by their rows: four bytes each, since a file may have millions.
 
@@ -172,7 +133,7 @@ def _prompts(
 
 def _answer(
     assistant: Assistant,
-    questions: Sequence[BatchQuestion],
+    questions: Sequence[FileQuestion],
     prompts: dict[int, array[int]],
     file: AnswersFile,
     sampling: Sampling,
@@ -209,7 +170,7 @@ def _answer(
                 on_done()
 
 
-def _line(assistant: Assistant, row: int, question: BatchQuestion, result: GenerationResult) -> dict[str, Any]:
+def _line(assistant: Assistant, row: int, question: FileQuestion, result: GenerationResult) -> dict[str, Any]:
     if result.finished.reason is FinishReason.ERROR:
         kind = ConfigError if question.adapter is None else AdapterError
         raise kind(f"row {row}: {result.finished.error}; what was answered before stays, and the command goes on there")
@@ -218,7 +179,7 @@ def _line(assistant: Assistant, row: int, question: BatchQuestion, result: Gener
     return {ROW: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
 
 
-def _digests(questions: Sequence[BatchQuestion], adapters: Path | None) -> dict[str, str]:
+def _digests(questions: Sequence[FileQuestion], adapters: Path | None) -> dict[str, str]:
     """The digest of each adapter that rows name. Raises AdapterError, with all that are not there."""
     named = sorted({question.adapter for question in questions if question.adapter is not None})
     if named and adapters is None:

@@ -1,0 +1,102 @@
+"""Questions of a file: the rows of a data file are asked, and of any other file the lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from veneer.assistant.prompts import turns, under
+from veneer.counting import count_of
+from veneer.data.asked_rows import asked_rows
+from veneer.data.chat import split_for_evaluation
+from veneer.data.file_starts import text_start
+from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
+from veneer.enums import Column
+from veneer.errors import DataError, listing
+
+ADAPTER = "adapter"
+"""The key of a row that names its adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileQuestion:
+    """A question of a file."""
+
+    text: str
+    """The question as a person reads it."""
+    messages: Sequence[Message]
+    """The conversation that it ends."""
+    adapter: str | None = None
+    """The name of the adapter that is to answer; None is the model as it was loaded."""
+
+
+def read_questions(path: Path, system: str | None, columns: Mapping[Column, str] | None = None) -> list[FileQuestion]:
+    """The questions of a file.
+
+    A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row, or all of a row whose
+    answer is still to come, and the adapter that the row names; any other file is text with a question on each line.
+
+    Args:
+        path: the file.
+        system: a system message, for conversations that have none.
+        columns: veneer's name of a column or key to the data file's, where they differ.
+
+    Raises:
+        DataError: the file cannot be read, holds no question, or has rows that ask nothing or name an adapter by what
+            is no text; all such are named.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        return [FileQuestion(line, turns(system, line)) for line in _lines(path)]
+    asked = _of_rows(path, system, columns or {})
+    return [replace(one, adapter=name) for one, name in zip(asked, _adapters(path), strict=True)]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file; empty ones are passed over."""
+    try:
+        with path.open("rb") as file:
+            text_start(path, file.read(4))
+        # utf-8-sig: a byte-order mark is no part of the first line. Not splitlines(), which splits on rarer characters.
+        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text: {error}") from error
+    if not lines:
+        raise DataError(f"{path}: holds no question; write one a line")
+    return lines
+
+
+def _of_rows(path: Path, system: str | None, columns: Mapping[Column, str]) -> list[FileQuestion]:
+    questions, problems = [], []
+    for record in collect(asked_rows(path, columns), str(path)).records:
+        if record.tools:
+            problems.append(f"{record.where}: has tools, of which generate takes none")
+            continue
+        parts = split_for_evaluation(record)
+        if parts is None:
+            problems.append(f"{record.where}: has no turn that is answered in text")
+            continue
+        messages = under(system, parts[0])
+        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+        questions.append(FileQuestion(asked, messages))
+    if problems:
+        raise DataError(f"{count_of(len(problems), 'row')} cannot be asked as questions:\n{listing(problems)}")
+    return questions
+
+
+def _adapters(path: Path) -> list[str | None]:
+    """The adapter that each row of a file names, all of whose rows can be read; None where it names none."""
+    found: list[str | None] = []
+    problems = []
+    for where, row in iterate_rows(path):
+        name = row.get(ADAPTER) if isinstance(row, Mapping) else None
+        if name is not None and not isinstance(name, str):
+            problems.append(f"{where}: {ADAPTER} must be a name, not {name!r:.40}")
+        found.append(name or None)
+    if problems:
+        raise DataError(
+            f"{count_of(len(problems), 'row')} with an adapter's name that cannot be one:\n{listing(problems)}"
+        )
+    return found
