@@ -96,7 +96,7 @@ COMPARED_JSON = {
     "evaluation/scoring.py": 2,
     "expressions.py": 1,  # texts on their way to the process that tries expressions
     "io/gguf/vocabulary.py": 1,
-    "io/tokenizer_files.py": 1,
+    "io/json_objects.py": 1,
     "strict_json.py": 1,
 }
 """Where values become JSON that is compared, hashed, rendered or read back at once, and never written."""

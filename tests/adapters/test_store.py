@@ -100,6 +100,13 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
+def test_settings_may_begin_with_a_byte_order_mark(model: CausalLM, folder: Path) -> None:
+    write_adapter(folder, model)
+    plain, file = read_config(folder), folder / CONFIG_FILE
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_config(folder) == plain
+
+
 @pytest.mark.scenario(number=28)
 def test_a_pickle_is_refused_and_not_opened(model: CausalLM, folder: Path, tmp_path: Path) -> None:
     write_adapter(folder, model)

@@ -106,7 +106,7 @@ def read_any_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     path = directory / CONFIG_FILE
     check_unchanged(directory, CONFIG_FILE)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise AdapterError(
             f"{directory}: no {CONFIG_FILE} there; give the folder of a run that has ended, of one of its checkpoints, "

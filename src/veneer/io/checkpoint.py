@@ -6,7 +6,6 @@ only the tensor that was asked for is in memory.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +32,7 @@ from veneer.io.hub import (
     refuse_without_weights,
     without_weights,
 )
+from veneer.io.json_objects import object_if_there, object_in
 from veneer.io.places import look, missing, place_named
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import BlockTensor
@@ -136,7 +136,7 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
     look(file, ModelError)  # the folder itself may be one that may not be entered
     if file.suffix == ".json" and file.is_file():
         weights = tuple(sorted(path.glob(WEIGHTS))) if path.is_dir() else ()
-        content = _read_object(file)
+        content = object_in(file)
         check_method(str(source), content)
         return ModelConfig(str(source), text_config(content), lambda: from_directory(file.parent), weights)
     checkpoint = open_checkpoint(source, revision=revision)
@@ -184,10 +184,10 @@ class SafetensorsCheckpoint:
         self.source = str(path) if source is None else source
         if not self.path.is_dir():
             raise ModelError(f"{self.path} is not a directory.")
-        self.config: Mapping[str, Any] = _read_object(self.path / "config.json")
+        self.config: Mapping[str, Any] = object_in(self.path / "config.json")
         check_method(str(self.path), self.config)
         generation = self.path / "generation_config.json"
-        self.generation_config: Mapping[str, Any] = _read_object(generation) if generation.is_file() else {}
+        self.generation_config: Mapping[str, Any] = object_if_there(generation)
         check_token_ids(self.generation_config, str(generation))
         self._shards = {file: _open_shard(self.path / file) for file in self._shard_files()}
         self._touched = dict.fromkeys(self._shards, 0)
@@ -308,7 +308,7 @@ class SafetensorsCheckpoint:
         if not (self.path / INDEX).is_file():
             names = [file.name for file in self.path.iterdir()]
             raise ModelError(without_weights(str(self.path), names, "Name one of these, with its folder"))
-        weight_map = _read_object(self.path / INDEX).get("weight_map")
+        weight_map = object_in(self.path / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{self.path / INDEX} has no weight_map.")
         for name, file in weight_map.items():
@@ -375,18 +375,6 @@ def _refuse_unreadable(file: Path) -> None:
         file.open("rb").close()
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
-    return value
 
 
 class TextPart:

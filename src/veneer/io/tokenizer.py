@@ -26,9 +26,10 @@ import tokenizers
 from tokenizers import AddedToken
 
 from veneer.errors import ModelError, OutputError, listing
+from veneer.io.json_objects import object_if_there
 from veneer.io.post_processor import keep_white_space_in_offsets
 from veneer.io.tokenizer_bounds import check_bounds
-from veneer.io.tokenizer_files import DEFAULT, TOOL_USE, as_configured, chat_templates, object_in, text_in
+from veneer.io.tokenizer_files import DEFAULT, TOOL_USE, as_configured, chat_templates, text_in
 from veneer.strict_json import only_finite, to_text
 
 ALIAS_BASE = 0x100000
@@ -296,7 +297,7 @@ def from_directory(path: Path) -> Tokenizer:
         check_bounds(backend, str(file))
     backend.no_truncation()
     backend.no_padding()
-    config = object_in(path / "tokenizer_config.json")
+    config = object_if_there(path / "tokenizer_config.json")
     names = _special_names(path, config)
     added = _declare_tokens(backend, config, names)
     keep_white_space_in_offsets(backend)
@@ -363,7 +364,7 @@ def _encoding(backend: tokenizers.Tokenizer, text: str, *, special: bool) -> tok
 def _special_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Named special tokens. tokenizer_config.json comes before special_tokens_map.json."""
     names: dict[str, str] = {}
-    for source in (object_in(path / "special_tokens_map.json"), config):
+    for source in (object_if_there(path / "special_tokens_map.json"), config):
         for name in (*_NAMED, *_OTHER_NAMED):
             value = source.get(name)
             if isinstance(value, dict):

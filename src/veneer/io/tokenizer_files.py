@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from veneer.errors import ModelError
+from veneer.io.json_objects import object_if_there
 
 DEFAULT, TOOL_USE = "default", "tool_use"
 """The names of the chat templates that are taken by themselves, as transformers does: the second one for conversations
@@ -33,7 +33,7 @@ def chat_templates(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
         files = {DEFAULT: path / "chat_template.jinja", **files}
     if files:
         return {name: text_in(file) for name, file in files.items()}
-    value = object_in(path / "chat_template.json").get("chat_template", config.get("chat_template"))
+    value = object_if_there(path / "chat_template.json").get("chat_template", config.get("chat_template"))
     if isinstance(value, list):
         value = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
     found = value if isinstance(value, dict) else {DEFAULT: value}
@@ -55,18 +55,3 @@ def text_in(file: Path) -> str:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{file} is not UTF-8 text.") from error
-
-
-def object_in(file: Path) -> dict[str, Any]:
-    """The JSON object in a file, or an empty one where there is no such file. Raises ModelError if it is damaged."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(text_in(file))
-        # Half a character (a lone surrogate), which an escape can spell, is none that a tokenizer can take.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
-    return value
