@@ -11,7 +11,7 @@ from veneer.enums import ObjectiveName
 from veneer.errors import VeneerError
 from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_response
 from veneer.studio.checking import lint_page
-from veneer.studio.job_routes import limit_of
+from veneer.studio.numbers import whole_in_query
 from veneer.studio.objects import file_object, page_of
 from veneer.studio.studio import Studio
 from veneer.studio.uploads import receive_file
@@ -36,10 +36,8 @@ async def list_files(studio: Studio, request: Request) -> Response:
         raise ApiError(400, f"order {order[:40]!r} must be asc (the oldest first) or desc", param="order")
     if order == "asc":
         files.reverse()
-    after = request.query_params.get("after")
-    return json_response(
-        page_of([file_object(file) for file in files], after, limit_of(request, MOST_FILES, MOST_FILES))
-    )
+    most = whole_in_query(request, "limit", MOST_FILES, 1, MOST_FILES)
+    return json_response(page_of([file_object(file) for file in files], request.query_params.get("after"), most))
 
 
 async def retrieve_file(studio: Studio, request: Request) -> Response:

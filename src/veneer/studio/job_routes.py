@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from veneer.serving.body import read_body
 from veneer.serving.errors import NO_RETRY, ApiError, json_response
 from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
+from veneer.studio.numbers import is_whole, whole, whole_in_query
 from veneer.studio.objects import checkpoints_of, events_of, page_of
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
@@ -133,7 +134,7 @@ async def move(studio: Studio, request: Request) -> Response:
             message = "before: no such job waits in the queue"
             raise ApiError(409, message, param="before", code="wrong_state", headers=NO_RETRY)
         return await _changed(studio, request, lambda job: studio.queue.put_before(job, before), "moved")
-    if not isinstance(priority, int) or isinstance(priority, bool):
+    if not is_whole(priority):
         raise ApiError(400, "give a whole number as priority, or before", param="priority")
     return await _changed(studio, request, lambda job: studio.queue.prioritise(job, priority), "moved")
 
@@ -167,7 +168,9 @@ async def preview(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/preview: rows of a file as tokens, and which of them train, as the engine has them."""
     body = await read_body(request, studio.limits)
     asked = job_request({key: value for key, value in body.items() if key not in ("first", "count")})
-    first, count = (_place(body, name, default) for name, default in (("first", 0), ("count", 3)))
+    first, count = (
+        whole(body.get(name, default), name, 0, MOST_ROWS) for name, default in (("first", 0), ("count", 3))
+    )
     inputs = await asyncio.to_thread(inputs_of, studio, asked)
     config = config_of(asked, inputs)
     try:
@@ -177,13 +180,6 @@ async def preview(studio: Studio, request: Request) -> Response:
     except VeneerError as error:
         raise ApiError(400, str(error)) from error
     return json_response({"object": "veneer.preview", "rows": made})
-
-
-def _place(body: Mapping[str, Any], name: str, default: int) -> int:
-    found = body.get(name, default)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= MOST_ROWS:
-        raise ApiError(400, f"{name} must be a whole number from 0 to {MOST_ROWS:,}", param=name)
-    return found
 
 
 async def _changed(studio: Studio, request: Request, change: Callable[[str], Job | None], done: str) -> Response:
@@ -206,17 +202,4 @@ async def _found(studio: Studio, request: Request) -> Job:
 
 
 def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
-    return page_of(items, request.query_params.get("after"), limit_of(request))
-
-
-def limit_of(request: Request, default: int = 20, most: int = MOST) -> int:
-    """The field `limit` of a request for a list. Raises ApiError where it is no number in range."""
-    found = number_of(request.query_params.get("limit", str(default)))
-    if found is None or not 1 <= found <= most:
-        raise ApiError(400, f"limit must be a whole number from 1 to {most:,}", param="limit")
-    return found
-
-
-def number_of(text: str) -> int | None:
-    """The whole number in the text of a client, which may have thousands of digits; None where it is none of use."""
-    return int(text) if text.isdecimal() and len(text) < 19 else None
+    return page_of(items, request.query_params.get("after"), whole_in_query(request, "limit", 20, 1, MOST))

@@ -30,7 +30,7 @@ from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_r
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import told, without_paths
 from veneer.studio.chat_routes import preferences_file
-from veneer.studio.job_routes import number_of
+from veneer.studio.numbers import number_of, whole_in_query
 from veneer.studio.objects import finite
 from veneer.studio.results import results_of
 from veneer.studio.settings import PATHS
@@ -116,9 +116,7 @@ async def curves(studio: Studio, request: Request) -> Response:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
         headers = {"content-disposition": f'attachment; filename="{name}.csv"', **UNKEPT}
         return Response(table, media_type="text/csv", headers=headers)
-    most = number_of(query.get("most", str(MOST_POINTS)))
-    if most is None or not 8 <= most <= 20_000:
-        raise ApiError(400, "most must be a whole number from 8 to 20,000", param="most")
+    most = whole_in_query(request, "most", MOST_POINTS, 8, 20_000)
 
     def drawn() -> tuple[dict[str, Any], dict[str, Any]]:
         shared, own = (

@@ -14,6 +14,7 @@ from veneer.errors import ConfigError
 from veneer.run_records.record import default_settings
 from veneer.serving.errors import ApiError
 from veneer.studio.graders import PARAM, Reward, rewards_of
+from veneer.studio.numbers import is_whole, whole
 
 EXTENSION = "veneer"
 """The key of a request's body, and of a job, with what OpenAI's API has no words for."""
@@ -77,7 +78,7 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     hyper = _hyperparameters(body, objective)
     grader = _mapping(_mapping(body, "method"), "reinforcement").get("grader")
     names, rewards = _named_in(settings), _rewards(settings, body, grader)
-    seed = _whole(body, "seed", 0, 2**31 - 1)
+    seed = None if body.get("seed") is None else whole(body["seed"], "seed", 0, 2**31 - 1)
     pairs = [*_hyper_settings(hyper), *_integrations(body)]
     if objective is not ObjectiveName.SFT:
         pairs.append(("objective", objective.value))
@@ -126,7 +127,7 @@ def _extension(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _priority(extension: Mapping[str, Any]) -> int:
     priority = extension.get("priority", 0)
-    if not isinstance(priority, int) or isinstance(priority, bool):
+    if not is_whole(priority):
         raise ApiError(400, f"{EXTENSION}.priority must be a whole number", param=EXTENSION)
     return priority
 
@@ -201,11 +202,10 @@ def _hyperparameters(body: Mapping[str, Any], objective: ObjectiveName) -> Mappi
 
 def _hyper_settings(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Hyperparameters as settings of a run; the rate's multiplier waits until the rate is chosen."""
-    epochs, rows, beta = (_number(hyper, name) for name in ("n_epochs", "batch_size", "beta"))
-    if rows is not None and rows != int(rows):
-        raise ApiError(400, "batch_size must be 'auto' or a whole number: rows in a step", param="batch_size")
+    epochs, beta = _number(hyper, "n_epochs"), _number(hyper, "beta")
+    rows = _count(hyper, "batch_size", "rows in a step")
     found: list[tuple[str, Any]] = [("train.epochs", epochs)] if epochs is not None else []
-    found += [("train.examples_per_step", int(rows))] if rows is not None else []
+    found += [("train.examples_per_step", rows)] if rows is not None else []
     found += [("dpo.beta", beta)] if beta is not None else []
     return [*found, *_exploration(hyper)]
 
@@ -216,9 +216,7 @@ def _exploration(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
     Raises:
         ApiError: one asks for what a run does not do.
     """
-    compute, every = _number(hyper, "compute_multiplier"), _number(hyper, "eval_interval")
-    if every is not None and every != int(every):
-        raise ApiError(400, "eval_interval must be 'auto' or a whole number: steps", param="eval_interval")
+    compute, every = _number(hyper, "compute_multiplier"), _count(hyper, "eval_interval", "steps")
     if hyper.get("eval_samples", "auto") not in (None, "auto"):
         message = "eval_samples: an evaluation answers every evaluation row once; leave it out, or give fewer rows"
         raise ApiError(400, message, param="eval_samples")
@@ -226,7 +224,7 @@ def _exploration(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
         message = "reasoning_effort: answers are as long as grpo.max_completion_length lets them; leave it out"
         raise ApiError(400, message, param="reasoning_effort")
     answers = GrpoSection().num_generations
-    found: list[tuple[str, Any]] = [] if every is None else [("train.eval_every", int(every))]
+    found: list[tuple[str, Any]] = [] if every is None else [("train.eval_every", every)]
     return [*found, *([] if compute is None else [("grpo.num_generations", max(2, round(answers * compute)))])]
 
 
@@ -332,15 +330,6 @@ def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
     return dict(found)
 
 
-def _whole(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
-    found = body.get(name)
-    if found is None:
-        return None
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
-        raise ApiError(400, f"{name} must be a whole number from {least} to {most:,}", param=name)
-    return found
-
-
 def _number(hyper: Mapping[str, Any], name: str) -> float | None:
     """A hyperparameter; None for `auto`."""
     found = hyper.get(name, "auto")
@@ -349,3 +338,11 @@ def _number(hyper: Mapping[str, Any], name: str) -> float | None:
     if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= 10**6:
         raise ApiError(400, f"{name} must be 'auto' or a number above 0, at most 1,000,000", param=name)
     return float(found)
+
+
+def _count(hyper: Mapping[str, Any], name: str, unit: str) -> int | None:
+    """A hyperparameter that counts something; None for `auto`."""
+    found = _number(hyper, name)
+    if found is not None and not found.is_integer():
+        raise ApiError(400, f"{name} must be 'auto' or a whole number: {unit}", param=name)
+    return None if found is None else int(found)

@@ -27,6 +27,7 @@ from veneer.serving.errors import ApiError
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
+from veneer.studio.numbers import is_whole
 from veneer.studio.objects import error_of, job_object
 from veneer.studio.studio import Studio
 
@@ -140,7 +141,7 @@ def _gate(value: Any) -> dict[str, Any]:
 
 def _count(body: Mapping[str, Any], key: str, most: int = 10**7) -> int | None:
     found = body.get(key)
-    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= most):
+    if found is not None and not is_whole(found, 1, most):
         raise _wrong(key, f"a whole number from 1 to {most:,}")
     return found
 

@@ -1,0 +1,41 @@
+"""Whole numbers that clients send: in the JSON of a body, and as text in an address."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+from starlette.requests import Request
+
+from veneer.serving.errors import ApiError
+
+
+def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number in a range; Python takes true and false for numbers too."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def whole(value: object, name: str, least: int, most: int) -> int:
+    """A value of JSON that must be a whole number in a range.
+
+    Args:
+        value: the value; None is none.
+        name: the field that it was given by.
+        least, most: the ends of the range, which are in it.
+
+    Raises:
+        ApiError: 400, it is none.
+    """
+    if not is_whole(value, least, most):
+        raise ApiError(400, f"{name} must be a whole number from {least:,} to {most:,}", param=name)
+    return value
+
+
+def whole_in_query(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """The whole number that an address gives for a field, or the default. Raises ApiError as `whole`."""
+    return whole(number_of(request.query_params.get(name, str(default))), name, least, most)
+
+
+def number_of(text: str) -> int | None:
+    """The whole number in the text of a client, which may have thousands of digits; None where it is none of use."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None
