@@ -8,19 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from veneer.errors import VeneerError, where_raised
 from veneer.serving import adapter_routes, facts, ollama, ollama_answers, tokens
-from veneer.serving.answers import ClientGone
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.guard import Access, Guard
+from veneer.serving.handlers import error_handlers
 from veneer.serving.page import page
 from veneer.serving.service import Service
 
@@ -73,28 +71,11 @@ def _route(service: Service, path: str, endpoint: Endpoint, method: str) -> Rout
 
 
 def _application(service: Service, routes: list[BaseRoute]) -> Starlette:
-    async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)
+    def said(request: Request, error: ApiError) -> Response:
         service.metrics.error(error.status)
         if request.url.path.startswith("/api/"):
             # Ollama's clients read a text there.
             return json_response({"error": error.message}, status=error.status, headers=error.headers)
         return error.response()
 
-    async def unknown(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        message = "there is no such route" if error.status_code == 404 else str(error.detail)
-        return await refused(request, ApiError(error.status_code, message, headers=error.headers))
-
-    async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)
-
-    async def failed(request: Request, error: Exception) -> Response:
-        log.error("%s", where_raised(error))
-        return await refused(request, ApiError(500, "the server has failed on this request; its log says where"))
-
-    async def mended(request: Request, error: Exception) -> Response:
-        return await refused(request, ApiError(400, str(error)))
-
-    handlers = {ApiError: refused, VeneerError: mended, HTTPException: unknown, ClientGone: gone, Exception: failed}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    return Starlette(routes=routes, exception_handlers=error_handlers(said, log, "the server"))

@@ -8,16 +8,15 @@ from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from veneer.errors import OutputError, VeneerError, where_raised
-from veneer.serving.answers import ClientGone
+from veneer.errors import OutputError
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.guard import Access, Guard
+from veneer.serving.handlers import Handlers, error_handlers
 from veneer.serving.service import VERSION
 from veneer.studio import chat_routes, file_routes, job_routes, pages, run_routes, task_routes
 from veneer.studio.called import folder_called, models_called, without_paths
@@ -92,14 +91,8 @@ MAKING = (
 def build_studio_app(studio: Studio, access: Access) -> ASGIApp:
     """The ASGI application of a studio, for those whom `access` and a key or a session let in."""
     routes: list[BaseRoute] = [_route(studio, path, endpoint, method) for (method, path), endpoint in ROUTES.items()]
-    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-        ApiError: partial(_refused, studio),
-        OutputError: partial(_unwritten, studio),
-        VeneerError: partial(_mended, studio),
-        HTTPException: partial(_unknown, studio),
-        ClientGone: _gone,
-        Exception: _failed,
-    }
+    said = partial(_said, studio)
+    handlers: Handlers = {**error_handlers(said, log, "the studio"), OutputError: partial(_unwritten, said)}
     return Guard(SessionGate(Starlette(routes=routes, exception_handlers=handlers), studio.sessions), access)
 
 
@@ -115,28 +108,13 @@ def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> 
     return Route(path, call, methods=[method])
 
 
-async def _refused(studio: Studio, request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _said(studio, request, error)
-
-
-async def _unwritten(studio: Studio, request: Request, error: Exception) -> Response:
+async def _unwritten(said: Callable[[Request, ApiError], Response], request: Request, error: Exception) -> Response:
     # The path is for whoever runs the studio: clients can do nothing about it.
     log.error("%s", error)
     message = (
         "it cannot be written: there may be no room on the studio's disk, whose log has the reason; ask again then"
     )
-    return _said(studio, request, ApiError(507, message))
-
-
-async def _mended(studio: Studio, request: Request, error: Exception) -> Response:
-    return _said(studio, request, ApiError(400, str(error)))
-
-
-async def _unknown(studio: Studio, request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = "there is no such route" if error.status_code == 404 else str(error.detail)
-    return _said(studio, request, ApiError(error.status_code, message, headers=error.headers))
+    return said(request, ApiError(507, message))
 
 
 def _said(studio: Studio, request: Request, given: ApiError) -> Response:
@@ -148,12 +126,3 @@ def _said(studio: Studio, request: Request, given: ApiError) -> Response:
     if request.headers.get(REFUSALS) != ANSWERED or error.status >= 500:
         return error.response()
     return json_response(error.content, headers={**error.headers, "x-refused": str(error.status)})
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    log.error("%s", where_raised(error))
-    return ApiError(500, "the studio has failed on this request; its log says where").response()
