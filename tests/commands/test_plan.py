@@ -11,6 +11,9 @@ import pytest
 from invoking import invoke
 from plan_setups import LLAMA_65B
 from tiny import run_config
+from veneer.config import QuantSection
+from veneer.enums import Scheme
+from veneer.quantization import quantize
 from veneer.training.run import train
 
 
@@ -38,6 +41,15 @@ def test_supposed_rows_beyond_the_models_context_are_told_of_as_a_runs_are(confi
     assert f"1 row {said} (the longest has 2,049)" in invoke(*asked, "--tokens", 100, "--length", 2049).stderr
     assert f"20 rows {said} (the longest has 3,000)" in invoke(*asked, "--tokens", 3000).stderr
     assert said not in invoke(*asked, "--tokens", 100, "--length", 2048).stderr
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_the_base_of_a_server_is_planned_as_its_files_hold_it(scheme: str, tiny_model: Path, tmp_path: Path) -> None:
+    quantize(tiny_model, tmp_path / "stored", quant=QuantSection(scheme=Scheme(scheme)))
+    asked = ("plan", "--serve", "--sequences", 1, "--adapters", 1, "--json")
+    stored = invoke(*asked, "--model", tmp_path / "stored")
+    quantised = invoke(*asked, "--model", tiny_model, "--set", f"quant.scheme={scheme}")
+    assert json.loads(stored.stdout)["base"] == json.loads(quantised.stdout)["base"]
 
 
 def test_the_table_names_every_part(config_file: Path) -> None:

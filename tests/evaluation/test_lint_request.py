@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_a_request_is_carried_out_with_everything_that_it_names(tiny_model: Path
     assert report.setting.max_length == 2
     assert "leaked-row" in {found.rule.name for found in report.found}
     assert "duplicate" not in {found.rule.name for found in report.found}
+
+
+def test_rows_are_checked_with_a_models_small_files_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """Its weights, of many gigabytes it may be, are neither needed nor fetched."""
+    small = tmp_path / "model"
+    shutil.copytree(tiny_model, small, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = str(write_rows(tmp_path / "rows.jsonl", [{"prompt": "2 + 2?", "completion": "4"}]))
+    reports = [run_lint(LintRequest(data=file, model=model)) for model in (small, tiny_model)]
+    assert reports[0].to_json()["lengths"] == reports[1].to_json()["lengths"]
+    assert reports[0].skipped == ()
 
 
 @pytest.mark.parametrize(

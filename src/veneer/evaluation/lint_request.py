@@ -13,7 +13,7 @@ from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError
 from veneer.evaluation.label_errors import model_pass
 from veneer.events import Subscriber
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import read_model_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def run_lint(request: LintRequest, *, subscribers: Sequence[Subscriber] = ()) ->
         passes.append(person_pass(request.names, request.data, request.columns, kind))
     return lint(
         request.data,
-        tokenizer=None if request.model is None else open_checkpoint(request.model).tokenizer(),
+        tokenizer=None if request.model is None else read_model_config(request.model).tokenizer(),
         eval_file=request.eval_data,
         max_length=request.max_length,
         columns=request.columns,

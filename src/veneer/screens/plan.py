@@ -95,7 +95,7 @@ def plan_server_visibly(
         device=machine.device,
         threads=machine.threads,
         lora=LoraSpec.of(config.lora, tied=spec.tied_head),
-        quant=config.quant,
+        quant=description.stored or config.quant,
         stored=description.stored is not None,
         blocks=description.blocks,
         tables=description.tables,

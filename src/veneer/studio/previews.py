@@ -10,7 +10,7 @@ from veneer.config import RunConfig
 from veneer.data.lint.row import LintSetting, Row, read_rows
 from veneer.data.lint.view import spans_of, tokens_of
 from veneer.data.records import iterate_rows
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import read_model_config
 
 
 def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, An
         DataError: the file cannot be read.
         ModelError: the model has no usable tokenizer.
     """
-    tokenizer = open_checkpoint(config.model, revision=config.revision).tokenizer()
+    tokenizer = read_model_config(config.model, revision=config.revision).tokenizer()
     setting = LintSetting(tokenizer, config.data.max_length, config.data.columns, config.objective.rows)
     rows = iterate_rows(config.data.file or "", columns=config.data.columns)
     raw = list(islice(rows, first, first + count))
