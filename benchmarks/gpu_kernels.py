@@ -16,10 +16,10 @@ from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
+from veneer.native.stored import NestedScales
 from veneer.products import LowRank, outer, outputs
 from veneer.quant.codes import (
     CodeBook,
-    NestedScales,
     _decode_chunks,
     dequantize_4bit,
     dequantize_nested,

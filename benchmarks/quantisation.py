@@ -85,7 +85,7 @@ def int4(*, double_quant: bool) -> Callable[[Tensor], Held]:
         if double_quant:
             nested = quantize_nested(absmax)
             scales = dequantize_nested(nested)
-            size = weight.numel() // 2 + nested.codes.nbytes + nested.absmax.nbytes + 4
+            size = weight.numel() // 2 + nested.codes.nbytes + nested.factors.nbytes + 4
         codes = (blocks * (7 / absmax.clamp(min=1e-38))[:, None]).round()
         return Held((codes * (scales / 7)[:, None]).view_as(weight), size)
 

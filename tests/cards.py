@@ -25,7 +25,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.gpu import attention, dispatch, few_rows
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
-from veneer.quant.codes import NESTED_BLOCK, NestedScales, packed_sizes
+from veneer.quant.codes import NESTED_BLOCK, nested_scales, packed_sizes
 from veneer.quant.linear import QuantLinear
 
 META = torch.device("meta")
@@ -134,7 +134,7 @@ class MetaWeights:
         if not self.quantized:
             return DenseLinear(self.parameter(f"{path}.weight", (out_features, in_features)))
         codes, blocks = packed_sizes(in_features * out_features, 64)
-        scales = NestedScales(
+        scales = nested_scales(
             torch.empty(blocks, dtype=torch.uint8, device=META),
             torch.empty(-(-blocks // NESTED_BLOCK), device=META),
             torch.empty((), device=META),

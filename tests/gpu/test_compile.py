@@ -95,6 +95,7 @@ def spilled(ptx: str, capability: int, folder: Path) -> int:
 def start_all(x: Tensor) -> None:
     """One launch of every kernel and variant; `x` `[4, dim]`, where dim is a multiple of 64."""
     from veneer.gpu import cross_entropy, elementwise, norm, quant
+    from veneer.native.stored import Format, NestedScales, Stored
 
     dim = x.shape[1]
     statistics, angles, weight = torch.zeros(4), torch.zeros(4, 32), torch.ones(dim)
@@ -110,8 +111,10 @@ def start_all(x: Tensor) -> None:
     elementwise.swiglu_backward(x, x, x)
     elementwise.rotate(x.view(4, dim // 64, 64), angles, angles, -1.0)
     packed, table = torch.zeros(2 * dim, dtype=torch.uint8), torch.zeros(256)
-    quant.dequantize_4bit(packed, table, table, 64, x)
-    quant.dequantize_4bit_nested(packed, table, packed, table, table, table, 64, 256, x)
+    nested = NestedScales(codes=packed, values=table, factors=table, offset=table, block=256)
+    for scales in (table, nested):
+        weight = Stored(format=Format.FOUR_BIT, columns=4, depth=dim, codes=packed, values=table, scales=scales)
+        quant.dequantize_4bit(weight, x)
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64))
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64), gradient=False)
 
@@ -119,11 +122,11 @@ def start_all(x: Tensor) -> None:
 def start_products(x: Tensor, blocks: Sequence[int], rank: int = 16) -> None:
     """Products of `x` with weights of 4 bits, with nested and with plain scales, and of 8 bits."""
     from veneer.gpu.packed import packed_product
-    from veneer.native.stored import Format, NestedScale, Stored
+    from veneer.native.stored import Format, NestedScales, Stored
 
     depth, columns, table = x.shape[1], 4096, torch.zeros(256)
     codes = torch.zeros(64, dtype=torch.uint8)
-    nested = NestedScale(codes=codes, values=table, factors=table, offset=table, block=256)
+    nested = NestedScales(codes=codes, values=table, factors=table, offset=table, block=256)
     update = (x[:, :rank], x.new_zeros(columns, rank), 2.0)
     for block in blocks:
         for scales, own in ((nested, update), (table, None)):
@@ -227,11 +230,14 @@ def test_products_with_packed_weights_compile_without_spills(
 def test_decoding_compiles_for_every_block_without_spills(
     block: int, launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from veneer.gpu.quant import dequantize_4bit_nested
+    from veneer.gpu.quant import dequantize_4bit
+    from veneer.native.stored import Format, NestedScales, Stored
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     packed, table = torch.zeros(64, dtype=torch.uint8), torch.zeros(256)
-    dequantize_4bit_nested(packed, table, packed, table, table, table, block, 256, torch.zeros(3, 43).bfloat16())
+    nested = NestedScales(codes=packed, values=table, factors=table, offset=table, block=256)
+    weight = Stored(format=Format.FOUR_BIT, columns=3, depth=43, codes=packed, values=table, scales=nested, block=block)
+    dequantize_4bit(weight, torch.zeros(3, 43).bfloat16())
     assert spilled(compiled(launches[0], 80), 80, tmp_path) == 0
 
 

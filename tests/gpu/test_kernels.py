@@ -18,7 +18,7 @@ from triton.runtime import interpreter
 from veneer.gpu import cross_entropy, dispatch, elementwise, norm, packed, quant
 from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
-from veneer.native.stored import Format, NestedScale, Stored
+from veneer.native.stored import Format, NestedScales, Stored
 from veneer.quant import codes
 from veneer.quant.codes import dequantize_4bit, quantize_4bit, quantize_nested
 
@@ -121,7 +121,7 @@ def test_decoding(nested: bool, chosen: list[str], monkeypatch: pytest.MonkeyPat
     packed, absmax = quantize_4bit(weight)
     scales = quantize_nested(absmax) if nested else absmax
     found = dequantize_4bit(packed, scales, weight.shape, torch.float32)
-    assert chosen == ["dequantize_4bit_nested" if nested else "dequantize_4bit"]
+    assert chosen == ["dequantize_4bit"]
     monkeypatch.setattr(codes, "kernels_for", lambda *tensors: None)
     assert torch.equal(found, dequantize_4bit(packed, scales, weight.shape, torch.float32))
 
@@ -224,15 +224,24 @@ def all_losses(scores: Tensor) -> None:
     cross_entropy.cross_entropy_in_place(scores, targets, gradient=False)
 
 
+def four_bits(codes: Tensor, values: Tensor, scales: Tensor | NestedScales, block: int, count: int) -> Stored:
+    """A weight of one row."""
+    return Stored(
+        format=Format.FOUR_BIT, columns=1, depth=count, codes=codes, values=values, scales=scales, block=block
+    )
+
+
 def all_decodings(out: Tensor) -> None:
     count = out.numel()
     codes = torch.empty(-(-count // 2), dtype=torch.uint8)
     table, offset = torch.empty(256), torch.empty(())
     for block in (32, 64, 4096):
         blocks = -(-count // block)
-        quant.dequantize_4bit(codes, table[:16], torch.empty(blocks), block, out)
-        scales = torch.empty(blocks, dtype=torch.uint8), table, torch.empty(-(-blocks // 256)), offset
-        quant.dequantize_4bit_nested(codes, table[:16], *scales, block, 256, out)
+        factors = torch.empty(-(-blocks // 256))
+        kept = torch.empty(blocks, dtype=torch.uint8)
+        nested = NestedScales(codes=kept, values=table, factors=factors, offset=offset, block=256)
+        for scales in (torch.empty(blocks), nested):
+            quant.dequantize_4bit(four_bits(codes, table[:16], scales, block, count), out)
 
 
 def all_products(weight: Tensor) -> None:
@@ -246,7 +255,7 @@ def all_products(weight: Tensor) -> None:
         blocks, rest = divmod(columns * depth, block)
         if depth % block == 0 and not rest:
             pairs = torch.empty(columns * depth // 2, dtype=torch.uint8)
-            nested = NestedScale(
+            nested = NestedScales(
                 codes=torch.empty(blocks, dtype=torch.uint8), values=table, factors=torch.empty(-(-blocks // 256)),
                 offset=offset, block=256,
             )  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from veneer.gpu.quant import dequantize_4bit, dequantize_4bit_nested
+from veneer.gpu.quant import dequantize_4bit
+from veneer.native.stored import Format, NestedScales, Stored
 from veneer.quant import codes as reference
-from veneer.quant.codes import NESTED_BLOCK, CodeBook, code_values, nested_values, quantize_4bit, quantize_nested
+from veneer.quant.codes import CodeBook, code_values, quantize_4bit, quantize_nested
 
 pytestmark = pytest.mark.usefixtures("seed")
 
@@ -19,6 +21,17 @@ def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "kernels_for", lambda *tensors: None)
 
 
+def decode(
+    codes: Tensor, scales: Tensor | NestedScales, block: int, out: Tensor, codebook: CodeBook = CodeBook.NF4
+) -> None:
+    columns, depth = out.shape
+    values = code_values(codebook)
+    weight = Stored(
+        format=Format.FOUR_BIT, columns=columns, depth=depth, codes=codes, values=values, scales=scales, block=block
+    )
+    dequantize_4bit(weight, out)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("block", [32, 64, 4096])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -26,7 +39,7 @@ def test_decoding_is_that_of_the_reference_bit_for_bit(shape: tuple[int, int], b
     weight = torch.randn(shape) * torch.rand(shape[0], 1) * 3
     codes, absmax = quantize_4bit(weight, block)
     found = torch.full(shape, torch.nan, dtype=dtype)
-    dequantize_4bit(codes, code_values(), absmax, block, found)
+    decode(codes, absmax, block, found)
     assert torch.equal(found, reference.dequantize_4bit(codes, absmax, shape, dtype, block=block))
 
 
@@ -38,8 +51,7 @@ def test_nested_scales_are_decoded_in_the_same_launch(shape: tuple[int, int], bl
     codes, absmax = quantize_4bit(weight, block)
     nested = quantize_nested(absmax)
     found = torch.full(shape, torch.nan, dtype=dtype)
-    pieces = (nested.codes, nested_values(), nested.absmax, nested.offset)
-    dequantize_4bit_nested(codes, code_values(), *pieces, block, NESTED_BLOCK, found)
+    decode(codes, nested, block, found)
     assert torch.equal(found, reference.dequantize_4bit(codes, nested, shape, dtype, block=block))
 
 
@@ -48,7 +60,7 @@ def test_another_code_book_is_another_table_of_values(block: int) -> None:
     weight = torch.randn(37, 83)
     codes, absmax = quantize_4bit(weight, block, codebook=CodeBook.FP4)
     found = torch.full((37, 83), torch.nan)
-    dequantize_4bit(codes, code_values(CodeBook.FP4), absmax, block, found)
+    decode(codes, absmax, block, found, CodeBook.FP4)
     expected = reference.dequantize_4bit(codes, absmax, (37, 83), torch.float32, block=block, codebook=CodeBook.FP4)
     assert torch.equal(found, expected)
 
@@ -58,7 +70,7 @@ def test_bfloat16_is_within_one_unit_of_the_reference() -> None:
     weight = torch.randn(40, 70)
     codes, absmax = quantize_4bit(weight, 64)
     found = torch.empty(40, 70, dtype=torch.bfloat16)
-    dequantize_4bit(codes, code_values(), absmax, 64, found)
+    decode(codes, absmax, 64, found)
     exact = reference.dequantize_4bit(codes, absmax, (40, 70), torch.float32)
     assert bool(((found.double() - exact.double()).abs() <= 2.0**-7 * exact.double().abs()).all())
 
@@ -67,5 +79,5 @@ def test_nothing_is_written_behind_the_end() -> None:
     weight = torch.randn(3, 7)
     codes, absmax = quantize_4bit(weight, 32)
     room = torch.full((64,), 7.0)
-    dequantize_4bit(codes, code_values(), absmax, 32, room[:21].view(3, 7))
+    decode(codes, absmax, 32, room[:21].view(3, 7))
     assert bool((room[21:] == 7.0).all())

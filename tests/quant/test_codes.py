@@ -17,10 +17,10 @@ from veneer.quant import codes as module
 from veneer.quant.codes import (
     BLOCKS,
     CodeBook,
-    NestedScales,
     code_values,
     dequantize_4bit,
     dequantize_nested,
+    nested_scales,
     nested_values,
     packed_sizes,
     quantize_4bit,
@@ -290,7 +290,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
             torch.set_num_threads(threads)
             codes, absmax = quantize_4bit(weight)
             nested = quantize_nested(absmax)
-            results.append((codes, absmax, nested.codes, nested.absmax, nested.offset))
+            results.append((codes, absmax, nested.codes, nested.factors, nested.offset))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -319,7 +319,7 @@ def test_nested_codes_are_the_nearest_by_brute_force(count: int) -> None:
     for start in range(0, count, 256):
         part = absmax[start : start + 256] - nested.offset
         scale = part.abs().max()
-        assert nested.absmax[start // 256] == scale
+        assert nested.factors[start // 256] == scale
         scaled = (part * (1 / scale.clamp(min=1e-38))).double()
         nearest = (scaled.unsqueeze(1) - values).abs().argmin(dim=1)
         assert nested.codes[start : start + 256].tolist() == nearest.tolist()
@@ -331,7 +331,7 @@ def test_nested_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_QUANTIZE_CHUNK", 512)
     parts = quantize_nested(absmax)
     assert torch.equal(parts.codes, whole.codes)
-    assert torch.equal(parts.absmax, whole.absmax)
+    assert torch.equal(parts.factors, whole.factors)
     assert torch.equal(parts.offset, whole.offset)
 
 
@@ -349,7 +349,7 @@ def test_nested_matches_bitsandbytes_but_for_its_approximate_search() -> None:
 @pytest.mark.parametrize("shape", [(1024, 64), (300, 192)])
 def test_nested_decode_equals_bitsandbytes(shape: tuple[int, int]) -> None:
     packed, state = bnb.quantize_4bit(normal(shape), blocksize=64, quant_type="nf4", compress_statistics=True)
-    scales = dequantize_nested(NestedScales(state.absmax, state.state2.absmax, state.offset))
+    scales = dequantize_nested(nested_scales(state.absmax, state.state2.absmax, state.offset))
     expected_scales = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
     assert torch.equal(scales, expected_scales)
     assert torch.equal(
@@ -365,4 +365,4 @@ def test_equal_scales_survive_nesting_exactly() -> None:
 def test_nested_sizes_are_checked() -> None:
     nested = quantize_nested(torch.rand(300))
     with pytest.raises(ModelError, match="2 scales; got 1"):
-        dequantize_nested(NestedScales(nested.codes, nested.absmax[:1], nested.offset))
+        dequantize_nested(nested_scales(nested.codes, nested.factors[:1], nested.offset))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
-from veneer.quant.codes import NestedScales, dequantize_4bit, quantize_4bit
+from veneer.quant.codes import dequantize_4bit, nested_scales, quantize_4bit
 from veneer.quant.linear import QuantConfig, QuantLinear
 
 
@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ModelError, match="scales"):
         QuantLinear((8, 16), codes, absmax.double())
     with pytest.raises(ModelError, match="nested offset"):
-        QuantLinear((8, 16), codes, NestedScales(codes[:2], absmax[:1], torch.zeros(1)))
+        QuantLinear((8, 16), codes, nested_scales(codes[:2], absmax[:1], torch.zeros(1)))
     with pytest.raises(ModelError, match="bias"):
         QuantLinear((8, 16), codes, absmax, torch.zeros(16))
     with pytest.raises(ModelError, match="two dimensions"):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from veneer.native.arguments import usable as compiled_usable
 from veneer.native.library import kernels
+from veneer.native.stored import Stored
 
 if TYPE_CHECKING:
     from veneer.gpu.kernels import TritonKernels
@@ -59,23 +60,8 @@ class GpuKernels(Protocol):
         """Gradients of gate and up."""
         ...
 
-    def dequantize_4bit(self, codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
-        """Decode into `out`; `values` float32 `[16]`, `absmax` float32, one for `block` weights."""
-        ...
-
-    def dequantize_4bit_nested(
-        self,
-        codes: Tensor,
-        values: Tensor,
-        absmax_codes: Tensor,
-        nested_values: Tensor,
-        nested_absmax: Tensor,
-        nested_offset: Tensor,
-        block: int,
-        nested_block: int,
-        out: Tensor,
-    ) -> None:
-        """Decode weights with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+    def dequantize_4bit(self, weight: Stored, out: Tensor) -> None:
+        """Decode a weight of 4 bits into `out`."""
         ...
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:

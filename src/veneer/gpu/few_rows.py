@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu.dispatch import GpuChoice, choice, failure, triton_kernels, usable
-from veneer.native.stored import Format, NestedScale, Stored
+from veneer.native.stored import Format, NestedScales, Stored
 
 MOST_ROWS = 16
 """Rows that the kernel takes at most, those of the tensor cores' smallest tile."""
@@ -92,7 +92,7 @@ def is_right(device: torch.device, dtype: torch.dtype) -> bool:
     scale_codes = (torch.arange(blocks, device=device) * 53 % 256).to(torch.uint8)
     values, nested, offset = spread(16), spread(256), torch.full((), 1.5, device=device)
     factors = torch.ones(1, device=device)
-    scales = NestedScale(codes=scale_codes, values=nested, factors=factors, offset=offset, block=256)
+    scales = NestedScales(codes=scale_codes, values=nested, factors=factors, offset=offset, block=256)
     weight = Stored(
         format=Format.FOUR_BIT, columns=columns, depth=depth, codes=codes, values=values, scales=scales, block=64
     )

@@ -23,6 +23,5 @@ class TritonKernels:
     geglu_backward = staticmethod(elementwise.geglu_backward)
     rotate = staticmethod(elementwise.rotate)
     dequantize_4bit = staticmethod(quant.dequantize_4bit)
-    dequantize_4bit_nested = staticmethod(quant.dequantize_4bit_nested)
     packed_product = staticmethod(packed.packed_product)
     cross_entropy_in_place = staticmethod(cross_entropy.cross_entropy_in_place)

@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from veneer.gpu.launch import launch, next_power_of_two
-from veneer.gpu.quant import block_scales
-from veneer.native.stored import Format, NestedScale, Stored
+from veneer.gpu.quant import block_scales, scale_tensors
+from veneer.native.stored import Format, Stored
 
 ROWS = 16
 """Rows of the tensor cores' smallest tile: fewer are made up with zeros, at no cost of memory."""
@@ -161,18 +161,14 @@ def packed_product(
         update: left `[rows, rank]`, whose rows are contiguous, right `[columns, rank]`, contiguous, both in the dtype
             of x, and the factor of their product.
     """
-    scales, paired = weight.scales, weight.format is Format.FOUR_BIT
-    assert scales is not None
-    if isinstance(scales, NestedScale):
-        of_scales, nested_block = (scales.codes, scales.values, scales.factors, scales.offset), scales.block
-    else:
-        of_scales, nested_block = (scales, scales, scales, scales), 0
+    paired = weight.format is Format.FOUR_BIT
+    scales, nested_block = scale_tensors(weight)
     left, right, factor = (x, x, 1.0) if update is None else update
     rank = 0 if update is None else left.shape[1]
     y = torch.empty((len(x), weight.columns), dtype=x.dtype, device=x.device)
     inputs = x.view(torch.int32) if paired else x
     values = weight.codes if weight.values is None else weight.values
-    tensors = (inputs, weight.codes, values, *of_scales, left, right, y if bias is None else bias, y)
+    tensors = (inputs, weight.codes, values, *scales, left, right, y if bias is None else bias, y)
     sizes = (len(x), weight.columns, inputs.shape[1], left.stride(0), rank, float(factor))
     block = weight.block // 2 if paired else 0
     constants = {

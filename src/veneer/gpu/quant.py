@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from veneer.gpu.launch import launch, warps
+from veneer.native.stored import NestedScales, Stored
 
 _ELEMENTS = 4096
 """Weights that one program decodes."""
@@ -44,7 +45,7 @@ def _decode(
     values: tl.tensor,
     scales: tl.tensor,
     nested_values: tl.tensor,
-    nested_absmax: tl.tensor,
+    nested_factors: tl.tensor,
     nested_offset: tl.tensor,
     out: tl.tensor,
     code_bytes: tl.tensor,
@@ -55,7 +56,7 @@ def _decode(
 ) -> None:
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     present = row * BLOCK < count
-    scale = block_scales(row, present, scales, nested_values, nested_absmax, nested_offset, NESTED_BLOCK)
+    scale = block_scales(row, present, scales, nested_values, nested_factors, nested_offset, NESTED_BLOCK)
     byte_place = row[:, None] * (BLOCK // 2) + tl.arange(0, BLOCK // 2)[None, :]
     pair = tl.load(codes + byte_place, mask=byte_place < code_bytes, other=0).to(tl.int32)
     # The code book is 64 bytes, one line of the L1 cache.
@@ -64,46 +65,26 @@ def _decode(
     tl.store(out + place, value.to(out.dtype.element_ty), mask=place < count)
 
 
-def dequantize_4bit(codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
-    """Decode into `out`.
+def scale_tensors(weight: Stored) -> tuple[tuple[Tensor, ...], int]:
+    """What `block_scales` reads: scales, nested values, factors and offset, and the nested block, 0 for plain scales.
 
-    Args:
-        codes: uint8 `[ceil(n / 2)]`.
-        values: what each of the 16 codes means, float32.
-        absmax: scales, float32 `[ceil(n / block)]`.
-        block: weights a scale, a power of two from 32 to 4096.
-        out: n elements, contiguous; float32, bfloat16 or float16.
+    Plain scales stand in for the tensors that they do not have.
     """
-    _launch((codes, values, absmax, values, values, values, out), block, 0)
+    scales = weight.scales
+    if isinstance(scales, NestedScales):
+        return (scales.codes, scales.values, scales.factors, scales.offset), scales.block
+    assert scales is not None
+    return (scales, scales, scales, scales), 0
 
 
-def dequantize_4bit_nested(
-    codes: Tensor,
-    values: Tensor,
-    absmax_codes: Tensor,
-    nested_values: Tensor,
-    nested_absmax: Tensor,
-    nested_offset: Tensor,
-    block: int,
-    nested_block: int,
-    out: Tensor,
-) -> None:
-    """Decode into `out` where the scales are quantised; other arguments as `dequantize_4bit`.
-
-    Args:
-        absmax_codes: uint8 `[ceil(n / block)]`.
-        nested_values: what each of the 256 codes of a scale means, float32.
-        nested_absmax: scales of the scales, float32 `[ceil(blocks / nested_block)]`.
-        nested_offset: added to every scale, float32, 0-D.
-        nested_block: scales that share one nested scale.
-    """
-    tensors = (codes, values, absmax_codes, nested_values, nested_absmax, nested_offset, out)
-    _launch(tensors, block, nested_block)
-
-
-def _launch(tensors: tuple[Tensor, ...], block: int, nested_block: int) -> None:
-    out = tensors[-1]
-    rows = max(1, _ELEMENTS // block)
-    constants = {"BLOCK": block, "ROWS": rows, "NESTED_BLOCK": nested_block, "num_warps": warps(rows * block)}
+def dequantize_4bit(weight: Stored, out: Tensor) -> None:
+    """Decode a weight into `out`, whose n elements are contiguous; float32, bfloat16 or float16."""
+    assert weight.values is not None
+    scales, nested_block = scale_tensors(weight)
+    rows = max(1, _ELEMENTS // weight.block)
+    constants = {
+        "BLOCK": weight.block, "ROWS": rows, "NESTED_BLOCK": nested_block, "num_warps": warps(rows * weight.block)
+    }  # fmt: skip
     count = out.numel()
-    launch(_decode, (-(-count // (rows * block)),), out, (*tensors, tensors[0].numel(), count), constants)
+    arguments = (weight.codes, weight.values, *scales, out, weight.codes.numel(), count)
+    launch(_decode, (-(-count // (rows * weight.block)),), out, arguments, constants)

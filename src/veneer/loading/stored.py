@@ -14,8 +14,8 @@ from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.loading.expected import TABLE_NAMES, linear_paths
 from veneer.model.spec import DecoderSpec
-from veneer.native.stored import Format
-from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
+from veneer.native.stored import Format, NestedScales
+from veneer.quant.codes import BLOCKS, CodeBook, code_values, nested_scales, nested_values
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
@@ -98,7 +98,7 @@ def _layer(stored: StoredWeight) -> PackedLinear:
         return RowwiseLinear(stored.codes, stored.scales)
     scales: torch.Tensor | NestedScales = stored.scales
     if stored.nested_scales is not None:
-        scales = NestedScales(stored.scales, stored.nested_scales, torch.tensor(stored.nested_offset))
+        scales = nested_scales(stored.scales, stored.nested_scales, torch.tensor(stored.nested_offset))
     shape = (kind.shape[0], kind.shape[1])
     return QuantLinear(shape, stored.codes, scales, block=kind.block, codebook=CodeBook(kind.scheme.value))
 

@@ -21,7 +21,7 @@ from veneer.native.arguments import DTYPES, pointer, pointers
 from veneer.native.attention import Documents, ScoreLimits, attention_arguments
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.rowwise import Rowwise
-from veneer.native.stored import Stored, matrix_struct
+from veneer.native.stored import NestedScales, Stored, matrix_struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,44 +151,23 @@ class Kernels(Rowwise):
         )
         return losses
 
-    def dequantize_4bit(self, codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
-        """Decode into `out`. `values` is float32 `[16]`; `absmax` is float32, with one scale for `block` weights."""
-        self._dequantize_4bit(codes, values, (absmax, None, None, None, None), 1, block, out)
-
-    def dequantize_4bit_nested(
-        self,
-        codes: Tensor,
-        values: Tensor,
-        absmax_codes: Tensor,
-        nested_values: Tensor,
-        nested_absmax: Tensor,
-        nested_offset: Tensor,
-        block: int,
-        nested_block: int,
-        out: Tensor,
-    ) -> None:
-        """Decode weights whose scales are in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
-        scales = (None, absmax_codes, nested_values, nested_absmax, nested_offset)
-        self._dequantize_4bit(codes, values, scales, nested_block, block, out)
-
-    def _dequantize_4bit(
-        self,
-        codes: Tensor,
-        values: Tensor,
-        scales: tuple[Tensor | None, ...],
-        nested: int,
-        block: int,
-        out: Tensor,
-    ) -> None:
+    def dequantize_4bit(self, weight: Stored, out: Tensor) -> None:
+        """Decode a weight of 4 bits into `out`."""
+        scales: tuple[Tensor | None, ...]
+        if isinstance(weight.scales, NestedScales):
+            nested, block = weight.scales, weight.scales.block
+            scales = (None, nested.codes, nested.values, nested.factors, nested.offset)
+        else:
+            scales, block = (weight.scales, None, None, None, None), 1
         self._call(
             "dequantize_4bit",
             DTYPES[out.dtype],
-            pointer(codes),
-            pointer(values),
+            pointer(weight.codes),
+            pointer(weight.values),
             *(pointer(tensor) for tensor in scales),
-            nested,
-            ctypes.c_int64(out.numel()),
             block,
+            ctypes.c_int64(out.numel()),
+            weight.block,
             pointer(out),
         )
 

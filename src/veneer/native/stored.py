@@ -45,7 +45,7 @@ FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16, torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NestedScale:
+class NestedScales:
     """The scales of a 4-bit weight, kept in 8 bits: values[codes] · factors + offset."""
 
     codes: Tensor
@@ -70,7 +70,7 @@ class Stored:
     """The codes, or the weight itself if its format has no codes."""
     values: Tensor | None = None
     """The values that 4-bit codes stand for, float32 `[16]`."""
-    scales: Tensor | NestedScale | None = None
+    scales: Tensor | NestedScales | None = None
     """The scales, float32: one for each row (int8) or for each block (4 bits)."""
     block: int = 64
     """How many weights a block has."""
@@ -152,7 +152,7 @@ def matrix_struct(stored: Stored) -> MatrixStruct:
         codes=stored.codes.data_ptr(),
         values=None if stored.values is None else stored.values.data_ptr(),
     )
-    if isinstance(stored.scales, NestedScale):
+    if isinstance(stored.scales, NestedScales):
         nested = stored.scales
         found.nested, found.scale_offset = nested.block, float(nested.offset)
         found.scale_codes, found.scale_values = nested.codes.data_ptr(), nested.values.data_ptr()

@@ -12,7 +12,7 @@ a weight also has a compiled kernel for the CPU and one in Triton for CUDA.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from math import prod
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
 from veneer.gpu.dispatch import kernels_for
+from veneer.native.stored import Format, NestedScales, Stored
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """The legal block sizes; a block is the elements that share one scale."""
@@ -259,7 +260,7 @@ def value_table(codebook: CodeBook, device: torch.device) -> Tensor:
 @torch.no_grad()
 def dequantize_4bit(
     codes: Tensor,
-    absmax: Tensor | NestedScales,
+    scales: Tensor | NestedScales,
     shape: Sequence[int],
     dtype: torch.dtype,
     out: Tensor | None = None,
@@ -271,7 +272,7 @@ def dequantize_4bit(
 
     Args:
         codes: uint8 [ceil(n/2)].
-        absmax: the scales, float32 [ceil(n/block)], or quantised to 8 bits themselves.
+        scales: float32 [ceil(n/block)], or quantised to 8 bits themselves.
         shape: the shape of the result, n elements.
         block: the elements that share a scale.
         codebook: the code book of the codes.
@@ -281,7 +282,7 @@ def dequantize_4bit(
     Raises ModelError if sizes or dtypes do not fit each other or `out`.
     """
     n = prod(shape)
-    _check_packed(codes, absmax, n, block)
+    _check_packed(codes, scales, n, block)
     if out is None:
         out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
     elif out.shape != torch.Size(shape) or out.dtype != dtype or out.device != codes.device or not out.is_contiguous():
@@ -291,15 +292,22 @@ def dequantize_4bit(
         )
     fast = kernels_for(out)
     if fast is not None:
-        values = value_table(codebook, out.device)
-        if isinstance(absmax, NestedScales):
-            nested = (absmax.codes.contiguous(), nested_table(out.device), absmax.absmax.contiguous(), absmax.offset)
-            fast.dequantize_4bit_nested(codes, values, *nested, block, NESTED_BLOCK, out)
-        else:
-            fast.dequantize_4bit(codes, values, absmax.contiguous(), block, out)
+        fast.dequantize_4bit(_as_one_row(codes, scales, n, block, codebook), out)
         return out
-    scales = dequantize_nested(absmax) if isinstance(absmax, NestedScales) else absmax
-    return _decode_chunks(codes, scales, out, block, codebook)
+    plain = dequantize_nested(scales) if isinstance(scales, NestedScales) else scales
+    return _decode_chunks(codes, plain, out, block, codebook)
+
+
+def _as_one_row(codes: Tensor, scales: Tensor | NestedScales, numel: int, block: int, codebook: CodeBook) -> Stored:
+    """Describe a flattened weight to the kernels, which read contiguous tensors."""
+    if isinstance(scales, NestedScales):
+        scales = replace(scales, codes=scales.codes.contiguous(), factors=scales.factors.contiguous())
+    else:
+        scales = scales.contiguous()
+    values = value_table(codebook, codes.device)
+    return Stored(
+        format=Format.FOUR_BIT, columns=1, depth=numel, codes=codes, values=values, scales=scales, block=block
+    )
 
 
 def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codebook: CodeBook) -> Tensor:
@@ -331,14 +339,13 @@ def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codeb
     return out
 
 
-def _check_packed(codes: Tensor, absmax: Tensor | NestedScales, numel: int, block: int) -> None:
+def _check_packed(codes: Tensor, scales: Tensor | NestedScales, numel: int, block: int) -> None:
     check_block(block)
     code_bytes, blocks = packed_sizes(numel, block)
-    if isinstance(absmax, NestedScales):
-        _check_nested(absmax)
-        scales, needed = absmax.codes, torch.uint8
-    else:
-        scales, needed = absmax, torch.float32
+    needed = torch.float32
+    if isinstance(scales, NestedScales):
+        _check_nested(scales)
+        scales, needed = scales.codes, torch.uint8
     if codes.dtype != torch.uint8 or scales.dtype != needed:
         name = str(needed).removeprefix("torch.")
         raise ModelError(f"4-bit codes are {codes.dtype} and scales {scales.dtype}; they must be uint8 and {name}")
@@ -350,18 +357,6 @@ def _check_packed(codes: Tensor, absmax: Tensor | NestedScales, numel: int, bloc
 
 
 # --- double quantisation -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class NestedScales:
-    """Scales in 8 bits: scale[i] = map[codes[i]] * absmax[i // 256] + offset.
-
-    `codes` is uint8 [m], `absmax` float32 [ceil(m/256)], `offset` a float32 scalar (0-D).
-    """
-
-    codes: Tensor
-    absmax: Tensor
-    offset: Tensor
 
 
 @cache
@@ -400,6 +395,15 @@ def nested_values() -> Tensor:
     return _dynamic_map().clone()
 
 
+def nested_scales(codes: Tensor, absmax: Tensor, offset: Tensor) -> NestedScales:
+    """Return scales in 8 bits, scale[i] = map[codes[i]] · absmax[i // 256] + offset, of the tensors that are kept.
+
+    `codes` is uint8 [m], `absmax` float32 [ceil(m/256)], `offset` a float32 scalar (0-D).
+    """
+    values = nested_table(codes.device)
+    return NestedScales(codes=codes, values=values, factors=absmax, offset=offset, block=NESTED_BLOCK)
+
+
 @torch.no_grad()
 def quantize_nested(absmax: Tensor) -> NestedScales:
     """Quantise scales, float32 [m], to 8 bits in blocks of 256 around their mean.
@@ -422,13 +426,13 @@ def quantize_nested(absmax: Tensor) -> NestedScales:
         largest = torch.amax(blocks.abs(), dim=1, out=scale[first : first + len(blocks)])
         scaled = blocks * largest.clamp(min=_ABSMAX_FLOOR).reciprocal_().unsqueeze(1)
         codes[start:stop] = torch.bucketize(scaled.double(), midpoints, out_int32=True).view(-1)[: len(part)]
-    return NestedScales(codes, scale, offset)
+    return nested_scales(codes, scale, offset)
 
 
 def _check_nested(nested: NestedScales) -> None:
     count = nested.codes.numel()
-    if nested.absmax.numel() != -(-count // NESTED_BLOCK):
-        raise ModelError(f"{count} nested codes need {-(-count // NESTED_BLOCK)} scales; got {nested.absmax.numel()}")
+    if nested.factors.numel() != -(-count // NESTED_BLOCK):
+        raise ModelError(f"{count} nested codes need {-(-count // NESTED_BLOCK)} scales; got {nested.factors.numel()}")
 
 
 @torch.no_grad()
@@ -436,9 +440,9 @@ def dequantize_nested(nested: NestedScales) -> Tensor:
     """Decode scales to float32 [m]; the product and the sum are rounded separately, as bitsandbytes does."""
     _check_nested(nested)
     count = nested.codes.numel()
-    decoded = torch.index_select(nested_table(nested.codes.device), 0, nested.codes.view(-1).to(torch.int32))
+    decoded = torch.index_select(nested.values, 0, nested.codes.view(-1).to(torch.int32))
     full = count - count % NESTED_BLOCK
-    decoded[:full].view(-1, NESTED_BLOCK).mul_(nested.absmax[: full // NESTED_BLOCK].unsqueeze(1))
+    decoded[:full].view(-1, NESTED_BLOCK).mul_(nested.factors[: full // NESTED_BLOCK].unsqueeze(1))
     if full < count:
-        decoded[full:] *= nested.absmax[-1]
+        decoded[full:] *= nested.factors[-1]
     return decoded.add_(nested.offset)

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
-from veneer.native.stored import Format, NestedScale, Stored
+from veneer.native.stored import Format, NestedScales, Stored
 from veneer.quant.codes import (
     NESTED_BLOCK,
     CodeBook,
-    NestedScales,
     check_block,
     dequantize_4bit,
     dequantize_nested,
-    nested_table,
+    nested_scales,
     packed_sizes,
     quantize_4bit,
     quantize_nested,
@@ -84,10 +83,10 @@ class QuantLinear(PackedLinear):
         self.register_buffer("codes", codes)
         if isinstance(scales, NestedScales):
             expect("scale codes", scales.codes, torch.uint8, (blocks,))
-            expect("nested scales", scales.absmax, torch.float32, (-(-blocks // NESTED_BLOCK),))
+            expect("nested scales", scales.factors, torch.float32, (-(-blocks // NESTED_BLOCK),))
             expect("nested offset", scales.offset, torch.float32, ())
             self.register_buffer("absmax_codes", scales.codes)
-            self.register_buffer("nested_absmax", scales.absmax)
+            self.register_buffer("nested_absmax", scales.factors)
             self.register_buffer("nested_offset", scales.offset)
         else:
             expect("scales", scales, torch.float32, (blocks,))
@@ -125,7 +124,7 @@ class QuantLinear(PackedLinear):
         """Return the scales as they are kept; a kernel may decode nested ones itself."""
         if not self.config.double_quant:
             return self.absmax
-        return NestedScales(self.absmax_codes, self.nested_absmax, self.nested_offset)
+        return nested_scales(self.absmax_codes, self.nested_absmax, self.nested_offset)
 
     def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
         """Decode the weight, [out, in] in `dtype`, into `out` if given."""
@@ -135,24 +134,13 @@ class QuantLinear(PackedLinear):
 
     def weight_as_stored(self) -> Stored:
         """See `PackedLinear`."""
-        device, scales = self.codes.device, self.stored_scales()
-        if isinstance(scales, NestedScales):
-            kept: Tensor | NestedScale = NestedScale(
-                codes=scales.codes,
-                values=nested_table(device),
-                factors=scales.absmax,
-                offset=scales.offset,
-                block=NESTED_BLOCK,
-            )
-        else:
-            kept = scales
         return Stored(
             format=Format.FOUR_BIT,
             columns=self.out_features,
             depth=self.in_features,
             codes=self.codes,
-            values=value_table(self.config.codebook, device),
-            scales=kept,
+            values=value_table(self.config.codebook, self.codes.device),
+            scales=self.stored_scales(),
             block=self.config.block,
         )
 
