@@ -42,7 +42,8 @@ from veneer.loading.expected import linear_paths
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
-from veneer.quant.codes import CodeBook, dequantize_nested, quantize_4bit, quantize_nested
+from veneer.quant.codes import CodeBook, quantize_4bit
+from veneer.quant.nested import dequantize_nested, quantize_nested
 from veneer.quant.rowwise import quantize_rowwise
 from veneer.quant.schemes import pack
 from veneer.quantization import quantize

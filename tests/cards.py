@@ -25,8 +25,9 @@ from veneer.adapters.spec import LoraSpec
 from veneer.gpu import attention, dispatch, few_rows
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
-from veneer.quant.codes import NESTED_BLOCK, nested_scales, packed_sizes
+from veneer.quant.codes import packed_sizes
 from veneer.quant.linear import QuantLinear
+from veneer.quant.nested import NESTED_BLOCK, nested_scales
 
 META = torch.device("meta")
 

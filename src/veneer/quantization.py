@@ -29,7 +29,8 @@ from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantiz
 from veneer.io.proofs import prove_new_folder
 from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.quant.codes import code_values, nested_values
+from veneer.quant.codes import code_values
+from veneer.quant.dynamic import DynamicMap, map_values
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
@@ -216,6 +217,6 @@ def stored_weight(layer: PackedLinear) -> StoredWeight:
         scales=layer.absmax_codes,
         values=values,
         nested_scales=layer.nested_absmax,
-        nested_values=nested_values(),
+        nested_values=map_values(DynamicMap.SIGNED).clone(),
         nested_offset=float(layer.nested_offset),
     )

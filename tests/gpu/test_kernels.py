@@ -20,7 +20,8 @@ from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
 from veneer.native.stored import Format, NestedScales, Stored
 from veneer.quant import codes
-from veneer.quant.codes import dequantize_4bit, quantize_4bit, quantize_nested
+from veneer.quant.codes import dequantize_4bit, quantize_4bit
+from veneer.quant.nested import quantize_nested
 
 pytestmark = pytest.mark.usefixtures("seed")
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from veneer.gpu.quant import dequantize_4bit
 from veneer.native.stored import Format, NestedScales, Stored
 from veneer.quant import codes as reference
-from veneer.quant.codes import CodeBook, code_values, quantize_4bit, quantize_nested
+from veneer.quant.codes import CodeBook, code_values, quantize_4bit
+from veneer.quant.nested import quantize_nested
 
 pytestmark = pytest.mark.usefixtures("seed")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from bitsandbytes.functional import create_dynamic_map
@@ -21,6 +23,12 @@ def codes_of(values: torch.Tensor, which: DynamicMap) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("which", MAPS)
 def test_the_values_are_bitsandbytes(which: DynamicMap) -> None:
     assert torch.equal(map_values(which), create_dynamic_map(signed=which is DynamicMap.SIGNED))
+
+
+def test_the_signed_map_has_the_bytes_of_files() -> None:
+    values = map_values(DynamicMap.SIGNED)
+    assert hashlib.sha256(values.numpy().tobytes()).hexdigest().startswith("e732639a65f497b4")
+    assert values[127] == 0
 
 
 def hard_values(which: DynamicMap) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
-from veneer.quant.codes import dequantize_4bit, nested_scales, quantize_4bit
+from veneer.quant.codes import dequantize_4bit, quantize_4bit
 from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.nested import nested_scales
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

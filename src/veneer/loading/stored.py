@@ -15,8 +15,10 @@ from veneer.io.protocol import BlockTensor
 from veneer.loading.expected import TABLE_NAMES, linear_paths
 from veneer.model.spec import DecoderSpec
 from veneer.native.stored import Format, NestedScales
-from veneer.quant.codes import BLOCKS, CodeBook, code_values, nested_scales, nested_values
+from veneer.quant.codes import BLOCKS, CodeBook, code_values
+from veneer.quant.dynamic import DynamicMap, map_values
 from veneer.quant.linear import QuantLinear
+from veneer.quant.nested import nested_scales
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 
@@ -81,9 +83,11 @@ def _check_code_book(name: str, stored: StoredWeight) -> None:
     if kind.scheme is Scheme.INT8:
         return
     codebook = CodeBook(kind.scheme.value)
-    tables = [(stored.values, code_values(codebook)), (stored.nested_values, nested_values() if kind.nested else None)]
+    tables = [(stored.values, code_values(codebook))]
+    if kind.nested:
+        tables.append((stored.nested_values, map_values(DynamicMap.SIGNED)))
     for found, expected in tables:
-        if found is not None and expected is not None and not torch.equal(found, expected):
+        if found is not None and not torch.equal(found, expected):
             raise ModelError(
                 f"the codes of {name} mean other values than {kind.scheme.value}'s: it was written by a program, or a "
                 "version, whose code book is not read. Use the model's unquantised checkpoint."

@@ -1,4 +1,4 @@
-"""Block quantisation: code tables, 4-bit quantise and decode, and double quantisation of the scales.
+"""Block quantisation to 4 bits: code tables, quantise and decode; `veneer.quant.nested` quantises the scales.
 
 A tensor of `n` elements is flattened row by row and cut into blocks of `block` elements; the last block may be
 shorter. A block is scaled by its largest magnitude (`absmax`), and each scaled element becomes the index of the
@@ -23,12 +23,11 @@ from torch import Tensor
 from veneer.errors import ConfigError, ModelError
 from veneer.gpu.dispatch import kernels_for
 from veneer.native.stored import Format, NestedScales, Stored
+from veneer.quant.dynamic import ABSMAX_FLOOR
+from veneer.quant.nested import check_nested, dequantize_nested
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """The legal block sizes; a block is the elements that share one scale."""
-
-NESTED_BLOCK = 256
-"""How many scales share one nested scale under double quantisation."""
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -38,9 +37,6 @@ _QUANTIZE_CHUNK = 1 << 18
 _DECODE_CHUNK = 1 << 19
 # On a card each chunk is five launches, and there is no cache to stay in: 25 MB of scratch memory.
 _DEVICE_DECODE_CHUNK = 1 << 22
-
-# Dividing by a block's absmax is multiplying by its reciprocal; the floor keeps an all-zero block finite.
-_ABSMAX_FLOOR = 1e-38
 
 # The threshold search looks at a float32 by its bits: the upper 11 (sign, exponent, two of the mantissa) are its bin.
 _BIN_SHIFT = 21
@@ -231,11 +227,11 @@ def _normalise(values: Tensor, absmax: Tensor, block: int, scratch: Tensor) -> N
         blocks = values[:full].view(-1, block)
         scale = absmax[: len(blocks)]
         torch.amax(torch.abs(blocks, out=scratch[:full].view_as(blocks)), dim=1, out=scale)
-        blocks *= scale.clamp(min=_ABSMAX_FLOOR).reciprocal_().unsqueeze(1)
+        blocks *= scale.clamp(min=ABSMAX_FLOOR).reciprocal_().unsqueeze(1)
     if full < len(values):
         # In a partial block bitsandbytes divides, and it records its floor as the absmax of the block.
         rest = values[full:]
-        absmax[-1] = rest.abs().amax().clamp(min=_ABSMAX_FLOOR)
+        absmax[-1] = rest.abs().amax().clamp(min=ABSMAX_FLOOR)
         rest /= absmax[-1]
 
 
@@ -344,7 +340,7 @@ def _check_packed(codes: Tensor, scales: Tensor | NestedScales, numel: int, bloc
     code_bytes, blocks = packed_sizes(numel, block)
     needed = torch.float32
     if isinstance(scales, NestedScales):
-        _check_nested(scales)
+        check_nested(scales)
         scales, needed = scales.codes, torch.uint8
     if codes.dtype != torch.uint8 or scales.dtype != needed:
         name = str(needed).removeprefix("torch.")
@@ -354,95 +350,3 @@ def _check_packed(codes: Tensor, scales: Tensor | NestedScales, numel: int, bloc
             f"{numel} weights in blocks of {block} need {code_bytes} contiguous code bytes and {blocks} scales; "
             f"got {codes.numel()} and {scales.numel()}"
         )
-
-
-# --- double quantisation -----------------------------------------------------------------------------------------
-
-
-@cache
-def _dynamic_map() -> Tensor:
-    """Return the 256 values of the signed dynamic map, float32, ascending, on the CPU.
-
-    The seven decades hold 1, 2, 4, ... 64 equally spaced values, each with both signs; 0 and 1 come on top. The
-    arithmetic takes float32 and float64 steps in the order of bitsandbytes, so that the bytes are the same.
-    """
-    values = [0.0, 1.0]
-    for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
-        middles = (edges[:-1] + edges[1:]) / 2.0
-        magnitudes = (10.0 ** (decade - 6) * middles).tolist()
-        values += magnitudes
-        values += [-value for value in magnitudes]
-    return torch.tensor(sorted(values), dtype=torch.float32)
-
-
-@cache
-def _nested_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the dynamic map, float32 [256], and the midpoints between its values, float64 [255], on `device`."""
-    values = _dynamic_map()
-    exact = values.double()
-    return values.to(device), ((exact[1:] + exact[:-1]) / 2).to(device)
-
-
-def nested_table(device: torch.device) -> Tensor:
-    """Return the values that nested codes mean before their scale, float32 [256], on `device`; they are shared: do not
-    write to them."""
-    return _nested_tables(device)[0]
-
-
-def nested_values() -> Tensor:
-    """Return the 256 values that nested codes mean before their scale, float32, as a fresh tensor on the CPU."""
-    return _dynamic_map().clone()
-
-
-def nested_scales(codes: Tensor, absmax: Tensor, offset: Tensor) -> NestedScales:
-    """Return scales in 8 bits, scale[i] = map[codes[i]] · absmax[i // 256] + offset, of the tensors that are kept.
-
-    `codes` is uint8 [m], `absmax` float32 [ceil(m/256)], `offset` a float32 scalar (0-D).
-    """
-    values = nested_table(codes.device)
-    return NestedScales(codes=codes, values=values, factors=absmax, offset=offset, block=NESTED_BLOCK)
-
-
-@torch.no_grad()
-def quantize_nested(absmax: Tensor) -> NestedScales:
-    """Quantise scales, float32 [m], to 8 bits in blocks of 256 around their mean.
-
-    Every scale takes the nearest value; ties go to the lower index. bitsandbytes' CPU table misses the nearest value
-    for about 0.2 % of scales. The mean is summed in float64, where float32 scales add without rounding, so it does not
-    depend on the number of threads. bitsandbytes' float32 mean may differ in its last bits.
-    """
-    flat = absmax.reshape(-1)
-    count = len(flat)
-    offset = flat.mean(dtype=torch.float64).float()
-    codes = torch.empty(count, dtype=torch.uint8, device=flat.device)
-    scale = torch.empty(-(-count // NESTED_BLOCK), dtype=torch.float32, device=flat.device)
-    _, midpoints = _nested_tables(flat.device)
-    for start in range(0, count, _QUANTIZE_CHUNK):
-        stop = min(count, start + _QUANTIZE_CHUNK)
-        part = flat[start:stop] - offset
-        blocks = torch.nn.functional.pad(part, (0, -len(part) % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
-        first = start // NESTED_BLOCK
-        largest = torch.amax(blocks.abs(), dim=1, out=scale[first : first + len(blocks)])
-        scaled = blocks * largest.clamp(min=_ABSMAX_FLOOR).reciprocal_().unsqueeze(1)
-        codes[start:stop] = torch.bucketize(scaled.double(), midpoints, out_int32=True).view(-1)[: len(part)]
-    return nested_scales(codes, scale, offset)
-
-
-def _check_nested(nested: NestedScales) -> None:
-    count = nested.codes.numel()
-    if nested.factors.numel() != -(-count // NESTED_BLOCK):
-        raise ModelError(f"{count} nested codes need {-(-count // NESTED_BLOCK)} scales; got {nested.factors.numel()}")
-
-
-@torch.no_grad()
-def dequantize_nested(nested: NestedScales) -> Tensor:
-    """Decode scales to float32 [m]; the product and the sum are rounded separately, as bitsandbytes does."""
-    _check_nested(nested)
-    count = nested.codes.numel()
-    decoded = torch.index_select(nested.values, 0, nested.codes.view(-1).to(torch.int32))
-    full = count - count % NESTED_BLOCK
-    decoded[:full].view(-1, NESTED_BLOCK).mul_(nested.factors[: full // NESTED_BLOCK].unsqueeze(1))
-    if full < count:
-        decoded[full:] *= nested.factors[-1]
-    return decoded.add_(nested.offset)

@@ -1,4 +1,4 @@
-"""Block-wise 8-bit codes of the dynamic maps, for tensors that are rewritten at every step (an optimiser's state).
+"""Block-wise 8-bit codes of the dynamic maps: an optimiser's state, rewritten at every step, and scales of weights.
 
 Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861: a flattened tensor is cut into
 blocks of 256, each scaled by its largest magnitude; an element becomes the index of the nearest of 256 values that lie
@@ -15,13 +15,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from veneer.quant.codes import nested_values
-
 BLOCK = 256
 """How many elements share one scale."""
 
-_ABSMAX_FLOOR = 1e-38
-"""The least scale, which keeps a block of zeros finite."""
+ABSMAX_FLOOR = 1e-38
+"""The least magnitude that a block is divided by, which keeps a block of zeros finite."""
 _BIN_SHIFT = 16
 """A bin holds the float32 values that share sign, exponent and the first 7 bits of the mantissa."""
 
@@ -30,27 +28,33 @@ class DynamicMap(Enum):
     """Which values the 256 codes stand for."""
 
     SIGNED = "signed"
-    """The values go from -0.993 to 1, for a mean of gradients."""
+    """The values go from -0.993 to 1, for a mean of gradients and for scales."""
     UNSIGNED = "unsigned"
     """The values go from 0 to 1 and lie twice as densely, for a mean of squares."""
 
 
 @cache
 def map_values(which: DynamicMap) -> Tensor:
-    """Return the values of a map, float32 [256], ascending, on the CPU; they are shared: do not write to them."""
-    if which is DynamicMap.SIGNED:
-        return nested_values()
+    """Return the values of a map, float32 [256], ascending, on the CPU; they are shared: do not write to them.
+
+    The seven decades of the signed map hold 1, 2, 4, ... 64 equally spaced values, each with both signs. The unsigned
+    map has twice as many in each: the bit of the sign goes to the fraction. 0 and 1 come on top. The arithmetic takes
+    float32 and float64 steps in the order of bitsandbytes, so that the bytes are the same.
+    """
+    signed = which is DynamicMap.SIGNED
     values = [0.0, 1.0]
     for decade in range(7):
-        # The map is built like the signed one (`veneer.quant.codes`), but the bit of the sign goes to the fraction.
-        edges = torch.linspace(0.1, 1, 2 ** (decade + 1) + 1, dtype=torch.float32)
-        values += (10.0 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)).tolist()
+        edges = torch.linspace(0.1, 1, 2 ** (decade if signed else decade + 1) + 1, dtype=torch.float32)
+        magnitudes = (10.0 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)).tolist()
+        values += magnitudes
+        if signed:
+            values += [-value for value in magnitudes]
     return torch.tensor(sorted(values), dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The tables by which `encode` finds the nearest value, on one device."""
+    """The tables by which `find_nearest` finds the nearest value, on one device."""
 
     values: Tensor
     """The values that the codes stand for, float32 [256]."""
@@ -73,7 +77,7 @@ def search(which: DynamicMap, device: torch.device) -> Search:
     if bool((bins.sort().values.diff() == 0).any()):
         raise AssertionError(f"two thresholds of the {which.value} map share a bin")
     # Find the least element of every bin: the low bits of its magnitude are zeros, or ones if it is negative. A
-    # threshold that equals the least element is not below it, so the comparison in `encode` counts it once.
+    # threshold that equals the least element is not below it, so the comparison in `find_nearest` counts it once.
     number = torch.arange(65536, dtype=torch.int32) - 32768
     first = torch.where(number < 0, (number << _BIN_SHIFT) | 0xFFFF, number << _BIN_SHIFT).view(torch.float32)
     below = torch.searchsorted(thresholds, first.nan_to_num(0.0)).to(torch.uint8)
@@ -101,10 +105,17 @@ def encode(values: Tensor, which: DynamicMap, codes: Tensor, absmax: Tensor) -> 
     if full:
         blocks = values[:full].view(-1, BLOCK)
         torch.amax(blocks.abs(), dim=1, out=absmax[: len(blocks)])
-        blocks /= absmax[: len(blocks)].clamp(min=_ABSMAX_FLOOR).unsqueeze(1)
+        blocks /= absmax[: len(blocks)].clamp(min=ABSMAX_FLOOR).unsqueeze(1)
     if full < len(values):
         absmax[-1] = values[full:].abs().amax()
-        values[full:] /= absmax[-1].clamp(min=_ABSMAX_FLOOR)
+        values[full:] /= absmax[-1].clamp(min=ABSMAX_FLOOR)
+    find_nearest(values, which, codes)
+
+
+@torch.no_grad()
+def find_nearest(values: Tensor, which: DynamicMap, codes: Tensor) -> None:
+    """Write the codes of the nearest values of a map, for float32 `values` [n], to `codes`, uint8 [n]; ties go to the
+    lower code."""
     tables = search(which, values.device)
     # Two look-ups and one comparison replace a binary search; they ran at four times the rate of torch.bucketize.
     bins = (values.view(torch.int32) >> _BIN_SHIFT).add_(32768)

@@ -13,18 +13,8 @@ from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
 from veneer.native.stored import Format, NestedScales, Stored
-from veneer.quant.codes import (
-    NESTED_BLOCK,
-    CodeBook,
-    check_block,
-    dequantize_4bit,
-    dequantize_nested,
-    nested_scales,
-    packed_sizes,
-    quantize_4bit,
-    quantize_nested,
-    value_table,
-)
+from veneer.quant.codes import CodeBook, check_block, dequantize_4bit, packed_sizes, quantize_4bit, value_table
+from veneer.quant.nested import NESTED_BLOCK, dequantize_nested, nested_scales, quantize_nested
 from veneer.quant.packed import PackedLinear, expect
 
 

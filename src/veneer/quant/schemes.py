@@ -9,8 +9,9 @@ from torch import Tensor
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, ModelError, listing, nearest
-from veneer.quant.codes import NESTED_BLOCK, CodeBook, packed_sizes
+from veneer.quant.codes import CodeBook, packed_sizes
 from veneer.quant.linear import QuantLinear
+from veneer.quant.nested import NESTED_BLOCK
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
 
