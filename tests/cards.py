@@ -25,7 +25,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.gpu import attention, dispatch, few_rows
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
-from veneer.quant.codes import packed_sizes
+from veneer.quant.codes import CodeBook, packed_sizes
 from veneer.quant.linear import QuantLinear
 from veneer.quant.nested import NESTED_BLOCK, nested_scales
 
@@ -140,7 +140,8 @@ class MetaWeights:
             torch.empty(-(-blocks // NESTED_BLOCK), device=META),
             torch.empty((), device=META),
         )
-        return QuantLinear((out_features, in_features), torch.empty(codes, dtype=torch.uint8, device=META), scales)
+        packed = torch.empty(codes, dtype=torch.uint8, device=META)
+        return QuantLinear((out_features, in_features), packed, scales, block=64, codebook=CodeBook.NF4)
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         """A frozen tensor."""

@@ -14,7 +14,7 @@ from veneer.model.leaves import DenseLinear
 from veneer.native.stored import Format, StoredLayer
 from veneer.quant.blocks import BLOCK, LAYOUTS, BlockLinear
 from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantLinear
+from veneer.quant.linear import QuantConfig, QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
 
 DENSE = (torch.float32, torch.bfloat16, torch.float16)
@@ -28,7 +28,8 @@ def dense(dtype: torch.dtype) -> Callable[[Tensor], StoredLayer]:
 
 
 def four_bit(codebook: CodeBook, block: int, *, double: bool) -> Callable[[Tensor], StoredLayer]:
-    return lambda weight: QuantLinear.from_weight(weight, block=block, double_quant=double, codebook=codebook)
+    config = QuantConfig(block=block, double_quant=double, codebook=codebook)
+    return lambda weight: QuantLinear.from_weight(weight, config=config)
 
 
 def blocks(kind: Format) -> Callable[[Tensor], StoredLayer]:

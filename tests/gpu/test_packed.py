@@ -17,7 +17,7 @@ from veneer.model.leaves import outputs_of
 from veneer.native.stored import Stored
 from veneer.products import LowRank
 from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantLinear
+from veneer.quant.linear import QuantConfig, QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 
@@ -61,7 +61,7 @@ def test_four_bits(block: int, nested: bool, draws: Random) -> None:
     depth = block * draws.randint(1, max(1, 640 // block))
     weight = torch.randn(columns, depth) * torch.rand(columns, 1) * 3
     book = draws.choice(list(CodeBook))
-    layer = QuantLinear.from_weight(weight, block=block, double_quant=nested, codebook=book)
+    layer = QuantLinear.from_weight(weight, config=QuantConfig(block=block, double_quant=nested, codebook=book))
     x = torch.randn(rows, depth).half()
     print(rows, columns, depth, book)
     assert_rounded_once(packed_product(x, layer.weight_as_stored(), None, None), exact_product(x, layer))

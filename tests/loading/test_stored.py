@@ -23,7 +23,7 @@ from veneer.loading.stored import packed_layer
 from veneer.model.decoder import DenseLinear
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
-from veneer.quant.linear import QuantLinear
+from veneer.quant.linear import QuantConfig, QuantLinear
 from veneer.quantization import stored_weight
 from veneer.training.run import train
 
@@ -88,7 +88,7 @@ def test_parts_that_do_not_fit_each_other_are_named(part: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("shape", [(), (64,), (2, 4, 8)])
 def test_a_quantised_weight_that_is_no_matrix_is_refused_by_name_and_shape(shape: tuple[int, ...]) -> None:
-    stored = stored_weight(QuantLinear.from_weight(torch.ones(8, 8), double_quant=False))
+    stored = stored_weight(QuantLinear.from_weight(torch.ones(8, 8), config=QuantConfig(double_quant=False)))
     odd = replace(stored, format=replace(stored.format, shape=shape))
     with pytest.raises(ModelError, match=re.escape(f"model.norm.weight is damaged: its shape is {list(shape)}, and")):
         packed_layer("model.norm.weight", odd)

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from tiny_models import largest_difference
 from veneer.errors import ModelError
-from veneer.quant.linear import QuantLinear
+from veneer.quant.linear import QuantConfig, QuantLinear
 from veneer.quant.packed import PackedLinear, decoded_weights, expect
 from veneer.quant.rowwise import RowwiseLinear
 
 KINDS = {
     "nf4": lambda weight, bias: QuantLinear.from_weight(weight, bias),
-    "nf4, plain scales": lambda weight, bias: QuantLinear.from_weight(weight, bias, double_quant=False),
+    "nf4, plain scales": lambda weight, bias: QuantLinear.from_weight(weight, bias, QuantConfig(double_quant=False)),
     "int8": RowwiseLinear.from_weight,
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, ModelError
 from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantLinear
+from veneer.quant.linear import QuantConfig, QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import HEAD, pack, packed_bytes, skipped
 
@@ -41,7 +41,8 @@ def test_the_layer_is_of_the_scheme_that_is_asked_for(quant: QuantSection) -> No
         expected: torch.nn.Module = RowwiseLinear.from_weight(weight)
     else:
         book = CodeBook(quant.scheme.value)
-        expected = QuantLinear.from_weight(weight, block=quant.block, double_quant=quant.double_quant, codebook=book)
+        config = QuantConfig(block=quant.block, double_quant=quant.double_quant, codebook=book)
+        expected = QuantLinear.from_weight(weight, config=config)
     assert type(layer) is type(expected)
     assert torch.equal(layer.dequantize(torch.float32), expected.dequantize(torch.float32))  # type: ignore[operator]
     assert torch.equal(weight, before)

@@ -21,7 +21,6 @@ from veneer.model.leaves import DenseLinear
 from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import compiled
-from veneer.quant.codes import CodeBook
 from veneer.quant.int8 import Int8Matrix
 from veneer.quant.linear import QuantLinear
 
@@ -100,7 +99,7 @@ def _next_tokens(device: torch.device, dtype: torch.dtype) -> ProbedRate | None:
     native = kernels()
     if native is None or device.type != "cpu" or dtype not in CACHE_DTYPES:
         return None
-    layer = QuantLinear.from_weight(torch.randn(MATRIX), block=64, double_quant=True, codebook=CodeBook.NF4)
+    layer = QuantLinear.from_weight(torch.randn(MATRIX))
     weight, x = layer.weight_as_stored(), torch.randn(ANSWERS, MATRIX[1])
     products = native.step_products(dtype)
     seconds = _seconds(lambda: native.rows_product(x, weight, products=products), device)

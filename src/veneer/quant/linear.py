@@ -11,7 +11,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from veneer.errors import ConfigError, ModelError
+from veneer.config import QuantSection
+from veneer.errors import ModelError
 from veneer.native.stored import Format, NestedScales, Stored
 from veneer.quant.codes import CodeBook, check_block, dequantize_4bit, packed_sizes, quantize_4bit, value_table
 from veneer.quant.nested import NESTED_BLOCK, dequantize_nested, nested_scales, quantize_nested
@@ -32,9 +33,14 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         check_block(self.block)
-        if not isinstance(self.codebook, CodeBook):
-            known = ", ".join(book.value for book in CodeBook)
-            raise ConfigError(f"code book is {self.codebook!r}; it must be a CodeBook: {known}")
+
+    @classmethod
+    def of(cls, section: QuantSection) -> Self:
+        """Return what a run's settings say of a 4-bit scheme."""
+        return cls(block=section.block, double_quant=section.double_quant, codebook=CodeBook(section.scheme.value))
+
+
+DEFAULTS = QuantConfig()
 
 
 class QuantLinear(PackedLinear):
@@ -59,8 +65,8 @@ class QuantLinear(PackedLinear):
         scales: Tensor | NestedScales,
         bias: Tensor | None = None,
         *,
-        block: int = 64,
-        codebook: CodeBook = CodeBook.NF4,
+        block: int,
+        codebook: CodeBook,
     ) -> None:
         """Wrap a weight that is already packed; the tensors are kept, not copied.
 
@@ -83,27 +89,19 @@ class QuantLinear(PackedLinear):
             self.register_buffer("absmax", scales)
 
     @classmethod
-    def from_weight(
-        cls,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *,
-        block: int = 64,
-        double_quant: bool = True,
-        codebook: CodeBook = CodeBook.NF4,
-    ) -> Self:
+    def from_weight(cls, weight: Tensor, bias: Tensor | None = None, config: QuantConfig = DEFAULTS) -> Self:
         """Quantise `weight` [out, in] (float32, bfloat16 or float16); neither tensor is changed.
 
-        Raises ModelError for a weight that cannot be quantised, ConfigError for an illegal block.
+        Raises ModelError for a weight that cannot be quantised.
         """
         if weight.dim() != 2:
             raise ModelError(f"a linear layer's weight has two dimensions; got shape {list(weight.shape)}")
-        codes, absmax = quantize_4bit(weight, block, codebook=codebook)
-        scales = quantize_nested(absmax) if double_quant else absmax
+        codes, absmax = quantize_4bit(weight, config.block, codebook=config.codebook)
+        scales = quantize_nested(absmax) if config.double_quant else absmax
         shape = (weight.shape[0], weight.shape[1])
         # Cloned, because the caller's bias may be a view into a whole checkpoint file.
         own_bias = None if bias is None else bias.detach().clone()
-        return cls(shape, codes, scales, own_bias, block=block, codebook=codebook)
+        return cls(shape, codes, scales, own_bias, block=config.block, codebook=config.codebook)
 
     def scales(self) -> Tensor:
         """Return the float32 scales [blocks], decoded if they are nested; that is cheap, so they are not kept."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, ModelError, listing, nearest
-from veneer.quant.codes import CodeBook, packed_sizes
-from veneer.quant.linear import QuantLinear
+from veneer.quant.codes import packed_sizes
+from veneer.quant.linear import QuantConfig, QuantLinear
 from veneer.quant.nested import NESTED_BLOCK
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
@@ -33,8 +33,7 @@ def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection, name: str = "
 def _packed(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedLinear:
     if quant.scheme is Scheme.INT8:
         return RowwiseLinear.from_weight(weight, bias)
-    codebook = CodeBook(quant.scheme.value)
-    return QuantLinear.from_weight(weight, bias, block=quant.block, double_quant=quant.double_quant, codebook=codebook)
+    return QuantLinear.from_weight(weight, bias, QuantConfig.of(quant))
 
 
 def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]:
