@@ -88,7 +88,7 @@ def windowed(
     grad = torch.randn(length, heads, 256, dtype=torch.bfloat16)
     packed = PackedAttention([length])
     return (
-        lambda: packed.attend(0, q, k, v, spec).backward(grad),
+        lambda: packed.attend(0, q, k, v, spec, None).backward(grad),
         lambda: attention_by_document(q, k, v, [length], 0, spec).backward(grad),
     )
 

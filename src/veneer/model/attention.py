@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from veneer.gpu.attention import flash_takes, packed_attention
-from veneer.model.shape import PLAIN, AttentionSpec
+from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
 from veneer.native.arguments import usable
 from veneer.native.attention import MIN_DIM_MULTIPLE, Documents, ScoreLimits
@@ -39,13 +39,7 @@ class Attention(TextLengths, Protocol):
     """How the tokens of one forward pass see each other."""
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """Attend: the weighted values of the keys that each query may see, `[tokens, heads, head_dim]`.
 
@@ -106,31 +100,25 @@ class PackedAttention:
         return torch.repeat_interleave(torch.tensor(texts), torch.tensor(own))
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
         _refuse_other_lengths(self._tokens, queries, keys, values)
         if by_compiled_kernel(queries, keys, values):
-            return attend_compiled([self], queries, keys, values, attention_spec, sinks)
+            return attend_compiled([self], queries, keys, values, spec, sinks)
         lengths, shared = self._documents.lengths, self._documents.shared
-        scale = attention_spec.of(queries.shape[-1])
-        window = attention_spec.window_within(self._longest)
-        plain = sinks is None and attention_spec.softcap is None
+        scale = spec.of(queries.shape[-1])
+        window = spec.window_within(self._longest)
+        plain = sinks is None and spec.softcap is None
         if queries.is_cuda and plain and (window is None or flash_takes(queries)):
             return packed_attention(queries, keys, values, lengths, scale, shared=shared, window=window)
         if not plain or window is not None:
-            return attention_by_document(queries, keys, values, lengths, shared, attention_spec, sinks)
+            return attention_by_document(queries, keys, values, lengths, shared, spec, sinks)
         return self.attend_padded(queries, keys, values, scale)
 
-    def block(self, attention_spec: AttentionSpec) -> KernelBlock:
+    def block(self, spec: AttentionSpec) -> KernelBlock:
         """The documents as the compiled kernel takes them."""
-        return KernelBlock(self._documents, self._tokens, attention_spec.window_within(self._longest))
+        return KernelBlock(self._documents, self._tokens, spec.window_within(self._longest))
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
         """`attend` in torch's own operations, for every device. Shared tokens are computed again with each document."""
@@ -183,18 +171,18 @@ def attend_compiled(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    attention_spec: AttentionSpec = PLAIN,
-    sinks: Tensor | None = None,
+    spec: AttentionSpec,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Attend within blocks that are laid end to end, by the compiled kernel: one result holds those of all of them.
 
     Args:
         layouts: the documents of each block; their tokens are those of `queries`.
-        queries, keys, values, attention_spec, sinks: see `Attention.attend`.
+        queries, keys, values, spec, sinks: see `Attention.attend`.
     """
-    blocks = tuple(layout.block(attention_spec) for layout in layouts)
+    blocks = tuple(layout.block(spec) for layout in layouts)
     _refuse_other_lengths(sum(block.tokens for block in blocks), queries, keys, values)
-    scale, softcap = attention_spec.of(queries.shape[-1]), attention_spec.softcap
+    scale, softcap = spec.of(queries.shape[-1]), spec.softcap
     result: Tensor = _PackedKernel.apply(queries, keys, values, sinks, blocks, scale, softcap)  # type: ignore[no-untyped-call]
     return result
 

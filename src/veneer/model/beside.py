@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import Attention
-from veneer.model.shape import PLAIN, AttentionSpec
+from veneer.model.shape import AttentionSpec
 
 
 class KeepingAttention:
@@ -37,17 +37,11 @@ class KeepingAttention:
         return self._attention.text_lengths()
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """See `Attention.attend`."""
         self._kept = keys.detach(), values.detach()
-        return self._attention.attend(layer, queries, keys, values, attention_spec, sinks)
+        return self._attention.attend(layer, queries, keys, values, spec, sinks)
 
 
 class BehindAttention:
@@ -71,19 +65,13 @@ class BehindAttention:
         return self._attention.text_lengths()[self._own.cpu()]
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """See `Attention.attend`; all shapes are those of this pass's tokens."""
         whole = queries.new_zeros((len(self._sources), *queries.shape[1:])).index_copy_(0, self._own, queries)
         parts = zip(self._other.kept(), (keys, values), strict=True)
         seen_keys, seen_values = (torch.cat(part).index_select(0, self._sources) for part in parts)
-        mixed = self._attention.attend(layer, whole, seen_keys, seen_values, attention_spec, sinks)
+        mixed = self._attention.attend(layer, whole, seen_keys, seen_values, spec, sinks)
         return mixed.index_select(0, self._own)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import PackedAttention, attend_compiled, by_compiled_kernel
-from veneer.model.shape import PLAIN, AttentionSpec
+from veneer.model.shape import AttentionSpec
 
 
 class BlockAttention:
@@ -27,21 +27,12 @@ class BlockAttention:
         return torch.cat([one.text_lengths() for one in self._layouts])
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """Attend within blocks; see `veneer.model.attention.Attention.attend`."""
         if by_compiled_kernel(queries, keys, values):
-            return attend_compiled(self._layouts, queries, keys, values, attention_spec, sinks)
+            return attend_compiled(self._layouts, queries, keys, values, spec, sinks)
         blocks = zip(*(torch.split(x, self._tokens) for x in (queries, keys, values)), strict=True)
         return torch.cat(
-            [
-                one.attend(layer, q, k, v, attention_spec, sinks)
-                for one, (q, k, v) in zip(self._layouts, blocks, strict=True)
-            ]
+            [one.attend(layer, q, k, v, spec, sinks) for one, (q, k, v) in zip(self._layouts, blocks, strict=True)]
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import PackedAttention
-from veneer.model.shape import PLAIN, AttentionSpec, DecoderSpec
+from veneer.model.shape import AttentionSpec, DecoderSpec
 from veneer.model.windowed import softcapped, softmax_beside
 from veneer.native.arguments import usable
 from veneer.native.library import kernels
@@ -90,18 +90,12 @@ class PrefillAttention:
         return self._packed.text_lengths()
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """See `veneer.model.attention.Attention.attend`."""
         self._cache.keys[layer][self._rows, :, self._columns] = keys
         self._cache.values[layer][self._rows, :, self._columns] = values
-        return self._packed.attend(layer, queries, keys, values, attention_spec, sinks)
+        return self._packed.attend(layer, queries, keys, values, spec, sinks)
 
 
 class StepAttention:
@@ -121,24 +115,18 @@ class StepAttention:
         return self._seen
 
     def attend(
-        self,
-        layer: int,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_spec: AttentionSpec = PLAIN,
-        sinks: Tensor | None = None,
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """See `veneer.model.attention.Attention.attend`. There is one token for each row: `[rows, heads, head_dim]`."""
         cache = self._cache
         cache.keys[layer][self._rows, :, self._positions] = keys
         cache.values[layer][self._rows, :, self._positions] = values
-        native, scale = kernels(), attention_spec.of(queries.shape[-1])
-        window = attention_spec.window_within(self._span)
-        plain = window is None and attention_spec.softcap is None and sinks is None
+        native, scale = kernels(), spec.of(queries.shape[-1])
+        window = spec.window_within(self._span)
+        plain = window is None and spec.softcap is None and sinks is None
         if plain and native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
             return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)
-        return self._attend_padded(layer, queries, keys, AttentionSpec(scale, window, attention_spec.softcap), sinks)
+        return self._attend_padded(layer, queries, keys, AttentionSpec(scale, window, spec.softcap), sinks)
 
     def _mask(self, window: int | None) -> Tensor:
         """0 where a row sees a column and −∞ where it does not, float32 `[rows, columns]`."""
@@ -151,7 +139,7 @@ class StepAttention:
         return self._masks[window]
 
     def _attend_padded(
-        self, layer: int, queries: Tensor, keys: Tensor, attention_spec: AttentionSpec, sinks: Tensor | None
+        self, layer: int, queries: Tensor, keys: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """`attend` in torch's own operations.
 
@@ -160,11 +148,11 @@ class StepAttention:
         cache = self._cache
         rows, heads, dim = queries.shape
         kv_heads = keys.shape[1]
-        grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * attention_spec.of(dim)
+        grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * spec.of(dim)
         past_keys = cache.keys[layer][:, :, : self._span]
         past_values = cache.values[layer][:, :, : self._span]
-        scores = softcapped(torch.matmul(grouped, past_keys.transpose(-1, -2)).float(), attention_spec.softcap)
-        scores = scores + self._mask(attention_spec.window)[:, None, None, :]
+        scores = softcapped(torch.matmul(grouped, past_keys.transpose(-1, -2)).float(), spec.softcap)
+        scores = scores + self._mask(spec.window)[:, None, None, :]
         weights = softmax_beside(scores, None if sinks is None else sinks.view(1, kv_heads, heads // kv_heads, 1))
         mixed = torch.matmul(weights.to(queries.dtype), past_values)
         return mixed.reshape(rows, heads, dim)
