@@ -72,7 +72,8 @@ from veneer.data.chat import Example
 from veneer.data.packing import pack
 from veneer.hardware import computing_on, processor
 from veneer.io.files import write_text
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.linear import QuantLinear
 from veneer.training.objective import OverModel
@@ -88,7 +89,7 @@ OWN = ("lora", "qlora", "resume", "default", "answers")
 
 
 class RandomWeights:
-    """Makes every leaf of a decoder on the device (`veneer.model.decoder.Weights`), so that one matrix at a time is
+    """Makes every leaf of a decoder on the device (`veneer.model.leaves.Weights`), so that one matrix at a time is
     there in full precision."""
 
     def __init__(self, device: torch.device, *, quantized: bool):

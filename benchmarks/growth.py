@@ -29,7 +29,8 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.charts import Series, line_chart
 from veneer.data.batches import MicroBatch
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import OverModel

@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.gpu import attention, dispatch, few_rows
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.quant.codes import CodeBook, packed_sizes
 from veneer.quant.linear import QuantLinear
@@ -125,7 +126,7 @@ def card(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), *, pac
 
 @dataclass(frozen=True)
 class MetaWeights:
-    """Makes the leaves of a decoder without memory (`veneer.model.decoder.Weights`)."""
+    """Makes the leaves of a decoder without memory (`veneer.model.leaves.Weights`)."""
 
     quantized: bool
     dtype: torch.dtype = torch.bfloat16

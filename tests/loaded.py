@@ -20,7 +20,8 @@ from veneer.io.gguf.model import needed, write_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.schemes import pack
 from veneer.quantization import stored_weight

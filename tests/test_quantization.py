@@ -30,7 +30,8 @@ from veneer.io.digests import BackgroundDigests
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.loading.stored import stored_quantisation
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.planning.base import base_bytes
 from veneer.planning.plan import Plan

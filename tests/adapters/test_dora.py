@@ -17,7 +17,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.enums import Variant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
-from veneer.model.decoder import BaseLinear, DenseLinear
+from veneer.model.leaves import BaseLinear, DenseLinear
 from veneer.quant.linear import QuantLinear
 
 IN, OUT, RANK, SCALE = 48, 40, 4, 1.5

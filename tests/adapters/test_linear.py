@@ -14,7 +14,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.loading.forms import WeightForm
-from veneer.model.decoder import BaseLinear, DenseLinear
+from veneer.model.leaves import BaseLinear, DenseLinear
 from veneer.native.library import kernels
 from veneer.quant.linear import QuantLinear
 

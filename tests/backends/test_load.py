@@ -14,8 +14,9 @@ from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
-from veneer.model.decoder import CausalLM, Embedding
+from veneer.model.decoder import CausalLM
 from veneer.model.hf import HfModel
+from veneer.model.leaves import Embedding
 
 TEXTS = documents([5, 19, 1, 30, 7], seed=3)
 

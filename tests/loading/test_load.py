@@ -14,7 +14,7 @@ from veneer.config import QuantSection
 from veneer.errors import ConfigError, ModelError
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
-from veneer.model.decoder import DenseLinear
+from veneer.model.leaves import DenseLinear
 from veneer.quant.linear import QuantLinear
 from veneer.quant.schemes import pack
 

@@ -20,7 +20,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.loading.load import load_model
 from veneer.loading.stored import packed_layer
-from veneer.model.decoder import DenseLinear
+from veneer.model.leaves import DenseLinear
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
 from veneer.quant.linear import QuantConfig, QuantLinear

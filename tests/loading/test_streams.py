@@ -22,7 +22,7 @@ from veneer.loading.expected import expected_tensors
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
 from veneer.loading.streams import narrowed
-from veneer.model.decoder import DenseLinear
+from veneer.model.leaves import DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.native.library import kernels
 from veneer.quant.linear import QuantLinear

@@ -13,8 +13,8 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from veneer.model.decoder import DenseLinear
 from veneer.model.experts import Expert, Experts, ExpertsLora, Mixture, factors, halves, route
+from veneer.model.leaves import DenseLinear
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
 from veneer.quant.linear import QuantLinear
 

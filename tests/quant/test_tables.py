@@ -25,7 +25,8 @@ from veneer.errors import AdapterError, ModelError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import TableForm
 from veneer.loading.load import load_model
-from veneer.model.decoder import CausalLM, DenseLinear, Embedding
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear, Embedding
 from veneer.native.library import kernels
 from veneer.native.stored import Format
 from veneer.products import FEWEST_ROWS, LowRank

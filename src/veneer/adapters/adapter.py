@@ -21,9 +21,8 @@ from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite
-from veneer.model.decoder import BaseLinear, NormModule
 from veneer.model.language import Modules
-from veneer.model.leaves import WideNorm
+from veneer.model.leaves import BaseLinear, NormModule, WideNorm
 from veneer.tables import TokenLookup, copied_table
 
 

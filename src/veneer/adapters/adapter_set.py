@@ -18,9 +18,9 @@ from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRow
 from veneer.adapters.targets import HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot
 from veneer.errors import AdapterError, listing, nearest
-from veneer.model.decoder import NormModule
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
+from veneer.model.leaves import NormModule
 from veneer.tables import TokenLookup
 
 

@@ -19,7 +19,7 @@ from veneer.adapters.kept_norm import KeptNorm
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import copy_tensors
 from veneer.adapters.names import MAGNITUDE
-from veneer.model.decoder import BaseLinear
+from veneer.model.leaves import BaseLinear
 from veneer.native.arguments import usable
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels

@@ -16,7 +16,7 @@ from veneer.adapters.dora import scaled
 from veneer.adapters.kept_norm import KeptNorm
 from veneer.adapters.module import copy_tensors
 from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, MAGNITUDE, TOKEN_ROWS
-from veneer.model.decoder import BaseLinear
+from veneer.model.leaves import BaseLinear
 from veneer.products import inputs, outer, outputs
 from veneer.tables import TokenLookup, TokenTable, parts
 

@@ -20,9 +20,9 @@ from veneer.adapters.module import copy_tensors
 from veneer.adapters.names import FACTOR_A, FACTOR_B
 from veneer.adapters.targets import Names, expert_parameter, is_router, matches
 from veneer.errors import AdapterError, listing
-from veneer.model.decoder import BaseLinear
 from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
 from veneer.model.language import ModelSpec
+from veneer.model.leaves import BaseLinear
 from veneer.model.mixture import DOWN, GATE_UP
 
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\..*\.lora_")

@@ -24,10 +24,9 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter, is_router
 from veneer.enums import Bias, Factors, Init, Task, Variant
 from veneer.errors import AdapterError
-from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
-from veneer.model.leaves import WideNorm
+from veneer.model.leaves import BaseLinear, DenseLinear, WideNorm
 from veneer.tables import HoldsTable, TokenLookup
 
 

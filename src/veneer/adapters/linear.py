@@ -26,8 +26,7 @@ from veneer.adapters.module import copy_tensors
 from veneer.adapters.names import FACTOR_A, FACTOR_B, FACTOR_B_BIAS
 from veneer.adapters.rounded import Rounded
 from veneer.adapters.together import Updated, together
-from veneer.model.decoder import BaseLinear
-from veneer.model.leaves import SharesInput
+from veneer.model.leaves import BaseLinear, SharesInput
 from veneer.native.stored import StoredLayer, StoredLinear, StoredUpdate, stored_dense
 from veneer.products import LowRank, by_kernels, inputs, outer, outputs
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.linear import LoraLinear
-from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.model.experts import Routes
+from veneer.model.leaves import BaseLinear, DenseLinear
 from veneer.products import LowRank, inputs, outer, outputs
 from veneer.quant.packed import PackedLinear
 

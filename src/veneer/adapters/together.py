@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.rounded import stacked
-from veneer.model.decoder import BaseLinear
+from veneer.model.leaves import BaseLinear
 from veneer.products import LowRank, inputs, outer, outputs
 
 

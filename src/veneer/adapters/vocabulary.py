@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.targets import EMBEDDING, HEAD
-from veneer.model.decoder import DenseLinear, Embedding
 from veneer.model.language import LanguageModel
+from veneer.model.leaves import DenseLinear, Embedding
 from veneer.tables import HoldsTable, TokenTable, copied_table
 
 

@@ -26,7 +26,8 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_tensors
 from veneer.loading.forms import WeightForm
 from veneer.loading.load import load_model
-from veneer.model.decoder import CausalLM, DenseLinear, Embedding
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear, Embedding
 from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
@@ -110,7 +111,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
 
 @dataclass(frozen=True, slots=True)
 class _FileWeights:
-    """Leaves whose matrices stay in the model's files (`veneer.model.decoder.Weights`)."""
+    """Leaves whose matrices stay in the model's files (`veneer.model.leaves.Weights`)."""
 
     checkpoint: Checkpoint
     tables: bool

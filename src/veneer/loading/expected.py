@@ -13,7 +13,8 @@ from torch import nn
 from veneer.errors import ModelError, listing
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec
 
 TABLE_NAMES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -92,7 +93,7 @@ class Recorder:
         self.linears: dict[str, tuple[int, int, bool]] = {}
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        """See `veneer.model.decoder.Weights`."""
+        """See `veneer.model.leaves.Weights`."""
         self.linears[path] = (in_features, out_features, bias)
         weight = self.parameter(f"{path}.weight", (out_features, in_features))
         return DenseLinear(weight, self.parameter(f"{path}.bias", (out_features,)) if bias else None)
@@ -104,7 +105,7 @@ class Recorder:
         return {name: shape for name, shape in self.shapes.items() if name not in of_linears}
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        """See `veneer.model.decoder.Weights`."""
+        """See `veneer.model.leaves.Weights`."""
         self.shapes[path] = shape
         return nn.Parameter(torch.empty(shape, device="meta"))
 

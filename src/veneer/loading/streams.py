@@ -20,8 +20,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.large_pages import Slab, copied
 from veneer.loading.forms import WeightForm
 from veneer.loading.stored import in_experts, packed_layer
-from veneer.model.decoder import DenseLinear
-from veneer.model.leaves import DenseTables
+from veneer.model.leaves import DenseLinear, DenseTables
 from veneer.quant.blocks import BlockLinear
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
@@ -32,7 +31,7 @@ from veneer.tables import TokenLookup
 
 @dataclass
 class StreamedWeights:
-    """Reads each tensor from the checkpoint as the decoder asks for it (`veneer.model.decoder.Weights`)."""
+    """Reads each tensor from the checkpoint as the decoder asks for it (`veneer.model.leaves.Weights`)."""
 
     checkpoint: Checkpoint
     dtype: torch.dtype
@@ -53,7 +52,7 @@ class StreamedWeights:
     """Where frozen linear layers stand on the CPU."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        """See `veneer.model.decoder.Weights`."""
+        """See `veneer.model.leaves.Weights`."""
         name = f"{path}.weight"
         packed: PackedLinear | None = None
         weight = None
@@ -86,7 +85,7 @@ class StreamedWeights:
         return DenseLinear(held, None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        """See `veneer.model.decoder.Weights`."""
+        """See `veneer.model.leaves.Weights`."""
         if path in self.checkpoint.stored:
             # A head that the files hold quantised is decoded once, which changes none of its values.
             self.progress(path)

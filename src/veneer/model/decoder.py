@@ -23,14 +23,12 @@ from veneer.model.beside import Pass
 from veneer.model.cache import KVCache
 from veneer.model.compiled_step import CompiledStep, compile_step
 from veneer.model.decoding import CachedDecoding
-from veneer.model.layers import LAYERS, DecoderLayer, Mlp, SelfAttention
+from veneer.model.layers import LAYERS
 from veneer.model.leaves import (
-    BaseLinear,
     DenseLinear,
     DenseTables,
     Embedding,
     HostEmbedding,
-    NormModule,
     Tables,
     Weights,
     make_norm,
@@ -40,21 +38,6 @@ from veneer.model.rope import Angles, Rotary
 from veneer.model.shape import DecoderSpec
 from veneer.products import Scores
 from veneer.tables import TokenLookup
-
-__all__ = [
-    "BaseLinear",
-    "CausalLM",
-    "Decoder",
-    "DecoderLayer",
-    "DenseLinear",
-    "Embedding",
-    "Mlp",
-    "NormModule",
-    "SelfAttention",
-    "Weights",
-    "plain_weight",
-    "shaped",
-]  # fmt: skip
 
 
 class Decoder(nn.Module):
