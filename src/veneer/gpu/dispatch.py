@@ -29,7 +29,7 @@ MIN_CAPABILITY = (7, 5)
 its matrix products, which no kernel here has."""
 
 
-class GpuKernels(Protocol):
+class SharedKernels(Protocol):
     """What the compiled library and Triton both have; tensors are contiguous and of one dtype."""
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ def triton_kernels(*tensors: Tensor) -> TritonKernels | None:
     return _triton() if usable(*tensors) else None
 
 
-def kernels_for(*tensors: Tensor) -> GpuKernels | None:
+def kernels_for(*tensors: Tensor) -> SharedKernels | None:
     """The kernels for these tensors' device, or None where torch's own operations are to be used."""
     triton = triton_kernels(*tensors)
     if triton is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veneer.gpu.dispatch import GpuKernels, kernels_for
+from veneer.gpu.dispatch import SharedKernels, kernels_for
 from veneer.model.shape import RopeKind, RopeLayout, RopeSpec
 
 
@@ -135,7 +135,7 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((left * c - right * s, right * c + left * s), dim=-1).to(x.dtype)
 
 
-def _kernels(x: Tensor, cosine: Tensor, sine: Tensor) -> GpuKernels | None:
+def _kernels(x: Tensor, cosine: Tensor, sine: Tensor) -> SharedKernels | None:
     """Kernels that can rotate `x`, or None. They need contiguous float32 angles on the device of `x`."""
     angles = (cosine, sine)
     if any(a.dtype != torch.float32 or a.device != x.device or not a.is_contiguous() for a in angles):

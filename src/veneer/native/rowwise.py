@@ -17,7 +17,7 @@ SUMMED_ROWS = 64
 
 class Rowwise(OpenedLibrary):
     """These functions of a compiled library. Triton's kernels have all but the scaled columns too
-    (`veneer.gpu.dispatch.GpuKernels`)."""
+    (`veneer.gpu.dispatch.SharedKernels`)."""
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Return the normalised rows and their rstd `[rows]`; `weight` is float32."""
