@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu import attention
-from veneer.gpu.attention import FlashSettings, Pack, attention_by_document, flash_takes, packed_attention
+from veneer.gpu.attention import FlashSettings, Pack, flash_takes, one_call_a_document, packed_attention
 
 
 def masked_softmax(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor) -> Tensor:
@@ -131,8 +131,8 @@ def test_a_call_for_each_document_sums_the_beginnings_gradient_in_float32(dtype:
     wide = [torch.randn(2 + documents, heads, 8).to(dtype).double().requires_grad_() for heads in (2, 1, 1)]
     narrow = [x.detach().to(dtype).requires_grad_() for x in wide]
     grad = torch.ones(2 + documents, 2, 8, dtype=torch.float64)
-    found = torch.autograd.grad(attention_by_document(*narrow, lengths, 0.3, shared=2), narrow, grad.to(dtype))
-    exact = torch.autograd.grad(attention_by_document(*wide, lengths, 0.3, shared=2), wide, grad)
+    found = torch.autograd.grad(one_call_a_document(*narrow, lengths, 0.3, shared=2), narrow, grad.to(dtype))
+    exact = torch.autograd.grad(one_call_a_document(*wide, lengths, 0.3, shared=2), wide, grad)
     for ours, theirs in zip(found[1:], exact[1:], strict=True):
         assert float((ours[:2].double() - theirs[:2]).abs().max() / theirs[:2].abs().max()) < 2 * torch.finfo(dtype).eps
 
@@ -163,7 +163,7 @@ def test_torchs_kernel_gets_as_many_key_heads_as_query_heads(
 
     monkeypatch.setattr(attention.functional, "scaled_dot_product_attention", noted)
     q, k, v = (x.detach().to(dtype) for x in problem((3, 4, 2), 6, 2, 16))
-    attention_by_document(q, k, v, (3, 4, 2), 0.25, shared=shared)
+    one_call_a_document(q, k, v, (3, 4, 2), 0.25, shared=shared)
     assert len(asked) == 3
     assert all(shapes[0] == shapes[1] == shapes[2] for shapes in asked)
 
@@ -236,7 +236,7 @@ def test_lengths_that_do_not_fit_are_refused() -> None:
 
 def test_one_document_is_plain_causal_attention() -> None:
     q, k, v = problem((6,), 2, 1, 8)
-    found = attention_by_document(q, k, v, (6,), 0.5)
+    found = one_call_a_document(q, k, v, (6,), 0.5)
     torch.testing.assert_close(
         found.double(), masked_softmax(q, k, v, 0.5, torch.ones(6, 6, dtype=torch.bool).tril()), rtol=1e-5, atol=1e-6
     )

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from veneer.gpu.transfer import sent
+from veneer.native.attention import refuse_other_lengths
 
 MIN_CAPABILITY = (8, 0)
 """FlashAttention 2 needs Ampere."""
@@ -217,17 +218,13 @@ def packed_attention(
             no kernel takes.
     """
     lengths = tuple(lengths)
-    if sum(lengths) != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
-        raise ValueError(
-            f"documents of {sum(lengths)} tokens in all, but queries {list(queries.shape)}, "
-            f"keys {list(keys.shape)}, values {list(values.shape)}"
-        )
+    refuse_other_lengths(sum(lengths), queries, keys, values)
     if shared and lengths[0] != shared:
         raise ValueError(f"{shared} tokens are shared, but document 0 has {lengths[0]}")
     if not flash_takes(queries):
         if window is not None:
             raise ValueError(f"a window of {window} keys, which FlashAttention does not compute for these queries")
-        return attention_by_document(queries, keys, values, lengths, scale, shared=shared)
+        return one_call_a_document(queries, keys, values, lengths, scale, shared=shared)
     pack = _pack(lengths, shared, queries.device)
     if pack.beginning is not None:
         keys, values = (_WithBeginning.apply(x, pack.beginning) for x in (keys, values))  # type: ignore[no-untyped-call]
@@ -248,7 +245,7 @@ def repeated(x: Tensor, heads: int) -> Tensor:
     return x.unsqueeze(-2).expand(*x.shape[:-1], groups, x.shape[-1]).flatten(-3, -2)
 
 
-def attention_by_document(
+def one_call_a_document(
     queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float, *, shared: int = 0
 ) -> Tensor:
     """Packed attention by one call of `scaled_dot_product_attention` a document, on every device and in every dtype."""

@@ -22,7 +22,7 @@ from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.model.shape import AttentionSpec
 from veneer.model.windowed import attention_by_document
 from veneer.native.arguments import usable
-from veneer.native.attention import MIN_DIM_MULTIPLE, Documents, ScoreLimits
+from veneer.native.attention import MIN_DIM_MULTIPLE, Documents, ScoreLimits, refuse_other_lengths
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 
@@ -103,7 +103,7 @@ class PackedAttention:
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, spec: AttentionSpec, sinks: Tensor | None
     ) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
-        _refuse_other_lengths(self._tokens, queries, keys, values)
+        refuse_other_lengths(self._tokens, queries, keys, values)
         if by_compiled_kernel(queries, keys, values):
             return attend_compiled([self], queries, keys, values, spec, sinks)
         lengths, shared = self._documents.lengths, self._documents.shared
@@ -181,19 +181,10 @@ def attend_compiled(
         queries, keys, values, spec, sinks: see `Attention.attend`.
     """
     blocks = tuple(layout.block(spec) for layout in layouts)
-    _refuse_other_lengths(sum(block.tokens for block in blocks), queries, keys, values)
+    refuse_other_lengths(sum(block.tokens for block in blocks), queries, keys, values)
     scale, softcap = spec.of(queries.shape[-1]), spec.softcap
     result: Tensor = _PackedKernel.apply(queries, keys, values, sinks, blocks, scale, softcap)  # type: ignore[no-untyped-call]
     return result
-
-
-def _refuse_other_lengths(tokens: int, queries: Tensor, keys: Tensor, values: Tensor) -> None:
-    """Refuse tensors of another number of tokens: kernels read memory by it, so that a mistake must not reach them."""
-    if tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
-        raise ValueError(
-            f"documents of {tokens} tokens in all, but queries {list(queries.shape)}, "
-            f"keys {list(keys.shape)}, values {list(values.shape)}"
-        )
 
 
 class _PackedKernel(torch.autograd.Function):

@@ -35,6 +35,15 @@ class ScoreLimits:
     """Learned scores that have no value to mix in, float32 `[heads]`."""
 
 
+def refuse_other_lengths(tokens: int, queries: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Refuse tensors of another number of tokens: kernels read memory by it, so that a mistake must not reach them."""
+    if tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
+        raise ValueError(
+            f"documents of {tokens} tokens in all, but queries {list(queries.shape)}, "
+            f"keys {list(keys.shape)}, values {list(values.shape)}"
+        )
+
+
 def attention_arguments(
     queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float, limits: ScoreLimits | None
 ) -> list[object]:
