@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from veneer.adapters.dora import scaled
 from veneer.adapters.kept_norm import KeptNorm
-from veneer.adapters.module import copy_tensors
+from veneer.adapters.module import SavesTrained
 from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, MAGNITUDE, TOKEN_ROWS
 from veneer.model.leaves import BaseLinear
 from veneer.products import inputs, outer, outputs
@@ -44,7 +44,7 @@ def _outputs(x: Tensor, weight: Tensor) -> Tensor:
     return cast(Tensor, _Outputs.apply(x, weight))  # type: ignore[no-untyped-call]
 
 
-class LoraEmbedding(nn.Module):
+class LoraEmbedding(nn.Module, SavesTrained):
     """An embedding with a LoRA update, and optionally DoRA's magnitudes.
 
     Args:
@@ -102,14 +102,6 @@ class LoraEmbedding(nn.Module):
         named = {EMBEDDING_A: self.lora_embedding_A, EMBEDDING_B: self.lora_embedding_B}
         return named if self.magnitude is None else named | {MAGNITUDE: self.magnitude}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The trained tensors. See `AdapterModule.tensors`."""
-        return {name: tensor.detach() for name, tensor in self.trained().items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in the trained tensors. See `AdapterModule.load`."""
-        copy_tensors(self.tensors(), tensors)
-
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Add the update, and rescale the columns where magnitudes are trained. See `AdapterModule.merge_into`."""
         wide = tensors["weight"].dtype
@@ -144,7 +136,7 @@ class TokenRows(nn.Module):
         tensors["weight"] = tensors["weight"].index_copy(0, self.ids, own)
 
 
-class TokenEmbedding(nn.Module):
+class TokenEmbedding(nn.Module, SavesTrained):
     """An embedding of which some rows are trained. The others are frozen."""
 
     def __init__(self, base: TokenLookup, rows: TokenRows):
@@ -166,20 +158,12 @@ class TokenEmbedding(nn.Module):
         """The trained rows, by PEFT's name. See `AdapterModule`."""
         return {TOKEN_ROWS: self.rows.values}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The trained rows, by PEFT's name. See `AdapterModule`."""
-        return {TOKEN_ROWS: self.rows.values.detach()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in the trained rows. See `AdapterModule.load`."""
-        copy_tensors(self.tensors(), tensors)
-
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Replace the rows in the weight. See `AdapterModule.merge_into`."""
         self.rows.merge_into(tensors)
 
 
-class TokenHead(nn.Module):
+class TokenHead(nn.Module, SavesTrained):
     """A head of which some rows are trained: its own rows, or those of the embedding that it is tied to.
 
     Args:
@@ -206,14 +190,6 @@ class TokenHead(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained rows, unless they belong to the embedding. See `AdapterModule.trained`."""
         return {} if self.tied else {TOKEN_ROWS: self.rows.values}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The trained tensors. See `AdapterModule.tensors`."""
-        return {name: tensor.detach() for name, tensor in self.trained().items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in the trained rows. See `AdapterModule.load`."""
-        copy_tensors(self.tensors(), tensors)
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Replace the rows in the weight. See `AdapterModule.merge_into`."""

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.module import copy_tensors
+from veneer.adapters.module import SavesTrained
 from veneer.adapters.names import FACTOR_A, FACTOR_B
 from veneer.adapters.targets import Names, expert_parameter, is_router, matches
 from veneer.errors import AdapterError, listing
@@ -49,7 +49,7 @@ class ExpertFactors(nn.Module):
         return ExpertsLora(self.lora_A, self.lora_B, self.scale)
 
 
-class ExpertsUpdate(nn.Module):
+class ExpertsUpdate(nn.Module, SavesTrained):
     """All experts of a layer with LoRA updates of their parameters (an `AdapterModule`).
 
     Args:
@@ -83,14 +83,6 @@ class ExpertsUpdate(nn.Module):
             update = cast(ExpertFactors, self.updates[parameter])
             found |= {f"{prefix}{FACTOR_A}": update.lora_A, f"{prefix}{FACTOR_B}": update.lora_B}
         return found
-
-    def tensors(self) -> dict[str, Tensor]:
-        """A and B of each parameter. See `AdapterModule.tensors`."""
-        return {name: tensor.detach() for name, tensor in self.trained().items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in A and B of each parameter. See `AdapterModule.load`."""
-        copy_tensors(self.tensors(), tensors)
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Add the update to weights of experts, by names `{number}.{linear}.weight`. See `AdapterModule.merge_into`."""

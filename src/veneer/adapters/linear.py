@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.dropout import Dropout
-from veneer.adapters.module import copy_tensors
+from veneer.adapters.module import SavesTrained
 from veneer.adapters.names import FACTOR_A, FACTOR_B, FACTOR_B_BIAS
 from veneer.adapters.rounded import Rounded
 from veneer.adapters.together import Updated, together
@@ -225,7 +225,7 @@ class LoraLinear(nn.Module, StoredLayer, SharesInput):
             tensors["bias"] = tensors["bias"] + own if "bias" in tensors else own
 
 
-class TrainedBias(nn.Module, StoredLayer):
+class TrainedBias(nn.Module, StoredLayer, SavesTrained):
     """A linear layer, adapted or not, whose bias is trained.
 
     Args:
@@ -261,14 +261,6 @@ class TrainedBias(nn.Module, StoredLayer):
     def trained(self) -> dict[str, nn.Parameter]:
         """The bias, by its name in PEFT's files. See `AdapterModule`."""
         return {self._name: self.trained_bias}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The bias, by its name in PEFT's files. See `AdapterModule`."""
-        return {self._name: self.trained_bias.detach()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in the bias. See `AdapterModule.load`."""
-        copy_tensors(self.tensors(), tensors)
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Replace the base's bias, but keep what an update has added to it. See `AdapterModule.merge_into`."""

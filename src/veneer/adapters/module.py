@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -36,6 +37,22 @@ class AdapterModule(Protocol):
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Merge the update into the base's tensors, given by name (`weight`, `bias`) in float32 or wider."""
         ...
+
+
+class SavesTrained(ABC):
+    """A module with an update that saves what it trains, and nothing else."""
+
+    @abstractmethod
+    def trained(self) -> dict[str, nn.Parameter]:
+        """See `AdapterModule.trained`."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `AdapterModule.tensors`."""
+        return {name: tensor.detach() for name, tensor in self.trained().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """See `AdapterModule.load`."""
+        copy_tensors(self.tensors(), tensors)
 
 
 def copy_tensors(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:

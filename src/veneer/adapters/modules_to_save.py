@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.module import copy_tensors
+from veneer.adapters.module import SavesTrained
 from veneer.errors import AdapterError
 from veneer.model.language import Modules
 from veneer.model.leaves import DenseLinear, Embedding, NormModule, WideNorm
@@ -75,7 +75,7 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().float().clone())
 
 
-class SavedModule:
+class SavedModule(SavesTrained):
     """A module with a trained copy, which is in its place while the adapter is enabled.
 
     Args:
@@ -117,10 +117,6 @@ class SavedModule:
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of the copy, also of a tied one, since PEFT looks for them. See `AdapterModule.tensors`."""
         return {name: tensor.detach() for name, tensor in self.own.named_parameters()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in the tensors of the copy. See `AdapterModule.load`."""
-        copy_tensors(self.tensors(), tensors)
 
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Replace all tensors. See `AdapterModule.merge_into`."""
