@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from random_weights import RandomWeights
 from tiny_models import largest_difference
-from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
+from veneer.adapters.module import Place
+from veneer.adapters.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
 from veneer.errors import AdapterError
 from veneer.model.leaves import DenseLinear, Embedding, WideNorm, make_norm
 from veneer.model.shape import Norm

@@ -14,8 +14,8 @@ from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
 from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.module import AdapterModule
-from veneer.adapters.modules_to_save import Place, SavedModule
+from veneer.adapters.module import AdapterModule, Place
+from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.rounded import RoundedFactors
 from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec

@@ -12,8 +12,8 @@ from torch import nn
 
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.load import load_adapter
-from veneer.adapters.module import AdapterModule
-from veneer.adapters.modules_to_save import Place, SavedModule
+from veneer.adapters.module import AdapterModule, Place
+from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.targets import HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot

@@ -17,8 +17,8 @@ from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, 
 from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, target_paths
 from veneer.adapters.init import INITS, TargetLayer, embedding, undrawn
 from veneer.adapters.linear import LoraLinear, TrainedBias
-from veneer.adapters.module import AdapterModule
-from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
+from veneer.adapters.module import AdapterModule, Place
+from veneer.adapters.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter, is_router

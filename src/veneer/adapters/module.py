@@ -1,11 +1,14 @@
-"""`AdapterModule`: a module with an update, which stands in the place of one module of the model."""
+"""`AdapterModule`: a module with an update, which stands in the `Place` of one module of the model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
+
+from veneer.model.language import Modules
 
 
 class AdapterModule(Protocol):
@@ -37,6 +40,24 @@ class AdapterModule(Protocol):
     def merge_into(self, tensors: dict[str, Tensor]) -> None:
         """Merge the update into the base's tensors, given by name (`weight`, `bias`) in float32 or wider."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a module in the model: its parent and its name there."""
+
+    parent: nn.Module
+    leaf: str
+
+    @classmethod
+    def of(cls, model: Modules, path: str) -> Place:
+        """The place of a path."""
+        above, _, leaf = path.rpartition(".")
+        return cls(model.get_submodule(above), leaf)
+
+    def put(self, module: nn.Module) -> None:
+        """Put a module in this place."""
+        setattr(self.parent, self.leaf, module)
 
 
 class SavesTrained(ABC):

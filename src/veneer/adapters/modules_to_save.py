@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.module import SavesTrained
+from veneer.adapters.module import Place, SavesTrained
 from veneer.errors import AdapterError
-from veneer.model.language import Modules
-from veneer.model.leaves import DenseLinear, Embedding, NormModule, WideNorm
+from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, NormModule, WideNorm
 from veneer.tables import HoldsTable, TokenLookup, copied_table
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The place of a module in the model: its parent and its name there."""
-
-    parent: nn.Module
-    leaf: str
-
-    @classmethod
-    def of(cls, model: Modules, path: str) -> Place:
-        """The place of a path."""
-        above, _, leaf = path.rpartition(".")
-        return cls(model.get_submodule(above), leaf)
-
-    def put(self, module: nn.Module) -> None:
-        """Put a module in this place."""
-        setattr(self.parent, self.leaf, module)
+LINEAR_LEAVES = frozenset(
+    ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj", "lm_head"]
+)
+"""Last names of the decoders' linear layers; a router, which is a linear layer too, is not among them."""
 
 
 def trainable_copy(module: nn.Module, path: str) -> nn.Module:
@@ -47,28 +33,10 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
         bias = _parameter(module.bias) if isinstance(module.bias, Tensor) else None
         if isinstance(module, HoldsTable):
             return DenseLinear(nn.Parameter(copied_table(module.table, torch.float32)), bias)
-        weight: Tensor = module.dequantize(torch.float32)  # type: ignore[operator]
-        return DenseLinear(_parameter(weight), bias)
+        return DenseLinear(_parameter(cast(BaseLinear, module).dequantize(torch.float32)), bias)
     raise AdapterError(
         f"modules_to_save: {path} is a {type(module).__name__} and holds no weights of its own; name what is in it"
     )
-
-
-LINEAR_LEAVES = frozenset(
-    (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "qkv_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "gate_up_proj",
-        "down_proj",
-        "lm_head",
-    ),
-)
-"""Last names of the decoders' linear layers."""
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
