@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,17 @@ import torch
 from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
-from veneer.adapters.eva import MeasuredDocuments, directions
+from veneer.adapters.eva import directions
 from veneer.errors import AdapterError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    tokens: Tensor
+    positions: Tensor
+    segments: tuple[int, ...]
+    rows: Tensor
+    shared: int = 0
 
 
 def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
@@ -29,11 +39,10 @@ def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
         packed_logits(model, texts)
     for handle in handles:
         handle.remove()
-    one = MeasuredDocuments(
+    one = Documents(
         tokens=torch.tensor([token for text in texts for token in text]),
         positions=torch.cat([torch.arange(len(text)) for text in texts]),
         segments=tuple(len(text) for text in texts),
-        shared=0,
         rows=rows,
     )
     found = directions(model, [one], dict.fromkeys([*paths, "lm_head"], 5))
@@ -50,6 +59,6 @@ def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
 def test_eva_needs_more_rows_than_directions(tmp_path: Path) -> None:
     model = ours(tiny_llama(), tmp_path)
     tokens = torch.arange(8)
-    few = MeasuredDocuments(tokens=tokens, positions=tokens, segments=(8,), shared=0, rows=torch.arange(4))
+    few = Documents(tokens=tokens, positions=tokens, segments=(8,), rows=torch.arange(4))
     with pytest.raises(AdapterError, match="rank 4 needs more than 4 supervised tokens to measure; there are 4"):
         directions(model, [few], {"model.layers.0.self_attn.q_proj": 4})

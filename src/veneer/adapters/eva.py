@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,33 @@ from veneer.model.decoder import CausalLM
 from veneer.model.rope import Angles
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredDocuments:
+class MeasuredDocuments(Protocol):
     """Packed documents, and the tokens whose layer inputs are measured."""
 
-    tokens: Tensor
-    """Token ids, int64 `[tokens]`."""
-    positions: Tensor
-    """Positions in each document, int64 `[tokens]`."""
-    segments: tuple[int, ...]
-    shared: int
-    rows: Tensor
-    """Indices of the measured tokens, int64: those that predict a supervised token."""
+    @property
+    def tokens(self) -> Tensor:
+        """Token ids, int64 `[tokens]`."""
+        ...
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions in each document, int64 `[tokens]`."""
+        ...
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Lengths of everything behind the shared tokens."""
+        ...
+
+    @property
+    def shared(self) -> int:
+        """Number of tokens at the front that begin every document."""
+        ...
+
+    @property
+    def rows(self) -> Tensor:
+        """Indices of the measured tokens, int64: those that predict a supervised token."""
+        ...
 
 
 @torch.no_grad()

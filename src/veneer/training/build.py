@@ -128,16 +128,7 @@ def _measured_directions(model: LanguageModel, inputs: RunInputs) -> dict[str, t
     wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
     documents: list[MeasuredDocuments] = []
     for step in range(1, steps.total + 1):
-        for batch in steps.micro_batches(step):
-            documents.append(
-                MeasuredDocuments(
-                    tokens=batch.tokens,
-                    positions=batch.positions,
-                    segments=batch.segments,
-                    shared=batch.shared,
-                    rows=batch.rows,
-                )
-            )
+        documents += steps.micro_batches(step)
         if sum(len(one.rows) for one in documents) >= wanted:
             break
     ranks = {path: lora.rank_of(path) for path in inputs.prepared.targets if path != EMBEDDING}
