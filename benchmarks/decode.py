@@ -58,6 +58,7 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
     from veneer.generation.sampling import Sampling
     from veneer.io.checkpoint import open_checkpoint
     from veneer.loading.forms import TableForm, WeightForm
+    from veneer.loading.how import Loading
     from veneer.loading.load import load_model
     from veneer.native import library
 
@@ -67,10 +68,10 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
     checkpoint = open_checkpoint(model)
     tokenizer = checkpoint.tokenizer()
     if scheme.startswith("q"):
-        loaded = load_model(checkpoint, tables=TableForm.STORED)
+        loaded = load_model(checkpoint, Loading(tables=TableForm.STORED))
     else:
         quant = QuantSection(scheme=Scheme(scheme))
-        loaded = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=quant, tables=TableForm.STORED)
+        loaded = load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, quant=quant, tables=TableForm.STORED))
 
     def answers(prompts: list[str], tokens: int) -> int:
         ids = [tokenizer.encode(prompt) for prompt in prompts]

@@ -20,6 +20,7 @@ from veneer.exports.gguf import write_gguf_base
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=[kind.value for kind in Quant])
     arguments = parser.parse_args()
     checkpoint = open_checkpoint(arguments.model)
-    model = load_model(checkpoint, dtype=torch.float32).eval()
+    model = load_model(checkpoint, Loading(dtype=torch.float32)).eval()
     tokenizer = checkpoint.tokenizer()
     print(f"{'type':8} {'MB':>7} {'written s':>9} {'largest gap':>11} {'mean gap':>9} {'top-1 equal':>11}")
     for kind in map(Quant, arguments.kinds):

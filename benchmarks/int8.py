@@ -32,6 +32,7 @@ from veneer.enums import Overlong, Products
 from veneer.events import ignore
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
@@ -88,7 +89,7 @@ def prepare(
     dtype: torch.dtype = torch.bfloat16,
 ) -> Side:
     """A model with a new adapter on all linear layers."""
-    model = load_model(checkpoint, form=form, products=products, dtype=dtype)
+    model = load_model(checkpoint, Loading(form=form, products=products, dtype=dtype))
     adapter = inject(model, spec)
     named = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
     return Side(model, adapter, RuleOptimizer(named, AdamW((0.9, 0.99)), weight_decay=0.0))

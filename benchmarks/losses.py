@@ -31,6 +31,7 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 REFERENCE, PEER, OWN_NAME = "float32", "TRL+PEFT bf16", "veneer bf16"
@@ -41,7 +42,7 @@ SEED = 0
 def write_start(model: Path, folder: Path) -> None:
     """Write veneer's initial adapter in PEFT's format."""
     folder.mkdir(parents=True, exist_ok=True)
-    decoder = load_model(open_checkpoint(model), dtype=torch.bfloat16)
+    decoder = load_model(open_checkpoint(model), Loading(dtype=torch.bfloat16))
     save_adapter(folder, inject(decoder, LoraSpec(rank=RANK, alpha=ALPHA), seed=SEED), base=str(model))
 
 

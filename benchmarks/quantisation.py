@@ -40,6 +40,7 @@ from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import linear_paths
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.codes import CodeBook, quantize_4bit
@@ -142,7 +143,9 @@ def scores(model: CausalLM, examples: Sequence[Example]) -> list[RowScore]:
 
 def floats(checkpoint: Checkpoint) -> CausalLM:
     """The model with weights that can be replaced, whatever its files hold: rounded to bfloat16, in float32."""
-    model = load_model(checkpoint, dtype=torch.bfloat16, form=WeightForm.TRAINABLE).eval().requires_grad_(False)
+    model = (
+        load_model(checkpoint, Loading(dtype=torch.bfloat16, form=WeightForm.TRAINABLE)).eval().requires_grad_(False)
+    )
     for parameter in model.parameters():
         parameter.copy_(parameter.bfloat16())
     return model
@@ -246,7 +249,7 @@ def streaming(model_source: str) -> None:
             quantize(str(folder / "source"), folder / scheme, quant=quant)
             taken = time.process_time() - begun
             begun = time.process_time()
-            load_model(open_checkpoint(folder / scheme), dtype=torch.bfloat16)
+            load_model(open_checkpoint(folder / scheme), Loading(dtype=torch.bfloat16))
             opened = time.process_time() - begun
             theirs = their_seconds(folder / "source", folder / f"{scheme}-theirs", scheme)
             other = "- | " if theirs is None else f"{count / theirs / 1e6:.0f} | {theirs / taken:.1f} ×"

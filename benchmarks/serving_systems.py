@@ -66,10 +66,11 @@ def make_adapters(model: str, folder: Path, count: int, *, gguf: bool, dora: boo
     from veneer.enums import Variant
     from veneer.exports.gguf_adapter import write_gguf_adapter
     from veneer.io.checkpoint import open_checkpoint
+    from veneer.loading.how import Loading
     from veneer.loading.load import load_model
 
     checkpoint = open_checkpoint(model)
-    loaded = load_model(checkpoint, dtype=torch.float32)
+    loaded = load_model(checkpoint, Loading(dtype=torch.float32))
     for number in range(min(count, WEIGHTS)):
         variant = Variant.DORA if dora else Variant.LORA
         adapter = inject(loaded, LoraSpec(rank=RANK, alpha=float(RANK), variant=variant))

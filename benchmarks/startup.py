@@ -24,13 +24,14 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.training.objective import OverModel
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 origin = open_checkpoint(sys.argv[1])
 tokenizer = origin.tokenizer()
-model = load_model(origin, form=WeightForm(sys.argv[2])).train()
+model = load_model(origin, Loading(form=WeightForm(sys.argv[2]))).train()
 adapter = inject(model, LoraSpec(rank=16, alpha=32.0), seed=0)
 names = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
 optimizer = RuleOptimizer(names, AdamW((0.9, 0.999)), weight_decay=0.0)

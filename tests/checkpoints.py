@@ -13,6 +13,7 @@ import torch
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore
@@ -26,7 +27,7 @@ IDENTITY = {"lora.rank": 2, "data digest": "abc"}
 
 
 def adapter(model_path: Path) -> Trainable:
-    model = load_model(open_checkpoint(model_path), dtype=torch.float32)
+    model = load_model(open_checkpoint(model_path), Loading(dtype=torch.float32))
     return AdapterTraining(inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",))), str(model_path))
 
 

@@ -16,6 +16,7 @@ from veneer.data.chat import Example
 from veneer.data.packing import pack
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
@@ -39,7 +40,7 @@ class Cut:
 
 def adapted(model_path: Path, *, dropout: float = 0.0) -> tuple[CausalLM, AdapterTraining]:
     origin = open_checkpoint(model_path)
-    model = load_model(origin, dtype=torch.float32)
+    model = load_model(origin, Loading(dtype=torch.float32))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
     generator = torch.Generator().manual_seed(2)
     for layer in adapter.layers.values():  # B = 0 would hide the gradient of A
@@ -49,7 +50,7 @@ def adapted(model_path: Path, *, dropout: float = 0.0) -> tuple[CausalLM, Adapte
 
 def full(model_path: Path) -> tuple[CausalLM, FullTraining]:
     origin = open_checkpoint(model_path)
-    model = load_model(origin, form=WeightForm.TRAINABLE, dtype=torch.float32)
+    model = load_model(origin, Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
     return model, FullTraining(model, origin)
 
 

@@ -15,6 +15,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -23,7 +24,7 @@ FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
 def adapter_on(base: Path, folder: Path, seed: int = 0, **settings: Any) -> tuple[CausalLM, Path]:
     """A random adapter: the model with it, live, and its folder."""
-    model = load_model(open_checkpoint(base), dtype=torch.float32).eval()
+    model = load_model(open_checkpoint(base), Loading(dtype=torch.float32)).eval()
     adapter = inject(model, LoraSpec(**({"rank": 4, "alpha": 8.0} | settings)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

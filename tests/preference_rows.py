@@ -24,6 +24,7 @@ from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM, plain_weight
 from veneer.training.objective import OverModel
@@ -60,12 +61,12 @@ def text(*tokens: int, prompt: int) -> Example:
 
 def trainable_model(path: Path, seed: int = 0) -> CausalLM:
     """The tiny model in float32, every weight with a gradient."""
-    return load_model(open_checkpoint(path), form=WeightForm.TRAINABLE, dtype=torch.float32)
+    return load_model(open_checkpoint(path), Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
 
 
 def wide_model(path: Path) -> CausalLM:
     """The model in float64, its weights and their gradients too."""
-    return load_model(open_checkpoint(path), form=WeightForm.TRAINABLE, dtype=torch.float64).double()
+    return load_model(open_checkpoint(path), Loading(form=WeightForm.TRAINABLE, dtype=torch.float64)).double()
 
 
 def step_gradients(

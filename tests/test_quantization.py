@@ -28,6 +28,7 @@ from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import BackgroundDigests
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.loading.stored import stored_quantisation
 from veneer.model.decoder import CausalLM
@@ -124,7 +125,7 @@ def test_a_4_bit_model_of_transformers_is_read_to_the_bit(kind: str, source: Pat
     model = theirs(source, load_in_4bit=True, **BITS4[kind])
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     for form in (WeightForm.FROZEN, WeightForm.QUANTIZED):
-        ours = load_model(open_checkpoint(tmp_path), form=form)
+        ours = load_model(open_checkpoint(tmp_path), Loading(form=form))
         assert len(our_weights(ours)) == 2 * 7
         assert_equal_weights(ours, model)
     assert packed_logits(ours, documents([7])).isfinite().all()
@@ -134,7 +135,7 @@ def test_a_4_bit_model_of_transformers_is_read_to_the_bit(kind: str, source: Pat
 def test_an_8_bit_model_of_transformers_is_read_to_the_bit(dtype: torch.dtype, source: Path, tmp_path: Path) -> None:
     model = theirs(source, dtype, load_in_8bit=True)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
-    ours = load_model(open_checkpoint(tmp_path), dtype=dtype)
+    ours = load_model(open_checkpoint(tmp_path), Loading(dtype=dtype))
     assert len(our_weights(ours)) == 2 * 7
     assert_equal_weights(ours, model)
 
@@ -344,7 +345,7 @@ def test_what_is_written_opens_in_transformers_and_here_with_equal_weights(
     ours = load_model(open_checkpoint(tmp_path / "q"))
     assert len(our_weights(ours)) == done.layers == 2 * 6
     assert_equal_weights(ours, theirs(tmp_path / "q"))
-    direct = load_model(open_checkpoint(source), form=WeightForm.QUANTIZED, quant=quant)
+    direct = load_model(open_checkpoint(source), Loading(form=WeightForm.QUANTIZED, quant=quant))
     for path, weight in our_weights(direct).items():
         assert torch.equal(weight, our_weights(ours)[path])
     assert done.bytes == sum(tensor.nbytes for tensor in load_file(tmp_path / "q" / "model.safetensors").values())
@@ -356,7 +357,7 @@ def test_transformers_computes_with_it_what_we_compute(tmp_path: Path) -> None:
     for quant in (QuantSection(), QuantSection(scheme=Scheme.FP4)):
         path = tmp_path / quant.scheme.value
         quantize(str(tmp_path / "source"), path, quant=quant, dtype="float32")
-        ours = load_model(open_checkpoint(path), dtype=torch.float32).eval()
+        ours = load_model(open_checkpoint(path), Loading(dtype=torch.float32)).eval()
         other = theirs(path, torch.float32).train()
         texts = documents([9, 14])
         with torch.no_grad():
@@ -472,7 +473,7 @@ def test_full_fine_tuning_of_it_is_refused_before_anything_is_read(
     with pytest.raises(ConfigError, match=r"quantised \(nf4\), and method full trains all"):
         train(config)
     with pytest.raises(ConfigError, match="method full"):
-        load_model(open_checkpoint(tmp_path / "q"), form=WeightForm.TRAINABLE)
+        load_model(open_checkpoint(tmp_path / "q"), Loading(form=WeightForm.TRAINABLE))
     with pytest.raises(ConfigError, match="method full"):
         plan_run(config, device="cpu", rows=SupposedRows())
 

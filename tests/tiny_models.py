@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model import recompute as recompute_module
 from veneer.model.attention import PackedAttention
@@ -72,7 +73,7 @@ def ours(
     dtype: torch.dtype = torch.float32,
 ) -> CausalLM:
     """Our model from the files of `model`."""
-    return load_model(saved(model, path), form=form, dtype=dtype).eval()
+    return load_model(saved(model, path), Loading(form=form, dtype=dtype)).eval()
 
 
 BACKENDS = ("torch", "native")

@@ -36,6 +36,7 @@ from veneer.errors import AdapterError, ConfigError, DataError, ModelError, Vene
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.io.tokenizer import from_directory
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 CHAT = ({"role": "user", "content": "How? <|im_end|>"}, {"role": "assistant", "content": "So."})
@@ -82,11 +83,11 @@ def use(tokenizer: Any) -> None:
 
 def read_config(folder: Path) -> None:
     describe_model(read_model_config(folder), Backend.VENEER)
-    load_model(open_checkpoint(folder), dtype=torch.float32)
+    load_model(open_checkpoint(folder), Loading(dtype=torch.float32))
 
 
 def read_adapter(folder: Path) -> None:
-    load_adapter(load_model(open_checkpoint(folder / "base"), dtype=torch.float32), folder / "adapter")
+    load_adapter(load_model(open_checkpoint(folder / "base"), Loading(dtype=torch.float32)), folder / "adapter")
 
 
 def read_template(folder: Path) -> None:
@@ -168,7 +169,7 @@ def _write_adapter(folder: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         shutil.copy(folder / name, folder / "base" / name)
     (folder / "adapter").mkdir()
-    model = load_model(open_checkpoint(folder / "base"), dtype=torch.float32)
+    model = load_model(open_checkpoint(folder / "base"), Loading(dtype=torch.float32))
     save_adapter(
         folder / "adapter", inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",))), base="base"
     )

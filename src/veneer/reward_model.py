@@ -13,7 +13,7 @@ from veneer.arguments import check_least, check_types
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request
 from veneer.backends.load import load_language_model
-from veneer.config import ComputeSection, DataSection
+from veneer.config import ComputeSection, DataSection, QuantSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.kinds import read_pairs
 from veneer.enums import Backend, Column, Method, Task
@@ -24,6 +24,7 @@ from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.how import Loading
 from veneer.run_folder import recorded_run
 from veneer.training.reward_model import RewardModel, with_reward_adapter
 
@@ -70,15 +71,17 @@ def load_reward_model(request: AssistantRequest, subscribers: Sequence[Subscribe
     with enough_memory(request, f"loading {model}"), stage:
         loaded = load_language_model(
             checkpoint,
-            backend=Backend.AUTO if run is None else run.backend,
-            quant=None if run is None else run.quant,
-            quantised_from=None if run is None else resolve_dtype(run.compute.dtype, device),
-            form=WeightForm.QUANTIZED if held is Method.QLORA else WeightForm.FROZEN,
-            dtype=resolve_dtype(request.compute.dtype, device),
-            device=device,
-            products=request.compute.products,
-            tables=TableForm.STORED,
-            progress=lambda name: stage.advance(item=name),
+            Backend.AUTO if run is None else run.backend,
+            Loading(
+                quant=QuantSection() if run is None else run.quant,
+                quantised_from=None if run is None else resolve_dtype(run.compute.dtype, device),
+                form=WeightForm.QUANTIZED if held is Method.QLORA else WeightForm.FROZEN,
+                dtype=resolve_dtype(request.compute.dtype, device),
+                device=device,
+                products=request.compute.products,
+                tables=TableForm.STORED,
+                progress=lambda name: stage.advance(item=name),
+            ),
         )
     problem = BaseCheck(request.adapter, model, checkpoint.files()).problem()
     if problem is not None:

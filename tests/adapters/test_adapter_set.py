@@ -24,6 +24,7 @@ from veneer.evaluation.scoring import row_losses
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
@@ -181,7 +182,7 @@ def test_losses_with_an_adapter_for_each_row(tmp_path: Path, tiny_model: Path, t
     rows = examples(tiny_model, tiny_data)[:6]
 
     def base() -> CausalLM:
-        return load_model(open_checkpoint(tiny_model), form=WeightForm.FROZEN, dtype=torch.float32)
+        return load_model(open_checkpoint(tiny_model), Loading(form=WeightForm.FROZEN, dtype=torch.float32))
 
     adapters = AdapterSet(base())
     expected = [row_losses(base(), rows)]

@@ -16,6 +16,7 @@ from veneer.enums import Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -33,7 +34,7 @@ def test_it_computes_what_the_loaded_adapter_computes(tmp_path: Path, form: Weig
     path = write_model(tmp_path / "model", tied=False)
 
     def fresh() -> CausalLM:
-        found = load_model(open_checkpoint(path), dtype=torch.float32, form=form)
+        found = load_model(open_checkpoint(path), Loading(dtype=torch.float32, form=form))
         found.eval()
         return found
 
@@ -50,7 +51,7 @@ def test_it_computes_what_the_loaded_adapter_computes(tmp_path: Path, form: Weig
 
 
 def test_the_weights_are_shared(tmp_path: Path) -> None:
-    base = load_model(open_checkpoint(write_model(tmp_path)), dtype=torch.float32)
+    base = load_model(open_checkpoint(write_model(tmp_path)), Loading(dtype=torch.float32))
     twin = sharing_weights(base)
     own = {name: tensor.data_ptr() for name, tensor in base.named_parameters()}
     assert {name: tensor.data_ptr() for name, tensor in twin.named_parameters()} == own
@@ -58,8 +59,8 @@ def test_the_weights_are_shared(tmp_path: Path) -> None:
 
 
 def test_a_refused_adapter_leaves_the_base_as_it_was(tmp_path: Path) -> None:
-    base = load_model(open_checkpoint(write_model(tmp_path / "a")), dtype=torch.float32)
-    wide = load_model(open_checkpoint(write_model(tmp_path / "b", hidden=128)), dtype=torch.float32)
+    base = load_model(open_checkpoint(write_model(tmp_path / "a")), Loading(dtype=torch.float32))
+    wide = load_model(open_checkpoint(write_model(tmp_path / "b", hidden=128)), Loading(dtype=torch.float32))
     (tmp_path / "one").mkdir()
     write_adapter(tmp_path / "one", wide)
     before = logits(base)

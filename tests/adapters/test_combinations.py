@@ -25,6 +25,7 @@ from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.losses.module_head import scored_cross_entropy
@@ -91,7 +92,9 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def model_for(checkpoint: Checkpoint, used: tuple[Feature, ...]) -> CausalLM:
     quantized = Feature.QUANTIZED in used or Feature.LOFTQ in used
-    return load_model(checkpoint, form=WeightForm.QUANTIZED if quantized else WeightForm.FROZEN, dtype=torch.float32)
+    return load_model(
+        checkpoint, Loading(form=WeightForm.QUANTIZED if quantized else WeightForm.FROZEN, dtype=torch.float32)
+    )
 
 
 def loss_of(model: CausalLM) -> torch.Tensor:
@@ -197,7 +200,7 @@ def test_what_stands_on_parameters_in_peft_is_refused_by_a_plan_and_by_a_model_a
 
 
 def test_rows_of_a_tied_head_are_trained_one_way(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     before = packed_logits(model, TEXTS)
     with pytest.raises(AdapterError, match="lm_head: carries an update or is saved whole"):
         inject(model, spec_with(*TIED_CLASH))

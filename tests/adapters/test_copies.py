@@ -23,6 +23,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 
@@ -75,13 +76,15 @@ def test_an_update_of_a_head_that_was_saved_as_tied_to_its_embedding_is_read_as_
     base, folder = open_checkpoint(write_model(tmp_path / "base")), tmp_path / "adapter"
     folder.mkdir()
     settings = {"target_modules": ("q_proj", "lm_head"), "modules_to_save": ("embed_tokens",), "tied_modules": True}
-    trained = randomised(inject(load_model(base, dtype=torch.float32), LoraSpec(rank=2, alpha=2.0, **settings)))
+    trained = randomised(
+        inject(load_model(base, Loading(dtype=torch.float32)), LoraSpec(rank=2, alpha=2.0, **settings))
+    )
     save_adapter(folder, trained, base="base")
     config = json.loads((folder / CONFIG_FILE).read_text())
     assert config["ensure_weight_tying"] is False
     (folder / CONFIG_FILE).write_text(json.dumps(config | {"ensure_weight_tying": True}))
     embedding, head = (f"base_model.model.{path}.weight" for path in (EMBEDDING, HEAD))
     rewrite_tensors(folder, lambda found: found | {head: found[embedding].clone()})
-    opened = load_adapter(load_model(base, dtype=torch.float32), folder).tensors()
+    opened = load_adapter(load_model(base, Loading(dtype=torch.float32)), folder).tensors()
     assert opened.keys() == trained.tensors().keys()
     assert all(torch.equal(opened[name], tensor) for name, tensor in trained.tensors().items())

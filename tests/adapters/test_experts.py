@@ -25,6 +25,7 @@ from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM, plain_weight
@@ -54,7 +55,7 @@ def model_and_files(kind: str, folder: Path, seed: int = 0) -> tuple[PreTrainedM
 
 
 def load(files: Checkpoint, form: WeightForm = WeightForm.FROZEN) -> CausalLM:
-    return load_model(files, form=form, dtype=torch.float32).eval()
+    return load_model(files, Loading(form=form, dtype=torch.float32)).eval()
 
 
 def stir(parameters: list[nn.Parameter], seed: int = 5) -> None:

@@ -21,6 +21,7 @@ from veneer.adapters.store import read_tensors, save_adapter
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -189,7 +190,7 @@ def test_loftq_brings_the_quantised_weight_nearer_to_the_original_whatever_the_s
     alpha: float, tmp_path: Path
 ) -> None:
     checkpoint = saved(tiny_llama(), tmp_path)
-    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     sources = InitSources(original=lambda name: checkpoint.read(name, torch.float32))
     adapter = inject(model, LoraSpec(rank=8, alpha=alpha, init=Init.LOFTQ), sources=sources)
     for path, part in adapter.modules:

@@ -28,6 +28,7 @@ from veneer.adapters.targets import EMBEDDING
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -266,13 +267,13 @@ def test_embedding_and_head_of_an_untied_model_are_saved_apart_whatever_the_file
     base, folder = write_model(tmp_path / "base", tied=False), tmp_path / "adapter"
     folder.mkdir()
     spec = LoraSpec(rank=2, alpha=2.0, modules_to_save=("embed_tokens", "lm_head"), tied_modules=True)
-    trained = inject(load_model(open_checkpoint(base), dtype=torch.float32), spec)
+    trained = inject(load_model(open_checkpoint(base), Loading(dtype=torch.float32)), spec)
     with torch.no_grad():
         for number, parameter in enumerate(trained.parameters()):
             parameter.add_(0.01 * number)
     save_adapter(folder, trained, base="base")
     assert json.loads((folder / CONFIG_FILE).read_text())["ensure_weight_tying"] is True
-    opened = load_adapter(load_model(open_checkpoint(base), dtype=torch.float32), folder).tensors()
+    opened = load_adapter(load_model(open_checkpoint(base), Loading(dtype=torch.float32)), folder).tensors()
     expected = trained.tensors()
     assert opened.keys() == expected.keys() >= {"model.embed_tokens.weight", "lm_head.weight"}
     assert all(torch.equal(opened[name], tensor) for name, tensor in expected.items())

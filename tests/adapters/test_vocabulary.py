@@ -19,6 +19,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::peft.utils.warning.PeftWarning")
@@ -58,7 +59,7 @@ def test_an_adapter_over_a_resized_model_is_read(kind: str, tied: bool, tmp_path
         for parameter in (p for p in theirs.parameters() if p.requires_grad):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     theirs.save_pretrained(tmp_path / "adapter")
-    model = load_model(open_checkpoint(tmp_path / "base"), dtype=torch.float32).eval()
+    model = load_model(open_checkpoint(tmp_path / "base"), Loading(dtype=torch.float32)).eval()
     if (kind, tied) in LOST:
         with pytest.raises(AdapterError, match=r"new rows of .* are not in it"):
             load_adapter(model, tmp_path / "adapter")

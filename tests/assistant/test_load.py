@@ -14,6 +14,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.quant.packed import PackedLinear
 from veneer.training.run import train
@@ -29,7 +30,7 @@ def test_an_adapter_has_the_quantised_base_of_its_training_whatever_is_computed_
     request = AssistantRequest(model=str(tiny_model), adapter=run.output, compute=ComputeSection(dtype=Dtype(asked)))
     model = load_assistant(request).model
     assert model.dtype == getattr(torch, asked)
-    before = load_model(open_checkpoint(tiny_model), form=WeightForm.QUANTIZED, dtype=getattr(torch, trained))
+    before = load_model(open_checkpoint(tiny_model), Loading(form=WeightForm.QUANTIZED, dtype=getattr(torch, trained)))
     layers = {name: part for name, part in before.named_modules() if isinstance(part, PackedLinear)}
     assert layers
     for name, layer in layers.items():

@@ -14,6 +14,7 @@ from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.decoder import CausalLM
 from veneer.model.hf import HfModel
 from veneer.model.leaves import Embedding
@@ -30,7 +31,7 @@ def packed(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, list[int
 def test_both_who_can_compute_a_llama_compute_the_same(tmp_path: Path) -> None:
     own = ours(tiny_llama(3), tmp_path)
     by = {
-        wanted: load_language_model(open_checkpoint(tmp_path), backend=wanted, dtype=torch.float32)
+        wanted: load_language_model(open_checkpoint(tmp_path), wanted, Loading(dtype=torch.float32))
         for wanted in Backend
     }
     assert isinstance(by[Backend.AUTO], CausalLM)
@@ -44,7 +45,7 @@ def test_both_who_can_compute_a_llama_compute_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", SHAPES)
 def test_in_bfloat16_weights_and_buffers_are_those_that_transformers_loads(kind: str, tmp_path: Path) -> None:
     tiny_hf(kind).save_pretrained(tmp_path)
-    model = load_hf(open_checkpoint(tmp_path), dtype=torch.bfloat16)
+    model = load_hf(open_checkpoint(tmp_path), Loading(dtype=torch.bfloat16))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     turned = {f"{line.path}.weight" for line in model.spec.linears if line.transposed}
     own = {}
@@ -62,7 +63,7 @@ def test_in_bfloat16_weights_and_buffers_are_those_that_transformers_loads(kind:
 def test_a_quantised_base_is_the_model_with_its_linear_layers_rounded(kind: str, tmp_path: Path) -> None:
     theirs = tiny_hf(kind)
     theirs.save_pretrained(tmp_path)
-    model = load_hf(open_checkpoint(tmp_path), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    model = load_hf(open_checkpoint(tmp_path), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     for line in model.spec.linears:
         weight = model.get_submodule(line.path).dequantize(torch.float32)  # type: ignore[operator]
         own = theirs.get_submodule(line.path).get_parameter("weight")
@@ -91,7 +92,7 @@ def test_a_quantised_base_is_never_held_in_full_precision(kind: str, tmp_path: P
     theirs = tiny_hf(kind, changes={"num_hidden_layers": 6, "n_layer": 6})
     theirs.save_pretrained(tmp_path)
     watched = Watched(tmp_path)
-    model = load_hf(watched, form=WeightForm.QUANTIZED, dtype=torch.float32)
+    model = load_hf(watched, Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     largest = max(4 * line.inputs * line.outputs for line in model.spec.linears)
     inputs, outputs = theirs.get_input_embeddings(), theirs.get_output_embeddings()
     tables = inputs.weight.nbytes + (0 if outputs.weight is inputs.weight else outputs.weight.nbytes)
@@ -106,9 +107,9 @@ def test_what_the_own_decoder_alone_does_is_refused(tmp_path: Path) -> None:
     tiny_hf("gpt2").save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match="method full is done by veneer's own decoder alone"):
-        load_language_model(checkpoint, form=WeightForm.TRAINABLE)
+        load_language_model(checkpoint, how=Loading(form=WeightForm.TRAINABLE))
     with pytest.raises(ConfigError, match=r"compute\.products int8 is done by veneer's own decoder alone"):
-        load_language_model(checkpoint, products=Products.INT8)
-    model = load_language_model(checkpoint, backend=Backend.AUTO)
+        load_language_model(checkpoint, how=Loading(products=Products.INT8))
+    model = load_language_model(checkpoint, Backend.AUTO)
     with pytest.raises(AdapterError, match="the vocabulary cannot be changed"):
         model.set_embeddings(Embedding(torch.nn.Parameter(torch.zeros(99, 64))), model.lm_head, 99)

@@ -32,6 +32,7 @@ from veneer.enums import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
@@ -283,7 +284,7 @@ def test_generation_answers_in_batches_as_one_by_one(model: Path, lora: Path, tm
 def peft_pair(model: Path) -> tuple[PeftModel, HfModel]:
     """PEFT's adapter on every linear layer, with random factors, saved and loaded here."""
     torch.manual_seed(1)
-    ours = load_hf(open_checkpoint(model), dtype=torch.float32)
+    ours = load_hf(open_checkpoint(model), Loading(dtype=torch.float32))
     config = LoraConfig(
         r=3,
         lora_alpha=7,
@@ -327,7 +328,7 @@ def test_an_adapter_of_peft_has_the_same_scores_and_gradients_here(model: Path, 
 
 
 def test_more_kinds_of_adapter_open_in_peft(model: Path, tmp_path: Path, theirs: PreTrainedModel) -> None:
-    ours = load_hf(open_checkpoint(model), dtype=torch.float32)
+    ours = load_hf(open_checkpoint(model), Loading(dtype=torch.float32))
     spec = LoraSpec(rank=3, alpha=6.0, variant=Variant.DORA, scaling=Scaling.RSLORA, init=Init.GAUSSIAN)
     adapter = inject(ours, spec, seed=2)
     with torch.no_grad():
@@ -430,7 +431,7 @@ def test_rows_beyond_the_learned_positions_are_refused(data: Path, tmp_path: Pat
 
 
 def test_adapters_are_switched_and_not_mixed(model: Path, lora: Path, qlora: Path) -> None:
-    adapters = AdapterSet(load_hf(open_checkpoint(model), dtype=torch.float32))
+    adapters = AdapterSet(load_hf(open_checkpoint(model), Loading(dtype=torch.float32)))
     adapters.load("one", lora)
     adapters.load("two", qlora)
     base = our_logits(adapters.model)
@@ -450,7 +451,7 @@ def test_files_that_are_quantised_already_are_held_as_they_are(kind: str, data: 
     shutil.copytree(plain, tmp_path / "stored")
     stored.save_pretrained(tmp_path / "stored")
     theirs = their_model(plain)
-    ours = load_language_model(open_checkpoint(tmp_path / "stored"), backend=Backend.HF, dtype=torch.float32)
+    ours = load_language_model(open_checkpoint(tmp_path / "stored"), Backend.HF, Loading(dtype=torch.float32))
     held_as_ours(theirs, ours)
     assert any(isinstance(module, PackedLinear) for module in ours.modules())
     assert largest_difference(our_logits(ours), their_logits(theirs, TEXTS).detach()) < 2e-5
@@ -534,5 +535,5 @@ def test_what_is_packed_is_refused(lora: Path, model: Path, kind: str, data: Pat
 
 def test_a_quantised_base_is_held_so_whatever_is_quantised(kind: str, model: Path, data: Path) -> None:
     assistant = open_assistant(str(model), method=Method.QLORA, compute=FLOAT32)
-    dense = load_hf(open_checkpoint(model), form=WeightForm.FROZEN, dtype=torch.float32)
+    dense = load_hf(open_checkpoint(model), Loading(form=WeightForm.FROZEN, dtype=torch.float32))
     assert largest_difference(our_logits(assistant.model), our_logits(dense)) > 1e-3

@@ -17,13 +17,14 @@ from veneer.data.chat import Example
 from veneer.evaluation.scoring import Question, RowScore, judge, row_losses, score
 from veneer.events import Event, StageProgress
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> CausalLM:
-    return load_model(open_checkpoint(tiny_model), dtype=torch.float32).eval()
+    return load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from veneer.errors import AdapterError
 from veneer.exports.base import FileLinear, MergeBase, TrainingBase, open_source
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.products import LowRank
 from veneer.quant.linear import QuantLinear
@@ -52,7 +53,7 @@ def test_a_head_that_the_files_hold_quantised_is_decoded(qlora: Path, tmp_path: 
 
 def test_an_adapter_on_a_head_that_the_files_hold_quantised_is_merged_into_the_decoded_one(tmp_path: Path) -> None:
     checkpoint = packed(write_model(tmp_path / "model", tied=False), "lm_head.weight", f"{PATH}.weight")
-    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.bfloat16)
+    model = load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, dtype=torch.bfloat16))
     adapter = inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("lm_head",)))
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter, std=0.1)

@@ -11,6 +11,7 @@ from veneer.errors import ModelError
 from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.tensors import MemoryTensors, ModelTensors
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import quantize
@@ -28,7 +29,7 @@ def expected(model: Path, scale: float = 1.0) -> ExpectedCheckpoint:
 def test_the_expected_model_computes_what_its_tensors_say(tiny_model: Path) -> None:
     texts = documents([7, 20], vocab=200)
     found = model_of(expected(tiny_model), torch.device("cpu"))
-    loaded = load_model(open_checkpoint(tiny_model), dtype=torch.float32).eval()
+    loaded = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)).eval()
     assert torch.equal(packed_logits(found.model, texts), packed_logits(loaded, texts))
     other = model_of(expected(tiny_model, scale=1.1), torch.device("cpu"))
     assert largest_difference(packed_logits(other.model, texts), packed_logits(loaded, texts)) > 1e-2
@@ -46,7 +47,7 @@ def test_quantised_files_are_expected_decoded(tiny_model: Path, tmp_path: Path) 
     dense = load_file(tiny_model / "model.safetensors")[name]
     assert torch.equal(files.read(name, torch.float32), QuantLinear.from_weight(dense).dequantize(torch.float32))
     texts = documents([9], vocab=200)
-    loaded = load_model(checkpoint, dtype=torch.float32).eval()
+    loaded = load_model(checkpoint, Loading(dtype=torch.float32)).eval()
     found = model_of(files, torch.device("cpu"))
     assert largest_difference(packed_logits(found.model, texts), packed_logits(loaded, texts)) < 1e-4
 

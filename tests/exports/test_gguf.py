@@ -31,6 +31,7 @@ from veneer.exports.run import export, open_inputs
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.post_processor import surround
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.training.run import train
 
@@ -102,7 +103,7 @@ def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_p
     model, folder = adapter_on(tiny_model, tmp_path / "adapter")
     export(folder, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
     assert gap_to(model, tmp_path / "out" / MODEL_FILE, [5, 40, 77, 120]) < 1e-4
-    base = load_model(open_checkpoint(tiny_model), dtype=torch.float32).eval()
+    base = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)).eval()
     assert gap_to(base, tmp_path / "out" / MODEL_FILE, [5, 40, 77, 120]) > 0.1
 
 
@@ -132,7 +133,7 @@ MERGED: dict[str, dict[str, Any]] = {
 def test_every_kind_of_adapter_is_merged(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     model, folder = adapter_on(tiny_model, tmp_path / "adapter", **MERGED[kind])
     export(folder, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
-    back = load_model(open_checkpoint(tmp_path / "out" / MODEL_FILE), dtype=torch.float32).eval()
+    back = load_model(open_checkpoint(tmp_path / "out" / MODEL_FILE), Loading(dtype=torch.float32)).eval()
     with torch.no_grad():
         difference = packed_logits(back, [[5, 40, 77, 120]]) - packed_logits(model, [[5, 40, 77, 120]])
     assert float(difference.abs().max()) < 1e-4
@@ -163,7 +164,7 @@ def test_smollm2_in_float32_is_the_same_model_and_tokenizer(tmp_path: Path) -> N
     file = tmp_path / "model.gguf"
     write_gguf_base(file, checkpoint, Quant.F32)
     tokenizer = checkpoint.tokenizer()
-    model = load_model(checkpoint, dtype=torch.float32).eval()
+    model = load_model(checkpoint, Loading(dtype=torch.float32)).eval()
     prompts = [tokenizer.encode(text) for text in varied_strings(200, seed=3)[80:100]]
     gaps = []
     with opened(file, context=512) as server:

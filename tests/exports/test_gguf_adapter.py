@@ -31,6 +31,7 @@ from veneer.exports.request import Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.training.run import train
 
@@ -96,7 +97,7 @@ def test_an_adapter_of_preferences_in_llama_cpp_is_the_live_one(tiny_model: Path
     export(trained, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
     file, (chosen, *_) = tmp_path / "base.gguf", pair_rows(tiny_model, rows).train
     write_gguf_base(file, open_checkpoint(tiny_model), Quant.F32)
-    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32).eval()
+    model = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)).eval()
     load_adapter(model, trained)
     prompt = chosen.tokens[: prompt_length(chosen)].tolist()
     assert gap_to(model, file, prompt, adapter=tmp_path / "out" / ADAPTER_FILE) < 1e-4
@@ -124,7 +125,7 @@ def test_without_the_permutation_it_is_another_adapter(
 
 def _write(file: Path, base: Path, folder: Path, kind: AdapterType = AdapterType.F32, **options: Any) -> Any:
     checkpoint = open_checkpoint(base)
-    adapter = load_adapter(load_model(checkpoint, dtype=torch.float32), folder)
+    adapter = load_adapter(load_model(checkpoint, Loading(dtype=torch.float32)), folder)
     return write_gguf_adapter(file, adapter, checkpoint.config, kind, **options)
 
 
@@ -206,7 +207,7 @@ def test_new_tokens_and_broken_weights_are_refused(tiny_model: Path, tmp_path: P
     with pytest.raises(AdapterError, match="adds some to the vocabulary"):
         _write(tmp_path / "a.gguf", tiny_model, folder, grown=True)
     checkpoint = open_checkpoint(tiny_model)
-    adapter = inject(load_model(checkpoint, dtype=torch.float32), LoraSpec(rank=4, alpha=8.0))
+    adapter = inject(load_model(checkpoint, Loading(dtype=torch.float32)), LoraSpec(rank=4, alpha=8.0))
     with torch.no_grad():
         next(iter(adapter.updates().values())).lora_A[0, 0] = float("nan")
     with pytest.raises(AdapterError, match="q_proj: NaN or infinite values"):

@@ -23,6 +23,7 @@ from veneer.exports.llama_cpp import opened
 from veneer.exports.request import Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -40,7 +41,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_our_decoder_reads_every_family(case: str, tokenizer: Path, tmp_path: Path) -> None:
     theirs, checkpoint = saved_model(CASES[case](), tmp_path / "model")
     write_file(tmp_path / "model.gguf", checkpoint, tokenizer)
-    ours = load_model(open_checkpoint(tmp_path / "model.gguf"), dtype=torch.float32).eval()
+    ours = load_model(open_checkpoint(tmp_path / "model.gguf"), Loading(dtype=torch.float32)).eval()
     ids = torch.randint(3, 300, (1, 50), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         difference = packed_logits(ours, [ids[0].tolist()]) - theirs(ids).logits[0]
@@ -63,7 +64,7 @@ def test_merged_models_of_other_families_pass_their_certificate(case: str, token
     saved_model(CASES[case](), base)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / file, base / file)
-    model = load_model(open_checkpoint(base), dtype=torch.float32)
+    model = load_model(open_checkpoint(base), Loading(dtype=torch.float32))
     adapter = inject(model, LoraSpec(**({"rank": 4, "alpha": 8.0} | EXPORTED[case])))
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -86,7 +87,7 @@ def test_adapters_of_every_family_in_llama_cpp(case: str, tokenizer: Path, tmp_p
     _, checkpoint = saved_model(CASES[case](), tmp_path / "model")
     file = tmp_path / "model.gguf"
     write_file(file, checkpoint, tokenizer)
-    model = load_model(checkpoint, dtype=torch.float32).eval()
+    model = load_model(checkpoint, Loading(dtype=torch.float32)).eval()
     targets = {"target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")} if case in MIXTURES else {}
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, **targets))
     generator = torch.Generator().manual_seed(3)
@@ -108,7 +109,7 @@ def test_adapters_of_every_family_in_llama_cpp(case: str, tokenizer: Path, tmp_p
 
 def test_updates_of_experts_are_refused_as_an_adapter(tmp_path: Path) -> None:
     _, checkpoint = saved_model(CASES["mixtral"](), tmp_path / "model")
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, target_modules=("v_proj", "down_proj")))
     with pytest.raises(AdapterError, match=r"(?s)mlp\.experts.*an update of experts.*--to gguf"):
         write_gguf_adapter(tmp_path / "adapter.gguf", adapter, checkpoint.config)

@@ -21,6 +21,7 @@ from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.hf import HfSource, merged_files, open_hf_source, write_merged_hf
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.hf import HfModel
 from veneer.quant.linear import QuantLinear
 
@@ -31,7 +32,7 @@ def adapted(kind: str, folder: Path, *, form: WeightForm = WeightForm.FROZEN) ->
     """A live adapter with random factors, and what its merge reads. The model may stand in `base` already."""
     base = folder / "base"
     checkpoint = open_checkpoint(base if base.is_dir() else write_hf_model(base, kind))
-    model = load_hf(checkpoint, form=form, dtype=torch.float32)
+    model = load_hf(checkpoint, Loading(form=form, dtype=torch.float32))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

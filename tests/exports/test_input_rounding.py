@@ -12,6 +12,7 @@ from veneer.exports.input_rounding import BY_TYPE, InputRounding, RoundedLinear,
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.gguf.model import plan_kinds
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.leaves import DenseLinear
 from veneer.model.shape import Activation
@@ -62,7 +63,7 @@ def test_a_model_is_moved_by_its_types_alone(quant: Quant, tiny_model: Path) -> 
     types = dict.fromkeys(checkpoint.names(), kind)
     tokens = [list(range(3, 40))]
     with torch.no_grad():
-        exact = packed_logits(load_model(checkpoint, dtype=torch.float32).eval(), tokens)
+        exact = packed_logits(load_model(checkpoint, Loading(dtype=torch.float32)).eval(), tokens)
         moved = packed_logits(load_rounded(checkpoint, types, torch.device("cpu")), tokens)
     off = float((moved - exact).abs().max())
     assert (off == 0.0) == (BY_TYPE[kind] is InputRounding.NONE)

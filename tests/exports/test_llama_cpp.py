@@ -18,6 +18,7 @@ from veneer.exports.gguf import write_gguf_base
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install 'veneer[llama-cpp]')")
@@ -59,7 +60,7 @@ def test_its_answers_are_those_of_our_own_reader() -> None:
     assert tokenizer.decode(made.tokens) == made.text
     assert made.steps[0].ids[:10] == first.ids
     assert first.ids[0] == made.tokens[0]
-    model = load_model(checkpoint, dtype=torch.float32).eval()
+    model = load_model(checkpoint, Loading(dtype=torch.float32)).eval()
     with torch.no_grad():
         ours = packed_logits(model, [ids])[-1].log_softmax(-1)
     # llama.cpp rounds what it multiplies with quantised weights to 8 bits, which costs up to 0.4 nats here.
@@ -136,7 +137,7 @@ def test_tokens_that_end_within_a_character_have_their_distribution_too(tmp_path
     checkpoint = open_checkpoint(write_model(tmp_path / "model"))
     file = tmp_path / "model.gguf"
     write_gguf_base(file, checkpoint, Quant.F32)
-    model = load_model(checkpoint, dtype=torch.float32).eval()
+    model = load_model(checkpoint, Loading(dtype=torch.float32)).eval()
     parts = 0
     with opened(file, context=256) as server:
         for prompt in ([5, 40, 77], [1, 55, 60, 2, 1], [100, 120, 90], [70, 3]):

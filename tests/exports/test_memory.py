@@ -10,11 +10,12 @@ import torch
 from veneer.exports.memory import COPIES, START, export_memory, float32_bytes
 from veneer.exports.request import Target
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 
 def test_the_weights_are_counted_in_float32(tiny_model: Path) -> None:
-    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     assert float32_bytes(open_checkpoint(tiny_model)) == sum(4 * one.numel() for one in model.parameters())
 
 

@@ -21,6 +21,7 @@ from veneer.errors import AdapterError
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 TEXTS = documents([19, 8], seed=4)
@@ -65,7 +66,7 @@ def test_a_merged_model_computes_what_the_adapter_computes(
         llama.model.embed_tokens.weight.mul_(0.1)
     checkpoint = saved(llama, tmp_path / "base")
     monkeypatch.setattr(checkpoint, "tokenizer", _NoTokenizer)
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     adapter = inject(model, LoraSpec(**({"rank": 4, "alpha": 8.0} | settings)))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -88,7 +89,7 @@ def test_a_merged_model_computes_what_the_adapter_computes(
 def test_norms_that_have_a_bias_are_merged_with_it(settings: dict[str, Any], tmp_path: Path) -> None:
     base = tiny("stablelm", changes={"use_qkv_bias": True})
     checkpoint = saved(base, tmp_path / "base")
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, target_modules=("q_proj",), **settings))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_what_is_not_quantised_is_merged_as_the_files_have_it_whatever_was_train
         for parameter in llama.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     checkpoint, quant = saved(llama, tmp_path / "base"), QuantSection(skip_modules=("o_proj",))
-    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.bfloat16, quant=quant)
+    model = load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, dtype=torch.bfloat16, quant=quant))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, target_modules=("q_proj", "o_proj", "embed_tokens")))
     (tmp_path / "adapter").mkdir()
     save_adapter(tmp_path / "adapter", adapter, base="base")
@@ -131,7 +132,9 @@ class _NoTokenizer:
 
 def test_a_bias_where_the_architecture_has_none_is_refused(tmp_path: Path) -> None:
     checkpoint = saved(tiny_llama(), tmp_path / "base")
-    adapter = inject(load_model(checkpoint, dtype=torch.float32), LoraSpec(rank=4, alpha=8.0, factor_bias=True))
+    adapter = inject(
+        load_model(checkpoint, Loading(dtype=torch.float32)), LoraSpec(rank=4, alpha=8.0, factor_bias=True)
+    )
     folder = tmp_path / "adapter"
     folder.mkdir()
     save_adapter(folder, adapter, base="base")

@@ -15,6 +15,7 @@ from veneer.events import Event, StepDone
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.training.run import train
 from veneer.training.session import RunResult
@@ -115,7 +116,7 @@ def test_a_change_in_the_middle_of_a_base_is_refused_before_a_checkpoint_is_writ
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_the_base_is_not_changed_by_training(method: str, finished: dict[str, RunResult], tiny_model: Path) -> None:
     form = WeightForm.QUANTIZED if method == "qlora" else WeightForm.FROZEN
-    fresh = load_model(open_checkpoint(tiny_model), form=form, dtype=torch.float32)
+    fresh = load_model(open_checkpoint(tiny_model), Loading(form=form, dtype=torch.float32))
     trained = {
         name.replace(".base.", "."): tensor
         for name, tensor in finished[method].model.state_dict().items()

@@ -26,6 +26,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -47,7 +48,7 @@ def drawn_export(seed: int, folder: Path) -> ExportRecord:
         # transformers normalises the texts of this family, whatever the file says.
         file = base / "tokenizer.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": {"type": "NFC"}}))
-    model = load_model(open_checkpoint(base), dtype=torch.float32)
+    model = load_model(open_checkpoint(base), Loading(dtype=torch.float32))
     rank = draw.choice((1, 4, 16))
     targets = {"target_modules": ("q_proj", "v_proj", "o_proj")} if case in MIXTURES else {}
     trained = inject(model, LoraSpec(rank=rank, alpha=2.0 * rank, **targets))

@@ -23,6 +23,7 @@ from veneer.generation.runner import LoadedAdapter, StepInput, StepOutput, Wante
 from veneer.generation.sampling import Sampling
 from veneer.generation.sequence import Placement
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -72,7 +73,7 @@ def test_greedy_does_not_depend_on_the_batch(batch_rows: int, model: CausalLM) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_greedy_from_a_gguf_file_does_not_depend_on_the_batch(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     write_model(tmp_path / "m.gguf", randomised(tiny_model(), 3), GGMLQuantizationType[kind])
-    model = load_model(open_checkpoint(tmp_path / "m.gguf"), dtype=dtype)
+    model = load_model(open_checkpoint(tmp_path / "m.gguf"), Loading(dtype=dtype))
     prompts = [[token % 40 for token in prompt] for prompt in documents(LENGTHS)]
     sampling = Sampling(max_new_tokens=15)
     alone = [generate(model, [prompt], sampling=sampling, stop_ids=NONE)[0] for prompt in prompts]

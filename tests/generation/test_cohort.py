@@ -13,6 +13,7 @@ from veneer.generation.logprobs import token_logprob
 from veneer.generation.runner import StepInput, StepOutput, Wanted
 from veneer.generation.sequence import Placement, SequenceState, Work
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -21,7 +22,9 @@ LENGTH = 30
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    found = load_model(open_checkpoint(write_model(tmp_path_factory.mktemp("model"), seed=3)), dtype=torch.float32)
+    found = load_model(
+        open_checkpoint(write_model(tmp_path_factory.mktemp("model"), seed=3)), Loading(dtype=torch.float32)
+    )
     return found.eval()
 
 

@@ -29,6 +29,7 @@ from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> CausalLM:
-    found = load_model(open_checkpoint(folder), dtype=torch.float32)
+    found = load_model(open_checkpoint(folder), Loading(dtype=torch.float32))
     found.eval()
     return found
 

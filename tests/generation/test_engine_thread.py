@@ -20,6 +20,7 @@ from veneer.generation.engine_thread import EngineClosed, EngineThread
 from veneer.generation.request import FinishReason, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 
@@ -28,7 +29,7 @@ WAIT = 60.0
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    found = load_model(open_checkpoint(write_model(tmp_path_factory.mktemp("model"))), dtype=torch.float32)
+    found = load_model(open_checkpoint(write_model(tmp_path_factory.mktemp("model"))), Loading(dtype=torch.float32))
     found.eval()
     return found
 

@@ -20,6 +20,7 @@ from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpo
 from veneer.io.experts import MixtureCheckpoint
 from veneer.io.model_files import save_model, stream_model
 from veneer.io.prequantised import parts_of
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import stored_weight
@@ -130,7 +131,7 @@ def test_experts_that_bitsandbytes_quantised_one_by_one_stay_as_they_are(tmp_pat
         tensors |= parts_of(name, stored_weight(packed), torch.float32)
     (tmp_path / "model.safetensors").unlink()
     save_file(tensors, tmp_path / "model.safetensors")
-    model = load_model(open_checkpoint(tmp_path), dtype=torch.float32)
+    model = load_model(open_checkpoint(tmp_path), Loading(dtype=torch.float32))
     layer = "model.layers.1.mlp"
     for number in range(EXPERTS):
         for leaf, spelled in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):

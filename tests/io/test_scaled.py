@@ -21,6 +21,7 @@ from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.scaled import decode_float8, decode_mxfp4
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.quant.linear import QuantLinear
 
@@ -202,12 +203,12 @@ def test_a_model_in_fp8_is_the_decoded_model_under_lora_and_under_qlora(tmp_path
     (tmp_path / "fp8").mkdir()
     (tmp_path / "fp8" / "config.json").write_text(json.dumps(stored), encoding="utf-8")
     save_file(tensors, tmp_path / "fp8" / "model.safetensors")
-    model = load_model(open_checkpoint(tmp_path / "fp8"), dtype=torch.float32)
+    model = load_model(open_checkpoint(tmp_path / "fp8"), Loading(dtype=torch.float32))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, decoded[name])
     quant = QuantSection()
     packed = load_model(
-        open_checkpoint(tmp_path / "fp8"), form=WeightForm.QUANTIZED, dtype=torch.float32, quant=quant
+        open_checkpoint(tmp_path / "fp8"), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32, quant=quant)
     ).get_submodule("model.layers.0.mlp.up_proj")
     expected = QuantLinear.from_weight(decoded["model.layers.0.mlp.up_proj.weight"])
     assert isinstance(packed, QuantLinear)

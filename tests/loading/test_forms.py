@@ -11,6 +11,7 @@ from veneer.config import QuantSection
 from veneer.enums import Products
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import TableForm, WeightForm, keeps_blocks, keeps_table_blocks
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
@@ -24,9 +25,9 @@ def test_gguf_weights_that_are_trained_quantised_or_rounded_are_decoded(tiny_mod
     if native is not None and native.has_int8:
         ways.append((WeightForm.FROZEN, Products.INT8))
     for form, products in ways:
-        found = load_model(checkpoint, form=form, products=products).modules()
+        found = load_model(checkpoint, Loading(form=form, products=products)).modules()
         assert not any(isinstance(module, BlockLinear) for module in found)
-    partly = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=QuantSection(skip_modules=("o_proj",)))
+    partly = load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, quant=QuantSection(skip_modules=("o_proj",))))
     kinds = {path.rpartition(".")[2]: type(module) for path, module in linears(partly).items()}
     assert kinds["q_proj"] is QuantLinear
     if native is not None:

@@ -13,6 +13,7 @@ from tiny_models import documents, largest_difference, packed_logits, saved, the
 from veneer.config import QuantSection
 from veneer.errors import ConfigError, ModelError
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.leaves import DenseLinear
 from veneer.quant.linear import QuantLinear
@@ -23,7 +24,7 @@ def test_frozen_weights_are_in_the_compute_dtype_and_still(tmp_path: Path) -> No
     theirs = tiny_llama(changes={"attention_bias": True})
     checkpoint = saved(theirs, tmp_path)
     for dtype in (torch.float32, torch.bfloat16):
-        model = load_model(checkpoint, dtype=dtype)
+        model = load_model(checkpoint, Loading(dtype=dtype))
         assert model.dtype == dtype
         state = theirs.state_dict()
         for name, parameter in model.named_parameters():
@@ -34,7 +35,7 @@ def test_frozen_weights_are_in_the_compute_dtype_and_still(tmp_path: Path) -> No
 
 def test_trainable_weights_are_float32_whatever_is_computed_in(tmp_path: Path) -> None:
     theirs = tiny_llama()
-    model = load_model(saved(theirs, tmp_path), form=WeightForm.TRAINABLE, dtype=torch.bfloat16)
+    model = load_model(saved(theirs, tmp_path), Loading(form=WeightForm.TRAINABLE, dtype=torch.bfloat16))
     assert model.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
     assert all(torch.equal(p, theirs.state_dict()[name]) for name, p in model.named_parameters())
@@ -55,7 +56,7 @@ def test_quantised_layers_are_those_of_the_weight_and_nothing_else_is(settings: 
     theirs = tiny_llama(changes={"attention_bias": True})
     checkpoint = saved(theirs, tmp_path)
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.bfloat16, quant=quant if settings else None)
+    model = load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, dtype=torch.bfloat16, quant=quant))
     assert len(linears(model)) == 2 * 7
     dense = {name for name, layer in linears(model).items() if isinstance(layer, DenseLinear)}
     kept = ("down_proj", "model.layers.1.self_attn.q_proj") if quant.skip_modules else ()
@@ -78,14 +79,14 @@ def test_layers_to_skip_that_there_are_not_are_all_named(tmp_path: Path) -> None
     checkpoint = Watched(saved(tiny_llama(), tmp_path))
     quant = QuantSection(skip_modules=("dwn_proj", "v_proj", "layers.7"))
     with pytest.raises(ConfigError, match=r"(?s)'dwn_proj' \(did you mean 'down_proj'\?\).*'layers.7'") as caught:
-        load_model(checkpoint, form=WeightForm.QUANTIZED, quant=quant)
+        load_model(checkpoint, Loading(form=WeightForm.QUANTIZED, quant=quant))
     assert "'v_proj'" not in str(caught.value)
     assert checkpoint.reads == []
 
 
 def test_a_quantised_model_is_the_model_of_its_decoded_weights(tmp_path: Path) -> None:
     theirs = tiny_llama()
-    model = load_model(saved(theirs, tmp_path), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    model = load_model(saved(theirs, tmp_path), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     for name, layer in linears(model).items():
         assert isinstance(layer, QuantLinear)
         theirs.get_submodule(name).weight.data = layer.dequantize(torch.float32)  # type: ignore[union-attr]
@@ -99,9 +100,9 @@ def test_layers_are_quantised_from_the_dtype_that_is_asked_for_and_all_else_is_i
 ) -> None:
     checkpoint = saved(tiny_llama(changes={"attention_bias": True}), tmp_path)
     asked: dict[str, Any] = {"form": WeightForm.QUANTIZED, "quant": QuantSection(skip_modules=("down_proj",))}
-    trained = linears(load_model(checkpoint, dtype=torch.bfloat16, **asked))
-    exact = linears(load_model(checkpoint, dtype=torch.float32, **asked))
-    model = load_model(checkpoint, dtype=torch.float32, quantised_from=torch.bfloat16, **asked)
+    trained = linears(load_model(checkpoint, Loading(dtype=torch.bfloat16, **asked)))
+    exact = linears(load_model(checkpoint, Loading(dtype=torch.float32, **asked)))
+    model = load_model(checkpoint, Loading(dtype=torch.float32, quantised_from=torch.bfloat16, **asked))
     differ = 0
     for name, layer in linears(model).items():
         if isinstance(layer, QuantLinear):
@@ -118,7 +119,9 @@ def test_layers_are_quantised_from_the_dtype_that_is_asked_for_and_all_else_is_i
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
-    model = load_model(saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path), form=WeightForm.TRAINABLE)
+    model = load_model(
+        saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path), Loading(form=WeightForm.TRAINABLE)
+    )
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert "lm_head.weight" not in dict(model.named_parameters())
 
@@ -135,4 +138,4 @@ def test_a_weight_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     broken[3, 5] = float("nan")
     checkpoint = retensor(tmp_path, {"model.layers.1.self_attn.o_proj.weight": broken})
     with pytest.raises(ModelError, match=r"1 of the 4,096 values of model\.layers\.1\.self_attn\.o_proj\.weight"):
-        load_model(checkpoint, form=WeightForm.QUANTIZED)
+        load_model(checkpoint, Loading(form=WeightForm.QUANTIZED))

@@ -18,6 +18,7 @@ from veneer.errors import ModelError
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.reader import GgufCheckpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.loading.stored import packed_layer
 from veneer.model.leaves import DenseLinear
@@ -37,7 +38,7 @@ def test_a_gguf_base_takes_the_bytes_of_its_file(
         pytest.skip("this machine has no compiled kernels")
     checkpoint = open_checkpoint(in_blocks(tiny_model, tmp_path, kind))
     assert isinstance(checkpoint, GgufCheckpoint)
-    frozen = load_model(checkpoint, dtype=dtype)
+    frozen = load_model(checkpoint, Loading(dtype=dtype))
     held = linears(frozen)
     assert all(isinstance(module, BlockLinear) for module in held.values())
     tensors = checkpoint.header.tensors

@@ -20,6 +20,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.large_pages import LARGE_PAGE
 from veneer.loading.expected import expected_tensors
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.loading.streams import narrowed
 from veneer.model.leaves import DenseLinear
@@ -34,7 +35,7 @@ from veneer.training.run import train
 def test_every_tensor_is_read_once_in_order(changes: dict[str, Any], form: WeightForm, tmp_path: Path) -> None:
     watched = Watched(saved(tiny_llama(changes=changes), tmp_path))
     progress: list[str] = []
-    load_model(watched, form=form, progress=progress.append)
+    load_model(watched, Loading(form=form, progress=progress.append))
     expected = list(expected_tensors(spec_from_hf(watched.config)))
     assert watched.reads == progress == expected
     assert sorted(expected) == watched.names()
@@ -43,7 +44,7 @@ def test_every_tensor_is_read_once_in_order(changes: dict[str, Any], form: Weigh
 def test_quantising_never_holds_two_full_matrices_of_the_layers(tmp_path: Path) -> None:
     """What is alive at each read: embedding (and head), which stay, and the one matrix that is being quantised."""
     watched = Watched(saved(tiny_llama(changes={"num_hidden_layers": 6, "tie_word_embeddings": True}), tmp_path))
-    load_model(watched, form=WeightForm.QUANTIZED, dtype=torch.float32)
+    load_model(watched, Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     embedding = SHAPES["vocab_size"] * SHAPES["hidden_size"] * 4
     largest = SHAPES["intermediate_size"] * SHAPES["hidden_size"] * 4
     assert max(watched.alive_bytes) <= embedding + largest
@@ -55,7 +56,7 @@ def test_quantising_never_holds_two_full_matrices_of_the_layers(tmp_path: Path) 
 @pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
 def test_frozen_layers_stand_in_one_piece_of_memory(form: WeightForm, tmp_path: Path) -> None:
     checkpoint = saved(tiny_llama(changes={"hidden_size": 128, "intermediate_size": 192}), tmp_path)
-    model = load_model(checkpoint, form=form, dtype=torch.bfloat16)
+    model = load_model(checkpoint, Loading(form=form, dtype=torch.bfloat16))
     layers = linears(model).values()
     places = sorted((layer.codes if isinstance(layer, QuantLinear) else layer.weight).data_ptr() for layer in layers)  # type: ignore[union-attr]
     size = sum(tensor.nbytes for layer in layers for tensor in (*layer.buffers(), *layer.parameters()))
@@ -69,15 +70,15 @@ def test_a_frozen_base_in_float32_keeps_the_16_bits_of_its_files(
 ) -> None:
     checkpoint = saved(tiny_llama().to(dtype), tmp_path)
     monkeypatch.setattr("veneer.loading.load.reads_stored", lambda *_: True)
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     kept = {path: m.weight.dtype for path, m in model.named_modules() if isinstance(m, DenseLinear)}
     assert set(kept.values()) == {dtype, torch.float32}
     assert {path for path, held in kept.items() if held is torch.float32} == {"lm_head"}
     assert torch.equal(model.get_submodule(LINEAR).weight.float(), checkpoint.read(f"{LINEAR}.weight", torch.float32))
-    trained = load_model(checkpoint, form=WeightForm.TRAINABLE, dtype=torch.float32)
+    trained = load_model(checkpoint, Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
     assert {parameter.dtype for parameter in trained.parameters()} == {torch.float32}
     monkeypatch.setattr("veneer.loading.load.reads_stored", lambda *_: False)
-    wide = load_model(checkpoint, dtype=torch.float32)
+    wide = load_model(checkpoint, Loading(dtype=torch.float32))
     assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
 
 

@@ -21,6 +21,7 @@ from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.compiled_step import StepRows, layer_groups
 from veneer.model.decoder import CausalLM
@@ -108,7 +109,7 @@ def test_every_family_steps_as_its_whole_text_says(variant: str, tmp_path: Path)
 def test_quantised_bases_with_adapters(scheme: Scheme, dtype: torch.dtype, variant: Variant, tmp_path: Path) -> None:
     tiny_llama(seed=5).save_pretrained(tmp_path)
     settings = {"form": WeightForm.QUANTIZED, "quant": QuantSection(scheme=scheme)}
-    models = [load_model(open_checkpoint(tmp_path), dtype=one, **settings) for one in (dtype, torch.float32)]
+    models = [load_model(open_checkpoint(tmp_path), Loading(dtype=one, **settings)) for one in (dtype, torch.float32)]
     for model in models:
         adapter = inject(model, LoraSpec(rank=4, alpha=8, variant=variant), seed=1)
         generator = torch.Generator().manual_seed(2)

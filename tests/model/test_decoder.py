@@ -26,6 +26,7 @@ from tiny_models import (
 )
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
@@ -82,7 +83,7 @@ def test_sharded_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     texts = documents([12, 5])
     with torch.no_grad():
-        logits = packed_logits(load_model(checkpoint, dtype=torch.float32), texts)
+        logits = packed_logits(load_model(checkpoint, Loading(dtype=torch.float32)), texts)
         assert largest_difference(logits, their_logits(theirs, texts)) < 1e-4
 
 
@@ -170,11 +171,11 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_is(tmp_path: Path) -> N
 
 def test_smollm2_from_gguf_equals_transformers(backend: str) -> None:
     checkpoint = open_checkpoint(smollm2_gguf())
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     with torch.device("meta"):
         theirs = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).eval()
     # The model multiplies with the file's blocks; transformers gets them decoded.
-    decoded = load_model(checkpoint, form=WeightForm.TRAINABLE, dtype=torch.float32)
+    decoded = load_model(checkpoint, Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
     state = {name: parameter.data for name, parameter in decoded.named_parameters()}
     missing = theirs.load_state_dict(state, assign=True, strict=False)
     assert (missing.missing_keys, missing.unexpected_keys) == (["lm_head.weight"], [])

@@ -49,6 +49,7 @@ from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.expected import expected_tensors
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model import shape
@@ -256,7 +257,7 @@ def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) ->
 def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Path) -> None:
     theirs = theirs_of(variant)
     model = load_model(
-        saved(theirs, tmp_path / "base"), form=WeightForm.QUANTIZED, dtype=torch.float32, quant=QuantSection()
+        saved(theirs, tmp_path / "base"), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32, quant=QuantSection())
     )
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0))
     texts = documents(LENGTHS)

@@ -16,6 +16,7 @@ from veneer.errors import ModelError
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.losses.module_head import scored_cross_entropy
 from veneer.model.decoder import plain_weight
 from veneer.model.hf import HfModel
@@ -28,7 +29,7 @@ TEXTS = documents([5, 19, 1, 30, 7], seed=3)
 def ours(kind: str, path: Path, **settings: Any) -> tuple[torch.nn.Module, HfModel]:
     theirs = tiny_hf(kind)
     theirs.save_pretrained(path)
-    return theirs, load_hf(open_checkpoint(path), dtype=torch.float32, **settings)
+    return theirs, load_hf(open_checkpoint(path), Loading(dtype=torch.float32, **settings))
 
 
 def packed(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -97,7 +98,7 @@ def test_a_class_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
     model = BertLMHeadModel(BertConfig(vocab_size=96, initializer_range=0.5, **shape))
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="lets tokens see later ones"):
-        load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
+        load_hf(open_checkpoint(tmp_path), Loading(dtype=torch.float32))
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "gpt2", "deepseek_v3"])

@@ -13,6 +13,7 @@ from veneer.errors import ModelError
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.model.hf import HfModel
 from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
 
@@ -25,7 +26,7 @@ TEXTS = documents([5, 19, 1, 30, 7], seed=3)
 def ours(kind: str, path: Path) -> tuple[PreTrainedModel, HfModel]:
     theirs = tiny_hf(kind)
     theirs.save_pretrained(path)
-    return theirs, load_hf(open_checkpoint(path), dtype=torch.float32)
+    return theirs, load_hf(open_checkpoint(path), Loading(dtype=torch.float32))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt", "roformer", "roberta"])
@@ -34,7 +35,7 @@ def test_a_row_that_ends_at_the_last_learned_position_stays_there_beside_others(
     most = 33 if kind == "roberta" else 32
     changes = {"n_positions" if kind == "gpt2" else "max_position_embeddings": most}
     tiny_hf(kind, changes=changes).save_pretrained(tmp_path)
-    model = load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
+    model = load_hf(open_checkpoint(tmp_path), Loading(dtype=torch.float32))
     texts, settings = documents([28, 5, 6, 7, 8]), Sampling(max_new_tokens=32)
     found = generate(model, texts, sampling=settings, stop_ids=frozenset(), context=32)
     assert [len(text) + len(tokens) for text, tokens in zip(texts, found, strict=True)] == [32] * 5
@@ -81,7 +82,7 @@ def test_a_class_that_counts_positions_by_columns_computes_each_step_anew(tmp_pa
 def test_a_class_that_counts_positions_from_its_padding_answers_as_it_was_trained(kind: str, tmp_path: Path) -> None:
     theirs = tiny_hf(kind, changes={"pad_token_id": 3})
     theirs.save_pretrained(tmp_path)
-    model = load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
+    model = load_hf(open_checkpoint(tmp_path), Loading(dtype=torch.float32))
     found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
     for text, tokens in zip(TEXTS, found, strict=True):
         scores = theirs(input_ids=torch.tensor([[*text, *tokens]])).logits[0, len(text) - 1 : -1]
@@ -107,7 +108,7 @@ def test_a_text_beyond_the_learned_positions_is_refused_with_both_numbers() -> N
 def test_a_row_that_outgrows_the_learned_positions_is_refused_with_its_whole_length(tmp_path: Path) -> None:
     theirs = tiny_hf("gpt2", changes={"n_positions": 16})
     theirs.save_pretrained(tmp_path)
-    decoding = load_hf(open_checkpoint(tmp_path), dtype=torch.float32).decoding(2, 32)
+    decoding = load_hf(open_checkpoint(tmp_path), Loading(dtype=torch.float32)).decoding(2, 32)
     decoding.prefill(torch.arange(20), [5, 15])
     decoding.step(torch.tensor([3, 4]))
     with pytest.raises(ModelError, match="has 16 positions, and a row has 17 tokens or more"):

@@ -18,6 +18,7 @@ from tiny_models import documents, largest_difference, saved, their_logits, tiny
 from veneer.backends.load import load_hf
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
+from veneer.loading.how import Loading
 from veneer.model.hf import HfModel
 from veneer.model.hf_decoding import HfDecodingByLength
 from veneer.model.hf_lengths import AnglesByLength, angles_by_length
@@ -46,7 +47,7 @@ TEXTS = documents([30, 34, TRAINED, 12, 33, 28, 40], seed=3)
 def ours(kind: str, path: Path) -> tuple[PreTrainedModel, HfModel]:
     name, changes = KINDS[kind]
     theirs = tiny(name, changes=changes)
-    return theirs, load_hf(saved(theirs, path), dtype=torch.float32)
+    return theirs, load_hf(saved(theirs, path), Loading(dtype=torch.float32))
 
 
 def alone(theirs: PreTrainedModel, text: Sequence[int]) -> Tensor:
@@ -148,6 +149,6 @@ def test_texts_of_equal_angles_are_alike() -> None:
 
 
 def test_a_model_whose_angles_are_always_equal_keeps_one_cache(tmp_path: Path) -> None:
-    model = load_hf(saved(tiny("llama"), tmp_path), dtype=torch.float32)
+    model = load_hf(saved(tiny("llama"), tmp_path), Loading(dtype=torch.float32))
     assert not model.spec.by_length
     assert not isinstance(model.decoding(1, 8), HfDecodingByLength)

@@ -13,6 +13,7 @@ from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import BACKENDS, documents, largest_difference, packed_logits, their_logits, use_backend
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
@@ -44,7 +45,7 @@ def both(option: str, folder: Path, seed: int = 0) -> tuple[PreTrainedModel, Cau
     kind, changes = OPTIONS[option]
     theirs = tiny_mixture(kind, seed, **changes)
     theirs.save_pretrained(folder)
-    return theirs, load_model(open_checkpoint(folder), dtype=torch.float32).eval()
+    return theirs, load_model(open_checkpoint(folder), Loading(dtype=torch.float32)).eval()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -78,7 +79,7 @@ def test_logits_from_a_cache(option: str, tmp_path: Path) -> None:
 def test_a_common_beginning_that_is_computed_once(kind: str, tmp_path: Path) -> None:
     theirs = tiny_mixture(kind, 2)
     theirs.save_pretrained(tmp_path)
-    model = load_model(open_checkpoint(tmp_path), dtype=torch.float32).eval()
+    model = load_model(open_checkpoint(tmp_path), Loading(dtype=torch.float32)).eval()
     front, rests = documents([9], seed=3)[0], documents([8, 14], seed=4)
     tokens = torch.tensor([*front, *rests[0], *rests[1]])
     positions = torch.cat([torch.arange(9), torch.arange(9, 17), torch.arange(9, 23)])
@@ -93,7 +94,7 @@ def test_a_common_beginning_that_is_computed_once(kind: str, tmp_path: Path) -> 
 def test_full_fine_tuning_has_transformers_gradients(kind: str, tmp_path: Path) -> None:
     theirs = tiny_mixture(kind, 5)
     theirs.save_pretrained(tmp_path)
-    model = load_model(open_checkpoint(tmp_path), form=WeightForm.TRAINABLE, dtype=torch.float32)
+    model = load_model(open_checkpoint(tmp_path), Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
     weight = torch.randn(sum(map(len, TEXTS)), 96, generator=torch.Generator().manual_seed(6)) / 50
     (packed_logits(model, TEXTS) * weight).sum().backward()
     (their_logits(theirs, TEXTS) * weight).sum().backward()
@@ -113,7 +114,7 @@ def test_full_fine_tuning_has_transformers_gradients(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_of_qlora_has_its_experts_in_4_bits_and_its_router_as_it_is(kind: str, tmp_path: Path) -> None:
     tiny_mixture(kind, 7).save_pretrained(tmp_path)
-    model = load_model(open_checkpoint(tmp_path), form=WeightForm.QUANTIZED, dtype=torch.bfloat16)
+    model = load_model(open_checkpoint(tmp_path), Loading(form=WeightForm.QUANTIZED, dtype=torch.bfloat16))
     packed = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
     assert {name.rpartition(".")[2] for name in packed} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
@@ -125,7 +126,7 @@ def test_the_base_of_qlora_has_its_experts_in_4_bits_and_its_router_as_it_is(kin
 def test_bfloat16_stays_close(kind: str, tmp_path: Path) -> None:
     theirs = tiny_mixture(kind, 8)
     theirs.save_pretrained(tmp_path)
-    model = load_model(open_checkpoint(tmp_path), dtype=torch.bfloat16).eval()
+    model = load_model(open_checkpoint(tmp_path), Loading(dtype=torch.bfloat16)).eval()
     halved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     with torch.no_grad():
         exact = their_logits(theirs, TEXTS)

@@ -19,6 +19,7 @@ from veneer.data.chat import Example
 from veneer.data.packing import pack
 from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, Variant
 from veneer.io.checkpoint import Checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.recompute import Recomputation
 from veneer.native.library import kernels
@@ -36,7 +37,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     method: Method, targets: Any, dropout: float, recompute: bool, dtype: torch.dtype, checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    model = load_model(checkpoint, form=FORMS[method], dtype=dtype)
+    model = load_model(checkpoint, Loading(form=FORMS[method], dtype=dtype))
     generator = None
     if method is not Method.FULL:
         spec = LoraSpec(rank=4, alpha=8.0, dropout=dropout, target_modules=targets)
@@ -68,7 +69,7 @@ def test_pairs_keep_what_is_counted_for_their_blocks(
 ) -> None:
     """Every pair behind its own prompt. By the compiled kernel attention makes one output of all blocks, and a step
     keeps as much as one of fine-tuning on as many tokens."""
-    model = load_model(checkpoint, dtype=dtype)
+    model = load_model(checkpoint, Loading(dtype=dtype))
     lora = LoraSpec(rank=4, alpha=8.0)
     inject(model, lora)
     model.train()

@@ -17,6 +17,7 @@ from veneer.backends.describe import describe_model
 from veneer.enums import Backend, Method, Products
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.native.library import kernels
 from veneer.native.stored import Format
@@ -35,7 +36,7 @@ VOCAB, DIM = 49152, 576
 def test_the_base_takes_what_its_tensors_take(method: Method, form: TableForm, kind: str, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     write_model(file, tiny_model(), GGMLQuantizationType[kind])
-    model = load_model(open_checkpoint(file), form=FORMS[method], tables=form)
+    model = load_model(open_checkpoint(file), Loading(form=FORMS[method], tables=form))
     described = describe_model(read_model_config(file), Backend.AUTO)
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     blocks = {id(one.table): one.table.blocks for one in model.modules() if isinstance(one, BlockEmbedding | BlockHead)}

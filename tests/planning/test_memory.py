@@ -19,6 +19,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
 from veneer.enums import Method, Products
 from veneer.io.checkpoint import Checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.planning.base import base_bytes
 from veneer.planning.batch_shape import BatchShape
@@ -40,7 +41,7 @@ QUANT: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, form=FORMS[method], quant=quant)
+    model = load_model(checkpoint, Loading(form=FORMS[method], quant=quant))
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)

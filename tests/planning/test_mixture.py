@@ -18,6 +18,7 @@ from veneer.enums import Method
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.loading.expected import expected_tensors
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
@@ -59,7 +60,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     method: Method, targets: Any, recompute: bool, dtype: torch.dtype, checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    model = load_model(checkpoint, form=FORMS[method], dtype=dtype)
+    model = load_model(checkpoint, Loading(form=FORMS[method], dtype=dtype))
     lora = LoraSpec(rank=4, alpha=8.0, target_modules=targets_of(checkpoint, targets))
     if method is not Method.FULL:
         adapter = inject(model, lora)
@@ -88,7 +89,7 @@ def test_what_is_kept_is_what_autograd_keeps(
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, form=FORMS[method], quant=quant)
+    model = load_model(checkpoint, Loading(form=FORMS[method], quant=quant))
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)

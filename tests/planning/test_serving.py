@@ -25,6 +25,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.spec import DecoderSpec
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> CausalLM:
-    return load_model(open_checkpoint(folder), dtype=torch.float32)
+    return load_model(open_checkpoint(folder), Loading(dtype=torch.float32))
 
 
 def setup(model: CausalLM, lora: LoraSpec = LORA) -> Setup:
@@ -96,7 +97,7 @@ def test_an_adapter_of_any_kind_has_the_bytes_that_the_server_counts(
     settings: dict[str, Any], dtype: torch.dtype, tmp_path: Path
 ) -> None:
     saved(tiny("qwen2"), tmp_path / "base")  # has biases
-    base = load_model(open_checkpoint(tmp_path / "base"), dtype=torch.float32)
+    base = load_model(open_checkpoint(tmp_path / "base"), Loading(dtype=torch.float32))
     (tmp_path / "one").mkdir()
     remove(base, write_adapter(tmp_path / "one", base, **settings))
     base.requires_grad_(False).eval()
@@ -124,7 +125,7 @@ def test_adapters_that_modules_compute_are_told_by_their_settings(
     folder: Path, tmp_path: Path, settings: dict[str, Any], by_modules: bool
 ) -> None:
     """The server says of the same adapter whether it has factors for the compiled step."""
-    base = load_model(open_checkpoint(folder), dtype=torch.float32)
+    base = load_model(open_checkpoint(folder), Loading(dtype=torch.float32))
     (tmp_path / "one").mkdir()
     remove(base, write_adapter(tmp_path / "one", base, **settings))
     base.requires_grad_(False).eval()
@@ -188,7 +189,7 @@ def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("settings", [{}, {"modules_to_save": ("norm",)}])
 def test_a_server_takes_no_more_than_its_plan(folder: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     """Both budgets are filled: 24 requests at a time under 12 adapters, with room for 6."""
-    model = load_model(open_checkpoint(folder), dtype=torch.float32)
+    model = load_model(open_checkpoint(folder), Loading(dtype=torch.float32))
     for number in range(12):
         (tmp_path / f"a{number}").mkdir(parents=True)
         remove(model, write_adapter(tmp_path / f"a{number}", model, rank=RANK, **settings))

@@ -18,6 +18,7 @@ from veneer.config import QuantSection
 from veneer.enums import Backend, Method
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.how import Loading
 from veneer.planning.weights import Held
 from veneer.quant.packed import PackedLinear
 from veneer.quant.tables import BlockEmbedding, BlockHead
@@ -37,7 +38,7 @@ def held(model: Path, method: Method, dtype: torch.dtype, backend: Backend = Bac
 
 @pytest.mark.parametrize(("method", "dtype"), product(FORMS, (torch.float32, torch.bfloat16)))
 def test_weights_take_what_is_said(method: Method, dtype: torch.dtype, model: Path) -> None:
-    loaded = load_language_model(open_checkpoint(model), form=FORMS[method], dtype=dtype)
+    loaded = load_language_model(open_checkpoint(model), how=Loading(form=FORMS[method], dtype=dtype))
     tensors = {id(one): one for one in (*loaded.parameters(), *loaded.buffers())}.values()
     assert held(model, method, dtype).bytes == pytest.approx(sum(one.nbytes for one in tensors), rel=0.02)
 
@@ -61,7 +62,9 @@ def test_blocks_of_a_gguf_file_are_counted_as_they_are_held(
     file, quant = tmp_path / "m.gguf", QuantSection.model_validate(settings)
     write_gguf(file, tiny_gguf_model(), GGMLQuantizationType[kind])
     stored = TableForm.STORED
-    loaded = load_language_model(open_checkpoint(file), form=FORMS[method], dtype=dtype, quant=quant, tables=stored)
+    loaded = load_language_model(
+        open_checkpoint(file), how=Loading(form=FORMS[method], dtype=dtype, quant=quant, tables=stored)
+    )
     packed = sum(module.nbytes for module in loaded.modules() if isinstance(module, PackedLinear))
     ends = (one for one in loaded.modules() if isinstance(one, BlockEmbedding | BlockHead))
     packed += sum(one.table.blocks.nbytes for one in ends)

@@ -18,6 +18,7 @@ from veneer.enums import Products
 from veneer.errors import ConfigError, ModelError
 from veneer.events import Note, StepDone
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
@@ -260,8 +261,8 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
 def test_every_linear_layer_is_held_in_8_bits_and_nothing_else(form: WeightForm, tmp_path: Path, allowed: None) -> None:
     checkpoint = saved(tiny_llama(changes={"attention_bias": True}), tmp_path)
-    exact = load_model(checkpoint, form=form, dtype=torch.float32)
-    model = load_model(checkpoint, form=form, dtype=torch.float32, products=Products.INT8)
+    exact = load_model(checkpoint, Loading(form=form, dtype=torch.float32))
+    model = load_model(checkpoint, Loading(form=form, dtype=torch.float32, products=Products.INT8))
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Int8Linear)}
     assert len(layers) == 2 * 7
     for name, layer in layers.items():
@@ -280,7 +281,7 @@ def test_every_linear_layer_is_held_in_8_bits_and_nothing_else(form: WeightForm,
 def test_weights_that_are_trained_are_not_held_in_8_bits(tmp_path: Path, allowed: None) -> None:
     checkpoint = saved(tiny_llama(), tmp_path)
     with pytest.raises(ConfigError, match="frozen base"):
-        load_model(checkpoint, form=WeightForm.TRAINABLE, products=Products.INT8)
+        load_model(checkpoint, Loading(form=WeightForm.TRAINABLE, products=Products.INT8))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -288,7 +289,7 @@ def test_an_adapter_on_it_trains(dtype: torch.dtype, tmp_path: Path, allowed: No
     checkpoint = saved(tiny_llama(), tmp_path)
     ends = {}
     for products in Products:
-        model = load_model(checkpoint, dtype=dtype, products=products)
+        model = load_model(checkpoint, Loading(dtype=dtype, products=products))
         adapter = inject(model, LoraSpec(rank=8, alpha=16.0))
         optimizer = torch.optim.Adam(adapter.parameters(), lr=1e-2)
         tokens = torch.randint(0, 96, (40,), generator=torch.Generator().manual_seed(1))

@@ -24,6 +24,7 @@ from veneer.enums import Init, Variant
 from veneer.errors import AdapterError, ModelError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import TableForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear, Embedding
@@ -153,7 +154,7 @@ def both(folder: Path, kind: Kind, *, tied: bool, dtype: torch.dtype) -> tuple[C
         model.lm_head.weight = model.model.embed_tokens.weight
     if not file.exists():
         write_model(file, model, kind)
-    kept, decoded = (load_model(open_checkpoint(file), dtype=dtype, tables=form) for form in TABLE_FORMS)
+    kept, decoded = (load_model(open_checkpoint(file), Loading(dtype=dtype, tables=form)) for form in TABLE_FORMS)
     for one in (kept, decoded):
         one.requires_grad_(False).eval()
     return kept, decoded

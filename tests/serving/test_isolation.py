@@ -31,6 +31,7 @@ from veneer.generation.request import FinishReason, GenerationHandle, Generation
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
@@ -81,7 +82,7 @@ class World:
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     write_model(folder / "base", seed=4, tied=False)
-    model = load_model(open_checkpoint(folder / "base"), dtype=request.param)
+    model = load_model(open_checkpoint(folder / "base"), Loading(dtype=request.param))
     model.eval()
     return world_of(model, folder, {**KINDS, **APART})
 

@@ -19,6 +19,7 @@ from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.run_folder import RunFolder
 from veneer.training import checkpoint, optimizer_file
@@ -46,7 +47,7 @@ def test_the_newest_comes_back_bit_by_bit(saved: Saved) -> None:
 def test_the_whole_model_comes_back_bit_by_bit(tmp_path: Path, tiny_model: Path) -> None:
     def whole(path: Path) -> Trainable:
         origin = open_checkpoint(path)
-        return FullTraining(load_model(origin, form=WeightForm.TRAINABLE, dtype=torch.float32), origin)
+        return FullTraining(load_model(origin, Loading(form=WeightForm.TRAINABLE, dtype=torch.float32)), origin)
 
     saved = Saved(tmp_path, tiny_model, keep=2, make=whole)
     progress, state, _ = saved.restored()

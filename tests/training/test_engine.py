@@ -26,6 +26,7 @@ from veneer.event_log import EventLog, read_events
 from veneer.events import Evaluated, Event, MicroBatchHalved, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.packed import PackedLinear, decoded_weights
@@ -357,7 +358,7 @@ class MemoryOfKept(SmallMemory):
 
 
 def quantised(model_path: Path) -> tuple[CausalLM, AdapterTraining]:
-    model = load_model(open_checkpoint(model_path), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    model = load_model(open_checkpoint(model_path), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     return model, AdapterTraining(inject(model, LoraSpec(rank=4, alpha=8.0), seed=1), str(model_path))
 
 

@@ -19,6 +19,7 @@ from veneer.events import Event, Note, StageProgress, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.lazy_sequence import LazySequence
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.training import held_out
@@ -50,7 +51,7 @@ def test_the_loss_of_all_micro_batches_is_measured_without_touching_anything(tin
 
 def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = examples(tiny_model, tiny_data)
-    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     said: list[Event] = []
     evaluate = evaluation(model, lambda most: pack(rows, most or 700), Full(model), said.append, Team())
     found = evaluate()
@@ -65,7 +66,7 @@ def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, m
     said.clear()
     assert evaluation(model, lambda most: pack(rows, 100), OverModel(model), said.append, Team())() is None
     assert not any(isinstance(event, StageProgress) and event.done > 1 for event in said)
-    assert model.training is load_model(open_checkpoint(tiny_model), dtype=torch.float32).training
+    assert model.training is load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)).training
 
 
 class FullBefore(OverModel):
@@ -79,7 +80,7 @@ class FullBefore(OverModel):
 
 def test_smaller_micro_batches_where_what_comes_before_them_does_not_fit(tiny_model: Path, tiny_data: Path) -> None:
     rows = examples(tiny_model, tiny_data)
-    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     said: list[Event] = []
     found = evaluation(model, lambda most: pack(rows, most or 700), FullBefore(model), said.append, Team())()
     assert found is not None
@@ -98,7 +99,7 @@ class FullOfKept(OverModel):
 
 def test_decoded_weights_are_given_back_first(tiny_model: Path, tiny_data: Path) -> None:
     batches = pack(examples(tiny_model, tiny_data), 700)
-    model = load_model(open_checkpoint(tiny_model), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
     exact = mean_loss(model, batches)
     said: list[Event] = []
     with decoded_weights(model.modules(), model.dtype, 10**9):
@@ -121,7 +122,7 @@ def test_micro_batches_are_laid_one_at_a_time(tiny_model: Path, tiny_data: Path)
         assert sum(one() is not None for one in laid) <= 2
         return batch
 
-    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     batches = LazySequence(len(packed), make)
     found = evaluation(model, lambda most: batches, OverModel(model), ignore, Team())()
     assert found is not None

@@ -11,6 +11,7 @@ from torch import Tensor
 from veneer.events import Event, Level, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.linear import QuantLinear
@@ -22,7 +23,7 @@ ROOM = 10**9
 
 
 def quantised(folder: Path) -> CausalLM:
-    return load_model(open_checkpoint(folder), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    return load_model(open_checkpoint(folder), Loading(form=WeightForm.QUANTIZED, dtype=torch.float32))
 
 
 def keeping(model: CausalLM) -> set[bool]:

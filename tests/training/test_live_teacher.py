@@ -15,6 +15,7 @@ from veneer.data.packing import pack
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, StepDone
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.reproduction.run import reproduce
 from veneer.sweeps.run import sweep
@@ -63,7 +64,7 @@ def test_an_adapter_on_the_same_base_says_what_it_says_alone_and_the_student_sta
     tiny_model: Path, file: Path, adapter: Path, tmp_path: Path
 ) -> None:
     config = run_config(tiny_model, file, tmp_path / "unused", *SETTINGS, f"distillation.teacher_adapter={adapter}")
-    own = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    own = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     student = load_adapter(own, adapter)
     for tensor in student.tensors().values():
         tensor.mul_(-0.5)
@@ -71,7 +72,7 @@ def test_an_adapter_on_the_same_base_says_what_it_says_alone_and_the_student_sta
     with torch.no_grad():
         before = [full_logits(own, one)[0] for one in documents]
     teacher = live_teacher(config, own, AdapterTraining(student, "base"), lambda event: None)
-    alone = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    alone = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     load_adapter(alone, adapter)
     with torch.no_grad():
         for document in documents:

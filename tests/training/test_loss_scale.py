@@ -17,6 +17,7 @@ from veneer.data.packing import pack
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training import loss_scale
@@ -72,7 +73,7 @@ def test_dividing_by_a_factor_rounds_nothing() -> None:
 
 
 def adapted(path: Path, dtype: torch.dtype) -> tuple[CausalLM, dict[str, nn.Parameter]]:
-    model = load_model(open_checkpoint(path), dtype=dtype)
+    model = load_model(open_checkpoint(path), Loading(dtype=dtype))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0), seed=1)
     generator = torch.Generator().manual_seed(2)
     for layer in adapter.layers.values():

@@ -20,6 +20,7 @@ from veneer.errors import AdapterError, Interrupted
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.training.joint import prepare_joint, train_together
 from veneer.training.run import train
@@ -50,7 +51,7 @@ def test_a_run_learns_and_what_it_leaves_is_used_elsewhere(kind: str, method: st
     assert len(losses) == 4
     assert losses[-1] < losses[0]
     texts = documents([14, 9], vocab=chat_tokenizer().get_vocab_size())
-    model = load_model(open_checkpoint(base), dtype=torch.float32).eval()
+    model = load_model(open_checkpoint(base), Loading(dtype=torch.float32)).eval()
     load_adapter(model, tmp_path / "run")
     with torch.no_grad():
         expected = packed_logits(model, texts)

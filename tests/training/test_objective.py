@@ -34,6 +34,7 @@ from veneer.formulas import GrpoLoss
 from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import Scores
@@ -85,7 +86,7 @@ def eight(tiny_model: Path, tiny_data: Path) -> list[Example]:
 
 def by_rows(model_path: Path, rows: list[Example]) -> tuple[float, dict[str, float], dict[str, Tensor]]:
     """Loss, metrics and gradients of a step by their definition, a row at a time."""
-    model = load_model(open_checkpoint(model_path), form=WeightForm.TRAINABLE, dtype=torch.float32)
+    model = load_model(open_checkpoint(model_path), Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
     supervised = sum(row.supervised for row in rows)
     found = {CROSS_ENTROPY: 0.0, "norm": 0.0, "accuracy": 0.0}
     for row in rows:
@@ -108,7 +109,7 @@ def by_rows(model_path: Path, rows: list[Example]) -> tuple[float, dict[str, flo
 def test_terms_with_weights_of_their_own_do_not_depend_on_the_cut(
     most: int, eight: list[Example], tiny_model: Path
 ) -> None:
-    model = load_model(open_checkpoint(tiny_model), form=WeightForm.TRAINABLE, dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
     batches, objective = pack(eight, most), OverModel(model, WithNorms())
     means = Means(objective.weights(batches))
     for batch in batches:
@@ -125,7 +126,7 @@ def test_terms_with_weights_of_their_own_do_not_depend_on_the_cut(
 
 
 def test_one_term_alone_is_the_loss_and_no_metric(eight: list[Example], tiny_model: Path) -> None:
-    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    model = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     batches, objective = pack(eight, 100), OverModel(model)
     means = Means(objective.weights(batches))
     for batch in batches:

@@ -22,6 +22,7 @@ from veneer.errors import AdapterError, ConfigError, DataError, Interrupted
 from veneer.events import Evaluated, Event, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.planning.plan import Plan
 from veneer.planning.sampling import SCORED_TOKENS
@@ -132,7 +133,7 @@ def test_a_text_beyond_the_context_is_named(reward: RewardModel) -> None:
 def test_a_base_in_memory_is_shared_and_stays_itself(
     finished: tuple[Path, list[Event]], reward: RewardModel, tiny_model: Path, file: Path
 ) -> None:
-    base = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    base = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     tokens = torch.arange(5)
     before = base.documents(tokens, tokens, [5])
     beside = reward_model_beside(base, finished[0], from_directory(tiny_model))
@@ -200,7 +201,7 @@ def test_it_can_be_neither_asked_nor_merged_nor_loaded_as_a_language_model(
     with pytest.raises(AdapterError, match=said):
         read_config(finished[0])
     with pytest.raises(AdapterError, match=said):
-        load_adapter(load_model(open_checkpoint(tiny_model), dtype=torch.float32), finished[0])
+        load_adapter(load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)), finished[0])
     with pytest.raises(AdapterError, match=said):
         open_assistant(str(tiny_model), adapter=finished[0])
 

@@ -18,6 +18,7 @@ from veneer.errors import CheckpointError, Interrupted
 from veneer.events import AnswersJudged, Event, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.reproduction.run import reproduce
@@ -65,7 +66,7 @@ def config(model: Path, folder: Path, output: Path, rewards: str, *more: str) ->
 
 def judged_by(model: Path, folder: Path, adapter: Path) -> Judge:
     """The rewards of a run that has this reward model alone, over a base in float32."""
-    base = load_model(open_checkpoint(model), dtype=torch.float32)
+    base = load_model(open_checkpoint(model), Loading(dtype=torch.float32))
     run = config(model, folder, folder / "unused", f"{{adapter: '{adapter}'}}")
     return with_reward_models(Judge([]), run, base, from_directory(model))
 
@@ -100,7 +101,7 @@ def test_an_empty_answer_has_a_score(tiny_model: Path, folder: Path, adapter: Pa
 
 
 def test_a_score_that_is_not_finite_is_a_failure(tiny_model: Path, adapter: Path) -> None:
-    base = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    base = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32))
     beside = reward_model_beside(base, adapter, from_directory(tiny_model))
     assert beside.adapter.score is not None
     with torch.no_grad():
@@ -110,7 +111,7 @@ def test_a_score_that_is_not_finite_is_a_failure(tiny_model: Path, adapter: Path
 
 
 def test_the_base_is_shared_and_stays_as_it_is(tiny_model: Path, folder: Path, adapter: Path) -> None:
-    base = load_model(open_checkpoint(tiny_model), dtype=torch.float32).train()
+    base = load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)).train()
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     modules = dict(base.named_modules())
     run = config(tiny_model, folder, folder / "unused", f"{{adapter: '{adapter}'}}")

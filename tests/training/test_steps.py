@@ -23,6 +23,7 @@ from veneer.data.rows import Rows
 from veneer.enums import Backend
 from veneer.evaluation.scoring import row_losses
 from veneer.io.checkpoint import open_checkpoint
+from veneer.loading.how import Loading
 from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
 
 
@@ -126,7 +127,7 @@ def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(
     """LongRoPE turns the tokens of a text of more than 32 by other angles: two such texts have no beginning that could
     be laid once, with dropout as without."""
     changes = {"original_max_position_embeddings": 32, "rope_parameters": longrope(8)}
-    model = load_language_model(saved(tiny("phi3", 4, changes), tmp_path), backend=backend, dtype=torch.float32)
+    model = load_language_model(saved(tiny("phi3", 4, changes), tmp_path), backend, Loading(dtype=torch.float32))
     source = np.random.default_rng(5)
     common = source.integers(3, 96, 20)
     rows = []

@@ -12,6 +12,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.errors import CheckpointError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
@@ -20,9 +21,9 @@ from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 def made(kind: str, path: Path) -> tuple[CausalLM, Trainable]:
     origin = open_checkpoint(path)
     if kind == "full":
-        model = load_model(origin, form=WeightForm.TRAINABLE, dtype=torch.float32)
+        model = load_model(origin, Loading(form=WeightForm.TRAINABLE, dtype=torch.float32))
         return model, FullTraining(model, origin)
-    model = load_model(origin, dtype=torch.float32)
+    model = load_model(origin, Loading(dtype=torch.float32))
     return model, AdapterTraining(inject(model, LoraSpec(rank=4, alpha=8.0, dropout=0.3)), "base")
 
 

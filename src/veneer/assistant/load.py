@@ -14,7 +14,7 @@ from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request, backend_of, method_of
 from veneer.backends.load import load_language_model
-from veneer.config import ComputeSection
+from veneer.config import ComputeSection, QuantSection
 from veneer.data.chat import start_template
 from veneer.enums import Backend, Method
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
@@ -23,6 +23,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.base_form import form_of
 from veneer.loading.ends import end_notes
 from veneer.loading.forms import TableForm, WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.unread import unread_notes
 from veneer.model.decoder import CausalLM
 from veneer.run_folder import recorded_run
@@ -80,20 +81,22 @@ def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     start_template(own)
     dtype = resolve_dtype(compute.dtype, device)
     rounded = resolve_dtype(base_run.compute.dtype, device) if base_run else dtype
-    method, quant = method_of(request, base_run), base_run.quant if base_run else None
+    method, quant = method_of(request, base_run), base_run.quant if base_run else QuantSection()
     stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
     with stage:
         loaded = load_language_model(
             checkpoint,
-            backend=backend_of(request, run),
-            form=WeightForm.QUANTIZED if method is Method.QLORA else WeightForm.FROZEN,
-            dtype=dtype,
-            device=device,
-            products=compute.products,
-            tables=TableForm.STORED,
-            quant=quant,
-            quantised_from=rounded,
-            progress=lambda name: stage.advance(item=name),
+            backend_of(request, run),
+            Loading(
+                form=WeightForm.QUANTIZED if method is Method.QLORA else WeightForm.FROZEN,
+                dtype=dtype,
+                device=device,
+                products=compute.products,
+                tables=TableForm.STORED,
+                quant=quant,
+                quantised_from=rounded,
+                progress=lambda name: stage.advance(item=name),
+            ),
         )
     loaded.requires_grad_(False).eval()
     if isinstance(loaded, CausalLM):

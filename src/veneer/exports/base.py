@@ -25,6 +25,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_tensors
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear, Embedding
@@ -93,10 +94,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     if base is MergeBase.DEQUANTISED:
         model = load_model(
             checkpoint,
-            form=WeightForm.QUANTIZED,
-            dtype=torch.float32,
-            quant=trained.quant,
-            quantised_from=trained.dtype,
+            Loading(form=WeightForm.QUANTIZED, dtype=torch.float32, quant=trained.quant, quantised_from=trained.dtype),
         )
     else:
         spec = spec_from_hf(checkpoint.config)

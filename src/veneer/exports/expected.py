@@ -19,6 +19,7 @@ from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 
 
 @dataclass(slots=True)
@@ -66,6 +67,6 @@ def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_of(expected: ExpectedCheckpoint, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:
     """The expected model in float32, ready to be asked."""
-    model = load_language_model(expected, backend=backend, form=WeightForm.FROZEN, dtype=torch.float32, device=device)
+    model = load_language_model(expected, backend, Loading(form=WeightForm.FROZEN, dtype=torch.float32, device=device))
     model.requires_grad_(False).eval()
     return make_assistant(model, expected, None)

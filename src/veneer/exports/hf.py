@@ -21,6 +21,7 @@ from veneer.exports.tensors import ModelTensors
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_files
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.quant.packed import PackedLinear
@@ -59,10 +60,7 @@ def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, train
     if base is MergeBase.DEQUANTISED:
         model = load_hf(
             checkpoint,
-            form=WeightForm.QUANTIZED,
-            dtype=torch.float32,
-            quant=trained.quant,
-            quantised_from=trained.dtype,
+            Loading(form=WeightForm.QUANTIZED, dtype=torch.float32, quant=trained.quant, quantised_from=trained.dtype),
         )
     else:
         model = build(skeleton, _FileWeights(files), torch.float32, torch.device("cpu"))

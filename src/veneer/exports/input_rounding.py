@@ -16,11 +16,9 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from veneer.config import QuantSection
-from veneer.enums import Products
 from veneer.io.checkpoint import Checkpoint
 from veneer.loading.expected import linear_paths
-from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.streams import StreamedWeights
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
@@ -135,10 +133,8 @@ def load_rounded(checkpoint: Checkpoint, types: Mapping[str, str], device: torch
         device: where it computes.
     """
     spec = spec_from_hf(checkpoint.config)
-    weights = StreamedWeights(
-        checkpoint=checkpoint, dtype=torch.float32, device=device, form=WeightForm.FROZEN, products=Products.EXACT,
-        quant=QuantSection(), dense=frozenset(linear_paths(spec)), progress=lambda name: None,
-    )  # fmt: skip
+    how = Loading(dtype=torch.float32, device=device)
+    weights = StreamedWeights(checkpoint=checkpoint, how=how, dense=frozenset(linear_paths(spec)))
     gelu = spec.activation is Activation.GELU_TANH
     model = CausalLM(spec, _RoundedWeights(weights, types, gelu), torch.float32)
     model.requires_grad_(False).eval()

@@ -22,6 +22,7 @@ from veneer.exports.base import Source
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_paths
 
@@ -76,10 +77,8 @@ class LossMeter:
         checkpoint = open_checkpoint(folder)
         model = load_language_model(
             checkpoint,
-            backend=self.backend,
-            form=WeightForm.FROZEN,
-            dtype=resolve_dtype(self.compute.dtype, device),
-            device=device,
+            self.backend,
+            Loading(form=WeightForm.FROZEN, dtype=resolve_dtype(self.compute.dtype, device), device=device),
         )
         model.requires_grad_(False).eval()
         assistant = make_assistant(model, checkpoint, None)

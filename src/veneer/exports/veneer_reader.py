@@ -29,6 +29,7 @@ from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.language import LanguageModel
 
 CHUNK = 256
@@ -72,12 +73,14 @@ def live(
     quantised = base is MergeBase.DEQUANTISED and not checkpoint.stored
     model = load_language_model(
         checkpoint,
-        backend=backend,
-        form=WeightForm.QUANTIZED if quantised else WeightForm.FROZEN,
-        dtype=torch.float32,
-        device=device,
-        quant=trained.quant,
-        quantised_from=trained.dtype,
+        backend,
+        Loading(
+            form=WeightForm.QUANTIZED if quantised else WeightForm.FROZEN,
+            dtype=torch.float32,
+            device=device,
+            quant=trained.quant,
+            quantised_from=trained.dtype,
+        ),
     )
     model.requires_grad_(False).eval()
     plain = checkpoint.tokenizer()
@@ -87,7 +90,9 @@ def live(
 def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:
     """A model's directory or file in float32, as it is stored."""
     checkpoint = open_checkpoint(path)
-    model = load_language_model(checkpoint, backend=backend, form=WeightForm.FROZEN, dtype=torch.float32, device=device)
+    model = load_language_model(
+        checkpoint, backend, Loading(form=WeightForm.FROZEN, dtype=torch.float32, device=device)
+    )
     model.requires_grad_(False).eval()
     return make_assistant(model, checkpoint, None)
 

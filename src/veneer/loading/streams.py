@@ -7,18 +7,17 @@ quantised are taken as they are, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from veneer.config import QuantSection
 from veneer.enums import Products
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint
 from veneer.large_pages import Slab, copied
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.stored import in_experts, packed_layer
 from veneer.model.leaves import DenseLinear, DenseTables
 from veneer.quant.blocks import BlockLinear
@@ -34,16 +33,9 @@ class StreamedWeights:
     """Reads each tensor from the checkpoint as the decoder asks for it (`veneer.model.leaves.Weights`)."""
 
     checkpoint: Checkpoint
-    dtype: torch.dtype
-    device: torch.device
-    form: WeightForm
-    products: Products
-    quant: QuantSection
+    how: Loading
     dense: frozenset[str]
     """Paths of the linear layers that are not quantised on loading."""
-    progress: Callable[[str], None]
-    quantised_from: torch.dtype | None = None
-    """The dtype of the weights that are quantised on loading, before they are; None for `dtype`."""
     keeps_blocks: bool = False
     """Whether linear layers are held in the blocks of a GGUF file where kernels read these."""
     narrow: bool = False
@@ -51,33 +43,38 @@ class StreamedWeights:
     slab: Slab = field(default_factory=Slab)
     """Where frozen linear layers stand on the CPU."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights that are not quantised."""
+        return torch.float32 if self.how.form is WeightForm.TRAINABLE else self.how.dtype
+
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         """See `veneer.model.leaves.Weights`."""
         name = f"{path}.weight"
         packed: PackedLinear | None = None
         weight = None
         if name in self.checkpoint.stored:
-            self.progress(name)
+            self.how.progress(name)
             packed = self._stored(name)
         elif self.keeps_blocks and path in self.dense and name in self.checkpoint.blocks and not in_experts(path):
-            self.progress(name)
+            self.how.progress(name)
             packed = self._blocks(name, in_features)
         else:
-            before = self.dtype if path in self.dense else self.quantised_from
+            before = self.dtype if path in self.dense else self.how.quantised_from
             weight = self._read(name, (out_features, in_features), before)
         bias_tensor = self._read(f"{path}.bias", (out_features,)) if bias else None
         if weight is not None and path not in self.dense:
-            packed, weight = pack(weight, bias_tensor, self.quant, name), None
+            packed, weight = pack(weight, bias_tensor, self.how.quant, name), None
         elif packed is not None:
             packed.bias = bias_tensor
         if packed is not None:
-            if self.products is Products.EXACT:
+            if self.how.products is Products.EXACT:
                 for part, tensor in list(packed.named_buffers(recurse=False)):
                     setattr(packed, part, self._held(tensor))
                 return packed
             weight = packed.dequantize(self.dtype)
         assert weight is not None
-        if self.products is Products.INT8:
+        if self.how.products is Products.INT8:
             return Int8Linear(weight, bias_tensor)
         if self.narrow and not in_experts(path):
             weight = narrowed(weight)
@@ -88,31 +85,31 @@ class StreamedWeights:
         """See `veneer.model.leaves.Weights`."""
         if path in self.checkpoint.stored:
             # A head that the files hold quantised is decoded once, which changes none of its values.
-            self.progress(path)
+            self.how.progress(path)
             return self._parameter(self._stored(path).dequantize(self.dtype))
         return self._parameter(self._read(path, shape))
 
     def _held(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of a linear layer, where it stays."""
-        placed = self.device.type == "cpu" and self.form is not WeightForm.TRAINABLE
+        placed = self.how.device.type == "cpu" and self.how.form is not WeightForm.TRAINABLE
         return self.slab.copied(tensor) if placed else tensor
 
     def _parameter(self, tensor: torch.Tensor) -> nn.Parameter:
-        return nn.Parameter(tensor, requires_grad=self.form is WeightForm.TRAINABLE)
+        return nn.Parameter(tensor, requires_grad=self.how.form is WeightForm.TRAINABLE)
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
-        self.progress(name)
+        self.how.progress(name)
         tensor = self.checkpoint.read(name, dtype or self.dtype)
         if tensor.shape != shape:
             raise ModelError(f"{name} of {self.checkpoint.source} has shape {list(tensor.shape)}, not {list(shape)}")
-        return tensor.to(self.device)
+        return tensor.to(self.how.device)
 
     def _blocks(self, name: str, columns: int) -> PackedLinear:
         held = self.checkpoint.blocks[name]
         return BlockLinear(held.read(), held.format, columns)
 
     def _stored(self, name: str) -> PackedLinear:
-        return packed_layer(name, self.checkpoint.read_stored(name)).to(self.device)
+        return packed_layer(name, self.checkpoint.read_stored(name)).to(self.how.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +133,7 @@ class StreamedTables:
         held = self.weights.checkpoint.blocks.get(path)
         if held is None:
             return None
-        self.weights.progress(path)
+        self.weights.how.progress(path)
         return BlockTable(held.read(), held.format, shape[1], self.weights.dtype)
 
 

@@ -14,6 +14,7 @@ from veneer.events import Stage, Subscriber, ignore
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import model_name
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.loading.load import unloaded_model
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
@@ -87,13 +88,15 @@ def base_model(inputs: RunInputs, emit: Subscriber = ignore) -> LanguageModel:
     with Stage(emit, f"loading {config.model}", total=len(inputs.origin.names()), unit="tensors") as stage:
         return load_language_model(
             inputs.origin,
-            backend=config.backend,
-            form=WEIGHT_FORMS[config.method],
-            dtype=resolve_dtype(config.compute.dtype, device),
-            device=device,
-            products=config.compute.products,
-            quant=config.quant,
-            progress=lambda name: stage.advance(item=name),
+            config.backend,
+            Loading(
+                form=WEIGHT_FORMS[config.method],
+                dtype=resolve_dtype(config.compute.dtype, device),
+                device=device,
+                products=config.compute.products,
+                quant=config.quant,
+                progress=lambda name: stage.advance(item=name),
+            ),
         )
 
 

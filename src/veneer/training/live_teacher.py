@@ -25,6 +25,7 @@ from veneer.gpu.transfer import sent
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.loading.how import Loading
 from veneer.model.decoder import shaped
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
@@ -50,12 +51,14 @@ def load_teacher(config: RunConfig, emit: Subscriber) -> LanguageModel:
     with Stage(emit, f"loading the teacher {name}", total=len(origin.names()), unit="tensors") as stage:
         model = load_language_model(
             origin,
-            backend=config.backend if settings.teacher is None else Backend.AUTO,
-            form=WeightForm.QUANTIZED if packed else WeightForm.FROZEN,
-            dtype=resolve_dtype(config.compute.dtype, device),
-            device=device,
-            quant=config.quant,
-            progress=lambda name: stage.advance(item=name),
+            config.backend if settings.teacher is None else Backend.AUTO,
+            Loading(
+                form=WeightForm.QUANTIZED if packed else WeightForm.FROZEN,
+                dtype=resolve_dtype(config.compute.dtype, device),
+                device=device,
+                quant=config.quant,
+                progress=lambda name: stage.advance(item=name),
+            ),
         )
     if settings.teacher_adapter is not None:
         load_adapter(model, Path(settings.teacher_adapter))

@@ -11,6 +11,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Tex
 from family_variants import GEMMA3, both_specs, refusal, variants_of
 from tiny_models import SHAPES, documents, largest_difference, packed_logits, randomised, saved, their_logits
 from veneer.loading.expected import expected_tensors
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.spec import spec_from_hf
 
@@ -44,7 +45,7 @@ def test_gemma3_beside_a_vision_tower_is_read_as_its_text_model(tmp_path: Path) 
     theirs = randomised(Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager"), 3)
     checkpoint = saved(theirs, tmp_path)
     assert any("vision" in name for name in load_file(tmp_path / "model.safetensors"))
-    model = load_model(checkpoint, dtype=torch.float32)
+    model = load_model(checkpoint, Loading(dtype=torch.float32))
     assert (model.spec.model_type, checkpoint.config["model_type"]) == ("gemma3_text", "gemma3_text")
     assert checkpoint.names() == sorted(expected_tensors(model.spec))
     texts = documents(LENGTHS)

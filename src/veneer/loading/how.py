@@ -1,0 +1,51 @@
+"""How a model is to be loaded, whoever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from veneer.config import QuantSection
+from veneer.enums import Products
+from veneer.loading.forms import TableForm, WeightForm
+from veneer.quant.schemes import skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """How weights are held, and what multiplies by them."""
+
+    form: WeightForm = WeightForm.FROZEN
+    """The form of the weights. TRAINABLE weights are float32 whatever `dtype` is."""
+    dtype: torch.dtype = torch.bfloat16
+    """The dtype of activations and products, and of frozen weights."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """The device that the weights are moved to, tensor by tensor."""
+    products: Products = Products.EXACT
+    """The products of the linear layers. INT8 replaces the weights (decoded, where they are quantised) by 8-bit
+    copies. It is not possible with TRAINABLE."""
+    quant: QuantSection = field(default_factory=QuantSection)
+    """The settings of QUANTIZED. They have no effect on files that are quantised already."""
+    quantised_from: torch.dtype | None = None
+    """The dtype that weights are rounded to before they are quantised; None takes `dtype`. An adapter that was trained
+    in another dtype than `dtype` has its own base with that of its training."""
+    tables: TableForm = TableForm.DENSE
+    """The form of embedding and head."""
+    progress: Callable[[str], None] = lambda name: None
+    """A function that is called with the name of every tensor that is read."""
+
+    def dense(self, paths: Sequence[str], *, stored: bool) -> frozenset[str]:
+        """Return the linear layers that are not quantised on loading: all of them, where the files hold quantised
+        weights (`stored`).
+
+        Raises:
+            ConfigError: `quant` skips layers that do not exist.
+        """
+        if self.form is WeightForm.QUANTIZED and not stored:
+            return skipped(paths, self.quant.skip_modules)
+        return frozenset(paths)
+
+
+DEFAULTS = Loading()
