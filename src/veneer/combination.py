@@ -8,7 +8,7 @@ from pathlib import Path
 
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.origin import base_differences, read_base
-from veneer.adapters.store import config_warnings, read_config, save_adapter
+from veneer.adapters.store import config_warnings, read_content, read_spec, save_adapter
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import OtherBase
 from veneer.errors import AdapterError, ConfigError, listing
@@ -55,16 +55,16 @@ def combine_folders(
         OutputError: `output` holds something, or cannot be written.
     """
     place = prove_new_folder(output)
-    read = {folder: read_config(folder) for folder in folders}
+    specs = {folder: read_spec(folder) for folder in folders}
     _refuse_repeats(folders)
-    warnings = [warning for folder, found in read.items() for warning in config_warnings(folder, *found)]
+    warnings = [warning for folder, spec in specs.items() for warning in config_warnings(folder, spec)]
     base_files, problem = _common_base({folder: read_base(folder) for folder in folders})
     if problem is not None and other_base is OtherBase.REFUSE:
         raise AdapterError(f"{problem}\nGive --allow-other-base to combine them all the same.")
     warnings += [] if problem is None else [problem]
     result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     rows = tuple(FileHashes(file) for folder in folders if (file := trained_rows_of(folder)).is_file())
-    configs = [config for _, config in read.values()]
+    configs = [read_content(folder) for folder in folders]
     named: dict[str, str | None] = {}  # each base with its revision
     for config in configs:
         if (name := config.get("base_model_name_or_path")) is not None:  # PEFT writes null where it does not know it

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import read_any_config
+from veneer.adapters.store import read_any_spec
 from veneer.arguments import check_least, check_types
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request
@@ -31,7 +31,7 @@ from veneer.training.reward_model import RewardModel, with_reward_adapter
 
 def is_reward_adapter(folder: Path) -> bool:
     """Whether an adapter is a reward model's. Raises AdapterError where it cannot be read."""
-    return read_any_config(folder)[0].task is Task.SEQ_CLS
+    return read_any_spec(folder).task is Task.SEQ_CLS
 
 
 def open_reward_model(

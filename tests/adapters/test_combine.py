@@ -18,7 +18,7 @@ from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import read_config, read_tensors, save_adapter
+from veneer.adapters.store import read_content, read_spec, read_tensors, save_adapter
 from veneer.enums import Bias
 from veneer.errors import AdapterError
 
@@ -341,7 +341,7 @@ def test_the_files_of_a_result_are_read_back(tmp_path: Path) -> None:
     result = combine(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
     (tmp_path / "sum").mkdir()
     save_adapter(tmp_path / "sum", result, base="owner/base")
-    spec, config = read_config(tmp_path / "sum")
+    spec, config = read_spec(tmp_path / "sum"), read_content(tmp_path / "sum")
     assert (spec.rank, spec.scale, config["base_model_name_or_path"]) == (8, 1.0, "owner/base")
     assert isinstance(spec, LoraSpec)
     assert read_tensors(tmp_path / "sum").keys() == result.tensors().keys()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config
-from veneer.adapters.store import read_config, read_tensors, read_tokenizer
+from veneer.adapters.store import read_spec, read_tensors, read_tokenizer
 from veneer.errors import AdapterError
 from veneer.io.tokenizer import from_directory
 from veneer.training.run import train
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: P
 
 
 def opened(folder: Path) -> None:
-    read_config(folder)
+    read_spec(folder)
     read_tensors(folder)
 
 
@@ -55,7 +55,7 @@ def test_an_adapter_that_was_changed_on_purpose_is_used_without_its_record(run: 
     with pytest.raises(AdapterError, match=r"delete .*run\.lock"):
         opened(folder)
     (folder / "run.lock").unlink()
-    assert read_config(folder)[0].alpha == 4.0
+    assert read_spec(folder).alpha == 4.0
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"result": 3}', "{}", "\x80"])

@@ -23,7 +23,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, config_warnings, read_config, read_tensors, save_adapter
+from veneer.adapters.store import CONFIG_FILE, config_warnings, read_spec, read_tensors, save_adapter
 from veneer.adapters.targets import EMBEDDING
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
@@ -161,7 +161,7 @@ def test_a_module_to_save_that_the_model_lacks_is_passed_over_as_in_peft_and_tol
     read = ours(tiny_llama(), tmp_path / "a")
     load_adapter(read, tmp_path / "theirs")
     assert largest_difference(packed_logits(read, TEXTS), their_logits(theirs, TEXTS)) < 1e-5
-    (warning,) = config_warnings(tmp_path / "theirs", *read_config(tmp_path / "theirs"))
+    (warning,) = config_warnings(tmp_path / "theirs", read_spec(tmp_path / "theirs"))
     assert "modules_to_save" in warning
     assert sorted(re.findall(r"\n  - (\w+)", warning)) == ["classifier", "lm_haed"]
 

@@ -13,7 +13,7 @@ import pytest
 from peft_folders import their_adapter, write_adapter
 from veneer.adapters import peft_config
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import read_config
+from veneer.adapters.store import read_spec
 from veneer.errors import AdapterError
 from veneer.model.decoder import CausalLM
 
@@ -27,7 +27,7 @@ def change_config(folder: Path, changes: dict[str, Any]) -> None:
 def test_starts_that_leave_the_base_alone_are_read(init: bool | str, model: CausalLM, folder: Path) -> None:
     write_adapter(folder, model)
     change_config(folder, {"init_lora_weights": init})
-    assert read_config(folder)[0].rank == 4
+    assert read_spec(folder).rank == 4
 
 
 USED: dict[str, Any] = {
@@ -114,7 +114,7 @@ def test_unusable_values_are_all_named(
     write_adapter(folder, model)
     change_config(folder, changes)
     with pytest.raises(AdapterError) as caught:
-        read_config(folder)
+        read_spec(folder)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
@@ -125,7 +125,7 @@ def test_a_broken_configuration_is_refused(text: str, model: CausalLM, folder: P
     write_adapter(folder, model)
     (folder / "adapter_config.json").write_text(text, encoding="latin-1")
     with pytest.raises(AdapterError, match=r"adapter_config\.json"):
-        read_config(folder)
+        read_spec(folder)
 
 
 def test_whatever_peft_writes_is_known_and_what_nobody_writes_is_said() -> None:

@@ -20,7 +20,7 @@ from tiny_models import documents, largest_difference, packed_hidden, packed_log
 from veneer import expressions
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, check_expressions, read_config, read_tensors, save_adapter
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, check_expressions, read_spec, read_tensors, save_adapter
 from veneer.errors import AdapterError
 from veneer.losses.linear_head import linear_cross_entropy
 from veneer.model.decoder import CausalLM
@@ -97,7 +97,7 @@ def test_weights_of_a_narrower_dtype_are_read_exactly(dtype: torch.dtype, model:
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"no adapter_config\.json there"):
-        read_config(tmp_path)
+        read_spec(tmp_path)
 
 
 def test_settings_may_begin_with_a_byte_order_mark(model: CausalLM, folder: Path) -> None:
@@ -212,7 +212,7 @@ def test_expressions_that_cannot_be_used_are_refused(
     config = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(config | settings))
     with pytest.raises(AdapterError, match=message):
-        check_expressions(read_config(folder)[0], model.linear_paths(), folder)
+        check_expressions(read_spec(folder), model.linear_paths(), folder)
 
 
 def test_an_adapter_that_is_read_often_leaves_nothing_in_memory(tmp_path: Path) -> None:

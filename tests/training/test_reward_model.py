@@ -13,7 +13,7 @@ from preference_rows import pairs
 from tiny import run_config, write_rows
 from training_runs import stopping_after
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import read_config
+from veneer.adapters.store import read_spec
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.kinds import load_kind
@@ -199,7 +199,7 @@ def test_it_can_be_neither_asked_nor_merged_nor_loaded_as_a_language_model(
 ) -> None:
     said = "it scores texts and writes none"
     with pytest.raises(AdapterError, match=said):
-        read_config(finished[0])
+        read_spec(finished[0])
     with pytest.raises(AdapterError, match=said):
         load_adapter(load_model(open_checkpoint(tiny_model), Loading(dtype=torch.float32)), finished[0])
     with pytest.raises(AdapterError, match=said):

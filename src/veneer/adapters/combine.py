@@ -32,7 +32,7 @@ from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, 
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, check_expressions, read_config, read_tensors
+from veneer.adapters.store import CONFIG_FILE, check_expressions, read_spec, read_tensors
 from veneer.adapters.targets import layer_number, matches
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
@@ -72,7 +72,7 @@ class WeightedAdapter:
         Raises:
             AdapterError: it cannot be read.
         """
-        spec, _ = read_config(folder)
+        spec = read_spec(folder)
         tensors = read_tensors(folder)
         check_expressions(spec, tensors, folder)
         return cls(str(folder), spec, tensors, weight)

@@ -24,9 +24,9 @@ from veneer.adapters.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     check_expressions,
-    read_any_config,
-    read_config,
-    read_reward_config,
+    read_any_spec,
+    read_reward_spec,
+    read_spec,
     read_tensors,
 )
 from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, layer_number, selects
@@ -50,7 +50,7 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     Raises:
         AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
     """
-    return _loaded(model, directory, read_config(directory)[0])
+    return _loaded(model, directory, read_spec(directory))
 
 
 def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
@@ -59,7 +59,7 @@ def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
     Raises:
         AdapterError: as `load_adapter`, or it is none of a reward model.
     """
-    return _loaded(model, directory, read_reward_config(directory))
+    return _loaded(model, directory, read_reward_spec(directory))
 
 
 def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Te
         AdapterError: files are missing or damaged, or were trained over other embeddings, over a resized vocabulary or
             with factors that embedding and head have in common; or tensors are missing that the configuration names.
     """
-    spec, tensors = read_any_config(directory)[0], read_tensors(directory)
+    spec, tensors = read_any_spec(directory), read_tensors(directory)
     if not model.flat:
         _check_complete(model, spec, found_spec(tensors, spec, directory), directory)
         return tensors

@@ -81,28 +81,50 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
-    """Specification of a saved adapter of a language model, and the content of its `adapter_config.json`.
+def read_spec(directory: Path) -> LoraSpec:
+    """Specification of a saved adapter of a language model.
 
     Raises:
         AdapterError: the folder has no adapter, or one of a reward model, or the configuration is broken, has changed
             since its run wrote it, or uses a feature that is not supported.
     """
-    spec, config = read_any_config(directory)
+    spec = read_any_spec(directory)
     if spec.task is Task.SEQ_CLS:
         raise AdapterError(
             f"{directory} is the adapter of a reward model (task_type SEQ_CLS): it scores texts and writes none, so "
             "that it can be neither asked nor merged, combined or exported; score texts by veneer.open_reward_model"
         )
-    return spec, config
+    return spec
 
 
-def read_any_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
-    """`read_config` for an adapter of any task.
+def check_adapter(directory: Path) -> None:
+    """Refuse a folder that `read_spec` cannot read, before more is done with it.
 
     Raises:
-        AdapterError: as `read_config`, but for a reward model's.
+        AdapterError: as `read_spec`.
     """
+    read_spec(directory)
+
+
+def read_any_spec(directory: Path) -> LoraSpec:
+    """Specification of a saved adapter of any task.
+
+    Raises:
+        AdapterError: as `read_spec`, but for a reward model's.
+    """
+    return _read(directory)[0]
+
+
+def read_content(directory: Path) -> dict[str, Any]:
+    """The content of a saved adapter's `adapter_config.json`.
+
+    Raises:
+        AdapterError: as `read_any_spec`.
+    """
+    return _read(directory)[1]
+
+
+def _read(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     path = directory / CONFIG_FILE
     check_unchanged(directory, CONFIG_FILE)
     try:
@@ -117,13 +139,13 @@ def read_any_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     return parse_config(config, path), config
 
 
-def read_reward_config(directory: Path) -> LoraSpec:
+def read_reward_spec(directory: Path) -> LoraSpec:
     """Specification of the saved adapter of a reward model.
 
     Raises:
-        AdapterError: as `read_any_config`, or it is none of a reward model.
+        AdapterError: as `read_any_spec`, or it is none of a reward model.
     """
-    spec, _ = read_any_config(directory)
+    spec = read_any_spec(directory)
     if spec.task is not Task.SEQ_CLS:
         raise AdapterError(
             f"{directory} is no adapter of a reward model (task_type {spec.task.value}): it has no score head; train "
@@ -132,10 +154,10 @@ def read_reward_config(directory: Path) -> LoraSpec:
     return spec
 
 
-def config_warnings(directory: Path, spec: LoraSpec, config: dict[str, Any]) -> list[str]:
-    """What the user should know of a saved adapter's configuration, which `read_config` has read."""
+def config_warnings(directory: Path, spec: LoraSpec) -> list[str]:
+    """What the user should know of a saved adapter's configuration, of which `spec` has been read."""
     warnings = []
-    unknown = unknown_settings(config)
+    unknown = unknown_settings(read_content(directory))
     if unknown:
         warnings.append(
             f"{directory / CONFIG_FILE} has keys that neither PEFT nor veneer knows. They are switched off, and are "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from veneer.adapters.load import load_adapter
 from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import config_warnings, read_config, read_tokenizer
+from veneer.adapters.store import config_warnings, read_spec, read_tokenizer
 from veneer.arguments import check_types
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.assistant.memory import enough_memory
@@ -70,7 +70,7 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
 
 def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
     adapter, compute = request.adapter, request.compute
-    warnings = [] if adapter is None else config_warnings(adapter, *read_config(adapter))
+    warnings = [] if adapter is None else config_warnings(adapter, read_spec(adapter))
     run = recorded_run(adapter)
     base_run = recorded_run(request.held_as) if adapter is None else run  # it says how the base is held
     device = resolve_device(compute.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from veneer.adapters.content import content_digest
-from veneer.adapters.store import read_config, read_tensors
+from veneer.adapters.store import check_adapter, read_tensors
 from veneer.arguments import repeats
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column
@@ -115,7 +115,7 @@ def _check_adapters(folders: Sequence[Path]) -> None:
     """
     known: dict[bytes, Path] = {}
     for folder in folders:
-        read_config(folder)
+        check_adapter(folder)
         read_tensors(folder)
         first = known.setdefault(content_digest(folder), folder)
         if first != folder:

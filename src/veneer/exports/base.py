@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import TOKENIZER_FILE, read_config, read_tensors, read_tokenizer
+from veneer.adapters.store import TOKENIZER_FILE, check_adapter, read_tensors, read_tokenizer
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.exports.tensors import ModelTensors
@@ -88,7 +88,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     Raises:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
-    read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
+    check_adapter(adapter)
     own = " ".join(read_tensors(adapter))
     tables = any(name in own for name in TABLES)
     if base is MergeBase.DEQUANTISED:

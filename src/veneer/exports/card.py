@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.store import read_config
+from veneer.adapters.store import read_content
 from veneer.config import RunConfig
 from veneer.event_log import by_step
 from veneer.exports.certificate import TOP
@@ -53,7 +53,7 @@ def _what(record: ExportRecord) -> str:
 
 
 def _training(record: ExportRecord, run: RunConfig) -> str:
-    _, config = read_config(Path(record.adapter))
+    config = read_content(Path(record.adapter))
     base = f"{run.method.value}" + (f" ({run.quant.scheme.value} base)" if run.method.value == "qlora" else "")
     files = ", ".join(f"`{Path(source.file).name}`" for source in run.data.training)
     lines = [

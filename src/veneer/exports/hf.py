@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import read_config
+from veneer.adapters.store import check_adapter
 from veneer.backends.files import HfFiles
 from veneer.backends.load import load_hf
 from veneer.errors import AdapterError
@@ -54,7 +54,7 @@ def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, train
     Raises:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
-    read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
+    check_adapter(adapter)
     skeleton = make_skeleton(checkpoint.config, torch.float32)
     files, wide = HfFiles(checkpoint, skeleton), keeps_float32(skeleton.module)
     if base is MergeBase.DEQUANTISED:

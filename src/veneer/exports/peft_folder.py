@@ -9,7 +9,7 @@ import torch
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.origin import read_base
-from veneer.adapters.store import read_config, read_tensors, save_adapter
+from veneer.adapters.store import read_content, read_tensors, save_adapter
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.hf import open_hf_source
@@ -49,7 +49,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
     adapter, tokenizer = _adapter(inputs, base)
-    _, config = read_config(inputs.request.adapter)
+    config = read_content(inputs.request.adapter)
     named = model_name(str(config.get("base_model_name_or_path") or inputs.model))
     base_files = read_base(inputs.request.adapter)
     save_adapter(folder, adapter, base=named, revision=config.get("revision"), base_files=base_files)

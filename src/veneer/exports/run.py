@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import config_warnings, read_config
+from veneer.adapters.store import config_warnings, read_content, read_spec
 from veneer.arguments import check_types
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
@@ -147,9 +147,9 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
         VeneerError: model, adapter or data cannot be used.
     """
     adapter, to = request.adapter, request.to
-    spec, config = read_config(adapter)
-    for warning in config_warnings(adapter, spec, config):
+    for warning in config_warnings(adapter, read_spec(adapter)):
         emit(Note(message=warning, level=Level.WARNING))
+    config = read_content(adapter)
     if (made := run_of(adapter)) is not None:
         # The card tells of the run's losses. A log that cannot be read is found before the work.
         next(made.each_event(), None)

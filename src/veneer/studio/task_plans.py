@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.store import read_config, read_tokenizer
+from veneer.adapters.store import read_spec, read_tokenizer
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
@@ -93,7 +93,7 @@ def _setup(adapter: Path, run: RunConfig | None, description: Description, machi
     spec, stored = description.spec, description.stored
     assert isinstance(spec, DecoderSpec), "what transformers computes is not planned"
     grown = vocabulary > spec.vocab_size
-    lora, _ = read_config(adapter)
+    lora = read_spec(adapter)
     return Setup(
         spec=replace(spec, vocab_size=max(spec.vocab_size, vocabulary)),
         method=Method.LORA if run is None else run.method,

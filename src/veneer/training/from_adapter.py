@@ -33,7 +33,7 @@ from veneer.adapters.store import (
     check_expressions,
     config_warnings,
     held_names,
-    read_any_config,
+    read_any_spec,
 )
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.backends.base import Description
@@ -62,7 +62,7 @@ def with_adapter(config: RunConfig) -> RunConfig:
     if config.train.from_adapter is None:
         return config
     folder = Path(config.train.from_adapter)
-    spec, _ = read_any_config(folder)
+    spec = read_any_spec(folder)
     if spec.task is Task.SEQ_CLS and config.objective is not ObjectiveName.REWARD:
         raise AdapterError(
             f"{folder} is the adapter of a reward model, which writes nothing: only objective reward goes on from it, "
@@ -169,7 +169,7 @@ def check_start_adapters_base(config: RunConfig, origin: Checkpoint, emit: Subsc
     if config.train.from_adapter is None:
         return
     folder = Path(config.train.from_adapter)
-    for warning in config_warnings(folder, *read_any_config(folder)):
+    for warning in config_warnings(folder, read_any_spec(folder)):
         emit(Note(message=warning, level=Level.WARNING))
     problem = BaseCheck(folder, config.model, origin.files()).problem()
     refuse_other_base(problem, config, "Give the adapter's own base by --model, start a new adapter", emit)
@@ -203,7 +203,7 @@ def keeps_tie(config: RunConfig) -> bool:
         AdapterError: the adapter cannot be read.
     """
     start = config.train.from_adapter
-    return start is None or read_any_config(Path(start))[0].tied_modules
+    return start is None or read_any_spec(Path(start)).tied_modules
 
 
 def as_found(spec: LoraSpec, config: RunConfig, description: Description) -> LoraSpec:
@@ -270,7 +270,7 @@ def start_from(adapter: Adapter, tensors: Mapping[str, Tensor], config: RunConfi
     folder = Path(config.train.from_adapter)
     check_updates(given, adapter.spec.scale_of, str(folder / WEIGHTS_FILE))
     adapter.load(given)
-    own = read_any_config(folder)[0]
+    own = read_any_spec(folder)
     spec = replace(
         adapter.spec,
         target_modules=own.target_modules,

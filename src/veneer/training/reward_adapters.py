@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import read_reward_config
+from veneer.adapters.store import read_reward_spec
 from veneer.backends.base import Description
 from veneer.config import RunConfig
 from veneer.enums import ObjectiveName
@@ -48,7 +48,7 @@ def reward_setups(config: RunConfig, description: Description, machine: Machine)
             dtype=machine.dtype,
             device=machine.device,
             threads=machine.threads,
-            lora=read_reward_config(folder),
+            lora=read_reward_spec(folder),
             quant=config.quant,
             stored=description.stored is not None,
             blocks=description.blocks,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, read_config
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, read_spec
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
@@ -130,7 +130,7 @@ def teaching(
     found = own if teacher is None else teacher
     if not isinstance(found.spec, DecoderSpec):
         return None  # transformers computes the base of both: there is no exact plan
-    lora = None if settings.teacher_adapter is None else read_config(Path(settings.teacher_adapter))[0]
+    lora = None if settings.teacher_adapter is None else read_spec(Path(settings.teacher_adapter))
     packed = teacher is None and config.method is Method.QLORA
     setup = Setup(
         spec=found.spec,

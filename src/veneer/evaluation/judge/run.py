@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.adapters.content import content_digest
-from veneer.adapters.store import read_config, read_tensors
+from veneer.adapters.store import check_adapter, read_tensors
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
@@ -49,7 +49,7 @@ def check_judge(settings: JudgeSettings) -> None:
     if settings.url is None:
         read_model_config(settings.model)
     if settings.adapter is not None:
-        read_config(settings.adapter)
+        check_adapter(settings.adapter)
         read_tensors(settings.adapter)
 
 
