@@ -43,7 +43,7 @@ def adapted(model_path: Path, *, dropout: float = 0.0) -> tuple[CausalLM, Adapte
     model = load_model(origin, Loading(dtype=torch.float32))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
     generator = torch.Generator().manual_seed(2)
-    for layer in adapter.layers.values():  # B = 0 would hide the gradient of A
+    for layer in adapter.outermost.values():  # B = 0 would hide the gradient of A
         layer.lora_B.data.copy_(0.05 * torch.randn(layer.lora_B.shape, generator=generator))
     return model, AdapterTraining(adapter, str(model_path))
 

@@ -117,6 +117,6 @@ def test_what_follows_from_the_weights_is_computed_once_while_generating(
     assert generate(model, [[3, 5, 8], [4, 9]], sampling=Sampling(max_new_tokens=6), stop_ids=frozenset()) == plain
     assert len(calls) == 3  # once a layer
     with torch.no_grad():
-        adapter.layers["lm_head"].magnitude[7] *= 100
+        adapter.outermost["lm_head"].magnitude[7] *= 100
     changed = generate(model, [[3, 5, 8]], sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
     assert changed != plain[:1]

@@ -36,9 +36,9 @@ def test_a_equals_peft_bit_for_bit(seed: int, targets: str | list[str], tmp_path
     chosen = targets if isinstance(targets, str) else tuple(targets)
     adapter = inject(model, LoraSpec(rank=8, alpha=16, target_modules=chosen), seed=seed)
     state = reference.state_dict()
-    assert len(adapter.layers) == (14 if targets == "all-linear" else 4)
-    assert sum("lora_A" in name for name in state) == len(adapter.layers)
-    for path, layer in adapter.layers.items():
+    assert len(adapter.outermost) == (14 if targets == "all-linear" else 4)
+    assert sum("lora_A" in name for name in state) == len(adapter.outermost)
+    for path, layer in adapter.outermost.items():
         assert torch.equal(layer.lora_A, state[f"base_model.model.{path}.lora_A.default.weight"])
         assert torch.equal(layer.lora_B, state[f"base_model.model.{path}.lora_B.default.weight"])
 

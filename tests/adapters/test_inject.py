@@ -29,7 +29,7 @@ def test_only_the_adapter_is_trainable(form: WeightForm, tmp_path: Path) -> None
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {id(p) for p in trainable} == {id(p) for p in adapter.parameters()}
     assert len(trainable) == 8
-    for path, layer in adapter.layers.items():
+    for path, layer in adapter.outermost.items():
         assert model.get_submodule(path) is layer
         assert layer.scale == 2.0
         assert layer.lora_A.shape == (3, layer.in_features)
@@ -44,7 +44,7 @@ def test_the_adapter_takes_the_mode_of_the_model(training: bool, model: CausalLM
     """An adapter that is put on a model in evaluation mode must not drop anything."""
     model.train(training)
     adapter = randomised(inject(model, LoraSpec(rank=4, alpha=8, dropout=0.5)))
-    assert all(layer.training == training for layer in adapter.layers.values())
+    assert all(layer.training == training for layer in adapter.outermost.values())
     repeated = [packed_logits(model, documents([6])) for _ in range(2)]
     assert torch.equal(*repeated) != training
 
@@ -63,7 +63,7 @@ def test_a_rank_beyond_what_a_start_can_give_names_the_layers_and_changes_nothin
 
 
 def test_a_start_that_is_drawn_may_have_a_rank_beyond_a_layers_smaller_side(model: CausalLM) -> None:
-    assert len(inject(model, LoraSpec(rank=200, alpha=1)).layers) == 14
+    assert len(inject(model, LoraSpec(rank=200, alpha=1)).outermost) == 14
 
 
 def test_a_second_adapter_is_refused_and_the_first_stays(model: CausalLM) -> None:

@@ -242,7 +242,7 @@ def test_gradients_through_a_quantised_base_are_those_of_its_decoded_weight(tmp_
     model = ours(theirs, tmp_path, form=WeightForm.QUANTIZED)
     adapter = inject(model, LoraSpec(rank=4, alpha=6), seed=1)
     texts = documents([19])
-    for index, layer in enumerate(adapter.layers.values()):
+    for index, layer in enumerate(adapter.outermost.values()):
         layer.lora_B.data.copy_(0.1 * randn(*layer.lora_B.shape, seed=index))
     model.train()
     logits = packed_logits(model, texts)
@@ -253,14 +253,14 @@ def test_gradients_through_a_quantised_base_are_those_of_its_decoded_weight(tmp_
     wide = theirs.double()
     leaves: dict[str, Tensor] = {}
     updates: dict[str, Tensor] = {}
-    for path, layer in adapter.layers.items():
+    for path, layer in adapter.outermost.items():
         a, b = (t.detach().double().requires_grad_() for t in (layer.lora_A, layer.lora_B))
         leaves[f"{path}.A"], leaves[f"{path}.B"] = a, b
         updates[f"{path}.weight"] = layer.base.dequantize(torch.float32).double() + layer.scale * b @ a
     exact = torch.func.functional_call(wide, updates, kwargs={"input_ids": torch.tensor(texts)}).logits[0]
     (exact * weights.double()).mean().backward()
     assert largest_difference(logits, exact) < 1e-4
-    for path, layer in adapter.layers.items():
+    for path, layer in adapter.outermost.items():
         for ours_, reference in ((layer.lora_A.grad, leaves[f"{path}.A"]), (layer.lora_B.grad, leaves[f"{path}.B"])):
             assert ours_ is not None
             assert reference.grad is not None

@@ -48,7 +48,7 @@ def test_we_read_what_peft_writes(targets: str, model: CausalLM, folder: Path) -
     with torch.no_grad():
         assert largest_difference(packed_logits(model, TEXTS), their_logits(theirs, TEXTS)) < 1e-5
     assert (adapter.spec.rank, adapter.spec.alpha, adapter.spec.dropout) == (4, 6.0, 0.25)
-    assert len(adapter.layers) == sum("lora_A" in name for name, _ in theirs.named_parameters())
+    assert len(adapter.outermost) == sum("lora_A" in name for name, _ in theirs.named_parameters())
 
 
 @pytest.mark.parametrize("targets", TARGETS)

@@ -37,7 +37,7 @@ def test_peft_reads_what_we_write(targets: str, model: CausalLM, folder: Path) -
         theirs = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
         assert largest_difference(their_logits(theirs, TEXTS), expected) < 1e-5
         assert largest_difference(base, expected) > 0.1
-    assert sum("lora_A" in name for name, _ in theirs.named_parameters()) == len(adapter.layers)
+    assert sum("lora_A" in name for name, _ in theirs.named_parameters()) == len(adapter.outermost)
     config = theirs.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 6, 0.1)
     assert (config.base_model_name_or_path, config.revision) == ("owner/base", "main")
@@ -64,7 +64,7 @@ def test_gradients_equal_those_of_peft(targets: str, rank: int, model: CausalLM)
     theirs = peft.get_peft_model(reference_base, config)
     adapter = inject(model, LoraSpec(rank=rank, alpha=6, target_modules=chosen), seed=3)
     parameters = dict(theirs.named_parameters())
-    for index, (path, layer) in enumerate(adapter.layers.items()):
+    for index, (path, layer) in enumerate(adapter.outermost.items()):
         b = parameters[f"base_model.model.{path}.lora_B.default.weight"]
         randomise([b], seed=index)
         layer.lora_B.data.copy_(b.data)
@@ -76,7 +76,7 @@ def test_gradients_equal_those_of_peft(targets: str, rank: int, model: CausalLM)
     targets_ = torch.tensor([token for text in texts for token in text[1:]])
     loss = linear_cross_entropy(packed_hidden(model, texts)[supervised], model.lm_head.weight, targets_) / count
     loss.backward()
-    for path, layer in adapter.layers.items():
+    for path, layer in adapter.outermost.items():
         for part, parameter in (("A", layer.lora_A), ("B", layer.lora_B)):
             reference = parameters[f"base_model.model.{path}.lora_{part}.default.weight"].grad
             assert parameter.grad is not None

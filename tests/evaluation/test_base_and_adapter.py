@@ -31,7 +31,7 @@ def test_the_adapter_is_on_again_after_an_evaluation(tiny_model: Path, tiny_data
     assert (first.base, first.adapter, first.comparison) == (second.base, second.adapter, second.comparison)
     assert first.base != first.adapter
     assert assistant.adapter is not None
-    assert all(layer.enabled for layer in assistant.adapter.layers.values())
+    assert all(layer.enabled for layer in assistant.adapter.outermost.values())
 
 
 def test_a_base_alone_has_measures_and_no_comparison(tiny_model: Path, tiny_data: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_divergence_is_its_definition_on_the_logits_of_peft(
     assert found == pytest.approx([by_definition(base, tuned, row) for row in rows], rel=1e-3, abs=1e-4)
     assert min(found) > 0.01
     assert sum(done) == 6
-    assert all(layer.enabled for layer in assistant.adapter.layers.values())
+    assert all(layer.enabled for layer in assistant.adapter.outermost.values())
 
 
 def test_rows_without_targets_and_adapters_without_effect_diverge_by_nothing(

@@ -70,7 +70,7 @@ def test_an_adapter_on_a_head_that_the_files_hold_quantised_is_merged_into_the_d
 def test_merged_tensors_are_the_base_and_its_updates_in_float64(base: MergeBase, tiny_model: Path, qlora: Path) -> None:
     source = open_source(open_checkpoint(tiny_model), qlora, base, TRAINED[base])
     merged = dict(source.merged())
-    assert set(merged) == {f"{path}.weight" for path in source.adapter.layers}
+    assert set(merged) == {f"{path}.weight" for path in source.adapter.outermost}
     for path, update in source.adapter.updates().items():
         name = f"{path}.weight"
         a, b = (factor.detach().double() for factor in update.pairs())

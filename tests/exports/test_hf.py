@@ -61,7 +61,7 @@ def test_transformers_computes_the_live_adapter_from_the_merged_files(
     assert written.tensors == len(after)
     if form is WeightForm.FROZEN:
         changed = {name for name in after if not torch.equal(after[name], before[name])}
-        assert changed == {source.files.file_name(f"{path}.weight") for path in source.adapter.layers}
+        assert changed == {source.files.file_name(f"{path}.weight") for path in source.adapter.outermost}
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     tokens = torch.tensor([token for text in TEXTS for token in text])
     positions = torch.cat([torch.arange(len(text)) for text in TEXTS])

@@ -91,7 +91,7 @@ def test_inputs_come_back_one_ahead_and_few_are_on_the_card() -> None:
 def test_parking_changes_no_bit(tmp_path: Path, form: WeightForm, dropout: float) -> None:
     model = ours(tiny_llama(1), tmp_path, form=form).train()
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
-    for layer in adapter.layers.values():
+    for layer in adapter.outermost.values():
         layer.lora_B.data.normal_(std=0.05)
     texts = documents([7, 20, 3], seed=4)
     copier = FakeCopier()

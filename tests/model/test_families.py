@@ -244,7 +244,7 @@ def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) ->
     names = expected_tensors(model.spec).keys()
     weights, before = back.state_dict(), theirs.state_dict()
     assert names <= weights.keys()
-    changed = {f"{path}.weight" for path in adapter.layers}
+    changed = {f"{path}.weight" for path in adapter.outermost}
     for name in names - changed:
         assert torch.equal(weights[name], before[name]), name
     assert all(not torch.equal(weights[name], before[name]) for name in changed)
@@ -273,7 +273,7 @@ def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Pa
     (tmp_path / "adapter").mkdir()
     save_adapter(tmp_path / "adapter", adapter, base=str(tmp_path / "base"))
     with torch.no_grad():
-        for path in adapter.layers:
+        for path in adapter.outermost:
             base: Any = adapter.base_of(path)
             theirs.get_submodule(path).weight.copy_(base.dequantize(torch.float32))
         reference = PeftModel.from_pretrained(theirs, tmp_path / "adapter")

@@ -25,7 +25,7 @@ def adapted(
     model = ours(tiny_llama(1), path, form=form, dtype=dtype).train()
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
     generator = torch.Generator().manual_seed(2)
-    for layer in adapter.layers.values():
+    for layer in adapter.outermost.values():
         layer.lora_B.data.copy_(0.05 * torch.randn(layer.lora_B.shape, generator=generator))
     return model, adapter
 

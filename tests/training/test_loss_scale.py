@@ -76,7 +76,7 @@ def adapted(path: Path, dtype: torch.dtype) -> tuple[CausalLM, dict[str, nn.Para
     model = load_model(open_checkpoint(path), Loading(dtype=dtype))
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0), seed=1)
     generator = torch.Generator().manual_seed(2)
-    for layer in adapter.layers.values():
+    for layer in adapter.outermost.values():
         layer.lora_B.data.copy_(0.05 * torch.randn(layer.lora_B.shape, generator=generator))
     return model.train(), adapter.named_parameters()
 

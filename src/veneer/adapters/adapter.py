@@ -39,7 +39,7 @@ class Adapter:
     _rounded: RoundedFactors | None = field(default=None, repr=False)
 
     @property
-    def layers(self) -> dict[str, AdapterModule]:
+    def outermost(self) -> dict[str, AdapterModule]:
         """The outermost adapter module of every path."""
         return dict(self.modules)
 

@@ -155,7 +155,7 @@ class AdapterSet:
         """
         used = [name for name in dict.fromkeys(names) if name is not None]
         self._check_known(used)
-        changed = [name for name in used if HEAD in self._adapters[name].layers]
+        changed = [name for name in used if HEAD in self._adapters[name].outermost]
         if changed:
             raise AdapterError(
                 f"these adapters change {HEAD}, and cannot be mixed by row:\n{listing(changed)}\n"
@@ -214,7 +214,7 @@ class RowAdapters:
 
 def modules(adapter: Adapter) -> dict[str, nn.Module]:
     """The modules of an adapter, by the paths of the base modules that they replace."""
-    return {path: _as_module(module) for path, module in adapter.layers.items()}
+    return {path: _as_module(module) for path, module in adapter.outermost.items()}
 
 
 def _as_module(module: AdapterModule) -> nn.Module:

@@ -87,7 +87,7 @@ class _ScoredCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        score: nn.Module,
+        head: nn.Module,
         targets: Tensor,
         chunk: int,
         shaping: Scores,
@@ -100,7 +100,7 @@ class _ScoredCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk)
             some = hidden[rows].detach().requires_grad_(needs_hidden)
             with torch.set_grad_enabled(wanted):
-                scores = score(some)
+                scores = head(some)
             # A copy: what made the scores may have kept them for its own backward.
             grads = scores.detach().clone()
             loss += losses_in_place(grads, targets[rows], gradient=wanted, shaping=shaping).sum(dtype=torch.float64)
@@ -116,15 +116,15 @@ class _ScoredCrossEntropy(torch.autograd.Function):
 
 
 def scored_cross_entropy(
-    hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int | None = None, shaping: Scores = PLAIN_SCORES
+    hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None, shaping: Scores = PLAIN_SCORES
 ) -> Tensor:
-    """Sum of the cross-entropies of `targets` under softmax(score(hidden)).
+    """Sum of the cross-entropies of `targets` under softmax(head(hidden)).
 
     Use it for a head that is more than a product with one weight: a head with an adapter, or with trained rows.
 
     Args:
         hidden: hidden states that predict a supervised token, `[rows, dim]`.
-        score: the head, `[rows, dim]` to `[rows, vocab]`. It is called once for each chunk.
+        head: a module, `[rows, dim]` to `[rows, vocab]`. It is called once for each chunk.
         targets: token ids, int64 `[rows]`.
         chunk: number of rows that are scored at a time; by default as suits the device.
         shaping: scale and soft cap of the head's outputs.
@@ -133,9 +133,9 @@ def scored_cross_entropy(
         A float64 scalar, 0 where there is no row.
     """
     if not torch.is_grad_enabled():
-        return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping).sum(dtype=torch.float64)
+        return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping).sum(dtype=torch.float64)
     chunk = chunk or chunk_rows(hidden.device.type)
-    result: Tensor = _ScoredCrossEntropy.apply(hidden, score, targets, chunk, shaping, *score.parameters())  # type: ignore[no-untyped-call]
+    result: Tensor = _ScoredCrossEntropy.apply(hidden, head, targets, chunk, shaping, *head.parameters())  # type: ignore[no-untyped-call]
     return result
 
 
@@ -146,27 +146,27 @@ class _ScoredRowLosses(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        score: nn.Module,
+        head: nn.Module,
         targets: Tensor,
         chunk: int,
         shaping: Scores,
         *parameters: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(hidden, targets)
-        ctx.score, ctx.chunk, ctx.shaping = score, chunk, shaping
-        return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping)
+        ctx.head, ctx.chunk, ctx.shaping = head, chunk, shaping
+        return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets = ctx.saved_tensors
-        parameters = list(ctx.score.parameters())
+        parameters = list(ctx.head.parameters())
         needs_hidden = ctx.needs_input_grad[0]
         gradients = HeadGradients.zero(hidden, parameters, needs_hidden=needs_hidden, formed_ahead=False)
         for start in range(0, len(targets), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             some = hidden[rows].detach().requires_grad_(needs_hidden)
             with torch.enable_grad():
-                scores = ctx.score(some)
+                scores = ctx.head(some)
             # A copy: what made the scores may have kept them for its own backward.
             own = scores.detach().to(gradients.wide, copy=True)
             losses_in_place(own, targets[rows], gradient=True, shaping=ctx.shaping)
@@ -178,20 +178,20 @@ class _ScoredRowLosses(torch.autograd.Function):
 
 
 def scored_row_losses(
-    hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int | None = None, shaping: Scores = PLAIN_SCORES
+    hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None, shaping: Scores = PLAIN_SCORES
 ) -> Tensor:
     """`row_losses` for a head that is more than a product with one weight; see `scored_cross_entropy`."""
     if not torch.is_grad_enabled():
-        return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping)
+        return token_losses(hidden, head, targets, chunk=chunk, shaping=shaping)
     chunk = chunk or chunk_rows(hidden.device.type)
-    result: Tensor = _ScoredRowLosses.apply(hidden, score, targets, chunk, shaping, *score.parameters())  # type: ignore[no-untyped-call]
+    result: Tensor = _ScoredRowLosses.apply(hidden, head, targets, chunk, shaping, *head.parameters())  # type: ignore[no-untyped-call]
     return result
 
 
 @torch.no_grad()
 def token_losses(
     hidden: Tensor,
-    score: Callable[[Tensor], Tensor],
+    head: Callable[[Tensor], Tensor],
     targets: Tensor,
     *,
     chunk: int | None = None,
@@ -202,7 +202,7 @@ def token_losses(
     chunk = chunk or chunk_rows(hidden.device.type)
     pieces = [
         losses_in_place(
-            score(hidden[start : start + chunk]), targets[start : start + chunk], gradient=False, shaping=shaping
+            head(hidden[start : start + chunk]), targets[start : start + chunk], gradient=False, shaping=shaping
         )
         for start in range(0, len(targets), chunk)
     ]

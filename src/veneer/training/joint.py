@@ -202,7 +202,7 @@ def joined(
         assert isinstance(model, CausalLM), "nobody else has joint passes"
         adapters = AdapterSet(model)
         trainables = [_adopt(adapters, model, str(number), run.inputs) for number, run in enumerate(runs)]
-        heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
+        heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].outermost}
         route = stack.enter_context(adapters.routed(adapters.names))
         joint = Joint(
             model, route, heads, {name: run.objective for name, run in zip(adapters.names, runs, strict=True)}

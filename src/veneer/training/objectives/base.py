@@ -132,13 +132,13 @@ class Objective(Protocol):
         """What the sums of each term and metric are divided by, above 0, for all micro-batches of a step."""
         ...
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """The sums over one micro-batch.
 
         Args:
             hidden: hidden states of its tokens, `[tokens, dim]`.
             head: scores hidden states, `[rows, dim]` to `[rows, vocab_size]`.
-            scores: what becomes of the head's products.
+            shaping: what becomes of the head's products.
             batch: the micro-batch.
         """
         ...

@@ -36,9 +36,9 @@ class Cpo:
         """The pairs; for the NLL the chosen answers' tokens, over its weight in the loss."""
         return pair_weights(CPO, batches, self.settings.nll)
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
-        policy, beta = log_probabilities(hidden, head, scores, batch), self.settings.beta
+        policy, beta = log_probabilities(hidden, head, shaping, batch), self.settings.beta
         terms = {CPO: -logsigmoid(beta * (policy[::2] - policy[1::2])).sum()}
         if self.settings.nll:
             terms[NLL] = -policy[::2].sum()

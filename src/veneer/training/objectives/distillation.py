@@ -51,9 +51,9 @@ class Distillation:
         tokens = sum(batch.supervised for batch in batches)
         return dict.fromkeys((DISTILLATION, *METRICS), tokens)
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
         rows, targets = hidden.index_select(0, sent(batch.rows, hidden.device)), sent(batch.targets, hidden.device)
-        found = divergences(rows, head, targets, self.teacher.of(batch), self.settings, shaping=scores)
+        found = divergences(rows, head, targets, self.teacher.of(batch), self.settings, shaping=shaping)
         metrics = {DIVERGENCE: found.divergence, CROSS_ENTROPY: found.cross_entropy, AGREEMENT: found.agreement}
         return Sums({DISTILLATION: found.loss}, metrics)

@@ -22,24 +22,24 @@ TOKEN_BITS = 32
 """Bits of a token's number, behind those of a place."""
 
 
-def log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Tensor:
+def log_probabilities(hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Tensor:
     """Log-probability of the answer of each document, float64 `[documents]`, with a gradient.
 
     See `veneer.training.objectives.base.Objective.sums` for the arguments. No more logits are held than those of a
     chunk of supervised tokens.
     """
-    tokens = token_log_probabilities(hidden, head, scores, batch)
+    tokens = token_log_probabilities(hidden, head, shaping, batch)
     document = document_numbers(batch, hidden.device)
     sums = torch.zeros(len(batch.counts), dtype=torch.float64, device=hidden.device)
     return sums.index_add(0, document, tokens.double())
 
 
-def token_log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Tensor:
+def token_log_probabilities(hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Tensor:
     """Log-probability of each supervised token, float32 or wider `[targets]`, with a gradient; see
     `log_probabilities`."""
     places, targets, uses = _once(batch)
     rows = hidden.index_select(0, sent(places, hidden.device))
-    found = -target_losses(rows, head, sent(targets, hidden.device), scores)
+    found = -target_losses(rows, head, sent(targets, hidden.device), shaping)
     return found if uses is None else found.index_select(0, sent(uses, hidden.device))
 
 

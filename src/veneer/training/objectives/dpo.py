@@ -59,9 +59,9 @@ class Dpo:
         """The number of pairs; for the NLL that of the chosen answers' tokens, over its weight in the loss."""
         return pair_weights(DPO, batches, self.settings.nll)
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
-        policy = log_probabilities(hidden, head, scores, batch)
+        policy = log_probabilities(hidden, head, shaping, batch)
         reference = sent(self.reference.of(batch), policy.device)
         compared, against = policy, reference
         if self.settings.loss in BY_MEANS:

@@ -61,10 +61,10 @@ class Grpo:
         """Whether the divergence from the reference is a term of the loss."""
         return self.settings.beta > 0 and self.settings.kl_in is KlPlace.LOSS
 
-    def scaled(self, scores: Scores) -> Scores:
+    def scaled(self, shaping: Scores) -> Scores:
         """How scores are shaped that are divided by the temperature: s/T, and a soft cap of c/T."""
-        heat, cap = self.settings.temperature, scores.softcap
-        return replace(scores, scale=scores.scale / heat, softcap=None if cap is None else cap / heat)
+        heat, cap = self.settings.temperature, shaping.softcap
+        return replace(shaping, scale=shaping.scale / heat, softcap=None if cap is None else cap / heat)
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """The answers or tokens that count in the step, as `loss_type` says; for metrics what they are means over."""
@@ -88,10 +88,10 @@ class Grpo:
         # A step of which no answer counts has a loss of 0.
         return {name: value or 1.0 for name, value in found.items()}
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
         settings, table = self.settings, self.table
-        policy = token_log_probabilities(hidden, head, self.scaled(scores), batch).double()
+        policy = token_log_probabilities(hidden, head, self.scaled(shaping), batch).double()
         device = policy.device
         counts, document = sent(torch.tensor(batch.counts), device), document_numbers(batch, device)
         counted = sent(table.counted_of(batch), device)[document]

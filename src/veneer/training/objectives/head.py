@@ -10,25 +10,25 @@ from veneer.model.decoder import plain_weight
 from veneer.products import Scores
 
 
-def cross_entropy(rows: Tensor, head: nn.Module, targets: Tensor, scores: Scores) -> Tensor:
+def cross_entropy(rows: Tensor, head: nn.Module, targets: Tensor, shaping: Scores) -> Tensor:
     """Sum of the cross-entropies of targets, a float64 scalar with a gradient.
 
     Args:
         rows: hidden states that predict a supervised token, `[rows, dim]`.
         head: scores them, `[rows, vocab_size]`.
         targets: token ids, int64 `[rows]`.
-        scores: scale and soft cap of what the head makes.
+        shaping: scale and soft cap of what the head makes.
     """
     weight = plain_weight(head)
     if weight is None:
-        return scored_cross_entropy(rows, head, targets, shaping=scores)
-    return linear_cross_entropy(rows, weight, targets, shaping=scores)
+        return scored_cross_entropy(rows, head, targets, shaping=shaping)
+    return linear_cross_entropy(rows, weight, targets, shaping=shaping)
 
 
-def target_losses(rows: Tensor, head: nn.Module, targets: Tensor, scores: Scores) -> Tensor:
+def target_losses(rows: Tensor, head: nn.Module, targets: Tensor, shaping: Scores) -> Tensor:
     """The cross-entropy of each target, float32 or wider `[rows]`, with a gradient, for a formula that goes on with
     single losses; see `cross_entropy` for the arguments."""
     weight = plain_weight(head)
     if weight is None:
-        return scored_row_losses(rows, head, targets, shaping=scores)
-    return row_losses(rows, weight, targets, shaping=scores)
+        return scored_row_losses(rows, head, targets, shaping=shaping)
+    return row_losses(rows, weight, targets, shaping=shaping)

@@ -56,9 +56,9 @@ class Kto:
         means = {name: chosen if name.endswith("/chosen") else rejected for name in METRICS}
         return {KTO: len(numbers), KL: len(numbers), **means}
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`. The reference point is the micro-batch's `baseline`."""
-        policy, settings = log_probabilities(hidden, head, scores, batch), self.settings
+        policy, settings = log_probabilities(hidden, head, shaping, batch), self.settings
         gains = policy - sent(self.reference.of(batch), policy.device)
         labels = self.labels[list(batch.numbers)]
         good = sent(torch.from_numpy(labels), policy.device)

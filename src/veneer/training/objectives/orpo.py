@@ -49,9 +49,9 @@ class Orpo:
         pairs = sum(batch.units for batch in batches)
         return {NLL: chosen_tokens(batches), **dict.fromkeys((ORPO, ODDS, RATIO, *PAIR_METRICS), pairs)}
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
-        policy, beta = log_probabilities(hidden, head, scores, batch), self.settings.beta
+        policy, beta = log_probabilities(hidden, head, shaping, batch), self.settings.beta
         means = policy / answer_tokens(batch, policy)
         odds = means - log_one_minus_exp(means)
         ratio = odds[::2] - odds[1::2]

@@ -48,7 +48,7 @@ class Reward:
         centring = {CENTRE: pairs / self.settings.centring} if self.settings.centring else {}
         return {REWARD: pairs, **centring, **dict.fromkeys(REWARD_METRICS, pairs)}
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`. The head of the language model is not used."""
         assert self.score is not None, "a run has its score head before its first step"
         rewards = self.score(hidden.index_select(0, sent(last_tokens(batch), hidden.device))).double()

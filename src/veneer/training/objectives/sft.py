@@ -31,8 +31,8 @@ class SupervisedCrossEntropy:
         """The number of supervised tokens."""
         return {CROSS_ENTROPY: sum(batch.supervised for batch in batches)}
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
         rows = hidden.index_select(0, sent(batch.rows, hidden.device))
         targets = sent(batch.targets, hidden.device)
-        return Sums({CROSS_ENTROPY: cross_entropy(rows, head, targets, scores)})
+        return Sums({CROSS_ENTROPY: cross_entropy(rows, head, targets, shaping)})

@@ -43,9 +43,9 @@ class Simpo:
         """The pairs; for the NLL the chosen answers' tokens, over its weight in the loss."""
         return pair_weights(SIMPO, batches, self.settings.nll)
 
-    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+    def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
-        settings, policy = self.settings, log_probabilities(hidden, head, scores, batch)
+        settings, policy = self.settings, log_probabilities(hidden, head, shaping, batch)
         rewards = settings.beta * policy / answer_tokens(batch, policy)
         terms = {SIMPO: -logsigmoid(rewards[::2] - rewards[1::2] - settings.gamma).sum()}
         if settings.nll:
