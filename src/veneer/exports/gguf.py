@@ -17,7 +17,7 @@ from veneer.data.encoding import encoder_of
 from veneer.errors import ConfigError, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
-from veneer.exports.base import MergeBase, Source, open_source
+from veneer.exports.base import MergeBase, Source
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.input_rounding import BY_TYPE, load_rounded, rounds
@@ -29,7 +29,7 @@ from veneer.exports.readers import Reader, llama_cpp, veneer_folder
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import differences, text_differences
 from veneer.exports.tensors import ExpectedTensor, ModelTensors, Tensors
-from veneer.exports.veneer_reader import ReaderInput, live, own
+from veneer.exports.veneer_reader import ReaderInput, own
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.gguf.config import completed, context_of, family_of
 from veneer.io.gguf.encode import Quant, encode
@@ -132,7 +132,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write the model and a Modelfile."""
     quant = format_of(inputs.request.quant, FORMATS, DEFAULT, "models")
     base = MergeBase.DEQUANTISED if inputs.trained.quantized else MergeBase.ORIGINAL
-    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+    source = inputs.source(base)
     total = len(inputs.checkpoint.names())
     with Stage(inputs.emit, f"writing {MODEL_FILE} ({quant.value})", total=total, unit="tensors") as stage:
         written = write_gguf(
@@ -140,15 +140,10 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
             name=inputs.request.output.name, progress=lambda name: stage.advance(item=name),
         )  # fmt: skip
     write_modelfile(folder, source.tokenizer or source.checkpoint.tokenizer(), f"./{MODEL_FILE}")
-    return ExportRecord(
-        model=inputs.model,
-        adapter=str(inputs.request.adapter),
-        output=str(inputs.request.output),
-        to=inputs.request.to.value,
+    return inputs.record(
         dtype=quant.value,
-        format=FORMATS[quant],
-        method=inputs.method.value,
-        merged_into=base.value,
+        stored_as=FORMATS[quant],
+        merged_into=base,
         notes=[*([DEQUANTISED] if inputs.trained.quantized else []), *written.notes],
     )
 
@@ -157,7 +152,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """Settings, merged tensors, our loader and llama.cpp."""
     base, quant = MergeBase(record.merged_into), format_of(record.format, FORMATS, DEFAULT, "models")
     file = folder / MODEL_FILE
-    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+    source = inputs.source(base)
     config, tokenizer = merged_config(source), source.tokenizer or inputs.checkpoint.tokenizer()
     types, ends = _types(config, quant), _ends(inputs.checkpoint, tokenizer)
     readers: list[Reader] = [veneer_folder(file, inputs.device)]
@@ -175,7 +170,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
     exact = quant is Quant.F32
     return Checks(
-        reference=lambda: live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device),
+        reference=lambda: inputs.live(base),
         readers=tuple(readers),
         tensors=lambda: _expected(source, config, quant),
         found=lambda: _found(file),

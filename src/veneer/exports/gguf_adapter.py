@@ -29,7 +29,7 @@ from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.errors import AdapterError, ModelError, listing
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
-from veneer.exports.base import MergeBase, open_source
+from veneer.exports.base import MergeBase
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.expected import ExpectedCheckpoint, dense_config
 from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, composes, format_of, settings_of, write_gguf_base
@@ -40,7 +40,7 @@ from veneer.exports.readers import Reader, llama_cpp
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import text_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
-from veneer.exports.veneer_reader import ReaderInput, live, own
+from veneer.exports.veneer_reader import ReaderInput, own
 from veneer.finite import all_finite
 from veneer.io.files import scratch_folder
 from veneer.io.gguf.config import completed, context_of, describe, family_of
@@ -240,23 +240,13 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """
     kind, base = format_of(inputs.request.quant, FORMATS, AdapterType.F32, "adapters"), _base(inputs)
     describe(inputs.checkpoint.config)
-    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+    source = inputs.source(base)
     known = inputs.checkpoint.tokenizer()
     grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
     with Stage(inputs.emit, f"writing {ADAPTER_FILE} ({kind.value})"):
         written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, inputs.checkpoint.config, kind, grown=grown)
     write_modelfile(folder, known, _from(inputs), adapter=f"./{ADAPTER_FILE}")
-    return ExportRecord(
-        model=inputs.model,
-        adapter=str(inputs.request.adapter),
-        output=str(inputs.request.output),
-        to=inputs.request.to.value,
-        dtype=kind.value,
-        format=FORMATS[kind],
-        method=inputs.method.value,
-        merged_into=base.value,
-        notes=list(written.notes),
-    )
+    return inputs.record(dtype=kind.value, stored_as=FORMATS[kind], merged_into=base, notes=written.notes)
 
 
 def _from(inputs: ExportInputs) -> str:
@@ -280,20 +270,16 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
             write_gguf_base(model, inputs.checkpoint, Quant.F32)
             return llama_cpp(model, adapter=file).read(asked)
 
-    source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+    source = cache(lambda: inputs.source(base))
     config = inputs.checkpoint.config
-
-    def reference() -> Assistant:
-        return live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device)
-
     exact, gelu = kind is AdapterType.F32, rounds({}, spec_from_hf(config).activation)
     return Checks(
-        reference=reference,
+        reference=lambda: inputs.live(base),
         readers=(Reader("llama.cpp", read, rounds=True),) if runner.available() else (),
         tensors=lambda: _expected(source().adapter, config, kind),
         found=lambda: MemoryTensors(read_factors(file)),
         settings=lambda: _settings(inputs, source().adapter, folder),
-        expected=None if exact else lambda: _with_rounded_factors(reference(), kind),
+        expected=None if exact else lambda: _with_rounded_factors(inputs.live(base), kind),
         rounded=None if exact and not gelu else lambda asked: _rounded(inputs, asked),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from veneer.backends.base import Description
 from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.enums import Backend, Method
 from veneer.events import Subscriber
-from veneer.exports.base import TrainingBase
+from veneer.exports.base import MergeBase, Source, TrainingBase, open_source
 from veneer.exports.certificate import ReaderOutput
+from veneer.exports.hf import HfSource, open_hf_source
+from veneer.exports.merge import MergeSummary
 from veneer.exports.prompts import EvaluationRows
 from veneer.exports.readers import Reader
-from veneer.exports.record import ExportRecord
+from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, StoredDtype
 from veneer.exports.tensors import ExpectedTensor, Tensors
-from veneer.exports.veneer_reader import ReaderInput
+from veneer.exports.veneer_reader import ReaderInput, live
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import DTYPES, own_dtype
@@ -60,6 +62,43 @@ class ExportInputs:
     def method(self) -> Method:
         """How the base was held when the adapter was trained."""
         return Method.QLORA if self.trained.quantized else Method.LORA
+
+    def source(self, base: MergeBase) -> Source:
+        """The adapter on a base of our decoder, by `open_source`."""
+        return open_source(self.checkpoint, self.request.adapter, base, self.trained)
+
+    def hf_source(self, base: MergeBase) -> HfSource:
+        """The adapter on a base that transformers computes, by `open_hf_source`."""
+        return open_hf_source(self.checkpoint, self.request.adapter, base, self.trained)
+
+    def live(self, base: MergeBase, adapter: Path | None = None) -> Assistant:
+        """The adapter, or that of another folder, on a base in float32 (`veneer.exports.veneer_reader.live`)."""
+        return live(self.checkpoint, adapter or self.request.adapter, base, self.trained, self.device, self.backend)
+
+    def record(
+        self,
+        *,
+        dtype: str,
+        stored_as: str,
+        merged_into: MergeBase,
+        notes: Sequence[str] = (),
+        written: MergeSummary | None = None,
+        measured: LossReport | None = None,
+    ) -> ExportRecord:
+        """What was exported, as it was written (see `ExportRecord`; `stored_as` is its `format`)."""
+        return ExportRecord(
+            model=self.model,
+            adapter=str(self.request.adapter),
+            output=str(self.request.output),
+            to=self.request.to.value,
+            dtype=dtype,
+            format=stored_as,
+            method=self.method.value,
+            merged_into=merged_into.value,
+            written=written,
+            measured=measured,
+            notes=list(notes),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from veneer.enums import Scheme
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import compare
 from veneer.events import Stage
-from veneer.exports.base import MergeBase, open_source
+from veneer.exports.base import MergeBase
 from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
-from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
+from veneer.exports.hf import merged_files, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
 from veneer.exports.merge import MergeSummary, merged_config, merged_in_memory, merged_tensors, write_merged
@@ -30,7 +30,6 @@ from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
 from veneer.exports.settings import file_differences, unexpected_files
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors, Tensors
-from veneer.exports.veneer_reader import live
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
 from veneer.io.model_files import WEIGHTS_FILE, save_settings
@@ -64,18 +63,13 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
             with Stage(inputs.emit, f"measuring the merge into the {base.value} base"):
                 scores[base] = live_rows.rows.folder(part)
     best = min(candidates, key=lambda base: mean_loss(scores[base]) if live_rows else 0.0)
-    record = ExportRecord(
-        model=inputs.model,
-        adapter=str(inputs.request.adapter),
-        output=str(inputs.request.output),
-        to=inputs.request.to.value,
+    record = inputs.record(
         dtype=name_of(inputs.dtype),
-        format=name_of(inputs.dtype) if quant is None else quant.scheme.value,
-        method=inputs.method.value,
-        merged_into=best.value,
+        stored_as=name_of(inputs.dtype) if quant is None else quant.scheme.value,
+        merged_into=best,
+        notes=notes,
         written=written[best],
         measured=_measured(inputs, live_rows, scores, best, folder) if live_rows else None,
-        notes=notes,
     )
     _keep(folder, folder / best.value)
     return record
@@ -108,9 +102,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
     exact = quant is None and dtype is torch.float32
     return Checks(
-        reference=lambda: live(
-            inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device, inputs.backend
-        ),
+        reference=lambda: inputs.live(base),
         readers=tuple(readers),
         tensors=lambda: made.tensors(dtype),
         found=lambda: _found(folder),
@@ -136,7 +128,7 @@ class _MergedModel:
 
 
 def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -> _MergedModel:
-    source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+    source = cache(lambda: inputs.source(base))
 
     def tensors(dtype: torch.dtype) -> Iterator[ExpectedTensor]:
         layers = frozenset[str]() if quant is None else packed_paths(source().model.spec, quant)
@@ -157,7 +149,7 @@ def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -
 
 
 def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
-    source = cache(lambda: open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+    source = cache(lambda: inputs.hf_source(base))
 
     def tensors(dtype: torch.dtype) -> Iterator[ExpectedTensor]:
         for name, tensor, wide, _ in merged_files(source()):
@@ -203,17 +195,15 @@ def packing(inputs: ExportInputs) -> QuantSection:
 def _write(inputs: ExportInputs, base: MergeBase, folder: Path, quant: QuantSection | None) -> MergeSummary:
     with reported(folder):
         folder.mkdir()
-    adapter, total = inputs.request.adapter, len(inputs.checkpoint.names())
+    total = len(inputs.checkpoint.names())
     with Stage(inputs.emit, f"merging into the {base.value} base", total=total, unit="tensors") as stage:
 
         def told(name: str) -> None:
             stage.advance(item=name)
 
         if not inputs.description.capabilities.named_as_files:
-            foreign = open_hf_source(inputs.checkpoint, adapter, base, inputs.trained)
-            return write_merged_hf(folder, foreign, inputs.dtype, told)
-        source = open_source(inputs.checkpoint, adapter, base, inputs.trained)
-        return write_merged(folder, source, inputs.dtype, quant, told)
+            return write_merged_hf(folder, inputs.hf_source(base), inputs.dtype, told)
+        return write_merged(folder, inputs.source(base), inputs.dtype, quant, told)
 
 
 def _keep(folder: Path, chosen: Path) -> None:
@@ -286,5 +276,4 @@ def _requantised(
         _write(inputs, best, partial / "packed", quant)
         with Stage(inputs.emit, "measuring the merged model quantised again"):
             scores = live_rows.rows.folder(partial / "packed")
-    source = open_source(inputs.checkpoint, inputs.request.adapter, best, inputs.trained)
-    return RequantisedLoss(beside(live_rows.adapter, scores), survival(source, quant))
+    return RequantisedLoss(beside(live_rows.adapter, scores), survival(inputs.source(best), quant))

@@ -10,15 +10,14 @@ import torch
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.origin import read_base
 from veneer.adapters.store import read_content, read_tensors, save_adapter
-from veneer.exports.base import MergeBase, open_source
+from veneer.exports.base import MergeBase
 from veneer.exports.certificate import ReaderOutput
-from veneer.exports.hf import open_hf_source
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, peft_folder
 from veneer.exports.record import ExportRecord
 from veneer.exports.settings import file_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
-from veneer.exports.veneer_reader import ReaderInput, live, own
+from veneer.exports.veneer_reader import ReaderInput, own
 from veneer.io.checkpoint import model_name
 from veneer.io.model_files import decoded_when_read
 from veneer.io.tokenizer import Tokenizer, from_directory
@@ -35,16 +34,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """
     base = _base(inputs)
     _write_files(inputs, base, folder)
-    return ExportRecord(
-        model=inputs.model,
-        adapter=str(inputs.request.adapter),
-        output=str(inputs.request.output),
-        to=inputs.request.to.value,
-        dtype=name_of(torch.float32),
-        format=name_of(torch.float32),
-        method=inputs.method.value,
-        merged_into=base.value,
-    )
+    return inputs.record(dtype=name_of(torch.float32), stored_as=name_of(torch.float32), merged_into=base)
 
 
 def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
@@ -67,7 +57,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     base = MergeBase(record.merged_into)
 
     def again(asked: ReaderInput) -> ReaderOutput:
-        return own(live(inputs.checkpoint, folder, base, inputs.trained, inputs.device, inputs.backend), asked)
+        return own(inputs.live(base, folder), asked)
 
     readers: list[Reader] = [Reader("veneer", again)]
     notes: tuple[str, ...] = ()
@@ -82,9 +72,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     else:
         notes = (NO_PEFT,)
     return Checks(
-        reference=lambda: live(
-            inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device, inputs.backend
-        ),
+        reference=lambda: inputs.live(base),
         readers=tuple(readers),
         tensors=lambda: _expected(inputs, base),
         found=lambda: _found(folder),
@@ -96,8 +84,8 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 def _adapter(inputs: ExportInputs, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
     """The adapter over a base whose dense weights stay in their files, and its tokenizer where it has one."""
     if not inputs.description.capabilities.named_as_files:
-        return open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained).adapter, None
-    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+        return inputs.hf_source(base).adapter, None
+    source = inputs.source(base)
     return source.adapter, source.tokenizer
 
 
