@@ -18,6 +18,7 @@ from pathlib import Path
 
 from veneer.config import ComputeSection, parse
 from veneer.enums import Dtype
+from veneer.events import ignore
 from veneer.exports.certificate import compare
 from veneer.exports.certify import NEW_TOKENS, expectation
 from veneer.exports.prompts import chosen, evaluation_rows
@@ -67,7 +68,7 @@ def main() -> None:
             data=str(CLAIMS / "new_records.jsonl"), limit=asked.prompts,
             compute=ComputeSection(device="cpu", dtype=Dtype.FLOAT32),
         )  # fmt: skip
-        inputs, _ = open_inputs(request)
+        inputs = open_inputs(request, ignore)
         folder = asked.output / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -34,14 +34,13 @@ MERGED_SUMS = "merged sums"
 """What the certificate calls the merged model before it is rounded: it is computed, and stands in no file."""
 
 
-def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: str = "") -> Certificate:
+def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certificate:
     """Compare an export with what it was made from.
 
     Args:
         inputs: the export.
         checks: what is compared.
         record: what was written.
-        why: the reason why there are no evaluation rows.
 
     Raises:
         VeneerError: the reference cannot be made or asked. What is wrong with the export is in the certificate.
@@ -73,7 +72,7 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: 
             found = compare(live, found, threshold, labels, expected=expected, floor=floor if reader.rounds else None)
         agreements.append(found)
     if prompts.source == BUILT_IN:
-        said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data"
+        said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {inputs.no_rows}; give your own rows by --data"
         notes = [said, *notes]
     return replace(
         certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, new_tokens=prompts.new_tokens,

@@ -41,6 +41,8 @@ class ExportInputs:
     """What the weights are written in."""
     rows: EvaluationRows | None
     """Evaluation rows, for the certificate and for measuring."""
+    no_rows: str
+    """Why there are none, where `rows` is None."""
     trained: TrainingBase
     """How the base was held when the adapter was trained."""
     description: Description
@@ -60,7 +62,7 @@ class ExportInputs:
 
     @property
     def method(self) -> Method:
-        """How the base was held when the adapter was trained."""
+        """`trained` as the setting that asks for it."""
         return Method.QLORA if self.trained.quantized else Method.LORA
 
     def source(self, base: MergeBase) -> Source:

@@ -18,7 +18,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
 from veneer.enums import Backend, Method, OtherBase, choice
 from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
-from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast, ignore
+from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
 from veneer.exports.certify import certify, comparing_memory, write_certificate
@@ -119,16 +119,16 @@ def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()
     if output.exists():
         raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
     prove_folder(output)
-    inputs, why = open_inputs(request, emit)
+    inputs = open_inputs(request, emit)
     if request.to is Target.MERGED_4BIT and inputs.rows is None:
         raise ConfigError(
-            f"merging into 4 bits can lose the update, so it is done only with rows to measure that on, and {why}: "
-            "give --data"
+            f"merging into 4 bits can lose the update, so it is done only with rows to measure that on, and "
+            f"{inputs.no_rows}: give --data"
         )
     exporter = TARGETS[request.to]
     with comparing_memory(inputs, "exporting"), atomic_folder(output) as partial:
         record = exporter.write(inputs, partial)
-        certificate = certify(inputs, exporter.checks(inputs, partial, record), record, why=why)
+        certificate = certify(inputs, exporter.checks(inputs, partial, record), record)
         record = replace(record, parity=certificate)
         write_text(partial / CARD_FILE, model_card(record, output.name))
         record.write(partial)
@@ -139,8 +139,8 @@ def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()
     return record
 
 
-def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[ExportInputs, str]:
-    """Open the base and find the rows; also says why there are none.
+def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
+    """Open the base, and find the rows.
 
     Raises:
         ConfigError: no base is named, or `quant` or `dtype` where the kind has none.
@@ -180,18 +180,18 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
         )
     _check_base(request, BaseCheck(adapter, str(named), checkpoint.files()), emit)
     made_by = None if run is None or request.data is not None else run_of(adapter)
-    rows, why = evaluation_rows(run, request.data, () if made_by is None else recorded_files(made_by))
-    inputs = ExportInputs(
+    rows, no_rows = evaluation_rows(run, request.data, () if made_by is None else recorded_files(made_by))
+    return ExportInputs(
         request=request,
         model=str(named),
         checkpoint=checkpoint,
         dtype=stored_dtype(request.dtype, checkpoint),
         rows=rows,
+        no_rows=no_rows,
         trained=trained_how(run, description, request.method, request.compute),
         description=description,
         emit=emit,
     )
-    return inputs, why
 
 
 def _check_base(request: ExportRequest, base: BaseCheck, emit: Subscriber) -> None:

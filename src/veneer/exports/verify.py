@@ -89,9 +89,9 @@ def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()
         compute=request.compute,
         other_base=OtherBase.ALLOW,
     )
-    inputs, why = open_inputs(exported, emit)
+    inputs = open_inputs(exported, emit)
     with comparing_memory(inputs, "verifying"):
-        certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)
+        certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record)
     certificate = replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
     emit(Result(verb="verify", values=certificate.to_json()))
     return certificate
