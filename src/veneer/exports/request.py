@@ -66,7 +66,7 @@ class ExportRequest:
     """One export as it is asked for.
 
     Raises:
-        ConfigError: `limit` is below 1.
+        ConfigError: `limit` is below 1, `gap` is no number above 0, or `quant` or `dtype` where the kind has none.
     """
 
     adapter: Path
@@ -96,6 +96,17 @@ class ExportRequest:
 
     def __post_init__(self) -> None:
         _check_numbers(self.limit, self.gap)
+        to, dtype = self.to, self.dtype
+        if self.quant is not None and not to.takes_quant:
+            raise ConfigError(
+                f"--quant {self.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take "
+                "--dtype"
+            )
+        if dtype is not StoredDtype.AUTO and not to.takes_dtype:
+            remedy = "an adapter for PEFT is float32: leave it out" if to is Target.PEFT else "take --quant"
+            raise ConfigError(
+                f"--dtype {dtype.value} is for Hugging Face directories, and --to {to.value} writes none; {remedy}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +114,7 @@ class VerifyRequest:
     """The check of an export as it is asked for.
 
     Raises:
-        ConfigError: `limit` is below 1.
+        ConfigError: `limit` is below 1, or `gap` is no number above 0.
     """
 
     export: Path

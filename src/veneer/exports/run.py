@@ -7,15 +7,17 @@ has passed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import config_warnings, read_content, read_spec
 from veneer.arguments import check_types
+from veneer.backends.base import Capabilities
 from veneer.backends.describe import describe_model
-from veneer.config import ComputeSection
+from veneer.config import ComputeSection, RunConfig
 from veneer.enums import Backend, Method, OtherBase, choice
 from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
@@ -26,7 +28,7 @@ from veneer.exports.inputs import Exporter, ExportInputs, stored_dtype, trained_
 from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder, folder_place, remove_folder, write_text
 from veneer.io.places import place_named
 from veneer.io.proofs import prove_folder
@@ -143,10 +145,10 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
     """Open the base, and find the rows.
 
     Raises:
-        ConfigError: no base is named, or `quant` or `dtype` where the kind has none.
+        ConfigError: no base is named, or it cannot be written as what is asked for.
         VeneerError: model, adapter or data cannot be used.
     """
-    adapter, to = request.adapter, request.to
+    adapter = request.adapter
     for warning in config_warnings(adapter, read_spec(adapter)):
         emit(Note(message=warning, level=Level.WARNING))
     config = read_content(adapter)
@@ -154,36 +156,18 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
         # The card tells of the run's losses. A log that cannot be read is found before the work.
         next(made.each_event(), None)
     run = recorded_run(adapter)
-    # The run knows the place of its base, where the adapter has a name for others to read.
-    named = request.model or (run.model if run else config.get("base_model_name_or_path"))
-    if not named:
-        raise ConfigError(f"{adapter} does not say what its base model is; give --model")
-    if request.quant is not None and not to.takes_quant:
-        raise ConfigError(
-            f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
-        )
-    if request.dtype is not StoredDtype.AUTO and not to.takes_dtype:
-        remedy = "an adapter for PEFT is float32: leave it out" if to is Target.PEFT else "take --quant"
-        raise ConfigError(
-            f"--dtype {request.dtype.value} is for Hugging Face directories, and --to {to.value} writes none; {remedy}"
-        )
+    named = _base_named(request, run, config)
     # PEFT's adapters may name a revision beside a folder; it is one of the hub's models alone.
-    here = request.model is not None or place_named(str(named), ModelError).exists()
-    checkpoint = open_checkpoint(str(named), revision=None if here else config.get("revision"))
+    here = request.model is not None or place_named(named, ModelError).exists()
+    checkpoint = open_checkpoint(named, revision=None if here else config.get("revision"))
     description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
-    can = description.capabilities
-    needed = {Target.GGUF: can.gguf, Target.GGUF_ADAPTER: can.gguf, Target.MERGED_4BIT: can.quantised_files}
-    if not needed.get(to, True):
-        raise ConfigError(
-            f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
-            f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
-        )
-    _check_base(request, BaseCheck(adapter, str(named), checkpoint.files()), emit)
+    _check_kind(request.to, checkpoint, description.capabilities)
+    _check_base(request, BaseCheck(adapter, named, checkpoint.files()), emit)
     made_by = None if run is None or request.data is not None else run_of(adapter)
     rows, no_rows = evaluation_rows(run, request.data, () if made_by is None else recorded_files(made_by))
     return ExportInputs(
         request=request,
-        model=str(named),
+        model=named,
         checkpoint=checkpoint,
         dtype=stored_dtype(request.dtype, checkpoint),
         rows=rows,
@@ -192,6 +176,33 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
         description=description,
         emit=emit,
     )
+
+
+def _base_named(request: ExportRequest, run: RunConfig | None, config: Mapping[str, Any]) -> str:
+    """The base that is asked for, else the adapter's own.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    # The run knows the place of its base, where the adapter has a name for others to read.
+    named = request.model or (run.model if run else config.get("base_model_name_or_path"))
+    if not named:
+        raise ConfigError(f"{request.adapter} does not say what its base model is; give --model")
+    return str(named)
+
+
+def _check_kind(to: Target, checkpoint: Checkpoint, can: Capabilities) -> None:
+    """Refuse a kind of export that is not written of this model.
+
+    Raises:
+        ConfigError: transformers computes it, and the kind is our decoder's.
+    """
+    needed = {Target.GGUF: can.gguf, Target.GGUF_ADAPTER: can.gguf, Target.MERGED_4BIT: can.quantised_files}
+    if not needed.get(to, True):
+        raise ConfigError(
+            f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
+            f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
+        )
 
 
 def _check_base(request: ExportRequest, base: BaseCheck, emit: Subscriber) -> None:
