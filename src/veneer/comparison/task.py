@@ -11,11 +11,10 @@ from veneer.comparison.order import RunOutcome
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import read_rows
 from veneer.enums import Column
-from veneer.evaluation.metrics.base import AnsweredRow, first_measure, with_results
-from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices
+from veneer.evaluation.metrics.base import AnsweredRow
+from veneer.evaluation.metrics.choice import ChoiceRow, choice_rows, list_choices
 from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics, named_metrics
-from veneer.evaluation.rows import last_message
-from veneer.evaluation.statistics.compare import measures_of
+from veneer.evaluation.rows import last_message, measured
 from veneer.evaluation.statistics.measures import Measure
 
 
@@ -71,13 +70,9 @@ class TaskRows:
         answered = [
             replace(row, answer=answers[place] or "") for row, place in zip(self.rows, self.places, strict=True)
         ]
-        results = [metric(answered) for metric in self.chosen.answers] if answered else []
-        if self.choices:
-            results.append(choice(self.choices, losses))
-        measures = with_results(measures_of(outcome.rows), results, self.places, self.count)
-        details = {key: value for result in results for key, value in result.details.items()}
-        outcome = replace(outcome, metrics={one.name: one.total for one in measures})
-        return MeasuredRun(outcome, measures, details, first_measure(results))
+        found = measured(outcome.rows, answered, self.places, self.chosen.answers, self.choices, losses)
+        outcome = replace(outcome, metrics={one.name: one.total for one in found.measures})
+        return MeasuredRun(outcome, found.measures, found.details, found.first)
 
 
 def task_rows(file: str, chosen: ChosenMetrics | None, columns: Mapping[Column, str] | None = None) -> TaskRows:

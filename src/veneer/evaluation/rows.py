@@ -17,7 +17,7 @@ from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.group_values import group_of
 from veneer.data.records import Record
 from veneer.errors import ConfigError, DataError, ModelError, listing
-from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, first_measure, with_results
+from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices, with_answer
 from veneer.evaluation.metrics.choose import CHOICE, ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
@@ -245,18 +245,40 @@ def score_model(
 ) -> ModelScores:
     """Score the assistant, as it is now, by rows and by the metrics of a task."""
     scores = score_rows(assistant, rows, emit=emit, who=who)
-    results = answer_metrics(rows, scores, chosen.answers)
+    choices, losses = [], []
     if rows.choices is not None:
-        results.append(choice(rows.choices.rows, choice_losses(assistant, rows.choices, emit=emit, who=who)))
-    measures = with_results(measures_of(scores), results, rows.asked, len(rows.records))
-    details = {key: value for result in results for key, value in result.details.items()}
-    return ModelScores(scores, measures, details, first_measure(results))
-
-
-def answer_metrics(rows: RowSet, scores: Sequence[RowScore], metrics: Sequence[TaskMetric]) -> list[TaskResult]:
-    """What metrics find in the answers of a model; nothing where no row has an answer."""
+        choices, losses = rows.choices.rows, choice_losses(assistant, rows.choices, emit=emit, who=who)
     answered = rows.answered([one.answer for one in scores])
-    return [metric(answered) for metric in metrics] if answered else []
+    return measured(scores, answered, rows.asked, chosen.answers, choices, losses)
+
+
+def measured(
+    scores: Sequence[RowScore],
+    answered: Sequence[AnsweredRow],
+    places: Sequence[int],
+    metrics: Sequence[TaskMetric],
+    choices: Sequence[ChoiceRow],
+    losses: Sequence[Sequence[float]],
+) -> ModelScores:
+    """The scores of one model with the measures of a task.
+
+    Args:
+        scores: of all rows.
+        answered: the rows that have an answer, with the model's.
+        places: where these rows stand among all.
+        metrics: of answers; they find nothing where no row has one.
+        choices: of every row of `answered`, where they are compared by their likelihoods; else empty.
+        losses: nats of every choice.
+
+    Raises:
+        ConfigError: two measures have one name.
+    """
+    results = [metric(answered) for metric in metrics] if answered else []
+    if choices:
+        results.append(choice(choices, losses))
+    measures = with_results(measures_of(scores), results, places, len(scores))
+    details = {key: value for result in results for key, value in result.details.items()}
+    return ModelScores(list(scores), measures, details, first_measure(results))
 
 
 def fitting(rows: RowSet) -> ChosenMetrics:
