@@ -72,6 +72,11 @@ class RowSet:
             rows.append(AnsweredRow(record.where, last_message(record), reference, answers[index] or "", raw))
         return rows
 
+    @property
+    def unanswered(self) -> list[AnsweredRow]:
+        """The rows that have an answer, before a model has given any: with empty ones."""
+        return self.answered([None] * len(self.records))
+
     def clusters(self, column: str) -> NDArray[np.int64]:
         """The number of each row's cluster: rows with equal values in a column are one.
 
@@ -283,8 +288,8 @@ def measured(
 
 def fitting(rows: RowSet) -> ChosenMetrics:
     """The metrics that rows call for (see `fitting_metrics`)."""
-    answered = rows.answered([None] * len(rows.records))
-    return fitting_metrics(answered, list_choices(answered))
+    asked = rows.unanswered
+    return fitting_metrics(asked, list_choices(asked))
 
 
 def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore) -> RowSet:
@@ -296,18 +301,18 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *
     """
     if not chosen.choice:
         return rows
-    answered = rows.answered([None] * len(rows.records))
-    if not answered:
+    asked = rows.unanswered
+    if not asked:
         raise ConfigError(
             f"--metric {CHOICE}: none of the {count_of(len(rows.records), 'row')} has an answer, so that there are no "
             f"choices to compare; evaluate on rows with answers, or leave {CHOICE!r} out"
         )
-    found = choice_rows(answered)
+    found = choice_rows(asked)
     total = sum(len(one.choices) for one in found)
     with Stage(emit, "tokenising choices", total=total, unit="choices") as stage:
         every = (
             with_answer(rows.records[index], row.reference, text)
-            for index, row, one in zip(rows.asked, answered, found, strict=True)
+            for index, row, one in zip(rows.asked, asked, found, strict=True)
             for text in one.choices
         )
         examples = [assistant.encoder.encode(record) for record in counted(every, stage)]

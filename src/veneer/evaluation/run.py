@@ -187,7 +187,7 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     trained = training_facts(request.assistant.adapter)  # a record that cannot be read is found before rows are scored
     loaded, rows, chosen = _loaded(request, subscribers, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
-    count = try_on_references(rows.answered([None] * len(rows.records)), chosen)
+    count = try_on_references(rows.unanswered, chosen)
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
     _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, subscribers)
