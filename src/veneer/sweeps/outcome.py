@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,25 +200,7 @@ def best_of(outcomes: Sequence[SweepOutcome]) -> SweepOutcome | None:
 
 def to_json(outcomes: Sequence[SweepOutcome]) -> list[dict[str, Any]]:
     """The outcomes as plain values."""
-    return [
-        with_reasons(
-            {
-                "name": one.name,
-                "settings": dict(one.settings),
-                "state": one.state,
-                "steps": one.steps,
-                "seconds": one.seconds,
-                "train_loss": one.train_loss,
-                "final_loss": one.final_loss,
-                "best_loss": one.best_loss,
-                "best_step": one.best_step,
-                "best_by": one.best_by,
-                "best_value": one.best_value,
-                "higher": one.higher,
-            }
-        )
-        for one in outcomes
-    ]
+    return [with_reasons(asdict(one)) for one in outcomes]
 
 
 def dumped(outcomes: Sequence[SweepOutcome]) -> str:
