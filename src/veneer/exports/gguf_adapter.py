@@ -22,9 +22,13 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.dora import DoraLinear
+from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead
+from veneer.adapters.experts import ExpertsUpdate
+from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
+from veneer.adapters.modules_to_save import SavedModule, TrainedNormBias
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.errors import AdapterError, ModelError, listing
 from veneer.events import Stage
@@ -87,6 +91,19 @@ FORMATS = {
     AdapterType.Q8_0: "q8_0",
 }
 """What `export.json` and the thresholds call them."""
+
+
+NO_PLACE: dict[type[AdapterModule], str] = {
+    DoraLinear: "DoRA's magnitudes",
+    TrainedBias: "a trained bias",
+    TrainedNormBias: "a trained bias",
+    LoraEmbedding: "an update of the embedding",
+    TokenEmbedding: "trained rows of the embedding",
+    TokenHead: "trained rows of the head",
+    SavedModule: "a module that was trained whole",
+    ExpertsUpdate: "an update of experts",
+}
+"""What llama.cpp has no place for, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,27 +218,13 @@ def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
     """Parts that llama.cpp would refuse or, worse, leave out."""
     for path, part in adapter.modules:
         if not isinstance(part, LoraLinear):
-            yield f"{path}: {_what(part)}"
+            yield f"{path}: {NO_PLACE[type(part)]}"
         elif part.lora_B_bias is not None:
             yield f"{path}: a bias in B"
         elif f"{path}.weight" not in places:
             yield f"{path}: GGUF files of this base have no such matrix (a tied head is the embedding there)"
         elif not all(map(all_finite, part.pairs())):
             yield f"{path}: NaN or infinite values"
-
-
-def _what(part: AdapterModule) -> str:
-    names = {
-        "DoraLinear": "DoRA's magnitudes",
-        "TrainedBias": "a trained bias",
-        "TrainedNormBias": "a trained bias",
-        "LoraEmbedding": "an update of the embedding",
-        "TokenEmbedding": "trained rows of the embedding",
-        "TokenHead": "trained rows of the head",
-        "SavedModule": "a module that was trained whole",
-        "ExpertsUpdate": "an update of experts",
-    }
-    return names.get(type(part).__name__, type(part).__name__)
 
 
 # ------------------------------------------------------------------------------------------------- the kind of export
