@@ -365,6 +365,7 @@ UNTESTED = {
     "jobs/job.py": "dataclasses and enums; test_sqlite_store.py and test_folder.py read back what they write",
     "jobs/store.py": "a protocol; mypy checks who implements it",
     "model/language.py": "protocols; mypy checks who implements them",
+    "reproduction/original.py": "what a run has left: test_run.py makes runs again from that, and refuses what differs",
     "screens/loading.py": "one call under a bar; test_chat.py and test_generate.py open models with it",
     "screens/reproduce.py": "prints the lines of a Reproduction: tests/commands/test_reproduce.py reads them",
     "screens/verify.py": "prints the table of test_export.py: tests/commands/test_verify.py reads it",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from veneer.arguments import check_types
-from veneer.config import RunConfig, parse
+from veneer.config import RunConfig
 from veneer.counting import count_of
 from veneer.errors import CheckpointError, Interrupted, OutputError, listing
 from veneer.events import (
@@ -26,13 +25,13 @@ from veneer.events import (
     broadcast,
 )
 from veneer.hardware import resolve_device
-from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, reported, sha256, write_text
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
+from veneer.reproduction.original import Original, read_original
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
 from veneer.training.lock import environment
-from veneer.training.locked_inputs import changed_inputs, read_lock
+from veneer.training.locked_inputs import read_lock
 from veneer.training.run import train
 
 REPRODUCED = ".reproduced"
@@ -113,32 +112,28 @@ def reproduce(
     check_types(reproduce, locals())
     folder = Path(run)
     lock = read_lock(folder)
-    moved = {"model": model, "data.file": data, "data.eval_file": eval_data}
     target = Path(output) if output is not None else _beside(folder)
     _refuse_the_run_itself(folder, target)
     mark = _Mark(target / MARK_FILE, to_text({LOCK_FILE: sha256(RunFolder(folder).lock_file)}) + "\n")
-    ends = schedule_ends(lock)
-    weights = _weights_of(folder)
-    digests = _digests_of(folder, {weights.name, *lock["result"]})
-    config = _config(lock, folder, moved, target)
-    done = _is_done(target, config, ends, mark)
+    original = read_original(folder, lock)
+    config = original.config(target, model, data, eval_data)
+    done = _is_done(target, config, original.ends, mark)
     reached = None if done else _reached(target, mark)
-    refuse_other_inputs(lock, config, folder)
-    device = resolve_device(config.compute.device)
-    differing = environments(lock, environment(device, config))
+    original.refuse_other_inputs(config)
+    differing = environments(lock, environment(resolve_device(config.compute.device), config))
     emit = broadcast(subscribers)
     if differing:
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
-    damaged = [str(folder / name) for name, now in digests.items() if now != lock["result"].get(name)]
-    if damaged:
-        emit(Note(message=f"not what the run wrote any more:\n{listing(damaged)}", level=Level.WARNING))
+    if original.damaged:
+        damaged = listing([str(folder / name) for name in original.damaged])
+        emit(Note(message=f"not what the run wrote any more:\n{damaged}", level=Level.WARNING))
     try:
         if not done:
-            _train_again(config, ends, reached, lock.get("micro_batches", []), [mark.put, *subscribers], stop)
+            _train_again(config, original, reached, [mark.put, *subscribers], stop)
     except Interrupted as error:
         raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
-    found = _compared(lock, weights, digests, target, differing)
+    found = _compared(original, target, differing)
     if found.same and output is None:
         remove_folder(target)
     else:
@@ -147,35 +142,16 @@ def reproduce(
     return found
 
 
-def schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """The schedules of a run: the number of steps that each was laid over, and after how many it was left.
-
-    Raises:
-        CheckpointError: they are damaged.
-    """
-    recorded = lock.get("schedules")
-    if recorded is None:
-        return [(int(lock["config"]["train"]["steps"]), int(lock["config"]["train"]["steps"]))]
-    try:
-        parts = [(int(part["from_step"]), int(part["steps"])) for part in recorded]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{LOCK_FILE}: its schedules are damaged: {error}") from error
-    return [
-        (steps, parts[number + 1][0] if number + 1 < len(parts) else steps) for number, (_, steps) in enumerate(parts)
-    ]
-
-
 def _train_again(
     config: RunConfig,
-    ends: Sequence[tuple[int, int]],
+    original: Original,
     reached: int | None,
-    micro_batches: Sequence[Sequence[int]],
     subscribers: Sequence[Subscriber],
     stop: Callable[[], bool],
 ) -> None:
     """Train as the run did: in one piece, or in as many as it had schedules, and in micro-batches of its sizes.
     `reached` is as `_reached` says."""
-    left = [part for part in ends if part[1] > (reached or 0)] or ends[-1:]
+    left = [part for part in original.ends if part[1] > (reached or 0)] or original.ends[-1:]
     for number, (steps, end) in enumerate(left):
         until = _Until(end, stop)
         try:
@@ -184,7 +160,7 @@ def _train_again(
                 resume=number > 0 or reached is not None,
                 subscribers=[*subscribers, until.note],
                 stop=until.reached,
-                micro_batches=micro_batches,
+                micro_batches=original.lock.get("micro_batches", []),
             )
         except Interrupted:
             # The last part is done when its result is written. A signal can come after its last step.
@@ -228,8 +204,7 @@ class _Until:
 
 
 def _is_done(target: Path, config: RunConfig, ends: Sequence[tuple[int, int]], mark: _Mark) -> bool:
-    """Whether a folder holds the result of the reproduction. `ends` are the run's schedules; at the end of each the
-    run has a result, and what it has at the last one is compared.
+    """Whether a folder holds the result of the reproduction. `ends` are the run's schedules (`Original.ends`).
 
     Raises:
         OutputError: another run, or a copy of this one, has ended there.
@@ -280,69 +255,22 @@ def _over(config: RunConfig, steps: int) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
 
 
-def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Path | None], target: Path) -> RunConfig:
-    """The run's configuration, written elsewhere and perhaps read from elsewhere."""
-    values = json.loads(to_text(lock["config"]))
-    values["output"] = str(target)
-    if moved["model"] is not None:
-        # A revision belongs to the name that it was given with; the files are compared with those of the run anyway.
-        values |= {"model": str(moved["model"]), "revision": None}
-    run = RunFolder(folder)
-    for key, own in (("file", run.data_file), ("eval_file", run.eval_data_file)):
-        recorded = values["data"].get(key)
-        if moved[f"data.{key}"] is not None:
-            values["data"][key] = str(moved[f"data.{key}"])
-            if key == "file" and values["data"].get("sources"):
-                raise CheckpointError(
-                    f"{folder} was trained on several sources, and --data names one file; put the files where "
-                    "data.sources names them"
-                )
-        elif recorded and Path(recorded).name == own.name and own.is_file() and not Path(recorded).is_file():
-            # The run's rows lie in its folder, which was moved.
-            values["data"][key] = str(own)
-    return parse(values, where=str(run.lock_file))
-
-
-def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
-    """Refuse a base, a tokenizer or rows that are not those of the run, before anything is trained.
-
-    Raises:
-        CheckpointError: naming every file that differs.
-    """
-    problems = changed_inputs(lock, config)
-    if not problems:
-        tokenizer = open_checkpoint(config.model, revision=config.revision).tokenizer()
-        if config.lora.new_tokens:
-            tokenizer = tokenizer.with_tokens(config.lora.new_tokens)
-        if tokenizer.digest() != lock["tokenizer"]:
-            problems.append(
-                "tokenizer: is read otherwise than then, from the same files (another version of a library)"
-            )
-    if problems:
-        raise CheckpointError(
-            f"{folder} cannot be reproduced, since it was trained from something else:\n{listing(problems)}\n"
-            "Give the files that it was trained from; --model, --data and --eval-data say where they are now."
-        )
-
-
-def _compared(
-    lock: Mapping[str, Any], weights: Path, digests: Mapping[str, str | None], target: Path, differing: list[str]
-) -> Reproduction:
-    """The run's weights beside those of the new run. `digests` are those that the files of its result have now."""
-    folder, name = weights.parent, weights.name
-    now, then, recorded = sha256(target / name), digests[name], dict(lock["result"])
-    others = [other for other, digest in digests.items() if other != name and digest != recorded.get(other)]
+def _compared(original: Original, target: Path, differing: list[str]) -> Reproduction:
+    """The run's weights beside those of the new run."""
+    folder, weights, name = original.folder, original.weights, original.weights.name
+    now, then, recorded = sha256(target / name), original.digests[name], original.result.get(name)
+    others = [other for other in original.damaged if other != name]
     notes = [f"{folder / other} is not what the run wrote any more" for other in others]
     count, different = 0, list[TensorDifference]()
     try:
         count, different = tensors(weights, target / name)
     except CheckpointError as error:
-        if then == recorded.get(name):
+        if then == recorded:
             raise
         notes.append(str(error))
-    if then != recorded.get(name):
+    if then != recorded:
         notes.append(f"{weights} is not what the run wrote any more: compared with what it is now")
-        if now == recorded.get(name):
+        if now == recorded:
             notes.append("what came out is what the run wrote then")
     if now == then and others:
         notes.append("the weights are the same bytes")
@@ -356,26 +284,3 @@ def _beside(folder: Path) -> Path:
     """The folder of the new run where nobody gave one. `.` and `..` stand for folders whose names end otherwise."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + REPRODUCED)
-
-
-def _weights_of(folder: Path) -> Path:
-    """The file with which the new run's weights are compared. Raises CheckpointError where it is not there any more."""
-    found = RunFolder(folder).weights
-    if not found:
-        raise CheckpointError(
-            f"{folder} has no file of weights any more: there is nothing to compare with; put back what the run wrote"
-        )
-    return next(iter(found.values()))
-
-
-def _digests_of(folder: Path, names: set[str]) -> dict[str, str | None]:
-    """The SHA-256 of files of a run's result as they are now; None of one that is not there any more.
-
-    Raises:
-        CheckpointError: one cannot be read.
-    """
-    files = {name: folder / name for name in sorted(names)}
-    try:
-        return {name: sha256(file) if file.is_file() else None for name, file in files.items()}
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
