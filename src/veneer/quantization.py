@@ -24,7 +24,7 @@ from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
 from veneer.io.files import atomic_folder
-from veneer.io.model_files import DTYPES, own_dtype, save_model
+from veneer.io.model_files import DTYPES, save_model, written_dtype
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.io.proofs import prove_new_folder
 from veneer.loading.expected import check_tensors, expected_tensors, linear_paths
@@ -100,7 +100,7 @@ def quantize(
     checkpoint = open_checkpoint(model, revision=revision)
     spec = _quantisable(checkpoint)
     layers = packed_paths(spec, quant)
-    chosen = _dtype(checkpoint, dtype)
+    chosen = written_dtype(dtype, checkpoint)
     source = BackgroundDigests({file.name: file for file in checkpoint.files() if computes(file.name)})
     tensors: dict[str, Tensor] = {}
     weights = packed_bytes = 0
@@ -188,12 +188,6 @@ def refuse_packing(spec: DecoderSpec) -> None:
             "bitsandbytes' files have no place for. Method qlora holds them in 4 bits in memory; write the model in "
             "bfloat16"
         )
-
-
-def _dtype(checkpoint: Checkpoint, name: str) -> torch.dtype:
-    if name == "auto":
-        return own_dtype(checkpoint)
-    return DTYPES[name]
 
 
 def stored_weight(layer: PackedLinear) -> StoredWeight:

@@ -10,7 +10,7 @@ from tiny import run_config
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Backend, Dtype, Method, Scheme
-from veneer.exports.inputs import name_of, stored_dtype, trained_how
+from veneer.exports.inputs import name_of, trained_how
 from veneer.exports.request import StoredDtype
 from veneer.io.checkpoint import open_checkpoint
 
@@ -39,12 +39,6 @@ def test_files_that_are_quantised_say_it_whatever_is_asked(tiny_model: Path) -> 
     description = replace(describe_model(open_checkpoint(tiny_model), Backend.AUTO), stored=stored)
     found = trained_how(None, description, Method.LORA, COMPUTE)
     assert (found.quantized, found.quant) == (True, stored)
-
-
-def test_weights_are_written_in_what_is_asked_else_as_the_base_is_stored(tiny_model: Path) -> None:
-    checkpoint = open_checkpoint(tiny_model)
-    assert stored_dtype(StoredDtype.FLOAT16, checkpoint) is torch.float16
-    assert stored_dtype(StoredDtype.AUTO, checkpoint) is torch.float32
 
 
 def test_a_dtype_is_named_without_its_library() -> None:

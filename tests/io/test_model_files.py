@@ -26,6 +26,7 @@ from veneer.io.model_files import (
     save_settings,
     stream_files,
     stream_model,
+    written_dtype,
 )
 from veneer.model.spec import spec_from_hf
 
@@ -197,3 +198,8 @@ def test_a_gguf_file_keeps_the_dtype_of_most_of_its_weights(
     """Its norms are float32 in any case."""
     write_file(tmp_path / "m.gguf", open_checkpoint(tiny_model), tiny_model, Quant(quant))
     assert own_dtype(open_checkpoint(tmp_path / "m.gguf")) is dtype
+
+
+def test_weights_are_written_in_what_is_asked_else_as_the_base_is_stored(origin: Checkpoint) -> None:
+    assert written_dtype("float16", origin) is torch.float16
+    assert written_dtype("auto", origin) is torch.float32

@@ -20,12 +20,11 @@ from veneer.exports.merge import MergeSummary
 from veneer.exports.prompts import EvaluationRows
 from veneer.exports.readers import Reader
 from veneer.exports.record import ExportRecord, LossReport
-from veneer.exports.request import ExportRequest, StoredDtype
+from veneer.exports.request import ExportRequest
 from veneer.exports.tensors import ExpectedTensor, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
-from veneer.io.model_files import DTYPES, own_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +152,6 @@ def trained_how(
         return TrainingBase(True, description.stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
     return TrainingBase(quantized, run.quant if run else QuantSection(), dtype)
-
-
-def stored_dtype(dtype: StoredDtype, checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype to write in. Raises ModelError if a file of the checkpoint is damaged."""
-    if dtype is StoredDtype.AUTO:
-        return own_dtype(checkpoint)
-    return DTYPES[dtype.value]
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -24,12 +24,13 @@ from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
 from veneer.exports.certify import certify, comparing_memory, write_certificate
-from veneer.exports.inputs import Exporter, ExportInputs, stored_dtype, trained_how
+from veneer.exports.inputs import Exporter, ExportInputs, trained_how
 from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder, folder_place, remove_folder, write_text
+from veneer.io.model_files import written_dtype
 from veneer.io.places import place_named
 from veneer.io.proofs import prove_folder
 from veneer.run_folder import recorded_run, run_of
@@ -169,7 +170,7 @@ def open_inputs(request: ExportRequest, emit: Subscriber) -> ExportInputs:
         request=request,
         model=named,
         checkpoint=checkpoint,
-        dtype=stored_dtype(request.dtype, checkpoint),
+        dtype=written_dtype(request.dtype.value, checkpoint),
         rows=rows,
         no_rows=no_rows,
         trained=trained_how(run, description, request.method, request.compute),

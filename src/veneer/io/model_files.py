@@ -58,6 +58,11 @@ def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return found or torch.bfloat16
 
 
+def written_dtype(name: str, checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype of a name in `DTYPES`, or of `auto`, that of `own_dtype`. Raises ModelError where a file is damaged."""
+    return own_dtype(checkpoint) if name == "auto" else DTYPES[name]
+
+
 def save_model(
     directory: Path,
     tensors: Mapping[str, Tensor],
