@@ -20,6 +20,7 @@ from veneer.adapters.store import save_adapter
 from veneer.adapters.vocabulary import resize_embeddings
 from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
+from veneer.evaluation import scoring
 from veneer.evaluation.scoring import row_losses
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
@@ -174,7 +175,9 @@ def test_generation_with_an_adapter_for_each_prompt(kinds: Any, batch_rows: int 
             ]
 
 
-def test_losses_with_an_adapter_for_each_row(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+def test_losses_with_an_adapter_for_each_row(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tiny import examples
     from veneer.io.checkpoint import open_checkpoint
     from veneer.loading.load import load_model
@@ -197,8 +200,9 @@ def test_losses_with_an_adapter_for_each_row(tmp_path: Path, tiny_model: Path, t
         adapters.load(str(seed), folder)
         expected.append(row_losses(model, rows))
     names = [None, "1", "2", "2", None, "1"]
+    monkeypatch.setattr(scoring, "PASS_TOKENS", 100)
     with adapters.by_row(names) as router:
-        found = row_losses(adapters.model, rows, router=router, max_tokens=100)
+        found = row_losses(adapters.model, rows, router=router)
     for index, name in enumerate(names):
         (loss, count), (own, own_count) = expected[int(name or 0)][index], found[index]
         assert count == own_count

@@ -13,7 +13,7 @@ from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.data.chat import Example
 from veneer.enums import Dtype
-from veneer.evaluation import divergence
+from veneer.evaluation import divergence, scoring
 from veneer.evaluation.divergence import row_divergences
 from veneer.training.run import train
 
@@ -39,12 +39,13 @@ def by_definition(base: torch.nn.Module, tuned: torch.nn.Module, row: Example) -
 def test_the_divergence_is_its_definition_on_the_logits_of_peft(
     adapter: Path, tiny_model: Path, tiny_data: Path, max_tokens: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(scoring, "PASS_TOKENS", max_tokens)
     monkeypatch.setattr(divergence, "CHUNK", chunk)
     rows = examples(tiny_model, tiny_data)[:6]
     assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
     assert assistant.adapter is not None
     done: list[int] = []
-    found = row_divergences(assistant.model, assistant.adapter, rows, max_tokens=max_tokens, on_done=done.append)
+    found = row_divergences(assistant.model, assistant.adapter, rows, on_done=done.append)
     base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     tuned = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny_model), adapter).float().eval()
     assert found == pytest.approx([by_definition(base, tuned, row) for row in rows], rel=1e-3, abs=1e-4)

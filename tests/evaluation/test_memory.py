@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from tiny import rows, write_rows
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import read_rows
 from veneer.errors import DataError
-from veneer.evaluation.memory import SCORED_TOKENS, row_lengths
+from veneer.evaluation.memory import row_lengths
 from veneer.evaluation.rows import EXTRA_TOKENS
-from veneer.evaluation.scoring import row_losses
 from veneer.io.checkpoint import open_checkpoint
 
 
@@ -28,7 +26,6 @@ def test_the_longest_row_and_the_longest_answer_decide(tiny_model: Path, tmp_pat
     every = [one.encode(record) for record in records]
     assert (found.rows, found.longest) == (7, max(len(example.tokens) for example in every))
     assert found.answer == max(example.supervised for example in every) + EXTRA_TOKENS
-    assert inspect.signature(row_losses).parameters["max_tokens"].default == SCORED_TOKENS
 
 
 def test_rows_that_the_template_refuses_are_all_named(tiny_model: Path, tmp_path: Path) -> None:

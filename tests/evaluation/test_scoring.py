@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 from tiny import examples
 from veneer.data.chat import Example
+from veneer.evaluation import scoring
 from veneer.evaluation.scoring import Question, RowScore, judge, row_losses, score
 from veneer.events import Event, StageProgress
 from veneer.io.checkpoint import open_checkpoint
@@ -42,10 +43,16 @@ def loss_by_transformers(reference: nn.Module, row: Example) -> float:
 
 @pytest.mark.parametrize("max_tokens", [1, 100, 10**6])
 def test_the_loss_of_every_row_is_transformers(
-    max_tokens: int, model: CausalLM, reference: LlamaForCausalLM, tiny_model: Path, tiny_data: Path
+    max_tokens: int,
+    model: CausalLM,
+    reference: LlamaForCausalLM,
+    tiny_model: Path,
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(scoring, "PASS_TOKENS", max_tokens)
     rows = examples(tiny_model, tiny_data)
-    found = row_losses(model, rows, max_tokens=max_tokens)
+    found = row_losses(model, rows)
     assert [supervised for _, supervised in found] == [row.supervised for row in rows]
     for (loss, supervised), row in zip(found, rows, strict=True):
         assert loss / supervised == pytest.approx(loss_by_transformers(reference, row) / supervised, abs=1e-5)

@@ -29,7 +29,6 @@ def row_divergences(
     adapter: Adapter,
     examples: Sequence[Example],
     *,
-    max_tokens: int = 2048,
     on_done: Callable[[int], None] = lambda rows: None,
 ) -> list[float]:
     """The divergence of every example, in nats summed over its supervised tokens.
@@ -38,12 +37,11 @@ def row_divergences(
         model: the base with the adapter on it.
         adapter: the adapter, which is switched off for the base's part.
         examples: the rows.
-        max_tokens: tokens that are computed together.
         on_done: told how many rows have been computed, as they are.
     """
     sums: list[float] = []
     with evaluation_mode(model):
-        for batches in grouped(examples, max_tokens):
+        for batches in grouped(examples):
             tuned, _ = target_states(model, batches)
             with adapter.disabled():
                 base, _ = target_states(model, batches)

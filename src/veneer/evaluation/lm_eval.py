@@ -43,8 +43,6 @@ from veneer.model.mode import evaluation_mode
 
 MAX_NEW_TOKENS = 256
 """The longest answer where a task says nothing, in tokens: HFLM's."""
-PASS_TOKENS = 2048
-"""Tokens that are computed together."""
 CHUNK = 256
 """Predictions whose whole distributions are held at a time."""
 CONTINUED = "CONTINUED_FROM_HERE "
@@ -238,7 +236,7 @@ class VeneerLM(TemplateLM):
         model, done = self._assistant.model, 0
         stage = Stage(self._emit, "computing log-likelihoods for lm-eval", total=len(requests), unit="requests")
         with stage, evaluation_mode(model):
-            for batches in grouped(examples, PASS_TOKENS):
+            for batches in grouped(examples):
                 hidden, _ = target_states(model, batches)
                 reads: list[tuple[int, int, int]] = []
                 first = 0

@@ -10,14 +10,13 @@ from veneer.data.chat import Encoder
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.rows import EXTRA_TOKENS
+from veneer.evaluation.scoring import PASS_TOKENS
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import MB, libraries, memory
 from veneer.planning.setup import Setup
 
 START = 330 * MB
 """Resident memory of an evaluation's process before it loads a model, beside `libraries`."""
-SCORED_TOKENS = 2048
-"""Tokens of rows whose losses are computed at a time (`max_tokens` of `veneer.evaluation.scoring.row_losses`)."""
 HEAP_SHARE = 0.4
 """Holes in the heap as a share of what is allocated and freed, as plans of runs have it
 (`veneer.planning.heap_holes`)."""
@@ -59,7 +58,7 @@ def evaluation_bytes(setup: Setup, lengths: RowLengths) -> int:
         setup: the base as it is held, with the adapter.
         lengths: of the rows.
     """
-    scored = max(SCORED_TOKENS, lengths.longest)
+    scored = max(PASS_TOKENS, lengths.longest)
     batch = BatchShape(tokens=scored, longest=lengths.longest + lengths.answer, supervised=scored, sampled=lengths.rows)
     found = memory(setup, batch, recompute=False, start=START + libraries())
     working = int((1 + HEAP_SHARE) * max(found.evaluation, found.sampling))

@@ -31,6 +31,8 @@ from veneer.losses.module_head import token_losses
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 
+PASS_TOKENS = 2048
+"""Tokens of rows that are computed together; a longer row is computed alone."""
 NO_LOSS = (0.0).hex()
 """What stands for the loss of a row that another process computes."""
 
@@ -65,7 +67,6 @@ def row_losses(
     model: LanguageModel,
     examples: Sequence[Example],
     *,
-    max_tokens: int = 2048,
     on_done: Callable[[int], None] = lambda rows: None,
     router: Router | None = None,
     share: Share = WHOLE,
@@ -74,7 +75,7 @@ def row_losses(
 
     `on_done` is told how many rows have been computed, as they are.
     """
-    groups = grouped(examples, max_tokens)
+    groups = grouped(examples)
     # A row's loss is that of its group, to the last bit, so that groups are what is shared.
     places = np.cumsum([0, *map(len, groups)]).tolist()
     own: list[list[str]] = []
@@ -93,18 +94,18 @@ def row_losses(
     return list(zip(sums, (batch.supervised for group in groups for batch in group), strict=True))
 
 
-def grouped(examples: Sequence[Example], max_tokens: int) -> list[list[MicroBatch]]:
-    """The examples in order, in groups of at most `max_tokens` tokens; each example is a micro-batch of its own."""
+def grouped(examples: Sequence[Example]) -> list[list[MicroBatch]]:
+    """The examples in order, in groups of at most `PASS_TOKENS` tokens; each example is a micro-batch of its own."""
     groups: list[list[Example]] = []
-    tokens = max_tokens
+    tokens = PASS_TOKENS
     for example in examples:
-        if tokens + len(example.tokens) > max_tokens:
+        if tokens + len(example.tokens) > PASS_TOKENS:
             groups.append([])
             tokens = 0
         groups[-1].append(example)
         tokens += len(example.tokens)
     # One example a pack call keeps the order of rows; the pack of the group is their concatenation.
-    return [[pack([example], max_tokens)[0] for example in group] for group in groups]
+    return [[pack([example], PASS_TOKENS)[0] for example in group] for group in groups]
 
 
 def _losses(model: LanguageModel, batches: Sequence[MicroBatch]) -> torch.Tensor:
