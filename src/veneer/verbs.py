@@ -22,7 +22,7 @@ from veneer.claims import SETTINGS_FILE
 from veneer.combination import CombinationResult, combine_folders
 from veneer.comparison import run as comparison
 from veneer.comparison.run import CompareResult
-from veneer.comparison.settings import METHODS, CompareConfig
+from veneer.comparison.settings import HELD_OUT, METHODS, CompareConfig
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.data.lint.report import LintReport
@@ -189,7 +189,7 @@ def compare(
     methods: Sequence[Method | str] = METHODS,
     seeds: int = 3,
     eval_data: RowSource | None = None,
-    held_out: float = 0.1,
+    held_out: float = HELD_OUT,
     limit: int | None = None,
     max_new_tokens: int | None = None,
     metrics: str | Sequence[str] = (),

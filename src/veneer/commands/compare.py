@@ -97,7 +97,7 @@ def compare(
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
     in_processes(devices, on=on)
-    from veneer.comparison.settings import CompareConfig
+    from veneer.comparison.settings import HELD_OUT, CompareConfig
     from veneer.screens.compare import compare_visibly
 
     config = CompareConfig(
@@ -107,7 +107,7 @@ def compare(
         methods=tuple(Method(name) for name in names),
         seeds=seeds,
         eval_data=eval_data,
-        held_out=0.1 if held_out is None else held_out,
+        held_out=HELD_OUT if held_out is None else held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
         metrics=metrics,

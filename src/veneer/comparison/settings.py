@@ -17,6 +17,8 @@ ROW_SETTINGS = (SOURCES, "data.columns", "data.bad_rows", SPLIT)
 OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison gives to its runs itself."""
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)
+HELD_OUT = 0.1
+"""The share of the rows that is scored and not trained where no rows to score are given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +33,7 @@ class CompareConfig:
     seeds: int = 3
     eval_data: str | None = None
     """Rows to score. Without them a share of `data` is scored and not trained, the same rows for all runs."""
-    held_out: float = 0.1
+    held_out: float = HELD_OUT
     limit: int | None = None
     """Score only so many of the evaluation rows, drawn once."""
     max_new_tokens: int | None = None

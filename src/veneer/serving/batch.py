@@ -35,9 +35,8 @@ from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder, adapter_names
 from veneer.serving.answers_file import HELD, ROW, AnswersFile, has_answers
+from veneer.serving.request import MEMORY
 
-ADAPTER_BYTES = 10**9
-"""Bytes that adapters may take in memory."""
 AHEAD = 4 * BATCH_ROWS
 """Rows that may wait, answered, for one before them."""
 
@@ -100,7 +99,7 @@ def answer_file(
         source = None
         if adapters is not None and digests:
             loader = adapter_loader(assistant.model, base_files=assistant.files)
-            source = ends.enter_context(closing(AdapterFolder(adapters, loader, ADAPTER_BYTES)))
+            source = ends.enter_context(closing(AdapterFolder(adapters, loader, MEMORY)))
         if prompts is None:
             prompts = _prompts(assistant, questions, file.done, emit)
         stage = ends.enter_context(Stage(emit, "answering", total=len(prompts), unit="rows"))

@@ -9,6 +9,8 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method
 
 PORT = 8000
+MEMORY = 10**9
+"""Bytes that adapters may take, and as many that keys and values may, where nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +33,13 @@ class ServeRequest:
     """Names that the server is called by, besides `localhost` and addresses."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages of other sites that may call it."""
-    adapter_memory: int = 10**9
+    adapter_memory: int = MEMORY
     """Bytes that adapters may take in memory."""
     adapter_dtype: Dtype = Dtype.FLOAT32
     """FLOAT32 or BFLOAT16, in which the factors of adapters are held."""
     pinned: tuple[str, ...] = ()
     """Names of adapters that are loaded at the start and stay in memory."""
-    cache_memory: int = 10**9
+    cache_memory: int = MEMORY
     """Bytes that keys and values may take."""
     method: Method | None = None
     """How the base is held; None takes what the runs of the adapters recorded, where all that have a record agree, else

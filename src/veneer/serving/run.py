@@ -15,7 +15,7 @@ from veneer.errors import ConfigError, Ended, Interrupted
 from veneer.events import Subscriber
 from veneer.packages import installed
 from veneer.serving.garbage import loaded_objects_left_out
-from veneer.serving.request import PORT, ServeRequest, Serving
+from veneer.serving.request import MEMORY, PORT, ServeRequest, Serving
 from veneer.signals import deferred, stop_signalled
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def serve(
     admin_key_file: str | Path | None = None,
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
-    adapter_memory: int = 10**9,
+    adapter_memory: int = MEMORY,
     adapter_dtype: Dtype | str = Dtype.FLOAT32,
     pinned: Sequence[str] = (),
-    cache_memory: int = 10**9,
+    cache_memory: int = MEMORY,
     method: Method | str | None = None,
     compute: ComputeSection | None = None,
     on_start: Callable[[Serving], None] = lambda serving: None,
