@@ -43,7 +43,7 @@ from veneer.data.preference import to_pair
 from veneer.data.records import read_records
 from veneer.enums import ObjectiveName, Overlong
 from veneer.evaluation.rows import prepare, score_rows
-from veneer.evaluation.scoring import row_losses
+from veneer.evaluation.scoring import example_losses
 from veneer.evaluation.statistics.compare import Comparison, contrast_seeds, describe
 from veneer.evaluation.statistics.measures import SHARE, Measure, mean_of
 from veneer.evaluation.statistics.student import quantile
@@ -253,7 +253,7 @@ def rejected_losses(assistant: Assistant, file: Path) -> list[float]:
     """The cross-entropy a token of each pair's rejected answer. The chosen ones are the held-out rows' answers."""
     records = [to_pair(row, f"{file}:{number}").rejected for number, row in enumerate(read_lines(file), start=1)]
     found = encode_all(records, assistant.tokenizer, max_length=None, overlong=Overlong.DROP)
-    return [loss / count for loss, count in row_losses(assistant.model, found.examples)]
+    return [loss / count for loss, count in example_losses(assistant.model, found.examples)]
 
 
 def scored_pairs(adapter: Path, files: Mapping[str, Path], model: str) -> dict[str, list[float]]:

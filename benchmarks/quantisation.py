@@ -33,7 +33,7 @@ from veneer.data.chat import Example
 from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
-from veneer.evaluation.scoring import RowScore, row_losses
+from veneer.evaluation.scoring import RowScore, example_losses
 from veneer.evaluation.statistics.compare import compare
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.model_files import save_model
@@ -138,7 +138,7 @@ def texts(data: Path, tokenizer: Tokenizer, tokens: int) -> dict[str, list[Examp
 
 def scores(model: CausalLM, examples: Sequence[Example]) -> list[RowScore]:
     """Loss of every row."""
-    return [RowScore(loss, count, None, None, None) for loss, count in row_losses(model, examples)]
+    return [RowScore(loss, count, None, None, None) for loss, count in example_losses(model, examples)]
 
 
 def floats(checkpoint: Checkpoint) -> CausalLM:

@@ -21,7 +21,7 @@ from veneer.adapters.vocabulary import resize_embeddings
 from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.evaluation import scoring
-from veneer.evaluation.scoring import row_losses
+from veneer.evaluation.scoring import example_losses
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.loading.forms import WeightForm
@@ -188,7 +188,7 @@ def test_losses_with_an_adapter_for_each_row(
         return load_model(open_checkpoint(tiny_model), Loading(form=WeightForm.FROZEN, dtype=torch.float32))
 
     adapters = AdapterSet(base())
-    expected = [row_losses(base(), rows)]
+    expected = [example_losses(base(), rows)]
     for seed in (1, 2):
         model = base()
         adapter = inject(model, LoraSpec(rank=4, alpha=8), seed=seed)
@@ -198,11 +198,11 @@ def test_losses_with_an_adapter_for_each_row(
         folder.mkdir()
         save_adapter(folder, adapter, base="base")
         adapters.load(str(seed), folder)
-        expected.append(row_losses(model, rows))
+        expected.append(example_losses(model, rows))
     names = [None, "1", "2", "2", None, "1"]
     monkeypatch.setattr(scoring, "PASS_TOKENS", 100)
     with adapters.by_row(names) as router:
-        found = row_losses(adapters.model, rows, router=router)
+        found = example_losses(adapters.model, rows, router=router)
     for index, name in enumerate(names):
         (loss, count), (own, own_count) = expected[int(name or 0)][index], found[index]
         assert count == own_count

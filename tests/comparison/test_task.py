@@ -10,7 +10,7 @@ from tiny import write_rows
 from veneer.comparison.order import RunOutcome
 from veneer.comparison.task import check_metrics, task_rows
 from veneer.errors import ConfigError, DataError
-from veneer.evaluation.scoring import RowScore, judge
+from veneer.evaluation.scoring import RowScore, compare_answer
 
 
 def chat(question: str, answer: str) -> dict[str, object]:
@@ -20,7 +20,7 @@ def chat(question: str, answer: str) -> dict[str, object]:
 def scored(answers: list[str | None], references: list[str | None]) -> RunOutcome:
     rows = []
     for answer, reference in zip(answers, references, strict=True):
-        exact, fields = (None, None) if answer is None or reference is None else judge(answer, reference)
+        exact, fields = (None, None) if answer is None or reference is None else compare_answer(answer, reference)
         rows.append(RowScore(5.0, 10, None, None if exact is None else float(exact), fields))
     return RunOutcome("lora", 0, {"loss": 9.0}, rows)
 

@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 from tiny import examples
 from veneer.data.chat import Example
 from veneer.evaluation import scoring
-from veneer.evaluation.scoring import Question, RowScore, judge, row_losses, score
+from veneer.evaluation.scoring import Question, RowScore, compare_answer, example_losses, score
 from veneer.events import Event, StageProgress
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.how import Loading
@@ -52,7 +52,7 @@ def test_the_loss_of_every_row_is_transformers(
 ) -> None:
     monkeypatch.setattr(scoring, "PASS_TOKENS", max_tokens)
     rows = examples(tiny_model, tiny_data)
-    found = row_losses(model, rows)
+    found = example_losses(model, rows)
     assert [supervised for _, supervised in found] == [row.supervised for row in rows]
     for (loss, supervised), row in zip(found, rows, strict=True):
         assert loss / supervised == pytest.approx(loss_by_transformers(reference, row) / supervised, abs=1e-5)
@@ -62,10 +62,10 @@ def test_scoring_leaves_the_model_as_it_was(model: CausalLM, tiny_model: Path, t
     rows = examples(tiny_model, tiny_data)[:2]
     for training in (True, False):
         model.train(training)
-        row_losses(model, rows)
+        example_losses(model, rows)
         assert model.training is training
     model.eval()
-    assert row_losses(model, []) == []
+    assert example_losses(model, []) == []
 
 
 def test_a_row_without_targets_has_no_loss_and_spoils_no_other(
@@ -73,9 +73,9 @@ def test_a_row_without_targets_has_no_loss_and_spoils_no_other(
 ) -> None:
     first, second = examples(tiny_model, tiny_data)[:2]
     bare = Example(first.tokens, np.zeros_like(first.loss_mask), "f:1")
-    found = row_losses(model, [first, bare, second])
+    found = example_losses(model, [first, bare, second])
     assert found[1] == (0.0, 0)
-    apart = row_losses(model, [first, second])
+    apart = example_losses(model, [first, second])
     assert [found[0][0], found[2][0]] == pytest.approx([apart[0][0], apart[1][0]], abs=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_answers_are_greedy_and_stand_at_their_rows(
     assert [row.exact for row in found] == [True, None, True, True, True]
     last = {event.stage: (event.done, event.total) for event in seen if isinstance(event, StageProgress)}
     assert last == {"computing losses of the adapter": (5, 5), "answering with the adapter": (4, 4)}
-    assert [(row.loss_sum, row.supervised) for row in found] == row_losses(model, rows)
+    assert [(row.loss_sum, row.supervised) for row in found] == example_losses(model, rows)
     assert found[1] == RowScore(found[1].loss_sum, rows[1].supervised, None, None, None)
 
 
@@ -144,7 +144,7 @@ REFERENCE = '{"a": 1, "b": "x", "c": [1, 2], "d": null}'
     ],
 )
 def test_json_is_judged_by_its_values(answer: str, exact: bool, fields: float) -> None:
-    assert judge(answer, REFERENCE) == (exact, fields)
+    assert compare_answer(answer, REFERENCE) == (exact, fields)
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_json_is_judged_by_its_values(answer: str, exact: bool, fields: float) -
     ],
 )  # fmt: skip
 def test_text_is_judged_by_its_letters(answer: str, reference: str, exact: bool) -> None:
-    assert judge(answer, reference) == (exact, None)
+    assert compare_answer(answer, reference) == (exact, None)
 
 
 def test_an_empty_object_has_no_fields_to_get_right() -> None:
-    assert judge("{ }", "{}") == (True, None)
-    assert judge('{"a": 1}', "{}") == (False, None)
-    assert judge("none", "{}") == (False, None)
+    assert compare_answer("{ }", "{}") == (True, None)
+    assert compare_answer('{"a": 1}', "{}") == (False, None)
+    assert compare_answer("none", "{}") == (False, None)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_an_empty_object_has_no_fields_to_get_right() -> None:
      ("é", "e", False), (1e2, 100.0, True)],
 )  # fmt: skip
 def test_values_are_equal_only_if_they_are_written_alike(expected: Any, given: Any, same: bool) -> None:
-    exact, fields = judge(json.dumps({"k": given}), json.dumps({"k": expected}))
+    exact, fields = compare_answer(json.dumps({"k": given}), json.dumps({"k": expected}))
     assert (exact, fields) == (same, float(same))
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 10), 5000, 100_000])
 def test_an_answer_nested_without_end_is_wrong_and_no_crash(depth: int) -> None:
     answer = '{"a": ' + "[" * depth + "]" * depth + ', "b": "x", "c": [1, 2], "d": null}'
-    exact, fields = judge(answer, REFERENCE)
+    exact, fields = compare_answer(answer, REFERENCE)
     assert exact is False
     assert fields in (0.0, 0.75)
 
@@ -197,7 +197,7 @@ def test_perplexity_is_the_exponential_of_the_mean_over_tokens() -> None:
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_how_accents_are_stored_makes_no_difference(form: str) -> None:
     other = {"NFC": "NFD", "NFD": "NFC"}[form]
-    assert judge(normalize(form, "thé"), normalize(other, "thé")) == (True, None)
+    assert compare_answer(normalize(form, "thé"), normalize(other, "thé")) == (True, None)
     written = json.dumps({normalize(form, "café"): normalize(form, "thé"), "n": 1.5})
-    assert judge(normalize(other, '{"n": 1.5, "café": "thé"}'), written) == (True, 1.0)
-    assert judge("the", normalize(form, "thé")) == (False, None)
+    assert compare_answer(normalize(other, '{"n": 1.5, "café": "thé"}'), written) == (True, 1.0)
+    assert compare_answer("the", normalize(form, "thé")) == (False, None)

@@ -11,7 +11,7 @@ from veneer.errors import ModelError, OutputError
 from veneer.exports.certificate import Certificate, Threshold
 from veneer.exports.measure import Loss
 from veneer.exports.merge import MergeSummary
-from veneer.exports.record import RECORD_FILE, ExportRecord, LossReport, read_json
+from veneer.exports.record import RECORD_FILE, ExportRecord, LossReport, export_json
 
 LOSS = Loss(1.5, 0.01, -0.02, 0.04)
 PARITY = Certificate("merged", "float32", 2, "rows", 16, Threshold(1e-3, 1e-4, 0.0), None, ())
@@ -27,7 +27,7 @@ def record() -> ExportRecord:
 
 def test_the_file_has_everything_but_the_certificate(tmp_path: Path) -> None:
     record().write(tmp_path)
-    values = read_json(tmp_path / RECORD_FILE)
+    values = export_json(tmp_path / RECORD_FILE)
     everything = json.loads(json.dumps(record().to_json()))
     assert everything.pop("parity")["passed"] is True
     assert values == everything
@@ -39,7 +39,7 @@ def test_an_interval_without_ends_can_be_written(tmp_path: Path) -> None:
     one_row = replace(LOSS, low=-math.inf, high=math.inf)
     found = replace(record(), measured=LossReport("rows.jsonl", 1, 2.0, 1.4, {"original": one_row}))
     found.write(tmp_path)
-    values = read_json(tmp_path / RECORD_FILE)
+    values = export_json(tmp_path / RECORD_FILE)
     assert values["measured"]["merged"]["original"]["low"] is None
     assert values["not_finite"]["measured.merged.original.low"] == "-inf"
 
@@ -65,7 +65,7 @@ def test_a_file_that_is_no_record_is_refused(content: bytes | None, reason: str,
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ModelError) as caught:
-        read_json(file)
+        export_json(file)
     assert str(file) in str(caught.value)
     assert reason in str(caught.value)
 

@@ -23,7 +23,7 @@ from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
-from veneer.jobs.worker import DELETED, Worker, free_memory, worker_lock, worker_runs
+from veneer.jobs.worker import DELETED, Worker, job_memory, worker_lock, worker_runs
 from veneer.run_records.find import open_run
 
 
@@ -195,12 +195,12 @@ def test_a_job_on_a_gpu_waits_for_no_main_memory(
     """Its plan was made against the card's memory, and a worker's job has its card to itself."""
     monkeypatch.setattr("veneer.jobs.worker.memory", lambda: (10_000, 7_000))
     monkeypatch.setattr("veneer.jobs.worker.memory_limit", lambda: limit)
-    assert free_memory("cuda:0") is None
-    assert free_memory("auto") == free_memory("cpu") == expected
+    assert job_memory("cuda:0") is None
+    assert job_memory("auto") == job_memory("cpu") == expected
 
 
 def test_this_machine_has_free_memory() -> None:
-    free = free_memory("cpu")
+    free = job_memory("cpu")
     assert free is None or free > 0
 
 

@@ -13,7 +13,7 @@ from run_logs import write_run
 from veneer.config import known_keys
 from veneer.config.values import flat
 from veneer.run_records.find import open_run, runs
-from veneer.run_records.record import default_settings, read_json, read_settings
+from veneer.run_records.record import default_settings, json_or_none, read_settings
 from veneer.run_records.state import RunState
 from veneer.training.session import RunResult
 
@@ -42,7 +42,7 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(tmp_path: Path, name
     os.mkfifo(folder / name)
     (record,) = runs(tmp_path)
     assert record.step == 10
-    assert read_json(folder / name) is None
+    assert json_or_none(folder / name) is None
 
 
 def test_settings_of_damaged_or_missing_files_are_empty(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_settings_of_damaged_or_missing_files_are_empty(tmp_path: Path) -> None:
     assert read_settings(tmp_path) == {}
     assert open_run(run)[0].model is None
     (run / "run.lock").write_text("[1]", encoding="utf-8")
-    assert read_json(run / "run.lock") is None
-    assert read_json(run / "missing") is None
+    assert json_or_none(run / "run.lock") is None
+    assert json_or_none(run / "missing") is None
 
 
 def test_settings_of_another_program_are_told_as_they_can_be(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veneer.generation.request import TokenLogprob
-from veneer.serving.logprobs import TextOffsets, chat_logprob, completion_logprobs, finite, token_text
+from veneer.serving.logprobs import TextOffsets, chat_logprob, clipped, completion_logprobs, token_text
 
 TOKENS = [b"a", b"\xc3", b"\xa9", b" b", b"a"]
 HALF = "\N{REPLACEMENT CHARACTER}"
@@ -53,6 +53,6 @@ def test_of_two_tokens_with_one_text_the_likelier_one_counts() -> None:
 
 
 def test_what_is_impossible_has_a_number() -> None:
-    assert finite(float("-inf")) == -9999.0
-    assert finite(-1.25) == -1.25
+    assert clipped(float("-inf")) == -9999.0
+    assert clipped(-1.25) == -1.25
     assert token_text(b"\xff") == HALF

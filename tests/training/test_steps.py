@@ -21,7 +21,7 @@ from veneer.data.chat import Example
 from veneer.data.prompt_groups import by_prompt, laid_tokens
 from veneer.data.rows import Rows
 from veneer.enums import Backend
-from veneer.evaluation.scoring import row_losses
+from veneer.evaluation.scoring import example_losses
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.how import Loading
 from veneer.training.steps import COMPARED, PackedSteps, Packing, packing_of
@@ -138,5 +138,5 @@ def test_the_evaluation_loss_of_texts_whose_angles_depend_on_their_length(
                         f"backend={backend.value}")  # fmt: skip
     packing = packing_of(config, describe_model(open_checkpoint(tmp_path), backend))
     found = mean_loss(model, packed(Rows(rows, rows), config.train, packing, 512).evaluation())
-    expected = row_losses(model, rows)
+    expected = example_losses(model, rows)
     assert found == pytest.approx(sum(loss for loss, _ in expected) / sum(count for _, count in expected), rel=1e-6)

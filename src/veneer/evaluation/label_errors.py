@@ -41,7 +41,7 @@ from veneer.data.sources import files_named
 from veneer.data.turns import Message
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
-from veneer.evaluation.scoring import row_losses
+from veneer.evaluation.scoring import example_losses
 from veneer.events import Stage, Subscriber, ignore
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
@@ -339,7 +339,7 @@ def _by_loss(
         pairs = zip(rows, assistant.encoder.traces(row.record for row in rows), strict=True)
         for chunk in _chunks((row, trace) for row, trace in pairs if isinstance(trace, Trace)):
             examples = [trace.example for _, trace in chunk]
-            for (row, _), (total, targets) in zip(chunk, row_losses(assistant.model, examples), strict=True):
+            for (row, _), (total, targets) in zip(chunk, example_losses(assistant.model, examples), strict=True):
                 if targets:
                     kept.append(row)
                     losses.append(total / targets)

@@ -20,7 +20,7 @@ from veneer.errors import ConfigError, DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, first_measure, with_results
 from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices, with_answer
 from veneer.evaluation.metrics.choose import CHOICE, ChosenMetrics, fitting_metrics
-from veneer.evaluation.scoring import Question, RowScore, row_losses, score
+from veneer.evaluation.scoring import Question, RowScore, example_losses, score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.events import Level, Note, Stage, Subscriber, counted, ignore
@@ -326,6 +326,9 @@ def choice_losses(
     examples = choices.examples
     with Stage(emit, f"comparing choices with the {who}", total=len(examples), unit="choices") as stage:
         losses = iter(
-            [loss for loss, _ in row_losses(assistant.model, examples, on_done=stage.advance, share=assistant.share)]
+            [
+                loss
+                for loss, _ in example_losses(assistant.model, examples, on_done=stage.advance, share=assistant.share)
+            ]
         )
     return [[next(losses) for _ in one.choices] for one in choices.rows]

@@ -63,7 +63,7 @@ class RowScore:
 
 
 @torch.no_grad()
-def row_losses(
+def example_losses(
     model: LanguageModel,
     examples: Sequence[Example],
     *,
@@ -158,7 +158,7 @@ def score(
         share: what this process computes of the rows; of rows under several adapters it must be all.
     """
     with Stage(emit, f"computing losses of the {who}", total=len(examples), unit="rows") as stage:
-        losses = row_losses(model, examples, on_done=stage.advance, router=router, share=share)
+        losses = example_losses(model, examples, on_done=stage.advance, router=router, share=share)
     asked = [index for index, question in enumerate(questions) if question is not None]
     every = [question.prompt for question in questions if question is not None]
     own = share.own(len(every))
@@ -183,7 +183,7 @@ def score(
         if question is None or answer is None:
             scores.append(RowScore(loss_sum, supervised, None, None, None))
             continue
-        exact, fields = judge(answer, question.reference)
+        exact, fields = compare_answer(answer, question.reference)
         scores.append(RowScore(loss_sum, supervised, answer, float(exact), fields))
     return scores
 
@@ -202,7 +202,7 @@ class _Among:
         self.router.lay([self.places[row] for row in rows], tokens)
 
 
-def judge(answer: str, reference: str) -> tuple[bool, float | None]:
+def compare_answer(answer: str, reference: str) -> tuple[bool, float | None]:
     """Whether an answer is exact, and the share of the reference's fields that it has right."""
     expected = json_object(reference)
     if expected is None:

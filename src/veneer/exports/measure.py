@@ -16,7 +16,7 @@ from veneer.data.chat import Example
 from veneer.data.records import Record
 from veneer.enums import Backend
 from veneer.evaluation.rows import prepare, refuse_overflow
-from veneer.evaluation.scoring import RowScore, row_losses
+from veneer.evaluation.scoring import RowScore, example_losses
 from veneer.evaluation.statistics.compare import compare, measures_of
 from veneer.exports.base import Source
 from veneer.hardware import resolve_device, resolve_dtype
@@ -89,7 +89,7 @@ class LossMeter:
 
 
 def _scores(assistant: Assistant, examples: Sequence[Example]) -> list[RowScore]:
-    losses = row_losses(assistant.model, examples)
+    losses = example_losses(assistant.model, examples)
     refuse_overflow(assistant, examples, [total for total, _ in losses])
     return [RowScore(total, count, None, None, None) for total, count in losses]
 

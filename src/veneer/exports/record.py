@@ -91,7 +91,7 @@ class ExportRecord:
         write_text(folder / RECORD_FILE, to_text(with_reasons(values), indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def export_json(path: Path) -> dict[str, Any]:
     """One of an export's own files.
 
     Raises:

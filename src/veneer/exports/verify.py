@@ -16,7 +16,7 @@ from veneer.exports import gguf, gguf_adapter
 from veneer.exports.base import MergeBase
 from veneer.exports.certificate import Certificate
 from veneer.exports.certify import certify, comparing_memory, digests
-from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, read_json
+from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, export_json
 from veneer.exports.request import ExportRequest, Target, VerifyRequest
 from veneer.exports.run import TARGETS, open_inputs
 from veneer.exports.thresholds import TENSOR
@@ -110,7 +110,7 @@ def _digests(folder: Path) -> dict[str, str]:
     Raises:
         ModelError: the file is not there, or is damaged.
     """
-    files = read_json(folder / PARITY_FILE).get("files", {})
+    files = export_json(folder / PARITY_FILE).get("files", {})
     if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise ModelError(f"{folder / PARITY_FILE} is damaged: files must be names with digests, got {files!r:.80}")
     return files
@@ -122,7 +122,7 @@ def _record(folder: Path) -> ExportRecord:
     Raises:
         ModelError: the file is not there, is damaged, or of a version that has other values; all such are named.
     """
-    values = read_json(folder / RECORD_FILE)
+    values = export_json(folder / RECORD_FILE)
     known = ("model", "adapter", "output", "to", "dtype", "format", "method", "merged_into")
     problems = [f"{key}: must be a text, got {values.get(key)!r:.80}" for key in known if not _is_text(values.get(key))]
     for key, possible in {} if problems else _possible(values["to"]).items():

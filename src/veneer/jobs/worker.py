@@ -60,7 +60,7 @@ class JobProcess(Protocol):
         ...
 
 
-def free_memory(device: str) -> int | None:
+def job_memory(device: str) -> int | None:
     """Bytes that a job may take now, as far as the system tells; None on a GPU, which a job has to itself: its plan was
     made against that card's memory."""
     if device.startswith("cuda"):
@@ -85,7 +85,7 @@ class Worker:
     root: Path
     store: JobStore
     device: str = "auto"
-    room: Callable[[str], int | None] = free_memory
+    room: Callable[[str], int | None] = job_memory
     command: Sequence[str] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     """Is set to end the worker: the run under way keeps its last step, and goes on with the next worker."""

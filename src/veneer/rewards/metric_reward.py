@@ -9,7 +9,7 @@ from typing import Any
 from veneer.errors import ConfigError, OutputError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
-from veneer.evaluation.scoring import json_value, judge, same_json
+from veneer.evaluation.scoring import compare_answer, json_value, same_json
 from veneer.rewards.base import AnswerToJudge, RewardFailed
 from veneer.strict_json import to_text
 
@@ -62,7 +62,7 @@ class MetricReward:
         if self._name == EXACT and isinstance(found, list):
             return float(same_json(json_value(answer.text), json_value(reference)))
         if self._name == EXACT:
-            return float(judge(answer.text, reference)[0])
+            return float(compare_answer(answer.text, reference)[0])
         if self._name in STRING_CHECKS:
             return float(STRING_CHECKS[self._name](answer.text, reference))
         row = AnsweredRow(answer.where, answer.question, reference, answer.text, answer.columns)

@@ -135,7 +135,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and "\0" not in value else None
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
+def json_or_none(file: Path) -> dict[str, Any] | None:
     """The mapping in a file of JSON of a run's folder (`run.lock`, `summary.json`); None where there is none."""
     try:
         values = json.loads(read_regular(file))

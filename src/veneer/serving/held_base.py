@@ -64,14 +64,14 @@ def load_held_base(
         OutOfMemory: there is no memory for it.
     """
     emit = broadcast(subscribers)
-    recorded = read_records(folder, names, resolve_device(request.compute.device), emit)
+    recorded = recorded_forms(folder, names, resolve_device(request.compute.device), emit)
     assistant = load_assistant(held_as_trained(request, folder, recorded), subscribers=subscribers)
     for warning in warnings_of(assistant, recorded):
         emit(Note(message=warning, level=Level.WARNING))
     return HeldBase(assistant, recorded)
 
 
-def read_records(folder: Path, names: Sequence[str], device: torch.device, emit: Subscriber) -> Recorded:
+def recorded_forms(folder: Path, names: Sequence[str], device: torch.device, emit: Subscriber) -> Recorded:
     """What the runs of adapters say, for a base on a device."""
     forms: dict[str, BaseForm] = {}
     unread: dict[str, str] = {}
@@ -124,7 +124,7 @@ def telling(loader: Loader, held: HeldBase, warn: Callable[[str], None] = log.wa
 
     def load(folder: Path) -> LoadedAdapter:
         adapter = loader(folder)
-        forms = read_records(folder.parent, [folder.name], device, lambda event: None).forms
+        forms = recorded_forms(folder.parent, [folder.name], device, lambda event: None).forms
         new = {name: form for name, form in forms.items() if told.get(name) != form}
         told.update(new)
         if any(not held.assistant.holds(form) for form in new.values()):

@@ -49,7 +49,7 @@ def chat_logprob(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]
 
 def _entry(token: int, logprob: float, token_bytes: TokenBytes) -> dict[str, Any]:
     content = token_bytes(token)
-    return {"token": token_text(content), "logprob": finite(logprob), "bytes": list(content)}
+    return {"token": token_text(content), "logprob": clipped(logprob), "bytes": list(content)}
 
 
 def completion_logprobs(
@@ -66,7 +66,7 @@ def completion_logprobs(
     contents = [token_bytes(token) for token in tokens]
     return {
         "tokens": [token_text(content) for content in contents],
-        "token_logprobs": [None if one is None else finite(one.logprob) for one in found],
+        "token_logprobs": [None if one is None else clipped(one.logprob) for one in found],
         "top_logprobs": [None if one is None else _top(one, token_bytes) for one in found],
         "text_offset": [places.next(content) for content in contents],
     }
@@ -76,7 +76,7 @@ def _top(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
     """The likeliest tokens and the token itself. Where two have one text, it is that of the likelier one."""
     top: dict[str, float] = {}
     for token, logprob in (*found.top, (found.token, found.logprob)):
-        top.setdefault(token_text(token_bytes(token)), finite(logprob))
+        top.setdefault(token_text(token_bytes(token)), clipped(logprob))
     return top
 
 
@@ -85,6 +85,6 @@ def token_text(content: bytes) -> str:
     return content.decode("utf-8", errors="replace")
 
 
-def finite(logprob: float) -> float:
+def clipped(logprob: float) -> float:
     """A log-probability that JSON can hold: it knows no −∞."""
     return max(logprob, -9999.0)

@@ -24,7 +24,7 @@ from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import by_key, default_settings, read_json
+from veneer.run_records.record import by_key, default_settings, json_or_none
 from veneer.serving.body import read_body
 from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
 from veneer.strict_json import to_text, with_reasons
@@ -90,8 +90,8 @@ async def show_run(studio: Studio, request: Request) -> Response:
         "log": await asyncio.to_thread(_log_of, studio, run),
         "checkpoints": folder.checkpoint_steps(),
         "skipped": run.log.skipped,
-        "lock": await asyncio.to_thread(read_json, folder.lock_file),
-        "summary": await asyncio.to_thread(read_json, folder.summary_file),
+        "lock": await asyncio.to_thread(json_or_none, folder.lock_file),
+        "summary": await asyncio.to_thread(json_or_none, folder.summary_file),
         "samples": [asdict(one) for one in run.log.samples],
         "judged": [asdict(one) for one in list(run.log.judged)],
     }

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from veneer.exports.record import PARITY_FILE, RECORD_FILE
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import JobKind, JobStatus
-from veneer.run_records.record import read_json
+from veneer.run_records.record import json_or_none
 from veneer.serving.body import read_body
 from veneer.serving.errors import UNKEPT, ApiError, json_response
 from veneer.strict_json import with_reasons
@@ -40,8 +40,8 @@ async def show_export(studio: Studio, request: Request) -> Response:
         named = {**(job.details.get("called") or {}), str(folder): folder.name}
         return {
             "task": task_object(job, studio.root),
-            "record": called(read_json(folder / RECORD_FILE), named),
-            "parity": called(read_json(folder / PARITY_FILE), named),
+            "record": called(json_or_none(folder / RECORD_FILE), named),
+            "parity": called(json_or_none(folder / PARITY_FILE), named),
             "files": [{"name": name, "bytes": path.stat().st_size} for name, path in _files(folder).items()],
         }
 

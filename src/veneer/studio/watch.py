@@ -21,7 +21,7 @@ from veneer.jobs.store import JobStore
 from veneer.run_folder import RunFolder
 from veneer.run_records.find import run_folders
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, read_json, read_record, read_settings
+from veneer.run_records.record import RunRecord, json_or_none, read_record, read_settings
 from veneer.run_records.state import state_of
 
 SECONDS = 0.5
@@ -46,7 +46,7 @@ class RunExtras:
 
 def read_extras(folder: RunFolder) -> RunExtras:
     """What stands in the folder of a run; notes that are damaged count as none."""
-    noted = read_json(folder.path / NOTES) or {}
+    noted = json_or_none(folder.path / NOTES) or {}
     text, tags = noted.get("text", ""), noted.get("tags", [])
     return RunExtras(
         text if isinstance(text, str) else "",

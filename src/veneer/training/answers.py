@@ -19,7 +19,7 @@ from veneer.errors import ConfigError, OutOfMemory
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
 from veneer.evaluation.metrics.choose import METRICS
 from veneer.evaluation.rows import EXTRA_TOKENS
-from veneer.evaluation.scoring import judge
+from veneer.evaluation.scoring import compare_answer
 from veneer.evaluation.statistics.measures import mean_of
 from veneer.events import Note, Stage, Subscriber
 from veneer.generation.batch import OnToken, answer_all
@@ -78,8 +78,8 @@ def asked_rows(examples: Iterable[Example], tokenizer: Tokenizer) -> list[AskedR
 
 
 def exact(rows: Sequence[AnsweredRow]) -> TaskResult:
-    """The share of answers that are the reference (`veneer.evaluation.scoring.judge`)."""
-    found = mean_of(EXACT, [float(judge(row.answer, row.reference)[0]) for row in rows])
+    """The share of answers that are the reference (`veneer.evaluation.scoring.compare_answer`)."""
+    found = mean_of(EXACT, [float(compare_answer(row.answer, row.reference)[0]) for row in rows])
     return TaskResult([] if found is None else [found])
 
 
