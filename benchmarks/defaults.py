@@ -33,6 +33,7 @@ from veneer.data.records import read_records
 from veneer.enums import Method
 from veneer.errors import VeneerError
 from veneer.evaluation.rows import prepare, score_rows
+from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
 from veneer.run_folder import RunFolder
@@ -156,7 +157,7 @@ def measure(task: Task, model: str, method: Method, factor: float, automatic: fl
     begun = time.perf_counter()
     adapter = run.trainable.adapter if isinstance(run.trainable, AdapterTraining) else None
     assistant = make_assistant(run.model, open_checkpoint(model), adapter)
-    scores = score_rows(assistant, prepare(assistant, read_records(task.test)))
+    scores = score_rows(assistant, prepare(assistant, read_records(task.test)), emit=ignore)
     result = Result(
         task=task.name,
         factor=factor,

@@ -85,7 +85,7 @@ def main() -> None:
         assert answers is not None
         threshold = threshold_of(record.format)
         tensors = compare_tensors(checks.tensors(), checks.found(), threshold.tensor)
-        expected, floor = expectation(checks, live, answers)
+        expected, floor = expectation(checks, live, answers, ignore)
         for reader in checks.readers:
             begun = time.perf_counter()
             allowed = floor if reader.rounds else None

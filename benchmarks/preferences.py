@@ -47,6 +47,7 @@ from veneer.evaluation.scoring import example_losses
 from veneer.evaluation.statistics.compare import Comparison, contrast_seeds, describe
 from veneer.evaluation.statistics.measures import SHARE, Measure, mean_of
 from veneer.evaluation.statistics.student import quantile
+from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.reward_model import open_reward_model
 from veneer.run_folder import RunFolder
@@ -235,7 +236,7 @@ def judge(run: Run, ended: RunResult, files: Mapping[str, Path], model: str) -> 
     assert isinstance(ended.trainable, AdapterTraining)
     assistant = make_assistant(ended.model, open_checkpoint(model), ended.trainable.adapter)
     records = read_records(files["held-out rows"])
-    scores = score_rows(assistant, prepare(assistant, records))
+    scores = score_rows(assistant, prepare(assistant, records), emit=ignore)
     references = [record.messages[-1]["content"] for record in records]
     losses = [one.loss_sum / one.supervised for one in scores]
     rejected = rejected_losses(assistant, files["held-out pairs"]) if run.pairs else []

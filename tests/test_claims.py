@@ -12,6 +12,7 @@ from veneer.comparison.rows import prepare_rows
 from veneer.comparison.run import compare
 from veneer.comparison.settings import CompareConfig
 from veneer.errors import OutputError
+from veneer.events import ignore
 from veneer.sweeps.run import sweep
 from veneer.training.run import train
 
@@ -37,7 +38,7 @@ def test_every_result_has_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -
     run(tmp_path / "run")
     points(tmp_path / "sweep")
     (tmp_path / "comparison").mkdir()
-    prepare_rows(asked(tmp_path / "comparison"), tmp_path / "comparison")
+    prepare_rows(asked(tmp_path / "comparison"), tmp_path / "comparison", ignore)
     for kind, command in commands.items():
         for other in commands.keys() - {kind}:
             with pytest.raises(OutputError, match=rf"{other} holds a {other} \(see"):

@@ -13,7 +13,7 @@ from veneer.data.formats import to_record
 from veneer.data.preference import to_pair
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
-from veneer.events import Event, Note
+from veneer.events import Event, Note, ignore
 
 QUESTION = [
     {"role": "user", "content": "Hi"},
@@ -58,7 +58,7 @@ def test_calls_are_no_choices() -> None:
 def test_rows_that_are_no_pairs_are_named(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [ROWS["texts"], {"prompt": "Q", "completion": "A"}])
     with pytest.raises(DataError, match=r"1 row cannot be used as pairs:(.|\n)*rows.jsonl:2: no pair of answers"):
-        read_pairs(str(file), {}, BadRows.REFUSE)
+        read_pairs(str(file), {}, BadRows.REFUSE, ignore)
     told: list[Event] = []
     assert [row for _, row in read_pairs(str(file), {}, BadRows.SKIP, told.append)] == [ROWS["texts"]]
     (note,) = told
@@ -71,6 +71,6 @@ def test_pairs_of_other_names_are_read_by_veneers_own(tmp_path: Path) -> None:
     theirs = {"question": row["prompt"], "good": row["chosen"], "bad": row["rejected"], "prompt": "another"}
     file = write_rows(tmp_path / "rows.jsonl", [theirs])
     columns = {Column.PROMPT: "question", Column.CHOSEN: "good", Column.REJECTED: "bad"}
-    ((pair, named),) = read_pairs(str(file), columns, BadRows.REFUSE)
+    ((pair, named),) = read_pairs(str(file), columns, BadRows.REFUSE, ignore)
     assert named == {key: row[key] for key in ("prompt", "chosen", "rejected")}
     assert pair == to_pair(row, pair.where)

@@ -16,7 +16,7 @@ from veneer.comparison.settings import CompareConfig
 from veneer.comparison.task import task_rows
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, DataError, OutputError
-from veneer.events import Event, Level, Note
+from veneer.events import Event, Level, Note, ignore
 
 
 def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Path, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Pa
         methods=(Method.LORA,), held_out=0.3, limit=4, preference=ObjectiveName.DPO,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
-    made = prepare_rows(asked, tmp_path / "out")
+    made = prepare_rows(asked, tmp_path / "out", ignore)
     assert trained_on(made) == {"data.file": str(tmp_path / "out" / "train.jsonl")}
     assert made.pairs_file is not None
     imitated, preferred, scored = (
@@ -43,7 +43,7 @@ def test_pairs_are_split_once_for_imitation_preference_and_scores(tiny_model: Pa
     (tmp_path / "out" / "runs" / "base").mkdir(parents=True)
     (tmp_path / "out" / "runs" / "base" / "events.jsonl").touch()
     with pytest.raises(OutputError, match="preference: dpo there, orpo now"):
-        prepare_rows(replace(asked, preference=ObjectiveName.ORPO), tmp_path / "out")
+        prepare_rows(replace(asked, preference=ObjectiveName.ORPO), tmp_path / "out", ignore)
 
 
 def test_rows_that_are_trained_and_scored_both_are_warned_of_and_few_rows_too(tiny_model: Path, tmp_path: Path) -> None:
@@ -59,17 +59,19 @@ def test_rows_that_are_trained_and_scored_both_are_warned_of_and_few_rows_too(ti
     assert [(event.level, event.message) for event in heard if isinstance(event, Note)] == [
         (Level.WARNING, few), (Level.WARNING, both),
     ]  # fmt: skip
-    own = prepare_rows(replace(config, eval_data=None, held_out=0.8), tmp_path / "out")
+    own = prepare_rows(replace(config, eval_data=None, held_out=0.8), tmp_path / "out", ignore)
     assert own.warnings == []
 
 
 def test_repeats_on_both_sides_and_chosen_answers_of_pairs_are_warned_of(tiny_model: Path, tmp_path: Path) -> None:
     twice = write_rows(tmp_path / "twice.jsonl", rows(20) * 2)
-    (said,) = prepare_rows(replace(asked_of(tiny_model, twice, tmp_path / "a"), held_out=0.75), tmp_path / "a").warnings
+    (said,) = prepare_rows(
+        replace(asked_of(tiny_model, twice, tmp_path / "a"), held_out=0.75), tmp_path / "a", ignore
+    ).warnings
     assert "of 30 rows to score are trained too" in said
     file = write_rows(tmp_path / "pairs.jsonl", pairs(31))
     config = replace(asked_of(tiny_model, file, tmp_path / "b"), preference=ObjectiveName.DPO, methods=(Method.LORA,))
-    (said,) = prepare_rows(replace(config, eval_data=str(file)), tmp_path / "b").warnings
+    (said,) = prepare_rows(replace(config, eval_data=str(file)), tmp_path / "b", ignore).warnings
     assert said.startswith("31 of 31 rows to score are trained too")
 
 
@@ -86,11 +88,11 @@ def test_files_of_somebody_else_are_not_replaced(name: str, tiny_model: Path, tm
     own = write_rows(tmp_path / "out" / name, rows(20, seed=1))
     before = own.read_bytes()
     with pytest.raises(OutputError, match=f"holds {name}, which no comparison has written"):
-        prepare_rows(config, tmp_path / "out")
+        prepare_rows(config, tmp_path / "out", ignore)
     assert own.read_bytes() == before
     own.unlink()
-    prepare_rows(config, tmp_path / "out")
-    prepare_rows(config, tmp_path / "out")
+    prepare_rows(config, tmp_path / "out", ignore)
+    prepare_rows(config, tmp_path / "out", ignore)
 
 
 def test_columns_of_other_names_are_read_as_the_runs_read_them(tiny_model: Path, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_columns_of_other_names_are_read_as_the_runs_read_them(tiny_model: Path,
     file.write_text("text,category\n" + "".join(f"question {number},answer {number}\n" for number in range(10)))
     mapped = "data.columns={prompt: text, completion: category}"
     config = asked_of(tiny_model, file, tmp_path / "out", mapped)
-    made = prepare_rows(config, tmp_path / "out")
+    made = prepare_rows(config, tmp_path / "out", ignore)
     assert (made.training, made.evaluation) == (7, 3)
     assert scored_columns(config) == {Column.PROMPT: "text", Column.COMPLETION: "category"}
     scored = task_rows(made.eval_file, None, scored_columns(config)).rows
@@ -116,7 +118,7 @@ def test_cells_of_csv_hold_json_by_what_their_columns_are_mapped_to(tiny_model: 
             turns = [{"role": "user", "content": f"question {number}"}, {"role": "assistant", "content": "answer"}]
             table.writerow([json.dumps(turns)])
     config = asked_of(tiny_model, file, tmp_path / "out", "data.columns={messages: dialog}")
-    made = prepare_rows(config, tmp_path / "out")
+    made = prepare_rows(config, tmp_path / "out", ignore)
     assert (made.training, made.evaluation) == (7, 3)
     first = json.loads(Path(made.train_files[0]).read_text().splitlines()[0])
     assert first["dialog"][1] == {"role": "assistant", "content": "answer"}
@@ -127,7 +129,7 @@ def test_pairs_of_other_names_are_written_by_veneers_own(tiny_model: Path, tmp_p
     file = write_rows(tmp_path / "pairs.jsonl", theirs)
     config = asked_of(tiny_model, file, tmp_path / "out", "data.columns={prompt: q, chosen: good, rejected: bad}")
     config = replace(config, preference=ObjectiveName.DPO, methods=(Method.LORA,))
-    made = prepare_rows(config, tmp_path / "out")
+    made = prepare_rows(config, tmp_path / "out", ignore)
     assert scored_columns(config) == {}
     assert made.pairs_file is not None
     assert json.loads(Path(made.pairs_file).read_text().splitlines()[0]).keys() == {"prompt", "chosen", "rejected"}
@@ -140,7 +142,7 @@ def test_rows_that_cannot_be_used_are_left_out_where_the_runs_may_and_told_of(
     content = [{"prompt": f"question {number}", "completion": "answer"} for number in range(10)]
     file = write_rows(tmp_path / "rows.jsonl", [*content, {"prompt": "no answer"}])
     with pytest.raises(DataError, match=r"rows\.jsonl:11(.|\n)*data\.bad_rows: skip leaves such rows out"):
-        prepare_rows(asked_of(tiny_model, file, tmp_path / "refused"), tmp_path / "refused")
+        prepare_rows(asked_of(tiny_model, file, tmp_path / "refused"), tmp_path / "refused", ignore)
     told: list[Event] = []
     config = asked_of(tiny_model, file, tmp_path / "out", skip)
     made = prepare_rows(config, tmp_path / "out", told.append)
@@ -155,7 +157,7 @@ def test_a_row_that_json_cannot_hold_is_named(tiny_model: Path, tmp_path: Path) 
     lines = [f'{{"prompt": "question {number}", "completion": "answer"}}\n' for number in range(10)]
     file.write_text("".join([*lines, '{"prompt": "Q", "completion": "A", "weight": NaN}\n']))
     with pytest.raises(DataError, match=r"rows\.jsonl:11: (.|\n)*weight: nan"):
-        prepare_rows(asked_of(tiny_model, file, tmp_path / "out"), tmp_path / "out")
+        prepare_rows(asked_of(tiny_model, file, tmp_path / "out"), tmp_path / "out", ignore)
 
 
 def test_rows_of_a_group_are_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
@@ -167,6 +169,7 @@ def test_rows_of_a_group_are_on_one_side(tiny_model: Path, tmp_path: Path) -> No
     made = prepare_rows(
         asked_of(tiny_model, file, tmp_path / "out", "data.split.by=group", "data.split.column=customer"),
         tmp_path / "out",
+        ignore,
     )
     sides = [
         {json.loads(line)["customer"] for line in Path(name).read_text().splitlines()}
@@ -185,7 +188,7 @@ def test_pairs_of_a_group_are_on_one_side(tiny_model: Path, tmp_path: Path) -> N
         ),
         methods=(Method.LORA,), preference=ObjectiveName.DPO,
     )  # fmt: skip
-    made = prepare_rows(asked, tmp_path / "out")
+    made = prepare_rows(asked, tmp_path / "out", ignore)
     customers = {str(pair["prompt"]): str(pair["customer"]) for pair in content}
     sides = [
         {customers[json.loads(line)["prompt"]] for line in Path(name).read_text().splitlines()}
@@ -198,4 +201,4 @@ def test_a_split_beside_rows_to_score_is_refused(tiny_model: Path, tmp_path: Pat
     file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "question", "completion": "answer"}] * 4)
     asked = asked_of(tiny_model, file, tmp_path / "out", "data.split.by=near-duplicates")
     with pytest.raises(ConfigError, match=r"data.split.by near-duplicates says which rows are held out"):
-        prepare_rows(replace(asked, eval_data=str(file)), tmp_path / "out")
+        prepare_rows(replace(asked, eval_data=str(file)), tmp_path / "out", ignore)

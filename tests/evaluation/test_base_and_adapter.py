@@ -17,6 +17,7 @@ from veneer.evaluation.rows import ModelScores, prepare
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.measures import mean_of, scale_of
 from veneer.evaluation.statistics.shares import wilson
+from veneer.events import ignore
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -26,8 +27,8 @@ def test_the_adapter_is_on_again_after_an_evaluation(tiny_model: Path, tiny_data
     adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=3")).output
     assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
     prepared = prepare(assistant, read_records(tiny_data)[:3])
-    first = evaluate_rows(assistant, prepared)
-    second = evaluate_rows(assistant, prepared)
+    first = evaluate_rows(assistant, prepared, emit=ignore)
+    second = evaluate_rows(assistant, prepared, emit=ignore)
     assert (first.base, first.adapter, first.comparison) == (second.base, second.adapter, second.comparison)
     assert first.base != first.adapter
     assert assistant.adapter is not None
@@ -36,7 +37,7 @@ def test_the_adapter_is_on_again_after_an_evaluation(tiny_model: Path, tiny_data
 
 def test_a_base_alone_has_measures_and_no_comparison(tiny_model: Path, tiny_data: Path) -> None:
     assistant = open_assistant(str(tiny_model), compute=FLOAT32)
-    report = evaluate_rows(assistant, prepare(assistant, read_records(tiny_data)[:3], max_new_tokens=2))
+    report = evaluate_rows(assistant, prepare(assistant, read_records(tiny_data)[:3], max_new_tokens=2), emit=ignore)
     assert (report.rows, report.adapter, report.comparison) == (3, [], [])
     assert [sample.adapter for sample in report.samples] == [None] * 3
     assert report.primary == report.base[0].name
@@ -49,7 +50,7 @@ def test_rows_beyond_the_context_are_named(tiny_model: Path, tmp_path: Path) -> 
     rows[1]["messages"][0]["content"] = "late " * 400
     assistant = open_assistant(str(tiny_model), compute=FLOAT32)
     prepared = prepare(assistant, read_records(write_rows(tmp_path / "rows.jsonl", rows)), max_new_tokens=2)
-    warnings = evaluate_rows(assistant, prepared).warnings
+    warnings = evaluate_rows(assistant, prepared, emit=ignore).warnings
     assert warnings[0].startswith("1 row of 3 longer than the model's context of 512 tokens")
     assert "rows.jsonl:2" in warnings[0]
 

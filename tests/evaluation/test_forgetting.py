@@ -15,7 +15,7 @@ from veneer.evaluation.metrics.choose import ChosenMetrics
 from veneer.evaluation.rows import RowSet
 from veneer.evaluation.run import evaluate
 from veneer.evaluation.statistics.measures import mean_of
-from veneer.events import Event, Note, StageBegun
+from veneer.events import Event, Note, StageBegun, ignore
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -43,7 +43,7 @@ def test_suites_files_and_divergences_are_measured_in_one_loading(
     alone = evaluate(str(tiny_model), own, adapter=adapter, compute=FLOAT32)
     assert report.suites[1].comparison == alone.comparison[0]
     assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
-    opened = open_suite(f"kl:{texts}", 0, assistant)
+    opened = open_suite(f"kl:{texts}", 0, assistant, ignore)
     assert assistant.adapter is not None
     sums = row_divergences(assistant.model, assistant.adapter, opened.rows.examples)
     tokens = sum(example.supervised for example in opened.rows.examples)

@@ -100,7 +100,7 @@ def test_a_generated_suite_gets_as_many_items_as_its_margin_needs() -> None:
 
 def test_too_few_rows_are_said_beforehand() -> None:
     gate = ReleaseGate(suites={"a.jsonl": 0.02, "b.jsonl": 0.05})
-    (line,) = announced(gate, {"a.jsonl": 500, "b.jsonl": 314})
+    (line,) = announced(gate, {"a.jsonl": 500, "b.jsonl": 314}, None)
     assert "a.jsonl: a margin of 0.02 needs 1,963 rows" in line
     assert "there are 500" in line
 

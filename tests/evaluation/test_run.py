@@ -24,7 +24,7 @@ from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, CheckpointError, ConfigError, DataError, OutputError
 from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_rows
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, Note, Result, StageBegun, StageProgress
+from veneer.events import Event, Note, Result, StageBegun, StageProgress, ignore
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
@@ -151,7 +151,7 @@ def test_a_row_that_ends_in_a_call_counts_by_its_loss(tiny_model: Path, tmp_path
     assistant = open_assistant(str(tiny_model), compute=FLOAT32)
     prepared = prepare(assistant, read_records(tmp_path / "t.jsonl"))
     assert [question is None for question in prepared.questions] == [True, False]
-    scores = score_rows(assistant, prepared)
+    scores = score_rows(assistant, prepared, emit=ignore)
     assert [score.answer is None for score in scores] == [True, False]
     assert all(score.supervised > 0 for score in scores)
     sums = sum(score.loss_sum for score in scores) / sum(score.supervised for score in scores)
@@ -204,7 +204,7 @@ def test_bits_per_byte_are_the_losses_over_the_bytes_of_the_answers(tiny_model: 
     )
     report = evaluate(str(tiny_model), data, compute=FLOAT32)
     assistant = open_assistant(str(tiny_model), compute=FLOAT32)
-    nats = sum(score.loss_sum for score in score_rows(assistant, prepare(assistant, read_records(data))))
+    nats = sum(score.loss_sum for score in score_rows(assistant, prepare(assistant, read_records(data)), emit=ignore))
     found = {one.name: one.value for one in report.base}
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / (len("päckchen".encode()) + 1))
 

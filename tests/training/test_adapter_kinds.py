@@ -16,6 +16,7 @@ from veneer.enums import Method
 from veneer.errors import AdapterError, Interrupted, ModelError
 from veneer.evaluation.base_and_adapter import evaluate_rows
 from veneer.evaluation.rows import prepare
+from veneer.events import ignore
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.generation.sampling import Sampling
@@ -57,7 +58,7 @@ def test_a_run_resumes_to_the_same_bytes_and_its_adapter_is_read_again(
         assert (tmp_path / "run" / name).read_bytes() == (whole.output / name).read_bytes()
     records = read_records(tiny_data)[:6]
     live = open_assistant(str(tiny_model), adapter=whole.output, method=config.method, compute=config.compute)
-    report = evaluate_rows(live, prepare(live, records, max_new_tokens=2))
+    report = evaluate_rows(live, prepare(live, records, max_new_tokens=2), emit=ignore)
     losses = {row.name: (row.base, row.adapter) for row in report.comparison}["loss"]
     assert losses[1] < losses[0]
     if config.method is Method.LORA and not config.lora.new_tokens:

@@ -21,12 +21,10 @@ from veneer.data.sources import files_named
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.evaluation.metrics.choice import CHOICES
-from veneer.events import Note, Subscriber, ignore
+from veneer.events import Note, Subscriber
 
 
-def read_pairs(
-    name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit: Subscriber = ignore
-) -> list[tuple[Pair, Any]]:
+def read_pairs(name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit: Subscriber) -> list[tuple[Pair, Any]]:
     """Every pair of the files that a name means, and its row by veneer's own names of columns.
 
     Args:

@@ -25,7 +25,7 @@ from veneer.data.trained_rows import rows_also_in
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.evaluation.statistics.power import said_of_few
-from veneer.events import Level, Note, Subscriber, ignore
+from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import sampled_digest, write_text
 from veneer.run_folder import RunFolder
@@ -54,7 +54,7 @@ class ComparedRows:
     """Why the measures may not be what they seem: rows are trained and scored both, or few are scored."""
 
 
-def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber = ignore) -> ComparedRows:
+def prepare_rows(config: CompareConfig, output: Path, emit: Subscriber) -> ComparedRows:
     """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones.
 
     Args:

@@ -17,13 +17,13 @@ from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
 from veneer.evaluation.statistics.measures import Measure, scale_of_all
 from veneer.evaluation.statistics.power import said_of_few
-from veneer.events import Subscriber, ignore
+from veneer.events import Subscriber
 
 NO_METRICS = ChosenMetrics((), choice=False, primary=None)
 """No metrics but those that every evaluation has."""
 
 
-def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore) -> Report:
+def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber) -> Report:
     """Score base and (if there is one) adapter on the same rows, by exact answers, fields and loss."""
     begun = time.perf_counter()
     base, tuned = score_both(assistant, rows, NO_METRICS, emit=emit)
@@ -31,7 +31,7 @@ def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = igno
 
 
 def score_both(
-    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore
+    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber
 ) -> tuple[ModelScores, ModelScores | None]:
     """What the base does on rows, and the adapter where there is one."""
     with assistant.as_base():

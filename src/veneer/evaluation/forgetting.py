@@ -25,7 +25,7 @@ from veneer.evaluation.statistics.compare import Comparison, contrast
 from veneer.evaluation.statistics.measures import Measure, ratio
 from veneer.evaluation.suites.base import MOST_ITEMS
 from veneer.evaluation.suites.registry import SUITES
-from veneer.events import Stage, Subscriber, ignore
+from veneer.events import Stage, Subscriber
 
 KL = "kl:"
 """What the name of a suite begins with that measures the divergence on the texts of a file."""
@@ -174,7 +174,7 @@ def check_suites(names: Sequence[str], items: int | None = None) -> None:
         )
 
 
-def open_suite(name: str, items: int | None, assistant: Assistant, emit: Subscriber = ignore) -> OpenSuite:
+def open_suite(name: str, items: int | None, assistant: Assistant, emit: Subscriber) -> OpenSuite:
     """Make or read the rows of a suite and prepare them.
 
     Args:
@@ -203,7 +203,7 @@ def open_suite(name: str, items: int | None, assistant: Assistant, emit: Subscri
     return RowSuite(name, "rows of the user", prepare_choices(assistant, rows, chosen, emit=emit), chosen)
 
 
-def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Subscriber = ignore) -> list[Measure]:
+def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Subscriber) -> list[Measure]:
     """The measures of the base, or of the adapter, on a suite."""
     with assistant.as_base() if base else nullcontext():
         return suite.measures(assistant, base=base, emit=emit)

@@ -181,7 +181,7 @@ def verdict(low: float, high: float, least: float) -> Verdict:
     return Verdict.REGRESSED if high < least else Verdict.UNDECIDED
 
 
-def announced(gate: ReleaseGate, rows: Mapping[str, int], primary: tuple[str, int] | None = None) -> Sequence[str]:
+def announced(gate: ReleaseGate, rows: Mapping[str, int], primary: tuple[str, int] | None) -> Sequence[str]:
     """What is to be said before anything is computed: margins that need more rows than there are.
 
     Args:

@@ -196,7 +196,7 @@ def _question(assistant: Assistant, record: Record) -> Question | None:
     return Question(tuple(assistant.encoder.prompt_tokens(messages, record.tools)), reference)
 
 
-def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore, who: str = "model") -> list[RowScore]:
+def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber, who: str = "model") -> list[RowScore]:
     """Score the assistant, as it is now, on prepared rows.
 
     Args:
@@ -246,7 +246,7 @@ def refuse_overflow(assistant: Assistant, examples: Sequence[Example], losses: S
 
 
 def score_model(
-    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore, who: str = "model"
+    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber, who: str
 ) -> ModelScores:
     """Score the assistant, as it is now, by rows and by the metrics of a task."""
     scores = score_rows(assistant, rows, emit=emit, who=who)
@@ -292,7 +292,7 @@ def fitting(rows: RowSet) -> ChosenMetrics:
     return fitting_metrics(asked, list_choices(asked))
 
 
-def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore) -> RowSet:
+def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber) -> RowSet:
     """The rows with their choices encoded, where metrics compare choices; else the rows as they are.
 
     Raises:
@@ -320,7 +320,7 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *
 
 
 def choice_losses(
-    assistant: Assistant, choices: ChoiceSet, *, emit: Subscriber = ignore, who: str = "model"
+    assistant: Assistant, choices: ChoiceSet, *, emit: Subscriber, who: str = "model"
 ) -> list[list[float]]:
     """Nats of every choice of each row; the arguments are those of `score_rows`."""
     examples = choices.examples

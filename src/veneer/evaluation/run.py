@@ -52,7 +52,7 @@ from veneer.evaluation.rows import (
 from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
-from veneer.events import Level, Note, Result, Subscriber, broadcast
+from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
 from veneer.generation.share import WHOLE, Share
 from veneer.html_page.assemble import page_begins
 from veneer.io.proofs import prove_own_file
@@ -152,7 +152,7 @@ def contribute(request: EvaluationRequest, share: Share) -> None:
         request = settled.request
         loaded, rows, chosen = _loaded(request, (), share)
         shared = [name for name in settled.suites if not is_task(name) and not name.startswith(KL)]
-        opened = [open_suite(name, settled.items(name), loaded) for name in shared]
+        opened = [open_suite(name, settled.items(name), loaded, ignore) for name in shared]
         _score_all(request, loaded, rows, replace(chosen, answers=()), [_silent(one) for one in opened], ())
 
 

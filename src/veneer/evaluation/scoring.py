@@ -22,7 +22,7 @@ import torch
 from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
 from veneer.data.packing import pack
-from veneer.events import Stage, Subscriber, ignore
+from veneer.events import Stage, Subscriber
 from veneer.generation.batch import generate
 from veneer.generation.cohort import Router
 from veneer.generation.sampling import Sampling
@@ -138,8 +138,8 @@ def score(
     decode: Callable[[list[int]], str],
     stop_ids: frozenset[int],
     max_new_tokens: int,
-    emit: Subscriber = ignore,
-    who: str = "model",
+    emit: Subscriber,
+    who: str,
     router: Router | None = None,
     share: Share = WHOLE,
 ) -> list[RowScore]:

@@ -14,7 +14,7 @@ from veneer.adapters.overflow import largest_update
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.memory import enough_memory
 from veneer.errors import AdapterError, ModelError, VeneerError, listing
-from veneer.events import Stage, Subscriber, counted, ignore
+from veneer.events import Stage, Subscriber, counted
 from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.memory import float32_bytes
@@ -81,7 +81,7 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord) -> Certi
 
 
 def expectation(
-    checks: Checks, live: ReaderOutput, asked: ReaderInput, emit: Subscriber = ignore
+    checks: Checks, live: ReaderOutput, asked: ReaderInput, emit: Subscriber
 ) -> tuple[ReaderOutput | None, Floor | None]:
     """The expected model's answers, and what rounded inputs move; each None where it is not needed.
 

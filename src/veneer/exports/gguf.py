@@ -60,14 +60,7 @@ FREE_KEYS = ("general.name", "general.alignment")
 DEQUANTISED = "merged into the dequantised base, since the adapter was trained beside it"
 
 
-def write_gguf(
-    path: Path,
-    source: Source,
-    quant: Quant,
-    *,
-    name: str = "",
-    progress: Callable[[str], None] = lambda name: None,
-) -> WrittenGguf:
+def write_gguf(path: Path, source: Source, quant: Quant, *, name: str, progress: Callable[[str], None]) -> WrittenGguf:
     """Write base and adapter as one GGUF model, holding one tensor at a time.
 
     The sums are made in float64 and rounded, or quantised, once.

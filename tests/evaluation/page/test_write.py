@@ -17,6 +17,7 @@ from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.run import evaluate
 from veneer.evaluation.statistics.compare import Comparison, Metric
+from veneer.events import ignore
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -58,7 +59,9 @@ def test_the_page_holds_what_the_json_holds(tmp_path: Path, tiny_model: Path) ->
 
 def test_nothing_of_a_row_can_become_markup(tmp_path: Path) -> None:
     sample = Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE, None)
-    write_report(tmp_path / "page.html", Report(rows=1, base=[Metric("exact", 0, 0, 1)], samples=[sample]), HOSTILE)
+    write_report(
+        tmp_path / "page.html", Report(rows=1, base=[Metric("exact", 0, 0, 1)], samples=[sample]), HOSTILE, ignore
+    )
     text = (tmp_path / "page.html").read_text()
     assert HOSTILE not in text
     assert "<img" not in text
@@ -91,7 +94,7 @@ def test_the_page_of_a_single_row_is_shown_to_its_end(tmp_path: Path) -> None:
         primary="loss",
         details={"base": {"calibration": found}},
     )
-    write_report(tmp_path / "page.html", report, "of one row")
+    write_report(tmp_path / "page.html", report, "of one row", ignore)
     dom = shown_by_a_browser(tmp_path / "page.html")
     assert "1 row. These rows do not say which is better" in dom
     assert "Perplexity is multiplied by 0.368 (0.000 to –)." in dom
@@ -111,6 +114,6 @@ def test_a_browser_shows_the_page(tmp_path: Path, tiny_model: Path) -> None:
     assert report.gate is not None
     assert f'<span class="{report.gate.verdict}">{report.gate.verdict}</span>' in dom
     assert dom.count("<svg") >= 6
-    lists = content(report, "of a run")
+    lists = content(report, "of a run", ignore)
     assert dom.count('<article class="card">') == len(lists["worst"] or lists["best"] or lists["same"])
     assert "<mark>" in dom

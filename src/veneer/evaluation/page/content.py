@@ -11,7 +11,7 @@ from veneer.evaluation.page.differences import Marked, marked
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.evaluation.statistics.measures import SHARES
-from veneer.events import Stage, Subscriber, counted, ignore
+from veneer.events import Stage, Subscriber, counted
 from veneer.html_page.histograms import histograms
 from veneer.strict_json import with_reasons
 
@@ -24,7 +24,7 @@ UNCHANGED = (0.0, 0.0)
 """The gain of a row that became neither better nor worse."""
 
 
-def content(report: Report, title: str, emit: Subscriber = ignore) -> dict[str, Any]:
+def content(report: Report, title: str, emit: Subscriber) -> dict[str, Any]:
     """All that the page shows; `title` says what was evaluated, and `emit` is told how far it is."""
     lists = _lists(report.samples)
     with Stage(emit, "marking differences", total=sum(map(len, lists.values())), unit="rows") as stage:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from veneer.evaluation.page.content import content
 from veneer.evaluation.report import Report
-from veneer.events import Subscriber, ignore
+from veneer.events import Subscriber
 from veneer.html_page.assemble import page
 from veneer.io.files import write_text
 
 
-def write_report(path: Path, report: Report, title: str, emit: Subscriber = ignore) -> None:
+def write_report(path: Path, report: Report, title: str, emit: Subscriber) -> None:
     """Write a report as a page, atomically.
 
     Args:
