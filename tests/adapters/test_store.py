@@ -102,9 +102,9 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
 
 def test_settings_may_begin_with_a_byte_order_mark(model: CausalLM, folder: Path) -> None:
     write_adapter(folder, model)
-    plain, file = read_config(folder), folder / CONFIG_FILE
+    plain, file = read_spec(folder), folder / CONFIG_FILE
     file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
-    assert read_config(folder) == plain
+    assert read_spec(folder) == plain
 
 
 @pytest.mark.scenario(number=28)
