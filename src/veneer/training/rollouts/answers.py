@@ -1,12 +1,8 @@
-"""Rollouts: the answers that a policy samples, through the engine that serves models, with its live adapter.
-
-What is sampled depends on the weights, the prompts, the run's seed and the number of the sampling, and on nothing
-else: a resumed run samples what the run samples that was never interrupted.
-"""
+"""The answers that a policy samples: how they are drawn, and what engine, processes and rewards make of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -15,12 +11,9 @@ from numpy.typing import NDArray
 
 from veneer.config import GrpoSection
 from veneer.data.prompts import PromptRow
-from veneer.events import Stage, Subscriber, ignore
-from veneer.generation.batch import whole_answers
-from veneer.generation.request import STREAMS, FinishReason, GenerationRequest, GenerationResult
+from veneer.generation.request import FinishReason, GenerationResult
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
-from veneer.model.language import LanguageModel
 from veneer.rewards.base import AnswerToJudge
 
 Floats = NDArray[np.float64]
@@ -63,55 +56,12 @@ def sampling_of(settings: GrpoSection, seed: int, number: int) -> Sampling:
     )
 
 
-def sample(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    num_generations: int,
-    sampling: Sampling,
-    tokenizer: Tokenizer,
-    stop_ids: frozenset[int],
-    stop: Callable[[], bool] = lambda: False,
-    emit: Subscriber = ignore,
-    stage: str = "sampling answers",
-    places: Sequence[int] | None = None,
-) -> list[SampledAnswer]:
-    """Answers to prompts, those to one prompt side by side; each draws from a random stream of its own.
-
-    Args:
-        model: as it is now; it computes in evaluation mode meanwhile.
-        prompts: their tokens.
-        num_generations: the number of answers to each.
-        sampling: how tokens are drawn.
-        tokenizer: of the model.
-        stop_ids: tokens that end an answer.
-        stop: asked after every step of the engine.
-        emit: told how far it is.
-        stage: what this is called there.
-        places: the place of each prompt among all that are asked, which says what streams its answers draw from; None
-            where these are all.
+def sampled_answer(result: GenerationResult, tokenizer: Tokenizer) -> SampledAnswer:
+    """An answer of the engine.
 
     Raises:
-        SamplingStopped: `stop` was true.
+        SamplingStopped: a signal ended it.
     """
-    requests = [
-        GenerationRequest(
-            prompt=tuple(int(token) for token in prompt),
-            sampling=sampling,
-            stream=(place * num_generations + number) % STREAMS,
-            stop_ids=stop_ids,
-            logprobs=0,
-        )
-        for place, prompt in zip(range(len(prompts)) if places is None else places, prompts, strict=True)
-        for number in range(num_generations)
-    ]
-    if not requests:
-        return []
-    with Stage(emit, stage, total=len(requests), unit="answers") as told:
-        results = whole_answers(model, requests, on_progress=told.advance_side_by_side, stop=stop)
-        return [_sampled(result, tokenizer) for result in results]
-
-
-def _sampled(result: GenerationResult, tokenizer: Tokenizer) -> SampledAnswer:
     if result.finished.reason is FinishReason.CANCELLED:
         raise SamplingStopped
     ends = [result.finished.stop] if isinstance(result.finished.stop, int) else []
@@ -122,6 +72,36 @@ def _sampled(result: GenerationResult, tokenizer: Tokenizer) -> SampledAnswer:
         logprobs=np.array(logprobs, dtype=np.float64),
         truncated=result.finished.reason is FinishReason.LENGTH,
     )
+
+
+def as_numbers(answers: Sequence[SampledAnswer]) -> Floats:
+    """Answers as numbers: how many tokens each has, whether it was cut, the tokens, and their log-probabilities."""
+    return np.concatenate(
+        [
+            np.array([len(one.tokens) for one in answers], dtype=np.float64),
+            np.array([one.truncated for one in answers], dtype=np.float64),
+            *[np.array(one.tokens, dtype=np.float64) for one in answers],
+            *[one.logprobs for one in answers],
+        ]
+    )
+
+
+def from_numbers(numbers: Floats, count: int, tokenizer: Tokenizer) -> list[SampledAnswer]:
+    """The answers that `as_numbers` said. The token that ends one has no log-probability."""
+    lengths, truncated, rest = np.split(numbers, [count, 2 * count])
+    borders = np.cumsum(lengths).astype(np.int64)
+    tokens, logprobs = np.split(rest, 2)
+    said = [part.astype(np.int64).tolist() for part in np.split(tokens, borders[:-1])][:count]
+    known = np.split(logprobs, borders[:-1])[:count]
+    return [
+        SampledAnswer(
+            tokens=tuple(one),
+            text=tokenizer.decode(one[: int((~np.isnan(told)).sum())]),
+            logprobs=told,
+            truncated=bool(cut),
+        )
+        for one, told, cut in zip(said, known, truncated, strict=True)
+    ]
 
 
 def to_judge(

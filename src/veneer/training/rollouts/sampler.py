@@ -1,5 +1,9 @@
 """Samples answers and has them judged, divided among the processes of a run.
 
+Answers come from the engine that serves models, with the live adapter. What is sampled depends on the weights, the
+prompts, the run's seed and the number of the sampling, and on nothing else: a resumed run samples what the run samples
+that was never interrupted.
+
 Every process samples the answers to its own prompts, and all get all of them: each answer draws from a stream of its
 own, so that which process samples it changes nothing. Rank 0 alone judges, so that a reward is asked once about each
 answer, whatever the number of processes, and the others get what it says.
@@ -19,7 +23,9 @@ import torch
 
 from veneer.data.chat import Example
 from veneer.data.prompts import PromptRow
-from veneer.events import Level, Note, Subscriber
+from veneer.events import Level, Note, Stage, Subscriber
+from veneer.generation.batch import whole_answers
+from veneer.generation.request import STREAMS, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
@@ -28,8 +34,15 @@ from veneer.rewards.base import RewardsStopped
 from veneer.rewards.judge import Failure, Judge, Judged
 from veneer.strict_json import to_text
 from veneer.training.parallel.group import Group
-from veneer.training.parallel.ragged import Floats, everybodys
-from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sample, to_judge
+from veneer.training.parallel.ragged import everybodys
+from veneer.training.rollouts.answers import (
+    SampledAnswer,
+    SamplingStopped,
+    as_numbers,
+    from_numbers,
+    sampled_answer,
+    to_judge,
+)
 
 READY, STOPPED = "ready", "stopped"
 
@@ -96,22 +109,27 @@ class Sampler:
     def _own(
         self, examples: Sequence[Example], num_generations: int, sampling: Sampling, doing: str
     ) -> list[SampledAnswer] | None:
-        """The answers to this process's prompts; None where a signal came."""
-        places = self._places(self.group.ranks.rank, len(examples))
-        asked = [examples[place].tokens.tolist() for place in places]
-        try:
-            return sample(
-                self.model,
-                asked,
-                num_generations,
-                sampling,
-                self.tokenizer,
-                self.stop_ids,
-                self.stop,
-                self.emit,
-                doing,
-                places,
+        """The answers to this process's prompts; None where a signal came.
+
+        Each draws from a random stream of its own, which the place of its prompt among all of them says.
+        """
+        requests = [
+            GenerationRequest(
+                prompt=tuple(examples[place].tokens.tolist()),
+                sampling=sampling,
+                stream=(place * num_generations + number) % STREAMS,
+                stop_ids=self.stop_ids,
+                logprobs=0,
             )
+            for place in self._places(self.group.ranks.rank, len(examples))
+            for number in range(num_generations)
+        ]
+        if not requests:
+            return []
+        try:
+            with Stage(self.emit, doing, total=len(requests), unit="answers") as told:
+                results = whole_answers(self.model, requests, on_progress=told.advance_side_by_side, stop=self.stop)
+                return [sampled_answer(result, self.tokenizer) for result in results]
         except SamplingStopped:
             return None
 
@@ -129,9 +147,11 @@ class Sampler:
         if not ranks.many:
             return own
         found: dict[int, list[SampledAnswer]] = {}
-        for rank, numbers in enumerate(everybodys(self.group, _numbers(own))):
+        for rank, numbers in enumerate(everybodys(self.group, as_numbers(own))):
             places = self._places(rank, prompts)
-            answers = own if rank == ranks.rank else _answers(numbers, len(places) * num_generations, self.tokenizer)
+            answers = (
+                own if rank == ranks.rank else from_numbers(numbers, len(places) * num_generations, self.tokenizer)
+            )
             starts = range(0, len(answers), num_generations)
             found |= {at: answers[start : start + num_generations] for at, start in zip(places, starts, strict=True)}
         return [answer for place in range(prompts) for answer in found[place]]
@@ -175,33 +195,3 @@ class Sampler:
         self.group.broadcast(torch.from_numpy(values))
         self.group.broadcast(torch.from_numpy(totals))
         return Judged(tuple(names), values, totals, tuple(Failure(**one) for one in failures))
-
-
-def _numbers(answers: Sequence[SampledAnswer]) -> Floats:
-    """Answers as numbers: how many tokens each has, whether it was cut, the tokens, and their log-probabilities."""
-    return np.concatenate(
-        [
-            np.array([len(one.tokens) for one in answers], dtype=np.float64),
-            np.array([one.truncated for one in answers], dtype=np.float64),
-            *[np.array(one.tokens, dtype=np.float64) for one in answers],
-            *[one.logprobs for one in answers],
-        ]
-    )
-
-
-def _answers(numbers: Floats, count: int, tokenizer: Tokenizer) -> list[SampledAnswer]:
-    """The answers that `_numbers` said. The token that ends one has no log-probability."""
-    lengths, truncated, rest = np.split(numbers, [count, 2 * count])
-    borders = np.cumsum(lengths).astype(np.int64)
-    tokens, logprobs = np.split(rest, 2)
-    said = [part.astype(np.int64).tolist() for part in np.split(tokens, borders[:-1])][:count]
-    known = np.split(logprobs, borders[:-1])[:count]
-    return [
-        SampledAnswer(
-            tokens=tuple(one),
-            text=tokenizer.decode(one[: int((~np.isnan(told)).sum())]),
-            logprobs=told,
-            truncated=bool(cut),
-        )
-        for one, told, cut in zip(said, known, truncated, strict=True)
-    ]
