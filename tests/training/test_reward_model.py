@@ -25,12 +25,11 @@ from veneer.io.tokenizer import from_directory
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.planning.plan import Plan
-from veneer.planning.sampling import SCORED_TOKENS
 from veneer.planning.time import step_seconds
 from veneer.reproduction.run import reproduce
 from veneer.reward_model import open_reward_model
 from veneer.training.prepare import plan
-from veneer.training.reward_model import TOKENS, RewardModel, reward_model_beside
+from veneer.training.reward_model import RewardModel, reward_model_beside
 from veneer.training.run import train
 from veneer.training.supposed_steps import SupposedRows
 
@@ -106,10 +105,6 @@ def test_an_adapter_of_peft_scores_alike(reward: RewardModel, tiny_model: Path, 
     with torch.no_grad():
         expected = [float(theirs(torch.tensor(one.tokens, dtype=torch.int64)[None]).logits) for one in rows.eval]
     assert own.scores_of_examples(list(rows.eval)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-
-
-def test_as_many_tokens_are_scored_at_a_time_as_plans_say() -> None:
-    assert TOKENS == SCORED_TOKENS
 
 
 def test_a_row_that_says_no_text_is_named(reward: RewardModel) -> None:

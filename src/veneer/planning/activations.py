@@ -18,18 +18,14 @@ from veneer.native.arguments import DTYPES
 from veneer.native.attention import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
 from veneer.planning.batch_shape import BatchShape
-from veneer.planning.mixture import has_experts, kept_by_experts
+from veneer.planning.mixture import FLOAT, INDEX, has_experts, kept_by_experts
 from veneer.planning.setup import Setup
 from veneer.planning.trained import LinearShape
 
-STATISTIC = 4
-"""Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""
 FORMULA = 256
 """Bytes of a document's numbers in a formula over whole answers, at most."""
 FLASH_STATE = 16
 """Bytes of a generator's state that FlashAttention keeps."""
-INDEX = 8
-"""Bytes of an int64 token id or index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +100,16 @@ def _kept_by_attention(setup: Setup, tokens: int, keys: int) -> int:
     if setup.device == "cpu" or by_flash(setup):
         heads = tokens * 2 * spec.num_heads + keys * 2 * spec.num_kv_heads
         state = 0 if setup.device == "cpu" else FLASH_STATE
-        return heads * spec.head_dim * size + tokens * spec.num_heads * STATISTIC + state
+        return heads * spec.head_dim * size + tokens * spec.num_heads * FLOAT + state
     # A call for each document, whose queries are read with the beginning in front and whose keys are repeated for all
     # heads; and all outputs, laid end to end.
     heads = (4 * keys + tokens) * spec.num_heads
-    return heads * spec.head_dim * size + keys * spec.num_heads * STATISTIC
+    return heads * spec.head_dim * size + keys * spec.num_heads * FLOAT
 
 
 def _statistics(spec: DecoderSpec) -> int:
     """Bytes that a norm keeps for each row besides the row."""
-    return STATISTIC * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
+    return FLOAT * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
 
 
 def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
@@ -188,22 +184,20 @@ def _by_linear(setup: Setup, linear: LinearShape, tokens: int, *, learned: bool)
         return 0
     copies = (1 if learned else 0) + (1 if _keeps_inputs(setup) else 0)
     dropped = tokens * linear.inputs * size * copies if setup.lora.dropout else 0
-    turned = (
-        tokens * linear.outputs * size + 2 * STATISTIC * linear.outputs if setup.lora.variant is Variant.DORA else 0
-    )
+    turned = tokens * linear.outputs * size + 2 * FLOAT * linear.outputs if setup.lora.variant is Variant.DORA else 0
     return tokens * linear.width * size + dropped + turned + _joined(linear)
 
 
 def _joined(linear: LinearShape) -> int:
     """Bytes of A and B joined with the subtracted pair."""
-    return STATISTIC * linear.width * (linear.inputs + linear.outputs) if linear.subtracted else 0
+    return FLOAT * linear.width * (linear.inputs + linear.outputs) if linear.subtracted else 0
 
 
 def kept_outside(setup: Setup, batch: BatchShape) -> int:
     """Bytes kept before and behind the layers: rotary angles, the last norm's input, the gradient of the loss."""
     spec, size = setup.spec, setup.dtype.itemsize
     # Cosine and sine of half as many angles, of each kind of positions.
-    total = sum(batch.tokens * rope.turned(spec.head_dim) * STATISTIC for rope in spec.ropes)
+    total = sum(batch.tokens * rope.turned(spec.head_dim) * FLOAT for rope in spec.ropes)
     total += batch.tokens * (spec.hidden_size * size + _statistics(spec))  # the last norm
     total += batch.supervised * (INDEX + spec.hidden_size * size)
     if setup.row_losses:
@@ -212,7 +206,7 @@ def kept_outside(setup: Setup, batch: BatchShape) -> int:
     if setup.full:
         total += batch.tokens * INDEX  # the embedding's tokens
     if setup.trained_head:
-        total += setup.head_weights * STATISTIC  # its gradient
+        total += setup.head_weights * FLOAT  # its gradient
     return total + _kept_in_front(setup, batch) + _kept_by_head(setup)
 
 
@@ -225,8 +219,8 @@ def _kept_in_front(setup: Setup, batch: BatchShape) -> int:
     if EMBEDDING not in setup.updated:
         return 0
     dim = setup.spec.hidden_size
-    turned = (batch.tokens * dim + 2 * dim) * STATISTIC if setup.lora.variant is Variant.DORA else 0
-    return batch.tokens * (INDEX + setup.lora.rank_of(EMBEDDING) * STATISTIC) + turned
+    turned = (batch.tokens * dim + 2 * dim) * FLOAT if setup.lora.variant is Variant.DORA else 0
+    return batch.tokens * (INDEX + setup.lora.rank_of(EMBEDDING) * FLOAT) + turned
 
 
 def _kept_by_head(setup: Setup) -> int:
@@ -239,7 +233,7 @@ def _kept_by_head(setup: Setup) -> int:
         total += lora.rank_of(HEAD) * (spec.vocab_size + inputs)
         total += spec.vocab_size if lora.variant is Variant.DORA else 0
     rows = lora.trainable_tokens.get(HEAD, lora.trainable_tokens.get(EMBEDDING, ()) if spec.tied_head else ())
-    return (total + len(rows) * spec.hidden_size) * STATISTIC
+    return (total + len(rows) * spec.hidden_size) * FLOAT
 
 
 def kept_activations(setup: Setup, batch: BatchShape, *, recompute: bool) -> int:

@@ -8,7 +8,7 @@ from veneer.planning.activations import attended_keys, by_compiled_kernel, by_fl
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup
 
-SCORES_COPIES = 6
+ATTENTION_COPIES = 6
 """Number of float32 tensors of a block's scores in backward: scaled, capped, masked, softmax, and gradients."""
 FLASH_ROWS = 128
 """FlashAttention's sums of a document have a number of rows that is a multiple of this, and as many more behind."""
@@ -55,7 +55,9 @@ def scratch_by_document(setup: Setup, batch: BatchShape, keys: int) -> int:
     """
     spec, seen = setup.spec, longest_seen(setup, batch)
     rows = min(BLOCK_ROWS, batch.shared + batch.longest)
-    return SCORES_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
+    return (
+        ATTENTION_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
+    )
 
 
 def longest_seen(setup: Setup, batch: BatchShape) -> int:

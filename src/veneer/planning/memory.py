@@ -38,9 +38,9 @@ from veneer.planning.setup import Setup, Teaching
 from veneer.quant.schemes import decode_scratch
 
 MB = 10**6
-COMPARED_ROWS, COPIES = 64, 8
-"""Rows that are compared with a teacher at a time, and float32 tensors of their predictions at most (`CHUNK_ROWS` of
-`veneer.training.objectives.divergences`, whose test counts them)."""
+COMPARED_ROWS, COMPARED_COPIES = 64, 8
+"""Number of rows that are compared with a teacher at a time, and of float32 tensors `[rows, vocab]` that this takes at
+most: 100 MB for 49,152 tokens."""
 FIRST_USE = 36 * MB
 """Growth of the process in its first step, whatever the model: pages of torch's libraries that are first touched then,
 and buffers of its threads (measured with torch 2.13 on Linux)."""
@@ -280,7 +280,7 @@ def _compared(setup: Setup, batch: BatchShape) -> int:
     if setup.teaching is None:
         return 0
     chunk = min(COMPARED_ROWS, batch.supervised) * setup.spec.vocab_size
-    total = chunk * (4 * COPIES + 3 * setup.dtype.itemsize)
+    total = chunk * (4 * COMPARED_COPIES + 3 * setup.dtype.itemsize)
     if setup.teaching.live is not None:
         total += (batch.tokens + batch.supervised) * setup.teaching.setup.spec.hidden_size * setup.dtype.itemsize
     return total

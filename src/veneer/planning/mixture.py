@@ -16,7 +16,7 @@ from veneer.model.spec import DecoderSpec
 from veneer.planning.trained import LinearShape
 
 FLOAT, INDEX = 4, 8
-"""Bytes of a float32 routing weight, and of an int64 index."""
+"""Bytes of a float32 number (a routing weight, a norm's rstd, an angle's cosine), and of an int64 token or index."""
 ROUTER, ALL_GATE_UP, ALL_DOWN = "router", f"experts.{GATE_UP}", f"experts.{DOWN}"
 """Keys of the router's linear layer, and of the parameters of all experts."""
 

@@ -21,8 +21,8 @@ BLOCKS_BEYOND = 1
 """Blocks of the cache that a sequence takes beyond whole ones, for its last tokens."""
 DRAWN_COPIES = 8
 """Float64 numbers for each token of the vocabulary that a draw makes."""
-SCORED_TOKENS = 1024
-"""Tokens that a reward model scores at a time (`TOKENS` of `veneer.training.reward_model`, as its test sees)."""
+REWARDED_TOKENS = 1024
+"""Tokens that a reward model scores at a time."""
 HOLES = 0.15
 """Holes in the heap that a cache leaves, whose blocks come and go, as a share of it."""
 
@@ -71,7 +71,7 @@ def scored_texts(batch: BatchShape) -> BatchShape:
     """The texts that a reward model scores at a time, of a step whose answers have the shape `batch`. A text may have
     a few tokens more than its prompt and answer: those of the template behind it."""
     longest = pad_to_multiple(batch.longest) + PAD_TO_MULTIPLE_OF
-    tokens = max(SCORED_TOKENS, longest)
+    tokens = max(REWARDED_TOKENS, longest)
     return BatchShape(tokens=tokens, longest=longest, supervised=0, shapes=tokens // PAD_TO_MULTIPLE_OF)
 
 

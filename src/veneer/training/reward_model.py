@@ -30,11 +30,9 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
+from veneer.planning.sampling import REWARDED_TOKENS
 from veneer.training.objective import hidden_states
 from veneer.training.objectives.reward import last_tokens
-
-TOKENS = 1024
-"""Tokens of a micro-batch at most, if one text alone has not more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class RewardModel:
         found = [0.0] * len(examples)
         share = not model.spec.by_length and model.flat
         with Stage(emit, "scoring", total=len(examples), unit="texts") as stage, evaluation_mode(model):
-            for batch in pack(examples, TOKENS, share=share):
+            for batch in pack(examples, REWARDED_TOKENS, share=share):
                 hidden = hidden_states(model, batch)
                 scores = head(hidden.index_select(0, last_tokens(batch).to(hidden.device)))
                 for number, score in zip(batch.numbers, scores.tolist(), strict=True):

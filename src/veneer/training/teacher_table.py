@@ -23,9 +23,10 @@ from veneer.gpu.transfer import sent
 from veneer.hardware import processor, resolve_device, resolve_dtype
 from veneer.io.files import sampled_digest
 from veneer.out_of_memory import out_of_memory_while
+from veneer.planning.memory import COMPARED_ROWS
 from veneer.training.keyed_tensors import key_of, read_under, write_under
 from veneer.training.live_teacher import LiveTeacher, load_teacher
-from veneer.training.objectives.divergences import CHUNK_ROWS, Taught, TaughtRows, with_rest
+from veneer.training.objectives.divergences import Taught, TaughtRows, with_rest
 from veneer.training.out_of_memory import release_memory
 from veneer.training.parallel.group import Group
 from veneer.training.run_inputs import RunInputs
@@ -84,8 +85,8 @@ class TaughtTable:
     def put(self, batch: MicroBatch, taught: TaughtRows) -> None:
         """Fill in what a teacher says of a micro-batch, which it gives for all tokens that are compared."""
         places = self._places(batch)
-        for start in range(0, len(places), CHUNK_ROWS):
-            some = slice(start, start + CHUNK_ROWS)
+        for start in range(0, len(places), COMPARED_ROWS):
+            some = slice(start, start + COMPARED_ROWS)
             every = taught(some).log_probabilities
             likeliest = every.topk(self.tokens.shape[1], dim=-1).indices
             self.tokens[places[some]] = likeliest.to("cpu", torch.int32)

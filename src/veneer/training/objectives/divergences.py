@@ -30,13 +30,8 @@ from veneer.config import DistillationSection
 from veneer.formulas import Divergence
 from veneer.losses.module_head import HeadGradients, scaled_gradients
 from veneer.model.decoder import shaped
+from veneer.planning.memory import COMPARED_ROWS
 from veneer.products import Scores
-
-CHUNK_ROWS = 64
-"""Number of rows that are scored at a time. There are about eight tensors `[rows, vocab]` in float32 of each chunk:
-100 MB for 49,152 tokens."""
-COPIES = 8
-"""Number of these tensors at most, for the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +79,7 @@ def divergences(
     settings: DistillationSection,
     *,
     shaping: Scores,
-    chunk: int = CHUNK_ROWS,
+    chunk: int = COMPARED_ROWS,
 ) -> Divergences:
     """The divergence of softmax(head(hidden) / temperature) from the teacher's distribution, summed over rows.
 
