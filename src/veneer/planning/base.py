@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 from veneer.adapters.targets import EMBEDDING, HEAD, is_router
 from veneer.enums import Products
 from veneer.loading.forms import TableForm, keeps_table_blocks
@@ -18,7 +16,7 @@ def base_bytes(setup: Setup) -> int:
     tables = (EMBEDDING,) if setup.spec.tied_head else (EMBEDDING, HEAD)
     total = (setup.other_weights - len(tables) * setup.head_weights) * size
     total += sum(_table_bytes(setup, path, size) for path in tables)
-    for linear in chain.from_iterable(layer.values() for layer in setup.linears):
+    for linear in setup.every_linear:
         if linear.experts:
             continue
         if setup.products is Products.INT8 and not is_router(linear.path):
@@ -37,8 +35,7 @@ def decoded_bytes(setup: Setup) -> int:
     the weights in a form of their own, and decode none."""
     if setup.products is Products.INT8:
         return 0
-    linears = chain.from_iterable(layer.values() for layer in setup.linears)
-    packed = (one for one in linears if one.path not in setup.dense or setup.block_bytes(one) is not None)
+    packed = (one for one in setup.every_linear if one.path not in setup.dense or setup.block_bytes(one) is not None)
     return setup.dtype.itemsize * sum(one.weights for one in packed)
 
 

@@ -42,6 +42,11 @@ class Limit:
     bytes: float
     source: str
 
+    @property
+    def known(self) -> float | None:
+        """The bytes; None where the system does not say how much memory there is."""
+        return self.bytes if self.bytes < float("inf") else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatchChoice:

@@ -76,8 +76,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Every number, for programs. Sizes are in bytes."""
-        limit = self.limit.bytes if self.limit.bytes < float("inf") else None
-        return {**asdict(self), "peak": self.peak, "limit": limit, "exact": False}
+        return {**asdict(self), "peak": self.peak, "limit": self.limit.known, "exact": False}
 
 
 def hf_linears(spec: HfSpec, lora: LoraSpec, targets: Sequence[str]) -> list[dict[str, LinearShape]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 from veneer.enums import Variant
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.planning.setup import Setup
@@ -57,5 +55,5 @@ def heap_holes(setup: Setup, moving: int, *, recompute: bool) -> int:
     frozen_head = not (setup.trained_head or setup.scored)
     if tiles and setup.dtype.itemsize == 4 and setup.row_losses and frozen_head:
         share += HEAP_SHARE_ROW_LOSSES
-    factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
+    factors = 4 * sum(linear.factors for linear in setup.every_linear)
     return int(moving * share + factors * FACTORS_SHARE)

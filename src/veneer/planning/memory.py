@@ -174,10 +174,11 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     if recompute:
         workspace += largest_layer(setup, batch)
     logits = _logits(setup, batch)
-    if setup.teaching is not None and setup.teaching.live is not None:
-        logits = max(logits, _evaluation(setup.teaching.live, batch))
+    teacher = setup.live_teacher
+    if teacher is not None:
+        logits = max(logits, _evaluation(teacher, batch))
     cpu = setup.device == "cpu"
-    models = [setup, *([setup.teaching.live] if setup.teaching is not None and setup.teaching.live else [])]
+    models = [setup] if teacher is None else [setup, teacher]
     machine_code = sum(compiled_bytes(model, batch) for model in models) + compiled_by_document(setup, batch)
     machine_code += sum(compiled_bytes(one, scored_texts(batch)) for one in setup.reward_models)
     first_use = FIRST_USE + machine_code + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
@@ -251,26 +252,27 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
     if setup.rewards:
         # Hidden states, their gradient, and those of last tokens in float32 and in a formula.
         return 2 * batch.tokens * spec.hidden_size * size + batch.documents * (spec.hidden_size * (size + 8) + 256)
+    chunk = min(chunk_rows(setup.device), batch.supervised)
     total = (batch.tokens + batch.supervised) * spec.hidden_size * size
-    total += min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
+    total += chunk * spec.vocab_size * size
     if not spec.scores.plain:
         # Scaled logits in float32; where they are capped, their tanh too.
         copies = 1 if spec.scores.softcap is None else 2
-        total += copies * 4 * min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size
+        total += copies * 4 * chunk * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
         # The gradient of the logits, and the logits before an update or before trained rows.
         copies = 3 if setup.trained_tokens or HEAD in setup.lora.trainable_tokens else 2
-        total += copies * min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
+        total += copies * chunk * spec.vocab_size * size
         if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
             total += 2 * 4 * setup.head_weights
     if setup.row_losses:
         # The hidden states of supervised tokens and their gradient together, a chunk's gradient in float32, of a head
         # that is a module a chunk's scores in float32, and of a trained head its rounded form, made again.
         total += batch.supervised * spec.hidden_size * size
-        total += 2 * 4 * min(chunk_rows(setup.device), batch.supervised) * spec.hidden_size
-        total += 3 * 4 * min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * setup.scored
+        total += 2 * 4 * chunk * spec.hidden_size
+        total += 3 * 4 * chunk * spec.vocab_size * setup.scored
         total += size * setup.head_weights * setup.trained_head
     return total + _compared(setup, batch)
 
@@ -281,8 +283,8 @@ def _compared(setup: Setup, batch: BatchShape) -> int:
         return 0
     chunk = min(COMPARED_ROWS, batch.supervised) * setup.spec.vocab_size
     total = chunk * (4 * COMPARED_COPIES + 3 * setup.dtype.itemsize)
-    if setup.teaching.live is not None:
-        total += (batch.tokens + batch.supervised) * setup.teaching.setup.spec.hidden_size * setup.dtype.itemsize
+    if setup.live_teacher is not None:
+        total += (batch.tokens + batch.supervised) * setup.live_teacher.spec.hidden_size * setup.dtype.itemsize
     return total
 
 

@@ -84,7 +84,7 @@ class Plan:
         memory = self.choice.memory
         return {
             "peak": memory.peak,
-            "limit": self.limit.bytes if self.limit.bytes < float("inf") else None,
+            "limit": self.limit.known,
             "fits": self.refusal is None,
             "components": asdict(memory),
             "phases": memory.phases,

@@ -4,7 +4,6 @@ that a reward model scores."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 
 from veneer.adapters.targets import ALL_LINEAR
 from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS, batch_limits
@@ -87,6 +86,6 @@ def step_width(setup: Setup) -> int:
     widths: Mapping[str, int] = {
         "x, normed, attended, fed": 4 * spec.hidden_size,
         "queries, keys, values, mixed": 2 * inner + 2 * spec.num_kv_heads * spec.head_dim,
-        "gate, up, product": 3 * max(linear.outputs for linear in chain.from_iterable(map(dict.values, setup.linears))),
+        "gate, up, product": 3 * max(linear.outputs for linear in setup.every_linear),
     }
     return sum(widths.values())

@@ -9,7 +9,6 @@ once, beside weights that are decoded.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -149,9 +148,7 @@ def computed_by_modules(setup: Setup) -> bool:
     """Whether a server computes adapters of this kind by the model's modules, one batch an adapter, because they are
     more than what `veneer.adapters.step_factors` makes of them."""
     more = bool(setup.updated or setup.lora.modules_to_save or setup.lora.trainable_tokens)
-    biases = setup.lora.bias is not Bias.NONE and any(
-        linear.bias for linear in chain.from_iterable(map(dict.values, setup.linears))
-    )
+    biases = setup.lora.bias is not Bias.NONE and any(linear.bias for linear in setup.every_linear)
     return setup.spec.mixture is not None or biases or more
 
 
@@ -159,8 +156,8 @@ def _adapter_bytes(setup: Setup, dtype: torch.dtype | None) -> int:
     """What an adapter takes: factors in a dtype, with a subtracted pair, and numbers of each output in float32; or for
     None, all of it in float32, as modules hold it.
     """
-    lora, linears = setup.lora, list(chain.from_iterable(map(dict.values, setup.linears)))
-    adapted = [linear for linear in linears if linear.rank and not linear.experts]
+    lora = setup.lora
+    adapted = [linear for linear in setup.every_linear if linear.rank and not linear.experts]
     dora = lora.variant is Variant.DORA
     by_output = sum(linear.outputs * (dora + lora.factor_bias) for linear in adapted)
     weights = replace(setup, method=Method.LORA).adapter_weights - by_output

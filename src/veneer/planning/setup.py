@@ -144,8 +144,8 @@ class Setup:
 
     def __post_init__(self) -> None:
         linears = decoder_linears(self.spec, None if self.full else self.lora, self.targets)
-        paths = [linear.path for layer in linears for linear in layer.values() if not linear.experts]
         object.__setattr__(self, "linears", linears)
+        paths = [linear.path for linear in self.every_linear if not linear.experts]
         dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
         # A router is never quantised.
         object.__setattr__(self, "dense", dense | frozenset(path for path in paths if is_router(path)))
@@ -208,6 +208,16 @@ class Setup:
         return replace(self, lora=self.lora.with_rank(rank))
 
     @cached_property
+    def every_linear(self) -> tuple[LinearShape, ...]:
+        """The linear layers of all decoder layers, in their order."""
+        return tuple(linear for layer in self.linears for linear in layer.values())
+
+    @property
+    def live_teacher(self) -> Setup | None:
+        """The teacher, where there is one that computes beside the student."""
+        return None if self.teaching is None else self.teaching.live
+
+    @cached_property
     def updated(self) -> frozenset[str]:
         """Those of embedding and head that get an update."""
         if self.full or self.lora.target_modules == ALL_LINEAR:
@@ -245,22 +255,19 @@ class Setup:
     @cached_property
     def linear_weights(self) -> int:
         """Elements of all linear layers' weights, without the head."""
-        return sum(linear.weights for layer in self.linears for linear in layer.values())
+        return sum(linear.weights for linear in self.every_linear)
 
     @cached_property
     def met_weights(self) -> float:
         """Elements of linear weights that one token is multiplied with. In a mixture only its own experts count."""
-        linears = [linear for layer in self.linears for linear in layer.values()]
         share = share_of_experts(self.spec)
-        return sum(linear.weights * (share if ".experts." in linear.path else 1.0) for linear in linears)
+        return sum(linear.weights * (share if ".experts." in linear.path else 1.0) for linear in self.every_linear)
 
     @cached_property
     def met_adapter_weights(self) -> float:
         """Elements of the adapter that one token is multiplied with."""
-        linears = [linear for layer in self.linears for linear in layer.values()]
-        return self.adapter_weights - sum(linear.factors for linear in linears if linear.experts) * (
-            1 - share_of_experts(self.spec)
-        )
+        experts = sum(linear.factors for linear in self.every_linear if linear.experts)
+        return self.adapter_weights - experts * (1 - share_of_experts(self.spec))
 
     @cached_property
     def head_weights(self) -> int:
@@ -271,7 +278,7 @@ class Setup:
     def other_weights(self) -> int:
         """Elements outside of linear weights: embedding, an untied head, norms and biases."""
         spec = self.spec
-        biases = sum(linear.outputs for layer in self.linears for linear in layer.values() if linear.bias)
+        biases = sum(linear.outputs for linear in self.every_linear if linear.bias)
         norms = sum(prod(shape) for shape in norm_shapes(spec).values())
         return self.head_weights * (1 if spec.tied_head else 2) + norms + biases
 
@@ -279,9 +286,9 @@ class Setup:
     def trained(self) -> list[tuple[str, Shape]]:
         """Name and shape of every trained tensor."""
         if self.full:
-            return list(by_full(self.spec, self.linears))
+            return list(by_full(self.spec, self.every_linear))
         score = [(SCORE_WEIGHT, (1, self.spec.hidden_size))] if self.rewards else []
-        return [*by_adapter(self.spec, self.linears, self.lora, self.updated), *score]
+        return [*by_adapter(self.spec, self.every_linear, self.lora, self.updated), *score]
 
     @cached_property
     def trained_weights(self) -> int:
@@ -303,7 +310,7 @@ class Setup:
         """Elements of the adapter: trained tensors, a frozen A, and subtracted pairs."""
         if self.full:
             return 0
-        linears = [linear for layer in self.linears for linear in layer.values()]
+        linears = self.every_linear
         still = sum(linear.rank * linear.inputs for linear in linears) if self.lora.factors is Factors.B else 0
         return self.trained_weights + still + sum(linear.factors for linear in linears if linear.subtracted)
 
@@ -323,15 +330,14 @@ class Setup:
     @property
     def largest_matrix(self) -> int:
         """Elements of the largest linear layer's weight."""
-        return max(linear.weights for layer in self.linears for linear in layer.values())
+        return max(linear.weights for linear in self.every_linear)
 
     @cached_property
     def largest_packed(self) -> int:
         """Elements of the largest quantised weight; 0 where none is quantised."""
-        linears = [linear for layer in self.linears for linear in layer.values() if linear.weights]
         sizes = [
             linear.weights
-            for linear in linears
-            if linear.path not in self.dense or self.block_bytes(linear) is not None
+            for linear in self.every_linear
+            if linear.weights and (linear.path not in self.dense or self.block_bytes(linear) is not None)
         ]
         return max(sizes, default=0)

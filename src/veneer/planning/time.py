@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import chain
 
 import torch
 from torch import nn
@@ -202,9 +201,9 @@ def _attention_operations(setup: Setup, batch: BatchShape, again: int) -> float:
 
 def _taught(setup: Setup, batch: BatchShape) -> float:
     """Operations of a teacher that computes beside the student: a forward pass, and its head."""
-    if setup.teaching is None or setup.teaching.live is None:
+    teacher = setup.live_teacher
+    if setup.teaching is None or teacher is None:
         return 0.0
-    teacher = setup.teaching.live
     adapter = teacher.met_adapter_weights if setup.teaching.adapted else 0
     linear = 2 * (teacher.met_weights + adapter) * batch.step_tokens
     attention = 2 * batch.step_squares * teacher.spec.num_layers * teacher.spec.num_heads * teacher.spec.head_dim
@@ -250,8 +249,7 @@ def _beside(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
 
 def _updated_inputs(setup: Setup) -> int:
     """Elements of a token that are inputs of an update, without those of experts."""
-    linears = chain.from_iterable(layer.values() for layer in setup.linears)
-    return sum(one.inputs for one in linears if one.rank and not one.experts)
+    return sum(one.inputs for one in setup.every_linear if one.rank and not one.experts)
 
 
 @dataclass(frozen=True, slots=True)

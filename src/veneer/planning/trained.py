@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 from veneer.adapters.names import (
     EMBEDDING_A,
@@ -87,13 +86,13 @@ def by_linear(linear: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]
 
 
 def by_adapter(
-    spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]], lora: LoraSpec, updated: frozenset[str]
+    spec: DecoderSpec, linears: Iterable[LinearShape], lora: LoraSpec, updated: frozenset[str]
 ) -> Iterator[tuple[str, Shape]]:
     """All trained tensors of an adapter.
 
     Args:
         spec: specification of the model.
-        linears: linear layers of each decoder layer.
+        linears: linear layers, in their order.
         lora: the adapter.
         updated: those of embedding and head that get an update.
     """
@@ -104,7 +103,7 @@ def by_adapter(
         yield f"{EMBEDDING}.{EMBEDDING_B}", (dim, rank)
         if lora.variant is Variant.DORA:
             yield f"{EMBEDDING}.{MAGNITUDE}", (dim,)
-    for linear in chain.from_iterable(layer.values() for layer in linears):
+    for linear in linears:
         yield from by_linear(linear, lora)
     if HEAD in updated:
         yield from by_linear(LinearShape(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
@@ -117,11 +116,11 @@ def by_adapter(
         yield f"{path}.{TOKEN_ROWS}", (len(ids), dim)
 
 
-def by_full(spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]]) -> Iterator[tuple[str, Shape]]:
+def by_full(spec: DecoderSpec, linears: Iterable[LinearShape]) -> Iterator[tuple[str, Shape]]:
     """All weights of the model. A tied weight comes once."""
     shape = (spec.vocab_size, spec.hidden_size)
     yield f"{EMBEDDING}.weight", shape
-    for linear in chain.from_iterable(layer.values() for layer in linears):
+    for linear in linears:
         yield from _whole(linear)
     if not spec.tied_head:
         yield f"{HEAD}.weight", shape
