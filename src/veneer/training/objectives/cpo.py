@@ -21,7 +21,7 @@ from veneer.config import CpoSection
 from veneer.data.batches import MicroBatch
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
-from veneer.training.objectives.documents import NLL, log_probabilities, pair_metrics, pair_weights
+from veneer.training.objectives.documents import log_probabilities, pair_sums, pair_weights
 
 CPO = "cpo"
 
@@ -39,7 +39,5 @@ class Cpo:
     def sums(self, hidden: Tensor, head: nn.Module, shaping: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
         policy, beta = log_probabilities(hidden, head, shaping, batch), self.settings.beta
-        terms = {CPO: -logsigmoid(beta * (policy[::2] - policy[1::2])).sum()}
-        if self.settings.nll:
-            terms[NLL] = -policy[::2].sum()
-        return Sums(terms, pair_metrics((beta * policy).detach(), policy.detach()))
+        losses = -logsigmoid(beta * (policy[::2] - policy[1::2]))
+        return pair_sums(CPO, losses, beta * policy, policy, self.settings.nll)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from veneer.data.batches import MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
+from veneer.training.objectives.base import Sums
 from veneer.training.objectives.head import target_losses
 
 NLL = "nll"
@@ -91,6 +92,22 @@ def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[s
     if nll:
         found[NLL] = chosen_tokens(batches) / nll
     return found
+
+
+def pair_sums(term: str, losses: Tensor, rewards: Tensor, policy: Tensor, nll: float) -> Sums:
+    """The terms and metrics of pairs that `pair_weights` has the weights of.
+
+    Args:
+        term: as `pair_weights`, which has `nll` too.
+        losses: the loss of each pair, `[pairs]`.
+        rewards: as `reward_metrics`.
+        policy: the log-probabilities ℓ, in the same order.
+        nll: 0 for no term of the chosen answers.
+    """
+    terms = {term: losses.sum()}
+    if nll:
+        terms[NLL] = -policy[::2].sum()
+    return Sums(terms, pair_metrics(rewards.detach(), policy.detach()))
 
 
 def reward_metrics(rewards: Tensor) -> dict[str, Tensor]:

@@ -33,13 +33,7 @@ from veneer.formulas import DpoLoss
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
-from veneer.training.objectives.documents import (
-    NLL,
-    answer_tokens,
-    log_probabilities,
-    pair_metrics,
-    pair_weights,
-)
+from veneer.training.objectives.documents import answer_tokens, log_probabilities, pair_sums, pair_weights
 from veneer.training.objectives.reference import ReferenceTable
 
 DPO = "dpo"
@@ -68,11 +62,8 @@ class Dpo:
             tokens = answer_tokens(batch, policy)
             compared, against = policy / tokens, reference / tokens
         gains = compared - against
-        terms = {DPO: dpo_loss(gains[::2] - gains[1::2], self.settings).sum()}
-        if self.settings.nll:
-            terms[NLL] = -policy[::2].sum()
-        rewards = self.settings.beta * (policy - reference)
-        return Sums(terms, pair_metrics(rewards.detach(), policy.detach()))
+        losses = dpo_loss(gains[::2] - gains[1::2], self.settings)
+        return pair_sums(DPO, losses, self.settings.beta * (policy - reference), policy, self.settings.nll)
 
 
 def dpo_loss(delta: Tensor, settings: DpoSection) -> Tensor:

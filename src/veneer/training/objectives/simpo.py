@@ -22,13 +22,7 @@ from veneer.config import SimpoSection
 from veneer.data.batches import MicroBatch
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
-from veneer.training.objectives.documents import (
-    NLL,
-    answer_tokens,
-    log_probabilities,
-    pair_metrics,
-    pair_weights,
-)
+from veneer.training.objectives.documents import answer_tokens, log_probabilities, pair_sums, pair_weights
 
 SIMPO = "simpo"
 
@@ -47,7 +41,5 @@ class Simpo:
         """See `Objective.sums`."""
         settings, policy = self.settings, log_probabilities(hidden, head, shaping, batch)
         rewards = settings.beta * policy / answer_tokens(batch, policy)
-        terms = {SIMPO: -logsigmoid(rewards[::2] - rewards[1::2] - settings.gamma).sum()}
-        if settings.nll:
-            terms[NLL] = -policy[::2].sum()
-        return Sums(terms, pair_metrics(rewards.detach(), policy.detach()))
+        losses = -logsigmoid(rewards[::2] - rewards[1::2] - settings.gamma)
+        return pair_sums(SIMPO, losses, rewards, policy, settings.nll)
