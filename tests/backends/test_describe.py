@@ -74,7 +74,6 @@ def test_transformers_is_said_and_can_less(tmp_path: Path) -> None:
     assert found.backend is Backend.HF
     assert isinstance(found.spec, HfSpec)
     assert "computed by transformers" in found.notes[0]
-    assert not found.capabilities.exact_plan
     assert found.capabilities.packages == ("transformers",)
 
 

@@ -45,7 +45,7 @@ def planned(config: RunConfig, description: Description, machine: str, targets: 
 def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out")
     forecast = make_forecast(planned(config, description, "h100", description.linears), Alike(50))
-    assert isinstance(forecast, Plan if description.capabilities.exact_plan else Estimate)
+    assert isinstance(forecast, Plan if description.backend is Backend.VENEER else Estimate)
     assert forecast.refusal is None
     assert forecast.lines()
     assert forecast.micro_batch_tokens >= 50
@@ -64,7 +64,7 @@ def test_an_adapter_of_more_layers_takes_more(description: Description, tmp_path
 def test_only_the_own_decoder_refuses_what_does_not_fit(description: Description, tmp_path: Path) -> None:
     config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.memory_limit_mb=1")
     forecast = make_forecast(planned(config, description, "cpu", description.linears), Alike(50))
-    assert (forecast.refusal is not None) is description.capabilities.exact_plan
+    assert (forecast.refusal is not None) is (description.backend is Backend.VENEER)
 
 
 def test_layers_have_the_rank_of_the_update_on_them(description: Description) -> None:

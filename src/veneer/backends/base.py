@@ -22,8 +22,6 @@ from veneer.native.stored import Format
 class Capabilities:
     """What can be done with a model, by who computes it."""
 
-    exact_plan: bool
-    """Whether the memory of a run follows from the shapes to the byte; else it is estimated."""
     joint_passes: bool
     """Whether several adapters are trained in one pass."""
     packing: bool
@@ -51,12 +49,12 @@ class Capabilities:
 
 CAPABILITIES = {
     Backend.VENEER: Capabilities(
-        exact_plan=True, joint_passes=True, packing=True, full_fine_tuning=True, new_tokens=True, int8_products=True,
+        joint_passes=True, packing=True, full_fine_tuning=True, new_tokens=True, int8_products=True,
         recomputation=True, beyond_linears=True, gguf=True,
         quantised_files=True, named_as_files=True,
     ),
     Backend.HF: Capabilities(
-        exact_plan=False, joint_passes=False, packing=False, full_fine_tuning=False, new_tokens=False,
+        joint_passes=False, packing=False, full_fine_tuning=False, new_tokens=False,
         int8_products=False, recomputation=True, beyond_linears=False, gguf=False,
         quantised_files=False, named_as_files=False, packages=("transformers",),
     ),
