@@ -7,6 +7,11 @@ from pathlib import Path
 
 from tiny import run_config
 from veneer.config import to_yaml
+from veneer.events import Subscriber, ignore
+from veneer.model.language import LanguageModel
+from veneer.training.build import base_model, trained_on
+from veneer.training.run_inputs import RunInputs
+from veneer.training.trainable import Trainable
 
 WEIGHTS = {"lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors", "full": "model.safetensors"}
 SETTINGS = {
@@ -23,6 +28,12 @@ def options(model: Path, data: Path, output: Path, *assignments: str) -> list[st
     file = output.with_suffix(".yaml")
     file.write_text(to_yaml(config))
     return ["train", "--config", str(file)]
+
+
+def built(inputs: RunInputs, emit: Subscriber = ignore) -> tuple[LanguageModel, Trainable]:
+    """The model of a run, loaded, and what is trained on it."""
+    model = base_model(inputs, emit)
+    return model, trained_on(model, inputs)
 
 
 def weights(folder: Path, method: str) -> bytes:

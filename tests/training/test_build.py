@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from tiny import run_config
+from training_runs import built
 from veneer.enums import Method
 from veneer.events import Event, StageEnded, ignore
 from veneer.model.decoder import CausalLM
 from veneer.quant.packed import PackedLinear
-from veneer.training.build import build
 from veneer.training.run_inputs import prepare_run
 from veneer.training.trainable import AdapterTraining, FullTraining
 
@@ -22,7 +22,7 @@ def test_the_base_is_held_as_the_method_says_and_only_the_right_part_trains(
 ) -> None:
     inputs = prepare_run(run_config(tiny_model, tiny_data, tmp_path / "run", f"method={method.value}"), ignore)
     events: list[Event] = []
-    model, trainable = build(inputs, events.append)
+    model, trainable = built(inputs, events.append)
     assert isinstance(model, CausalLM)
     packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
     assert len(packed) == (14 if method is Method.QLORA else 0)
@@ -37,7 +37,7 @@ def test_the_base_is_held_as_the_method_says_and_only_the_right_part_trains(
 def test_the_same_seed_starts_the_same_adapter(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     def started(seed: int) -> dict[str, torch.Tensor]:
         config = run_config(tiny_model, tiny_data, tmp_path / "run", f"train.seed={seed}")
-        return {name: p.detach() for name, p in build(prepare_run(config, ignore))[1].named().items()}
+        return {name: p.detach() for name, p in built(prepare_run(config, ignore))[1].named().items()}
 
     one, again, other = started(1), started(1), started(2)
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -47,7 +47,7 @@ def test_the_same_seed_starts_the_same_adapter(tiny_model: Path, tiny_data: Path
 def test_eva_starts_in_the_directions_of_the_runs_own_rows(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     """A is orthonormal rows, which a random start is not, and the update is zero."""
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "lora.init=eva")
-    _, trainable = build(prepare_run(config, ignore))
+    _, trainable = built(prepare_run(config, ignore))
     assert isinstance(trainable, AdapterTraining)
     for update in trainable.adapter.updates().values():
         a = update.lora_A.detach()

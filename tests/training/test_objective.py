@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mean_losses import mean_loss
 from preference_rows import answer_logps, assert_splits_differ_by_rounding_alone, pair_rows, pairs, wide_model
 from tiny import examples, rows, run_config, write_model, write_rows
+from training_runs import built
 from veneer.adapters.score import ScoreHead
 from veneer.config import (
     CpoSection,
@@ -39,7 +40,6 @@ from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import Scores
 from veneer.run_folder import RunFolder
-from veneer.training.build import build
 from veneer.training.joint import prepare_joint, train_together
 from veneer.training.locked_folder import locked_folder
 from veneer.training.objective import OverModel
@@ -141,8 +141,8 @@ def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *
     with threads_of(config), heap_kept(), locked_folder(config, False, []) as folder:
         log = folder.log
         inputs = prepare_run(config, log.emit)
-        built, trainable = build(inputs, log.emit)
-        learner = Learner(model=built, trainable=trainable, objective=OverModel(built, objective))
+        language, trainable = built(inputs, log.emit)
+        learner = Learner(model=language, trainable=trainable, objective=OverModel(language, objective))
         session = begin(inputs, learner, log, lambda: False)
         session.engine.rehearse(inputs.data.steps.largest)
         session.engine.run()

@@ -10,7 +10,7 @@ from veneer.adapters.targets import EMBEDDING
 from veneer.adapters.vocabulary import resize_embeddings
 from veneer.backends.load import load_language_model
 from veneer.enums import Init, Method
-from veneer.events import Stage, Subscriber, ignore
+from veneer.events import Stage, Subscriber
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import model_name
 from veneer.loading.forms import WeightForm
@@ -29,17 +29,7 @@ EVA_ROWS = 2
 """Supervised tokens that EVA looks at, for each element of the widest layer's input."""
 
 
-def build(inputs: RunInputs, emit: Subscriber = ignore) -> tuple[LanguageModel, Trainable]:
-    """Load the model and put on it what is trained. `emit` is told how far loading is.
-
-    Raises:
-        VeneerError: model or adapter cannot be made as the run asks for it.
-    """
-    model = base_model(inputs, emit)
-    return model, trained_on(model, inputs)
-
-
-def sharded(inputs: RunInputs, group: Group, emit: Subscriber = ignore) -> ShardedTraining:
+def sharded(inputs: RunInputs, group: Group, emit: Subscriber) -> ShardedTraining:
     """Load this process's parts of a model all of whose weights are trained; no process ever has all of them.
 
     Args:
@@ -81,7 +71,7 @@ def trained_on(model: LanguageModel, inputs: RunInputs) -> Trainable:
 WEIGHT_FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED, Method.FULL: WeightForm.TRAINABLE}
 
 
-def base_model(inputs: RunInputs, emit: Subscriber = ignore) -> LanguageModel:
+def base_model(inputs: RunInputs, emit: Subscriber) -> LanguageModel:
     """The model as the run's method holds it, without an adapter. `emit` is told how far loading is."""
     config = inputs.config
     device = resolve_device(config.compute.device)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tiny import run_config, write_rows
+from training_runs import built
 from veneer.config import GrpoSection
 from veneer.data.chat import Example
 from veneer.data.packing import pack
 from veneer.events import ignore
 from veneer.model.language import LanguageModel
-from veneer.training.build import build
 from veneer.training.objectives.grpo import Grpo
 from veneer.training.parallel.group import Alone
 from veneer.training.rollouts.objective import SampledObjective, as_reference_of, laid_in
@@ -31,7 +31,7 @@ def started(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) ->
     file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a?"}] * 4)
     settings = ("objective=grpo", "rewards=[{metric: exact}]", f"compute.dtype={request.param}")
     config = run_config(tiny_model, file, tmp_path / "run", *settings)
-    model, trainable = build(prepare_run(config, ignore))
+    model, trainable = built(prepare_run(config, ignore))
     move(trainable, 0.1)
     return model, trainable
 

@@ -14,6 +14,7 @@ import torch
 
 from preference_rows import trainable_model
 from tiny import run_config, write_rows
+from training_runs import built
 from veneer.data.chat import Example
 from veneer.data.encoding import encoder_of
 from veneer.data.kinds import load_kind
@@ -26,7 +27,6 @@ from veneer.io.tokenizer import from_directory
 from veneer.model.language import LanguageModel
 from veneer.rewards.base import AnswerToJudge, RewardsStopped
 from veneer.rewards.judge import Judge, WeighedReward
-from veneer.training.build import build
 from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import token_log_probabilities
 from veneer.training.parallel.group import Alone
@@ -86,7 +86,7 @@ def adapted(model: Path, folder: Path, method: Method, *assignments: str) -> Lan
         model, file, folder / "run", "objective=grpo", "rewards=[{metric: exact}]", f"method={method.value}",
         *assignments,
     )  # fmt: skip
-    language, trainable = build(prepare_run(config, ignore))
+    language, trainable = built(prepare_run(config, ignore))
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in trainable.named().values():
