@@ -33,9 +33,12 @@ from veneer.training.recommend import (
 from veneer.training.run import train
 from veneer.training.supposed_steps import SupposedRows
 
+LONG = 10**12
+
 
 def rate(method: Method, hidden: int, optimizer: OptimizerName = OptimizerName.ADAMW) -> float:
-    return float(recommended_rate(method, hidden, optimizer).value)
+    """Of a long run with the default number of rows a step."""
+    return float(recommended_rate(method, hidden, optimizer, steps=LONG, examples=8).value)
 
 
 def test_the_rate_is_the_published_fit() -> None:
@@ -47,8 +50,8 @@ def test_the_rate_is_the_published_fit() -> None:
 
 
 def test_short_runs_have_a_higher_rate_and_small_steps_a_lower_one() -> None:
-    def found(method: Method = Method.LORA, **of: int) -> float:
-        return float(recommended_rate(method, 576, **of).value)
+    def found(method: Method = Method.LORA, *, steps: int = LONG, examples: int = 8) -> float:
+        return float(recommended_rate(method, 576, steps=steps, examples=examples).value)
 
     fit = rate(Method.LORA, 576)
     assert found(steps=100) == found(steps=20) == pytest.approx(2 * fit)

@@ -61,8 +61,8 @@ def recommended_rate(
     hidden_size: int,
     optimizer: OptimizerName = OptimizerName.ADAMW,
     *,
-    steps: int | None = None,
-    examples: int = DEFAULT_EXAMPLES_PER_STEP,
+    steps: int,
+    examples: int,
     objective: ObjectiveName = ObjectiveName.SFT,
 ) -> Recommendation:
     """A peak learning rate.
@@ -79,7 +79,7 @@ def recommended_rate(
         method: what is trained.
         hidden_size: the model's width.
         optimizer: of the run.
-        steps: of the run; None is a long one.
+        steps: of the run.
         examples: rows a step.
         objective: of the run; RATE_SHARES says what others than `sft` take.
     """
@@ -89,10 +89,10 @@ def recommended_rate(
         rate /= 10
         reason = f"a tenth of LoRA's rate for a width of {hidden_size:,}, as LoRA Without Regret found it"
     else:
-        short = 1 if steps is None else 1 + min(1.0, SHORT_RUN / steps)
+        short = 1 + min(1.0, SHORT_RUN / steps)
         small = min(1.0, math.sqrt(examples / DEFAULT_EXAMPLES_PER_STEP))
         rate *= short * small
-        if steps is not None and short >= 1.05:
+        if short >= 1.05:
             reason += f", times {short:.2g} for a run of {count_of(steps, 'step')}"
         if small < 1:
             reason += f", times {small:.2g} for {count_of(examples, 'row')} a step"
