@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from veneer.errors import CheckpointError, listing
 from veneer.training.bad_steps import IN_A_ROW, WINDOW
@@ -99,8 +100,8 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
         "best_value": best_value is None or _is_number(best_value),
         "stale_evaluations": counts(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
-        "micro_batches": _sizes(progress.micro_batches),
-        "loss_scales": _sizes(progress.loss_scales),
+        "micro_batches": _are_sizes(progress.micro_batches),
+        "loss_scales": _are_sizes(progress.loss_scales),
         "schedules": _are_schedules(progress.schedules, step),
         "skipped": counts(progress.skipped) and progress.skipped <= step,
         "bad_in_a_row": counts(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
@@ -116,26 +117,30 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
 
 def _is_window(value: object) -> bool:
     """Whether a value is a list of at most so many pairs of finite numbers."""
-    if not isinstance(value, list) or len(value) > WINDOW:
-        return False
-    return all(isinstance(one, list) and len(one) == 2 and all(map(_is_number, one)) for one in value)
+    return _are_pairs(value, lambda one, other: _is_number(one) and _is_number(other)) and len(value) <= WINDOW
 
 
-def _sizes(value: object) -> bool:
+def _are_sizes(value: object) -> bool:
     """Whether a value is a list of pairs of positive numbers, whose first ones grow."""
-    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
-        return False
-    firsts = [one[0] for one in value]
-    return all(counts(number) and number > 0 for one in value for number in one) and firsts == sorted(set(firsts))
+    return _are_pairs(value, lambda one, other: counts(one) and counts(other) and one > 0 < other) and _grow(value)
 
 
 def _are_schedules(value: object, step: int) -> bool:
     """Whether a value is a list of pairs of counts, whose first ones grow from 0 to a step at most."""
-    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
+    if not _are_pairs(value, lambda one, other: counts(one) and counts(other) and other > 0):
         return False
-    firsts = [one[0] for one in value]
-    fits = all(counts(number) for one in value for number in one) and all(one[1] > 0 for one in value)
-    return fits and firsts == sorted(set(firsts)) and (not firsts or (firsts[0] == 0 and firsts[-1] <= step))
+    return _grow(value) and (not value or (value[0][0] == 0 and value[-1][0] <= step))
+
+
+def _are_pairs(value: object, fits: Callable[[object, object], bool]) -> TypeGuard[list[list[Any]]]:
+    """Whether a value is a list of pairs whose numbers fit."""
+    return isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 and fits(*one) for one in value)
+
+
+def _grow(pairs: list[list[Any]]) -> bool:
+    """Whether the first numbers of pairs grow."""
+    firsts = [one[0] for one in pairs]
+    return firsts == sorted(set(firsts))
 
 
 def counts(value: object) -> TypeGuard[int]:
