@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,8 @@ class RunLog:
         added = self._added()
         if added is None:
             return self
-        later = self._copied()
+        later = RunLog(self.path)
+        later._become(self)
         later._read_on(added)
         return later
 
@@ -186,30 +187,16 @@ class RunLog:
 
     def _read_on(self, added: _Added) -> None:
         if added.anew:
-            self._begin_anew(added.inode)
+            self._become(RunLog(self.path))
+            self._inode = added.inode
         self._offset += len(added.lines)
         for line in added.lines.splitlines():
             self._take(line)
 
-    def _copied(self) -> RunLog:
-        """A log with the same content, nothing of which grows with this one."""
-        later = copy(self)
-        later.steps = self.steps[:]
-        later.columns = {name: column[:] for name, column in self.columns.items()}
-        later.metrics = {name: column[:] for name, column in self.metrics.items()}
-        later.judged, later.lines = self.judged[:], self.lines[:]
-        later.evaluations, later.samples = self.evaluations[:], self.samples[:]
-        later.checkpoints, later.skipped = self.checkpoints[:], self.skipped[:]
-        return later
-
-    def _begin_anew(self, inode: int) -> None:
-        """Forget everything: the file was written anew."""
-        fresh = RunLog(self.path)
-        self.steps, self.columns, self.evaluations = fresh.steps, fresh.columns, fresh.evaluations
-        self.checkpoints, self.skipped, self.lines = fresh.checkpoints, fresh.skipped, fresh.lines
-        self.metrics, self.samples, self.judged = fresh.metrics, fresh.samples, fresh.judged
-        self.first_start, self.start, self.end, self.last_time = {}, {}, {}, 0.0
-        self._offset, self._inode, self._stride, self.dropped = 0, inode, 1, 0
+    def _become(self, other: RunLog) -> None:
+        """Take over the content of another log, nothing of which grows with that."""
+        for one in fields(self):
+            setattr(self, one.name, _copied(getattr(other, one.name)))
 
     def _take(self, line: bytes) -> None:
         try:
@@ -321,6 +308,11 @@ class RunLog:
         self.lines.append(LogLine(time, level, message))
         self.dropped += len(self.lines) > MOST_NOTES
         del self.lines[:-MOST_NOTES]
+
+
+def _copied(value: Any) -> Any:
+    """A column, a list, or columns by name, that grow apart from these; a single value as it is."""
+    return {name: copy(one) for name, one in value.items()} if isinstance(value, dict) else copy(value)
 
 
 def _figure(value: Any, most: float = MOST) -> float:
