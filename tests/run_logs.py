@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from veneer.event_log import EventLog
+from veneer.event_log import EventLog, iterate_events
 from veneer.events import CheckpointSaved, Evaluated, Note, RunFinished, RunStarted, StepDone
+
+
+def read_events(path: Path) -> list[dict[str, object]]:
+    return list(iterate_events(path))
 
 
 def started(steps: int, resumed_at: int = 0) -> RunStarted:

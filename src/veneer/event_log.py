@@ -91,19 +91,13 @@ WHOLE = frozenset({"step", "steps", "resumed_at"})
 """Those of them that count steps."""
 
 
-def read_events(path: Path) -> list[dict[str, object]]:
-    """The events of a file as dictionaries; torn lines, as kills leave them, and others that no run
-    has written are skipped.
+def iterate_events(path: Path) -> Iterator[dict[str, object]]:
+    """The events of a file as dictionaries, one by one: those of a long run are more than memory should hold. Torn
+    lines, as kills leave them, and others that no run has written are skipped.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: the file cannot be read; it comes when the first is asked for.
     """
-    return list(iterate_events(path))
-
-
-def iterate_events(path: Path) -> Iterator[dict[str, object]]:
-    """The events of `read_events` one by one as they are read: those of a long run are more than memory should hold.
-    Raises as it does, when the first is asked for."""
     for line in _lines(path):
         try:
             event = json.loads(line)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from checkpoints import adapter, optimizer_of
+from run_logs import read_events
 from support import smollm2_gguf
 from tiny import CommandLine, run_config
 from training_runs import LONG, SETTINGS, options, weights
-from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, verify
 from veneer.training.progress import Progress

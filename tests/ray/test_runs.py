@@ -13,8 +13,8 @@ import pytest
 
 from invoking import invoke
 from nodes import Nodes
+from run_logs import read_events
 from veneer.errors import VeneerError
-from veneer.event_log import read_events
 from veneer.events import Event, RunFailed
 from veneer.io.files import exclusive
 from veneer.ray.cluster import Cluster, Done, TaskFolder

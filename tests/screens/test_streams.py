@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from forking import ForkServer
+from run_logs import read_events
 from training_runs import options
-from veneer.event_log import read_events
 from veneer.screens.streams import LossyStream
 
 

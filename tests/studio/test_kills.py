@@ -24,9 +24,9 @@ import pytest
 from forking import UNSYNCED
 from job_workers import Workers, kill, wait_for, workers
 from played_runs import chain
+from run_logs import read_events
 from tiny import rows
 from veneer.errors import Interrupted
-from veneer.event_log import read_events
 from veneer.jobs.worker import worker_runs
 
 LEAST = 2

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from run_logs import read_events
 from support import needs
 from tiny import run_config, tree
 from veneer.enums import TrackerName
-from veneer.event_log import read_events
 from veneer.run_report import train
 from veneer.trackers.board import TrackedRun
 

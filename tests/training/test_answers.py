@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from preference_rows import pairs
+from run_logs import read_events
 from tiny import rows, run_config, tree, write_rows
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import open_assistant
@@ -21,7 +22,6 @@ from veneer.enums import Dtype, Method
 from veneer.errors import ConfigError, Interrupted, OutOfMemory
 from veneer.evaluation.metrics.choose import named_metrics
 from veneer.evaluation.rows import prepare, score_model
-from veneer.event_log import read_events
 from veneer.events import Event, Note, ignore
 from veneer.generation.batch import answer_all
 from veneer.generation.share import Blank, Whole, nothing

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from run_logs import read_events
 from tiny import run_config
 from veneer.data.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
-from veneer.event_log import read_events
 from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce
 from veneer.training.bad_steps import FEWEST, WINDOW, fault

@@ -14,6 +14,7 @@ from torch import nn
 
 from cut_steps import CUTS, Cut, SmallMemory, adapted
 from mean_losses import mean_loss
+from run_logs import read_events
 from tiny import examples
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -22,7 +23,7 @@ from veneer.data.chat import Example
 from veneer.data.packing import pack
 from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted, OutOfMemory
-from veneer.event_log import EventLog, read_events
+from veneer.event_log import EventLog
 from veneer.events import Evaluated, Event, MicroBatchHalved, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from run_logs import read_events
 from tiny import rows, run_config, write_model, write_rows
 from tiny_models import use_backend
 from veneer.config import RunConfig
 from veneer.data.batches import MicroBatch
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory
-from veneer.event_log import read_events
 from veneer.events import Event, RunEvent, StepDone
 from veneer.products import compiled
 from veneer.run_folder import RunFolder

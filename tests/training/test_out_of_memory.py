@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from plan_setups import GB, LLAMA_7B, START, Alike, setup
+from run_logs import read_events
 from tiny import run_config, tree
 from veneer.config import ComputeSection
 from veneer.data.batches import MicroBatch
 from veneer.enums import Method
 from veneer.errors import CheckpointError, Interrupted, OutOfMemory
-from veneer.event_log import read_events
 from veneer.events import Event, MicroBatchHalved, Note
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB

@@ -20,6 +20,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from run_logs import read_events
 from tiny import CommandLine, examples, rows, run_config, tree, write_rows
 from training_runs import LONG, SETTINGS, options, stopping_after, weights
 from veneer.assistant.load import open_assistant
@@ -31,7 +32,6 @@ from veneer.errors import (
     ConfigError,
     Interrupted,
 )
-from veneer.event_log import read_events
 from veneer.events import Event, Note, RunStarted
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention

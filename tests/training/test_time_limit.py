@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from run_logs import read_events
 from tiny import run_config, tree
 from veneer.config import TrainSection
 from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, Interrupted
-from veneer.event_log import read_events
 from veneer.events import Event, Note, StepBudget
 from veneer.reproduction.run import reproduce
 from veneer.training import time_limit

@@ -207,13 +207,13 @@ def _of_tied_head(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> LoraSpec:
     # The first key that fits a path counts.
     return replace(
         spec,
-        rank_pattern={HEAD: rank, **_without(HEAD, spec.rank_pattern)},
-        alpha_pattern={HEAD: alpha, **_without(HEAD, spec.alpha_pattern)},
+        rank_pattern={HEAD: rank, **_without_head(spec.rank_pattern)},
+        alpha_pattern={HEAD: alpha, **_without_head(spec.alpha_pattern)},
     )
 
 
-def _without(key: str, patterns: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in patterns.items() if name != key}
+def _without_head(patterns: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in patterns.items() if name != HEAD}
 
 
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:

@@ -19,11 +19,11 @@ from torch.distributed import TCPStore
 
 from preference_rows import pairs
 from ranks import Ended, Forker
+from run_logs import read_events
 from tiny import rows, run_config, write_rows
 from training_runs import stopping_after
 from veneer.config import to_yaml
 from veneer.errors import Interrupted
-from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training import shown_prompts
 from veneer.training.best import ANSWERS

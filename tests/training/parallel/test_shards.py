@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from ranks import Ended, Forker
+from run_logs import read_events
 from tiny import rows, run_config, write_model, write_rows
 from veneer.config import RunConfig, to_yaml
 from veneer.errors import ConfigError, Interrupted
-from veneer.event_log import read_events
 from veneer.run_folder import RunFolder
 from veneer.training.run import train
 
