@@ -105,8 +105,6 @@ class UpdateSum:
     majority: Majority = Majority.TOTAL
     rank: int = 0
     """Largest rank of the result, where it is decomposed."""
-    turned: bool = False
-    """Whether the weight is stored transposed (embeddings), which decides which elements a draw drops."""
 
     def of(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
         """A and B of the sum, whose scale is 1. Ranks must be equal where factors are added.
@@ -127,7 +125,7 @@ class UpdateSum:
         if self.kind.by_svd:
             deltas = [update.b @ update.a * update.scale for update in updates]
             weights = [update.weight for update in updates]
-            if self.turned:
+            if updates[0].turned:  # which decides what elements a draw drops
                 return _decomposed(self._added([delta.t().contiguous() for delta in deltas], weights).t(), self.rank)
             return _decomposed(self._added(deltas, weights), self.rank)
         roots = [math.sqrt(abs(update.weight * update.scale)) for update in updates]

@@ -182,9 +182,7 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
         AdapterError: the adapters cannot be combined so; every reason is named.
     """
     _check_settings(adapters, how)
-    paths = {path for adapter in adapters for path in adapter.paths()}
-    updates = {path: [found for adapter in adapters if (found := adapter.update(path))] for path in paths}
-    updates = {path: updates[path] for path in sorted(paths, key=lambda path: _place(path, updates[path][0]))}
+    updates = _updates(adapters)
     _check_shapes(updates, how.kind)
     for adapter in adapters:
         check_updates(adapter.tensors, adapter.spec.scale_of, adapter.name)
@@ -193,15 +191,9 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
     if how.kind.drops:
         _draw_as_a_new_adapter(updates, rank, adapters[0].spec.init, generator)
     modules: list[tuple[str, AdapterModule]] = []
+    density = 1.0 if how.density is None else how.density
+    adding = UpdateSum(kind=how.kind, generator=generator, density=density, majority=how.majority, rank=rank)
     for path, some in updates.items():
-        adding = UpdateSum(
-            kind=how.kind,
-            generator=generator,
-            density=1.0 if how.density is None else how.density,
-            majority=how.majority,
-            rank=rank,
-            turned=some[0].turned,
-        )
         try:
             a, b = adding.of(some)
         except OverflowError as error:
@@ -214,6 +206,13 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
     result = Adapter(_spec(adapters, {path: module.tensors() for path, module in modules}), modules, generator)
     check_updates(result.tensors(), result.spec.scale_of, "the combination")
     return result
+
+
+def _updates(adapters: Sequence[WeightedAdapter]) -> dict[str, list[Update]]:
+    """The updates of every path, in the order of the model."""
+    paths = {path for adapter in adapters for path in adapter.paths()}
+    updates = {path: [found for adapter in adapters if (found := adapter.update(path))] for path in paths}
+    return dict(sorted(updates.items(), key=lambda one: _place(one[0], one[1][0])))
 
 
 def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:
