@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_models import SHAPES, tiny_hf
-from plan_setups import Alike
+from plan_setups import START, Alike
 from tiny_models import documents
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
@@ -37,7 +37,7 @@ def estimated(
     shape = ComputeSection.model_validate(compute)
     return estimate(
         spec, LORA, targets, quant, shape, Alike(longest, rows=64), limit,
-        dtype=dtype, device="cpu",
+        dtype=dtype, device="cpu", start=START,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError
 from veneer.planning.machine import named_machine, this_machine
+from veneer.planning.memory import MB
 from veneer.planning.time import CARDS
 
 
@@ -29,6 +30,7 @@ def test_this_machine_is_under_the_settings_of_the_run() -> None:
     assert (found.device, found.memory, found.dtype, found.threads) == ("cpu", None, torch.float32, 3)
     assert found == this_machine(torch.device("cpu"), compute)
     assert named_machine("cpu", ComputeSection()).threads == torch.get_num_threads()
+    assert found.start() > 50 * MB, "what this process takes"
 
 
 @pytest.mark.parametrize("name", ["h1000", "cuda:x", ""])

@@ -20,7 +20,7 @@ SHAPE = BatchShape(tokens=512, longest=128, supervised=256, sampled=16)
 
 
 def test_a_run_that_samples_nothing_has_no_such_phase() -> None:
-    found = memory(setup(), replace(SHAPE, sampled=0), recompute=False)
+    found = memory(setup(), replace(SHAPE, sampled=0), recompute=False, start=0)
     assert found.sampling == found.reference == 0
     assert "sampling" not in found.phases
 

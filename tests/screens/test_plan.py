@@ -14,7 +14,7 @@ def made(*, measured: bool = True) -> Plan:
     limit = Limit(bytes=4000 * MB, source="a test [/x]")
     return make_plan(
         setup(), ComputeSection(), Alike(100, rows=16, total=7), limit,
-        rate=lambda of: Rate(2e12, 0.5, measured=measured),
+        rate=lambda of: Rate(2e12, 0.5, measured=measured), start=0,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from veneer.enums import Method, Recompute
 from veneer.errors import listing
 from veneer.planning.base import decoded_bytes
 from veneer.planning.batch_shape import BatchShape, RowSizes
-from veneer.planning.memory import GPU_START, MB, Memory, hosted_bytes, memory, parked_bytes, resident
+from veneer.planning.memory import GPU_START, MB, Memory, hosted_bytes, memory, parked_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
@@ -105,7 +105,7 @@ def choose(
     rows: RowSizes,
     limit: Limit,
     *,
-    start: int | None = None,
+    start: int,
 ) -> tuple[MicroBatchChoice, str | None]:
     """Choose the micro-batch, and whether layers are recomputed.
 
@@ -120,7 +120,6 @@ def choose(
         limit: the limit of memory.
         start: see `memory`.
     """
-    start = resident() if start is None else start
     chosen = _fitting(setup, compute, rows, limit, start)
     if chosen is not None:
         return _with_decoded(setup, chosen, limit), None

@@ -18,7 +18,7 @@ from veneer.losses.scores import chunk_rows
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.batch_shape import BatchShape, RowSizes
 from veneer.planning.choose import Limit, own_size
-from veneer.planning.memory import GPU_START, MB, resident
+from veneer.planning.memory import GPU_START, MB
 from veneer.planning.trained import LinearShape
 from veneer.quant.schemes import packed_bytes, skipped
 
@@ -114,7 +114,7 @@ def estimate(
     dtype: torch.dtype,
     device: str,
     beside: int = 0,
-    start: int | None = None,
+    start: int,
 ) -> Estimate:
     """Choose a micro-batch, and keep activations where the estimate is within the limit.
 
@@ -129,14 +129,14 @@ def estimate(
         dtype: dtype of activations and of weights that are not quantised.
         device: kind of device, `cpu` or `cuda`.
         beside: bytes of a teacher.
-        start: resident bytes of the process before the model is loaded; None takes those of this process now.
+        start: resident bytes of the process before the model is loaded.
 
     Raises:
         ConfigError: `quant` skips layers that do not exist.
     """
     linears = [linear for layer in hf_linears(spec, lora, targets) for linear in layer.values()]
     base = dtype.itemsize * spec.others + linear_bytes(linears, quant, dtype) + beside
-    runtime = (resident() if start is None else start) if device == "cpu" else GPU_START
+    runtime = start if device == "cpu" else GPU_START
     trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
     kept = _kept(spec, linears, dtype, chunk_rows(device))
 

@@ -72,7 +72,6 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
     """
     config, machine = run.config, run.machine
     limit = limit_of(config.compute, machine.memory, machine.processes, machine.free)
-    start = None if machine.start is None else machine.start()
     spec = run.description.spec
     if isinstance(spec, HfSpec):
         return estimate(
@@ -86,7 +85,7 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
             dtype=machine.dtype,
             device=machine.device,
             beside=0 if run.teaching is None else teacher_bytes(run.teaching),
-            start=start,
+            start=machine.start(),
         )
     return make_plan(
         _setup(run, spec),
@@ -94,7 +93,7 @@ def make_forecast(run: ForeseenRun, steps: StepSizes) -> Forecast:
         steps,
         limit,
         rate=machine.rate,
-        start=start,
+        start=machine.start(),
     )
 
 

@@ -13,6 +13,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.planning.choose import device_bytes, free_bytes
+from veneer.planning.memory import resident
 from veneer.planning.setup import Setup
 from veneer.planning.time import Rate, card, probe, published
 
@@ -35,9 +36,9 @@ class Machine:
     """Processes of the run that share the main memory."""
     world: int = 1
     """All processes of the run."""
-    start: Callable[[], int] | None = field(default=None, compare=False)
+    start: Callable[[], int] = field(default=resident, compare=False)
     """Says how many bytes of the run's process are resident before it loads its model, and is asked when its rows have
-    been read; None takes those of this process then."""
+    been read."""
     rate: Callable[[Setup], Rate] = field(compare=False)
     """Measures, or looks up, how fast a model's products are."""
 

@@ -157,14 +157,14 @@ def resident() -> int:
     return int(fields[1]) * PAGESIZE
 
 
-def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | None = None) -> Memory:
+def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int) -> Memory:
     """Memory of a run by component.
 
     Args:
         setup: model and method.
         batch: shape of the largest micro-batch.
         recompute: whether backward computes each layer again.
-        start: resident bytes of the process before the model is loaded; None means those of this process now.
+        start: resident bytes of the process before the model is loaded.
     """
     spread = setup.spread
     sums = 4 * setup.trained_weights * spread.gradient_sums
@@ -184,7 +184,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     first_use = FIRST_USE + machine_code + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
-        runtime = (resident() if start is None else start) + first_use + (PARTS_IMPORTS if spread.in_parts else 0)
+        runtime = start + first_use + (PARTS_IMPORTS if spread.in_parts else 0)
     return Memory(
         runtime=runtime,
         base=spread.part(base_bytes(setup)),

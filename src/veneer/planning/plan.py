@@ -110,7 +110,7 @@ def make_plan(
     limit: Limit,
     *,
     rate: Callable[[Setup], Rate],
-    start: int | None = None,
+    start: int,
 ) -> Plan:
     """Choose a micro-batch and estimate time and disk space. See `veneer.planning.choose.choose` for the arguments."""
     choice, refusal = choose(setup, compute, steps, limit, start=start)
