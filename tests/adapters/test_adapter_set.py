@@ -22,7 +22,7 @@ from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.evaluation import scoring
 from veneer.evaluation.scoring import example_losses
-from veneer.generation.batch import generate
+from veneer.generation.batch import BATCH_ROWS, generate
 from veneer.generation.sampling import Sampling
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
@@ -153,8 +153,8 @@ def test_rows_that_begin_alike_share_that_within_their_adapter(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kinds", [PLAIN, OTHERS], ids=["plain", "others"])
-@pytest.mark.parametrize("batch_rows", [None, 4])
-def test_generation_with_an_adapter_for_each_prompt(kinds: Any, batch_rows: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_rows", [BATCH_ROWS, 4])
+def test_generation_with_an_adapter_for_each_prompt(kinds: Any, batch_rows: int, tmp_path: Path) -> None:
     adapters, folders = held(tmp_path, kinds)
     prompts = documents([5, 9, 3, 7, 5, 2, 11, 4], seed=6)
     names = ("wide", None, "plain", "rs", "plain", "wide", "plain", None)

@@ -13,7 +13,6 @@ from veneer.errors import DataError, ModelError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
 from veneer.generation.cohort import Router
 from veneer.generation.context import within
-from veneer.generation.engine import GenerationEngine
 from veneer.generation.pace import Pace
 from veneer.generation.request import (
     STREAMS,
@@ -25,9 +24,8 @@ from veneer.generation.request import (
     TokenMade,
     gathered,
 )
-from veneer.generation.runner import AdapterSource
 from veneer.generation.sampling import Sampling
-from veneer.generation.scheduler import Limits
+from veneer.generation.scheduler import BLOCK_TOKENS, Limits
 from veneer.generation.text import TokenDecoder
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
@@ -44,8 +42,6 @@ tokens that were made so far, in words."""
 
 BATCH_ROWS = 192
 """Most rows that are decoded together."""
-BLOCK_TOKENS = 16
-"""Tokens of a block of the cache."""
 AHEAD = 4
 """Requests that the engine holds for each of the rows that are decoded together. It admits them in their order and
 looks no further ahead, so that more would change nothing; each takes memory there, and time of every step."""
@@ -59,7 +55,7 @@ def generate(
     stop_ids: frozenset[int],
     on_token: OnToken = lambda row, token: None,
     on_progress: OnProgress = lambda ended, under_way, made: None,
-    batch_rows: int | None = None,
+    batch_rows: int = BATCH_ROWS,
     context: int | None = None,
     router: Router | None = None,
     streams: Sequence[int] | None = None,
@@ -73,7 +69,7 @@ def generate(
         stop_ids: tokens that end a row; they are not part of the result.
         on_token: told of every new token (streaming).
         on_progress: told of every step (progress).
-        batch_rows: most rows that are decoded together, a matter of memory and speed; by default `BATCH_ROWS`.
+        batch_rows: most rows that are decoded together, a matter of memory and speed.
         context: most tokens of a prompt together with what continues it, more than the longest prompt has; None for no
             such bound.
         router: where the prompts are under several adapters, says which is under which, by its index.
@@ -121,7 +117,7 @@ def answer_all(
     on_answer: OnAnswer = lambda row, tokens: None,
     on_progress: OnProgress = lambda ended, under_way, made: None,
     stop: Callable[[], bool] = lambda: False,
-    batch_rows: int | None = None,
+    batch_rows: int = BATCH_ROWS,
     router: Router | None = None,
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
@@ -140,7 +136,9 @@ def answer_all(
         elif isinstance(event, Finished) and event.reason is not FinishReason.ERROR:
             on_answer(row, results[row])
 
-    _carry_out(model, requests, listen, decoder, on_progress, stop, batch_rows, router)
+    _carry_out(
+        model, requests, listen, on_progress=on_progress, stop=stop, decoder=decoder, rows=batch_rows, router=router
+    )
     return results
 
 
@@ -154,7 +152,7 @@ def whole_answers(
     """Carry out requests as `answer_all` does, and tell all that is known of each answer: its log-probabilities where
     the request wants them, and how it ended (`CANCELLED` where `stop` was true before)."""
     events: list[list[GenerationEvent]] = [[] for _ in requests]
-    _carry_out(model, requests, lambda row, event: events[row].append(event), None, on_progress, stop, None, None)
+    _carry_out(model, requests, lambda row, event: events[row].append(event), on_progress=on_progress, stop=stop)
     return [gathered(iter(own)) for own in events]
 
 
@@ -162,11 +160,12 @@ def _carry_out(
     model: LanguageModel,
     requests: Sequence[GenerationRequest],
     on_event: Callable[[int, GenerationEvent], None],
-    decoder: TokenDecoder | None,
+    *,
     on_progress: OnProgress,
     stop: Callable[[], bool],
-    batch_rows: int | None,
-    router: Router | None,
+    decoder: TokenDecoder | None = None,
+    rows: int = BATCH_ROWS,
+    router: Router | None = None,
 ) -> None:
     """Carry out requests; `on_event` is told what comes of each, by its index. Raises ModelError as `generate`."""
     pace = Pace(requests)
@@ -184,12 +183,12 @@ def _carry_out(
 
         return listen
 
-    rows = batch_rows or BATCH_ROWS
     longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
     asked = 0
+    cache, limits = batch_cache(model, longest), batch_limits(rows)
     with (
         evaluation_mode(model),
-        closing(batch_engine(model, longest, decoder=decoder, rows=rows, router=router)) as engine,
+        closing(build_engine(model, decoder=decoder, cache_bytes=cache, limits=limits, router=router)) as engine,
     ):
         for request in requests:
             engine.check(request)  # so that what can never be carried out is refused before anything is computed
@@ -208,39 +207,14 @@ def _carry_out(
         on_event(row, _never_begun(requests[row]))
 
 
-def batch_engine(
-    model: LanguageModel,
-    longest: int,
-    *,
-    rows: int = BATCH_ROWS,
-    decoder: TokenDecoder | None = None,
-    stop_ids: frozenset[int] = frozenset(),
-    adapters: AdapterSource | None = None,
-    router: Router | None = None,
-) -> GenerationEngine:
-    """An engine for many requests, of which nobody waits for a next token.
-
-    Args:
-        model, decoder, stop_ids, adapters, router: see `build_engine`.
-        longest: the most tokens of a prompt and its answer; the cache has room for one that long.
-        rows: most rows that are decoded together.
-    """
-    # One row always fits.
-    cache_bytes = max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
-    return build_engine(
-        model,
-        decoder=decoder,
-        stop_ids=stop_ids,
-        adapters=adapters,
-        cache_bytes=cache_bytes,
-        limits=batch_limits(rows),
-        router=router,
-    )
+def batch_cache(model: LanguageModel, longest: int) -> int:
+    """Bytes of the cache of many requests, with room for one whose prompt and answer have `longest` tokens."""
+    return max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
 
 
 def batch_limits(rows: int = BATCH_ROWS) -> Limits:
-    """What a step of `batch_engine` may take."""
-    return Limits(sequences=rows, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
+    """What a step may take for many requests, of which nobody waits for a next token."""
+    return Limits(sequences=rows, prompt_seconds=None)
 
 
 def _never_begun(request: GenerationRequest) -> Finished:

@@ -24,6 +24,8 @@ from veneer.errors import ConfigError, listing
 from veneer.generation.blocks import DROPPED, BlockPool, content_key
 from veneer.generation.sequence import Placement, SequenceState, Work
 
+BLOCK_TOKENS = 16
+"""Tokens of a block of the cache, unless the caller says otherwise."""
 PROMPT_WEIGHT, ANSWER_WEIGHT = 1, 2
 """What a token of a prompt and of an answer count for, as in the paper."""
 
@@ -36,7 +38,7 @@ class Limits:
     """Most sequences that run at a time."""
     prompt_tokens: int = 256
     """Most tokens of prompts that a step computes, beside the next tokens of all others."""
-    block_tokens: int = 16
+    block_tokens: int = BLOCK_TOKENS
     """Tokens of a block of the cache."""
     prompt_seconds: float | None = 0.25
     """A step computes no more tokens of prompts than take so long; None computes as many as there may be."""

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from veneer.adapters.targets import ALL_LINEAR
-from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS, batch_limits
+from veneer.generation.batch import BATCH_ROWS, batch_limits
 from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
+from veneer.generation.scheduler import BLOCK_TOKENS
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.base import decoded_bytes
 from veneer.planning.batch_shape import BatchShape

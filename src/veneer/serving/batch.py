@@ -20,7 +20,8 @@ from veneer.assistant.questions import ADAPTER, FileQuestion
 from veneer.counting import count_of
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
-from veneer.generation.batch import BATCH_ROWS, batch_engine
+from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
+from veneer.generation.build import build_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within
 from veneer.generation.request import (
     STREAMS,
@@ -143,7 +144,13 @@ def _answer(
     """Write the answers to `prompts`; rows whose answers the model's context ends are put into `cut`."""
     context = assistant.model.spec.max_positions
     longest = max((min(len(prompt) + sampling.max_new_tokens, context) for prompt in prompts.values()), default=0)
-    engine = batch_engine(assistant.model, longest, stop_ids=assistant.stop_ids, adapters=source)
+    engine = build_engine(
+        assistant.model,
+        stop_ids=assistant.stop_ids,
+        adapters=source,
+        cache_bytes=batch_cache(assistant.model, longest),
+        limits=batch_limits(),
+    )
     handles: dict[int, GenerationHandle] = {}
     asked = written = file.done
     with closing(engine):
