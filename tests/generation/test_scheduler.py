@@ -42,11 +42,11 @@ class FakeModel:
     def step(self) -> list[Work]:
         """Plan and compute a step, and make the next token of every sequence that has none pending."""
         scheduler, size = self.scheduler, self.scheduler.limits.block_tokens
-        work = scheduler.plan()
+        work = scheduler.plan(scheduler.limits.prompt_tokens)
         assert scheduler.pool.used_bytes <= scheduler.pool.budget
         assert len(scheduler.running) <= scheduler.limits.sequences
         pieces = [one for one in work if one.sequence.placement is Placement.BLOCKS]
-        assert sum(one.count for one in pieces if one.count > 1) <= scheduler.prompt_tokens
+        assert sum(one.count for one in pieces if one.count > 1) <= scheduler.limits.prompt_tokens
         assert len({one.sequence.number for one in work}) == len(work)
         for one in pieces:
             self.write(one, size)
@@ -375,7 +375,7 @@ def test_what_a_cohort_had_answered_comes_behind_its_prompt_token_by_token() -> 
     scheduler.add(other)
     seen = []
     for _ in range(5):
-        work = scheduler.plan()
+        work = scheduler.plan(64)
         seen.append([(one.sequence.number, one.start, one.count, one.ends) for one in work])
         scheduler.computed(work)
         other.tokens.append(1)

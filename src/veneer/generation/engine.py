@@ -144,7 +144,7 @@ class GenerationEngine:
         self._take_arrivals()
         self._end_cancelled()
         self._start_loaded()
-        work = self._scheduler.plan()
+        work = self._scheduler.plan(self._budget.tokens)
         if work:
             self._compute(work)
         return bool(self._active) or not self._arrived.empty()
@@ -292,7 +292,6 @@ class GenerationEngine:
                 self._advance(self._active[one.sequence.number], one, output)
         prompts = sum(one.count for one in work if one.count > 1)
         self._budget.computed(prompts, sum(one.count == 1 for one in work), time.perf_counter() - started)
-        self._scheduler.prompt_tokens = self._budget.tokens
 
     def _input(self, work: Work) -> StepInput:
         active = self._active[work.sequence.number]

@@ -79,14 +79,11 @@ class Scheduler:
 
     def __init__(self, pool: BlockPool, limits: Limits, *, prompts_apart: bool = False):
         self.pool, self.limits, self.prompts_apart = pool, limits, prompts_apart
-        self.prompt_tokens = limits.prompt_tokens
-        """Tokens of prompts that the next step computes: at most those of the limits."""
         self.running: list[SequenceState] = []
         """The admitted sequences, in the order of their admission."""
         self._waiting: dict[str, deque[SequenceState]] = {}
         self._counters: dict[str, float] = {}
         self._floor = 0.0
-        self._joins = True
         self.preemptions = 0
         """How often a sequence gave up its blocks."""
         self.asked_tokens = self.shared_tokens = 0
@@ -133,11 +130,14 @@ class Scheduler:
         if not queue:
             del self._waiting[sequence.adapter]
 
-    def plan(self) -> list[Work]:
-        """What the next step computes, with its blocks taken; sequences of one adapter stand together."""
+    def plan(self, prompt_tokens: int) -> list[Work]:
+        """What the next step computes, with its blocks taken; sequences of one adapter stand together.
+
+        It computes at most `prompt_tokens` tokens of prompts, which are at most those of the limits.
+        """
         self._admit()
         found: list[Work] = []
-        left = self.prompt_tokens
+        left = prompt_tokens
         for sequence in self._in_turn():
             if sequence not in self.running:
                 continue  # it was preempted for one before it
@@ -182,16 +182,16 @@ class Scheduler:
         return steps + sorted(prompts, key=lambda sequence: self.served(sequence.adapter))
 
     def _admit(self) -> None:
-        self._joins = self._joinable()
+        joins = self._joinable()
         while self._waiting:
             adapter = min(self._waiting, key=lambda name: (self.served(name), self._waiting[name][0].number))
             sequence = self._waiting[adapter][0]
-            while not self._fits(sequence):
+            while not self._fits(sequence, joins):
                 victim = self._in_the_way(adapter)
                 if victim is None:
                     return
                 self.preempt(victim)
-                self._joins = self._joins or self._joinable()
+                joins = joins or self._joinable()
             self._waiting[adapter].popleft()
             if not self._waiting[adapter]:
                 del self._waiting[adapter]
@@ -203,12 +203,13 @@ class Scheduler:
         places, room = self.limits.sequences - len(self.running), self.pool.room()
         return not self.running or (4 * places >= self.limits.sequences and 4 * room >= self.pool.budget)
 
-    def _fits(self, sequence: SequenceState) -> bool:
+    def _fits(self, sequence: SequenceState, joins: bool) -> bool:
         """Whether a place and the blocks of all its tokens, and of one more, are free.
 
-        One block more is left to each running sequence, so that those do not preempt it in their next steps.
+        One block more is left to each running sequence, so that those do not preempt it in their next steps. A cohort
+        fits only where one `joins`.
         """
-        if sequence.placement is Placement.COHORT and not self._joins:
+        if sequence.placement is Placement.COHORT and not joins:
             return False
         tokens = min(sequence.length + 1, sequence.capacity)
         tokens = sequence.capacity if sequence.placement is Placement.COHORT else tokens
