@@ -46,12 +46,12 @@ class Service:
     grammars: Grammars
     models: ModelNames
     metrics: Metrics
-    limits: ServerLimits = field(default_factory=ServerLimits)
-    created: int = 0
+    limits: ServerLimits
+    created: int
     """When the server was started, in seconds since 1970."""
-    base_digest: str = ""
+    base_digest: str
     """Digest of the base: of its files, and of how it is held."""
-    base_form: str = ""
+    base_form: str
     """How the base's linear layers were quantised as it was loaded; empty where they were not."""
     schemas: SlowWork = field(init=False)
     """Where grammars are made."""
