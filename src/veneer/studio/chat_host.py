@@ -11,13 +11,14 @@ import asyncio
 import gc
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
+from veneer.config import ComputeSection
 from veneer.errors import VeneerError
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import model_name
@@ -34,7 +35,6 @@ from veneer.serving.service import Service
 from veneer.studio.bases import Bases
 from veneer.studio.called import folder_called, models_called, without_paths
 from veneer.studio.links import link
-from veneer.studio.request import StudioRequest
 from veneer.studio.results import digest_of, plain_name, results_of
 from veneer.studio.settings import EXTENSION
 from veneer.studio.watch import Watcher
@@ -60,39 +60,51 @@ class Asked:
     """The folder of the adapter whose run says how the base is held; None for as its files have it."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A base in memory, with what answers over it."""
+
+    source: str
+    assistant: Assistant
+    adapters: AdapterFolder
+    service: Service
+
+
 class ChatHost:
     """Holds the service that answers.
 
     Args:
-        request: the studio that was asked for.
+        root: the folder of runs.
+        compute: where models are computed.
         bases: the base models.
         watcher: knows the runs.
         links: a folder for links to the adapters, which the service takes its adapters from.
         limits: what a client may take.
     """
 
-    request: StudioRequest
-    bases: Bases
-    watcher: Watcher
-    links: Path
-    limits: ServerLimits
-    service: Service | None = None
-    source: str | None = None
-    """The base that is loaded."""
-    _assistant: Assistant | None = None
-    _adapters: AdapterFolder | None = None
-    _door: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Is held by the one that is to get the service next; those behind it come in their order."""
-    _users: int = 0
-    """Requests that have the service."""
-    _unused: asyncio.Event = field(default_factory=asyncio.Event)
-    """Is set while there are none."""
-    _stopping: bool = False
+    def __init__(
+        self, root: Path, compute: ComputeSection, bases: Bases, watcher: Watcher, links: Path, limits: ServerLimits
+    ):
+        self._root, self._compute, self._limits = root, compute, limits
+        self._bases, self._watcher, self._links = bases, watcher, links
+        self._held: _Held | None = None
+        self._door = asyncio.Lock()
+        """Is held by the one that is to get the service next; those behind it come in their order."""
+        self._users = 0
+        """Requests that have the service."""
+        self._unused = asyncio.Event()
+        """Is set while there are none."""
+        self._stopping = False
+
+    @property
+    def accepting(self) -> bool:
+        """See `Served.accepting`."""
+        held = self._held
+        return held is None or held.service.accepting
 
     def adapters(self) -> dict[str, tuple[str, Path]]:
         """Every adapter that can be chatted with: its base and its folder, by its name."""
-        found = results_of(self.watcher, self.bases.all())
+        found = results_of(self._watcher, self._bases.all())
         return {name: (one.base, one.folder) for name, one in found.items() if not one.scores}
 
     @asynccontextmanager
@@ -109,9 +121,7 @@ class ChatHost:
         """
         asked = await self._found(name, held_as)
         async with self._door:
-            service = await self._loaded(asked)
-            if asked.adapter is not None:
-                await asyncio.to_thread(self._take_up, *asked.adapter)
+            service = await self._service(asked)
             self._users += 1
             self._unused.clear()
         try:
@@ -129,16 +139,16 @@ class ChatHost:
             raise ApiError(400, f"{HELD_AS}: give the name of an adapter, as a text", param=HELD_AS)
         wanted = {name, *(() if held_as is None else (held_as,))}
         adapters = self.adapters()
-        if wanted - adapters.keys() - self.bases.all().keys():
+        if wanted - adapters.keys() - self._bases.all().keys():
             # It may have been finished since the last look.
-            await asyncio.to_thread(self.watcher.look)
+            await asyncio.to_thread(self._watcher.look)
             adapters = self.adapters()
         for one in wanted:
             adapters |= _checkpoint(one, adapters)
-        own, bases = adapters.get(name), self.bases.all()
+        own, bases = adapters.get(name), self._bases.all()
         if own is None and bases and name not in bases:
             raise no_model(name, [*bases, *adapters])
-        source = self.bases.source(name) if own is None else own[0]
+        source = self._bases.source(name) if own is None else own[0]
         if held_as is None:
             return Asked(source) if own is None else Asked(source, (name, own[1]), own[1])
         if own is not None or held_as not in adapters or adapters[held_as][0] != source:
@@ -149,19 +159,26 @@ class ChatHost:
             raise ApiError(400, message, param=HELD_AS)
         return Asked(source, held_as=adapters[held_as][1])
 
-    async def _loaded(self, asked: Asked) -> Service:
-        """The service over a base in a form. Only the one at the door may ask."""
+    async def _service(self, asked: Asked) -> Service:
+        """What answers. Only the one at the door may ask."""
+        held = await self._loaded(asked)
+        if asked.adapter is not None:
+            await asyncio.to_thread(self._take_up, held, *asked.adapter)
+        return held.service
+
+    async def _loaded(self, asked: Asked) -> _Held:
+        """A base in a form, with what answers over it."""
         form = await asyncio.to_thread(self._form, asked)
-        if not self._holds(asked.source, form):
-            if self._users:
-                # A client that takes no answer must not keep everybody from the other base for ever.
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._unused.wait(), self.limits.request_seconds)
-            if self._stopping:
-                raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
-            await asyncio.to_thread(self._open, asked)
-        assert self.service is not None
-        return self.service
+        # No name here may keep the base that gives way.
+        if self._held is not None and self._held.source == asked.source and self._held.assistant.holds(form):
+            return self._held
+        if self._users:
+            # A client that takes no answer must not keep everybody from the other base for ever.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._unused.wait(), self._limits.request_seconds)
+        if self._stopping:
+            raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
+        return await asyncio.to_thread(self._open, asked)
 
     def _form(self, asked: Asked) -> BaseForm:
         """How the base is to be held.
@@ -173,70 +190,64 @@ class ChatHost:
             run = recorded_run(asked.held_as)
         except VeneerError as error:
             raise self._refusal(error, asked.source) from error
-        return BaseForm() if run is None else recorded_form(run, resolve_device(self.request.compute.device))
-
-    def _holds(self, source: str, form: BaseForm) -> bool:
-        return self.source == source and self._assistant is not None and self._assistant.holds(form)
+        return BaseForm() if run is None else recorded_form(run, resolve_device(self._compute.device))
 
     def _refusal(self, error: VeneerError, source: str) -> ApiError:
         """What clients are told of an error, without paths of this machine."""
-        called = {**folder_called(self.request.folder.resolve()), **models_called([source])}
+        called = {**folder_called(self._root), **models_called([source])}
         return ApiError(400, without_paths(str(error), called), param="model")
 
     def drain(self, seconds: float) -> bool:
         """See `Served.drain`. No base is loaded any more."""
         self._stopping = True
-        return self.service is None or self.service.drain(seconds)
+        held = self._held
+        return held is None or held.service.drain(seconds)
 
     def close(self) -> None:
         """Let the model go, and the adapters beside it, whose loader holds it too."""
-        if self.service is not None:
-            self.service.close()
-        if self._adapters is not None:
-            self._adapters.close()
-        self.service, self.source, self._assistant, self._adapters = None, None, None, None
+        if self._held is not None:
+            self._held.service.close()
+            self._held.adapters.close()
+        self._held = None
 
-    def _open(self, asked: Asked) -> None:
-        if self.service is not None:
-            self.service.drain(self.limits.drain_seconds)
+    def _open(self, asked: Asked) -> _Held:
+        if self._held is not None:
+            self._held.service.drain(self._limits.drain_seconds)
         self.close()
         # An engine and its model refer to each other, and Python looks for such rings only now and then.
         gc.collect()
         folder = self._links_of(asked.source)
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        request = AssistantRequest(model=asked.source, compute=self.request.compute, held_as=asked.held_as)
+        request = AssistantRequest(model=asked.source, compute=self._compute, held_as=asked.held_as)
         try:
             assistant = load_assistant(request)
             loader = adapter_loader(assistant.model, base_files=assistant.files)
-            self._adapters = AdapterFolder(folder, loader, ADAPTER_BYTES)
-            self.service = build_service(
-                assistant,
-                self.bases.name_of(asked.source),
-                self._adapters,
-                cache_bytes=CACHE_BYTES,
-                limits=self.limits,
-            )
+            adapters = AdapterFolder(folder, loader, ADAPTER_BYTES)
+            with ExitStack() as unfinished:
+                unfinished.callback(adapters.close)
+                service = build_service(
+                    assistant, self._bases.name_of(asked.source), adapters, cache_bytes=CACHE_BYTES, limits=self._limits
+                )
+                unfinished.pop_all()
         except VeneerError as error:
-            self.close()
             raise self._refusal(error, asked.source) from error
-        self.source, self._assistant = asked.source, assistant
+        self._held = _Held(asked.source, assistant, adapters, service)
+        return self._held
 
-    def _take_up(self, name: str, folder: Path) -> None:
+    def _take_up(self, held: _Held, name: str, folder: Path) -> None:
         """Let an adapter of the base that is loaded be asked for, as its folder is now.
 
         Raises:
             AdapterError: its files cannot be read.
             OutputError: its link cannot be written.
         """
-        assert self._adapters is not None
-        assert self.source is not None
-        link(self._links_of(self.source) / name, folder)
-        self._adapters.take_up(name)
+        link(self._links_of(held.source) / name, folder)
+        held.adapters.take_up(name)
 
     def _links_of(self, source: str) -> Path:
         """The folder of links to the adapters of a base; two bases of one name have two."""
-        return self.links / f"{plain_name(model_name(source))}-{digest_of(source)}"
+        return self._links / f"{plain_name(model_name(source))}-{digest_of(source)}"
 
 
 def _checkpoint(name: str, adapters: Mapping[str, tuple[str, Path]]) -> dict[str, tuple[str, Path]]:

@@ -64,7 +64,7 @@ class Studio:
     @property
     def accepting(self) -> bool:
         """See `Served.accepting`."""
-        return self.chat.service is None or self.chat.service.accepting
+        return self.chat.accepting
 
     def start(self) -> None:
         """Take up the folder, and go on with its jobs."""
@@ -147,7 +147,7 @@ def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:
         watcher=watcher,
         bases=bases,
         checking=Checking(files, queue),
-        chat=ChatHost(request, bases, watcher, own / "adapters", limits),
+        chat=ChatHost(root, request.compute, bases, watcher, own / "adapters", limits),
         workers=WorkerKeeper(root, request.devices),
         sessions=sessions,
         limits=limits,

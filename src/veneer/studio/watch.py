@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,6 @@ class Changes:
     """Ids of jobs whose folders are gone."""
 
 
-@dataclass(slots=True)
 class Watcher:
     """Watches a folder of runs, on a thread of its own.
 
@@ -93,20 +92,20 @@ class Watcher:
         store: the jobs of the folder.
     """
 
-    root: Path
-    store: JobStore
-    epoch: str = field(default_factory=lambda: secrets.token_hex(4), init=False)
-    """Which watcher counts: numbers of another one mean nothing here."""
-    _runs: dict[str, WatchedRun] = field(default_factory=dict, init=False)
-    _jobs: dict[str, tuple[int, Job]] = field(default_factory=dict, init=False)
-    _removed: dict[str, int] = field(default_factory=dict, init=False)
-    _removed_jobs: dict[str, int] = field(default_factory=dict, init=False)
-    _version: int = field(default=0, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _looking: threading.Lock = field(default_factory=threading.Lock, init=False)
-    """Is held for a whole look: what an earlier one has read must not take the place of what a later one has."""
-    _stop: threading.Event = field(default_factory=threading.Event, init=False)
-    _thread: threading.Thread | None = field(default=None, init=False)
+    def __init__(self, root: Path, store: JobStore):
+        self.root, self.store = root, store
+        self.epoch = secrets.token_hex(4)
+        """Which watcher counts: numbers of another one mean nothing here."""
+        self._runs: dict[str, WatchedRun] = {}
+        self._jobs: dict[str, tuple[int, Job]] = {}
+        self._removed: dict[str, int] = {}
+        self._removed_jobs: dict[str, int] = {}
+        self._version = 0
+        self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        """Is held for a whole look: what an earlier one has read must not take the place of what a later one has."""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Look once, and then go on looking."""
