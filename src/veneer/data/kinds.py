@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from veneer.config import DataSection
 from veneer.counting import count_of
 from veneer.data.account import LISTED, one_label_note, overlap_note, repeats_note
-from veneer.data.chat import Example, start_template
+from veneer.data.chat import start_template
 from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
 from veneer.data.formats import Remarks
 from veneer.data.json_values import BadRow
@@ -17,7 +17,7 @@ from veneer.data.problems import RowProblem
 from veneer.data.prompts import EncodedPrompts, encode_prompts, unasked_notes
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
-from veneer.data.rows import Rows, encode_told, load_rows, weighted
+from veneer.data.rows import Rows, encode_sides, load_rows, weighted
 from veneer.data.sources import RowFile, RunFiles, run_files, training_files
 from veneer.data.splits import evaluation_records, split_rows
 from veneer.data.trained_rows import row_hashes
@@ -46,9 +46,8 @@ def load_kind(
     if kind in (RowKind.ANSWERS, RowKind.TEXTS):
         return load_rows(data, tokenizer, emit, kind)
     start_template(tokenizer)
-    skipped: list[RowProblem] = []
     files, notice = run_files(data, emit), notes_to(emit)
-    rows, evaluated = _sides(data, files, kind, skipped, emit)
+    rows, evaluated, skipped = _sides(data, files, kind, emit)
     shared = overlap([row.whole for row in rows], [row.whole for row in evaluated])
     if shared:
         notice(overlap_note(len(shared), len(evaluated), *shared[0]))
@@ -58,8 +57,9 @@ def load_kind(
     if kind is RowKind.PROMPTS:
         return _prompts(rows, evaluated, files, tokenizer, data, skipped, emit)
     parts = PARTS[kind]
-    train = _encode(rows, tokenizer, data, parts, "training", skipped, emit)
-    held_out = _encode(evaluated, tokenizer, data, parts, "evaluation", skipped, emit) if evaluated else []
+    trained, measured = ([record for row in side for record in row.records] for side in (rows, evaluated))
+    encoded = encode_sides(trained, measured, tokenizer, data, emit, parts=parts, unit="answers")
+    train, held_out = encoded.train, encoded.eval
     places = {example.where for example in train}
     labels = {row.where: row.desirable for row in (*rows, *evaluated)}
     told = {labels[one.where] for one in train}
@@ -70,7 +70,7 @@ def load_kind(
     return Rows(
         train=train,
         eval=held_out,
-        skipped=tuple(skipped),
+        skipped=(*skipped, *encoded.skipped),
         hashes=(row_hashes(record for row in rows if row.where in places for record in row.records),),
         sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train[:: len(parts)])),
         together=len(parts),
@@ -94,14 +94,14 @@ def _prompts(
     """The rows of a run that samples its answers."""
     for note in unasked_notes([row.prompt for row in (*rows, *evaluated) if row.prompt is not None]):
         emit(Note(message=note, level=Level.WARNING))
-    train = _encode_prompts(rows, tokenizer, data, "training", skipped, emit)
-    held_out = _encode_prompts(evaluated, tokenizer, data, "evaluation", skipped, emit)
+    train = _encode_prompts(rows, tokenizer, data, "training", emit)
+    held_out = _encode_prompts(evaluated, tokenizer, data, "evaluation", emit)
     if not train.prompts:
         raise nothing_left(len(rows), data.max_length, len(train.overlong), max(train.overlong.values(), default=0), 0)
     return Rows(
         train=train.examples,
         eval=held_out.examples,
-        skipped=tuple(skipped),
+        skipped=(*skipped, *train.problems, *held_out.problems),
         hashes=(row_hashes(one.record for one in train.prompts),),
         sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train.examples)),
         prompts=(*train.prompts, *held_out.prompts),
@@ -110,13 +110,12 @@ def _prompts(
 
 
 def _encode_prompts(
-    rows: list[KindRow], tokenizer: Tokenizer, data: DataSection, what: str, skipped: list[RowProblem], emit: Subscriber
+    rows: list[KindRow], tokenizer: Tokenizer, data: DataSection, what: str, emit: Subscriber
 ) -> EncodedPrompts:
     prompts = [row.prompt for row in rows if row.prompt is not None]
     with Stage(emit, f"tokenising {what} prompts", total=len(prompts), unit="prompts") as stage:
         found = encode_prompts(list(counted(prompts, stage)), encoder_of(tokenizer), data.max_length)
     refuse_problems(found.problems, len(found.prompts), data.bad_rows, checked=False)
-    skipped += found.problems
     if prompts:
         tokens = [len(example.tokens) for example in found.examples]
         emit(
@@ -145,7 +144,7 @@ def evaluation_answers(data: DataSection, kind: RowKind, files: RunFiles) -> lis
     """
     if kind in (RowKind.ANSWERS, RowKind.TEXTS):
         return evaluation_records(data, files, kind)
-    _, evaluated = _sides(data, files, kind, [], ignore)
+    _, evaluated, _ = _sides(data, files, kind, ignore)
     return [row.records[0] for row in evaluated if row.desirable]
 
 
@@ -155,27 +154,31 @@ def read_pairs(data: DataSection, emit: Subscriber = ignore) -> list[KindRow]:
     Raises:
         DataError: a file or some of its rows cannot be used.
     """
-    return _read(training_files(data, emit), data, RowKind.PAIRS, [], emit)
+    pairs, _ = _read(training_files(data, emit), data, RowKind.PAIRS, emit)
+    return pairs
 
 
 def _sides(
-    data: DataSection, files: RunFiles, kind: RowKind, skipped: list[RowProblem], emit: Subscriber
-) -> tuple[list[KindRow], list[KindRow]]:
-    """The rows to train, and those to evaluate."""
-    rows = _read(files.train, data, kind, skipped, emit)
+    data: DataSection, files: RunFiles, kind: RowKind, emit: Subscriber
+) -> tuple[list[KindRow], list[KindRow], list[RowProblem]]:
+    """The rows to train, those to evaluate, and those that are left out."""
+    rows, skipped = _read(files.train, data, kind, emit)
     if files.eval:
-        return rows, _read(files.eval, data, kind, skipped, emit)
+        evaluated, further = _read(files.eval, data, kind, emit)
+        return rows, evaluated, skipped + further
     if not data.held_out:
-        return rows, []
+        return rows, [], skipped
     if kind is RowKind.LABELLED and data.split.by is SplitBy.LABEL and data.split.column is None:
         emit(Note(message=SPLIT_BY_ANSWER, level=Level.WARNING))
-    return split_rows(rows, [row.records[0] for row in rows], data, files.train, emit)
+    return *split_rows(rows, [row.records[0] for row in rows], data, files.train, emit), skipped
 
 
 def _read(
-    files: Sequence[RowFile], data: DataSection, kind: RowKind, skipped: list[RowProblem], emit: Subscriber
-) -> list[KindRow]:
+    files: Sequence[RowFile], data: DataSection, kind: RowKind, emit: Subscriber
+) -> tuple[list[KindRow], list[RowProblem]]:
+    """The rows of files, and those that are left out."""
     rows: list[KindRow] = []
+    skipped: list[RowProblem] = []
     for file in files:
         remarks, said = Remarks(), list[str]()
         found: list[KindRow] = []
@@ -192,17 +195,4 @@ def _read(
             emit(Note(message=note))
         rows += found
         skipped += problems
-    return rows
-
-
-def _encode(
-    rows: list[KindRow],
-    tokenizer: Tokenizer,
-    data: DataSection,
-    parts: Sequence[str],
-    what: str,
-    skipped: list[RowProblem],
-    emit: Subscriber,
-) -> list[Example]:
-    records = [record for row in rows for record in row.records]
-    return encode_told(records, tokenizer, data, what, skipped, emit, parts=parts, unit="answers").examples
+    return rows, skipped

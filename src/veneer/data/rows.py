@@ -177,12 +177,12 @@ def load_rows(
             stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further, files=files
         )
     start_template(tokenizer)
-    skipped: list[RowProblem] = []
     notice = notes_to(emit)
-    records = _read(files.train, data, kind, skipped, emit)
+    records, skipped = _read(files.train, data, kind, emit)
     eval_records: list[Record] = []
     if files.eval:
-        eval_records = _read(files.eval, data, kind, skipped, emit)
+        eval_records, left_out = _read(files.eval, data, kind, emit)
+        skipped += left_out
     elif data.held_out:
         records, eval_records = split_rows(records, records, data, files.train, emit)
     shared = overlap(records, eval_records)
@@ -191,30 +191,28 @@ def load_rows(
     repeats = duplicates(records)
     if repeats:
         notice(repeats_note(len(repeats), *repeats[0]))
-    encoded = encode_told(records, tokenizer, data, "training", skipped, emit)
-    evaluated = encode_told(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else None
-    train = encoded.examples
-    places = {example.where for example in train}
+    encoded = encode_sides(records, eval_records, tokenizer, data, emit)
+    places = {example.where for example in encoded.train}
     return Rows(
-        train=train,
-        eval=[] if evaluated is None else evaluated.examples,
-        skipped=tuple(skipped),
+        train=encoded.train,
+        eval=encoded.eval,
+        skipped=(*skipped, *encoded.skipped),
         hashes=(row_hashes(record for record in records if record.where in places),),
-        sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train)),
-        further=(encoded.report.further, 0 if evaluated is None else evaluated.report.further),
+        sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in encoded.train)),
+        further=encoded.further,
         files=files,
     )
 
 
 def _read(
-    files: Sequence[RowFile], data: DataSection, kind: RowKind, skipped: list[RowProblem], emit: Subscriber
-) -> list[Record]:
+    files: Sequence[RowFile], data: DataSection, kind: RowKind, emit: Subscriber
+) -> tuple[list[Record], list[RowProblem]]:
+    """The rows of files, and those that are left out."""
     reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows, data.split.column, kind)
     records = list(reader)
     for note in reader.notes:
         emit(Note(message=note))
-    skipped += reader.skipped
-    return records
+    return records, reader.skipped
 
 
 def weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
@@ -224,42 +222,66 @@ def weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[Weigh
     return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)
 
 
-def encode_told(
-    records: list[Record],
+@dataclass(frozen=True, slots=True)
+class EncodedSides:
+    """The examples of both sides of a run's rows."""
+
+    train: list[Example]
+    eval: list[Example]
+    skipped: tuple[RowProblem, ...]
+    """The rows that could not be encoded and were left out."""
+    further: tuple[int, int]
+    """As in `Rows`."""
+
+
+def encode_sides(
+    trained: list[Record],
+    evaluated: list[Record],
     tokenizer: Tokenizer,
     data: DataSection,
-    what: str,
-    skipped: list[RowProblem],
     emit: Subscriber,
     *,
     parts: Sequence[str] = ("",),
     unit: str = "rows",
-) -> EncodedFile:
-    """Encode the records of one side, and tell how far it is and what was found.
+) -> EncodedSides:
+    """Encode the records of both sides, and tell how far it is and what was found.
 
     Args:
-        records: in the order of their rows.
+        trained, evaluated: in the order of their rows; there may be none that are evaluated.
         tokenizer: of the model.
         data: the settings.
-        what: what the rows are called, `training` or `evaluation`.
-        skipped: the problems of rows that are left out are added to it.
         emit: told.
         parts: as for `encode_all`.
         unit: what is counted.
+
+    Raises:
+        DataError: as `encode_all`.
     """
-    audit = RowAudit(tokenizer, data.checks)
-    with Stage(emit, f"tokenising {what} rows", total=len(records), unit=unit) as stage:
-        encoded = encode_all(
-            counted(records, stage),
-            tokenizer,
-            max_length=data.max_length,
-            overlong=data.overlong,
-            bad_rows=data.bad_rows,
-            audit=audit,
-            parts=parts,
-            emit=emit,
-        )
-    skipped += encoded.report.skipped
-    for line in (*findings(encoded.report, what), *audit.notes(what)):
-        emit(Note(message=line))
-    return encoded
+
+    def encoded(records: list[Record], what: str) -> EncodedFile:
+        audit = RowAudit(tokenizer, data.checks)
+        with Stage(emit, f"tokenising {what} rows", total=len(records), unit=unit) as stage:
+            found = encode_all(
+                counted(records, stage),
+                tokenizer,
+                max_length=data.max_length,
+                overlong=data.overlong,
+                bad_rows=data.bad_rows,
+                audit=audit,
+                parts=parts,
+                emit=emit,
+            )
+        for line in (*findings(found.report, what), *audit.notes(what)):
+            emit(Note(message=line))
+        return found
+
+    train = encoded(trained, "training")
+    if not evaluated:
+        return EncodedSides(train.examples, [], tuple(train.report.skipped), (train.report.further, 0))
+    held_out = encoded(evaluated, "evaluation")
+    return EncodedSides(
+        train.examples,
+        held_out.examples,
+        (*train.report.skipped, *held_out.report.skipped),
+        (train.report.further, held_out.report.further),
+    )
