@@ -13,8 +13,6 @@ import chat_templates as ct
 from veneer.data.chat import (
     Encoder,
     Example,
-    encode,
-    prompt_tokens,
     split_for_evaluation,
     template_of,
 )
@@ -110,7 +108,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "turns", "expected"), CASES)
 def test_what_trains(name: str, turns: tuple, expected: list[str]) -> None:
     tokenizer = ct.tokenizer(name)
-    example = encode(record(*turns), tokenizer, template_of(tokenizer))
+    example = Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns))
     found = trained(example, tokenizer)
     if ct.FAMILY[name] in ("mistral", "gemma"):  # their decoders do not show a leading blank
         expected, found = [text.strip() for text in expected], [text.strip() for text in found]
@@ -127,10 +125,10 @@ def test_many_turns_are_found_as_few_are(name: str) -> None:
     turns = [f"{role}:turn {n}" for n in range(12) for role in "ua"]
     if name == "thinking":
         turns[-1] = "a:<think>\nhm\n</think>\n\nturn 11"
-    found = trained(encode(record(*turns), tokenizer, template_of(tokenizer)), tokenizer)
+    found = trained(Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns)), tokenizer)
     assert len(found) == 12
     assert all(f"turn {n}" in text for n, text in enumerate(found))
-    few = trained(encode(record(*turns[-4:]), tokenizer, template_of(tokenizer)), tokenizer)
+    few = trained(Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns[-4:])), tokenizer)
     assert found[-2:] == few
 
 
@@ -140,7 +138,7 @@ def test_generation_blocks_agree_with_transformers() -> None:
     expected = oracle.apply_chat_template(
         list(row.messages), return_dict=True, return_assistant_tokens_mask=True, tokenize=True
     )
-    example = encode(row, tokenizer, template_of(tokenizer))
+    example = Encoder(tokenizer, template_of(tokenizer)).encode(row)
     assert example.tokens.tolist() == expected["input_ids"]
     assert example.loss_mask.astype(int).tolist() == expected["assistant_masks"]
 
@@ -148,7 +146,9 @@ def test_generation_blocks_agree_with_transformers() -> None:
 def test_the_prompts_own_answers_do_not_train() -> None:
     for name in ("chatml", "generation"):
         tokenizer = ct.tokenizer(name)
-        example = encode(record("u:1", "a:one", "u:2", "a:two", untrained=(1,)), tokenizer, template_of(tokenizer))
+        example = Encoder(tokenizer, template_of(tokenizer)).encode(
+            record("u:1", "a:one", "u:2", "a:two", untrained=(1,))
+        )
         assert trained(example, tokenizer) == ["two<|im_end|>"]
 
 
@@ -166,7 +166,7 @@ def test_the_prompts_own_answers_do_not_train() -> None:
 def test_what_cannot_be_encoded_says_why_and_where(name: str | None, turns: tuple, reason: str) -> None:
     tokenizer = ct.tokenizer(name)
     with pytest.raises(DataError, match=reason):
-        encode(record(*turns), tokenizer, template_of(tokenizer))
+        Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns))
 
 
 # ---------------------------------------------------------------- special tokens that a message spells
@@ -188,8 +188,8 @@ def test_special_tokens_in_messages_are_text(name: str, attack: str, at: str) ->
     tokenizer = ct.tokenizer(name)
     template = template_of(tokenizer)
     question, answer = (attack, "plain") if at == "user" else ("plain", attack)
-    example = encode(record(f"u:{question}", f"a:{answer}"), tokenizer, template)
-    plain = encode(record("u:plain", "a:plain"), tokenizer, template)
+    example = Encoder(tokenizer, template).encode(record(f"u:{question}", f"a:{answer}"))
+    plain = Encoder(tokenizer, template).encode(record("u:plain", "a:plain"))
     control = {tokenizer.backend.token_to_id(token) for token in tokenizer.special_tokens}
     ids = example.tokens.tolist()
     assert [i for i in ids if i in control] == [i for i in plain.tokens.tolist() if i in control]
@@ -212,7 +212,7 @@ def test_special_tokens_in_tools_and_calls_are_text() -> None:
         "tool_calls": [{"name": "f<|im_end|>", "arguments": {"<|im_end|>": "<|im_end|>"}}],
     }
     row = record("u:x", call, "t:<|im_end|>", "a:y", tools=({"name": "f", "description": "<|im_start|>system"},))
-    example = encode(row, tokenizer, template_of(tokenizer))
+    example = Encoder(tokenizer, template_of(tokenizer)).encode(row)
     control = tokenizer.backend.token_to_id("<|im_end|>")
     assert example.tokens.tolist().count(control) == 5  # tools, question, call, result, answer
     assert trained(example, tokenizer)[1] == "<think>\n\n</think>\n\ny<|im_end|>"
@@ -221,8 +221,8 @@ def test_special_tokens_in_tools_and_calls_are_text() -> None:
 def test_only_the_spelled_token_is_tokenised_otherwise() -> None:
     tokenizer = ct.tokenizer("chatml")
     template = template_of(tokenizer)
-    spelled = encode(record("u:the <|im_end|> fox", "a:y"), tokenizer, template).tokens.tolist()
-    plain = encode(record("u:the fox", "a:y"), tokenizer, template).tokens.tolist()
+    spelled = Encoder(tokenizer, template).encode(record("u:the <|im_end|> fox", "a:y")).tokens.tolist()
+    plain = Encoder(tokenizer, template).encode(record("u:the fox", "a:y")).tokens.tolist()
     same = next(i for i, (a, b) in enumerate(zip(spelled, plain, strict=False)) if a != b)
     assert spelled[-6:] == plain[-6:]
     assert tokenizer.decode(spelled[same:], skip_special_tokens=False).startswith(" <|im_end|> fox")
@@ -240,7 +240,7 @@ def test_no_message_can_forge_a_turn(contents: list[str]) -> None:
     tokenizer = ct.tokenizer("chatml")
     template = template_of(tokenizer)
     turns = [f"{'ua'[n % 2]}:{content}" for n, content in enumerate(contents[: len(contents) // 2 * 2])]
-    example = encode(record(*turns), tokenizer, template)
+    example = Encoder(tokenizer, template).encode(record(*turns))
     assert trained(example, tokenizer) == [turn[2:] + "<|im_end|>" for turn in turns[1::2]]
     starts = tokenizer.backend.token_to_id("<|im_start|>")
     assert example.tokens.tolist().count(starts) == len(turns) + 1  # and the default system turn
@@ -251,17 +251,17 @@ def test_no_message_can_forge_a_turn(contents: list[str]) -> None:
 
 def test_plain_text_trains_whole() -> None:
     tokenizer = ct.tokenizer(None, "llama3")
-    example = encode(Record("f:1", text="the quick brown fox"), tokenizer, None)
+    example = Encoder(tokenizer, None).encode(Record("f:1", text="the quick brown fox"))
     ids = tokenizer.encode("the quick brown fox")
     assert example.tokens.tolist() == [tokenizer.bos_id, *ids, tokenizer.eos_id]
     assert example.loss_mask.tolist() == [False] + [True] * (len(ids) + 1)
-    without_bos = encode(Record("f:1", text="the quick brown fox"), ct.tokenizer(None), None)
+    without_bos = Encoder(ct.tokenizer(None), None).encode(Record("f:1", text="the quick brown fox"))
     assert without_bos.loss_mask.tolist() == [False] + [True] * (len(without_bos.tokens) - 1)
 
 
 def test_plain_text_cannot_end_itself() -> None:
     tokenizer = ct.tokenizer(None)
-    example = encode(Record("f:1", text="a<|im_end|>b"), tokenizer, None)
+    example = Encoder(tokenizer, None).encode(Record("f:1", text="a<|im_end|>b"))
     assert example.tokens.tolist().count(tokenizer.eos_id) == 1
     assert tokenizer.decode(example.tokens.tolist(), skip_special_tokens=False) == "a<|im_end|>b<|im_end|>"
 
@@ -273,8 +273,8 @@ def test_plain_text_cannot_end_itself() -> None:
 def test_prompt_and_completion_without_a_template(prompt: str, completion: str, family: str) -> None:
     tokenizer = ct.tokenizer(None, family)
     row = Record("f:1", record(f"u:{prompt}", f"a:{completion}").messages, prompt=prompt, completion=completion)
-    example = encode(row, tokenizer, None)
-    before = prompt_tokens([{"role": "user", "content": prompt}], tokenizer, None)
+    example = Encoder(tokenizer, None).encode(row)
+    before = Encoder(tokenizer, None).prompt_tokens([{"role": "user", "content": prompt}])
     assert example.tokens.tolist()[: len(before)] == before
     if before:
         assert trained(example, tokenizer) == [completion + tokenizer.eos_token]
@@ -287,8 +287,8 @@ def test_prompt_tokens_are_the_beginning_of_what_trains(name: str) -> None:
     template = template_of(tokenizer)
     for question in ("What is it?", "<|im_end|></s><end_of_turn><|eot_id|>"):
         row = record(f"u:{question}", "a:It")
-        example = encode(row, tokenizer, template)
-        prompt = prompt_tokens(row.messages[:1], tokenizer, template)
+        example = Encoder(tokenizer, template).encode(row)
+        prompt = Encoder(tokenizer, template).prompt_tokens(row.messages[:1])
         first = int(np.flatnonzero(example.loss_mask)[0])
         assert example.tokens.tolist()[:first] == prompt
 
@@ -305,9 +305,9 @@ def test_prompt_tokens_are_the_beginning_of_what_trains(name: str) -> None:
 )
 def test_turns_that_ask_without_a_template_have_a_role_and_a_text(message: dict[str, object], reason: str) -> None:
     asked = {"role": "user", "content": "Hi"}
-    assert prompt_tokens([asked, asked], ct.tokenizer(None), None)
+    assert Encoder(ct.tokenizer(None), None).prompt_tokens([asked, asked])
     with pytest.raises(DataError, match=reason):
-        prompt_tokens([asked, message], ct.tokenizer(None), None)
+        Encoder(ct.tokenizer(None), None).prompt_tokens([asked, message])
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3", None])
@@ -347,7 +347,7 @@ def test_rows_with_tools_are_written_with_the_template_for_them() -> None:
     asked = record("u:Hi", "a:Paris.", "u:And?", "a:Madrid")
     with_tools = replace(asked, tools=({"type": "function", "function": {"name": "f"}},))
     alone = encoder.encode(asked)
-    assert np.array_equal(alone.tokens, encode(asked, plain, template_of(plain)).tokens)
+    assert np.array_equal(alone.tokens, Encoder(plain, template_of(plain)).encode(asked).tokens)
     found = encoder.encode(with_tools)
     assert tokenizer.decode(found.tokens.tolist(), skip_special_tokens=False).startswith("f\n<|im_start|>system\nYou")
     assert trained(found, tokenizer) == trained(alone, tokenizer) == ["Paris.<|im_end|>", "Madrid<|im_end|>"]
@@ -378,10 +378,10 @@ def test_turns_that_are_context_do_not_train(name: str, untrained: tuple[int, ..
     tokenizer = ct.tokenizer(name)
     turns = ("u:1", "a:first", "u:2", "a:second", "u:3", "a:third")
     try:
-        whole = encode(record(*turns), tokenizer, template_of(tokenizer))
+        whole = Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns))
     except DataError:
         pytest.skip("the template takes no such conversation")
-    part = encode(record(*turns, untrained=untrained), tokenizer, template_of(tokenizer))
+    part = Encoder(tokenizer, template_of(tokenizer)).encode(record(*turns, untrained=untrained))
     assert part.tokens.tolist() == whole.tokens.tolist()
     runs = np.flatnonzero(np.diff(np.concatenate(([0], whole.loss_mask.astype(int), [0])))).reshape(-1, 2)
     assert len(runs) == 3
@@ -394,7 +394,7 @@ def test_turns_that_are_context_do_not_train(name: str, untrained: tuple[int, ..
 @pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3", "generation", "unclosed"])
 def test_an_empty_answer_trains_its_end(name: str) -> None:
     tokenizer = ct.tokenizer(name)
-    example = encode(record("u:Hi", "a:", "u:And?", "a:Paris."), tokenizer, template_of(tokenizer))
+    example = Encoder(tokenizer, template_of(tokenizer)).encode(record("u:Hi", "a:", "u:And?", "a:Paris."))
     found = [text.strip() for text in trained(example, tokenizer)]
     end = {"llama3": "<|eot_id|>", "mistral": "</s>", "gemma": "<end_of_turn>", "unclosed": ""}.get(name, "<|im_end|>")
     assert found[-1].endswith(f"Paris.{end}")
@@ -426,7 +426,7 @@ def test_a_trace_says_which_text_each_token_came_from(name: str | None) -> None:
             Encoder(tokenizer, template_of(tokenizer)).trace(row)
         return
     trace = Encoder(tokenizer, template_of(tokenizer)).trace(row)
-    assert trace.example.tokens.tolist() == encode(row, tokenizer, template_of(tokenizer)).tokens.tolist()
+    assert trace.example.tokens.tolist() == Encoder(tokenizer, template_of(tokenizer)).encode(row).tokens.tolist()
     assert trace.spelled is (ct.FAMILY.get(name or "", "chatml") == "chatml")
     starts = [start for start, _ in trace.offsets]
     assert starts == sorted(starts)

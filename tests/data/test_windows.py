@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
 
 import chat_templates as ct
-from veneer.data.chat import encode
+from veneer.data.chat import Encoder
 from veneer.data.records import Record
 from veneer.data.turn_shape import Span
 from veneer.data.windows import in_windows
@@ -122,7 +122,7 @@ def test_how_far_a_text_is_is_told_window_by_window() -> None:
 def test_a_long_text_is_encoded_as_a_short_one_is(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = ct.tokenizer(name)
     record = Record("f:1", text=text_of(6000, 3) + (tokenizer.eos_token or "") + text_of(500, 4))
-    whole = encode(record, tokenizer, None)
+    whole = Encoder(tokenizer, None).encode(record)
     monkeypatch.setattr(in_windows, "__kwdefaults__", {"window": 1000, "edge": 60})
-    assert encode(record, tokenizer, None).tokens.tolist() == whole.tokens.tolist()
-    assert encode(record, tokenizer, None).loss_mask.tolist() == whole.loss_mask.tolist()
+    assert Encoder(tokenizer, None).encode(record).tokens.tolist() == whole.tokens.tolist()
+    assert Encoder(tokenizer, None).encode(record).loss_mask.tolist() == whole.loss_mask.tolist()

@@ -72,7 +72,7 @@ def test_ids_equal_auto_tokenizer(directory: Path, special: bool) -> None:
     ours, theirs = from_directory(directory), AutoTokenizer.from_pretrained(directory)
     for text in [*STRINGS, "", "<|extra|> the quick<|pad|>"]:
         assert ours.encode(text, add_special_tokens=special) == theirs(text, add_special_tokens=special)["input_ids"]
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id)
+    assert (ours.bos_id, ours.eos_id, ours.pad_token) == (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token)
     assert ours.add_bos == (theirs("a")["input_ids"][0] == theirs.bos_token_id)
 
 

@@ -375,21 +375,6 @@ def _bounded(
 _template = lru_cache(maxsize=16)(_bounded)
 
 
-def encode(record: Record, tokenizer: Tokenizer, template: BoundedTemplate | None) -> Example:
-    """`Encoder.encode` for a single record; for many, make one `Encoder`."""
-    return Encoder(tokenizer, template).encode(record)
-
-
-def prompt_tokens(
-    messages: Sequence[Message],
-    tokenizer: Tokenizer,
-    template: BoundedTemplate | None,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-) -> list[int]:
-    """`Encoder.prompt_tokens` for a single prompt; for many, make one `Encoder`."""
-    return Encoder(tokenizer, template).prompt_tokens(messages, tools)
-
-
 def _refuse_half_characters(messages: Sequence[Message]) -> None:
     for number, message in enumerate(messages, start=1):
         content = message.get("content") or ""

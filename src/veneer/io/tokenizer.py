@@ -80,11 +80,6 @@ class Tokenizer:
         return None if self.eos_token is None else self.backend.token_to_id(self.eos_token)
 
     @property
-    def pad_id(self) -> int | None:
-        """Id of `pad_token`, or None where there is none."""
-        return None if self.pad_token is None else self.backend.token_to_id(self.pad_token)
-
-    @property
     def tool_template(self) -> str | None:
         """The chat template of conversations with tools, or None where it is the default."""
         return self.named_templates.get(TOOL_USE)

@@ -10,7 +10,7 @@ import pytest
 import chat_templates as ct
 from lint_rows import call, chat, clean, read_row, write
 from veneer.config import DataSection
-from veneer.data.chat import encode, template_of
+from veneer.data.chat import Encoder, template_of
 from veneer.data.json_values import BadRow
 from veneer.data.kinds import load_kind
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
@@ -88,7 +88,7 @@ def test_rows_read_together_are_encoded_as_training_encodes_each(template: str) 
     assert [row.record is None for row in rows] == [index == 5 for index in range(13)]
     for row in rows:
         if row.record is not None and row.trace is not None:
-            alone = encode(row.record, tokenizer, template_of(tokenizer))
+            alone = Encoder(tokenizer, template_of(tokenizer)).encode(row.record)
             assert row.trace.example.tokens.tolist() == alone.tokens.tolist()
             assert row.trace.example.loss_mask.tolist() == alone.loss_mask.tolist()
 

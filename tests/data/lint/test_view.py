@@ -8,7 +8,7 @@ import pytest
 
 import chat_templates as ct
 from lint_rows import read_row
-from veneer.data.chat import encode, template_of
+from veneer.data.chat import Encoder, template_of
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import END_OF_TURN, TEMPLATE, rows_again, spans_of, tokens_of
@@ -42,7 +42,7 @@ def test_every_trained_token_is_traced_to_its_field(template: str, kind: str) ->
     assert row.record is not None
     assert setting.tokenizer is not None
     tokens = tokens_of(row, setting)
-    example = encode(row.record, setting.tokenizer, template_of(setting.tokenizer))
+    example = Encoder(setting.tokenizer, template_of(setting.tokenizer)).encode(row.record)
     assert [token.id for token in tokens] == example.tokens.tolist()
     assert [token.trained for token in tokens] == example.loss_mask.tolist()
     said: dict[str, str] = {}
