@@ -20,7 +20,7 @@ from veneer.serving.openai_answers import chunks, fingerprint, head
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import EVENTS, StreamedResponse
-from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
+from veneer.serving.tool_calls import ToolCall, ToolStream, ToolUse, read_calls
 from veneer.serving.usage import Usage, read_stream
 
 Response = Any
@@ -167,23 +167,19 @@ async def _deltas(
     service: Service, asked: ChatRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
     begun: set[int] = set()
-    scanners = [CallScanner() for _ in asked.requests] if asked.tools.tools else []
+    streams = [ToolStream(asked.tools) for _ in asked.requests]
     async for number, made in answers.events():
         if number not in begun:
             begun.add(number)
             yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         if isinstance(made, TokenMade):
-            text = scanners[number].push(made.text) if scanners else made.text
+            text = streams[number].push(made.text)
             if text or made.logprob is not None:
                 logprobs = None if made.logprob is None else _logprobs(service, [made.logprob])
                 yield {"index": number, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
         elif isinstance(made, Finished):
             usage.add(number, made)
-            text = made.text
-            calls: tuple[ToolCall, ...] = ()
-            if scanners:
-                text = scanners[number].push(made.text) + scanners[number].finish()
-                text, calls = read_calls(text, asked.tools)
+            text, calls = streams[number].end(made.text)
             if text:
                 yield {"index": number, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
             for index, call in enumerate(calls):

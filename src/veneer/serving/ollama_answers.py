@@ -19,7 +19,7 @@ from veneer.serving.ollama import named, now
 from veneer.serving.sampling_fields import PENALTIES, read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import LINES, StreamedResponse, line
-from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
+from veneer.serving.tool_calls import ToolCall, ToolStream, ToolUse
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, where its options are left out."""
@@ -168,20 +168,17 @@ async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[by
 
 async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
     began = first = time.perf_counter_ns()
-    scanner = CallScanner() if asked.tools.tools else None
+    stream = ToolStream(asked.tools)
     made = 0
     async for _, event in answers.events():
         if isinstance(event, TokenMade):
             made += 1
             first = time.perf_counter_ns() if made == 1 else first
-            text = event.text if scanner is None else scanner.push(event.text)
+            text = stream.push(event.text)
             if text:
                 yield asked.piece(text)
         elif isinstance(event, Finished):
-            text = event.text
-            calls: tuple[ToolCall, ...] = ()
-            if scanner is not None:
-                text, calls = read_calls(scanner.push(event.text) + scanner.finish(), asked.tools)
+            text, calls = stream.end(event.text)
             whole = tuple(one for one in calls if one.cut is None)  # arguments are an object here
             if text or whole:
                 yield asked.piece(text, whole)

@@ -288,6 +288,23 @@ class CallScanner:
         return len(text[: len(text) - overlap(text, _OPEN)].rstrip())
 
 
+class ToolStream:
+    """An answer that comes in pieces, read for calls where there are tools; where there are none, all of it is text."""
+
+    def __init__(self, use: ToolUse):
+        self._use, self._scanner = use, CallScanner() if use.tools else None
+
+    def push(self, piece: str) -> str:
+        """Take a piece; returns the text that is to be told."""
+        return piece if self._scanner is None else self._scanner.push(piece)
+
+    def end(self, piece: str) -> tuple[str, tuple[ToolCall, ...]]:
+        """Take the last piece; returns the rest of the text, and the calls."""
+        if self._scanner is None:
+            return piece, ()
+        return read_calls(self._scanner.push(piece) + self._scanner.finish(), self._use)
+
+
 def _may_become_whole(text: str) -> bool:
     """Whether a text goes on to what `_WHOLE` finds, if the right characters follow."""
     rest = text.lstrip()
