@@ -6,7 +6,6 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from veneer.data.json_values import BadRow
 from veneer.data.preference import to_pair
 from veneer.io.files import reported
-from veneer.jobs.folder import STUDIO
 from veneer.serving.body import read_body
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
@@ -27,10 +25,9 @@ from veneer.strict_json import to_text
 from veneer.studio.files import StoredFile
 from veneer.studio.objects import file_object
 from veneer.studio.settings import EXTENSION
-from veneer.studio.studio import Studio
+from veneer.studio.studio import PREFERENCES, Studio
 from veneer.whole_lines import append_line
 
-PREFERENCES = "preferences.jsonl"
 LONGEST = 100_000
 """Characters of a text that is kept as a preference."""
 Answering = Callable[[Service, Request], Awaitable[Any]]
@@ -116,7 +113,7 @@ async def prefer(studio: Studio, request: Request) -> Response:
     line = to_text(row, ensure_ascii=False).encode() + b"\n"
 
     def keep() -> int:
-        path = preferences_file(studio)
+        path = studio.preferences_file
         with reported(path), path.open("ab", buffering=0) as file:
             append_line(file, line)  # a part of a row would keep all of them from being trained on
         return path.read_bytes().count(b"\n")  # texts may have other ends of lines in them
@@ -126,7 +123,7 @@ async def prefer(studio: Studio, request: Request) -> Response:
 
 async def preferences(studio: Studio, request: Request) -> Response:
     """GET /studio/preferences: the rows that were kept, as JSONL."""
-    file = preferences_file(studio)
+    file = studio.preferences_file
     text = await asyncio.to_thread(lambda: file.read_text(encoding="utf-8") if file.is_file() else "")
     headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', **UNKEPT}
     return Response(text, media_type="application/jsonl", headers=headers)
@@ -135,7 +132,7 @@ async def preferences(studio: Studio, request: Request) -> Response:
 async def train_on_preferences(studio: Studio, request: Request) -> Response:
     """POST /studio/preferences/file: the rows that were kept, as an uploaded file that a job can be made of."""
     await read_body(request, studio.limits)
-    source = preferences_file(studio)
+    source = studio.preferences_file
     if not source.is_file():
         raise ApiError(400, "no preference is kept yet; mark the better one of two answers first")
 
@@ -147,11 +144,6 @@ async def train_on_preferences(studio: Studio, request: Request) -> Response:
     file = studio.file_of((await asyncio.to_thread(copied)).id, "file")
     studio.checking.check_file(file)
     return json_response(file_object(file))
-
-
-def preferences_file(studio: Studio) -> Path:
-    """Where the preferences are kept."""
-    return studio.root / STUDIO / PREFERENCES
 
 
 def _is_message(value: object) -> bool:

@@ -59,10 +59,7 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
     hyper = {name: given.get(name, "auto") for name in HYPERPARAMETERS}
     running = run is not None and run.state is RunState.RUNNING and job.status is JobStatus.RUNNING
     return {
-        "id": job.id,
-        "object": "fine_tuning.job",
-        "created_at": int(job.created_at),
-        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        **beginning(job, "fine_tuning.job"),
         "estimated_finish": _estimated(run) if running and run is not None else None,
         "model": details.get("model", ""),
         "fine_tuned_model": model_of(job) if job.status is JobStatus.SUCCEEDED else None,
@@ -79,11 +76,7 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
         "integrations": details.get("integrations") or [],
         "error": error_of(job, paths),
         EXTENSION: {
-            "status": job.status.value,
-            "wanted": job.wanted.value,
-            "priority": job.priority,
-            "waiting": None if job.waiting is None else without_paths(job.waiting, paths),
-            "peak": job.peak,
+            **standing(job, paths),
             "objective": objective_of(job).value,
             "attempts": job.attempts,
             "run": job.id,
@@ -93,6 +86,27 @@ def job_object(job: Job, run: RunRecord | None, root: Path) -> dict[str, Any]:
             "loss": None if run is None else finite(run.loss),
             "settings": called(_without_files(job.settings), paths),
         },
+    }
+
+
+def beginning(job: Job, kind: str) -> dict[str, Any]:
+    """What the object of every job begins with."""
+    return {
+        "id": job.id,
+        "object": kind,
+        "created_at": int(job.created_at),
+        "finished_at": None if job.finished_at is None else int(job.finished_at),
+    }
+
+
+def standing(job: Job, paths: Mapping[str, str]) -> dict[str, Any]:
+    """How a job of any kind stands in the queue, with paths as their users call them."""
+    return {
+        "status": job.status.value,
+        "wanted": job.wanted.value,
+        "priority": job.priority,
+        "waiting": None if job.waiting is None else without_paths(job.waiting, paths),
+        "peak": job.peak,
     }
 
 

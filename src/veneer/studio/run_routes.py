@@ -29,7 +29,6 @@ from veneer.serving.body import read_body
 from veneer.serving.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import told, without_paths
-from veneer.studio.chat_routes import preferences_file
 from veneer.studio.numbers import number_of, whole_in_query
 from veneer.studio.objects import finite
 from veneer.studio.results import results_of
@@ -204,7 +203,7 @@ async def options(studio: Studio, request: Request) -> Response:
             "models": list(studio.bases.all()),
             "settings": settings,
             "devices": list(studio.workers.devices),
-            "preferences": preferences_file(studio).is_file(),
+            "preferences": studio.preferences_file.is_file(),
             "adapters": {name: studio.bases.name_of(source) for name, (source, _) in adapters.items()},
             "judges": [name for name, one in results_of(studio.watcher, studio.bases.all()).items() if one.scores],
             "metrics": list(NAMES),

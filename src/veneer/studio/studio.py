@@ -29,6 +29,9 @@ from veneer.studio.sessions import Sessions
 from veneer.studio.watch import WatchedRun, Watcher
 from veneer.studio.workers import WorkerKeeper
 
+PREFERENCES = "preferences.jsonl"
+"""The file of preferences in the studio's own folder, and what it is called where it is handed out."""
+
 
 @dataclass(slots=True)
 class Studio:
@@ -60,6 +63,11 @@ class Studio:
     def own(self) -> Path:
         """The folder of what is of no run."""
         return self.root / STUDIO
+
+    @property
+    def preferences_file(self) -> Path:
+        """Where the preferences are kept that were marked in the chat."""
+        return self.own / PREFERENCES
 
     @property
     def accepting(self) -> bool:

@@ -28,7 +28,8 @@ from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
 from veneer.studio.numbers import is_whole
-from veneer.studio.objects import error_of, job_object
+from veneer.studio.objects import beginning, error_of, job_object, standing
+from veneer.studio.settings import EXTENSION
 from veneer.studio.studio import Studio
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
@@ -192,20 +193,13 @@ def task_object(job: Job, root: Path) -> dict[str, Any]:
     what = details.get("filename", "") if job.kind is JobKind.EVALUATE else job.settings.get("to", "")
     rest = {key: value for key, value in job.settings.items() if key not in ("model", "adapter", "data")}
     return {
-        "id": job.id,
-        "object": f"veneer.{NOUNS[job.kind]}",
-        "created_at": int(job.created_at),
-        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        **beginning(job, f"veneer.{NOUNS[job.kind]}"),
         "model": details.get("model", ""),
         "status": job.status.value,
         "error": error_of(job, paths),
-        "veneer": {
+        EXTENSION: {
             "kind": job.kind.value,
-            "status": job.status.value,
-            "wanted": job.wanted.value,
-            "priority": job.priority,
-            "waiting": None if job.waiting is None else without_paths(job.waiting, paths),
-            "peak": job.peak,
+            **standing(job, paths),
             "attempts": job.attempts,
             "of": details.get("run", ""),
             "name": f"{job.kind.value} {what}",
