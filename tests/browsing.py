@@ -1,15 +1,27 @@
-"""Pages of a studio in Debian's Chromium."""
+"""Pages in Chromium: files, and those of a studio."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 CHROMIUM = shutil.which("chromium")
+
+
+def shown_by_a_browser(page: Path) -> str:
+    """The page's markup after its script has run."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 class Intercepted:

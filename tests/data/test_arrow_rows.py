@@ -8,15 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from row_files import problem
 from veneer.data.readers import iterate_rows
-from veneer.data.records import read_records
-from veneer.errors import DataError
-
-
-def problem(path: Path) -> str:
-    with pytest.raises(DataError) as error:
-        read_records(path)
-    return str(error.value)
 
 
 def test_names_that_parquet_repeats_are_refused(tmp_path: Path) -> None:

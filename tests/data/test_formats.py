@@ -7,31 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from row_files import ANSWER, CALL, USER, problem, read_row
 from veneer.data.formats import MAPPING, Remarks, to_record
 from veneer.data.json_values import BadRow
-from veneer.data.records import Record, read_records
 from veneer.enums import Column
 from veneer.errors import DataError
-
-USER = {"role": "user", "content": "Hi"}
-ANSWER = {"role": "assistant", "content": "Yo"}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
-
-
-def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read_row(tmp_path: Path, row: object) -> Record:
-    (record,) = read_records(write(tmp_path / "f.jsonl", row))
-    return record
-
-
-def problem(path: Path) -> str:
-    with pytest.raises(DataError) as error:
-        read_records(path)
-    return str(error.value)
 
 
 def test_chat(tmp_path: Path) -> None:

@@ -11,30 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from row_files import ANSWER, USER, problem, read_row
 from veneer.data.readers import iterate_rows
-from veneer.data.records import Record, read_file, read_records
+from veneer.data.records import read_file, read_records
 from veneer.enums import BadRows, Column
-from veneer.errors import DataError
-
-USER = {"role": "user", "content": "Hi"}
-ANSWER = {"role": "assistant", "content": "Yo"}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
-
-
-def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read_row(tmp_path: Path, row: object) -> Record:
-    (record,) = read_records(write(tmp_path / "f.jsonl", row))
-    return record
-
-
-def problem(path: Path) -> str:
-    with pytest.raises(DataError) as error:
-        read_records(path)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("content", [[{"text": "a"}, {"text": "b"}], {"data": [{"text": "a"}, {"text": "b"}]}])

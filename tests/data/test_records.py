@@ -10,24 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from row_files import ANSWER, USER, problem, write
 from veneer.data.records import duplicates, overlap, read_file, read_records, read_rows
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
-
-USER = {"role": "user", "content": "Hi"}
-ANSWER = {"role": "assistant", "content": "Yo"}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
-
-
-def write(path: Path, *rows: object) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def problem(path: Path) -> str:
-    with pytest.raises(DataError) as error:
-        read_records(path)
-    return str(error.value)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consoles import recorded
+from consoles import cells, recorded
 from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure, MethodSummary
@@ -18,11 +18,6 @@ FEWER = MethodSummary("full", [0], 9_000_000, 36_000_000, 1e-5, 10, Figure(900.0
 RESULT = CompareResult(
     CompareConfig(model="m", data="rows.jsonl", output="out", seeds=3), 90, 10, [], {}, [BASE, LORA, FEWER], []
 )
-
-
-def cells(text: str) -> dict[str, list[str]]:
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
-    return {row[0]: row[1:] for row in rows}
 
 
 def test_every_method_has_its_costs_and_measures_and_the_base_has_no_cost() -> None:

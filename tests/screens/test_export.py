@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consoles import recorded
+from consoles import cells, recorded
 from veneer.exports.certificate import Agreement, Certificate, TensorReport, Threshold
 from veneer.exports.measure import Loss, Survival
 from veneer.exports.record import LossReport, RequantisedLoss
@@ -19,11 +19,6 @@ MEASURED = LossReport(
     "rows.jsonl", 7, 2.0, 1.25, {"original": Loss(1.5, 0.25, 0.125, 0.375), "dequantised": Loss(1.25, 0.0, 0.0, 0.0)},
     requantised=RequantisedLoss(Loss(1.375, 0.125, 0.0, 0.25), Survival(0.01, 0.9, 0.8)),
 )  # fmt: skip
-
-
-def cells(text: str) -> dict[str, list[str]]:
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
-    return {row[0]: row[1:] for row in rows}
 
 
 def shown(table: object) -> str:

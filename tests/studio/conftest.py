@@ -1,14 +1,16 @@
-"""A browser for the tests of pages; the studio `opened` is of the module that asks."""
+"""A browser for the tests of pages; a module may have a studio `opened` of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from browsing import CHROMIUM, Watched
-from studios import Opened
+from run_logs import write_run
+from studios import Opened, studio
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,15 @@ def browser() -> Iterator[Any]:
         found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
+    """A studio with one run."""
+    root = tmp_path_factory.mktemp("opened") / "runs"
+    write_run(root / "plain", 1)
+    with studio(root, tiny_model) as found:
+        yield found
 
 
 @pytest.fixture

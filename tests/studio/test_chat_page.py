@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from browsing import CHROMIUM, Intercepted, Watched
 from job_workers import wait_for
 from run_logs import write_run
-from studios import Opened, studio
+from studios import Opened
 
 pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 pytestmark = [
@@ -23,14 +22,6 @@ pytestmark = [
 ANSWERS = "**/v1/chat/completions"
 PREFERENCES = "**/studio/preferences"
 BETTER = "This one is better"
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
-    root = tmp_path_factory.mktemp("chat") / "runs"
-    write_run(root / "plain", 1)
-    with studio(root, tiny_model) as found:
-        yield found
 
 
 @pytest.fixture

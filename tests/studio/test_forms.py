@@ -13,7 +13,7 @@ import pytest
 from browsing import CHROMIUM, Intercepted, Watched
 from job_workers import wait_for
 from run_logs import write_run
-from studios import CPU, Opened, studio
+from studios import CPU, Opened
 from tiny import rows as taught
 from tiny import write_rows
 
@@ -23,14 +23,6 @@ pytestmark = [
     pytest.mark.slow,
 ]
 JOBS = re.compile("/v1/fine_tuning/jobs$")
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
-    root = tmp_path_factory.mktemp("forms") / "runs"
-    write_run(root / "plain", 1)
-    with studio(root, tiny_model) as found:
-        yield found
 
 
 @pytest.fixture

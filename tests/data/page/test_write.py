@@ -4,14 +4,13 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import chat_templates as ct
+from browsing import shown_by_a_browser
 from lint_rows import HOSTILE, hostile_report, write
 from veneer.data.lint.run import lint
 from veneer.data.page.write import write_page
@@ -61,16 +60,6 @@ def test_nothing_of_a_row_can_become_markup_and_nothing_is_loaded(tmp_path: Path
         digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
-
-
-def shown_by_a_browser(page: Path) -> str:
-    """The page's markup after its script has run."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 @pytest.mark.slow

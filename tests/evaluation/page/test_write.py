@@ -3,12 +3,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from browsing import shown_by_a_browser
 from tiny import rows, run_config, write_rows
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
@@ -66,16 +65,6 @@ def test_nothing_of_a_row_can_become_markup(tmp_path: Path) -> None:
     assert HOSTILE not in text
     assert "<img" not in text
     assert len(re.findall("<script", text)) == 2
-
-
-def shown_by_a_browser(page: Path) -> str:
-    """The page's markup after its script has run."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium is installed")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 @pytest.mark.slow
