@@ -81,7 +81,7 @@ def test_all_modules_import_without_posix_and_a_run_says_what_is_lacking(tmp_pat
         "skipped = ('veneer.__main__', 'veneer.gpu', 'veneer.native.kernels')\n"
         "for found in pkgutil.walk_packages(veneer.__path__, 'veneer.'):\n"
         "    if not found.name.startswith(skipped):\n        importlib.import_module(found.name)\n"
-        "from pathlib import Path\nfrom veneer.errors import OutputError\nfrom veneer.io.files import exclusive\n"
+        "from pathlib import Path\nfrom veneer.errors import OutputError\nfrom veneer.io.locks import exclusive\n"
         f"try:\n    with exclusive(Path({str(tmp_path)!r})):\n        print('held')\n"
         "except OutputError as error:\n    print(error)\n"
     )

@@ -37,7 +37,7 @@ def lock_file(file: IO[Any]) -> None:
 def is_locked(path: Path) -> bool:
     """Whether another process has the exclusive lock of a file (`lock_file`); False where there is no such file.
 
-    The look itself takes a shared lock for an instant, which `veneer.io.files.exclusive` waits for.
+    The look itself takes a shared lock for an instant, which `veneer.io.locks.exclusive` waits for.
     """
     try:
         import fcntl

@@ -118,9 +118,8 @@ import resource, signal, time
 import torch
 from veneer.config import parse
 from veneer.errors import OutputError
-from veneer.io.files import (
-    atomic_folder, exclusive, make_output_folder, remove_partial, staged_files, write_tensors, write_text
-)
+from veneer.io.files import atomic_folder, make_output_folder, remove_partial, staged_files, write_tensors, write_text
+from veneer.io.locks import exclusive
 from veneer.training.run import train
 SIZE = 2_000_000
 def folder():

@@ -18,7 +18,7 @@ from training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
 from veneer.data.batches import MicroBatch
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, StepDone
-from veneer.io.files import LOCK
+from veneer.io.locks import LOCK
 from veneer.training.run import train
 from veneer.training.session import RunResult
 from veneer.training.steps import PackedSteps

@@ -18,7 +18,7 @@ from job_workers import PLAY, Workers, becomes, kill, played, queue_of, status, 
 from played_runs import chain
 from support import block_writing
 from tiny import tree
-from veneer.io.files import lock_patiently
+from veneer.io.locks import lock_patiently
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue

@@ -16,7 +16,7 @@ from nodes import Nodes
 from run_logs import read_events
 from veneer.errors import VeneerError
 from veneer.events import Event, RunFailed
-from veneer.io.files import exclusive
+from veneer.io.locks import exclusive
 from veneer.ray.cluster import Cluster, Done, TaskFolder
 from veneer.ray.runs import TaskTrainer, train_point
 from veneer.sweeps.grid import points

@@ -9,7 +9,7 @@ import pytest
 
 from run_logs import write_run
 from tiny import CommandLine
-from veneer.io.files import exclusive
+from veneer.io.locks import exclusive
 from veneer.run_records.find import open_run
 from veneer.run_records.state import RunState, state_of
 

@@ -9,7 +9,7 @@ import torch
 
 from studios import CPU, studio
 from veneer.errors import ConfigError
-from veneer.io.files import lock_patiently
+from veneer.io.locks import lock_patiently
 from veneer.jobs.worker import worker_lock
 from veneer.studio.workers import worker_devices
 

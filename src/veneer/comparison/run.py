@@ -36,7 +36,8 @@ from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Sub
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
 from veneer.io.checkpoint import read_model_config
-from veneer.io.files import exclusive, make_output_folder, reported, write_text
+from veneer.io.files import make_output_folder, reported, write_text
+from veneer.io.locks import exclusive
 from veneer.notebook import html_facts, html_table
 from veneer.own_module import command_of
 from veneer.signals import SIGNALS, deferred, stop_signalled

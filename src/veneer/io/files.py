@@ -11,31 +11,24 @@ import hashlib
 import os
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from io import FileIO
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
-from veneer.io.leftovers import PARTIAL, held, is_at, partial_of, remove_dead
+from veneer.io.leftovers import PARTIAL, held, partial_of, remove_dead
 from veneer.io.places import working_folder
-from veneer.posix import file_size_limit, lock_file
+from veneer.posix import file_size_limit
 
 SAMPLE_BYTES = 1_000_000
 BLOCK = 512
 """Bytes in which the system counts what a file takes."""
-LOCK = ".lock"
-"""The file in a folder that its lock is taken on."""
 STAGED = "result"
 """What stands at the end of the name of a folder of `staged_files`."""
-LOOKS, LOOK_SECONDS = 5, 0.02
-"""How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, a quota or a limit that leaves no room for a file."""
 
@@ -272,76 +265,6 @@ def try_writing(probe: Path) -> None:
         probe.write_bytes(b"veneer")
     finally:
         probe.unlink(missing_ok=True)
-
-
-@contextmanager
-def exclusive(folder: Path, mark: str = "", refuse: Callable[[], None] | None = None) -> Iterator[str]:
-    """Hold `folder` for this process alone.
-
-    Args:
-        folder: the folder.
-        mark: a text that stands in the folder's lock meanwhile.
-        refuse: called as soon as the folder is held, and before the mark stands there: where it raises, the mark that a
-            killed process has left stays.
-
-    Yields:
-        The mark of a process that has held the folder before and was killed; the empty text otherwise.
-
-    Raises:
-        OutputError: another process holds it or has just deleted it, or the system has no locks.
-    """
-    with reported(folder):
-        # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
-        lock = (folder / LOCK).open("a+b", buffering=0)
-    with lock:
-        try:
-            lock_patiently(lock)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{folder}: another run is writing there; wait for it or give another output folder"
-            ) from error
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
-            ) from error
-        if not is_at(lock, folder / LOCK):
-            raise OutputError(
-                f"{folder}: another run that ended just now has taken its folder away; start this one again"
-            )
-        if refuse is not None:
-            refuse()
-        try:
-            with reported(folder / LOCK):
-                left = _replace_mark(lock, mark.encode())
-            yield left
-        finally:
-            with suppress(OSError):
-                lock.truncate(0)
-
-
-def _replace_mark(lock: FileIO, mark: bytes) -> str:
-    """Write a mark into the file of a lock that is held; what stood there before."""
-    lock.seek(0)
-    left = lock.read().decode("utf-8", errors="replace")
-    lock.truncate(0)
-    if lock.write(mark) != len(mark):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), lock.name)
-    return left
-
-
-def lock_patiently(file: IO[Any]) -> None:
-    """Take the exclusive lock of an open file, as `veneer.posix.lock_file`; whoever only looks whether it is taken
-    (`veneer.posix.is_locked`) has it for an instant, which is waited for.
-
-    Raises:
-        BlockingIOError, OSError, OutputError: as there.
-    """
-    for _ in range(LOOKS):
-        with suppress(BlockingIOError):
-            lock_file(file)
-            return
-        time.sleep(LOOK_SECONDS)
-    lock_file(file)
 
 
 def sha256(path: Path) -> str:

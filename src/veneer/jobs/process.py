@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from veneer.errors import OutputError
-from veneer.io.files import LOCK, lock_patiently, write_text
+from veneer.io.files import write_text
+from veneer.io.locks import LOCK, lock_patiently
 from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from veneer.errors import OutputError
-from veneer.io.files import lock_patiently
+from veneer.io.locks import lock_patiently
 from veneer.jobs.device import serves
 from veneer.jobs.folder import STUDIO, JobFolder
 from veneer.jobs.job import Job, JobStatus, JobWish

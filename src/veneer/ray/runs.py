@@ -20,7 +20,7 @@ from veneer.config import RunConfig
 from veneer.errors import VeneerError, listing
 from veneer.events import RunDone, RunFailed, Stage, Subscriber, ignore
 from veneer.generation.share import WHOLE
-from veneer.io.files import LOCK
+from veneer.io.locks import LOCK
 from veneer.posix import is_locked
 from veneer.ray.cluster import Cluster, cluster
 from veneer.sweeps.grid import Point

@@ -11,7 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from veneer.io.files import LOCK, read_regular
+from veneer.io.files import read_regular
+from veneer.io.locks import LOCK
 from veneer.posix import is_locked
 
 

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from veneer.errors import ConfigError, DataError, OutputError, listing
-from veneer.io.files import lock_patiently, reported, write_text
+from veneer.io.files import reported, write_text
+from veneer.io.locks import lock_patiently
 from veneer.io.proofs import prove_file
 from veneer.strict_json import to_text
 from veneer.whole_lines import append_line

@@ -19,7 +19,8 @@ from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError, listing
 from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.generation.share import WHOLE, Share
-from veneer.io.files import exclusive, make_output_folder, write_text
+from veneer.io.files import make_output_folder, write_text
+from veneer.io.locks import exclusive
 from veneer.io.tokenizer import Tokenizer
 from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled

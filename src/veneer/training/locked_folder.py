@@ -15,7 +15,8 @@ from veneer.data.hub import HUB
 from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, Subscriber
-from veneer.io.files import LOCK, exclusive, make_output_folder, remove_partial, reported
+from veneer.io.files import make_output_folder, remove_partial, reported
+from veneer.io.locks import LOCK, exclusive
 from veneer.io.places import place_named
 from veneer.run_folder import EVENTS_FILE, RunFolder
 from veneer.training.killed import Killed, killed, mark
