@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from veneer.errors import ConfigError
-from veneer.evaluation.gate import ReleaseGate, Verdict, announced, decide, read_gate, verdict
+from veneer.evaluation.gate import ReleaseGate, Verdict, announced, decide, read_gate, refuse_beyond_shares, verdict
 from veneer.evaluation.statistics.compare import Comparison, contrast
 from veneer.evaluation.statistics.measures import mean_of, ratio, scale_of
 from veneer.evaluation.statistics.power import rows_needed
@@ -87,6 +87,26 @@ def test_margins_that_no_rows_could_show_are_refused(tmp_path: Path, text: str) 
         read_gate(write(tmp_path, f"{text}\n"))
     least = read_gate(write(tmp_path, "suites: {arithmetic: 1.0e-6}\n"))
     assert least.items_of("arithmetic") > 10**11
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (ReleaseGate(suites={"arithmetic": 3.0, "kl:a.jsonl": 3.0}), r"suites\.arithmetic: 3, .* any adapter .*\nGive"),
+        (ReleaseGate(suites={"arithmetic": 1.0}, better_by=2.0), r"arithmetic: 1, .*\n.*better_by: 2, .*: no adapter"),
+        (ReleaseGate(better_by=-1.0), "better_by: -1, .* any adapter would be held"),
+    ],
+)
+def test_margins_beyond_what_a_share_can_change_by_are_refused(gate: ReleaseGate, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        refuse_beyond_shares(gate, ["arithmetic"], "json_f1")
+
+
+def test_margins_of_what_is_no_share_have_no_bound() -> None:
+    refuse_beyond_shares(
+        ReleaseGate(suites={"kl:a.jsonl": 3.0, "arithmetic": 0.99}, better_by=5.0), ["arithmetic"], "bleu"
+    )
+    refuse_beyond_shares(ReleaseGate(better_by=0.99), [], "exact")
 
 
 def test_a_margin_of_any_size_needs_a_row() -> None:

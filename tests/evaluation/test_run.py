@@ -284,6 +284,19 @@ def test_a_gate_on_a_measure_that_the_rows_do_not_have_is_refused(
     assert evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, metrics="loss").primary == "loss"
 
 
+def test_a_gate_whose_margins_are_beyond_a_share_is_refused_before_answers_are_made(
+    adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gate.yaml").write_text("metric: exact\nbetter_by: -2\nsuites: {arithmetic: 3}\nitems: 3\n")
+    told: list[Event] = []
+    with pytest.raises(ConfigError, match=r"suites\.arithmetic: 3, .*\n.*better_by: -2, "):
+        evaluate(
+            str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, gate=tmp_path / "gate.yaml",
+            subscribers=[told.append],
+        )  # fmt: skip
+    assert not any("answering" in str(one) for one in told)
+
+
 def test_rows_that_do_not_count_for_the_measure_that_decides_are_not_many_rows(
     adapter: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

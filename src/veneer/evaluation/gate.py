@@ -9,7 +9,7 @@ side, and *undecided* where the margin lies inside. All must hold, so that their
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.statistics.compare import Comparison
+from veneer.evaluation.statistics.measures import SHARES
 from veneer.evaluation.statistics.power import DISCORDANT, LEAST_MARGIN, rows_needed
 from veneer.evaluation.suites.base import MOST_ITEMS
 
@@ -215,3 +216,30 @@ def _too_few_for(gate: ReleaseGate, name: str, count: int) -> list[str]:
                 "far more, the answer is likely to be undecided"
             ]
     return found
+
+
+def refuse_beyond_shares(gate: ReleaseGate, suites: Collection[str], primary: str | None) -> None:
+    """Refuse margins that no share can exceed: they would hold any adapter, or none.
+
+    Args:
+        gate: the margins.
+        suites: those that are measured by a share.
+        primary: the primary measure; None where it is not known.
+
+    Raises:
+        ConfigError: there are such margins; all are named.
+    """
+    margins = {f"suites.{name}": margin for name, margin in gate.suites.items() if name in suites}
+    if gate.better_by is not None and primary in SHARES:
+        margins["better_by"] = gate.better_by
+    problems = [
+        f"{key}: {margin:g}, and a share cannot change by more than 1: "
+        f"{'no' if key == 'better_by' and margin > 0 else 'any'} adapter would be held"
+        for key, margin in margins.items()
+        if abs(margin) >= 1
+    ]
+    if problems:
+        raise ConfigError(
+            f"the gate has margins beyond what a share can have:\n{listing(problems)}\n"
+            "Give them as shares: 0.03 is three points."
+        )

@@ -31,7 +31,7 @@ from veneer.evaluation.forgetting import (
     score_suite,
     suite_result,
 )
-from veneer.evaluation.gate import ReleaseGate, announced, decide
+from veneer.evaluation.gate import ReleaseGate, announced, decide, refuse_beyond_shares
 from veneer.evaluation.harness import is_task
 from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
@@ -189,6 +189,8 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     count = try_on_references(rows.unanswered, chosen)
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
+    if gate is not None:
+        refuse_beyond_shares(gate, [one.name for one in opened if one.shares], chosen.primary)
     _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES else None, emit)
     models = _score_all(request, loaded, rows, chosen, opened, subscribers)
     report = put_together(
