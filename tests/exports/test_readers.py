@@ -102,6 +102,29 @@ def test_what_they_cannot_compute_with_is_an_error_too(
         problems_of(peft_folder(tiny_model, tmp_path / "lora", 1, tiny_model, CPU), assistant)
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        (
+            "tokenizer_config.json",
+            {"chat_template": "{{ nobody['content'] }}"},
+            "compute with it: 'nobody' is undefined",
+        ),
+        ("tokenizer_config.json", {"chat_template": "{% if %}"}, "compute with it: Expected an expression"),
+        ("tokenizer.json", {"model": {"type": "None"}}, "compute with it: data did not match"),
+        ("config.json", {"hidden_size": "abc"}, "open it: Validation error for field 'hidden_size'"),
+    ],
+)
+def test_files_that_their_libraries_refuse_by_errors_of_their_own_are_a_problem_of_the_export(
+    file: str, changes: dict[str, object], said: str, assistant: Assistant, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"transformers cannot {said}"):
+        problems_of(transformers_folder(tmp_path / "model", CPU), assistant)
+
+
 def test_no_memory_for_a_reader_is_no_problem_of_the_export(
     assistant: Assistant, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from veneer.data.chat import stop_tokens, token_ids
 from veneer.data.encoding import encoder_of
 from veneer.enums import Backend
-from veneer.errors import ModelError
+from veneer.errors import ModelError, VeneerError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
 from veneer.exports.llama_cpp import opened
 from veneer.exports.server_renderings import server_rendering
@@ -30,11 +29,6 @@ from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.out_of_memory import is_out_of_memory
 
 TRANSFORMERS, PEFT = "transformers", "peft"
-_THEIR_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
-    *(RuntimeError, TypeError, ValueError, SafetensorError),
-)
-"""What other programs raise at files that they cannot use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +145,15 @@ def _failing(problem: str) -> Iterator[None]:
     """Turn whatever another program raises within the block into a problem of the export; but for want of memory.
 
     Raises:
-        ModelError: it raised an error.
+        ModelError: it raised an error. What veneer raises stays what it is.
     """
     try:
         yield
-    except _THEIR_ERRORS as error:
+    except VeneerError:
+        raise
+    except (
+        Exception
+    ) as error:  # tokenizers raises no other kind, and jinja2 and huggingface_hub have kinds of their own
         if is_out_of_memory(error):
             raise
         raise ModelError(f"{problem}: {error}") from error
