@@ -3,9 +3,17 @@ from __future__ import annotations
 import pytest
 
 from consoles import recorded
+from veneer.evaluation.judge.verdicts import JudgedShare, JudgeResult
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.compare import Comparison, Metric
-from veneer.screens.evaluate import comparison_table, detail_tables, metric_table, report_table, sample_table
+from veneer.screens.evaluate import (
+    comparison_table,
+    detail_tables,
+    judge_table,
+    metric_table,
+    report_table,
+    sample_table,
+)
 
 
 def compared(name: str, low: float, high: float) -> Comparison:
@@ -59,6 +67,13 @@ def test_a_report_of_one_model_has_no_difference() -> None:
     assert "difference" in text
     assert "d (7 rows)" in text
     assert "50.0 %" in text_of(metric_table("d", [metric]))
+
+
+@pytest.mark.parametrize("kappa", [0.2, None])
+def test_the_judges_agreement_with_people_has_its_kappa(kappa: float | None) -> None:
+    share = JudgedShare(0.5, 0.4, 0.6, 20)
+    result = JudgeResult("m", share, 8, 4, 8, share, share, share, agreement=share, kappa=kappa)
+    assert ("Cohen's kappa of the agreement with people: 0.20" in text_of(judge_table(result))) is (kappa is not None)
 
 
 def test_samples_show_text_as_it_is() -> None:

@@ -197,6 +197,8 @@ def judge_table(result: JudgeResult) -> Table:
             ends = f"{100 * share.low:.1f} to {100 * share.high:.1f}"
             table.add_row(name, f"{100 * share.value:.1f} %", ends, f"{share.count:,}")
     lines = [f"rows: {result.wins} won in both orders, {result.ties} ties, {result.losses} lost"]
+    if result.kappa is not None:
+        lines.append(f"Cohen's kappa of the agreement with people: {result.kappa:.2f}")
     if result.unclear:
         lines.append(f"without a verdict, and not counted: {listing(result.unclear, limit=5)}")
     table.caption = "\n".join(lines)
