@@ -79,6 +79,18 @@ def test_answers_that_are_no_labels_are_refused_where_every_one_would_be_compare
     assert [one.right for one in choice_rows(own)] == [0] * len(references)
 
 
+@pytest.mark.parametrize("listed", [(), ("blue", "red")])
+def test_one_answer_of_all_rows_is_told_as_such_where_rows_list_no_choices(listed: tuple[str, ...]) -> None:
+    rows = answered(["blue"] * 12)
+    if listed:
+        rows[0] = AnsweredRow("f:1", "", "blue", "", {"choices": list(listed)})
+    with pytest.raises(
+        DataError, match=r"^choice: 12 rows have one and the same answer, 'blue', .* by the key 'choices'$"
+    ):
+        choice_rows(rows)
+    assert choice_rows([]) == []
+
+
 def test_only_the_last_answer_is_replaced_and_trains() -> None:
     turns = [("user", "q"), ("assistant", "x"), ("user", "r"), ("assistant", "y")]
     record = Record("f:1", messages=tuple({"role": role, "content": text} for role, text in turns))  # type: ignore[misc]

@@ -85,8 +85,14 @@ def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
 
 
 def _labels(rows: Sequence[AnsweredRow]) -> list[str]:
-    """The answers of all rows, as choices. Raises DataError where there would be far too many to compare."""
+    """The answers of all rows, as choices. Raises DataError where there is only one, or far too many to compare."""
     labels = list(dict.fromkeys(row.reference for row in rows))
+    if len(labels) == 1:
+        raise DataError(
+            f"choice: {count_of(len(rows), 'row')} have one and the same answer, {labels[0]!r:.80}, and the different "
+            f"answers are the choices of rows that list none: it takes two. Give every row its own choices in a list, "
+            f"by the key {CHOICES!r}"
+        )
     if len(labels) > FEW_LABELS and not look_like_labels([row.reference.strip() for row in rows]):
         longest = max(len(label.strip()) for label in labels)
         raise DataError(
