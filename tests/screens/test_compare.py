@@ -49,3 +49,5 @@ def test_differences_have_their_intervals() -> None:
     text = console.export_text()
     assert "against full" in text
     assert cells(text)["lora"] == ["loss", "+0.250", "+0.125 to +0.375", ""]
+    console.print(differences_table([Difference("lora", "full", replace(loss, p=0.0))]))
+    assert cells(console.export_text())["lora"][-1] == "< 1e-12"

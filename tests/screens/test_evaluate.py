@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from consoles import recorded
@@ -74,6 +76,12 @@ def test_the_judges_agreement_with_people_has_its_kappa(kappa: float | None) -> 
     share = JudgedShare(0.5, 0.4, 0.6, 20)
     result = JudgeResult("m", share, 8, 4, 8, share, share, share, agreement=share, kappa=kappa)
     assert ("Cohen's kappa of the agreement with people: 0.20" in text_of(judge_table(result))) is (kappa is not None)
+
+
+def test_a_p_of_0_is_shown_as_one_below_all_that_can_be_told() -> None:
+    rows = [replace(compared("exact", 0, 1), p=0.0), replace(compared("loss", 0, 1), p=0.0, holm=0.0)]
+    text = text_of(report_table("d", Report(rows=7, base=[], comparison=rows)))
+    assert "primary measure): exact < 1e-12, loss < 1e-12" in " ".join(text.split())
 
 
 def test_samples_show_text_as_it_is() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.evaluation.suites.registry import SUITES
-from veneer.screens.figures import change, duration, number
+from veneer.screens.figures import change, duration, number, p_value
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,8 @@ def test_changes_have_a_sign_and_the_unit_of_their_measure() -> None:
 
 def test_the_share_of_a_suite_is_shown_in_percent() -> None:
     assert set(SUITES) <= set(SHARES)
+
+
+def test_no_p_is_shown_as_0() -> None:
+    assert [p_value(p) for p in (0.0, 1e-300, 9.9e-13)] == ["< 1e-12"] * 3
+    assert [p_value(p) for p in (1e-12, 0.00123, 0.5, 1.0)] == ["1e-12", "0.0012", "0.5", "1"]

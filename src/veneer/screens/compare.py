@@ -18,7 +18,7 @@ from veneer.counting import count_of
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.screens.console import console, new_table, say, show_table
-from veneer.screens.figures import bare, change
+from veneer.screens.figures import bare, change, p_value
 from veneer.screens.subscribers import subscribers_of, told_by_rank_0
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
@@ -112,7 +112,7 @@ def differences_table(found: Sequence[Difference]) -> Table:
         ends = f"{change(row.name, row.low)} to {change(row.name, row.high)}"
         p = row.holm if row.holm is not None else row.p
         name = one.method if len(references) == 1 else f"{one.method} against {one.reference}"
-        table.add_row(name, row.name, change(row.name, row.difference), ends, "" if p is None else f"{p:.2g}")
+        table.add_row(name, row.name, change(row.name, row.difference), ends, "" if p is None else p_value(p))
     intervals = ", ".join(dict.fromkeys(one.values.interval for one in found))
     table.caption = f"rows paired, seed by seed; intervals: {intervals}; p by Holm but for the primary measure"
     return table

@@ -21,7 +21,7 @@ from veneer.evaluation.request import EvaluationRequest
 from veneer.evaluation.run import contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.console import new_table, show_table
-from veneer.screens.figures import change, number
+from veneer.screens.figures import change, number, p_value
 from veneer.screens.subscribers import subscribers_of
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
@@ -98,7 +98,7 @@ def report_table(title: str, report: Report) -> Table:
 
 def _p_value(row: Comparison) -> str:
     value = row.holm if row.holm is not None else row.p or 0.0
-    return f"{row.name} {value:.2g}"
+    return f"{row.name} {p_value(value)}"
 
 
 def detail_tables(report: Report) -> list[Table]:

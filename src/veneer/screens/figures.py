@@ -7,6 +7,9 @@ from veneer.evaluation.statistics.measures import SHARES
 EXCERPT = 60
 """The longest prompt or answer on a line, in characters."""
 
+LEAST_P = 1e-12
+"""The least p that is shown: of smaller ones rounding leaves no digit. The pages have the same."""
+
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
@@ -34,6 +37,11 @@ def bare(name: str, value: float) -> str:
 def change(name: str, value: float) -> str:
     """A difference of two values of a measure, with its sign, in the measure's unit, which is not named."""
     return f"{100 * value:+.1f}" if name in SHARES else f"{value:+.3f}"
+
+
+def p_value(value: float) -> str:
+    """A p: no test can tell one of 0, to which sums that are rounded come all the same."""
+    return f"{value:.2g}" if value >= LEAST_P else f"< {LEAST_P:g}"
 
 
 def answered(prompt: str, answer: str) -> str:

@@ -76,7 +76,7 @@ def test_the_page_of_a_single_row_is_shown_to_its_end(tmp_path: Path) -> None:
         rows=1,
         base=[Metric("loss", 2.0, *ends), Metric("perplexity", 7.4, *ends)],
         comparison=[
-            Comparison("loss", 2.0, 1.0, -1.0, *ends),
+            Comparison("loss", 2.0, 1.0, -1.0, *ends, p=0.0),
             Comparison("perplexity", 7.4, 2.7, -4.7, *ends, ratio=(0.368, 0.0, math.inf)),
         ],
         samples=[Sample("rows.jsonl:1", "Where?", "Here.", "There.", "Here.")],
@@ -86,6 +86,7 @@ def test_the_page_of_a_single_row_is_shown_to_its_end(tmp_path: Path) -> None:
     write_report(tmp_path / "page.html", report, "of one row", ignore)
     dom = shown_by_a_browser(tmp_path / "page.html")
     assert "1 row. These rows do not say which is better" in dom
+    assert '<td class="number">&lt; 1e-12</td>' in dom, "a p of 0, which no test can tell"
     assert "Perplexity is multiplied by 0.368 (0.000 to –)." in dom
     assert "calibration error 0.500 (95 %: – to –; bootstrap)" in dom
     assert dom.count('<article class="card">') == 1, "what stands last on the page"

@@ -10,6 +10,8 @@
   const shown = (name, value) => isShare(name) ? percent(value) : fixed(value, 3);
   const signed = (text) => text.startsWith("-") || text === "–" ? text : `+${text}`;
   const change = (name, value) => !finite(value) ? "–" : signed(isShare(name) ? (100 * value).toFixed(1) : value.toFixed(3));
+  // No test can tell a p of 0, to which sums that are rounded come all the same.
+  const chance = (p) => p < 1e-12 ? "< 1e-12" : p.toPrecision(2);
 
   function judged(row) {
     const [low, high] = lower(row.name) ? [-row.high, -row.low] : [row.low, row.high];
@@ -17,7 +19,7 @@
   }
 
   function table(heads, rows, name = "plain") {
-    const numeric = (value, place) => place > 0 && /^[+\-–\d]/.test(typeof value === "string" ? value : value.textContent);
+    const numeric = (value, place) => place > 0 && /^[+\-–<\d]/.test(typeof value === "string" ? value : value.textContent);
     const attributes = (value, place) => value !== undefined && numeric(value, place) ? { class: "number" } : {};
     // A heading stands as the cells below it do.
     const head = element("tr", {}, heads.map((value, place) => element("th", attributes((rows[0] || [])[place], place), [value])));
@@ -54,7 +56,7 @@
     return table(["", "base", "adapter", "difference", "95 % interval", "p", "interval by"], rows.map(([label, row, note]) => [
       label, shown(row.name, row.base), shown(row.name, row.adapter), marked(change(row.name, row.difference), judged(row)),
       `${change(row.name, row.low)} to ${change(row.name, row.high)}`,
-      finite(row.holm) ? `${row.holm.toPrecision(2)} (Holm)` : finite(row.p) ? row.p.toPrecision(2) : "–", note || row.interval,
+      finite(row.holm) ? `${chance(row.holm)} (Holm)` : finite(row.p) ? chance(row.p) : "–", note || row.interval,
     ]));
   }
 
