@@ -1,6 +1,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const number = (value) => value.toLocaleString("en");
+// A number of things, by the name of one.
+const counted = (count, one) => `${number(count)} ${one}${count === 1 ? "" : "s"}`;
 const at = (id) => document.getElementById(id);
 
 // Marks that turn the direction of letters would turn the order of what stands behind them, too: as escapes they do not.
@@ -33,7 +35,7 @@ function histogram(one) {
   one.counts.forEach((count, place) => {
     const tall = (base - 8) * count / most;
     const bar = drawing("rect", { x: left + place * step, y: base - tall, width: Math.max(step - 1, 0.5), height: tall, class: "bar" });
-    bar.append(drawing("title", {}, `${one.edges[place]} to ${one.edges[place + 1]}: ${number(count)} rows`));
+    bar.append(drawing("title", {}, `${one.edges[place]} to ${one.edges[place + 1]}: ${counted(count, "row")}`));
     svg.append(bar);
   });
   svg.append(drawing("line", { x1: left, x2: width - left, y1: base, y2: base }));
@@ -41,5 +43,5 @@ function histogram(one) {
   svg.append(drawing("text", { x: left, y: height - 5 }, number(one.edges[0])));
   svg.append(drawing("text", { x: width / 2, y: height - 5, "text-anchor": "middle" }, number(Math.round(last / 2))));
   svg.append(drawing("text", { x: width - left, y: height - 5, "text-anchor": "end" }, `${number(last)} and more`));
-  return element("figure", {}, [svg, element("figcaption", {}, [`${one.name} (highest bar: ${number(most)} rows)`])]);
+  return element("figure", {}, [svg, element("figcaption", {}, [`${one.name} (highest bar: ${counted(most, "row")})`])]);
 }

@@ -69,6 +69,7 @@ def test_a_mark_that_turns_letters_is_shown_as_an_escape(tmp_path: Path) -> None
     write_page(tmp_path / "page.html", lint(file, tokenizer=ct.tokenizer("chatml")))
     shown = re.sub("<script.*?</script>", "", shown_by_a_browser(tmp_path / "page.html"), flags=re.S)
     assert "\\u202e" in shown
+    assert "1 row of" in shown
     assert "\\u2067" in shown
     assert "\u0645" in shown, "letters of languages from right to left stay as they are"
     assert not re.search("[\u2028-\u202e\u2066-\u2069]", shown)

@@ -115,7 +115,7 @@ def test_rows_of_people_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "people.jsonl", [{"question": "q", "first": "a", "second": "b", "human": "3"}, {}])
     with pytest.raises(DataError) as caught:
         read_human(file)
-    for part in ("2 rows cannot be used", "people.jsonl:1: ValueError", "people.jsonl:2: KeyError"):
+    for part in ("2 rows cannot be used", "people.jsonl:1: ValueError: human is '3'\n", "people.jsonl:2: KeyError"):
         assert part in str(caught.value)
     write_rows(file, [{"question": "q", "first": None, "second": "b", "human": 2}])
     with pytest.raises(DataError, match=r"people\.jsonl:1: TypeError: first is no text"):

@@ -11,6 +11,7 @@ from browsing import shown_by_a_browser
 from tiny import rows, run_config, write_rows
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
+from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.page.content import content
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
@@ -81,11 +82,15 @@ def test_the_page_of_a_single_row_is_shown_to_its_end(tmp_path: Path) -> None:
         ],
         samples=[Sample("rows.jsonl:1", "Where?", "Here.", "There.", "Here.")],
         primary="loss",
+        suites=[SuiteResult("kl:a.jsonl", 1, "KL", Comparison("kl", 0.0, 0.5, 0.5, *ends, "bootstrap"))],
         details={"base": {"calibration": found}},
     )
     write_report(tmp_path / "page.html", report, "of one row", ignore)
     dom = shown_by_a_browser(tmp_path / "page.html")
     assert "1 row. These rows do not say which is better" in dom
+    assert "highest bar: 1 row)" in dom
+    assert "<td>bootstrap, 1 row</td>" in dom, "a suite of one row"
+    assert not re.search(r"(?<!of )\b1 rows", dom)
     assert '<td class="number">&lt; 1e-12</td>' in dom, "a p of 0, which no test can tell"
     assert "Perplexity is multiplied by 0.368 (0.000 to –)." in dom
     assert "calibration error 0.500 (95 %: – to –; bootstrap)" in dom

@@ -6,12 +6,12 @@
   function summarise() {
     const lengths = data.lengths;
     const read = data.objective ? `, checked as objective ${data.objective} reads them` : "";
-    const parts = [`${number(data.checked)} rows of ${data.files.join(" and ")}${read}; nothing was found in ${number(data.clean)}.`];
+    const parts = [`${counted(data.checked, "row")} of ${data.files.join(" and ")}${read}; nothing was found in ${number(data.clean)}.`];
     if (lengths) {
       parts.push(`${number(lengths.total)} ${lengths.unit}${lengths.targets ? `, of which ${number(lengths.targets)} train` : ""}; median ${number(lengths.median)} a row, 99 % up to ${number(lengths.p99)}, longest ${number(lengths.longest)}.`);
     }
     const left = data.rows.filter((row) => !row.ids && !row.strings).length;
-    if (left) parts.push(`${number(left)} rows with findings are listed without their tokens, to keep this page small.`);
+    if (left) parts.push(`${counted(left, "row")} with findings ${left === 1 ? "is listed without its" : "are listed without their"} tokens, to keep this page small.`);
     at("summary").textContent = parts.join(" ");
     const skipped = data.not_checked.length ? [`Not checked, since no model was named: ${data.not_checked.join(", ")}.`] : [];
     at("skipped").textContent = [...skipped, ...data.not_done.map((text) => `Not done: ${text}.`)].join(" ");
@@ -91,7 +91,7 @@
 
   function list() {
     const pages = Math.max(1, Math.ceil(matching.length / PAGE));
-    at("count").textContent = matching.length === 1 ? "1 row" : `${number(matching.length)} rows`;
+    at("count").textContent = counted(matching.length, "row");
     at("page").textContent = `page ${number(page + 1)} of ${number(pages)}`;
     at("previous").disabled = page === 0;
     at("next").disabled = page + 1 >= pages;

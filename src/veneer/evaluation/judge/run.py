@@ -210,6 +210,13 @@ class _Record:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
+def _chosen(human: str) -> Choice:
+    said = human.strip().lower()
+    if said not in list(Choice):
+        raise ValueError(f"human is {human!r:.80}")
+    return Choice(said)
+
+
 def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
     """Pairs that people have judged: rows of JSON with `question`, `first`, `second` and `human` (1, 2 or tie).
 
@@ -229,7 +236,7 @@ def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
             row = json.loads(line)
             question, first, second, human = (_told(row, key) for key in HUMAN_KEYS)
             reference = "" if row.get("reference") is None else _told(row, "reference")
-            choice = Choice(human.strip().lower())
+            choice = _chosen(human)
         except (ValueError, RecursionError, KeyError, TypeError) as error:
             problems.append(f"{where}: {type(error).__name__}: {error}")
             continue

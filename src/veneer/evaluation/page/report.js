@@ -38,7 +38,7 @@
 
   function summarise() {
     document.title = at("title").textContent = data.title;
-    const parts = [report.rows === 1 ? "1 row." : `${number(report.rows)} rows.`];
+    const parts = [`${counted(report.rows, "row")}.`];
     const primary = report.comparison.find((row) => row.name === report.primary);
     if (primary) {
       const words = { better: "The adapter is better", worse: "The adapter is worse", unsure: "These rows do not say which is better" };
@@ -78,7 +78,7 @@
 
   function forgotten() {
     if (!report.suites.length) return;
-    const rows = report.suites.map((suite) => [suite.name, { ...suite.comparison }, `${suite.comparison.interval}, ${number(suite.rows)} rows`]);
+    const rows = report.suites.map((suite) => [suite.name, { ...suite.comparison }, `${suite.comparison.interval}, ${counted(suite.rows, "row")}`]);
     reveal("forgotten", compared(rows), plots(report.suites.map((suite) => ({ ...suite.comparison, label: suite.name }))));
   }
 
@@ -152,7 +152,7 @@
     svg.append(drawing("polyline", { points: found.bins.map((bin) => `${at_(bin.confidence)},${up(bin.right)}`).join(" ") }));
     for (const bin of found.bins) {
       const dot = drawing("circle", { cx: at_(bin.confidence), cy: up(bin.right), r: 4, class: "point" });
-      dot.append(drawing("title", {}, `${number(bin.rows)} rows: confidence ${bin.confidence.toFixed(3)}, right ${bin.right.toFixed(3)}`));
+      dot.append(drawing("title", {}, `${counted(bin.rows, "row")}: confidence ${bin.confidence.toFixed(3)}, right ${bin.right.toFixed(3)}`));
       svg.append(dot);
     }
     svg.append(drawing("text", { x: size / 2, y: size - 8, "text-anchor": "middle" }, "confidence, 0 to 1"));
