@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -161,6 +162,18 @@ def test_an_interruption_while_an_error_is_told_is_one(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("veneer.screens.console.say_error", interrupted)
     assert invoke("evaluate", "--model", tmp_path / "none", "--data", tmp_path / "rows.jsonl").exit_code == 130
+
+
+@pytest.mark.parametrize("more", [["--json"], [], ["--help"]], ids=["values", "a table", "help"])
+def test_a_reader_of_the_output_who_has_gone_is_no_verdict(more: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    command = [sys.executable, "-m", "veneer", "data", str(tmp_path / "rows.jsonl")]
+    ended = subprocess.run([*command, *more], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+    assert "141  whoever read the output has gone" in invoke("--help").output
 
 
 def test_a_command_that_a_signal_ended_leaves_without_pythons_own_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

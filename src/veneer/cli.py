@@ -4,7 +4,7 @@ Nothing heavy is imported until a command runs, so that `--help` answers at once
 progress and messages to standard error. Exit codes: 0 done, 1 what must hold does not (an export is another model, a
 run is not reproduced, a run of a comparison failed, data have errors), 2 something the user can mend, 3 the loss was
 not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP,
-138 SIGUSR1.
+138 SIGUSR1; and so does an output whose reader has gone: 141 SIGPIPE.
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ Exit codes:
        (train.skip_bad_steps); or a gate cannot tell by so few rows
   130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP,
        138 by SIGUSR1
+  141  whoever read the output has gone (| head)
 
 """
+UNREAD = 141
+"""The exit code where the reader of our output has gone: that of SIGPIPE, by which other programs end then."""
 
 
 RESERVE = 16 << 20
@@ -114,7 +117,7 @@ class _Commands(click.Group):
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
-            sys.exit(1)
+            sys.exit(UNREAD)
         except KINDS as error:
             if not is_out_of_memory(error):
                 raise
@@ -204,6 +207,11 @@ def _no_output() -> TextIO:
 def _run_main() -> None:
     try:
         main()
+    except SystemExit as ended:
+        # rich and click know of a reader that has gone, and end with 1, which is a verdict here.
+        if isinstance(ended.__context__, BrokenPipeError):
+            sys.exit(UNREAD)
+        raise
     except OSError as error:
         if error.filename is not None:
             raise
