@@ -66,7 +66,18 @@ def test_references_that_are_labelled_as_undesirable_are_told(adapter: Path, tin
         file = write_rows(tmp_path / f"{name}.jsonl", given)
         report = evaluate(str(tiny_model), file, adapter=adapter, compute=FLOAT32, max_new_tokens=2, limit=5)
         assert [one for one in report.warnings if "2 of 5 rows are labelled as undesirable" in one]
-    assert undesirable([{"label": "False"}, {"label": 1}, {}, {"kto_tag": 0}, "row"], {}) == 2
+    assert undesirable([{"label": "False"}, {"label": 1}, {}, {"kto_tag": 0}, "row"], {}, certain=False) == 2
+
+
+def test_without_a_run_of_labelled_rows_a_label_counts_where_it_can_be_no_class(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    base = str(tiny_model)
+    report = evaluate(base, write_rows(tmp_path / "a.jsonl", own(foreign(6))), compute=FLOAT32, max_new_tokens=2)
+    assert [one for one in report.warnings if "3 of 6 rows are labelled as undesirable" in one]
+    answer = {"prompt": "Q", "completion": "A"}
+    assert undesirable([answer | {"label": given} for given in (0, "false", "bad", False)], {}, certain=True) == 1
+    assert undesirable([answer | {"label": False}], {Column.PROMPT: "prompt"}, certain=True) == 0
 
 
 def test_a_base_alone_is_told_the_columns(tiny_model: Path, tmp_path: Path) -> None:

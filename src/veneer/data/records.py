@@ -7,7 +7,7 @@ cause: they are refused in one error, or left out and reported where the caller 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from veneer.counting import count_of
 from veneer.data.formats import Record, Remarks, to_plain_text, to_record
 from veneer.data.json_values import BadRow
+from veneer.data.labels import to_imitated
 from veneer.data.problems import RowProblem, grouped, printable
 from veneer.data.readers import SUFFIXES, iterate_rows
 from veneer.data.turns import Message
@@ -99,10 +100,9 @@ def _records(
     remarks: Remarks,
     problems: list[RowProblem],
     columns: Mapping[Column, str] | None,
-    kind: RowKind = RowKind.ANSWERS,
+    read: Callable[[Any, str, Remarks, Mapping[Column, str] | None], Record] = to_record,
 ) -> Iterator[Record]:
     """The records of rows; those that cannot be used are added to `problems`."""
-    read = to_plain_text if kind is RowKind.TEXTS else to_record
     for where, row in rows:
         try:
             if isinstance(row, BadRow):
@@ -154,7 +154,7 @@ def account(
 
 
 class RecordReader:
-    """The records of some files, one by one as they are asked for. It can be iterated again.
+    """The records of some files that a run trains, one by one as they are asked for. It can be iterated again.
 
     Args:
         files: the files, in order.
@@ -172,7 +172,7 @@ class RecordReader:
         kind: RowKind = RowKind.ANSWERS,
     ) -> None:
         self._files, self._columns, self._bad_rows, self._split_by = files, columns, bad_rows, split_by
-        self._kind = kind
+        self._read = to_plain_text if kind is RowKind.TEXTS else to_imitated
         self.notes: list[str] = []
         """Sentences about the files that were read to their end."""
         self.skipped: list[RowProblem] = []
@@ -191,7 +191,7 @@ class RecordReader:
             said: list[str] = []
             usable = 0
             rows = iterate_rows(file, said, self._columns)
-            for record in _records(rows, remarks, problems, self._columns, self._kind):
+            for record in _records(rows, remarks, problems, self._columns, self._read):
                 usable += 1
                 if not problems or self._bad_rows is BadRows.SKIP:
                     yield record

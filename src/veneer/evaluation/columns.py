@@ -8,9 +8,9 @@ from typing import Any
 from veneer.config import RunConfig
 from veneer.config.data import refuse_shared
 from veneer.data.asked_rows import asked_row
-from veneer.data.formats import to_record
+from veneer.data.formats import Remarks, given_keys, to_record
 from veneer.data.json_values import BadRow
-from veneer.data.labels import NAMES, read_label
+from veneer.data.labels import NAMES, certain_label, read_label
 from veneer.data.preference import to_pair
 from veneer.data.readers import iterate_rows
 from veneer.enums import Column, choice
@@ -52,11 +52,23 @@ def question_columns(file: str, given: Columns, run: RunConfig | None) -> Column
     return given or _of_run(file, run, lambda row, where, columns: to_record(asked_row(row, columns), where))
 
 
-def undesirable(rows: Sequence[Any], columns: Columns) -> int:
-    """How many rows are labelled as undesirable (`veneer.data.labels`)."""
-    names = (columns[Column.LABEL],) if Column.LABEL in columns else NAMES
-    labels = [[read_label(row[name]) for name in names if name in row] for row in rows if isinstance(row, dict)]
+def undesirable(rows: Sequence[Any], columns: Columns, *, certain: bool) -> int:
+    """How many rows are labelled as undesirable (`veneer.data.labels`).
+
+    Args:
+        rows: as the file has them.
+        columns: veneer's name of a column or key to the file's, where they differ.
+        certain: whether a label counts only where it can be no class (`veneer.data.labels.certain_label`).
+    """
+    labels = [_labels(row, columns, certain) for row in rows if isinstance(row, dict)]
     return sum(found == [False] for found in labels)
+
+
+def _labels(row: dict[str, Any], columns: Columns, certain: bool) -> list[bool | None]:
+    if certain and certain_label(given_keys(row, Remarks(), columns)) is None:
+        return []
+    names = (columns[Column.LABEL],) if Column.LABEL in columns else NAMES
+    return [read_label(row[name]) for name in names if name in row]
 
 
 def _of_run(file: str, run: RunConfig | None, read: Callable[[Any, str, Columns], object]) -> Columns:

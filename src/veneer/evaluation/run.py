@@ -219,11 +219,11 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], sh
 
 
 def _of_labels(request: EvaluationRequest, rows: RowSet) -> list[str]:
-    """What is to be said where a run of labelled rows is evaluated on answers that are not to be given."""
+    """What is to be said where references are answers that are not to be given, by their labels. To a run of another
+    objective than kto, a text or a number under `label` says nothing."""
     run = recorded_run(request.assistant.adapter)
-    if run is None or run.objective is not ObjectiveName.KTO:
-        return []
-    count = undesirable(rows.raw, request.columns)
+    labelled = run is not None and run.objective is ObjectiveName.KTO
+    count = undesirable(rows.raw, request.columns, certain=not labelled)
     said = (
         f"{count} of {len(rows.records)} rows are labelled as undesirable, and yet their answers are the references "
         "here; evaluate on rows with desirable answers alone"

@@ -124,7 +124,8 @@ def test_control_tokens_are_known_by_their_ids() -> None:
 
 ASKED = [{"role": "system", "content": "Count."}, {"role": "user", "content": "2 + 2?"}]
 KINDS: dict[RowKind, list[dict[str, Any]]] = {
-    RowKind.ANSWERS: [{"prompt": "2 + 2?", "completion": "4"}, {"text": "All of it."}, {"prompt": "2 + 2?"}],
+    RowKind.ANSWERS: [{"prompt": "2 + 2?", "completion": "4"}, {"text": "All of it."}, {"prompt": "2 + 2?"},
+                       {"prompt": "2 + 2?", "completion": "five", "label": False}],
     RowKind.TEXTS: [{"text": "All of it."}, {"text": ""}],
     RowKind.PAIRS: [
         {"prompt": "2 + 2?", "chosen": "4", "rejected": "five"},

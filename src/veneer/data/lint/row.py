@@ -14,6 +14,7 @@ from veneer.data.chat import Encoder, Trace, template_of
 from veneer.data.formats import Record
 from veneer.data.json_values import BadRow
 from veneer.data.kind_rows import PARTS, to_kind
+from veneer.data.labels import refuse_labelled
 from veneer.data.lint.fields import Placed, place
 from veneer.data.preference import is_pair
 from veneer.data.prompts import COMPLETION, PromptRow, to_prompt
@@ -203,6 +204,8 @@ def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
     if kind is None:
         kind = RowKind.PAIRS if is_pair(raw, setting.columns) else RowKind.ANSWERS
     try:
+        if setting.rows is RowKind.ANSWERS:
+            refuse_labelled(raw, setting.columns)
         made = to_kind(raw, where, kind, columns=setting.columns)
     except BadRow as problem:
         return Row(where, raw, None, str(problem), None, unanswered=setting.rows is None and _asks(raw, where, setting))
