@@ -17,6 +17,13 @@ def test_only_the_arguments_that_a_function_names_are_given() -> None:
     assert child.asked(named, given) == [2.0, 4.0]
 
 
+def test_a_function_needs_the_arguments_that_have_no_value_of_their_own() -> None:
+    def named(prompts: list[str], level: list[int], *rest: int, more: int = 1, **columns: list[Any]) -> list[int]:
+        return []
+
+    assert child.needs_of(named) == ["prompts", "level"]
+
+
 def test_true_and_false_are_one_and_zero() -> None:
     assert child.asked(lambda prompts: [True, False], {"prompts": ["a", "b"]}) == [1.0, 0.0]
 

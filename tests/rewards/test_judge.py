@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ class Played:
     value: Callable[[str], float | None]
     asked: list[int] = field(default_factory=list)
     closed: bool = False
+
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        return [None if "answer" in columns else "there is no answer" for columns in rows]
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         self.asked.append(len(answers))
@@ -108,3 +112,30 @@ def test_a_judge_closes_its_rewards() -> None:
     with Judge([WeighedReward("liking", reward)]):
         pass
     assert reward.closed
+
+
+ROWS = {f"f:{number}": {"answer": 1} if number % 2 else {} for number in range(1, 6)}
+
+
+@pytest.mark.parametrize("on_error", OnRewardError)
+def test_rows_that_a_reward_cannot_judge_are_refused_at_once_unless_such_answers_are_left_out(
+    on_error: OnRewardError,
+) -> None:
+    judge = Judge([WeighedReward("played", Played(on_bad), on_error=on_error)])
+    judge.check({where: columns for where, columns in ROWS.items() if columns})
+    if on_error is not OnRewardError.END:
+        judge.check(ROWS)
+        return
+    with pytest.raises(DataError) as error:
+        judge.check(ROWS)
+    assert "f:2: the reward played cannot judge any answer: there is no answer" in str(error.value)
+    assert "(2 rows: f:2, f:4)" in str(error.value)
+    assert "on_error: skip_row, or skip_group, leaves the answers to such rows out" in str(error.value)
+
+
+@pytest.mark.parametrize("on_error", OnRewardError)
+def test_a_reward_that_can_judge_no_row_is_refused_and_leaving_rows_out_is_no_remedy(on_error: OnRewardError) -> None:
+    judge = Judge([WeighedReward("played", Played(on_bad), on_error=on_error)])
+    with pytest.raises(DataError, match="cannot judge any answer") as error:
+        judge.check({"f:1": {}, "f:2": {}})
+    assert "skip_row" not in str(error.value)

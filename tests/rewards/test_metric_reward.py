@@ -51,8 +51,20 @@ def test_the_reference_is_the_named_column_or_the_first_there_is() -> None:
     turns = answer("12", completion=[{"role": "assistant", "content": "12"}])
     assert MetricReward("exact").values([turns]) == [1.0]
     assert MetricReward("exact").values([answer("12", answer=12)]) == [1.0]
-    with pytest.raises(RewardFailed, match="no column level that holds the reference"):
+    with pytest.raises(RewardFailed, match="its row holds no reference under level"):
         MetricReward("exact", "level").values([row])
+
+
+def test_rows_without_a_reference_are_told_before_any_answer_is_judged() -> None:
+    rows: list[dict[str, Any]] = [{"answer": "12"}, {"answer": None}, {"level": 1}, {"answer": float("nan")}]
+    absent = "its row holds no reference under {}; null counts as absent"
+    any_name = absent.format("reference or completion or answer or solution or ground_truth or target")
+    assert MetricReward("exact").refusals(rows) == [None, any_name, any_name, None]
+    level = absent.format("level")
+    assert MetricReward("exact", "level").refusals(rows) == [level, level, None, level]
+    (refusal,) = MetricReward("json").refusals([{"answer": [float("nan")]}])
+    assert refusal is not None
+    assert "cannot be written as JSON" in refusal
 
 
 def test_a_reference_that_is_an_object_or_a_list_is_the_json_of_it() -> None:

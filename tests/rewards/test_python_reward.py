@@ -11,7 +11,7 @@ import pytest
 
 from answers_to_judge import answers, functions
 from veneer.errors import ConfigError
-from veneer.rewards.base import RewardFailed, RewardsStopped
+from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
 from veneer.rewards.python_reward import PythonReward
 
 GOOD = answers("one", "three", "five")
@@ -56,10 +56,6 @@ def test_a_function_gets_what_it_names_and_none_stays_none(
         ("without_order", "it gave '{[34].0, [34].0}'; give a list with a number or None for each answer"),
         ("too_large", "it gave inf; a reward is a finite number"),
         ("prints_much", "its process ended with code 7.*: x{400,}\nthe last words$"),
-        (
-            "asks_for_more",
-            "it asks for trainer_state; there are answer, completion_ids, completions",
-        ),
     ],
 )
 def test_a_function_that_fails_says_why_and_judges_the_next_answers(function: str, said: str, tmp_path: Path) -> None:
@@ -71,6 +67,20 @@ def test_a_function_that_fails_says_why_and_judges_the_next_answers(function: st
             assert reward.values(answers("good")) in ([1.0], [2.0], [3.0])
     finally:
         reward.close()
+
+
+def test_what_a_function_asks_for_must_be_a_column_of_some_row(tmp_path: Path) -> None:
+    more = PythonReward(f"{functions(tmp_path)}:asks_for_more", seconds=20)
+    right = PythonReward(f"{functions(tmp_path)}:right", seconds=20)
+    try:
+        said = "it asks for trainer_state; there are answer, completion_ids, completions, prompts"
+        assert more.refusals([{"answer": 1}, {}]) == [said, said]
+        assert right.refusals([{"answer": 1}, {}]) == [None, None]
+        # The others' answers get None for it, whatever other answers they are judged with.
+        assert right.values([AnswerToJudge(where="f:2", prompt="?", text="12")]) == [None]
+    finally:
+        more.close()
+        right.close()
 
 
 def test_a_function_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:

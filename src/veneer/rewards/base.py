@@ -53,6 +53,14 @@ class RewardsStopped(Exception):
 class AnswerReward(Protocol):
     """Something that judges answers."""
 
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[str | None]:
+        """Why it cannot judge any answer to a row, for each row; None for one whose answers it can judge.
+
+        Args:
+            rows: the columns of each row of the run.
+        """
+        ...
+
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         """A finite number for each answer, or None where it has no opinion.
 

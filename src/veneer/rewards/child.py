@@ -59,7 +59,7 @@ def serve() -> None:
 
     def load(file: str, function: str) -> dict[str, Any]:
         functions.append(loaded(Path(file), function))
-        return {"ready": True}
+        return {"needs": needs_of(functions[0])}
 
     described = json.loads(requests.readline())
     if not tell(lambda: load(described["file"], described["function"])):
@@ -90,6 +90,11 @@ def loaded(file: Path, name: str) -> Callable[..., Any]:
     return found
 
 
+def needs_of(function: Callable[..., Any]) -> list[str]:
+    """The arguments that a function cannot be called without."""
+    return [name for name, one in inspect.signature(function).parameters.items() if _needed(one)]
+
+
 def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | None]:
     """What a function says of answers, checked.
 
@@ -99,14 +104,10 @@ def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | N
             answer.
 
     Raises:
-        NotUsable: it asks for what there is not, or gave something else than a list with a finite number or None for
-            each.
+        NotUsable: it gave something else than a list with a finite number or None for each.
     """
     count = len(given["prompts"])
     taken = inspect.signature(function).parameters
-    missing = [name for name, one in taken.items() if _needed(one) and name not in given]
-    if missing:
-        raise NotUsable(f"it asks for {', '.join(missing)}; there are {', '.join(sorted(given))}")
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
         given = {key: value for key, value in given.items() if key in taken}
     found = function(**given)

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from veneer.counting import count_of
 from veneer.errors import ConfigError
@@ -57,6 +58,10 @@ class CommandReward:
                 "path, or the program that runs the file (python3 FILE)"
             )
         self._seconds, self._stop = seconds, stop
+
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """See `AnswerReward.refusals`: what a program needs is not known."""
+        return [None] * len(rows)
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         """See `AnswerReward.values`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.problems import RowProblem, grouped
 from veneer.enums import OnRewardError
 from veneer.errors import DataError, listing
 from veneer.rewards.base import AnswerReward, AnswerToJudge, RewardFailed
@@ -79,6 +80,28 @@ class Judge:
     def joined_by(self, rewards: Sequence[WeighedReward]) -> Judge:
         """All rewards of this one, and others. Either closes what both have."""
         return Judge([*self._rewards, *rewards])
+
+    def check(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse rows of which a reward cannot judge any answer: all of them at once, before any is asked.
+
+        Args:
+            rows: where each row of the run stands, and its columns.
+
+        Raises:
+            DataError: a reward cannot judge some rows and is to end the run, or cannot judge any.
+        """
+        problems: list[RowProblem] = []
+        some = True
+        for one in self._rewards:
+            reasons = one.reward.refusals(list(rows.values()))
+            told = f"the reward {one.name} cannot judge any answer: "
+            found = [RowProblem(where, told + why) for where, why in zip(rows, reasons, strict=True) if why is not None]
+            if one.on_error is OnRewardError.END or len(found) == len(rows):
+                problems += found
+                some = some and len(found) < len(rows)
+        if problems:
+            remedy = "\non_error: skip_row, or skip_group, leaves the answers to such rows out" if some else ""
+            raise DataError(f"the rows lack what rewards need:\n{grouped(problems)}{remedy}")
 
     def judged(self, answers: Sequence[AnswerToJudge]) -> Judged:
         """What all rewards say of these answers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from veneer.errors import ConfigError, OutputError, nearest
@@ -49,6 +49,10 @@ class MetricReward:
             )
         self._name, self._column = name, column
 
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """See `AnswerReward.refusals`: a row must hold a reference that can be compared."""
+        return [self._refusal(columns) for columns in rows]
+
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         """See `AnswerReward.values`."""
         return [self._value(answer) for answer in answers]
@@ -57,8 +61,8 @@ class MetricReward:
         """Nothing was started."""
 
     def _value(self, answer: AnswerToJudge) -> float | None:
-        found = self._found(answer)
-        reference = _written(found) if isinstance(found, dict | list | bool) else str(found)
+        found = self._found(answer.columns)
+        reference = _written(found)
         if self._name == EXACT and isinstance(found, list):
             return float(same_json(json_value(answer.text), json_value(reference)))
         if self._name == EXACT:
@@ -70,23 +74,36 @@ class MetricReward:
         value = measures.get(PRIMARY[self._name])
         return None if value is None or math.isnan(value) else value / PERCENT.get(self._name, 1.0)
 
-    def _found(self, answer: AnswerToJudge) -> Any:
-        """The reference as the row's column has it."""
+    def _refusal(self, columns: Mapping[str, Any]) -> str | None:
+        try:
+            _written(self._found(columns))
+        except RewardFailed as error:
+            return str(error)
+        return None
+
+    def _found(self, columns: Mapping[str, Any]) -> Any:
+        """The reference as the row's column has it.
+
+        Raises:
+            RewardFailed: there is none.
+        """
         names = REFERENCES if self._column is None else (self._column,)
-        found = next((answer.columns[name] for name in names if answer.columns.get(name) is not None), None)
+        found = next((columns[name] for name in names if columns.get(name) is not None), None)
         if isinstance(found, list) and found and isinstance(found[-1], dict) and "role" in found[-1]:
             found = found[-1].get("content")  # the assistant's turn
         if found is None:
-            raise RewardFailed(f"its row has no column {' or '.join(names)} that holds the reference")
+            raise RewardFailed(f"its row holds no reference under {' or '.join(names)}; null counts as absent")
         return found
 
 
 def _written(value: Any) -> str:
-    """An object, a list, true or false as the JSON that an answer is to be.
+    """A reference as a text: an object, a list, true or false as the JSON that an answer is to be.
 
     Raises:
         RewardFailed: it holds what JSON has no form for.
     """
+    if not isinstance(value, dict | list | bool):
+        return str(value)
     try:
         return to_text(value, ensure_ascii=False, default=str)
     except OutputError as error:

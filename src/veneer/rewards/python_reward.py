@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class PythonReward:
 
     The function gets `prompts` and `completions` (texts, or lists of turns where the row's prompt is one),
     `completion_ids`, and every column of the rows, each a list with one for each answer; of these it is given those
-    that it names, or all where it has `**kwargs`. It gives a list of numbers and None, and may be asynchronous.
+    that it names, or all where it has `**kwargs`. A column that a row lacks is None. It gives a list of numbers and
+    None, and may be asynchronous.
 
     Args:
         named: file and function.
@@ -47,17 +48,26 @@ class PythonReward:
             raise ConfigError(f"rewards: python {named!r}: {file or named} is no file; give FILE.py:FUNCTION")
         self._named, self._seconds, self._stop = named, seconds, stop
         self._described = {"file": str(Path(file).resolve()), "function": function}
+        self._needs: list[str] = []
         self._process: LineProcess | None = None
         try:
             self._started()
         except RewardFailed as error:
             raise ConfigError(f"rewards: python {named!r}: {error}") from error
 
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """See `AnswerReward.refusals`: what the function needs must be a column of some row, as it gets None for the
+        others."""
+        known = {*RESERVED}.union(*rows)
+        missing = [name for name in self._needs if name not in known]
+        said = f"it asks for {', '.join(missing)}; there are {', '.join(sorted(known))}" if missing else None
+        return [said] * len(rows)
+
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         """See `AnswerReward.values`."""
         given: dict[str, Any] = {
             key: [answer.columns.get(key) for answer in answers]
-            for key in dict.fromkeys(key for answer in answers for key in answer.columns)
+            for key in dict.fromkeys([*self._needs, *(key for answer in answers for key in answer.columns)])
             if key not in RESERVED
         }
         given |= {
@@ -88,5 +98,5 @@ class PythonReward:
             if "error" in ready:
                 process.close()
                 raise RewardFailed(ready["error"])
-            self._process = process
+            self._process, self._needs = process, ready["needs"]
         return self._process

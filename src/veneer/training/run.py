@@ -101,6 +101,7 @@ def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     # Rank 0 alone judges.
     rewards = inputs.config.rewards if call.group.ranks.first else ()
     with judge_of(rewards, stop_signalled) as judge:
+        judge.check({prompt.record.where: prompt.columns for prompt in inputs.data.rows.prompts})
         return _trained_on(inputs, judge, call, folder)
 
 

@@ -7,8 +7,9 @@ base. It is put together before the run's adapter, so that it never sees that, a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from veneer.config import RunConfig
 from veneer.data.formats import Record
@@ -28,6 +29,10 @@ class ScoreReward:
 
     def __init__(self, model: RewardModel):
         self._model = model
+
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """See `AnswerReward.refusals`: no column is read."""
+        return [None] * len(rows)
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         """See `AnswerReward.values`."""

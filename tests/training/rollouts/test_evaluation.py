@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,9 @@ class Lengths:
 
     def __init__(self, silent: bool, fails: Collection[int] = ()) -> None:
         self.silent, self.fails = silent, fails
+
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        return [None] * len(rows)
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         if any(one.columns["row"] in self.fails for one in answers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,27 @@ def test_a_reward_that_fails_is_named_with_step_and_row_or_left_out(
     judged = [event for event in seen if isinstance(event, AnswersJudged)]
     assert sum(len(event.failed) for event in judged) == 10 * 2, "half of the rows are odd"
     assert [step.supervised for step in steps_of(seen)] == [event.tokens for event in judged]
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("{metric: exact}", r"no reference under .*\(10 rows: .*rows.jsonl:2, .*rows.jsonl:4.*\n.*skip_row"),
+        ("{metric: exact, column: level, on_error: skip_row}", "no reference under level"),
+        ("{python: 'REWARDS:of_level'}", "it asks for level; there are answer, completion_ids"),
+    ],
+)
+def test_rows_without_what_a_reward_needs_are_refused_before_the_model_is_loaded(
+    reward: str, said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rewards.py").write_text("def of_level(completions, level): ...", encoding="utf-8")
+    rows = [{"prompt": f"{n}?", **({"answer": "e"} if n % 2 == 0 else {})} for n in range(20)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    rewards = f"rewards=[{reward.replace('REWARDS', str(tmp_path / 'rewards.py'))}]"
+    seen: list[Event] = []
+    with pytest.raises(DataError, match=re.compile(said, re.DOTALL)):
+        train(run_config(tiny_model, file, tmp_path / "run", *SETTINGS, rewards), subscribers=[seen.append])
+    assert not any(isinstance(event, StageProgress) and "loading" in event.stage for event in seen)
 
 
 def test_a_reward_that_ends_a_run_costs_no_step_that_was_made(tiny_model: Path, folder: Path, tmp_path: Path) -> None:

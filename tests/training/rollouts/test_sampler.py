@@ -5,8 +5,9 @@ Divided among processes: what they tell each other, and how all of them stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,9 @@ class Lengths:
 
     def __init__(self, stopped: bool = False):
         self.stopped = stopped
+
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        return [None] * len(rows)
 
     def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
         if self.stopped:
