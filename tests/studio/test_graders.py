@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from veneer.errors import ConfigError
 from veneer.rewards.base import AnswerToJudge
 from veneer.rewards.metric_reward import MetricReward
 from veneer.rewards.python_reward import PythonReward
 from veneer.serving.errors import ApiError
-from veneer.studio.graders import WRAPPED, WRAPPER, rewards_of, weights_of
+from veneer.studio.graders import WRAPPED, rewards_of, weights_of, wrapped
 
 CHECK = {"type": "string_check", "name": "right", "input": "{{sample.output_text}}", "reference": "{{ item.answer }}",
          "operation": "eq"}  # fmt: skip
@@ -120,7 +121,7 @@ def test_a_python_grader_is_called_as_openais_in_a_process_of_its_own(tmp_path: 
         "    return 2.0 * (sample['output_json']['sum'] == item['answer']) + (os.getpid() != item['pid'])\n"
     )
     file = tmp_path / "grader.py"
-    file.write_text(source + WRAPPER)
+    file.write_text(wrapped(source))
     reward = PythonReward(f"{file}:{WRAPPED}", seconds=30)
     try:
         texts = ['{"sum": 3}', '{"sum": 4}', "three"]
@@ -128,3 +129,38 @@ def test_a_python_grader_is_called_as_openais_in_a_process_of_its_own(tmp_path: 
     finally:
         reward.close()
     assert found == [3.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def grade(sample, item): return 1 +", "source is no Python: line 1: invalid syntax"),
+        ("x = 1\ndef grade(sample, item)\n    return 1", "source is no Python: line 2: expected ':'"),
+        ("def grade(sample, item): return '\0'", "source is no Python"),
+        ("def grad(sample, item): return grade", "source has no function grade(sample, item)"),
+    ],
+)
+def test_a_source_without_a_grade_that_python_can_read_is_refused(source: str, said: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        wrapped(source)
+    assert said in refused.value.message
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from statistics import mean as grade",
+        "grade = max",
+        "try:\n    from absent_library import grade\nexcept ImportError:\n    def grade(sample, item): return 1.0",
+    ],
+)
+def test_a_grade_may_come_from_anywhere(source: str) -> None:
+    assert wrapped(source).startswith(source)
+
+
+def test_a_grade_that_is_not_there_when_the_source_has_run_ends_the_loading(tmp_path: Path) -> None:
+    file = tmp_path / "grader.py"
+    file.write_text(wrapped("def other():\n    def grade(sample, item): return 1.0\n"))
+    with pytest.raises(ConfigError, match="name 'grade' is not defined"):
+        PythonReward(f"{file}:{WRAPPED}", seconds=30)

@@ -100,6 +100,8 @@ def test_graders_and_hyperparameters_become_settings_of_the_run(opened: Opened, 
         ({"grader": CHECK, "response_format": {"type": "json_schema"}}, "response_format"),
         ({"grader": {**LIKED, "model": "gpt-4o"}}, "no finished reward model 'gpt-4o'; known: made-judge"),
         ({"grader": {**LIKED, "model": "made-teacher"}}, "no finished reward model"),
+        ({"grader": {**OWN, "source": "def grad(sample, item): return 1"}}, "source has no function grade"),
+        ({"grader": {**OWN, "source": "def grade(sample, item) return 1"}}, "source is no Python: line 1"),
         ({}, "a grader is an object"),
     ],
 )

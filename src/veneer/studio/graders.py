@@ -208,6 +208,9 @@ def _refused(message: str) -> ApiError:
 WRAPPER = '''
 
 
+_grade = grade
+
+
 def veneer_rewards(prompts, completions, completion_ids, **columns):
     """Grade each answer as OpenAI's graders are called: grade(sample, item)."""
     import json
@@ -226,9 +229,38 @@ def veneer_rewards(prompts, completions, completion_ids, **columns):
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
         }
         item = {"prompt": prompts[place], **{name: values[place] for name, values in columns.items()}}
-        rewards.append(grade(sample, item))
+        rewards.append(_grade(sample, item))
     return rewards
 '''
 """Stands behind the source of a `python` grader, so that `veneer.rewards.python_reward` can call it."""
 WRAPPED = "veneer_rewards"
 """The function in `WRAPPER`."""
+
+
+def wrapped(source: str) -> str:
+    """A file whose function `WRAPPED` calls the `grade` of a grader's source. Nothing of it is run here.
+
+    Raises:
+        ApiError: 400, the source is no Python, or nothing in it is called `grade`.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError as error:
+        raise _refused(f"source is no Python: line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise _refused(f"source is no Python that can be read: {error}") from error
+    if not {"grade", "*"} & set().union(*map(_bound, nodes)):
+        raise _refused("source has no function grade(sample, item)")
+    return source + WRAPPER
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """The names that a node of a program gives something to."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.alias(name=name, asname=other):
+            return {other or name}
+        case ast.Name(id=name, ctx=ast.Store()):
+            return {name}
+    return set()

@@ -19,7 +19,7 @@ from veneer.errors import ConfigError, nearest
 from veneer.io.files import write_text
 from veneer.rewards.metric_reward import NAMES
 from veneer.serving.errors import ApiError
-from veneer.studio.graders import MOST_SOURCE, WRAPPED, WRAPPER
+from veneer.studio.graders import MOST_SOURCE, WRAPPED, wrapped
 from veneer.studio.results import MadeAdapter, results_of
 from veneer.studio.settings import EXTENSION, MODELS, JobRequest
 from veneer.studio.studio import Studio
@@ -169,7 +169,7 @@ def _reward(
         return {**rest, "command": value}
     if len(value) > MOST_SOURCE:
         raise ApiError(400, f"a Python reward has up to {MOST_SOURCE:,} characters", param="rewards")
-    text = value + WRAPPER
+    text = wrapped(value)
     path = studio.own / GRADERS / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
     code[path] = text
     called[f"{path}:{WRAPPED}"] = "grader.py:reward"
