@@ -11,6 +11,7 @@ import pytest
 
 from preference_rows import pairs
 from tiny import rows, run_config, write_model, write_rows
+from veneer.counting import count_of
 from veneer.errors import ConfigError
 from veneer.events import Evaluated, Event
 from veneer.training.best import ANSWERS, BestBy, best_by
@@ -46,7 +47,7 @@ def test_the_best_evaluation_is_the_first_with_the_best_value(higher: bool) -> N
         assert by.reached(progress) == (None if first is None else values[first - 1])
         # The loss is that of the best evaluation, whatever other losses there were.
         assert progress.best_loss == (None if first is None else float(first))
-        assert f"in {stale} evaluations" in by.stale(progress)
+        assert by.stale(progress).endswith(f" in {count_of(stale, 'evaluation')}")
 
 
 def test_the_loss_is_best_where_it_is_lowest_and_stands_nowhere_twice() -> None:
@@ -62,7 +63,7 @@ def test_the_loss_is_best_where_it_is_lowest_and_stands_nowhere_twice() -> None:
 def test_a_metric_that_an_evaluation_does_not_have_is_never_the_best() -> None:
     by, progress = BestBy("json", "json_f1", higher=True), Progress(step=1)
     assert not by.note(Means({}, 2.0), progress)
-    assert by.stale(progress) == "json_f1 has not been a number in 1 evaluations"
+    assert by.stale(progress) == "json_f1 has not been a number in 1 evaluation"
 
 
 def test_every_objective_has_its_own_metrics(tmp_path: Path) -> None:

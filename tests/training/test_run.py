@@ -32,7 +32,7 @@ from veneer.errors import (
     ConfigError,
     Interrupted,
 )
-from veneer.events import Event, Note, RunStarted
+from veneer.events import Event, Level, Note, RunStarted
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
 from veneer.reproduction.run import reproduce
@@ -468,6 +468,25 @@ def test_what_goes_by_the_evaluation_loss_needs_rows_for_it(tiny_model: Path, ti
     with pytest.raises(ConfigError) as caught:
         train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.patience=2", "train.publish=best"))
     assert str(caught.value).count("has no rows for them; give data.held_out or data.eval_file") == 2
+
+
+def test_the_last_weights_are_published_with_a_warning_where_no_evaluation_has_the_metric(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    good = [{"prompt": f"{n}?", "completion": f"answer {n}", "label": True} for n in range(12)]
+    settings = (
+        "objective=kto", "train.best_metric=rewards/rejected", "train.publish=best", "data.held_out=0.3",
+        "train.steps=2", "train.eval_every=1",
+    )  # fmt: skip
+    seen: list[Event] = []
+    config = run_config(tiny_model, write_rows(tmp_path / "rows.jsonl", good), tmp_path / "run", *settings)
+    assert train(config, subscribers=[seen.append]).progress.best_step is None
+    (said,) = (one for one in seen if isinstance(one, Note) and "the result holds" in one.message)
+    assert said.level is Level.WARNING
+    assert said.message == (
+        "the result holds the last weights, whatever train.publish says: rewards/rejected has not been a number in 2 "
+        "evaluations"
+    )
 
 
 def test_best_weights_that_are_gone_are_not_replaced_in_silence(

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from veneer.config import RunConfig
+from veneer.counting import count_of
 from veneer.enums import ObjectiveName, RowKind
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
@@ -67,14 +68,11 @@ class BestBy:
 
     def stale(self, progress: Progress) -> str:
         """A sentence that says that evaluations get no better."""
-        reached = self.reached(progress)
+        reached, evaluations = self.reached(progress), count_of(progress.stale_evaluations, "evaluation")
         if reached is None:
-            return f"{self._name} has not been a number in {progress.stale_evaluations} evaluations"
+            return f"{self._name} has not been a number in {evaluations}"
         way = "higher" if self.higher else "lower"
-        return (
-            f"{self._name} has not been {way} than {reached:.4f} (step {progress.best_step}) in "
-            f"{progress.stale_evaluations} evaluations"
-        )
+        return f"{self._name} has not been {way} than {reached:.4f} (step {progress.best_step}) in {evaluations}"
 
     def why(self, progress: Progress) -> str:
         """Why the best evaluation is the best, as a sentence says it."""

@@ -14,7 +14,7 @@ from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import Interrupted
 from veneer.event_log import EventLog
-from veneer.events import Note, RunStarted, notes_to
+from veneer.events import Level, Note, RunStarted, notes_to
 from veneer.io.files import reported, sampled_digest, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
@@ -165,7 +165,12 @@ class Session:
     def _choose_weights(self) -> int:
         """Take the weights that become the result; the step after which they stood."""
         progress, best = self.engine.progress, self.engine.progress.best_step
-        if self.inputs.config.train.publish is not Publish.BEST or best is None or best == progress.step:
+        if self.inputs.config.train.publish is not Publish.BEST or best == progress.step:
+            return progress.step
+        if best is None:
+            why = self.engine.best_by.stale(progress)
+            message = f"the result holds the last weights, whatever train.publish says: {why}"
+            self.engine.log.emit(Note(message=message, level=Level.WARNING))
             return progress.step
         self.engine.checkpoints.restore_best(best, self.learner.trainable)
         message = (
