@@ -16,6 +16,7 @@ from veneer.enums import BadRows
 from veneer.errors import DataError
 from veneer.events import Event, Note, StepDone
 from veneer.training.run import train
+from veneer.training.run_inputs import prepare_run
 
 
 @pytest.mark.scenario(number=22)
@@ -31,6 +32,19 @@ def test_rows_longer_than_the_context_are_reported(tmp_path: Path, tiny_model: P
     long = [row for row in examples(tiny_model, data) if len(row.tokens) > 40]
     assert 0 < len(long) < 20
     assert note.startswith(f"{len(long)} rows longer than the model's context of 40 tokens")
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_reported_with_the_whole_context(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "why" * count, "answer": "so"} for count in (1, 600)])
+    settings = ("objective=grpo", "rewards=[{metric: exact}]", "grpo.max_completion_length=8", "train.steps=1")
+    seen: list[Event] = []
+    config = run_config(tiny_model, data, tmp_path / "run", *settings, "data.max_length=5000")
+    prepare_run(config, seen.append)
+    (note,) = [e.message for e in seen if isinstance(e, Note) and "context" in e.message]
+    left = "1 row longer than the 504 tokens that the model's context of 512 tokens leaves beside an answer of 8 ("
+    assert note.startswith(left)
 
 
 @pytest.mark.scenario(number=21)

@@ -141,7 +141,7 @@ def prepare(
         config, tokenizer = _dated(config, tokenizer or description.tokenizer())
         found = _loaded_rows(config, description, tokenizer, rows, emit)
     answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
-    _note_long_rows(found, description.spec.max_positions - answer, emit)
+    _note_long_rows(found, description.spec.max_positions, answer, emit)
     teacher = described_teacher(config)
     taught = _taught(config, teacher, description, tokenizer)
     lora, targets = _adapter(config, description)
@@ -394,10 +394,14 @@ def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description
     return lora
 
 
-def _note_long_rows(rows: Rows | SupposedRows, limit: int, emit: Subscriber) -> None:
-    long, first = rows.longer_than(limit)
+def _note_long_rows(rows: Rows | SupposedRows, context: int, answer: int, emit: Subscriber) -> None:
+    """Tell of rows beyond the model's context, of which `answer` tokens are for what is sampled."""
+    long, first = rows.longer_than(context - answer)
+    limit = f"the model's context of {context:,} tokens"
+    if answer:
+        limit = f"the {context - answer:,} tokens that {limit} leaves beside an answer of {answer:,}"
     if long:
-        emit(Note(message=f"{count_of(long, 'row')} longer than the model's context of {limit:,} tokens ({first})"))
+        emit(Note(message=f"{count_of(long, 'row')} longer than {limit} ({first})"))
 
 
 def interval_of(steps: int) -> int:
