@@ -310,6 +310,9 @@ def sampling_problems(config: RunConfig) -> list[str]:
     if config.grpo.kl_in is KlPlace.REWARD and not config.grpo.beta:
         problems.append("grpo.kl_in reward takes grpo.beta times the divergence off the rewards and grpo.beta is 0; "
                         "give one")  # fmt: skip
+    if config.grpo.reference is not ReferencePolicy.START and not config.grpo.beta:
+        problems.append(f"grpo.reference {config.grpo.reference.value} is what grpo.beta holds the policy to and "
+                        "grpo.beta is 0; give one")  # fmt: skip
     if config.grpo.beta and config.method is Method.FULL:
         problems.append("grpo.beta compares with a reference, which method full would hold as two more models; take 0, "
                         "or lora or qlora")  # fmt: skip
