@@ -167,7 +167,11 @@ def test_prompts_are_checked_for_the_objective_that_takes_them(tmp_path: Path) -
         ("reward", LABELLED[0], "no pair of answers is known"),
         ("kto", LABELLED[0], "there must be one label, true or false"),
         ("pretraining", LABELLED[0], "this is no plain text"),
-        ("sft", {"prompt": "a", "chosen": "b", "rejected": "c"}, "are a row of objective dpo, not of sft"),
+        (
+            "sft",
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "are a row of objectives like dpo; set objective: dpo",
+        ),
         ("distillation", {"prompt": "a"}, "there is a prompt but no completion"),
         ("grpo", {"text": "a"}, "there is no prompt"),
     ],

@@ -151,9 +151,10 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
         return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
     if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
         raise BadRow(
-            "two answers of which one is preferred are a row of objective dpo, not of sft; set objective: dpo, or "
-            f"train the chosen answers alone with {_columns(prompt='prompt', completion='chosen')}; an evaluation of "
-            "answers takes rows of one, {prompt, completion}"
+            "two answers of which one is preferred are a row of objectives like dpo; set objective: dpo, or train the "
+            f"chosen answers alone with {_columns(prompt='prompt', completion='chosen')}; an evaluation takes rows of "
+            "one answer, {prompt, completion}, or tells how often the chosen one is the likelier by "
+            "{prompt, completion: CHOSEN, choices: [CHOSEN, REJECTED]}"
         )
     if found == "prompt":
         _both(row, "prompt", "completion")
