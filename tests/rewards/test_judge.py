@@ -139,3 +139,6 @@ def test_a_reward_that_can_judge_no_row_is_refused_and_leaving_rows_out_is_no_re
     with pytest.raises(DataError, match="cannot judge any answer") as error:
         judge.check({"f:1": {}, "f:2": {}})
     assert "skip_row" not in str(error.value)
+    with pytest.raises(DataError, match=r"\n  - held:1: the reward played cannot judge any answer"):
+        judge.check({"f:1": {"answer": 1}}, {"held:1": {}})
+    judge.check({"f:1": {"answer": 1}}, {})

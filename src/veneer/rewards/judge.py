@@ -81,24 +81,27 @@ class Judge:
         """All rewards of this one, and others. Either closes what both have."""
         return Judge([*self._rewards, *rewards])
 
-    def check(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    def check(self, *sides: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse rows of which a reward cannot judge any answer: all of them at once, before any is asked.
 
         Args:
-            rows: where each row of the run stands, and its columns.
+            sides: the rows to train, and those to evaluate: where each row stands, and its columns.
 
         Raises:
-            DataError: a reward cannot judge some rows and is to end the run, or cannot judge any.
+            DataError: a reward cannot judge some rows and is to end the run, or cannot judge any of a side.
         """
         problems: list[RowProblem] = []
         some = True
         for one in self._rewards:
-            reasons = one.reward.refusals(list(rows.values()))
-            told = f"the reward {one.name} cannot judge any answer: "
-            found = [RowProblem(where, told + why) for where, why in zip(rows, reasons, strict=True) if why is not None]
-            if one.on_error is OnRewardError.END or len(found) == len(rows):
-                problems += found
-                some = some and len(found) < len(rows)
+            for rows in sides:
+                reasons = one.reward.refusals(list(rows.values()))
+                told = f"the reward {one.name} cannot judge any answer: "
+                found = [
+                    RowProblem(where, told + why) for where, why in zip(rows, reasons, strict=True) if why is not None
+                ]
+                if found and (one.on_error is OnRewardError.END or len(found) == len(rows)):
+                    problems += found
+                    some = some and len(found) < len(rows)
         if problems:
             remedy = "\non_error: skip_row, or skip_group, leaves the answers to such rows out" if some else ""
             raise DataError(f"the rows lack what rewards need:\n{grouped(problems)}{remedy}")

@@ -101,7 +101,10 @@ def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     # Rank 0 alone judges.
     rewards = inputs.config.rewards if call.group.ranks.first else ()
     with judge_of(rewards, stop_signalled) as judge:
-        judge.check({prompt.record.where: prompt.columns for prompt in inputs.data.rows.prompts})
+        prompts, trained = inputs.data.rows.prompts, len(inputs.data.rows.train)
+        judge.check(
+            *({one.record.where: one.columns for one in side} for side in (prompts[:trained], prompts[trained:]))
+        )
         return _trained_on(inputs, judge, call, folder)
 
 
