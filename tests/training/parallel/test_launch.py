@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -29,6 +30,25 @@ sys.exit(3)
 """
 """The second process sends itself a signal. The first fails when the other is stopped, or gone."""
 
+WAITING = """
+import os, signal, sys
+from pathlib import Path
+from veneer.errors import RankLost
+from veneer.training.parallel.group import Meeting
+from veneer.training.parallel.ranks import launched
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+try:
+    with Meeting(launched(), 600.0) as group:
+        if os.environ["RANK"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        group.awaited("what rank 0 leaves")
+except RankLost as error:
+    Path(sys.argv[1], "said").write_text(str(error), "utf-8")
+    sys.exit(2)
+"""
+"""The first process is killed while the second waits for it, which takes signals as lightly as one that makes steps."""
+
 
 def launched(number: signal.Signals, folder: Path) -> tuple[int, list[str]]:
     """The exit code of both, and what was said for one that could not say it."""
@@ -44,6 +64,14 @@ def test_a_process_that_was_stopped_does_not_outlive_one_that_has_failed(tmp_pat
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     name = f"rank 1 on {socket.gethostname()} was ended by SIGKILL"
     assert launched(signal.SIGKILL, tmp_path) == (128 + signal.SIGKILL, [name])
+
+
+@pytest.mark.slow
+def test_whoever_waits_for_a_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    assert launch([sys.executable, "-c", WAITING, str(tmp_path)], 2, 60.0, print) == 128 + signal.SIGKILL
+    said = (tmp_path / "said").read_text("utf-8")
+    assert said.startswith(f"rank 0 on {socket.gethostname()} has ended: killed by SIGKILL. The last checkpoint stays")
 
 
 def test_processes_share_the_cores_that_the_command_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from threading import Event, Thread
 
 import pytest
 
+from beating_ranks import Table, World
 from veneer.errors import RankLost
 from veneer.training.parallel.liveness import BEAT, SILENCE, Heart, Peers, collective_seconds, within
 from veneer.training.parallel.ranks import Ranks
-
-
-class Table:
-    """A store in memory, which may go."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-        self.gone = False
-
-    def _reach(self) -> None:
-        if self.gone:
-            raise RuntimeError("connection reset by peer")
-
-    def set(self, key: str, value: str) -> None:
-        self._reach()
-        self.values[key] = value.encode()
-
-    def get(self, key: str) -> bytes:
-        self._reach()
-        return self.values[key]
-
-    def multi_get(self, keys: list[str]) -> list[bytes]:
-        self._reach()
-        return [self.values[key] for key in keys]
-
-    def check(self, keys: list[str]) -> bool:
-        self._reach()
-        return all(key in self.values for key in keys)
 
 
 class Silent(Table):
@@ -53,48 +25,6 @@ class Silent(Table):
         self.asked.set()
         self.answers.wait(20)
         return super().check(keys)
-
-
-class World:
-    """Time that passes when somebody waits, and ranks whose hearts beat and look meanwhile, as often as they do."""
-
-    def __init__(self, world: int, timeout: float = 600.0, *, agent: bool = True):
-        self.table, self.now, self.beating = Table(), 0.0, set(range(world))
-        self.peers = [
-            Peers(
-                self.table,
-                Ranks(rank=rank, world=world, host=f"host{rank}", address="host0", port=7, agent=agent),
-                timeout,
-                self.clock,
-                self.wait,
-            )
-            for rank in range(world)
-        ]
-        self._due = [0.0] * world
-        for peer in self.peers:
-            peer.introduce()
-        self.wait(0.0)
-
-    def clock(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float) -> None:
-        end = self.now + seconds
-        while True:
-            for rank in sorted(self.beating):
-                peer = self.peers[rank]
-                look = peer.urgent.is_set() or self.now >= self._due[rank]
-                with suppress(RuntimeError):
-                    peer.beat(int(1000 * self.now), look=look)
-                if look:
-                    self._due[rank] = self.now + peer.between_looks
-            if self.now >= end:
-                return
-            self.now = min(end, self.now + BEAT)
-
-    def lost(self, rank: int, said: str = "timeout") -> str:
-        """What a rank says whose collective has failed."""
-        return str(self.peers[rank].lost(RuntimeError(said)))
 
 
 def test_the_rank_without_a_beat_is_named() -> None:
@@ -177,6 +107,20 @@ def test_a_rank_that_is_waited_for_has_the_time_out_to_answer() -> None:
         world.wait(1.0)
         with pytest.raises(RankLost, match=r"^rank 1 on host1 does not answer any more"):
             world.peers[0].require()
+
+
+def test_whoever_is_to_end_soon_waits_some_seconds_for_a_silent_rank_and_on_for_one_that_beats() -> None:
+    world = World(3)
+    with world.peers[0].watched():
+        world.wait(200.0)
+        world.peers[0].require(soon=True)
+        world.beating.remove(1)
+        world.wait(SILENCE - 1.0)
+        world.peers[0].require(soon=True)
+        world.wait(2.0)
+        world.peers[0].require()
+        with pytest.raises(RankLost, match=r"^rank 1 on host1 does not answer any more"):
+            world.peers[0].require(soon=True)
 
 
 def test_a_rank_that_is_cut_off_says_so() -> None:

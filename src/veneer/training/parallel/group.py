@@ -23,11 +23,13 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from veneer.errors import ConfigError, RankLost, listing
-from veneer.signals import Stopped
-from veneer.training.parallel.liveness import Heart, Peers, Store, collective_seconds, within
+from veneer.signals import Stopped, stop_signalled
+from veneer.training.parallel.liveness import GOES_ON, Heart, Peers, Store, collective_seconds, within
 from veneer.training.parallel.ranks import ALONE, Ranks
-from veneer.training.parallel.rounds import agreed
+from veneer.training.parallel.rounds import ROUND, agreed
 
+PLACE = "veneer"
+"""What the keys of all rounds begin with in the store."""
 POLL = 0.05
 """Seconds between two looks into the store."""
 MEETING = 300.0
@@ -177,7 +179,8 @@ class Together:
         try:
             with self.peers.watched():
                 while (text := within(most, lambda: self._left(key))) is None:
-                    self.peers.require()
+                    # Whoever was asked to end waits no longer than it takes to see that nobody is there.
+                    self.peers.require(soon=stop_signalled())
                     sleep(POLL)
         except RuntimeError as error:
             raise self.peers.lost(error) from None
@@ -321,6 +324,20 @@ class Meeting:
         self._together.disconnect()
 
 
+def tell_killed(store: TCPStore, ranks: Ranks, by: str) -> None:
+    """Leave the last words of a rank that a signal has ended, where the others look for them.
+
+    Args:
+        store: the launcher's, in which the ranks meet.
+        ranks: the place of the rank.
+        by: the name of the signal.
+    """
+    place: Store = PrefixStore(PLACE, store)
+    if place.check([ROUND]):  # before that nobody waits for longer than a signal takes
+        met: Store = PrefixStore(place.get(ROUND).decode(), place)  # type: ignore[arg-type]
+        Peers(met, ranks, 0.0).last_words(f"killed by {by}. {GOES_ON}")
+
+
 def _of_network(error: BaseException) -> bool:
     """Whether an error is one of torch.distributed's own. gloo's are a RuntimeError that names its source."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
@@ -337,7 +354,7 @@ def _store(ranks: Ranks) -> Store:
         wait_for_workers=False,
         multi_tenant=True,
     )
-    prefixed: Store = PrefixStore("veneer", store)
+    prefixed: Store = PrefixStore(PLACE, store)
     return prefixed
 
 

@@ -19,7 +19,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from veneer.own_module import command_of
 from veneer.signals import deferred, signal_exit_code
 from veneer.system import available_cores
-from veneer.training.parallel.ranks import variables_of
+from veneer.training.parallel.group import tell_killed
+from veneer.training.parallel.ranks import Ranks, variables_of
 
 POLL = 0.05
 """Seconds between two looks at the processes."""
@@ -50,13 +51,20 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
     def stop() -> None:
         _signal(processes, signal.SIGTERM)
 
+    def killed(rank: int, by: str) -> None:
+        ranks = Ranks(rank=rank, world=devices, host=socket.gethostname())
+        say(f"{ranks.name} was ended by {by}")
+        tell_killed(store, ranks, by)
+
     with deferred(stop, "stopping all processes after their micro-batch"):
-        code = _first_failure(processes, timeout, say)
+        code = _first_failure(processes, timeout, killed)
         by_signal = signal_exit_code()
     return code if by_signal is None else by_signal
 
 
-def _first_failure(processes: Sequence[subprocess.Popen[bytes]], timeout: float, say: Callable[[str], None]) -> int:
+def _first_failure(
+    processes: Sequence[subprocess.Popen[bytes]], timeout: float, killed: Callable[[int, str], None]
+) -> int:
     """Wait for all processes; the exit code of the first that has failed. When one has, the others get some time in
     which they find out by themselves, and are then asked to end."""
     failed, since, running = 0, 0.0, True
@@ -67,7 +75,7 @@ def _first_failure(processes: Sequence[subprocess.Popen[bytes]], timeout: float,
         if any(codes) and not failed:
             rank, failed, since = next((rank, code, time.monotonic()) for rank, code in enumerate(codes) if code)
             if failed < 0 and signal_exit_code() is None:
-                say(f"rank {rank} on {socket.gethostname()} was ended by {signal.Signals(-failed).name}")
+                killed(rank, signal.Signals(-failed).name)
         if failed:
             # One that was stopped is to find out too.
             _signal(processes, signal.SIGCONT)

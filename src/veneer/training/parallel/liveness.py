@@ -25,6 +25,7 @@ SILENCE = 4.0
 failed."""
 MARGIN = 5.0
 """Seconds of the time-out that are left for finding out who is gone, and for the last checkpoint; a third at most."""
+GOES_ON = "The last checkpoint stays; torchrun's restart, or the same command with --resume, goes on from it"
 
 
 Answer = TypeVar("Answer")
@@ -184,13 +185,16 @@ class Peers:
         finally:
             self.urgent.clear()
 
-    def require(self) -> None:
+    def require(self, *, soon: bool = False) -> None:
         """Refuse to go on waiting where a rank has failed, or has been silent for the time-out.
+
+        Args:
+            soon: whether silence of some seconds is enough, as after a collective that has failed.
 
         Raises:
             RankLost: naming the rank.
         """
-        gone = self._gone(collective_seconds(self.timeout), 0.0)
+        gone = self._gone(self.patience if soon else collective_seconds(self.timeout), 0.0)
         if gone is not None:
             raise self._told(gone)
 
@@ -253,7 +257,7 @@ class Peers:
         names = " and ".join(self.name(rank) for rank in silent)
         return (
             f"{names} {'does' if len(silent) == 1 else 'do'} not answer any more: killed, stopped, or cut off by the "
-            "network. The last checkpoint stays; torchrun's restart, or the same command with --resume, goes on from it"
+            f"network. {GOES_ON}"
         )
 
     def name(self, rank: int) -> str:

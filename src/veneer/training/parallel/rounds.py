@@ -20,6 +20,8 @@ from veneer.training.parallel.ranks import Ranks
 
 POLL = 0.02
 """Seconds between two looks into the store."""
+ROUND = "round"
+"""The key of the round's name, for the launcher that keeps the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def _given_out(store: Store, ranks: Ranks, seconds: float) -> Round:
     answered as well, and nobody reads it."""
     name, restarts, end = uuid4().hex, [ranks.restarts], monotonic() + seconds
     missing = list(range(1, ranks.world))
+    store.set(ROUND, name)
     while True:
         for rank in list(missing):
             if store.check([f"asks/{rank}"]):
