@@ -58,6 +58,13 @@ def test_a_rank_that_a_signal_has_ended_is_waited_for_no_longer_once_its_launche
     other.join()
 
 
+def test_whoever_leaves_a_text_where_the_launcher_has_gone_says_so() -> None:
+    world = World(2)
+    world.table.gone = True
+    with pytest.raises(RankLost, match=r"^rank 0 on host0 cannot reach the other ranks any more, nor the place where"):
+        Together(world.peers[0].ranks, 600.0, world.table, world.peers[0]).publish("choices", "rank: 8")
+
+
 def test_a_signal_ends_the_wait_for_a_rank_that_is_gone_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(2)
     monkeypatch.setattr("veneer.training.parallel.group.sleep", world.wait)

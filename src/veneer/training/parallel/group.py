@@ -166,8 +166,13 @@ class Together:
             raise self.peers.lost(error) from None
 
     def publish(self, key: str, text: str) -> None:
-        """See `Group`."""
-        self.store.set(f"text/{key}", text)
+        """See `Group`.
+
+        Raises:
+            RankLost: the place where the ranks meet has gone.
+        """
+        with self._lost():
+            self.store.set(f"text/{key}", text)
 
     def awaited(self, key: str) -> str:
         """See `Group`.
@@ -273,7 +278,7 @@ class Together:
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
-        """Turn a collective that fails into the error that names who is gone."""
+        """Turn a collective that fails, or a store that has gone, into the error that names who is gone."""
         try:
             yield
         except RuntimeError as error:
