@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -63,6 +65,23 @@ def test_every_task_is_heard_of_and_one_whose_worker_dies_is_done_again(
         nodes.each(die, [None], ["the last"], found.__setitem__)
     assert isinstance(found[0], RankLost)
     assert str(found[0]).startswith("the last: its worker or node was lost 1 times")
+
+
+@pytest.mark.slow
+def test_sigterm_goes_to_whom_it_went_before_the_cluster(two_nodes: Nodes) -> None:
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        with cluster(two_nodes.address):
+            assert signal.getsignal(signal.SIGTERM) is note
+            signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ works in the folder in which the command was given.
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
@@ -182,14 +184,27 @@ def _connect(address: str) -> None:
     if address != LOCAL:
         _refuse_unreachable(address)
     try:
-        ray.init(
-            address=None if address == LOCAL else address,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-        )
+        with _own_sigterm():
+            ray.init(
+                address=None if address == LOCAL else address,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"the cluster {address} cannot be used: {str(error).strip().splitlines()[0]}") from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM may get another handler; after it, it has its own again. Ray gives it one in Python and
+    one in C++, which aborts the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_unreachable(address: str) -> None:
