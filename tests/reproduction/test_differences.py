@@ -40,6 +40,14 @@ def test_whatever_computes_otherwise_is_named(here: Environment) -> None:
     assert "new: None then, 2 now" in found
 
 
+def test_processes_with_parts_of_the_weights_are_the_same_to_rounding_alone(here: Environment) -> None:
+    lock = lock_of(here)
+    lock["hardware"]["processes"] = 2
+    assert environments(lock, here) == [
+        "processes: 2 then, each with a part of the weights, 1 now: the same to rounding"
+    ]
+
+
 def test_tensors_are_compared_element_by_element_the_largest_difference_first(tmp_path: Path) -> None:
     whole = {name: torch.randn(4, 5, generator=torch.Generator().manual_seed(n)) for n, name in enumerate("abcde")}
     other = {name: tensor.clone() for name, tensor in whole.items()}

@@ -36,7 +36,11 @@ def environments(lock: Mapping[str, Any], here: Environment) -> list[str]:
         pairs.append((key, then.get(key), getattr(here, key)))
     if then.get("processor") != here.processor:
         pairs.append(("processor's name", then.get("name"), here.name))
-    return [f"{name}: {there} then, {now} now" for name, there, now in pairs if there != now]
+    lines = [f"{name}: {there} then, {now} now" for name, there, now in pairs if there != now]
+    processes = then.get("processes", 1)
+    if processes != 1:
+        lines.append(f"processes: {processes} then, each with a part of the weights, 1 now: the same to rounding")
+    return lines
 
 
 def tensors(then: Path, now: Path) -> tuple[int, list[TensorDifference]]:

@@ -179,7 +179,14 @@ def _digests(folder: RunFolder) -> dict[str, str]:
 
 
 def write_lock(
-    folder: RunFolder, config: RunConfig, inputs: InputDigests, rows: Rows, device: torch.device, progress: Progress
+    folder: RunFolder,
+    config: RunConfig,
+    inputs: InputDigests,
+    rows: Rows,
+    device: torch.device,
+    progress: Progress,
+    *,
+    parts: int = 1,
 ) -> None:
     """Write `run.lock` into the folder of a finished run.
 
@@ -190,6 +197,7 @@ def write_lock(
         rows: as they were trained.
         device: that computed.
         progress: where the run has ended.
+        parts: how many processes held the weights, each a part of them.
 
     Raises:
         OutputError: it cannot be written.
@@ -203,7 +211,7 @@ def write_lock(
         "versions": here.versions,
         "hardware": {
             "device": here.device, "processor": here.processor, "name": here.name, "threads": here.threads,
-            "kernels": here.kernels,
+            "kernels": here.kernels, **({"processes": parts} if parts > 1 else {}),
         },
         "base": {"model": config.model, "revision": config.revision, "files": inputs.base()},
         **({"adapter": adapter_digests(config)} if config.train.from_adapter is not None else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_two_processes_make_the_result_of_one(forker: Forker, tiny_model: Path, 
     assert "to rounding" in ended[0].err
     assert (ended[1].out, ended[1].err) == ("", "")
     assert (tmp_path / "two" / "config.json").read_bytes() == (tmp_path / "whole" / "config.json").read_bytes()
+    hardware = [json.loads((tmp_path / name / "run.lock").read_text())["hardware"] for name in ("two", "whole")]
+    assert hardware[0] == hardware[1] | {"processes": 2}
     # Each process has written its part of every tensor, and no file is a pickle.
     folder = RunFolder(tmp_path / "two").checkpoint(runs.steps("two"))
     weights, state = (

@@ -31,6 +31,14 @@ def test_lanes_that_are_given_stay_and_idle_processes_are_told_of() -> None:
         run_config(Path("m"), Path("d"), Path("o"), "train.lanes=6")
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_no_run_with_weights_in_parts_claims_the_same_bytes(world: int) -> None:
+    said: list[Event] = []
+    sharded = ("train.lanes=2", "method=full", "compute.sharding=full")
+    with_lanes(run_config(Path("m"), Path("d"), Path("o"), *sharded), Ranks(world=world), said.append)
+    assert "the same result to rounding, and not the same bytes" in str(said[0])
+
+
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -38,7 +38,7 @@ def with_lanes(config: RunConfig, ranks: Ranks, emit: Subscriber) -> RunConfig:
         )
         emit(Note(message=message, level=Level.WARNING))
     if ranks.first and lanes > 1:
-        sharded = config.compute.sharding is Sharding.FULL and ranks.many
+        sharded = config.compute.sharding is Sharding.FULL
         emit(Note(message=(sharded_sentence if sharded else lanes_sentence)(lanes, ranks.world)))
     return config.model_copy(update={"train": config.train.model_copy(update={"lanes": lanes})})
 
@@ -53,10 +53,11 @@ def lanes_sentence(lanes: int, world: int) -> str:
 
 
 def sharded_sentence(lanes: int, world: int) -> str:
-    """What a run may claim whose weights are in parts."""
+    """What a run may claim whose weights are in parts wherever it has several processes."""
+    processes = "1 process" if world == 1 else f"{world} processes, each with a part of every tensor"
     return (
-        f"{lanes} lanes on {world} processes, each with a part of every tensor (compute.sharding full): any number of "
-        "processes makes the same result to rounding, and not the same bytes"
+        f"{lanes} lanes on {processes} (compute.sharding full): any number of processes makes the same result to "
+        "rounding, and not the same bytes"
     )
 
 
