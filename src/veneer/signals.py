@@ -77,7 +77,8 @@ class SignalHandler:
             _beside(_leave_after, GRACE, self.received)
             self._stop_outside_imports(number, frame)
             return
-        _say(f"{self.received.name}: {self.notice}")
+        if _speaks_for_all():
+            _say(f"{self.received.name}: {self.notice}")
         self.then()
 
     def stop(self) -> NoReturn:
@@ -140,10 +141,11 @@ def end_by_signals(program: Callable[[], None]) -> None:
         )
         if handler.received is None or not stopped:
             raise
-        _say(
-            f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
-            "The same command does it again; a run that has a checkpoint goes on with --resume."
-        )
+        if _speaks_for_all():
+            _say(
+                f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
+                "The same command does it again; a run that has a checkpoint goes on with --resume."
+            )
         # Libraries may stand in the middle of their work: Python's own way out could fail on them.
         leave(128 + handler.received)
 
@@ -222,6 +224,11 @@ def take_everything(number: int) -> None:
 def _installed() -> SignalHandler | None:
     found = (signal.getsignal(number) for number in SIGNALS)
     return next((handler for handler in found if isinstance(handler, SignalHandler)), None)
+
+
+def _speaks_for_all() -> bool:
+    """Whether this process is alone, or the first of those that a launcher has started (`parallel.ranks`)."""
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from served import until
 from veneer.training.parallel.launch import launch
 
 PROGRAM = """
@@ -49,6 +51,25 @@ except RankLost as error:
 """
 """The first process is killed while the second waits for it, which takes signals as lightly as one that makes steps."""
 
+LAUNCHER = """
+import sys
+from veneer.signals import end_by_signals
+from veneer.training.parallel.launch import launch
+
+end_by_signals(lambda: sys.exit(launch([sys.executable, "-c", *sys.argv[1:]], 2, 60.0, print)))
+"""
+SLEEPING = """
+import os, sys, time
+from pathlib import Path
+from veneer.signals import end_by_signals
+
+def work():
+    Path(sys.argv[1], os.environ["RANK"]).touch()
+    time.sleep(60)
+
+end_by_signals(work)
+"""
+
 
 def launched(number: signal.Signals, folder: Path) -> tuple[int, list[str]]:
     """The exit code of both, and what was said for one that could not say it."""
@@ -64,6 +85,17 @@ def test_a_process_that_was_stopped_does_not_outlive_one_that_has_failed(tmp_pat
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     name = f"rank 1 on {socket.gethostname()} was ended by SIGKILL"
     assert launched(signal.SIGKILL, tmp_path) == (128 + signal.SIGKILL, [name])
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, SLEEPING, str(tmp_path)], stderr=subprocess.PIPE)
+    assert until(lambda: all((tmp_path / rank).exists() for rank in ("0", "1")), 120.0)
+    launcher.send_signal(signal.SIGTERM)
+    said = launcher.communicate(timeout=120)[1].decode()
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert said.count("error: ") == said.count("error: stopped by SIGTERM.") == 1
 
 
 @pytest.mark.slow

@@ -50,10 +50,13 @@ def test_what_launchers_leave_out_or_cannot_mean_is_refused() -> None:
 
 
 def test_processes_that_are_launched_read_what_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
     variables = variables_of(1, 3, 4711, 2)
     found = ranks_in(variables)
     assert (found.rank, found.world, found.port, found.address, found.agent) == (1, 3, 4711, "127.0.0.1", True)
-    assert variables["OMP_NUM_THREADS"] == "2"
+    names = ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL")
+    assert [variables[name] for name in names] == ["2", "ERROR"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert variables_of(1, 3, 4711, 2)["OMP_NUM_THREADS"] == "5"
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "INFO")
+    assert [variables_of(1, 3, 4711, 2)[name] for name in names] == ["5", "INFO"]

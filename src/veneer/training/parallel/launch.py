@@ -56,9 +56,11 @@ def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[
         say(f"{ranks.name} was ended by {by}")
         tell_killed(store, ranks, by)
 
-    with deferred(stop, "stopping all processes after their micro-batch"):
+    with deferred(stop, "stopping all processes after their micro-batch") as heed:
         code = _first_failure(processes, timeout, killed)
         by_signal = signal_exit_code()
+        if by_signal is not None:
+            heed()  # the first process has said it
     return code if by_signal is None else by_signal
 
 

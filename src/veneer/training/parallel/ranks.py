@@ -123,6 +123,8 @@ def variables_of(rank: int, world: int, port: int, threads: int) -> dict[str, st
     """
     return {
         "OMP_NUM_THREADS": str(threads),
+        # A store that goes is told in one sentence, and by torch in sixty lines of C++ frames.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         **os.environ,
         "RANK": str(rank),
         "WORLD_SIZE": str(world),
