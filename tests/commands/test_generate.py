@@ -66,6 +66,13 @@ def test_rows_that_name_adapters_are_answered_by_nothing_else(
     assert not Path("answers.jsonl").exists()
 
 
+def test_the_help_says_that_one_process_writes_the_file_of_answers() -> None:
+    assert "One process writes it, without --devices and --on." in " ".join(invoke("generate", "--help").output.split())
+    assert "one question is answered by one process, and so is what goes into --output" in refused(
+        "generate", "--model", "m", "--input", "q.jsonl", "--output", "a.jsonl", "--devices", 2
+    )
+
+
 def test_an_output_that_is_no_file_is_refused_before_any_model_is_looked_for(tmp_path: Path) -> None:
     (tmp_path / "questions.txt").write_text("a\n")
     asked = ["generate", "--model", "no model", "--input", tmp_path / "questions.txt"]

@@ -50,7 +50,7 @@ from veneer.strict_json import to_text
     "--output",
     type=PATH,
     help="A file that the answers to --input are written into, a line of JSON each. The command goes on where it was "
-    "stopped.",
+    "stopped. One process writes it, without --devices and --on.",
 )
 @click.option(
     "--adapters",
