@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from veneer.events import Event, Note
 from veneer.training.keyed_tensors import key_of, read_under, write_under
@@ -24,6 +26,28 @@ def test_what_was_written_is_read_under_its_key_alone(tmp_path: Path) -> None:
     assert found is not None
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     assert read_under(file, "two", ("values",), "it is", seen.append) is None
+    assert seen == []
+
+
+def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "found.safetensors"
+    write_under(file, "one", {"values": torch.zeros(2), "known": torch.tensor([True])})
+    content = file.read_bytes()
+    for _ in range(20):  # two entries of metadata would have either order
+        write_under(file, "one", {"known": torch.tensor([True]), "values": torch.zeros(2)})
+        assert file.read_bytes() == content
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    file, seen = tmp_path / "found.safetensors", list[Event]()
+    tensors = {"values": torch.zeros(2)}
+    write_under(file, "one", tensors)
+    with safe_open(file, "pt") as written:
+        key, content = written.metadata()["key"].split()
+    save_file(tensors, file, metadata={"key": key, "content": content})
+    assert read_under(file, "one", ("values",), "it is", seen.append) is not None
+    save_file(tensors, file, metadata={"key": key})
+    assert read_under(file, "one", ("values",), "it is", seen.append) is None
     assert seen == []
 
 

@@ -31,7 +31,8 @@ def write_under(file: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
         OutputError: the file cannot be written.
     """
     with atomic_file(file) as partial:
-        save_file(dict(tensors), partial, metadata={KEY: key, CONTENT: _content(tensors)})
+        # In one entry: safetensors writes several in an order that changes from process to process.
+        save_file(dict(tensors), partial, metadata={KEY: f"{key} {_content(tensors)}"})
 
 
 def _content(tensors: Mapping[str, Tensor]) -> str:
@@ -58,11 +59,13 @@ def read_under(file: Path, key: str, names: Sequence[str], what: str, emit: Subs
     try:
         with safe_open(file, framework="pt", device="cpu") as stored:
             metadata = stored.metadata() or {}
+            of, _, content = metadata.get(KEY, "").partition(" ")
+            content = content or metadata.get(CONTENT, "")  # earlier versions had an entry for it
             # Files of versions that kept no digest of the content are made again.
-            if metadata.get(KEY) != key or CONTENT not in metadata:
+            if of != key or not content:
                 return None
             found = {name: stored.get_tensor(name) for name in {*names, *stored.keys()}}
-        damage = None if _content(found) == metadata[CONTENT] else "its numbers are not those that were written"
+        damage = None if _content(found) == content else "its numbers are not those that were written"
     except (SafetensorError, OSError) as error:
         damage = str(error)
     if damage is not None:
