@@ -142,7 +142,7 @@ class Session:
             if not self.complete:
                 with out_of_memory_while("writing the result"):
                     publish(folder, lambda staged: self._write(staged, published, base), progress, published)
-                parts = 1 if self.team.apart else self.team.group.ranks.world
+                parts = 1 if self.engine.team.apart else self.engine.team.group.ranks.world
                 write_lock(folder, inputs.config, self.digests, inputs.data.rows, device, progress, parts=parts)
         return RunResult(
             output=folder.path,
