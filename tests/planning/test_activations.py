@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from plan_setups import FORMS, adapters, two_documents
+from planned_models import really_kept
 from tiny_models import ours, saved_for_backward, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -46,12 +47,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     if recompute:
         model.model.recomputation = Recomputation(generator)
     (batch,) = pack(two_documents(), 200)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    with saved_for_backward(monkeypatch) as found:
-        OverModel(model).sums(batch)
-    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
-    if recompute:
-        really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
+    really = really_kept(model, batch, monkeypatch, recompute=recompute)
     of = Setup(
         spec=model.spec,
         method=method,

@@ -12,22 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from plan_setups import FORMS, GB, LLAMA_7B, LLAMA_65B, SMOLLM2, START, peak, setup
+from plan_setups import GB, LLAMA_7B, LLAMA_65B, SMOLLM2, START, peak, setup
+from planned_models import base_planned_and_held
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
 from veneer.enums import Method, Products
 from veneer.io.checkpoint import Checkpoint
-from veneer.loading.how import Loading
-from veneer.loading.load import load_model
 from veneer.planning.base import base_bytes
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.lanes import Spread
 from veneer.planning.memory import MB, memory
-from veneer.planning.setup import Setup
 from veneer.products import compiled
-from veneer.quant.packed import PackedLinear
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUANT: tuple[dict[str, Any], ...] = (
@@ -40,12 +36,8 @@ QUANT: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("settings", QUANT)
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
-    quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, Loading(form=FORMS[method], quant=quant))
-    parameters = sum(tensor.nbytes for tensor in model.parameters())
-    packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
-    of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)
-    assert base_bytes(of) == parameters + packed
+    planned, held = base_planned_and_held(checkpoint, method, QuantSection.model_validate(settings))
+    assert planned == held
 
 
 def test_a_base_in_8_bits_takes_two_bytes_a_weight() -> None:

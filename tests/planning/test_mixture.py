@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from plan_setups import FORMS, two_documents
+from planned_models import base_planned_and_held, really_kept
 from tiny_mixtures import KINDS, tiny_mixture
-from tiny_models import saved_for_backward
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
@@ -28,8 +28,6 @@ from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import memory
 from veneer.planning.setup import Setup
 from veneer.planning.time import operations
-from veneer.quant.packed import PackedLinear
-from veneer.training.objective import OverModel
 
 TARGETS: tuple[Any, ...] = (
     "all-linear", ("q_proj", "v_proj"), ("gate_up_proj",), ("down_proj",), ("gate",), ("o_proj", "gate", "down_proj"),
@@ -68,12 +66,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     if recompute:
         model.model.recomputation = Recomputation(None)
     (batch,) = pack(two_documents(), 200)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    with saved_for_backward(monkeypatch) as found:
-        OverModel(model).sums(batch)
-    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
-    if recompute:
-        really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
+    really = really_kept(model, batch, monkeypatch, recompute=recompute)
     of = Setup(spec=model.spec, method=method, dtype=dtype, lora=lora)
     cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
     counted = kept_activations(of, cut, recompute=recompute)
@@ -88,12 +81,8 @@ def test_what_is_kept_is_what_autograd_keeps(
 @pytest.mark.parametrize("settings", [{}, {"double_quant": False}, {"scheme": "int8"}, {"skip_modules": ["down_proj"]}])
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
-    quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, Loading(form=FORMS[method], quant=quant))
-    parameters = sum(tensor.nbytes for tensor in model.parameters())
-    packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
-    of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)
-    assert base_bytes(of) == parameters + packed
+    planned, held = base_planned_and_held(checkpoint, method, QuantSection.model_validate(settings))
+    assert planned == held
 
 
 def test_full_fine_tuning_trains_every_tensor(checkpoint: Checkpoint) -> None:
