@@ -141,7 +141,7 @@ def weights_of(*results: RunResult) -> Iterator[tuple[torch.Tensor, ...]]:
 
 @pytest.mark.scenario(number=2)
 @pytest.mark.parametrize("method", SETTINGS)
-def test_a_complete_run_may_be_resumed_and_nothing_changes(
+def test_a_complete_run_whose_weights_are_gone_writes_them_again_to_the_byte(
     method: str, finished: dict[str, RunResult], tmp_path: Path, tiny_model: Path, tiny_data: Path
 ) -> None:
     output = tmp_path / "run"
