@@ -11,6 +11,7 @@ from veneer.config import QuantSection
 from veneer.data.batches import MicroBatch
 from veneer.enums import Method
 from veneer.io.checkpoint import Checkpoint
+from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.planning.base import base_bytes
@@ -21,7 +22,7 @@ from veneer.training.objective import OverModel
 
 def base_planned_and_held(checkpoint: Checkpoint, method: Method, quant: QuantSection) -> tuple[int, int]:
     """Bytes of a base by the plan, and those of its tensors."""
-    model = load_model(checkpoint, form=FORMS[method], quant=quant)
+    model = load_model(checkpoint, Loading(form=FORMS[method], quant=quant))
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)
