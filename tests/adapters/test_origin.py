@@ -12,7 +12,7 @@ from tiny import run_config, write_model
 from veneer.adapters.origin import BASE_FILE, SOURCE_FILE, BaseCheck, base_differences, read_base
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import sha256
+from veneer.io.digests import sha256
 from veneer.quantization import quantize
 from veneer.training.run import train
 

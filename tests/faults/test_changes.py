@@ -12,7 +12,7 @@ from tiny import rows, run_config, tree, write_model, write_rows
 from training_runs import LONG, SETTINGS, WEIGHTS, weights
 from veneer.errors import CheckpointError, Interrupted, OutputError
 from veneer.events import Event, StepDone
-from veneer.io import files
+from veneer.io import digests
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
@@ -96,7 +96,7 @@ def test_a_change_in_the_middle_of_a_base_is_refused_before_a_checkpoint_is_writ
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Digests of the ends alone, by which a resumption starts at once, do not see it; the whole one does."""
-    monkeypatch.setattr(files, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(digests, "SAMPLE_BYTES", 1000)
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     config = run_config(model, tiny_data, tmp_path / "run", "train.steps=4")

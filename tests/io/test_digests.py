@@ -121,3 +121,22 @@ def test_who_is_in_a_hurry_does_not_wait_for_a_large_file(tmp_path: Path, monkey
     hashing.set()
     assert found.in_time(lambda: False)
     assert found.result() == {"large": "a digest"}
+
+
+def test_digests(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert digests.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_sampled_digest_sees_names_sizes_and_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "SAMPLE_BYTES", 4)
+    contents = [b"", b"a", b"abcd", b"abcde", b"abcdefgh", b"abcd____efgh", b"xbcd____efgh", b"abcd____efgx",
+                b"abcd_____efgh"]  # fmt: skip
+    found = set()
+    for content in contents:
+        (tmp_path / "a").write_bytes(content)
+        found.add(digests.sampled_digest([tmp_path / "a"]))
+        assert digests.sampled_digest([tmp_path / "a"]) in found
+    (tmp_path / "a").rename(tmp_path / "b")
+    found.add(digests.sampled_digest([tmp_path / "b"]))
+    assert len(found) == len(contents) + 1

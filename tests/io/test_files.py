@@ -268,25 +268,6 @@ def test_an_output_folder_is_made_and_tried(tmp_path: Path) -> None:
             files.make_output_folder(taken)
 
 
-def test_digests(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_a_sampled_digest_sees_names_sizes_and_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SAMPLE_BYTES", 4)
-    contents = [b"", b"a", b"abcd", b"abcde", b"abcdefgh", b"abcd____efgh", b"xbcd____efgh", b"abcd____efgx",
-                b"abcd_____efgh"]  # fmt: skip
-    found = set()
-    for content in contents:
-        (tmp_path / "a").write_bytes(content)
-        found.add(files.sampled_digest([tmp_path / "a"]))
-        assert files.sampled_digest([tmp_path / "a"]) in found
-    (tmp_path / "a").rename(tmp_path / "b")
-    found.add(files.sampled_digest([tmp_path / "b"]))
-    assert len(found) == len(contents) + 1
-
-
 def test_a_file_for_which_there_is_no_room_says_what_it_takes_and_what_there_is(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

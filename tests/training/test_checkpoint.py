@@ -16,7 +16,7 @@ from tiny import tree
 from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.adapters.origin import BASE_FILE
 from veneer.errors import AdapterError, CheckpointError, OutputError
-from veneer.io import files
+from veneer.io import digests
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
@@ -33,7 +33,7 @@ def test_a_checkpoint_holds_these_files_and_their_digests(saved: Saved) -> None:
     assert folder.name == "step-000003"
     assert sorted(file.name for file in folder.iterdir()) == FILES
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
-    assert manifest == {name: files.sha256(folder / name) for name in FILES if name != MANIFEST_FILE}
+    assert manifest == {name: digests.sha256(folder / name) for name in FILES if name != MANIFEST_FILE}
     assert verify(folder) is None
 
 
@@ -87,7 +87,7 @@ def test_a_state_of_another_version_is_refused(saved: Saved) -> None:
     state["progress"]["moon"] = "full"
     (folder / "state.json").write_text(json.dumps(state))
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | {"state.json": files.sha256(folder / "state.json")}))
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | {"state.json": digests.sha256(folder / "state.json")}))
     with pytest.raises(CheckpointError, match="another version"):
         saved.restored()
 
@@ -279,7 +279,7 @@ def rewrite(folder: Path, state: object) -> None:
     """Another state, with the digest that belongs to it."""
     (folder / "state.json").write_text(json.dumps(state))
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
-    (folder / MANIFEST_FILE).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
+    (folder / MANIFEST_FILE).write_text(json.dumps({**manifest, "state.json": digests.sha256(folder / "state.json")}))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_state_of_another_kind_is_refused(saved: Saved, content: str) -> None:
     rewrite(folder, {})
     (folder / "state.json").write_text(content)
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
-    (folder / MANIFEST_FILE).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
+    (folder / MANIFEST_FILE).write_text(json.dumps({**manifest, "state.json": digests.sha256(folder / "state.json")}))
     with pytest.raises(CheckpointError, match="another version of veneer"):
         saved.restored()
 

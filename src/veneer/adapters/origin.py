@@ -17,8 +17,8 @@ from typing import TypeGuard
 
 from veneer.adapters.integrity import LOCK_FILE, check_unchanged, read_record
 from veneer.errors import AdapterError, listing
-from veneer.io.digests import BackgroundDigests, file_digest
-from veneer.io.files import sha256, write_text
+from veneer.io.digests import BackgroundDigests, file_digest, sha256
+from veneer.io.files import write_text
 from veneer.strict_json import to_text
 
 BASE_FILE = "base_model.json"

@@ -27,7 +27,8 @@ from veneer.errors import ConfigError, DataError, OutputError, listing
 from veneer.evaluation.statistics.power import said_of_few
 from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import sampled_digest, write_text
+from veneer.io.digests import sampled_digest
+from veneer.io.files import write_text
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 

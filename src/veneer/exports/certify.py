@@ -24,7 +24,8 @@ from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import threshold_of
 from veneer.exports.veneer_reader import ReaderInput, own, reference
-from veneer.io.files import sha256, write_text
+from veneer.io.digests import sha256
+from veneer.io.files import write_text
 from veneer.strict_json import to_text, with_reasons
 from veneer.system import address_space, memory, memory_limit
 

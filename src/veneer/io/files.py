@@ -7,11 +7,10 @@ atomic on POSIX file systems. Errors of the system become an `OutputError` with 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from veneer.io.leftovers import PARTIAL, held, partial_of, remove_dead
 from veneer.io.places import working_folder
 from veneer.posix import file_size_limit
 
-SAMPLE_BYTES = 1_000_000
 BLOCK = 512
 """Bytes in which the system counts what a file takes."""
 STAGED = "result"
@@ -265,25 +263,6 @@ def try_writing(probe: Path) -> None:
         probe.write_bytes(b"veneer")
     finally:
         probe.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sampled_digest(paths: Iterable[Path]) -> str:
-    """A hash of the files' names, sizes, and first and last MB. It tells models apart without reading whole files."""
-    state = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            state.update(f"{path.name}\0{size}\0".encode())
-            for start in (0, max(SAMPLE_BYTES, size - SAMPLE_BYTES)):
-                file.seek(start)
-                state.update(file.read(SAMPLE_BYTES))
-    return state.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -25,7 +25,8 @@ from veneer.events import (
     broadcast,
 )
 from veneer.hardware import resolve_device
-from veneer.io.files import remove_folder, reported, sha256, write_text
+from veneer.io.digests import sha256
+from veneer.io.files import remove_folder, reported, write_text
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.reproduction.original import Original, read_original
 from veneer.run_folder import LOCK_FILE, RunFolder

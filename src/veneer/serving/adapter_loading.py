@@ -22,7 +22,7 @@ from veneer.adapters.step_factors import step_factors
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError, listing
 from veneer.generation.runner import LoadedAdapter
-from veneer.io.files import sha256 as whole_digest
+from veneer.io.digests import sha256 as whole_digest
 from veneer.model.language import LanguageModel
 from veneer.native.factors import factor_table
 from veneer.native.functions import KernelProducts

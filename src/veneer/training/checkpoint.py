@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError, listing
-from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256
+from veneer.io.digests import sha256
+from veneer.io.files import atomic_folder, remove_folder, remove_partial
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 from veneer.training.optimizer_file import OPTIMIZER, PARTS, OneFile, StateFiles

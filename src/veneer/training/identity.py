@@ -10,7 +10,7 @@ import torch
 
 from veneer.config import DataSection, RunConfig
 from veneer.hardware import processor
-from veneer.io.files import sha256
+from veneer.io.digests import sha256
 from veneer.rewards.build import reward_files
 from veneer.strict_json import to_text
 from veneer.training.from_adapter import adapter_digests

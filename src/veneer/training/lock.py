@@ -24,8 +24,8 @@ from veneer.enums import ObjectiveName, Publish
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
-from veneer.io.digests import BackgroundDigests, file_key
-from veneer.io.files import sha256, write_text
+from veneer.io.digests import BackgroundDigests, file_key, sha256
+from veneer.io.files import write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import REVISION, choice
 from veneer.rewards.build import reward_files

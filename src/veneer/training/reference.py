@@ -26,7 +26,7 @@ from veneer.enums import ObjectiveName, Sharding
 from veneer.events import Level, Note, Stage, Subscriber
 from veneer.formulas import ReferencePolicy
 from veneer.hardware import processor
-from veneer.io.files import sampled_digest
+from veneer.io.digests import sampled_digest
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.out_of_memory import out_of_memory_while

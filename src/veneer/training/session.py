@@ -15,7 +15,8 @@ from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import Interrupted
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, RunStarted, notes_to
-from veneer.io.files import reported, sampled_digest, write_text
+from veneer.io.digests import sampled_digest
+from veneer.io.files import reported, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.notebook import html_facts

@@ -15,8 +15,7 @@ from veneer.enums import Backend, Method, ObjectiveName
 from veneer.errors import AdapterError, ConfigError
 from veneer.events import Subscriber
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
-from veneer.io.digests import file_digest
-from veneer.io.files import sampled_digest
+from veneer.io.digests import file_digest, sampled_digest
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.spec import DecoderSpec
 from veneer.planning.machine import Machine

@@ -21,7 +21,7 @@ from veneer.data.rows import Rows
 from veneer.events import Stage, Subscriber
 from veneer.gpu.transfer import sent
 from veneer.hardware import processor, resolve_device, resolve_dtype
-from veneer.io.files import sampled_digest
+from veneer.io.digests import sampled_digest
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.memory import COMPARED_ROWS
 from veneer.training.keyed_tensors import key_of, read_under, write_under
