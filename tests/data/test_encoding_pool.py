@@ -23,7 +23,7 @@ from veneer.data.rows import load_rows
 from veneer.data.windows import WINDOW
 from veneer.enums import Check, Overlong
 from veneer.errors import DataError, Interrupted
-from veneer.events import Event, StageBegun, StageEnded, StageProgress
+from veneer.events import Event, StageBegun, StageEnded, StageProgress, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 
@@ -74,7 +74,7 @@ def test_a_job_that_cannot_be_done_ends_with_the_error_of_one_process(tokenizer:
     with pytest.raises(DataError) as alone:
         list(encode_each(records, encoder_of(tokenizer), max_length=1, overlong=Overlong.DROP))
     with pytest.raises(DataError) as together:
-        list(encode_in_processes(records, job(tokenizer, max_length=1), RowAudit(tokenizer, ()), 2))
+        list(encode_in_processes(records, job(tokenizer, max_length=1), RowAudit(tokenizer, ()), 2, ignore))
     assert str(together.value) == str(alone.value)
 
 
@@ -100,7 +100,7 @@ def test_a_process_that_is_killed_ends_the_job_and_all_others(
     records = read_records(write_rows(tmp_path / "rows.jsonl", rows(60)))
     monkeypatch.setattr(encoding_pool, "GROUP_ROWS", 1)
     workers = started(monkeypatch)
-    each = encode_in_processes(records, job(tokenizer), RowAudit(tokenizer, ()), 2)
+    each = encode_in_processes(records, job(tokenizer), RowAudit(tokenizer, ()), 2, ignore)
     next(each)
     os.kill(workers[0].process.pid, signal.SIGKILL)
     with pytest.raises(DataError, match="ended with -9, which often means that the memory was full"):
@@ -120,6 +120,6 @@ def test_a_stop_ends_the_processes(tokenizer: Tokenizer, tmp_path: Path, monkeyp
     monkeypatch.setattr(encoding_pool, "GROUP_ROWS", 4)
     workers = started(monkeypatch)
     with pytest.raises(Interrupted):
-        list(encode_in_processes(interrupted(), job(tokenizer), RowAudit(tokenizer, ()), 2))  # type: ignore[arg-type]
+        list(encode_in_processes(interrupted(), job(tokenizer), RowAudit(tokenizer, ()), 2, ignore))  # type: ignore[arg-type]
     assert len(workers) == 2
     assert ended(workers)

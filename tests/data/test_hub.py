@@ -21,7 +21,7 @@ from veneer.data.plain_json import NOT_JSON
 from veneer.data.records import read_file
 from veneer.enums import Column
 from veneer.errors import CheckpointError, DataError
-from veneer.events import Event
+from veneer.events import Event, ignore
 from veneer.io.leftovers import HELD
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
@@ -66,12 +66,12 @@ def test_a_name_has_a_split_and_may_have_a_configuration_and_a_revision() -> Non
 
 
 def test_the_rows_of_a_split_are_written_once(dataset: Path) -> None:
-    file = hub_file(f"hub:{dataset}[train]")
+    file = hub_file(f"hub:{dataset}[train]", ignore)
     assert lines(file) == rows(20)
-    assert lines(hub_file(f"hub:{dataset}[test]")) == rows(6, seed=3)
-    assert lines(hub_file(f"hub:{dataset}[train[:25%]]")) == rows(20)[:5]
+    assert lines(hub_file(f"hub:{dataset}[test]", ignore)) == rows(6, seed=3)
+    assert lines(hub_file(f"hub:{dataset}[train[:25%]]", ignore)) == rows(20)[:5]
     before = file.stat().st_mtime_ns
-    assert hub_file(f"hub:{dataset}[train]") == file
+    assert hub_file(f"hub:{dataset}[train]", ignore) == file
     assert file.stat().st_mtime_ns == before
 
 
@@ -79,18 +79,18 @@ def test_a_folder_is_told_apart_by_its_place_and_read_again_after_a_change(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two projects have each a folder `./set`."""
-    here = hub_file("hub:" + str(dataset) + "[train]")
+    here = hub_file("hub:" + str(dataset) + "[train]", ignore)
     monkeypatch.chdir(tmp_path)
-    first = hub_file("hub:./set[train]")
+    first = hub_file("hub:./set[train]", ignore)
     (tmp_path / "other" / "set").mkdir(parents=True)
     write_rows(tmp_path / "other" / "set" / "train.jsonl", rows(3, seed=9))
     monkeypatch.chdir(tmp_path / "other")
-    assert lines(hub_file("hub:./set[train]")) == rows(3, seed=9)
+    assert lines(hub_file("hub:./set[train]", ignore)) == rows(3, seed=9)
     monkeypatch.chdir(tmp_path)
-    assert hub_file("hub:./set[train]") == first
+    assert hub_file("hub:./set[train]", ignore) == first
     assert lines(first) == lines(here) == rows(20)
     write_rows(dataset / "data" / "train.jsonl", rows(20, seed=5))
-    assert lines(hub_file("hub:./set[train]")) == rows(20, seed=5)
+    assert lines(hub_file("hub:./set[train]", ignore)) == rows(20, seed=5)
 
 
 def test_a_folder_may_have_the_signs_of_a_revision_and_a_configuration_in_its_name(dataset: Path) -> None:
@@ -100,9 +100,9 @@ def test_a_folder_may_have_the_signs_of_a_revision_and_a_configuration_in_its_na
         assert read_name(f"hub:{name}[train]") == HubName(name, "train", None, None)
         assert read_name(f"hub:{name}:main[train]") == HubName(name, "train", "main", None)
     write_rows(Path(f"{dataset}@2") / "train.jsonl", rows(3, seed=9))
-    assert lines(hub_file(f"hub:{dataset}@2[train]")) == rows(3, seed=9)
+    assert lines(hub_file(f"hub:{dataset}@2[train]", ignore)) == rows(3, seed=9)
     with pytest.raises(DataError, match="is a folder, whose files have no revisions; leave @4 out"):
-        hub_file(f"hub:{dataset}@4[train]")
+        hub_file(f"hub:{dataset}@4[train]", ignore)
 
 
 def test_a_folder_of_save_to_disk_is_refused_with_what_makes_a_file_of_it(dataset: Path, tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_a_folder_of_save_to_disk_is_refused_with_what_makes_a_file_of_it(datase
 
     saved = datasets.Dataset.from_list(rows(2))
     datasets.DatasetDict({"train": saved}).save_to_disk(tmp_path / "splits")
-    assert lines(hub_file(f"hub:{tmp_path / 'splits'}[train]")) == rows(2), "which datasets reads"
+    assert lines(hub_file(f"hub:{tmp_path / 'splits'}[train]", ignore)) == rows(2), "which datasets reads"
     saved.save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match=r"was written by save_to_disk of datasets.*to_parquet"):
-        hub_file(f"hub:{tmp_path / 'saved'}[train]")
+        hub_file(f"hub:{tmp_path / 'saved'}[train]", ignore)
 
 
 def test_rows_are_those_of_the_same_parquet_read_directly(dataset: Path, tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_rows_that_python_cannot_hold_are_refused(tmp_path: Path, dataset: Path)
     (tmp_path / "dates").mkdir()
     pq.write_table(table, tmp_path / "dates" / "train.parquet")
     with pytest.raises(DataError, match="a row cannot be read"):
-        hub_file(f"hub:{tmp_path / 'dates'}[train]")
+        hub_file(f"hub:{tmp_path / 'dates'}[train]", ignore)
 
 
 def test_half_a_split_that_a_killed_run_left_is_gone_after_the_next(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     for name in (".partial-1-rows.jsonl", ".partial-1-rows.jsonl" + HELD):
         (tmp_path / "kept" / name).write_text("half")
-    file = hub_file(f"hub:{dataset}[train]")
+    file = hub_file(f"hub:{dataset}[train]", ignore)
     assert list((tmp_path / "kept").iterdir()) == [file]
 
 
@@ -164,9 +164,9 @@ def test_a_run_trains_and_is_made_again_from_the_name(dataset: Path, tiny_model:
     weights = [(train(one).output / "adapter_model.safetensors").read_bytes() for one in (named, plain)]
     assert weights[0] == weights[1]
     assert reproduce(tmp_path / "named").same
-    hub_file(f"hub:{dataset}[train]").unlink()
+    hub_file(f"hub:{dataset}[train]", ignore).unlink()
     assert reproduce(tmp_path / "named").same, "the rows are read from the dataset again"
-    hub_file(f"hub:{dataset}[train]").write_text(json.dumps(rows(1)[0]) + "\n")
+    hub_file(f"hub:{dataset}[train]", ignore).write_text(json.dumps(rows(1)[0]) + "\n")
     with pytest.raises(CheckpointError, match=r"data data\.file: has changed"):
         reproduce(tmp_path / "named")
 
@@ -182,13 +182,13 @@ def test_a_failure_of_the_network_that_is_no_error_of_the_system_is_told(
 
     monkeypatch.setattr("datasets.load_dataset", refused)
     with pytest.raises(DataError, match=r"cannot be had: 403 Forbidden\nLook at the name"):
-        hub_file(f"hub:{dataset}[train]")
+        hub_file(f"hub:{dataset}[train]", ignore)
 
 
 def test_what_cannot_be_had_is_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"hub:{dataset}[validation]", f"hub:{dataset / 'absent'}[train]"):
         with pytest.raises(DataError, match="cannot be had"):
-            hub_file(name)
+            hub_file(name, ignore)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'veneer\[hub\]'"):
-        hub_file(f"hub:{dataset}[test]")
+        hub_file(f"hub:{dataset}[test]", ignore)

@@ -14,7 +14,7 @@ from veneer.data.in_memory import rows_file
 from veneer.data.plain_json import NOT_JSON
 from veneer.data.records import read_records
 from veneer.errors import DataError, OutputError
-from veneer.events import Event
+from veneer.events import Event, ignore
 
 ROWS = [{"prompt": "naïve 🎉?", "completion": "yes\nno"}, {"prompt": "b", "completion": "c", "weight": None}]
 
@@ -32,22 +32,22 @@ class Dataset:
 
 @pytest.mark.parametrize("source", [ROWS, tuple(ROWS), iter(ROWS), Dataset()], ids=["list", "tuple", "iterator", "set"])
 def test_rows_in_memory_are_read_as_from_a_file(source: Any, tmp_path: Path) -> None:
-    file = rows_file(source, tmp_path / "run" / "data.jsonl")
+    file = rows_file(source, tmp_path / "run" / "data.jsonl", ignore)
     assert file == tmp_path / "run" / "data.jsonl"
     assert [record.messages[-1]["content"] for record in read_records(file)] == ["yes\nno", "c"]
 
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
-    assert rows_file("rows.csv", tmp_path / "data.jsonl") == Path("rows.csv")
+    assert rows_file("rows.csv", tmp_path / "data.jsonl", ignore) == Path("rows.csv")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_path: Path) -> None:
-    file = rows_file(ROWS, tmp_path / "data.jsonl")
+    file = rows_file(ROWS, tmp_path / "data.jsonl", ignore)
     before = file.stat().st_mtime_ns
-    assert rows_file(ROWS, file).stat().st_mtime_ns == before
+    assert rows_file(ROWS, file, ignore).stat().st_mtime_ns == before
     with pytest.raises(OutputError, match="holds other rows than were given"):
-        rows_file(ROWS[:1], file)
+        rows_file(ROWS[:1], file, ignore)
     assert file.stat().st_mtime_ns == before
 
 
@@ -60,7 +60,7 @@ def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_pat
 )  # fmt: skip
 def test_what_is_no_row_is_refused(rows: list[Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
-        rows_file(rows, tmp_path / "data.jsonl")
+        rows_file(rows, tmp_path / "data.jsonl", ignore)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,14 +78,14 @@ def test_a_frame_is_refused_with_what_makes_rows_of_it(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(ROWS)
     with pytest.raises(DataError, match=r'rows are dictionaries; give frame\.to_dict\("records"\)'):
-        rows_file(frame, tmp_path / "data.jsonl")
-    assert len(read_records(rows_file(frame.to_dict("records"), tmp_path / "data.jsonl"))) == 2
+        rows_file(frame, tmp_path / "data.jsonl", ignore)
+    assert len(read_records(rows_file(frame.to_dict("records"), tmp_path / "data.jsonl", ignore))) == 2
 
 
 def test_rows_are_written_as_they_come_and_held_no_longer(tmp_path: Path) -> None:
     rows = ({"text": f"{number} " + "x" * 1000} for number in range(20_000))
     tracemalloc.start()
-    file = rows_file(rows, tmp_path / "data.jsonl")
+    file = rows_file(rows, tmp_path / "data.jsonl", ignore)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert file.stat().st_size > 20e6
@@ -99,7 +99,7 @@ def test_an_error_while_rows_are_read_is_theirs_and_leaves_no_file(tmp_path: Pat
         raise ConnectionResetError("the line is cut")
 
     with pytest.raises(DataError, match="the rows that were given cannot be read: the line is cut"):
-        rows_file(rows(), tmp_path / "data.jsonl")
+        rows_file(rows(), tmp_path / "data.jsonl", ignore)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,14 +110,17 @@ def test_the_format_of_a_data_set_changes_no_row(form: str, stream: bool, tmp_pa
     import datasets
 
     plain = datasets.Dataset.from_list([{"messages": [{"role": "user", "content": "a"}], "n": n} for n in (1, 2)])
-    wanted = rows_file(plain, tmp_path / "plain.jsonl").read_bytes()
+    wanted = rows_file(plain, tmp_path / "plain.jsonl", ignore).read_bytes()
     source = plain.to_iterable_dataset() if stream else plain
-    assert rows_file(source.with_format(form), tmp_path / "data.jsonl").read_bytes() == wanted
+    assert rows_file(source.with_format(form), tmp_path / "data.jsonl", ignore).read_bytes() == wanted
     if not stream:
-        some = rows_file(plain.with_format(form, columns=["n"]), tmp_path / "some.jsonl")
+        some = rows_file(plain.with_format(form, columns=["n"]), tmp_path / "some.jsonl", ignore)
         assert [json.loads(line) for line in some.read_text().splitlines()] == [{"n": 1}, {"n": 2}]
         own = plain.with_transform(lambda batch: {"text": [str(n) for n in batch["n"]]})
-        assert rows_file(own, tmp_path / "own.jsonl").read_text().splitlines() == ['{"text": "1"}', '{"text": "2"}']
+        assert rows_file(own, tmp_path / "own.jsonl", ignore).read_text().splitlines() == [
+            '{"text": "1"}',
+            '{"text": "2"}',
+        ]
 
 
 @needs("datasets", "datasets is not installed")

@@ -16,8 +16,9 @@ from veneer.config.values import override
 from veneer.data.rows import load_rows
 from veneer.data.sources import evaluation_files, files_named, keys_then, run_files, training_files
 from veneer.data.splits import evaluation_records
+from veneer.enums import RowKind
 from veneer.errors import CheckpointError, ConfigError, DataError, Interrupted
-from veneer.events import StepDone
+from veneer.events import StepDone, ignore
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.reproduction.run import reproduce
@@ -51,7 +52,7 @@ def test_a_pattern_means_its_files_by_name(corpus: Path) -> None:
 def test_files_are_called_by_their_key_and_name(corpus: Path) -> None:
     data = DataSection.model_validate({"file": str(corpus / "*.jsonl"), "eval_file": str(corpus / "a.jsonl")})
     assert [file.key for file in training_files(data)] == [f"data.file {name}.jsonl" for name in "abc"]
-    assert [file.key for file in evaluation_files(data)] == ["data.eval_file"]
+    assert [file.key for file in evaluation_files(data, ignore)] == ["data.eval_file"]
     sources = [{"file": str(corpus / "a.jsonl"), "weight": 2}, {"file": str(corpus / "[bc].jsonl")}]
     data = DataSection.model_validate({"sources": sources})
     assert [(file.key, file.weight) for file in training_files(data)] == [
@@ -66,7 +67,7 @@ def test_files_of_one_name_have_keys_of_their_own(corpus: Path, monkeypatch: pyt
     data = DataSection(file=str(corpus / "**" / "a.jsonl"), eval_file=str(corpus / "d?" / "*.jsonl"))
     keys = ["data.file a.jsonl", "data.file de/a.jsonl", "data.file en/a.jsonl"]
     assert [file.key for file in training_files(data)] == keys
-    assert [file.key for file in evaluation_files(data)] == ["data.eval_file de/a.jsonl"]
+    assert [file.key for file in evaluation_files(data, ignore)] == ["data.eval_file de/a.jsonl"]
     monkeypatch.chdir(corpus)
     for pattern, names in (("*.jsonl", "abc"), ("../corpus/?.jsonl", "abc"), ("e*/*", ["en/a"])):
         found = training_files(DataSection(file=pattern))
@@ -176,7 +177,7 @@ def test_a_weighted_run_goes_on_exactly_and_other_weights_are_refused(corpus: Pa
 def test_held_out_rows_of_several_files_are_found_again(corpus: Path, tiny_model: Path) -> None:
     config = run_config(tiny_model, corpus / "*.jsonl", corpus.parent / "run", "data.held_out=0.3")
     found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
-    assert [record.where for record in evaluation_records(config.data, run_files(config.data))] == [
+    assert [record.where for record in evaluation_records(config.data, run_files(config.data), RowKind.ANSWERS)] == [
         one.where for one in found.eval
     ]
     assert len({one.where.rpartition(":")[0] for one in found.train}) == 3

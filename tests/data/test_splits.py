@@ -23,7 +23,7 @@ from veneer.data.rows import load_rows
 from veneer.data.sources import training_files
 from veneer.data.splits import split_rows
 from veneer.errors import ConfigError, DataError
-from veneer.events import Event, Note
+from veneer.events import Event, Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 
 
@@ -37,7 +37,7 @@ def sides(file: Path, content: list[dict[str, Any]], share: float, **how: str) -
     file.write_text("".join(json.dumps(row) + "\n" for row in content))
     data = DataSection.model_validate({"file": str(file), "held_out": share, "split": how})
     records = read_records(file)
-    train, held = split_rows(records, records, data, training_files(data))
+    train, held = split_rows(records, records, data, training_files(data), ignore)
     lines = [[int(record.where.rpartition(":")[2]) - 1 for record in side] for side in (train, held)]
     assert all(side == sorted(side) for side in lines)
     assert sorted(lines[0] + lines[1]) == list(range(len(content)))
@@ -50,7 +50,7 @@ def test_by_row_is_what_it_was(tiny_data: Path) -> None:
 
     def split(share: float) -> tuple[list[Record], list[Record]]:
         data = DataSection(file=str(tiny_data), held_out=share)
-        return split_rows(records, records, data, training_files(data))
+        return split_rows(records, records, data, training_files(data), ignore)
 
     train, held = split(0.25)
     assert [int(record.where.rpartition(":")[2]) for record in held] == [5, 6, 10, 17, 19]

@@ -15,7 +15,7 @@ from veneer.data.rows import Rows, load_rows
 from veneer.data.sources import RowFile, RunFiles
 from veneer.data.stored_rows import stored_rows
 from veneer.data.token_cache import cache_folder, cached_tokens
-from veneer.enums import TokenCache
+from veneer.enums import RowKind, TokenCache
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, StageBegun
 from veneer.io.checkpoint import open_checkpoint
@@ -98,6 +98,7 @@ def test_files_of_other_names_stand_there_as_if_they_were_encoded_by_these(
             RunFiles(tuple(RowFile(file, "data.file", 1.0) for file in files), ()),
             tokenizer,
             lambda event: said.append(event.message) if isinstance(event, Note) else None,
+            RowKind.ANSWERS,
         )
         places = [store.where(number) for number in range(len(store))]
         notes = [note for note in said if "are read from" not in note]

@@ -12,7 +12,7 @@ from veneer.data.record_groups import record_groups
 from veneer.data.records import Record
 from veneer.data.worker_pool import shared_out
 from veneer.enums import Check, Overlong
-from veneer.events import Subscriber, ignore
+from veneer.events import Subscriber
 from veneer.io.tokenizer import Tokenizer
 
 GROUP_ROWS = 256
@@ -57,7 +57,7 @@ class EncodingJob:
 
 
 def encode_in_processes(
-    records: Iterable[Record], job: EncodingJob, audit: RowAudit, processes: int, emit: Subscriber = ignore
+    records: Iterable[Record], job: EncodingJob, audit: RowAudit, processes: int, emit: Subscriber
 ) -> Iterator[EncodedRow]:
     """Encode records in several processes as they are asked for: what came of each, in order.
 

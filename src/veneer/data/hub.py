@@ -12,7 +12,7 @@ from typing import Any
 from veneer.data.arrow_rows import nulls_noted, without_nulls
 from veneer.data.plain_json import as_json
 from veneer.errors import DataError, OutputError
-from veneer.events import Note, Stage, Subscriber, ignore
+from veneer.events import Note, Stage, Subscriber
 from veneer.io.files import atomic_file, make_output_folder
 from veneer.io.leftovers import held, remove_dead
 from veneer.io.places import place_named
@@ -81,7 +81,7 @@ def kept_datasets() -> Path:
     return place_named("~/.cache/veneer/datasets", OutputError)
 
 
-def hub_file(name: str, emit: Subscriber = ignore) -> Path:
+def hub_file(name: str, emit: Subscriber) -> Path:
     """The file with the rows of a dataset, which is written the first time; of a folder's dataset, again after its
     files were changed.
 

@@ -14,7 +14,7 @@ from veneer.data.arrow_rows import nulls_noted, without_nulls
 from veneer.data.json_values import BadRow, check_value, half_character
 from veneer.data.plain_json import NOT_JSON, as_json
 from veneer.errors import DataError, OutputError
-from veneer.events import Note, Subscriber, ignore
+from veneer.events import Note, Subscriber
 from veneer.io.files import atomic_file, make_output_folder
 from veneer.io.leftovers import held
 from veneer.strict_json import to_text
@@ -28,7 +28,7 @@ _TABLES = {"pandas": '; give frame.to_dict("records")', "polars": _PARQUET, "pya
 """What makes rows of the tables of other libraries, which go through their columns."""
 
 
-def rows_file(source: RowSource, file: Path, emit: Subscriber = ignore) -> Path:
+def rows_file(source: RowSource, file: Path, emit: Subscriber) -> Path:
     """The file of some rows: the one that is named, or `file`, to which rows in memory are written as JSONL.
 
     Args:

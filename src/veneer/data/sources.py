@@ -116,7 +116,7 @@ def _refuse_two_weights(files: Sequence[RowFile]) -> None:
         )
 
 
-def evaluation_files(data: DataSection, emit: Subscriber = ignore) -> list[RowFile]:
+def evaluation_files(data: DataSection, emit: Subscriber) -> list[RowFile]:
     """The files of evaluation rows, in order; none where no `eval_file` is given. Arguments as `training_files`.
 
     Raises:

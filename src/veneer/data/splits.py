@@ -59,7 +59,7 @@ def split_rows(
     records: Records,
     data: DataSection,
     files: Sequence[RowFile],
-    emit: Subscriber = ignore,
+    emit: Subscriber,
 ) -> tuple[list[AnyRow], list[AnyRow]]:
     """Split the rows of files to train on as `data.held_out` and `data.split` say: those to train, and those to
     evaluate. By their places in the order, since a file may be named twice.
@@ -125,7 +125,7 @@ def _held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> 
             return _by_group(_numbered(_near_duplicates(records)), data.held_out)
 
 
-def evaluation_records(data: DataSection, files: RunFiles, kind: RowKind = RowKind.ANSWERS) -> list[Record]:
+def evaluation_records(data: DataSection, files: RunFiles, kind: RowKind) -> list[Record]:
     """The rows that a run over some files is evaluated on: those of `data.eval_file`, or those that are held out. No
     others are kept in memory. `kind` is what rows are read as, ANSWERS or TEXTS.
 

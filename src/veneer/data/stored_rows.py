@@ -66,7 +66,7 @@ def stored_rows(
     files: RunFiles,
     tokenizer: Tokenizer,
     emit: Subscriber,
-    kind: RowKind = RowKind.ANSWERS,
+    kind: RowKind,
 ) -> StoredRows:
     """Read and encode the files of a run where that is not done already, and say what was found.
 

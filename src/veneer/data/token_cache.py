@@ -94,9 +94,7 @@ def cached_tokens(
     return _opened(folder, names, emit)
 
 
-def token_folder(
-    files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: RowKind = RowKind.ANSWERS
-) -> Path:
+def token_folder(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, kind: RowKind) -> Path:
     """The folder of the encoded rows of some files, whether they are there or not. Arguments as for `cached_tokens`.
 
     Raises:
