@@ -172,6 +172,7 @@ def test_prompts_are_checked_for_the_objective_that_takes_them(tmp_path: Path) -
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "are a row of objectives like dpo; set objective: dpo",
         ),
+        ("distillation", {"prompt": "a", "completion": "b", "kto_tag": "false"}, "such rows are for objective: kto"),
         ("distillation", {"prompt": "a"}, "there is a prompt but no completion"),
         ("grpo", {"text": "a"}, "there is no prompt"),
     ],

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from tiny import TEMPLATE, rows, run_config, write_rows
+from veneer.config import DataSection
 from veneer.data import rows as rows_module
 from veneer.data.chat import template_of
 from veneer.data.records import RecordReader
 from veneer.data.rows import load_rows
+from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.events import Event, Note, StageEnded, StageProgress, Subscriber
 from veneer.io.checkpoint import open_checkpoint
@@ -97,6 +99,15 @@ def test_rows_that_cannot_be_used_are_left_out_where_asked(tiny_model: Path, tmp
     assert (len(found.train), len(found.eval)) == (6, 2)
     assert [problem.where for problem in found.skipped] == [f"{data}:5", f"{other}:3"]
     assert sum("cannot be used and are left out" in note for note in notes) == 2
+
+
+def test_labelled_answers_are_not_imitated(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [row | {"label": n > 2} for n, row in enumerate(rows(6))])
+    tokenizer = open_checkpoint(tiny_model).tokenizer()
+    with pytest.raises(DataError, match=r"6 of 6 rows cannot be used:\n.*for objective: kto"):
+        load_rows(DataSection(file=str(file)), tokenizer)
+    columns = {Column(key): key for key in rows(1)[0]}
+    assert len(load_rows(DataSection(file=str(file), columns=columns), tokenizer).train) == 6
 
 
 def test_columns_are_mapped_and_the_others_named(tiny_model: Path, tmp_path: Path) -> None:
