@@ -11,7 +11,7 @@ from typing import Any
 from veneer.config import RunConfig, parse
 from veneer.errors import CheckpointError, listing
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.files import sha256
+from veneer.io.digests import sha256
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
 from veneer.training.locked_inputs import changed_inputs
