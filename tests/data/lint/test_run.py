@@ -218,11 +218,12 @@ def test_in_pairs_for_a_run_the_rejected_answers_are_checked_too(tmp_path: Path)
 
 
 def test_a_label_counts_where_the_objective_has_labels(tmp_path: Path) -> None:
-    raws = [{"prompt": sentence(1), "completion": sentence(2), "label": label} for label in (True, False)]
-    file = write(tmp_path / "rows.jsonl", raws)
-    assert {"both-labels"} == found_in(lint(file)).keys()
-    assert {"both-labels"} == found_in(lint(file, objective=ObjectiveName.KTO)).keys()
-    assert {"duplicate"} == found_in(lint(file, objective=ObjectiveName.SFT)).keys(), "nothing reads it there"
+    for labels, imitated in (((True, False), "unusable-row"), ((1, 0), "duplicate")):
+        raws = [{"prompt": sentence(1), "completion": sentence(2), "label": label} for label in labels]
+        file = write(tmp_path / "rows.jsonl", raws)
+        assert {"both-labels"} == found_in(lint(file)).keys()
+        assert {"both-labels"} == found_in(lint(file, objective=ObjectiveName.KTO)).keys()
+        assert {imitated} == found_in(lint(file, objective=ObjectiveName.SFT)).keys(), "numbers may be classes there"
 
 
 def test_processes_read_rows_as_the_objective_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
