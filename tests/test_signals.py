@@ -25,7 +25,7 @@ from tiny import CommandLine, rows, run_config, tree, write_rows
 from training_runs import options
 from veneer.config import to_yaml
 from veneer.io.leftovers import PARTIAL
-from veneer.signals import GRACE, NOTICE, SIGNALS
+from veneer.signals import GRACE, SIGNALS
 from veneer.training.checkpoint import verify
 from veneer.training.run import train
 
@@ -98,20 +98,6 @@ def test_the_first_signal_ends_what_is_done_and_cleans_up(number: signal.Signals
     assert ended.seconds < 25  # it would sleep for 30 s
 
 
-@pytest.mark.parametrize("body", ["sleep", "deferred"])
-@pytest.mark.parametrize(("rank", "says"), [("0", True), ("1", False)])
-def test_the_first_of_several_processes_says_for_all_that_a_signal_came(
-    rank: str, says: bool, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", rank)
-    command = program(tmp_path, SLEEP) if body == "sleep" else deferred(tmp_path, 1)
-    ended = signalled(command, (tmp_path / "ready").exists, signal.SIGTERM)
-    assert ended.code == 143
-    assert ("error: stopped by SIGTERM." in ended.err) == says
-    assert (NOTICE in ended.err) == (says and body == "deferred")
-
-
 def test_a_signal_that_is_ignored_from_outside_stays_ignored(tmp_path: Path) -> None:
     body = "def work():\n    READY.touch()\n    time.sleep(0.3)\n    print('done')"
     command = ["nohup", *program(tmp_path, body)]
@@ -141,6 +127,14 @@ def work():
 def deferred(folder: Path, rounds: int) -> list[str]:
     """A program that goes on for so many rounds after it has noted a signal."""
     return program(folder, f"ROUNDS = {rounds}\n{DEFERRED}")
+
+
+@pytest.mark.parametrize("body", [SLEEP, f"ROUNDS = 1\n{DEFERRED}"], ids=["stopped", "noted"])
+def test_a_process_that_leaves_speaking_to_another_ends_in_silence(body: str, tmp_path: Path) -> None:
+    silent = body.replace("READY.touch", "signals.leave_speaking_to_another() or READY.touch")
+    ended = signalled(program(tmp_path, silent), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 143
+    assert "SIGTERM" not in ended.err
 
 
 def test_where_signals_are_deferred_they_are_noted_and_take_effect_at_the_end(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from veneer.commands.verify import verify
 from veneer.errors import ConfigError, Diverged, Ended, Interrupted, OutOfMemory, OutputError, RankLost, VeneerError
 from veneer.heap import spare_address_space
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
-from veneer.signals import leave, signal_exit_code
+from veneer.signals import leave, leave_speaking_to_another, signal_exit_code
 from veneer.training.parallel.ranks import launched
 
 EXIT_CODES = """\b
@@ -83,6 +83,8 @@ class _Commands(click.Group):
         """See `click.Group`; refuse a launcher's several processes where each would do all of the command."""
         name, command, rest = super().resolve_command(ctx, args)
         ranks = launched()
+        if not ranks.first:
+            leave_speaking_to_another()
         if ranks.many and name not in SPREADING:
             raise ConfigError(
                 f"`veneer {name}` was started {ranks.world} times by a launcher (WORLD_SIZE), and each process would "

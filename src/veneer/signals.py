@@ -53,6 +53,8 @@ class SignalHandler:
         """What the first signal does where it is only noted; None raises `Stopped`."""
         self.notice = NOTICE
         """What is said where it is only noted."""
+        self.speaks = True
+        """Whether this process says that it was signalled."""
         self.raised = False
         """Whether `Stopped` was raised."""
         self.again = False
@@ -77,7 +79,7 @@ class SignalHandler:
             _beside(_leave_after, GRACE, self.received)
             self._stop_outside_imports(number, frame)
             return
-        if _speaks_for_all():
+        if self.speaks:
             _say(f"{self.received.name}: {self.notice}")
         self.then()
 
@@ -141,7 +143,7 @@ def end_by_signals(program: Callable[[], None]) -> None:
         )
         if handler.received is None or not stopped:
             raise
-        if _speaks_for_all():
+        if handler.speaks:
             _say(
                 f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
                 "The same command does it again; a run that has a checkpoint goes on with --resume."
@@ -194,6 +196,13 @@ def signal_exit_code() -> int | None:
     return None if handler is None or handler.received is None else 128 + handler.received
 
 
+def leave_speaking_to_another() -> None:
+    """Say nothing of signals from here on: another process, which gets them too, does so."""
+    handler = _installed()
+    if handler is not None:
+        handler.speaks = False
+
+
 def _importing(frame: FrameType | None) -> bool:
     """Whether a module is being imported where the program stands."""
     while frame is not None:
@@ -224,11 +233,6 @@ def take_everything(number: int) -> None:
 def _installed() -> SignalHandler | None:
     found = (signal.getsignal(number) for number in SIGNALS)
     return next((handler for handler in found if isinstance(handler, SignalHandler)), None)
-
-
-def _speaks_for_all() -> bool:
-    """Whether this process is alone, or the first of those that a launcher has started (`parallel.ranks`)."""
-    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def _say(message: str) -> None:

@@ -61,9 +61,11 @@ end_by_signals(lambda: sys.exit(launch([sys.executable, "-c", *sys.argv[1:]], 2,
 SLEEPING = """
 import os, sys, time
 from pathlib import Path
-from veneer.signals import end_by_signals
+from veneer.signals import end_by_signals, leave_speaking_to_another
 
 def work():
+    if os.environ["RANK"] == "1":
+        leave_speaking_to_another()
     Path(sys.argv[1], os.environ["RANK"]).touch()
     time.sleep(60)
 

@@ -346,6 +346,7 @@ def test_a_signal_to_any_process_checkpoints_on_all(
     ended = started.ended()
     assert ended[1].code == 128 + number
     assert ended[0].code == 130  # it was told by the other
+    assert ended[1].err == ""
     assert "stopped after step" in ended[0].err
     folder = RunFolder(tmp_path / "run")
     assert folder.checkpoint_steps() == [runs.steps("run")]
