@@ -22,6 +22,7 @@ from veneer.data.encoding import EncodedRow, encode_each, encoder_of
 from veneer.data.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.lint.audit import RowAudit
 from veneer.data.records import Record, read_records
+from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.system import available_cores
@@ -37,7 +38,7 @@ def encoded(records: list[Record], tokenizer: Tokenizer, processes: int) -> Iter
         encoder = encoder_of(tokenizer)
         return encode_each(records, encoder, max_length=DATA.max_length, overlong=DATA.overlong, audit=audit)
     job = EncodingJob(tokenizer, DATA.max_length, DATA.overlong, tuple(DATA.checks))
-    return encode_in_processes(records, job, audit, processes)
+    return encode_in_processes(records, job, audit, processes, ignore)
 
 
 def seconds(records: list[Record], tokenizer: Tokenizer, processes: int) -> float:

@@ -22,6 +22,7 @@ from large_data import bytes_a_row, settings, train, trained_apart
 from veneer.data.encoding import Fate
 from veneer.data.token_cache import token_folder
 from veneer.data.token_store import BLOCK, ENTRY, FORMAT, META, PROBLEMS, ROWS, TOKENS
+from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
 
@@ -80,7 +81,7 @@ def main() -> None:
             data = Path(name) / "rows.jsonl"
             data.write_text('{"text": "a row"}\n')
             config = settings(given.model, data, given.assignments, STEPS)
-            where = token_folder([data], config.data, open_checkpoint(given.model).tokenizer())
+            where = token_folder([data], config.data, open_checkpoint(given.model).tokenizer(), RowKind.ANSWERS)
             lay(where, str(data), rows, given.repeated)
             found = trained_apart(__file__, given.model, data, given.assignments)
         peak = found["peak"]

@@ -44,17 +44,18 @@ class Run:
     """A name of `same_bytes_inputs.MODELS`."""
     method: str
     settings: tuple[str, ...]
-    """What is given by `--set`."""
+    """What is given by `--set`, over the settings that runs have else."""
 
     def command(self, folder: str, *, steps: int = STEPS) -> list[str]:
         """The command line that trains into `folder`."""
-        given = (
+        settings = (
             "compute.device=cpu", "train.examples_per_step=6", "train.save_every=4", f"train.steps={steps}",
             "train.learning_rate=0.005", "lora.rank=4", "compute.threads=1", "train.seed=3", *self.settings,
         )  # fmt: skip
+        given = dict(setting.split("=", 1) for setting in settings)
         command = ["train", "--model", f"../inputs/models/{self.model}", "--data", "../inputs/rows.jsonl"]
         command += ["--method", self.method, "--held-out", "0.1", "--output", folder]
-        return command + [word for setting in given for word in ("--set", setting)]
+        return command + [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
 
 
 RUNS: dict[str, Run] = {
