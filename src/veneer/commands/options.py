@@ -11,7 +11,7 @@ import click
 
 from veneer.commands.parameter_types import ADDRESS, COUNT, FEW, MODEL, PATH, ROWS, SEED, Number, Text
 from veneer.enums import Dtype, Method, OtherBase
-from veneer.errors import ConfigError, listing
+from veneer.errors import ConfigError
 
 if TYPE_CHECKING:
     from veneer.assistant.request import AssistantRequest
@@ -224,7 +224,7 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         ConfigError: an assignment cannot be read, or a setting has two values, by `--set` twice or by an option too;
             all such are named.
     """
-    from veneer.config.values import flat, given_twice, laid_over, read_assignment
+    from veneer.config.values import flat, given_twice, laid_over, read_assignment, refuse_two_values
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = [read_assignment(assignment) for assignment in assignments]
@@ -235,8 +235,7 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         if key in given and value != given[key]
     ]
     found += [f"--set {twice}" for twice in given_twice(settings)]
-    if found:
-        raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
+    refuse_two_values(found)
     return laid_over(values, [*settings, *given.items()])
 
 

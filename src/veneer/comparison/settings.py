@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from veneer.arguments import check_least, repeats
-from veneer.config.values import flat, given_twice, override, read_assignment
+from veneer.config.values import flat, given_twice, override, read_assignment, refuse_two_values
 from veneer.enums import Method, ObjectiveName, RowKind
 from veneer.errors import ConfigError, listing
 
@@ -104,13 +104,13 @@ def _check_repeats(config: CompareConfig) -> None:
     names = repeats({"methods": [one.value for one in config.methods], "metrics": config.metrics})
     if names:
         raise ConfigError(f"names that are given more than once:\n{listing(names)}")
-    twice = [
-        f"--set {line}"
-        for texts in (config.assignments, *config.more.values())
-        for line in given_twice(map(read_assignment, texts))
-    ]
-    if twice:
-        raise ConfigError(f"a setting has two values; give one of them:\n{listing(twice)}")
+    refuse_two_values(
+        [
+            f"--set {line}"
+            for texts in (config.assignments, *config.more.values())
+            for line in given_twice(map(read_assignment, texts))
+        ]
+    )
 
 
 def _check_preference(config: CompareConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, listing
 
 
 class _StrictLoader(yaml.CSafeLoader):
@@ -164,6 +164,16 @@ def given_twice(settings: Iterable[tuple[str, Any]]) -> list[str]:
         ]
         before = {one: old for one, old in before.items() if one not in lost} | own
     return found
+
+
+def refuse_two_values(found: Sequence[str]) -> None:
+    """Refuse settings that have two values. Raises ConfigError, naming them.
+
+    Args:
+        found: a line for each, with both values.
+    """
+    if found:
+        raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

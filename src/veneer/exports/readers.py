@@ -151,9 +151,8 @@ def _failing(problem: str) -> Iterator[None]:
         yield
     except VeneerError:
         raise
-    except (
-        Exception
-    ) as error:  # tokenizers raises no other kind, and jinja2 and huggingface_hub have kinds of their own
+    # tokenizers raises no narrower kind, and jinja2 and huggingface_hub have kinds of their own.
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(f"{problem}: {error}") from error
