@@ -146,6 +146,42 @@ def test_a_resumed_run_has_the_steps_that_were_fixed(
     assert written(tmp_path / "run") == written(tmp_path / "five")
 
 
+def foreseen_times(inputs: RunInputs, times: float) -> StepTimes:
+    """Measured times by which a step takes so many times as long as the plan says."""
+    plan = inputs.prepared.plan
+    assert plan is not None
+    token = times * plan.seconds / plan.choice.batch.step_tokens
+    return StepTimes(before=0.01, token=token, update=0.0, evaluation=0.01, checkpoint=0.0)
+
+
+@pytest.mark.parametrize(
+    ("measured", "used"), [([1.5], 1.5), ([9.0, 1.2], 1.2), ([9.0, 12.0, 0.8], 0.8), ([9.0, 8.0, 11.0], 8.0)]
+)
+def test_steps_much_slower_than_foreseen_are_measured_again(
+    measured: list[float], used: float, tiny_model: Path, tiny_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tries = iter(measured)
+    foreseen: list[float] = []
+
+    def disturbed(inputs: RunInputs, learner: Learner, most: float, begun: float) -> StepTimes:
+        times = foreseen_times(inputs, next(tries))
+        assert inputs.prepared.plan is not None
+        foreseen.append(inputs.prepared.plan.seconds)
+        return times
+
+    monkeypatch.setattr(time_limit, "_measured", disturbed)
+    said: list[Event] = []
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.steps=3", "train.time_limit=1h")
+    train(config, subscribers=[said.append])
+    assert len(foreseen) == len(measured), "as often as needed, and three times at most"
+    budget = next(event for event in said if isinstance(event, StepBudget))
+    # The rows of the three steps are not as long as those of an average one.
+    assert 0.5 * used < budget.seconds_per_step / foreseen[0] < 2 * used
+    again = [event.message for event in said if isinstance(event, Note) and "measured again" in event.message]
+    assert len(again) == len(measured) - 1
+
+
 def test_a_limit_that_not_one_step_fits_into_is_refused(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.time_limit=0.01")
     with pytest.raises(ConfigError, match=r"time_limit is 0\.01 s and not one step fits.*give \d+ s or more"):
