@@ -27,13 +27,13 @@ from pathlib import Path
 
 from veneer.assistant.assistant import make_assistant
 from veneer.bundled import bundled_data, bundled_model
-from veneer.charts import Series, line_chart
 from veneer.config import DataSection, RunConfig, TrainSection
 from veneer.data.records import read_records
 from veneer.enums import Method
 from veneer.errors import VeneerError
 from veneer.evaluation.rows import prepare, score_rows
 from veneer.events import ignore
+from veneer.html.charts import Series, line_chart
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
 from veneer.run_folder import RunFolder

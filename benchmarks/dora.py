@@ -15,13 +15,13 @@ import torch
 from int8 import MICRO_BATCH_TOKENS, SPEC, prepare
 
 from veneer.bundled import bundled_data, bundled_model
-from veneer.data.encoding import encode_all
-from veneer.data.packing import pack
+from veneer.data.encoded.encoding import encode_all
+from veneer.data.micro_batches.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products, Variant
-from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.machine.heap import heap_kept
 from veneer.native.library import choice, use_variant
 
 

@@ -18,14 +18,14 @@ from tempfile import TemporaryDirectory
 from large_data import write
 
 from veneer.config import DataSection
-from veneer.data.encoding import EncodedRow, encode_each, encoder_of
-from veneer.data.encoding_pool import EncodingJob, encode_in_processes
+from veneer.data.encoded.encoding import EncodedRow, encode_each, encoder_of
+from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.lint.audit import RowAudit
 from veneer.data.records import Record, read_records
 from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.system import available_cores
+from veneer.machine.system import available_cores
 
 DATA = DataSection(file="-", max_length=4096)
 WORDS_A_ROW = 20

@@ -68,14 +68,14 @@ from torch import nn
 
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.chat import Example
-from veneer.data.packing import pack
-from veneer.hardware import computing_on, processor
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.io.files import write_text
+from veneer.machine.hardware import computing_on, processor
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means
 from veneer.training.optim import clip, squared_norm

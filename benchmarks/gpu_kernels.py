@@ -19,7 +19,7 @@ from veneer.model.windowed import attention_by_document
 from veneer.native.stored import NestedScales
 from veneer.products import LowRank, outer, outputs
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.nested import dequantize_nested, quantize_nested
 from veneer.quant.rowwise import RowwiseLinear
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from veneer.gpu.few_rows import packed_choice
 from veneer.model.leaves import DenseLinear
 from veneer.products import layer_outputs
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 SHAPES = ((4096, 4096), (14_336, 4096), (4096, 14_336))
 SMALL = ((64, 128),)

@@ -27,12 +27,12 @@ from torch import nn
 
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.charts import Series, line_chart
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.html.charts import Series, line_chart
+from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import OverModel
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer

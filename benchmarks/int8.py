@@ -21,12 +21,12 @@ from cpu_kernels import milliseconds
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.bundled import bundled_data, bundled_model
-from veneer.data.batches import MicroBatch
-from veneer.data.encoding import encode_all
-from veneer.data.packing import pack
+from veneer.data.encoded.encoding import encode_all
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.events import ignore
@@ -36,7 +36,7 @@ from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
-from veneer.training.held_out import evaluation
+from veneer.training.evaluations.held_out import evaluation
 from veneer.training.objective import OverModel
 from veneer.training.optim import clip, global_norm
 from veneer.training.optimizers.adamw import AdamW

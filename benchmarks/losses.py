@@ -23,13 +23,13 @@ import torch
 from peers.launch import BUILD, OWN, TRL, Unavailable, choose_data, model_folder, run, write_rows
 from peers.measure import ALPHA, MAX_LENGTH, RANK, Step
 
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
-from veneer.charts import Series, line_chart
-from veneer.data.encoding import encode_all
+from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
+from veneer.html.charts import Series, line_chart
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model

@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from large_data import bytes_a_row, settings, train, trained_apart
 
-from veneer.data.encoding import Fate
-from veneer.data.token_cache import token_folder
-from veneer.data.token_store import BLOCK, ENTRY, FORMAT, META, PROBLEMS, ROWS, TOKENS
+from veneer.data.encoded.encoding import Fate
+from veneer.data.encoded.token_cache import token_folder
+from veneer.data.encoded.token_store import BLOCK, ENTRY, FORMAT, META, PROBLEMS, ROWS, TOKENS
 from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest

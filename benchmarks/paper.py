@@ -24,7 +24,6 @@ from pathlib import Path
 from paper_tasks import TASKS, Absent, Size, Task
 
 from veneer.bundled import bundled_model
-from veneer.charts import Series, points_chart
 from veneer.comparison.order import RunOutcome, read_answers
 from veneer.comparison.run import CompareResult, compare
 from veneer.comparison.settings import CompareConfig
@@ -32,6 +31,7 @@ from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
 from veneer.errors import VeneerError
 from veneer.events import Event, RunDone, RunEvent, RunFailed, RunStarted, Subscriber
+from veneer.html.charts import Series, points_chart
 
 ROOT = Path(__file__).parents[1]
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)

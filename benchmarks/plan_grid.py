@@ -243,7 +243,7 @@ def line(one: dict[str, Any]) -> str:
 
 def plot(found: list[dict[str, Any]]) -> str:
     """Measured against predicted, a colour for each method, and the line on which they are equal."""
-    from veneer.charts import Series, scatter_chart
+    from veneer.html.charts import Series, scatter_chart
 
     series = [
         Series(method, [(one["measured"], one["predicted"]) for one in found if one["case"]["method"] == method])

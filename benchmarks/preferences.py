@@ -38,8 +38,8 @@ from preference_tasks import Sizes, is_clean, read_lines, write_tasks
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.bundled import bundled_model
 from veneer.config import RunConfig
-from veneer.data.encoding import encode_all
-from veneer.data.preference import to_pair
+from veneer.data.encoded.encoding import encode_all
+from veneer.data.forms.preference import to_pair
 from veneer.data.records import read_records
 from veneer.enums import ObjectiveName, Overlong
 from veneer.evaluation.rows import prepare, score_rows

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from veneer.config import QuantSection
-from veneer.data.chat import Example
-from veneer.data.encoding import encode_all
+from veneer.data.encoded.chat import Example
+from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.evaluation.scoring import RowScore, example_losses

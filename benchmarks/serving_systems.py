@@ -59,10 +59,10 @@ def make_adapters(model: str, folder: Path, count: int, *, gguf: bool, dora: boo
     import torch
 
     from veneer.adapters.adapter import remove
-    from veneer.adapters.dora import MAGNITUDE
+    from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter
     from veneer.adapters.inject import inject
+    from veneer.adapters.layers.dora import MAGNITUDE
     from veneer.adapters.spec import LoraSpec
-    from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, save_adapter
     from veneer.enums import Variant
     from veneer.exports.gguf_adapter import write_gguf_adapter
     from veneer.io.checkpoint import open_checkpoint

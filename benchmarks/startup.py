@@ -36,7 +36,7 @@ adapter = inject(model, LoraSpec(rank=16, alpha=32.0), seed=0)
 names = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
 optimizer = RuleOptimizer(names, AdamW((0.9, 0.999)), weight_decay=0.0)
 ready = time.perf_counter() - start
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 tokens = torch.randint(0, 40000, (1024,), generator=torch.Generator().manual_seed(0))
 rows = torch.arange(100, 200)
 batch = MicroBatch(tokens, torch.arange(256).repeat(4), 0, (256,) * 4, 0, tokens[rows + 1], rows)

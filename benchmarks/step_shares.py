@@ -17,13 +17,13 @@ from peers.launch import BUILD, choose_data, write_rows
 from torch.profiler import ProfilerActivity, profile
 
 from veneer.bundled import bundled_model
-from veneer.data.encoding import encode_all
-from veneer.data.packing import pack
+from veneer.data.encoded.encoding import encode_all
+from veneer.data.micro_batches.packing import pack
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
-from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
+from veneer.machine.heap import heap_kept
 
 STEPS, ROWS, MICRO_BATCH_TOKENS = 4, 8, 4096
 PARTS = {

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from typing import TypeGuard
 
-from veneer.data import chat
-from veneer.data.chat import Encoder, start_template, template_of
-from veneer.data.escape import SpecialTokens
+from veneer.data.encoded import chat
+from veneer.data.encoded.chat import Encoder, start_template, template_of
 from veneer.data.records import read_records
+from veneer.data.templates.escape import SpecialTokens
 from veneer.errors import DataError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -89,8 +89,8 @@ def encode(tokenizer: Tokenizer, rows: str) -> None:
 
 def encode_here(tokenizer: Tokenizer, rows: str) -> None:
     """The same rows without the process: what is rendered is handed to the same code."""
-    from veneer.data.spans import TurnFinder
-    from veneer.data.template import ChatTemplate
+    from veneer.data.templates.spans import TurnFinder
+    from veneer.data.templates.template import ChatTemplate
 
     records = read_records(rows)
     encoder = Encoder(tokenizer, template_of(tokenizer))

@@ -1,8 +1,8 @@
-"""Print docs/combinations.md from the table in `veneer.adapters.combinations`: `make docs` runs it, a test compares."""
+"""Print docs/combinations.md from the table in `veneer.adapters.exclusions`: `make docs` runs it, a test compares."""
 
 from __future__ import annotations
 
-from veneer.adapters.combinations import Feature, reason_against
+from veneer.adapters.exclusions import Feature, reason_against
 
 HEAD = """# What goes together
 
@@ -10,7 +10,7 @@ Every option of an adapter beside every other: · works (a test trains each such
 number is a reason against it, for which it is refused before anything is loaded. All are settings of a run but
 `lora_bias`, a bias of B, which only adapters of PEFT have. `trainable_tokens` are rows of the embedding here, as PEFT's
 may be. Those of a run (`lora.trainable_tokens`, `lora.new_tokens`) are rows of the head too, so that a run with them
-refuses a head in `target_modules` or `modules_to_save`. Made from `src/veneer/adapters/combinations.py` by
+refuses a head in `target_modules` or `modules_to_save`. Made from `src/veneer/adapters/exclusions.py` by
 `make docs`."""
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from veneer.training.parallel.liveness import BEAT, Peers
-from veneer.training.parallel.ranks import Ranks
+from veneer.processes.liveness import BEAT, Peers
+from veneer.processes.ranks import Ranks
 
 
 class Table:

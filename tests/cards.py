@@ -27,7 +27,7 @@ from veneer.model.decoder import CausalLM
 from veneer.model.leaves import DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.quant.codes import CodeBook, packed_sizes
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.nested import NESTED_BLOCK, nested_scales
 
 META = torch.device("meta")

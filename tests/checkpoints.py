@@ -16,10 +16,10 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore
+from veneer.training.folder.checkpoint import CheckpointStore
+from veneer.training.folder.progress import Progress
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import Optimizer, RuleOptimizer
-from veneer.training.progress import Progress
 from veneer.training.trainable import AdapterTraining, Trainable
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"]

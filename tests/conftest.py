@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, settings
 from checkpoints import Saved
 from comparison_workers import ForkedWorkers
 from forking import ForkServer
+from ranks import Forker
 from tiny import CommandLine, rows, run_config, write_model, write_rows
 from training_runs import LONG, SETTINGS
 from veneer.planning import time
-from veneer.signals import SIGNALS
+from veneer.runtime.signals import SIGNALS
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
@@ -117,6 +118,12 @@ def forks() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Forker:
+    """The command line in groups of processes, as torchrun starts them."""
+    return Forker(tmp_path_factory.mktemp("ranks"), forks)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import torch
 
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading

@@ -25,11 +25,11 @@ import torch.distributed.fsdp
 import veneer.cli, veneer.screens.train, veneer.training.run
 import veneer.comparison.worker
 import veneer.planning.time
-import veneer.training.shown_prompts
-from veneer.signals import end_by_signals
+import veneer.training.evaluations.shown_prompts
+from veneer.runtime.signals import end_by_signals
 torch.set_num_threads(1)
 veneer.planning.time.PROBE_SECONDS = veneer.planning.time.PROBE_AT_MOST = 0.005  # as in conftest.hasty_probe
-veneer.training.shown_prompts.SHARE = float('inf')  # every sample is made, and none is cut short by a busy machine
+veneer.training.evaluations.shown_prompts.SHARE = float('inf')  # every sample is made, and none is cut short by a busy machine
 gc.enable()
 gc.freeze()  # so that collections of the processes that are forked walk, and copy, nothing that is imported here
 PROGRAMS = {

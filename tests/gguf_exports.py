@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from tiny_models import packed_logits
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.exports.llama_cpp import opened

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.training.objective import OverModel

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tiny_models import tiny_llama
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.files.store import WEIGHTS_FILE, save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import WEIGHTS_FILE, save_adapter
 from veneer.model.decoder import CausalLM
 
 TARGETS: dict[str, str | tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.enums import Method
 from veneer.loading.forms import WeightForm
 from veneer.model.spec import spec_from_hf

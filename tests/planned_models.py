@@ -8,7 +8,7 @@ import torch
 from plan_setups import FORMS
 from tiny_models import saved_for_backward
 from veneer.config import QuantSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.enums import Method
 from veneer.io.checkpoint import Checkpoint
 from veneer.loading.how import Loading

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from veneer.data.worker_pool import PoolWorker, SharedJob
+from veneer.data.encoded.worker_pool import PoolWorker, SharedJob
 from veneer.errors import DataError
 from veneer.events import Note, Subscriber
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tiny import run_config
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.data.kinds import load_kind
-from veneer.data.packing import pack
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint

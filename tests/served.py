@@ -17,12 +17,12 @@ from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.errors import AdapterError, VeneerError
 from veneer.generation.runner import AdapterLease, LoadedAdapter
+from veneer.http_server.guard import Access
+from veneer.http_server.limits import ServerLimits
+from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
 from veneer.serving.build import build_service, server_of
-from veneer.serving.catalogue import AdapterVersion, GenerationConflict
-from veneer.serving.guard import Access
-from veneer.serving.limits import ServerLimits
-from veneer.serving.server import HttpServer
+from veneer.serving.served_adapters.catalogue import AdapterVersion, GenerationConflict
 from veneer.serving.service import Service
 
 BASE, ADAPTER = "tiny", "claims"

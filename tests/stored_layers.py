@@ -14,7 +14,7 @@ from veneer.model.leaves import DenseLinear
 from veneer.native.stored import Format, StoredLayer
 from veneer.quant.blocks import BLOCK, LAYOUTS, BlockLinear
 from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
 
 DENSE = (torch.float32, torch.bfloat16, torch.float16)

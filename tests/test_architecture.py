@@ -11,21 +11,19 @@ import pytest
 from source_trees import SOURCE, trees, trees_kept
 
 LAYERS = (
-    {"errors", "enums", "formulas", "config", "migration", "notebook", "events", "event_log", "charts", "padding"}
-    | {"posix", "bounds", "counting", "defaults", "signals", "expressions", "strict_json", "step_values", "arguments"}
-    | {"lazy_sequence", "whole_lines", "packages", "visible", "own_module"},
-    {"native", "large_pages"},
-    {"gpu", "products", "tables", "finite"},
-    {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
-    {"heap"},
-    {"adapters", "data", "loading", "generation", "out_of_memory"},
-    {"backends", "run_folder"},
+    {"errors", "enums", "formulas", "config", "events", "event_log", "padding", "bounds", "defaults", "step_values"}
+    | {"arguments", "runtime", "text"},
+    {"native"},
+    {"gpu", "products", "tables", "finite", "machine", "html"},
+    {"quant", "model", "io", "losses"},
+    {"adapters", "data", "loading", "generation"},
+    {"backends", "run_folder", "http_server", "processes"},
     {"planning", "given_rows", "claims"},
     {"evaluation", "assistant", "quantization", "combination", "bundled", "run_records", "trackers"},
     {"rewards"},
     {"training"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs", "reward_model"},
-    {"run_report", "studio", "ray"},
+    {"run_report", "studio", "ray", "answering"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
@@ -34,17 +32,15 @@ SIDEWAYS = {
     ("enums", "errors"),  # a word that is none of a setting's is refused
     ("config", "enums"),  # the words of its settings
     ("config", "formulas"),  # and those of its objectives
-    ("config", "migration"),  # what an unknown key is called here
     ("config", "errors"),  # a refused setting is one of the errors
     ("arguments", "errors"),  # an argument of a wrong type is a ConfigError
     ("bounds", "errors"),  # what no model has is a ModelError
-    ("strict_json", "errors"),  # and a number that JSON has no form for an OutputError
-    ("posix", "errors"),  # what a system lacks is an OutputError
-    ("events", "strict_json"),  # a loss that is no number comes back from its JSON
+    ("text", "errors"),  # a number that JSON has no form for is an OutputError
+    ("runtime", "errors"),  # and so is what a system lacks
+    ("events", "text"),  # a loss that is no number comes back from its JSON
     ("event_log", "events"),  # what is written
     ("event_log", "errors"),  # an event that cannot be written is an OutputError
-    ("event_log", "strict_json"),  # an event is written as JSON
-    ("event_log", "whole_lines"),  # a line an event
+    ("event_log", "text"),  # an event is a line of JSON
     ("event_log", "step_values"),  # a number of each step that the events tell of
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
@@ -58,7 +54,7 @@ SIDEWAYS = {
 """Imports within one layer that leave a folder."""
 
 BROAD_EXCEPT = {
-    "data/hub.py": 1,  # what `datasets`, its HTTP client and its readers of files raise has no base in common
+    "data/files/hub.py": 1,  # what `datasets`, its HTTP client and its readers of files raise has no base in common
     "evaluation/harness.py": 1,  # a task is a stranger's templates and functions; what they raised is told
     "evaluation/metrics/custom.py": 1,  # a stranger's function may raise anything; what it was is told, with its row
     "exports/readers.py": 1,  # what tokenizers, jinja2 and huggingface_hub raise at damaged files has no base in common
@@ -68,37 +64,37 @@ BROAD_EXCEPT = {
     "io/pattern_probes.py": 1,  # the Rust library raises Exception itself for a part that is no pattern alone
     "io/tokenizer.py": 1,  # the Rust library raises Exception itself for a damaged tokenizer.json
     "rewards/child.py": 1,  # a stranger's function may raise anything; what it was is told
-    "serving/slow_work.py": 1,  # whatever fails on a thread is raised again where its result is awaited
+    "http_server/slow_work.py": 1,  # whatever fails on a thread is raised again where its result is awaited
     "trackers/queue.py": 1,  # another's library may raise anything; it is told, and the run goes on
     "studio/watch.py": 1,  # a look at strangers' files must not be the last one; where it failed is logged
-    "signals.py": 1,  # what fails because a library swallowed a signal; everything else is raised again
+    "runtime/signals.py": 1,  # what fails because a library swallowed a signal; everything else is raised again
 }
 KEYWORDS = {
     "model/hf.py": {"forward"},  # it stands in for a module of transformers, whatever that takes
-    "data/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
+    "data/templates/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
 }
 HOOKS = {"sys.unraisablehook"}
 """What Python's library tells programs to assign."""
 ENVIRONMENT = {
-    "training/parallel/ranks.py",  # which process of several this is, as torchrun says it
-    "hardware.py",  # what torch's allocator and cuBLAS read from it alone: set for them, and never read for veneer
+    "processes/ranks.py",  # which process of several this is, as torchrun says it
+    "machine/hardware.py",  # what torch's allocator and cuBLAS read from it alone: set for them, and never read for veneer
     "trackers/process.py",  # what a library's own process is given: it has no other switch to send nothing
 }
 COMPARED_JSON = {
-    "data/fix.py": 1,
+    "data/files/fix.py": 1,
     "data/lint/checks/tool_calls.py": 1,
     "data/lint/fields.py": 2,
     "data/lint/row.py": 2,
     "data/records.py": 1,
     "data/rows.py": 1,
-    "data/render_wire.py": 2,  # rows on their way to the process that renders them, and back
+    "data/templates/render_wire.py": 2,  # rows on their way to the process that renders them, and back
     "data/trained_rows.py": 1,
-    "data/template.py": 1,  # a function of templates, which makes what transformers' makes
+    "data/templates/template.py": 1,  # a function of templates, which makes what transformers' makes
     "evaluation/scoring.py": 2,
-    "expressions.py": 1,  # texts on their way to the process that tries expressions
+    "text/expressions.py": 1,  # texts on their way to the process that tries expressions
     "io/gguf/vocabulary.py": 1,
     "io/json_objects.py": 1,
-    "strict_json.py": 1,
+    "text/strict_json.py": 1,
 }
 """Where values become JSON that is compared, hashed, rendered or read back at once, and never written."""
 
@@ -274,14 +270,14 @@ def test_no_function_takes_keywords_that_it_does_not_name() -> None:
 
 
 def test_json_is_written_by_the_one_writer() -> None:
-    """JSON has no NaN: `veneer.strict_json.to_text` never writes one."""
+    """JSON has no NaN: `veneer.text.strict_json.to_text` never writes one."""
     found: dict[str, int] = {}
     for path, tree in trees().items():
         for called, _ in calls(tree):
             if called in ("json.dumps", "json.dump", "dumps", "dump", "json.JSONEncoder", "JSONEncoder"):
                 found[path] = found.get(path, 0) + 1
     assert found == COMPARED_JSON
-    writer = ast.unparse(trees()["strict_json.py"])
+    writer = ast.unparse(trees()["text/strict_json.py"])
     assert "allow_nan=False" in writer
 
 
@@ -345,7 +341,7 @@ SUITES = {
 }
 """Suites that belong to no single module, and what they are about."""
 UNTESTED = {
-    "adapters/names.py": "names alone: test_features.py reads and writes PEFT's files by them",
+    "adapters/files/names.py": "names alone: test_features.py reads and writes PEFT's files by them",
     "config/compute.py": "a section's keys: config/test_numbers.py and test_checks.py try them",
     "config/grpo.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
     "config/lora.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
@@ -353,8 +349,8 @@ UNTESTED = {
     "config/tracking.py": "a section's keys: trackers/test_wandb.py and its neighbours try them",
     "config/train.py": "a section's keys: config/test_numbers.py and test_checks.py try them",
     "data/lint/checks/by_model.py": "rules alone: test_label_errors.py and test_persons.py find rows under them",
-    "data/pool_worker.py": "the processes of worker_pool.py: test_worker_pool.py starts them",
-    "data/turn_shape.py": "a dataclass: test_spans.py finds the shapes of templates",
+    "data/encoded/pool_worker.py": "the processes of worker_pool.py: test_worker_pool.py starts them",
+    "data/templates/turn_shape.py": "a dataclass: test_spans.py finds the shapes of templates",
     "data/lint/rules.py": "dataclasses and enums; what they hold is checked in test_registry.py",
     "exports/request.py": "dataclasses and an enum: what test_run.py and test_verify.py ask for",
     "formulas.py": "enums: test_enums.py reads every word",
@@ -376,16 +372,16 @@ UNTESTED = {
     "serving/answers.py": "waits for a running engine: test_server.py lets clients go, and time run out",
     "serving/app.py": "the table of routes: test_guard.py walks it, and every test over HTTP goes through it",
     "serving/build.py": "puts a server together: every test over HTTP is asked of one",
-    "serving/catalogue.py": "a protocol and dataclasses; mypy checks who implements it",
+    "serving/served_adapters/catalogue.py": "a protocol and dataclasses; mypy checks who implements it",
     "serving/facts.py": "lists what others know: test_server.py and test_metrics.py ask for it over HTTP",
-    "serving/limits.py": "a dataclass; each limit is met by test_body.py, test_connection.py or test_server.py",
+    "http_server/limits.py": "a dataclass; each limit is met by test_body.py, test_connection.py or test_server.py",
     "serving/request.py": "dataclasses: what tests/screens/test_serve.py asks for",
     "serving/run.py": "tests/screens/test_serve.py and test_server.py start it in processes of their own",
     "serving/service.py": "what all routes share: test_server.py fills its queue, drains and breaks it",
     "serving/selfcheck/asking.py": "clients of a running server: test_run.py compares what they got",
     "serving/selfcheck/cold.py": "one request of an engine: test_run.py compares every answer with it",
-    "training/asking.py": "puts evaluation and samples together: test_answers.py and test_samples.py make runs of them",
-    "training/optimizer_file.py": "the state in a checkpoint: test_checkpoint.py writes, damages and reads it",
+    "training/evaluations/asking.py": "puts evaluation and samples together: test_answers.py and test_samples.py use it",
+    "training/folder/optimizer_file.py": "the state in a checkpoint: test_checkpoint.py writes, damages and reads it",
     "training/parallel/fully_shard.py": "calls torch's FSDP2: test_shards.py makes whole runs with it",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",
     "training/sharded.py": "weights in parts as what a run trains: parallel/test_shards.py makes whole runs with it",

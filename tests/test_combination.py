@@ -11,7 +11,7 @@ import pytest
 from combined import their_adapters
 from tiny import rows, write_rows
 from veneer.adapters.combine import Combination
-from veneer.adapters.store import CONFIG_FILE, save_adapter
+from veneer.adapters.files.store import CONFIG_FILE, save_adapter
 from veneer.combination import combine_folders
 from veneer.data.records import read_records
 from veneer.data.trained_rows import row_hashes, trained_among, write_hashes

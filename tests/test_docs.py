@@ -20,10 +20,10 @@ from test_architecture import LAYERS
 from tiny import rows, run_config, write_rows
 from veneer.cli import main
 from veneer.config import known_keys, parse
+from veneer.config.migration import counterpart
 from veneer.config.values import override
 from veneer.data.lint.registry import RULES
 from veneer.enums import ObjectiveName
-from veneer.migration import counterpart
 from veneer.training.recommend import RATE_SHARES
 from veneer.training.run import train
 

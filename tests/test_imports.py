@@ -147,7 +147,7 @@ def test_pages_name_what_the_package_has() -> None:
         ("from veneer.enums import Method, Methods as Method", "veneer.enums.Methods"),
         ("from veneer.enums.Method import LORA", "veneer.enums.Method.LORA"),
         ("def later():\n    if True:\n        from veneer.cli import men", "veneer.cli.men"),
-        ("from veneer.data.chat import Tokenizer", "veneer.data.chat.Tokenizer"),
+        ("from veneer.data.encoded.chat import Tokenizer", "veneer.data.encoded.chat.Tokenizer"),
         ("import veneer\nveneer.trian({})", "veneer.trian"),
         ("from veneer import enums as words\nwords.Methods.LORA", "veneer.enums.Methods"),
     ],
@@ -164,7 +164,7 @@ def test_right_names_are_not_found() -> None:
     assert missing(ast.parse(code)) == []
 
 
-@pytest.mark.parametrize("module", ["cli", "enums", "event_log", "expressions", "native.build", "posix", "signals"])
+@pytest.mark.parametrize("module", ["cli", "enums", "event_log", "native.build", "runtime.posix", "runtime.signals", "text.expressions"])
 def test_names_that_are_read_are_those_of_the_imported_module(module: str) -> None:
     read = {name for name in attributes(f"veneer.{module}") if not name.startswith("__")}
     assert read == {name for name in vars(import_module(f"veneer.{module}")) if not name.startswith("__")}

@@ -10,8 +10,8 @@ from veneer.model.leaves import DenseLinear
 from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import LowRank, enough, inputs, layer_inputs, layer_outputs, outer, outputs, through
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.int8 import Int8Linear
-from veneer.quant.linear import QuantLinear
 
 native = kernels()
 

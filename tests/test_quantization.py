@@ -513,7 +513,7 @@ import sys
 from pathlib import Path
 from veneer.quantization import quantize
 from veneer.io.checkpoint import open_checkpoint
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 import torch
 
 def memory(field):

@@ -20,8 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from forking import Ended, ForkServer
 from veneer.config import RunConfig, parse
 from veneer.config.values import override
-from veneer.data.chat import Example
-from veneer.data.encoding import encode_all
+from veneer.data.encoded.chat import Example
+from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import read_records
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

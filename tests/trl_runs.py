@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from preference_rows import lora_factors
-from veneer.adapters.score import DEVIATION
-from veneer.data.orders import order
+from veneer.adapters.layers.score import DEVIATION
+from veneer.data.micro_batches.orders import order
 from veneer.events import StepDone
 
 STEPS, ROWS, IN_STEP = 20, 40, 8

@@ -21,16 +21,16 @@ import torch
 
 from tiny import rows, write_model
 from tiny_tokenizers import write_vocabulary_gguf
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.backends.describe import describe_model
 from veneer.config import parse
 from veneer.config.values import read_yaml
-from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.records import read_file
-from veneer.data.template import ChatTemplate
+from veneer.data.templates.bounded_template import BoundedTemplate
+from veneer.data.templates.template import ChatTemplate
 from veneer.enums import Backend
 from veneer.errors import AdapterError, ConfigError, DataError, ModelError, VeneerError
 from veneer.io.checkpoint import open_checkpoint, read_model_config

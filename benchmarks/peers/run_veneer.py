@@ -27,7 +27,7 @@ from measure import (
 import veneer
 from veneer.config import parse
 from veneer.config.values import read_yaml
-from veneer.data.orders import order
+from veneer.data.micro_batches.orders import order
 from veneer.events import Event, RunStarted, StepDone
 from veneer.native import library
 from veneer.training.run_inputs import prepare_run

@@ -25,7 +25,7 @@ from run_veneer import common_settings
 
 import veneer
 from veneer.events import Event, RunStarted, StageBegun, StageEnded, StepDone
-from veneer.training.reference import DOING
+from veneer.training.references.reference import DOING
 
 OWN: dict[str, dict[str, Any]] = {
     "dpo": {},

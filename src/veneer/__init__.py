@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from veneer.config import SplitSection as SplitSection
     from veneer.config import TrackingSection as TrackingSection
     from veneer.config import TrainSection as TrainSection
-    from veneer.data.in_memory import RowSource as RowSource
+    from veneer.data.files.in_memory import RowSource as RowSource
     from veneer.data.lint.report import LintReport as LintReport
     from veneer.diagnosis.facts import Facts as Facts
     from veneer.diagnosis.facts import doctor as doctor
@@ -176,8 +176,8 @@ if TYPE_CHECKING:
     from veneer.studio.run import open_studio as open_studio
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
-    from veneer.training.progress import Progress as Progress
-    from veneer.training.reward_model import RewardModel as RewardModel
+    from veneer.training.folder.progress import Progress as Progress
+    from veneer.training.rewarding.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
     from veneer.training.supposed_steps import SupposedRows as SupposedRows
     from veneer.verbs import chat as chat
@@ -210,7 +210,7 @@ _NAMES = {
         "LoraSection", "OrpoSection", "QuantSection", "RewardSection", "RewardSpec", "RunConfig", "SimpoSection",
         "SourceSection", "SplitSection", "TrackingSection", "TrainSection",
     ),
-    "veneer.data.in_memory": ("RowSource",),
+    "veneer.data.files.in_memory": ("RowSource",),
     "veneer.data.lint.report": ("LintReport",),
     "veneer.diagnosis.facts": ("Facts", "doctor"),
     "veneer.enums": (
@@ -264,8 +264,8 @@ _NAMES = {
     "veneer.studio.run": ("open_studio",),
     "veneer.sweeps.outcome": ("SweepOutcome",),
     "veneer.sweeps.run": ("sweep",),
-    "veneer.training.progress": ("Progress",),
-    "veneer.training.reward_model": ("RewardModel",),
+    "veneer.training.folder.progress": ("Progress",),
+    "veneer.training.rewarding.reward_model": ("RewardModel",),
     "veneer.training.session": ("RunResult",),
     "veneer.training.supposed_steps": ("SupposedRows",),
     "veneer.verbs": ("chat", "combine", "compare", "generate", "lint", "plan", "train"),

@@ -1,6 +1,6 @@
 """`veneer` and `python -m veneer` are the command line, which signals end in good order from its first import on."""
 
-from veneer.signals import end_by_signals
+from veneer.runtime.signals import end_by_signals
 
 
 def run() -> None:

@@ -39,10 +39,10 @@ from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
 from veneer.errors import ConfigError, Diverged, Ended, Interrupted, OutOfMemory, OutputError, RankLost, VeneerError
-from veneer.heap import spare_address_space
-from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
-from veneer.signals import leave, leave_speaking_to_another, signal_exit_code
-from veneer.training.parallel.ranks import launched
+from veneer.machine.heap import spare_address_space
+from veneer.machine.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
+from veneer.processes.ranks import launched
+from veneer.runtime.signals import leave, leave_speaking_to_another, signal_exit_code
 
 EXIT_CODES = """\b
 Exit codes:

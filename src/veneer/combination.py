@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
-from veneer.adapters.origin import base_differences, read_base
-from veneer.adapters.store import config_warnings, read_content, read_spec, save_adapter
+from veneer.adapters.files.origin import base_differences, read_base
+from veneer.adapters.files.store import config_warnings, read_content, read_spec, save_adapter
 from veneer.data.trained_rows import FileHashes, JoinedHashes, write_hashes
 from veneer.enums import OtherBase
 from veneer.errors import AdapterError, ConfigError, listing

@@ -72,7 +72,7 @@ class Diverged(TrainingStopped):
 
 
 class Interrupted(TrainingStopped):
-    """The run was asked to stop. Where a signal asked for it, its exit code is that signal's (`veneer.signals`)."""
+    """The run was asked to stop. Where a signal asked for it, its exit code is that signal's (`veneer.runtime.signals`)."""
 
     exit_code = 130
 

@@ -12,8 +12,8 @@ from typing import BinaryIO
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
 from veneer.step_values import StepValues, step_number
-from veneer.strict_json import NOT_FINITE, restored, to_text, with_reasons
-from veneer.whole_lines import append_line
+from veneer.text.strict_json import NOT_FINITE, restored, to_text, with_reasons
+from veneer.text.whole_lines import append_line
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Any, TypeVar, get_args
 
-from veneer.strict_json import restored
+from veneer.text.strict_json import restored
 
 Thing = TypeVar("Thing")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig, parse
-from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
+from veneer.data.files.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.events import Event, RunEvent, RunStarted, Subscriber, broadcast
 from veneer.run_folder import RunFolder
 

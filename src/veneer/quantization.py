@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.adapters.origin import computes, write_source
+from veneer.adapters.files.origin import computes, write_source
 from veneer.arguments import check_types
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
@@ -31,7 +31,7 @@ from veneer.loading.expected import check_tensors, expected_tensors, linear_path
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.codes import code_values
 from veneer.quant.dynamic import DynamicMap, map_values
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import HEAD, pack, skipped

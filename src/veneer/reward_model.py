@@ -7,26 +7,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import read_any_spec
+from veneer.adapters.files.origin import BaseCheck
+from veneer.adapters.files.store import read_any_spec
 from veneer.arguments import check_least, check_types
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, DataSection, QuantSection
-from veneer.data.in_memory import RowSource, rows_file
+from veneer.data.files.in_memory import RowSource, rows_file
 from veneer.data.kinds import read_pairs
 from veneer.enums import Backend, Column, Method, Task
 from veneer.errors import DataError
 from veneer.evaluation.columns import named_columns
 from veneer.evaluation.statistics.shares import wilson
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
-from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import TableForm, WeightForm
 from veneer.loading.how import Loading
+from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.run_folder import recorded_run
-from veneer.training.reward_model import RewardModel, with_reward_adapter
+from veneer.training.rewarding.reward_model import RewardModel, with_reward_adapter
 
 
 def is_reward_adapter(folder: Path) -> bool:

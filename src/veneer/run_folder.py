@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.integrity import LOCK_FILE as LOCK_FILE
-from veneer.adapters.origin import BASE_FILE
-from veneer.adapters.store import CONFIG_FILE as ADAPTER_CONFIG
-from veneer.adapters.store import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
+from veneer.adapters.files.integrity import LOCK_FILE as LOCK_FILE
+from veneer.adapters.files.origin import BASE_FILE
+from veneer.adapters.files.store import CONFIG_FILE as ADAPTER_CONFIG
+from veneer.adapters.files.store import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from veneer.adapters.files.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
 from veneer.config.values import read_yaml
 from veneer.errors import ConfigError
@@ -94,12 +94,12 @@ class RunFolder:
 
     @property
     def reference_file(self) -> Path:
-        """The log-probabilities of the reference, where the objective has one (`veneer.training.reference`)."""
+        """The log-probabilities of the reference, where the objective has one (`veneer.training.references.reference`)."""
         return self.path / REFERENCE_FILE
 
     @property
     def teacher_file(self) -> Path:
-        """What a teacher says of every supervised token, where it is asked once (`veneer.training.teacher_table`)."""
+        """What a teacher says of every supervised token, where it is asked once (`veneer.training.teaching.teacher_table`)."""
         return self.path / TEACHER_FILE
 
     @property

@@ -29,13 +29,13 @@ from veneer.event_log import by_step
 from veneer.events import Level, Note, Subscriber, broadcast
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
-from veneer.out_of_memory import out_of_memory_while
+from veneer.machine.out_of_memory import out_of_memory_while
+from veneer.processes.ranks import launched
 from veneer.run_folder import RunFolder
 from veneer.trackers.board import Table, TrackedOutcome
 from veneer.trackers.choose import tracked
 from veneer.training import run as training
-from veneer.training.locked_inputs import changed_evaluation_files, recorded_files
-from veneer.training.parallel.ranks import launched
+from veneer.training.folder.locked_inputs import changed_evaluation_files, recorded_files
 from veneer.training.session import RunResult
 from veneer.training.sharded import ShardedTraining
 from veneer.training.trainable import AdapterTraining

@@ -24,7 +24,7 @@ from veneer.comparison import run as comparison
 from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import HELD_OUT, METHODS, CompareConfig
 from veneer.config import ComputeSection
-from veneer.data.in_memory import RowSource, rows_file, withdrawn_until
+from veneer.data.files.in_memory import RowSource, rows_file, withdrawn_until
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message

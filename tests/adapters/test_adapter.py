@@ -10,7 +10,7 @@ from adapted import randomised
 from tiny_models import documents, packed_logits
 from veneer.adapters.adapter import remove
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError
 from veneer.model.decoder import CausalLM

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, tiny_llama
 from veneer.adapters.adapter_set import AdapterSet
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.adapters.vocabulary import resize_embeddings
 from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError

@@ -16,9 +16,9 @@ from combined import FOLDERS, NAMES, their_adapters
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny, tiny_llama
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
+from veneer.adapters.files.store import read_content, read_spec, read_tensors, save_adapter
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import read_content, read_spec, read_tensors, save_adapter
 from veneer.enums import Bias
 from veneer.errors import AdapterError
 

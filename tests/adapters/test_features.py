@@ -23,10 +23,10 @@ from tiny_models import (
     tiny_llama,
 )
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Method, Scaling, Variant
 from veneer.losses.linear_head import linear_cross_entropy

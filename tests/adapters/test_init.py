@@ -12,12 +12,12 @@ import torch
 
 from tiny_models import documents, largest_difference, ours, packed_logits, saved, their_logits, tiny_llama
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.files.store import read_tensors, save_adapter
 from veneer.adapters.init import TargetLayer, kaiming, pissa, pissa_fast
 from veneer.adapters.inject import InitSources, inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import read_tensors, save_adapter
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
 from veneer.loading.forms import WeightForm

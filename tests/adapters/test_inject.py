@@ -10,7 +10,7 @@ import torch
 from adapted import PATHS, randomised
 from tiny_models import documents, ours, packed_logits, tiny_llama
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.enums import Init
 from veneer.errors import AdapterError

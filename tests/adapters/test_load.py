@@ -16,14 +16,13 @@ from safetensors.torch import load_file, save_file
 from peft_folders import TARGETS, rewrite_tensors, their_adapter, write_adapter
 from tiny import write_model
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
-from veneer import expressions
 from veneer.adapters.combine import WeightedAdapter
+from veneer.adapters.files.store import CONFIG_FILE, config_warnings, read_spec, read_tensors, save_adapter
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
+from veneer.adapters.layers.modules_to_save import SavedModule
 from veneer.adapters.load import load_adapter
-from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, config_warnings, read_spec, read_tensors, save_adapter
 from veneer.adapters.targets import EMBEDDING
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
@@ -31,6 +30,7 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
+from veneer.text import expressions
 
 TEXTS = documents([21, 8, 1], seed=8)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tiny_models import documents, ours, packed_logits, tiny_llama
-from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import TrainedBias
+from veneer.adapters.layers.embedding import LoraEmbedding, TokenEmbedding, TokenHead
+from veneer.adapters.layers.linear import TrainedBias
+from veneer.adapters.layers.modules_to_save import SavedModule
 from veneer.adapters.module import copy_tensors
-from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Bias, Variant

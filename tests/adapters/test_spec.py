@@ -9,12 +9,12 @@ import torch
 
 from adapted import PATHS
 from tiny_models import tiny_llama
-from veneer import expressions
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import LoraSection
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
+from veneer.text import expressions
 
 PATTERNS: list[dict[str, Any]] = [
     {},

@@ -11,10 +11,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings
 from veneer.errors import AdapterError

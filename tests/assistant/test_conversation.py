@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from veneer.assistant.conversation import Conversation
-from veneer.data.turns import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import ConfigError, DataError
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling

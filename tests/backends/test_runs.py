@@ -19,15 +19,15 @@ from hf_models import SHAPES, their_loss, their_model, write_hf_model
 from tiny import examples, rows, run_config, tree, write_rows
 from tiny_models import documents, largest_difference, their_logits
 from veneer.adapters.adapter_set import AdapterSet
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.assistant.load import open_assistant
 from veneer.backends.load import load_hf, load_language_model
 from veneer.cli import main
 from veneer.config import ComputeSection
-from veneer.data.packing import pack
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.io.checkpoint import open_checkpoint

@@ -14,8 +14,8 @@ from invoking import invoke, refused
 from tiny import run_config, write_model
 from veneer.adapters.arithmetic import CombinationType
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
-from veneer.adapters.origin import BASE_FILE, read_base
-from veneer.adapters.store import read_tensors
+from veneer.adapters.files.origin import BASE_FILE, read_base
+from veneer.adapters.files.store import read_tensors
 from veneer.cli import main
 from veneer.commands.combine import KINDS
 from veneer.training.run import train

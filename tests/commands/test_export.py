@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from invoking import invoke, refused
 from tiny import write_model
-from veneer.adapters.origin import read_base
+from veneer.adapters.files.origin import read_base
 
 
 def test_export_shows_what_was_measured_and_where_the_model_is(

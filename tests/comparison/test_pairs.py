@@ -9,8 +9,8 @@ import pytest
 
 from tiny import write_rows
 from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
-from veneer.data.formats import to_record
-from veneer.data.preference import to_pair
+from veneer.data.forms.formats import to_record
+from veneer.data.forms.preference import to_pair
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.events import Event, Note, ignore

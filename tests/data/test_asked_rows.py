@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.data.asked_rows import ANSWER, asked_row, asked_rows
-from veneer.data.json_values import BadRow
+from veneer.data.files.json_values import BadRow
 from veneer.enums import Column
 
 USER = {"role": "user", "content": "a"}

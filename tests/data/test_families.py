@@ -8,7 +8,7 @@ from itertools import groupby
 import pytest
 
 import family_templates as ft
-from veneer.data.chat import Encoder, template_of
+from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.records import Record
 from veneer.errors import DataError
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from veneer.data.formats import NO_TEXT, Remarks, to_record
-from veneer.data.json_values import BadRow
+from veneer.data.files.json_values import BadRow
+from veneer.data.forms.formats import NO_TEXT, Remarks, to_record
+from veneer.data.forms.labels import to_labelled
+from veneer.data.forms.preference import to_pair
+from veneer.data.forms.prompts import to_prompt
 from veneer.data.kind_rows import PARTS, to_kind
-from veneer.data.labels import to_labelled
-from veneer.data.preference import to_pair
-from veneer.data.prompts import to_prompt
 from veneer.enums import Column, RowKind
 
 ANSWER = {"prompt": "2 + 2?", "completion": "4"}

@@ -12,9 +12,9 @@ import chat_templates as ct
 from tiny import write_rows
 from veneer.config import DataSection
 from veneer.data import kinds, records
+from veneer.data.files.sources import run_files
 from veneer.data.kinds import evaluation_answers, load_kind
 from veneer.data.rows import Rows
-from veneer.data.sources import run_files
 from veneer.enums import BadRows, RowKind
 from veneer.errors import DataError
 from veneer.events import Event, Note

@@ -12,7 +12,7 @@ import pytest
 from tiny import TEMPLATE, rows, run_config, write_rows
 from veneer.config import DataSection
 from veneer.data import rows as rows_module
-from veneer.data.chat import template_of
+from veneer.data.encoded.chat import template_of
 from veneer.data.records import RecordReader
 from veneer.data.rows import load_rows
 from veneer.enums import Column

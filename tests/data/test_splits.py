@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tiny import rows, run_config, write_rows
 from veneer.config import DataSection, parse
 from veneer.data import splits
+from veneer.data.files.sources import training_files
 from veneer.data.lint.shingles import shingles, similarity
-from veneer.data.orders import order
+from veneer.data.micro_batches.orders import order
 from veneer.data.records import Record, read_records
 from veneer.data.rows import load_rows
-from veneer.data.sources import training_files
 from veneer.data.splits import split_rows
 from veneer.errors import ConfigError, DataError
 from veneer.events import Event, Note, ignore

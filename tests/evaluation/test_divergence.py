@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from tiny import examples, run_config
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.enums import Dtype
 from veneer.evaluation import divergence, scoring
 from veneer.evaluation.divergence import row_divergences

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, write_rows
-from veneer.data.chat import Encoder, template_of
+from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.records import read_rows
 from veneer.errors import DataError
 from veneer.evaluation.memory import row_lengths

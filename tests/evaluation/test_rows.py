@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from veneer.data.formats import to_record
+from veneer.data.forms.formats import to_record
 from veneer.evaluation.rows import asked_conversation, last_message
 
 

@@ -18,7 +18,7 @@ from tiny import examples, rows, run_config, write_rows
 from veneer.assistant.load import open_assistant
 from veneer.assistant.prompts import turns
 from veneer.config import ComputeSection
-from veneer.data.formats import to_record
+from veneer.data.forms.formats import to_record
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, CheckpointError, ConfigError, DataError, OutputError

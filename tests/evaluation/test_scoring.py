@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from tiny import examples
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.evaluation import scoring
 from veneer.evaluation.scoring import Question, RowScore, compare_answer, example_losses, score
 from veneer.events import Event, StageProgress

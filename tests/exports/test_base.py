@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from loaded import packed
 from tiny import write_model
 from tiny_models import largest_difference
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
 from veneer.errors import AdapterError
 from veneer.exports.base import FileLinear, MergeBase, TrainingBase, open_source
@@ -20,7 +20,7 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.products import LowRank
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 PATH = "model.layers.1.self_attn.k_proj"
 TRAINED = {

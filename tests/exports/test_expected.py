@@ -13,7 +13,7 @@ from veneer.exports.tensors import MemoryTensors, ModelTensors
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quantization import quantize
 
 

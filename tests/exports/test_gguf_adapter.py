@@ -20,7 +20,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.load import load_adapter
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
-from veneer.data.prompt_groups import prompt_length
+from veneer.data.micro_batches.prompt_groups import prompt_length
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, ModelError
 from veneer.exports import gguf_adapter

@@ -12,9 +12,9 @@ import torch
 from gguf_models import CASES, saved_model, write_file
 from tiny import write_model
 from tiny_models import packed_logits
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import AdapterError

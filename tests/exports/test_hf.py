@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from hf_models import SHAPES, write_hf_model
 from loaded import packed
 from tiny_models import documents, largest_difference, their_logits
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.backends.load import load_hf
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ModelError
@@ -23,7 +23,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.model.hf import HfModel
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 TEXTS = documents([9, 17], seed=4)
 

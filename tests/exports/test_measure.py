@@ -7,7 +7,7 @@ import torch
 
 from veneer.config import QuantSection
 from veneer.exports.measure import measure_survival
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 
 def round_trip(weight: torch.Tensor) -> torch.Tensor:

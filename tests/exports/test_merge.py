@@ -11,9 +11,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny, tiny_llama
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.enums import Bias, Init, Variant

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from tiny import chat_tokenizer, run_config, tree, write_model
 from tiny_mixtures import tiny_mixture
 from tiny_models import documents, largest_difference, packed_logits
-from veneer.adapters.store import read_tensors
+from veneer.adapters.files.store import read_tensors
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Dtype, Method
@@ -28,7 +28,7 @@ from veneer.exports.record import CARD_FILE, PARITY_FILE, RECORD_FILE
 from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quantization import quantize
 from veneer.training.run import train
 

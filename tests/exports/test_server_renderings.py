@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tiny import TEMPLATE
-from veneer.data.chat import template_of
+from veneer.data.encoded.chat import template_of
 from veneer.exports.llama_cpp import LlamaCpp, opened
 from veneer.exports.prompts import Prompt
 from veneer.exports.server_renderings import ARGUMENTS, ServerRendering, server_rendering

@@ -11,7 +11,7 @@ from veneer.errors import ModelError
 from veneer.exports.certificate import TensorReport
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors, compare_tensors, relative_error
 from veneer.io.checkpoint import open_checkpoint
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quantization import quantize
 
 

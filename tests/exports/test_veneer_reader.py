@@ -13,7 +13,7 @@ from veneer.exports.certificate import LISTED
 from veneer.exports.prompts import chosen
 from veneer.exports.veneer_reader import folder, live, own, reference, steps_of, vocabulary_texts
 from veneer.io.checkpoint import open_checkpoint
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.packed import PackedLinear
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import pytest
 
 from checkpoints import FILES, Saved, same
 from tiny import tree
-from veneer.adapters.integrity import MANIFEST_FILE
+from veneer.adapters.files.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError
-from veneer.training.checkpoint import verify
+from veneer.training.folder.checkpoint import verify
 
 
 @pytest.mark.scenario(number=10)

@@ -16,7 +16,7 @@ import pytest
 from tiny import CommandLine, run_config, tree
 from training_runs import options, weights
 from veneer.config import to_yaml
-from veneer.training.checkpoint import verify
+from veneer.training.folder.checkpoint import verify
 from veneer.training.run import train
 
 PRIVATE_DISK = """
@@ -51,7 +51,7 @@ import hashlib
 from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.errors import OutputError
-from veneer.training.checkpoint import verify
+from veneer.training.folder.checkpoint import verify
 from veneer.training.run import train
 config = parse(read_yaml(Path({config!r})), where="x")
 error = None

@@ -17,9 +17,9 @@ import torch
 
 from gguf_models import CASES, saved_model
 from tiny import rows, write_model, write_rows
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.exports.record import ExportRecord

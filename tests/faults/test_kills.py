@@ -17,8 +17,8 @@ from support import smollm2_gguf
 from tiny import CommandLine, run_config
 from training_runs import LONG, SETTINGS, options, weights
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore, verify
-from veneer.training.progress import Progress
+from veneer.training.folder.checkpoint import CheckpointStore, verify
+from veneer.training.folder.progress import Progress
 from veneer.training.run import train
 from veneer.training.session import RunResult
 

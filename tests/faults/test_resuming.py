@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tiny import examples, run_config, tree
 from training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.locks import LOCK

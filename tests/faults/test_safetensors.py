@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from untrusted_files import at_most
-from veneer.adapters.store import read_tensors
+from veneer.adapters.files.store import read_tensors
 from veneer.errors import AdapterError, ModelError
 from veneer.io.checkpoint import open_checkpoint
 

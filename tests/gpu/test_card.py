@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from cards import LLAMA_8B, META, Tally, card, meta_model
 from tiny_models import saved_for_backward
-from veneer.adapters.score import ScoreHead
+from veneer.adapters.layers.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.config import (
     CpoSection,
@@ -31,9 +31,9 @@ from veneer.config import (
     RewardSection,
     SimpoSection,
 )
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import Method, Schedule
 from veneer.event_log import EventLog
 from veneer.events import Event, StepDone
@@ -46,8 +46,9 @@ from veneer.planning.batch_shape import BatchShape
 from veneer.planning.setup import Setup
 from veneer.quant.packed import decoded_weights
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore
 from veneer.training.engine import Engine
+from veneer.training.folder.checkpoint import CheckpointStore
+from veneer.training.folder.progress import Progress
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.objectives.cpo import Cpo
@@ -62,10 +63,9 @@ from veneer.training.objectives.simpo import Simpo
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
-from veneer.training.partners import Partners
 from veneer.training.passes import Passes
-from veneer.training.progress import Progress
-from veneer.training.reference_point import WithReferencePoint
+from veneer.training.references.partners import Partners
+from veneer.training.references.reference_point import WithReferencePoint
 from veneer.training.trainable import AdapterTraining
 
 MOST_LAUNCHES = {False: 100, True: 105}

@@ -170,7 +170,7 @@ sys.modules["triton"] = None
 import torch
 from veneer.model.fused import add_rms_norm, rms_norm, swiglu
 from veneer.model.rope import apply_rotation
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 x = torch.randn(3, 64, requires_grad=True)
 layer = QuantLinear.from_weight(torch.randn(64, 64))
 y, z = add_rms_norm(x, layer(rms_norm(x, torch.ones(64), 1e-5)), torch.ones(64), 1e-5)

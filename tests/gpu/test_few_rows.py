@@ -73,7 +73,7 @@ def test_cards_before_ampere_and_without_triton_decode(monkeypatch: pytest.Monke
 
 
 def test_a_product_whose_trial_failed_is_left_to_the_decoded_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    from veneer.quant.linear import QuantLinear
+    from veneer.quant.four_bit import QuantLinear
 
     layer, asked = QuantLinear.from_weight(torch.randn(8, 64)), []
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)

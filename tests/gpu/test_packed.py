@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
 from veneer.gpu import dispatch, few_rows, packed
 from veneer.gpu.packed import packed_product
 from veneer.model.leaves import outputs_of
 from veneer.native.stored import Stored
 from veneer.products import LowRank
 from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 

@@ -22,7 +22,7 @@ from veneer.io.model_files import save_model, stream_model
 from veneer.io.prequantised import parts_of
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quantization import stored_weight
 
 

@@ -10,13 +10,13 @@ import pytest
 from tiny import run_config
 from veneer.adapters.combine import Combination
 from veneer.combination import combine_folders
-from veneer.data.readers import iterate_rows
-from veneer.data.sources import files_named
+from veneer.data.files.readers import iterate_rows
+from veneer.data.files.sources import files_named
 from veneer.errors import ConfigError, DataError, ModelError, OutputError, VeneerError
 from veneer.io.checkpoint import model_name, open_checkpoint, read_model_config
 from veneer.io.places import look, missing, place_named
 from veneer.run_records.find import open_run, runs
-from veneer.training.locked_folder import locked_folder
+from veneer.training.folder.locked_folder import locked_folder
 
 LONG = "x" * 300
 NOBODY = "~a-user-that-is-not-here/x"

@@ -23,7 +23,7 @@ from veneer.io.scaled import decode_float8, decode_mxfp4
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 FP8 = torch.float8_e4m3fn
 BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}

@@ -15,7 +15,7 @@ from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 
 def test_gguf_weights_that_are_trained_quantised_or_rounded_are_decoded(tiny_model: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.leaves import DenseLinear
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.schemes import pack
 
 

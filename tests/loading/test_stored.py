@@ -24,7 +24,7 @@ from veneer.loading.stored import packed_layer
 from veneer.model.leaves import DenseLinear
 from veneer.native.library import kernels
 from veneer.quant.blocks import BlockLinear
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quantization import stored_weight
 from veneer.training.run import train
 

@@ -17,16 +17,16 @@ from veneer.assistant.assistant import make_assistant
 from veneer.assistant.prompts import turns
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
-from veneer.large_pages import LARGE_PAGE
 from veneer.loading.expected import expected_tensors
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.loading.streams import narrowed
+from veneer.machine.large_pages import LARGE_PAGE
 from veneer.model.leaves import DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.native.library import kernels
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.training.run import train
 
 

@@ -16,7 +16,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 from veneer.model.experts import Expert, Experts, ExpertsLora, Mixture, factors, halves, route
 from veneer.model.leaves import DenseLinear
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 
 DIM, INNER, EXPERTS, TOP_K = 24, 20, 5, 2
 SIZES: dict[str, Any] = {"hidden_size": DIM, "intermediate_size": INNER, "num_experts_per_tok": TOP_K}

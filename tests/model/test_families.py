@@ -36,9 +36,9 @@ from tiny_models import (
     tiny,
 )
 from veneer.adapters.adapter_set import AdapterSet
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
 from veneer.defaults import with_sizes
 from veneer.enums import Method

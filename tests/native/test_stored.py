@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from stored_layers import LAYERS, ROWS, SHAPES, every_layer, fits, layer_of
-from veneer.adapters.dora import DoraLinear
-from veneer.adapters.linear import LoraLinear, TrainedBias
+from veneer.adapters.layers.dora import DoraLinear
+from veneer.adapters.layers.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import FLAGS, HERE, SOURCES, VARIANTS
 from veneer.native.functions import KernelProducts, Kernels

@@ -16,8 +16,8 @@ from tiny_models import ours, saved_for_backward, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import DpoSection
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, Variant
 from veneer.io.checkpoint import Checkpoint
 from veneer.loading.how import Loading

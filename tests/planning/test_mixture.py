@@ -13,7 +13,7 @@ from tiny_mixtures import KINDS, tiny_mixture
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
-from veneer.data.packing import pack
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import Method
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint

@@ -33,7 +33,7 @@ from veneer.planning.choose import Limit
 from veneer.planning.memory import MB
 from veneer.planning.serving import ServingPlan, computed_by_modules, plan_serving
 from veneer.planning.setup import Setup
-from veneer.serving.adapter_loading import adapter_loader
+from veneer.serving.served_adapters.loading import adapter_loader
 
 RANK = 16
 LORA = LoraSpec(rank=RANK, alpha=32.0)

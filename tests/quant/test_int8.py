@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tiny import run_config
 from tiny_models import documents, largest_difference, packed_logits, saved, tiny_llama
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Products
 from veneer.errors import ConfigError, ModelError
@@ -23,8 +23,8 @@ from veneer.loading.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
 from veneer.quant import int8
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.int8 import GROUP, Int8Linear, Int8Matrix, quantize_rows, round_to_int8
-from veneer.quant.linear import QuantLinear
 from veneer.training.run import train
 
 NATIVE = kernels()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tiny_models import largest_difference
 from veneer.errors import ModelError
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.packed import PackedLinear, decoded_weights, expect
 from veneer.quant.rowwise import RowwiseLinear
 

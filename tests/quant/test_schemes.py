@@ -7,7 +7,7 @@ from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, ModelError
 from veneer.quant.codes import CodeBook
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import HEAD, pack, packed_bytes, skipped
 

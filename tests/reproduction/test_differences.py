@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny import run_config
 from veneer.errors import CheckpointError
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
-from veneer.training.lock import Environment, environment
+from veneer.training.folder.lock import Environment, environment
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from veneer.cli import main
 from veneer.errors import CheckpointError, Interrupted, OutputError
 from veneer.events import Event, Level, Note, Result, StepDone
 from veneer.reproduction.run import reproduce
-from veneer.training.checkpoint import CheckpointStore
-from veneer.training.lock import LOCK_FILE
+from veneer.training.folder.checkpoint import CheckpointStore
+from veneer.training.folder.lock import LOCK_FILE
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from invoking import invoke
 from peft_folders import their_adapter
-from veneer.adapters.vllm import ServerFinding, ServerVerdict
+from veneer.adapters.files.vllm import ServerFinding, ServerVerdict
 from veneer.screens.vllm import report, vllm_command
 
 

@@ -15,10 +15,10 @@ from openai import OpenAI
 from served import BASE, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
+from veneer.http_server.limits import ServerLimits
+from veneer.http_server.server import HttpServer
 from veneer.serving.grammar import Grammar, Grammars
-from veneer.serving.limits import ServerLimits
-from veneer.serving.server import HttpServer
 
 MESSAGES: list[Any] = [{"role": "user", "content": "late?"}]
 SCHEMA: dict[str, Any] = {

@@ -20,9 +20,9 @@ from peft_folders import randomise
 from tiny import write_model
 from tiny_models import ours, tiny
 from veneer.adapters.adapter import remove
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Variant
 from veneer.generation.build import build_engine
@@ -35,8 +35,8 @@ from veneer.loading.how import Loading
 from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
-from veneer.serving.adapter_loading import adapter_loader
-from veneer.serving.adapters import AdapterFolder
+from veneer.serving.served_adapters.folder import AdapterFolder
+from veneer.serving.served_adapters.loading import adapter_loader
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no compiled kernels")
 KINDS: dict[str, dict[str, object]] = {

@@ -14,8 +14,8 @@ from served import ADAPTER, BASE
 from veneer.assistant.assistant import Assistant
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
+from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
-from veneer.serving.server import HttpServer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 PAIRS = [("1: late", " parcel?"), ("the", " parcel is late"), ("user:", " where"), ("a b c", " d e f g")]

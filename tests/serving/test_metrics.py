@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from served import ADAPTER, BASE, call, serving, until
 from veneer.assistant.assistant import Assistant
+from veneer.http_server.server import HttpServer
 from veneer.model.language import LanguageModel
-from veneer.serving.server import HttpServer
 
 
 def figures(server: HttpServer) -> dict[str, float]:

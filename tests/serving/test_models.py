@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from served import FixedAdapters
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
 from veneer.serving.models import ModelNames
 
 

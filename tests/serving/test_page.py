@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from browsing import CHROMIUM, Intercepted
 from served import ADAPTER, BASE, call
-from veneer.serving.server import HttpServer
+from veneer.http_server.server import HttpServer
 
 
 def test_the_page_is_one_file_without_a_network(server: HttpServer) -> None:

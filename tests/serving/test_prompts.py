@@ -11,11 +11,11 @@ import pytest
 
 import hostile_templates as hostile
 from veneer.assistant.assistant import Assistant
-from veneer.data.chat import Encoder, template_of
+from veneer.data.encoded.chat import Encoder, template_of
+from veneer.http_server.body import MOST_VALUES
+from veneer.http_server.errors import ApiError
+from veneer.http_server.fields import Fields
 from veneer.io.tokenizer import Tokenizer
-from veneer.serving.body import MOST_VALUES
-from veneer.serving.errors import ApiError
-from veneer.serving.fields import Fields
 from veneer.serving.prompts import LONG, PromptEncoder, read_messages
 
 FAST = [{"role": "user", "content": "late?"}]

@@ -10,9 +10,9 @@ import pytest
 
 from served import BASE, call
 from veneer.assistant.assistant import Assistant
+from veneer.http_server.server import HttpServer
 from veneer.io.tokenizer import Tokenizer
 from veneer.serving import prompts
-from veneer.serving.server import HttpServer
 from veneer.serving.service import Service
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from run_logs import write_run
 from studios import Opened, studio
-from veneer.serving.limits import ServerLimits
+from veneer.http_server.limits import ServerLimits
 from veneer.studio.app import JOBS, ROUTES
 from veneer.studio.settings import ADAPTERS, MODELS, PATHS
 

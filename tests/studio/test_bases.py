@@ -9,8 +9,8 @@ import pytest
 from job_workers import wait_for
 from run_logs import write_run
 from studios import CPU, studio
+from veneer.http_server.keys import Keys
 from veneer.jobs.job import Job, JobKind, JobStatus
-from veneer.serving.keys import Keys
 from veneer.studio.request import StudioRequest
 from veneer.studio.sessions import Sessions
 from veneer.studio.studio import Studio, make_studio

@@ -25,7 +25,7 @@ from veneer.enums import JobCode
 from veneer.event_log import EventLog
 from veneer.events import AnswersJudged
 from veneer.run_report import train
-from veneer.training import shown_prompts
+from veneer.training.evaluations import shown_prompts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 pytestmark = [

@@ -16,7 +16,7 @@ from openai import NotFoundError
 
 from studios import Opened, studio
 from tiny import rows, run_config, write_model, write_rows
-from veneer.adapters.store import WEIGHTS_FILE
+from veneer.adapters.files.store import WEIGHTS_FILE
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from veneer.errors import ConfigError
+from veneer.http_server.errors import ApiError
 from veneer.rewards.base import AnswerToJudge
 from veneer.rewards.metric_reward import MetricReward
 from veneer.rewards.python_reward import PythonReward
-from veneer.serving.errors import ApiError
 from veneer.studio.graders import WRAPPED, rewards_of, weights_of, wrapped
 
 CHECK = {"type": "string_check", "name": "right", "input": "{{sample.output_text}}", "reference": "{{ item.answer }}",

@@ -18,7 +18,7 @@ from job_workers import wait_for
 from preference_rows import pair_rows, pairs
 from studios import CPU, Opened, studio
 from tiny import write_rows
-from veneer.data.encoding import encode_all
+from veneer.data.encoded.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.tokenizer import from_directory

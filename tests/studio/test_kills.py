@@ -39,7 +39,7 @@ import veneer.studio.app
 from veneer.config import ComputeSection
 from veneer.errors import Interrupted
 from veneer.screens.studio import studio_visibly
-from veneer.signals import end_by_signals
+from veneer.runtime.signals import end_by_signals
 from veneer.studio import checking, plans, studio
 from veneer.studio.request import StudioRequest
 

@@ -14,8 +14,8 @@ from starlette.types import Message
 from veneer.config import DataSection
 from veneer.enums import RowKind
 from veneer.events import Event, Note, Subscriber
+from veneer.http_server.gone import ClientGone
 from veneer.io.checkpoint import open_checkpoint
-from veneer.serving.answers import ClientGone
 from veneer.studio import looks as module
 from veneer.studio.looks import LastRows, Looks
 

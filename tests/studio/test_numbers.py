@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
 from veneer.studio.numbers import is_whole, number_of, whole, whole_in_query
 
 RULE = "n must be a whole number from 1 to 1,000"

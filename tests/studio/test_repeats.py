@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from studios import Opened, studio
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
 from veneer.studio import repeats as repeats_module
 from veneer.studio.repeats import KEY, LONGEST_KEY, Repeats
 

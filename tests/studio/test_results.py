@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from run_logs import write_run
-from veneer.adapters.store import CONFIG_FILE
+from veneer.adapters.files.store import CONFIG_FILE
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.studio.bases import Bases
 from veneer.studio.results import adapter_name, results_of

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.data.rows import Rows
 from veneer.planning.memory import MB
 from veneer.studio.starts import run_start

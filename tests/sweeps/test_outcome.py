@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from veneer.run_folder import RunFolder
-from veneer.strict_json import to_text, with_reasons
 from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, points
 from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, compared_by, dumped, lost_of, read_outcome
-from veneer.training.best import BestBy
+from veneer.text.strict_json import to_text, with_reasons
+from veneer.training.evaluations.best import BestBy
 
 
 def told(point: Point, evaluations: Sequence[dict[str, Any]]) -> None:

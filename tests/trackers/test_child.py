@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from tracked_runs import EVENTS, OUTCOME, RUN, FakeBoard
 from veneer.events import to_json
-from veneer.strict_json import to_text, with_reasons
+from veneer.text.strict_json import to_text, with_reasons
 from veneer.trackers.child import told
 from veneer.trackers.telling import Teller
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from run_logs import read_events
 from tiny import run_config
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, StepDone, StepSkipped
 from veneer.reproduction.run import reproduce

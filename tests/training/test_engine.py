@@ -18,9 +18,9 @@ from run_logs import read_events
 from tiny import examples
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted, OutOfMemory
 from veneer.event_log import EventLog
@@ -32,8 +32,9 @@ from veneer.loading.load import load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import CheckpointStore, verify
 from veneer.training.engine import Engine
+from veneer.training.folder.checkpoint import CheckpointStore, verify
+from veneer.training.folder.progress import Progress
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective, Sums
 from veneer.training.objectives.sft import CROSS_ENTROPY
@@ -41,7 +42,6 @@ from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.passes import Passes
-from veneer.training.progress import Progress
 from veneer.training.trainable import AdapterTraining, Trainable
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from tiny import rows as some_rows
 from tiny import run_config, write_model, write_rows
-from veneer.adapters.store import read_tensors
+from veneer.adapters.files.store import read_tensors
 from veneer.config import RunConfig
 from veneer.data.records import read_records
 from veneer.data.trained_rows import trained_among

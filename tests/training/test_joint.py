@@ -15,7 +15,7 @@ from run_logs import read_events
 from tiny import rows, run_config, write_model, write_rows
 from tiny_models import use_backend
 from veneer.config import RunConfig
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory
 from veneer.events import Event, RunEvent, StepDone
 from veneer.products import compiled

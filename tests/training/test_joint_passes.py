@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.training.joint_passes import in_passes
 
 

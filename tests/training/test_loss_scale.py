@@ -13,7 +13,7 @@ from tiny import examples, run_config
 from training_runs import stopping_after
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.data.packing import pack
+from veneer.data.micro_batches.packing import pack
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint

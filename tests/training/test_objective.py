@@ -17,7 +17,7 @@ from mean_losses import mean_loss
 from preference_rows import answer_logps, assert_splits_differ_by_rounding_alone, pair_rows, pairs, wide_model
 from tiny import examples, rows, run_config, write_model, write_rows
 from training_runs import built
-from veneer.adapters.score import ScoreHead
+from veneer.adapters.layers.score import ScoreHead
 from veneer.config import (
     CpoSection,
     DpoSection,
@@ -27,21 +27,21 @@ from veneer.config import (
     RewardSection,
     SimpoSection,
 )
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone, from_json
 from veneer.formulas import GrpoLoss
-from veneer.heap import heap_kept
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import load_model
+from veneer.machine.heap import heap_kept
 from veneer.model.decoder import CausalLM
 from veneer.products import Scores
 from veneer.run_folder import RunFolder
+from veneer.training.folder.locked_folder import locked_folder
 from veneer.training.joint import prepare_joint, train_together
-from veneer.training.locked_folder import locked_folder
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, Objective, StepObjective, Sums
 from veneer.training.objectives.cpo import Cpo
@@ -53,8 +53,8 @@ from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 from veneer.training.objectives.simpo import Simpo
-from veneer.training.partners import Partners
-from veneer.training.reference_point import WithReferencePoint
+from veneer.training.references.partners import Partners
+from veneer.training.references.reference_point import WithReferencePoint
 from veneer.training.rollouts.table import RolloutTable
 from veneer.training.run import train
 from veneer.training.run_inputs import prepare_run

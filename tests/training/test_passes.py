@@ -13,12 +13,12 @@ from transformers import LlamaForCausalLM
 from cut_steps import CUTS, Cut, SmallMemory, adapted, full
 from mean_losses import mean_loss
 from tiny import examples
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.model.decoder import CausalLM
+from veneer.training.memory_use.out_of_memory import MemoryFault
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Means, StepObjective
-from veneer.training.out_of_memory import MemoryFault
 from veneer.training.parallel.lanes import Signalled
 from veneer.training.passes import Passes
 from veneer.training.trainable import Trainable

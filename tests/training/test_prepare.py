@@ -12,7 +12,7 @@ from preference_rows import text
 from tiny import run_config, tree, write_model
 from veneer.config import RunConfig, TrainSection
 from veneer.config.values import override, read_yaml
-from veneer.data.mixture import WeightedRows
+from veneer.data.micro_batches.mixture import WeightedRows
 from veneer.data.rows import Rows, load_rows
 from veneer.errors import CheckpointError, ConfigError, Interrupted
 from veneer.events import Note, ignore

@@ -37,8 +37,8 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
-from veneer.signals import SIGNALS
-from veneer.training.checkpoint import verify
+from veneer.runtime.signals import SIGNALS
+from veneer.training.folder.checkpoint import verify
 from veneer.training.run import train
 from veneer.training.session import RunResult
 

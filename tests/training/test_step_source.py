@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.training.objectives.base import Sums
 from veneer.training.step_source import StepBatches
 

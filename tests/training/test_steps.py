@@ -17,8 +17,8 @@ from tiny_models import saved, tiny
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import RunConfig, TrainSection
-from veneer.data.chat import Example
-from veneer.data.prompt_groups import by_prompt, laid_tokens
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.prompt_groups import by_prompt, laid_tokens
 from veneer.data.rows import Rows
 from veneer.enums import Backend
 from veneer.evaluation.scoring import example_losses

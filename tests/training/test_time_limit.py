@@ -16,7 +16,7 @@ from veneer.errors import ConfigError, Interrupted
 from veneer.events import Event, Note, StepBudget
 from veneer.reproduction.run import reproduce
 from veneer.training import time_limit
-from veneer.training.answers import MeasuredAnswers
+from veneer.training.evaluations.answers import MeasuredAnswers
 from veneer.training.run import train
 from veneer.training.run_inputs import RunInputs
 from veneer.training.session import Learner

@@ -10,14 +10,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.dora import DoraLinear
-from veneer.adapters.embedding import TokenHead
-from veneer.adapters.experts import ExpertsUpdate
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.layers.dora import DoraLinear
+from veneer.adapters.layers.embedding import TokenHead
+from veneer.adapters.layers.experts import ExpertsUpdate
+from veneer.adapters.layers.linear import LoraLinear
+from veneer.adapters.layers.modules_to_save import SavedModule
+from veneer.adapters.layers.rounded import RoundedFactors
+from veneer.adapters.layers.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.module import AdapterModule, Place
-from veneer.adapters.modules_to_save import SavedModule
-from veneer.adapters.rounded import RoundedFactors
-from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite

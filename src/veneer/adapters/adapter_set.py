@@ -11,10 +11,10 @@ from typing import cast
 from torch import nn
 
 from veneer.adapters.adapter import Adapter, remove
+from veneer.adapters.layers.modules_to_save import SavedModule
+from veneer.adapters.layers.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule, Place
-from veneer.adapters.modules_to_save import SavedModule
-from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.targets import HEAD
 from veneer.adapters.vocabulary import EmbeddingSnapshot
 from veneer.errors import AdapterError, listing, nearest

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum
+from veneer.adapters.files.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, FACTOR_PAIRS
+from veneer.adapters.files.peft_config import SAVE_CONVERTED, is_plain
+from veneer.adapters.files.store import CONFIG_FILE, check_expressions, read_spec, read_tensors
 from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
-from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, FACTOR_PAIRS
 from veneer.adapters.overflow import check_updates
-from veneer.adapters.peft_config import SAVE_CONVERTED, is_plain
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, check_expressions, read_spec, read_tensors
 from veneer.adapters.targets import layer_number, matches
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
@@ -176,7 +176,7 @@ def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
         how: settings of the combination.
 
     Returns:
-        An adapter on no model; `veneer.adapters.store.save_adapter` writes it.
+        An adapter on no model; `veneer.adapters.files.store.save_adapter` writes it.
 
     Raises:
         AdapterError: the adapters cannot be combined so; every reason is named.

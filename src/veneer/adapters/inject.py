@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.combinations import refuse_beyond_linear, refuse_on
-from veneer.adapters.dora import DoraLinear
-from veneer.adapters.dropout import Dropout
-from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
-from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, target_paths
+from veneer.adapters.exclusions import refuse_beyond_linear, refuse_on
 from veneer.adapters.init import INITS, TargetLayer, embedding, undrawn
-from veneer.adapters.linear import LoraLinear, TrainedBias
+from veneer.adapters.layers.dora import DoraLinear
+from veneer.adapters.layers.dropout import Dropout
+from veneer.adapters.layers.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
+from veneer.adapters.layers.experts import ExpertFactors, ExpertsUpdate, by_experts, target_paths
+from veneer.adapters.layers.linear import LoraLinear, TrainedBias
+from veneer.adapters.layers.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
+from veneer.adapters.layers.score import ScoreHead
 from veneer.adapters.module import AdapterModule, Place
-from veneer.adapters.modules_to_save import SavedModule, TrainedNormBias, trainable_copy
-from veneer.adapters.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter, is_router
 from veneer.enums import Bias, Factors, Init, Task, Variant

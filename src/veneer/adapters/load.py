@@ -11,16 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.copies import with_subtracted, without_copies
-from veneer.adapters.experts import refuse_router_biases, refuse_single_experts, target_paths
-from veneer.adapters.found import found_spec, is_saved
-from veneer.adapters.inject import inject, module_paths
-from veneer.adapters.modules_to_save import SavedModule
-from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, TOKEN_ROWS
-from veneer.adapters.overflow import check_updates
-from veneer.adapters.peft_config import is_plain
-from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import (
+from veneer.adapters.files.copies import with_subtracted, without_copies
+from veneer.adapters.files.found import found_spec, is_saved
+from veneer.adapters.files.names import EMBEDDING_A, EMBEDDING_B, FACTOR_A, FACTOR_B, TOKEN_ROWS
+from veneer.adapters.files.peft_config import is_plain
+from veneer.adapters.files.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     check_expressions,
@@ -29,6 +24,11 @@ from veneer.adapters.store import (
     read_spec,
     read_tensors,
 )
+from veneer.adapters.inject import inject, module_paths
+from veneer.adapters.layers.experts import refuse_router_biases, refuse_single_experts, target_paths
+from veneer.adapters.layers.modules_to_save import SavedModule
+from veneer.adapters.overflow import check_updates
+from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, Value, is_router, layer_number, selects
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Scaling

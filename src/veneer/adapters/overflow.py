@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.names import FACTOR_PAIRS
+from veneer.adapters.files.names import FACTOR_PAIRS
 from veneer.errors import AdapterError, listing
 from veneer.finite import all_finite
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from veneer.errors import AdapterError, listing, nearest
-from veneer.expressions import SECONDS, endless
+from veneer.text.expressions import SECONDS, endless
 
 ALL_LINEAR = "all-linear"
 """The value of `target_modules` that means every linear layer but the head."""

@@ -11,9 +11,9 @@ from typing import Any
 from veneer.adapters.adapter import Adapter
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest
-from veneer.data.chat import Encoder, stop_tokens
-from veneer.data.encoding import encoder_of
-from veneer.data.turns import Message
+from veneer.data.encoded.chat import Encoder, stop_tokens
+from veneer.data.encoded.encoding import encoder_of
+from veneer.data.forms.turns import Message
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import OnProgress, OnToken, generate
 from veneer.generation.context import cut_warning, is_cut, refuse_full

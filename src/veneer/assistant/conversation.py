@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from veneer.arguments import check_type
-from veneer.data.turns import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import DataError
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from veneer.adapters.files.origin import BaseCheck
+from veneer.adapters.files.store import config_warnings, read_spec, read_tokenizer
 from veneer.adapters.load import load_adapter
-from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import config_warnings, read_spec, read_tokenizer
 from veneer.arguments import check_types
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import AssistantRequest, assistant_request, backend_of, method_of
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection
-from veneer.data.chat import start_template
+from veneer.data.encoded.chat import start_template
 from veneer.enums import Backend, Method
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
-from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.base_form import form_of
 from veneer.loading.ends import end_notes
 from veneer.loading.forms import TableForm, WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.unread import unread_notes
+from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.model.decoder import CausalLM
 from veneer.run_folder import recorded_run
 

@@ -10,9 +10,9 @@ from veneer.assistant.request import AssistantRequest, backend_of, method_of
 from veneer.backends.describe import describe_model
 from veneer.config import QuantSection
 from veneer.errors import OutOfMemory
-from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import read_model_config
-from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
+from veneer.machine.hardware import resolve_device, resolve_dtype
+from veneer.machine.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.planning.weights import Held
 from veneer.run_folder import recorded_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from veneer.arguments import check_type
-from veneer.data.turns import SAME_ROLE, TEXT_PARTS, Message, message_problem
+from veneer.data.forms.turns import SAME_ROLE, TEXT_PARTS, Message, message_problem
 from veneer.errors import ConfigError, DataError, listing
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veneer.assistant.prompts import turns, under
-from veneer.counting import count_of
 from veneer.data.asked_rows import asked_rows
-from veneer.data.chat import split_for_evaluation
-from veneer.data.file_starts import text_start
+from veneer.data.encoded.chat import split_for_evaluation
+from veneer.data.files.file_starts import text_start
 from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
 from veneer.enums import Column
 from veneer.errors import DataError, listing
+from veneer.text.counting import count_of
 
 ADAPTER = "adapter"
 """The key of a row that names its adapter."""

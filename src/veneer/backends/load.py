@@ -19,10 +19,10 @@ from veneer.loading.load import load_model
 from veneer.loading.stored import stored_layers
 from veneer.loading.streams import StreamedWeights
 from veneer.loading.unread import check_tied
+from veneer.machine.out_of_memory import refuse_full_address_space
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import refuse_full_address_space
 
 
 def load_language_model(

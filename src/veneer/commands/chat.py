@@ -54,12 +54,12 @@ def chat(
     dtype: str,
 ) -> None:
     """Talk to a model in the terminal. An empty line, /exit or Ctrl-D ends the conversation, /new begins another."""
+    from veneer.answering.remote import RemoteAssistant, first_model
     from veneer.assistant.conversation import Conversation
+    from veneer.http_server.keys import first_key
     from veneer.screens.chat import converse
     from veneer.screens.console import console, say
     from veneer.screens.loading import open_visibly
-    from veneer.serving.keys import first_key
-    from veneer.serving.remote import RemoteAssistant, first_model
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     if server is not None:

@@ -10,8 +10,8 @@ import click
 
 from veneer.commands.options import examples, other_base_of, other_base_option
 from veneer.commands.parameter_types import PATH, RANK, SEED, Number
-from veneer.counting import count_of
-from veneer.strict_json import to_text
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
 
 KINDS = click.Choice(
     [

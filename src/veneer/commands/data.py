@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from veneer.commands.options import columns_of, columns_option, examples
 from veneer.commands.parameter_types import COUNT, FEW, MODEL, PATH, ROWS, Count
 from veneer.enums import ObjectiveName
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 _MENDING = frozenset({"file", "fix", "as_json"})
 """The parameters that mean something where a file is mended."""
@@ -72,8 +72,8 @@ def data(
     """
     from veneer.data.lint.run import LintOptions
     from veneer.evaluation.lint_request import LintRequest
+    from veneer.machine.system import available_cores
     from veneer.screens.data import fix_visibly, lint_visibly
-    from veneer.system import available_cores
 
     if fix is not None:
         _refuse_checks(click.get_current_context())

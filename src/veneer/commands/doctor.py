@@ -9,7 +9,7 @@ import click
 
 from veneer.commands.options import examples
 from veneer.commands.parameter_types import PATH
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 
 @click.command(epilog=examples("doctor", "doctor --measure --json", "doctor --serve adapters/"))

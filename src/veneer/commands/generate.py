@@ -26,7 +26,7 @@ from veneer.commands.options import (
     sampling_options,
 )
 from veneer.commands.parameter_types import PATH, Text
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 
 @click.command(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from veneer.config import ComputeSection, RunConfig
     from veneer.enums import Column
     from veneer.generation.sampling import Sampling
-    from veneer.training.parallel.ranks import Ranks
+    from veneer.processes.ranks import Ranks
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -251,7 +251,7 @@ def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None 
     Raises:
         ConfigError: the launcher has started another number of processes, or a cluster is to compute as well.
     """
-    from veneer.training.parallel.ranks import launched
+    from veneer.processes.ranks import launched
 
     ranks = launched()
     if on is not None and (devices is not None or ranks.many):
@@ -259,7 +259,7 @@ def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None 
             "--on computes on the nodes of a cluster, --devices or a launcher in processes of this machine; give one"
         )
     if devices is not None and devices > 1 and not ranks.many:
-        from veneer.training.parallel.launch import launch, this_command
+        from veneer.processes.launch import launch, this_command
 
         sys.exit(launch(this_command(), devices, timeout, lambda said: click.echo(f"error: {said}", err=True)))
     if devices is not None and devices != ranks.world:
@@ -276,7 +276,7 @@ def refuse_processes(devices: int | None, on: str | None = None) -> None:
     Raises:
         ConfigError: they are asked for, or were started.
     """
-    from veneer.training.parallel.ranks import launched
+    from veneer.processes.ranks import launched
 
     if (devices or 1) > 1 or on is not None or launched().many:
         raise ConfigError(

@@ -47,7 +47,7 @@ class Text(click.types.StringParamType):
 
 def _fault_of(text: str) -> str | None:
     """Why a text is none of UTF-8; None where it is one."""
-    from veneer.data.json_values import half_character
+    from veneer.data.files.json_values import half_character
     from veneer.screens.standard_input import not_text
 
     at = half_character(text)

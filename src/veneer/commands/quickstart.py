@@ -9,7 +9,7 @@ import click
 from veneer.commands.options import METHODS, device_option, examples
 from veneer.commands.parameter_types import MODEL, PATH, Count, Duration
 from veneer.enums import Method
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 
 @click.command(epilog=examples("quickstart", "quickstart --method lora --rows 50"))

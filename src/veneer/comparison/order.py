@@ -13,7 +13,7 @@ from veneer.enums import ObjectiveName
 from veneer.errors import OutputError
 from veneer.evaluation.scoring import RowScore
 from veneer.io.files import reported, write_text
-from veneer.strict_json import restored, to_text, with_reasons
+from veneer.text.strict_json import restored, to_text, with_reasons
 
 ORDER_FILE = "order.json"
 RESULT_FILE = "result.json"

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veneer.counting import count_of
-from veneer.data.formats import Remarks, given_keys
-from veneer.data.json_values import BadRow
-from veneer.data.preference import Pair, of_alpaca, to_pair
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
+from veneer.data.files.sources import files_named
+from veneer.data.forms.formats import Remarks, given_keys
+from veneer.data.forms.preference import Pair, of_alpaca, to_pair
 from veneer.data.problems import RowProblem, grouped
-from veneer.data.readers import iterate_rows
 from veneer.data.records import Record
-from veneer.data.sources import files_named
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.evaluation.metrics.choice import CHOICES
 from veneer.events import Note, Subscriber
+from veneer.text.counting import count_of
 
 
 def read_pairs(name: str, columns: Mapping[Column, str], bad_rows: BadRows, emit: Subscriber) -> list[tuple[Pair, Any]]:

@@ -15,11 +15,10 @@ from veneer.comparison.pairs import chosen_row, read_pairs, scored_row
 from veneer.comparison.settings import SOURCES, CompareConfig, key_of
 from veneer.config import DataSection, parse
 from veneer.config.values import laid_over, override
-from veneer.counting import count_of
-from veneer.data.orders import order as shuffled
+from veneer.data.files.sources import RowFile, files_named
+from veneer.data.micro_batches.orders import order as shuffled
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record, collect, iterate_rows
-from veneer.data.sources import RowFile, files_named
 from veneer.data.splits import held_out
 from veneer.data.trained_rows import rows_also_in
 from veneer.enums import Column
@@ -30,7 +29,8 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import sampled_digest
 from veneer.io.files import write_text
 from veneer.run_folder import RunFolder
-from veneer.strict_json import to_text
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
 
 COMPARISON_FILE = "compare.json"
 RUNS = "runs"

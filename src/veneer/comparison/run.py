@@ -28,20 +28,20 @@ from veneer.comparison.summary import Difference, MethodSummary, charts, differe
 from veneer.comparison.task import TaskRows, check_metrics, task_rows
 from veneer.config import RunConfig, parse
 from veneer.config.values import drop, laid_over, override
-from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import Interrupted
 from veneer.evaluation.metrics.choose import try_on_references
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
+from veneer.html.notebook import html_facts, html_table
 from veneer.io.checkpoint import read_model_config
 from veneer.io.files import make_output_folder, reported, write_text
 from veneer.io.locks import exclusive
-from veneer.notebook import html_facts, html_table
-from veneer.own_module import command_of
-from veneer.signals import SIGNALS, deferred, stop_signalled
-from veneer.strict_json import to_text, with_reasons
+from veneer.runtime.own_module import command_of
+from veneer.runtime.signals import SIGNALS, deferred, stop_signalled
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text, with_reasons
 
 INTERRUPTED = {128 + number for number in SIGNALS}
 """Exit codes of a run that a signal ended."""

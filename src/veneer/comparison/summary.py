@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from veneer.charts import Series, points_chart
 from veneer.comparison.order import BASE, RunOutcome
 from veneer.comparison.task import MeasuredRun
 from veneer.evaluation.statistics.compare import Comparison, contrast_seeds
 from veneer.evaluation.statistics.measures import SHARES, Measure
 from veneer.evaluation.statistics.student import quantile
+from veneer.html.charts import Series, points_chart
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from veneer.comparison.order import RunOutcome
-from veneer.data.chat import split_for_evaluation
+from veneer.data.encoded.chat import split_for_evaluation
 from veneer.data.records import read_rows
 from veneer.enums import Column
 from veneer.evaluation.metrics.base import AnsweredRow

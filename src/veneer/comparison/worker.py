@@ -23,10 +23,10 @@ from veneer.evaluation.rows import choice_losses, prepare, prepare_choices, scor
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
+from veneer.processes.ranks import Ranks
 from veneer.run_folder import RunFolder
-from veneer.signals import end_by_signals, signal_exit_code
-from veneer.strict_json import to_text, with_reasons
-from veneer.training.parallel.ranks import Ranks
+from veneer.runtime.signals import end_by_signals, signal_exit_code
+from veneer.text.strict_json import to_text, with_reasons
 from veneer.training.run import train
 
 

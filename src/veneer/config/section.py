@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # pydantic 2.9 has it here alone
 
+from veneer.config.migration import counterpart
 from veneer.errors import ConfigError, listing, nearest
-from veneer.migration import counterpart
 
 _INSIDE: ContextVar[bool] = ContextVar("_INSIDE", default=False)
 """Whether a section is being read as a part of another, which then reports the problems of both."""

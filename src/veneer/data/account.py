@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from veneer.counting import count_of
-from veneer.data.encoding import EncodeReport
+from veneer.data.encoded.encoding import EncodeReport
 from veneer.data.problems import grouped
+from veneer.text.counting import count_of
 
 LISTED = 3
 """Rows that a finding names; it counts the others."""

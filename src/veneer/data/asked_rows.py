@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from veneer.data.formats import Remarks, given_keys
-from veneer.data.json_values import BadRow
-from veneer.data.readers import iterate_rows
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
+from veneer.data.forms.formats import Remarks, given_keys
 from veneer.enums import Column
 
 ANSWER = {"role": "assistant", "content": "?"}
@@ -24,7 +24,7 @@ def asked_rows(path: Path | str, columns: Mapping[Column, str]) -> Iterator[tupl
         columns: veneer's name of a column or key to the file's, where they differ.
 
     Raises:
-        DataError: the file cannot be read (`veneer.data.readers.iterate_rows`).
+        DataError: the file cannot be read (`veneer.data.files.readers.iterate_rows`).
     """
     for where, row in iterate_rows(path, columns=columns):
         if isinstance(row, BadRow):

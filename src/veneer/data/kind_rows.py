@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from veneer.data.formats import Record, Remarks, to_plain_text, to_record
-from veneer.data.labels import to_labelled
-from veneer.data.preference import to_pair
-from veneer.data.prompts import PromptRow, to_prompt
+from veneer.data.forms.formats import Record, Remarks, to_plain_text, to_record
+from veneer.data.forms.labels import to_labelled
+from veneer.data.forms.preference import to_pair
+from veneer.data.forms.prompts import PromptRow, to_prompt
 from veneer.enums import Column, RowKind
 
 PARTS = {
@@ -53,7 +53,7 @@ class KindRow:
 def to_kind(
     row: Any, where: str, kind: RowKind, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
 ) -> KindRow:
-    """The row of a kind that a file's row says; see `veneer.data.formats.to_record` for the other arguments.
+    """The row of a kind that a file's row says; see `veneer.data.forms.formats.to_record` for the other arguments.
 
     Raises:
         BadRow: it says none of that kind.

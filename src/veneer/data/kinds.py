@@ -6,24 +6,24 @@ from collections import Counter
 from collections.abc import Sequence
 
 from veneer.config import DataSection
-from veneer.counting import count_of
 from veneer.data.account import LISTED, one_label_note, overlap_note, repeats_note
-from veneer.data.chat import start_template
-from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
-from veneer.data.formats import Remarks
-from veneer.data.json_values import BadRow
+from veneer.data.encoded.chat import start_template
+from veneer.data.encoded.encoding import encoder_of, nothing_left, refuse_problems
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
+from veneer.data.files.sources import RowFile, RunFiles, run_files, training_files
+from veneer.data.forms.formats import Remarks
+from veneer.data.forms.prompts import EncodedPrompts, encode_prompts, unasked_notes
 from veneer.data.kind_rows import PARTS, KindRow, to_kind
 from veneer.data.problems import RowProblem
-from veneer.data.prompts import EncodedPrompts, encode_prompts, unasked_notes
-from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, encode_sides, load_rows, weighted
-from veneer.data.sources import RowFile, RunFiles, run_files, training_files
 from veneer.data.splits import evaluation_records, split_rows
 from veneer.data.trained_rows import row_hashes
 from veneer.enums import RowKind, SplitBy
 from veneer.events import Level, Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
+from veneer.text.counting import count_of
 
 SPLIT_BY_ANSWER = (
     "data.split by label holds out a share of the rows of each answer, and not of desirable and undesirable ones; for "

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veneer.counting import count_of
 from veneer.errors import listing
+from veneer.text.counting import count_of
 
 SHOWN = 3
 """The lines that are named for each cause."""

@@ -13,15 +13,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from veneer.counting import count_of
-from veneer.data.formats import Record, Remarks, to_plain_text, to_record
-from veneer.data.json_values import BadRow
-from veneer.data.labels import to_imitated
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import SUFFIXES, iterate_rows
+from veneer.data.forms.formats import Record, Remarks, to_plain_text, to_record
+from veneer.data.forms.labels import to_imitated
+from veneer.data.forms.turns import Message
 from veneer.data.problems import RowProblem, grouped, printable
-from veneer.data.readers import SUFFIXES, iterate_rows
-from veneer.data.turns import Message
 from veneer.enums import BadRows, Column, RowKind
 from veneer.errors import DataError
+from veneer.text.counting import count_of
 
 __all__ = [
     "SUFFIXES",

@@ -15,18 +15,18 @@ import numpy as np
 
 from veneer.config import DataSection
 from veneer.data.account import findings, overlap_note, repeats_note
-from veneer.data.chat import Example, start_template
-from veneer.data.encoding import EncodedFile, encode_all
+from veneer.data.encoded.chat import Example, start_template
+from veneer.data.encoded.encoding import EncodedFile, encode_all
+from veneer.data.encoded.stored_rows import is_cached, stored_rows
+from veneer.data.encoded.token_store import StoredExamples, add_to_digest
+from veneer.data.files.sources import RowFile, RunFiles, run_files
+from veneer.data.forms.prompts import PromptRow
 from veneer.data.lint.audit import RowAudit
-from veneer.data.mixture import RowMixture, WeightedRows
-from veneer.data.orders import Indices
+from veneer.data.micro_batches.mixture import RowMixture, WeightedRows
+from veneer.data.micro_batches.orders import Indices
 from veneer.data.problems import RowProblem
-from veneer.data.prompts import PromptRow
 from veneer.data.records import Record, RecordReader, duplicates, overlap
-from veneer.data.sources import RowFile, RunFiles, run_files
 from veneer.data.splits import split_rows
-from veneer.data.stored_rows import is_cached, stored_rows
-from veneer.data.token_store import StoredExamples, add_to_digest
 from veneer.data.trained_rows import row_hashes
 from veneer.enums import RowKind
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
@@ -34,7 +34,7 @@ from veneer.io.tokenizer import Tokenizer
 
 
 class Examples(Protocol):
-    """Encoded rows by their number: a list, or rows that are kept on the disk (`veneer.data.token_store`)."""
+    """Encoded rows by their number: a list, or rows that are kept on the disk (`veneer.data.encoded.token_store`)."""
 
     def __len__(self) -> int: ...
 

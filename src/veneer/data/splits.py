@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.config import DataSection
-from veneer.counting import count_of
+from veneer.data.files.readers import iterate_rows
+from veneer.data.files.sources import RowFile, RunFiles
 from veneer.data.group_values import group_of
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
-from veneer.data.orders import AT_ONCE, order
-from veneer.data.readers import iterate_rows
+from veneer.data.micro_batches.orders import AT_ONCE, order
 from veneer.data.records import Record, RecordReader
-from veneer.data.sources import RowFile, RunFiles
 from veneer.enums import RowKind, SplitBy
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Subscriber, ignore
+from veneer.text.counting import count_of
 
 # Another stream than the epochs' orders, which start from 0.
 _STREAM = 2**31

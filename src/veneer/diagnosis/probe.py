@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from veneer.enums import Products
 from veneer.errors import ConfigError
-from veneer.hardware import check_products, timed
+from veneer.machine.hardware import check_products, timed
 from veneer.model.attention import PackedAttention
 from veneer.model.compiled_step import CACHE_DTYPES
 from veneer.model.leaves import DenseLinear
@@ -22,8 +22,8 @@ from veneer.model.shape import PLAIN
 from veneer.native.functions import KernelProducts
 from veneer.native.library import kernels
 from veneer.products import compiled
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.int8 import Int8Matrix
-from veneer.quant.linear import QuantLinear
 
 MATRIX = (1536, 576)
 """Outputs and inputs of the matrix that is multiplied."""

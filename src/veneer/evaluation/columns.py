@@ -8,11 +8,11 @@ from typing import Any
 from veneer.config import RunConfig
 from veneer.config.data import refuse_shared
 from veneer.data.asked_rows import asked_row
-from veneer.data.formats import Remarks, given_keys, to_record
-from veneer.data.json_values import BadRow
-from veneer.data.labels import NAMES, certain_label, read_label
-from veneer.data.preference import to_pair
-from veneer.data.readers import iterate_rows
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
+from veneer.data.forms.formats import Remarks, given_keys, to_record
+from veneer.data.forms.labels import NAMES, certain_label, read_label
+from veneer.data.forms.preference import to_pair
 from veneer.enums import Column, choice
 
 Columns = Mapping[Column, str]
@@ -53,12 +53,12 @@ def question_columns(file: str, given: Columns, run: RunConfig | None) -> Column
 
 
 def undesirable(rows: Sequence[Any], columns: Columns, *, certain: bool) -> int:
-    """How many rows are labelled as undesirable (`veneer.data.labels`).
+    """How many rows are labelled as undesirable (`veneer.data.forms.labels`).
 
     Args:
         rows: as the file has them.
         columns: veneer's name of a column or key to the file's, where they differ.
-        certain: whether a label counts only where it can be no class (`veneer.data.labels.certain_label`).
+        certain: whether a label counts only where it can be no class (`veneer.data.forms.labels.certain_label`).
     """
     labels = [_labels(row, columns, certain) for row in rows if isinstance(row, dict)]
     return sum(found == [False] for found in labels)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.evaluation.scoring import grouped, target_states
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode

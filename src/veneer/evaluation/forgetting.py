@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from veneer.assistant.assistant import Assistant
-from veneer.data.formats import to_record
+from veneer.data.forms.formats import to_record
 from veneer.data.records import read_rows
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.divergence import row_divergences

@@ -26,7 +26,7 @@ from veneer.errors import ConfigError, DataError, VeneerError, listing, nearest
 from veneer.evaluation.harness_measures import measures_of_samples
 from veneer.evaluation.statistics.measures import Measure
 from veneer.events import Event, Level, Note, Subscriber
-from veneer.out_of_memory import is_out_of_memory
+from veneer.machine.out_of_memory import is_out_of_memory
 
 HARNESS = "lm-eval:"
 """What the name of a suite begins with that is a task of the harness."""

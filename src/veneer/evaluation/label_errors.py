@@ -26,25 +26,25 @@ from torch import Tensor
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
-from veneer.counting import count_of
-from veneer.data.chat import Trace, split_for_evaluation
-from veneer.data.formats import Record
-from veneer.data.json_values import BadRow
+from veneer.data.encoded.chat import Trace, split_for_evaluation
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
+from veneer.data.files.sources import files_named
+from veneer.data.forms.formats import Record
+from veneer.data.forms.turns import Message
 from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
 from veneer.data.lint.rules import Finding
 from veneer.data.lint.run import RowPass
-from veneer.data.orders import order
-from veneer.data.readers import iterate_rows
-from veneer.data.sources import files_named
-from veneer.data.turns import Message
+from veneer.data.micro_batches.orders import order
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.evaluation.scoring import example_losses
 from veneer.events import Stage, Subscriber, ignore
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
+from veneer.text.counting import count_of
 
 FOLDS = 5
 ROWS_A_LABEL = 4

@@ -32,7 +32,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from veneer.assistant.assistant import Assistant
-from veneer.data.chat import Example, template_of, token_ids
+from veneer.data.encoded.chat import Example, template_of, token_ids
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.scoring import grouped, target_states
 from veneer.events import Level, Note, Stage, Subscriber, ignore

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veneer.counting import count_of
-from veneer.data.chat import Encoder
+from veneer.data.encoded.chat import Encoder
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.rows import EXTRA_TOKENS
@@ -14,6 +13,7 @@ from veneer.evaluation.scoring import PASS_TOKENS
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.memory import MB, libraries, memory
 from veneer.planning.setup import Setup
+from veneer.text.counting import count_of
 
 START = 330 * MB
 """Resident memory of an evaluation's process before it loads a model, beside `libraries`."""

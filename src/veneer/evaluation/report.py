@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from veneer.counting import count_of
 from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult
 from veneer.evaluation.judge.verdicts import JudgeResult
 from veneer.evaluation.statistics.compare import Comparison, Metric
-from veneer.notebook import html_notes, html_table
+from veneer.html.notebook import html_notes, html_table
+from veneer.text.counting import count_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from veneer.adapters.content import content_digest
-from veneer.adapters.store import check_adapter, read_tensors
+from veneer.adapters.files.content import content_digest
+from veneer.adapters.files.store import check_adapter, read_tensors
 from veneer.arguments import repeats
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Column

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from veneer.adapters.overflow import largest_update
 from veneer.assistant.assistant import Assistant
-from veneer.counting import count_of
-from veneer.data.chat import Example, split_for_evaluation
+from veneer.data.encoded.chat import Example, split_for_evaluation
 from veneer.data.group_values import group_of
 from veneer.data.records import Record
 from veneer.errors import ConfigError, DataError, ModelError, listing
@@ -25,7 +24,8 @@ from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.events import Level, Note, Stage, Subscriber, counted, ignore
 from veneer.generation.sampling import Sampling
-from veneer.strict_json import to_text
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""

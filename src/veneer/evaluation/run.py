@@ -17,7 +17,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.memory import enough_memory
 from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
-from veneer.data.in_memory import RowSource, rows_file
+from veneer.data.files.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
 from veneer.enums import Column, Method, ObjectiveName
 from veneer.errors import ConfigError, VeneerError
@@ -54,7 +54,7 @@ from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
 from veneer.generation.share import WHOLE, Share
-from veneer.html_page.assemble import page_begins
+from veneer.html.assemble import page_begins
 from veneer.io.proofs import prove_own_file
 from veneer.run_folder import recorded_run
 

@@ -19,9 +19,9 @@ from unicodedata import normalize
 import numpy as np
 import torch
 
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.events import Stage, Subscriber
 from veneer.generation.batch import generate
 from veneer.generation.cohort import Router

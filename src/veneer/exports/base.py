@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.files.store import TOKENIZER_FILE, check_adapter, read_tensors, read_tokenizer
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import TOKENIZER_FILE, check_adapter, read_tensors, read_tokenizer
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.exports.tensors import ModelTensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.store import read_content
+from veneer.adapters.files.store import read_content
 from veneer.config import RunConfig
 from veneer.event_log import by_step
 from veneer.exports.certificate import TOP
@@ -13,7 +13,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target
 from veneer.io.checkpoint import model_name
 from veneer.run_folder import recorded_run, run_of
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 LICENSE = (
     "Add one (`license:` in the lines above). A merged model is a version of its base, whose license goes on to hold."

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from veneer.counting import count_of
 from veneer.errors import VeneerError, listing
-from veneer.notebook import html_table
+from veneer.html.notebook import html_table
+from veneer.text.counting import count_of
 
 TOP = 10
 """Likeliest tokens of the reference whose log-probabilities are compared."""

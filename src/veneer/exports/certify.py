@@ -26,8 +26,8 @@ from veneer.exports.thresholds import threshold_of
 from veneer.exports.veneer_reader import ReaderInput, own, reference
 from veneer.io.digests import sha256
 from veneer.io.files import write_text
-from veneer.strict_json import to_text, with_reasons
-from veneer.system import address_space, memory, memory_limit
+from veneer.machine.system import address_space, memory, memory_limit
+from veneer.text.strict_json import to_text, with_reasons
 
 NEW_TOKENS = 16
 """Length of the answers that are compared; a narrower context takes shorter ones."""

@@ -12,8 +12,8 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.assistant.assistant import make_assistant
-from veneer.data.chat import stop_tokens
-from veneer.data.encoding import encoder_of
+from veneer.data.encoded.chat import stop_tokens
+from veneer.data.encoded.encoding import encoder_of
 from veneer.errors import ConfigError, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner

@@ -22,13 +22,13 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.dora import DoraLinear
-from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead
-from veneer.adapters.experts import ExpertsUpdate
-from veneer.adapters.linear import LoraLinear, TrainedBias
+from veneer.adapters.layers.dora import DoraLinear
+from veneer.adapters.layers.embedding import LoraEmbedding, TokenEmbedding, TokenHead
+from veneer.adapters.layers.experts import ExpertsUpdate
+from veneer.adapters.layers.linear import LoraLinear, TrainedBias
+from veneer.adapters.layers.modules_to_save import SavedModule, TrainedNormBias
 from veneer.adapters.load import load_adapter
 from veneer.adapters.module import AdapterModule
-from veneer.adapters.modules_to_save import SavedModule, TrainedNormBias
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.errors import AdapterError, ModelError, listing
 from veneer.events import Stage

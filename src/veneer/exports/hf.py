@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.files.store import check_adapter
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import check_adapter
 from veneer.backends.files import HfFiles
 from veneer.backends.load import load_hf
 from veneer.errors import AdapterError

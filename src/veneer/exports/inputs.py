@@ -23,8 +23,8 @@ from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest
 from veneer.exports.tensors import ExpectedTensor, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live
-from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
+from veneer.machine.hardware import resolve_device, resolve_dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from typing import IO, Any
 from veneer.data.records import Message
 from veneer.errors import ConfigError, ModelError
 from veneer.exports.certificate import Answer, TokenDistribution
-from veneer.own_module import command_of
-from veneer.packages import installed
-from veneer.strict_json import to_text
+from veneer.runtime.own_module import command_of
+from veneer.runtime.packages import installed
+from veneer.text.strict_json import to_text
 
 PACKAGE, EXTRA = "xllamacpp", "llama-cpp"
 MISSING = (

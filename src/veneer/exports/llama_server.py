@@ -16,7 +16,7 @@ from typing import Any
 
 import xllamacpp
 
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 
 def main() -> int:

@@ -12,17 +12,17 @@ from torch import Tensor
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.data.records import Record
 from veneer.enums import Backend
 from veneer.evaluation.rows import prepare, refuse_overflow
 from veneer.evaluation.scoring import RowScore, example_losses
 from veneer.evaluation.statistics.compare import compare, measures_of
 from veneer.exports.base import Source
-from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
+from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_paths
 

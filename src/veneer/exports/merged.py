@@ -34,9 +34,9 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
 from veneer.io.model_files import WEIGHTS_FILE, save_settings
 from veneer.io.tokenizer import Tokenizer
-from veneer.packages import installed
 from veneer.quant.schemes import pack
 from veneer.quantization import packed_config, packed_paths
+from veneer.runtime.packages import installed
 
 UNMEASURED = (
     "merged into the dequantised base, since the adapter was trained beside it; with evaluation rows (--data) this and "

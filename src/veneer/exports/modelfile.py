@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from veneer.data.bounded_template import BoundedTemplate
-from veneer.data.chat import template_of
+from veneer.data.encoded.chat import template_of
+from veneer.data.templates.bounded_template import BoundedTemplate
 from veneer.errors import DataError
 from veneer.io.files import write_text
 from veneer.io.tokenizer import Tokenizer

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.origin import read_base
-from veneer.adapters.store import read_content, read_tensors, save_adapter
+from veneer.adapters.files.origin import read_base
+from veneer.adapters.files.store import read_content, read_tensors, save_adapter
 from veneer.exports.base import MergeBase
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.inputs import Checks, ExportInputs, name_of
@@ -21,7 +21,7 @@ from veneer.exports.veneer_reader import ReaderInput, own
 from veneer.io.checkpoint import model_name
 from veneer.io.model_files import decoded_when_read
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.packages import installed
+from veneer.runtime.packages import installed
 
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
 NO_DIRECTORY = "not read by PEFT: the base is a GGUF file or stored quantised, and PEFT's own way to it is another one"

@@ -8,13 +8,13 @@ from typing import Any
 
 from veneer.assistant.assistant import Assistant
 from veneer.config import RunConfig
-from veneer.counting import count_of
+from veneer.data.files.sources import run_files
 from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_file
-from veneer.data.sources import run_files
 from veneer.enums import RowKind
 from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.columns import record_columns
+from veneer.text.counting import count_of
 
 LIMIT = 20
 """Prompts of a certificate, unless more are asked for."""

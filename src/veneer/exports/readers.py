@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from veneer.data.chat import stop_tokens, token_ids
-from veneer.data.encoding import encoder_of
+from veneer.data.encoded.chat import stop_tokens, token_ids
+from veneer.data.encoded.encoding import encoder_of
 from veneer.enums import Backend
 from veneer.errors import ModelError, VeneerError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
@@ -26,7 +26,7 @@ from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.protocol import Checkpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.out_of_memory import is_out_of_memory
+from veneer.machine.out_of_memory import is_out_of_memory
 
 TRANSFORMERS, PEFT = "transformers", "peft"
 

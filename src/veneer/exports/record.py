@@ -12,9 +12,9 @@ from veneer.evaluation.statistics.compare import Comparison
 from veneer.exports.certificate import Certificate
 from veneer.exports.measure import Loss, Survival
 from veneer.exports.merge import MergeSummary
+from veneer.html.notebook import html_facts
 from veneer.io.files import write_text
-from veneer.notebook import html_facts
-from veneer.strict_json import to_text, with_reasons
+from veneer.text.strict_json import to_text, with_reasons
 
 RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
 

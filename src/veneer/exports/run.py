@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.origin import BaseCheck
-from veneer.adapters.store import config_warnings, read_content, read_spec
+from veneer.adapters.files.origin import BaseCheck
+from veneer.adapters.files.store import config_warnings, read_content, read_spec
 from veneer.arguments import check_types
 from veneer.backends.base import Capabilities
 from veneer.backends.describe import describe_model
@@ -34,7 +34,7 @@ from veneer.io.model_files import written_dtype
 from veneer.io.places import place_named
 from veneer.io.proofs import prove_folder
 from veneer.run_folder import recorded_run, run_of
-from veneer.training.locked_inputs import recorded_files
+from veneer.training.folder.locked_inputs import recorded_files
 
 FAILED = ".failed"
 """End of the name of a folder whose certificate did not pass."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.chat import template_of
+from veneer.data.encoded.chat import template_of
 from veneer.data.records import Message
 from veneer.errors import DataError
 from veneer.exports.llama_cpp import LlamaCpp

@@ -15,11 +15,11 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
+from veneer.adapters.files.store import read_tokenizer
 from veneer.adapters.load import load_adapter
-from veneer.adapters.store import read_tokenizer
 from veneer.assistant.assistant import Assistant, make_assistant
 from veneer.backends.load import load_language_model
-from veneer.data.chat import template_of
+from veneer.data.encoded.chat import template_of
 from veneer.enums import Backend
 from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput, TokenDistribution

@@ -40,7 +40,7 @@ from veneer.io.protocol import Checkpoint as Checkpoint
 from veneer.io.scaled import FLOAT8, ScaledTensors
 from veneer.io.text_part import COMPOSITE, text_config, text_name
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.large_pages import copied
+from veneer.machine.large_pages import copied
 
 WEIGHTS = "model*.safetensors"
 """Names of the files of weights, shards among them."""

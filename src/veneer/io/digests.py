@@ -18,7 +18,7 @@ from threading import Lock, Thread
 
 from veneer.errors import OutputError
 from veneer.io.files import write_text
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 KEPT_FROM = 50_000_000
 """The size, in bytes, from which on a file's digest is kept on the disk; smaller files are hashed in a moment."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from veneer.errors import OutputError
 from veneer.io.leftovers import PARTIAL, held, partial_of, remove_dead
 from veneer.io.places import working_folder
-from veneer.posix import file_size_limit
+from veneer.runtime.posix import file_size_limit
 
 BLOCK = 512
 """Bytes in which the system counts what a file takes."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from veneer.errors import OutputError
-from veneer.posix import lock_file
+from veneer.runtime.posix import lock_file
 
 PARTIAL = ".partial-"
 """Prefix of the names of unfinished files and folders."""

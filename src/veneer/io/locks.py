@@ -14,7 +14,7 @@ from typing import IO, Any
 from veneer.errors import OutputError
 from veneer.io.files import reported
 from veneer.io.leftovers import is_at
-from veneer.posix import lock_file
+from veneer.runtime.posix import lock_file
 
 LOCK = ".lock"
 """The file in a folder that its lock is taken on."""
@@ -78,8 +78,8 @@ def _replace_mark(lock: FileIO, mark: bytes) -> str:
 
 
 def lock_patiently(file: IO[Any]) -> None:
-    """Take the exclusive lock of an open file, as `veneer.posix.lock_file`; whoever only looks whether it is taken
-    (`veneer.posix.is_locked`) has it for an instant, which is waited for.
+    """Take the exclusive lock of an open file, as `veneer.runtime.posix.lock_file`; whoever only looks whether it is taken
+    (`veneer.runtime.posix.is_locked`) has it for an instant, which is waited for.
 
     Raises:
         BlockingIOError, OSError, OutputError: as there.

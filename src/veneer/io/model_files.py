@@ -16,7 +16,7 @@ from veneer.io.gguf.reader import dtype_in_gguf
 from veneer.io.prequantised import CONFIG_KEY, METHOD
 from veneer.io.stream import TensorWriter
 from veneer.io.tokenizer import Tokenizer
-from veneer.strict_json import only_finite, tagged, to_text
+from veneer.text.strict_json import only_finite, tagged, to_text
 
 WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models
 
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 
 def keep_white_space_in_offsets(backend: tokenizers.Tokenizer) -> None:

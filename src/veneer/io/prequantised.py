@@ -27,8 +27,8 @@ from torch import Tensor
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ModelError
-from veneer.expressions import endless
-from veneer.strict_json import to_text
+from veneer.text.expressions import endless
+from veneer.text.strict_json import to_text
 
 CONFIG_KEY = "quantization_config"
 METHOD = "bitsandbytes"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from veneer.errors import OutputError
 from veneer.io.files import reported
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 _KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int8: "I8"}
 _ENTRY = 160

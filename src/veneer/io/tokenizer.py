@@ -30,7 +30,7 @@ from veneer.io.json_objects import object_if_there
 from veneer.io.post_processor import keep_white_space_in_offsets
 from veneer.io.tokenizer_bounds import check_bounds
 from veneer.io.tokenizer_files import DEFAULT, TOOL_USE, as_configured, chat_templates, text_in
-from veneer.strict_json import only_finite, to_text
+from veneer.text.strict_json import only_finite, to_text
 
 ALIAS_BASE = 0x100000
 """First code point of plane 16, which is private use from end to end: no normaliser changes it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from veneer.io.files import reported, write_text
 from veneer.jobs.job import Job, JobKind, job_of
 from veneer.run_folder import RunFolder
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 JOB_FILE = "job.json"
 SETTINGS_FILE = "job-settings.json"

@@ -11,7 +11,7 @@ from veneer.jobs.process import error_in
 from veneer.jobs.queue import ended
 from veneer.run_records.log import RunLog
 from veneer.run_records.state import RunState, state_of
-from veneer.signals import SIGNALS
+from veneer.runtime.signals import SIGNALS
 
 MOST_KILLS = 5
 """How often in a row the process of a job may be killed without having made a step more."""

@@ -22,10 +22,10 @@ from veneer.io.locks import LOCK, lock_patiently
 from veneer.jobs.arguments import arguments_of
 from veneer.jobs.folder import JobFolder
 from veneer.jobs.job import Job, JobKind
-from veneer.own_module import command_of
-from veneer.posix import is_locked
 from veneer.run_records.state import mark_of
-from veneer.strict_json import to_text
+from veneer.runtime.own_module import command_of
+from veneer.runtime.posix import is_locked
+from veneer.text.strict_json import to_text
 
 ERROR = "error: "
 """Begins the line with which the command line says why it ends (`veneer.cli`)."""

@@ -25,7 +25,7 @@ from veneer.io.files import reported
 from veneer.jobs.folder import STUDIO, JobFolder, job_folders
 from veneer.jobs.job import Job, JobStatus, job_of
 from veneer.jobs.store import Change, JobLease
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 FILE = "jobs.sqlite"
 VERSION = 1

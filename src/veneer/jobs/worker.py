@@ -30,9 +30,9 @@ from veneer.jobs.process import FoundProcess, StartedProcess, job_lock
 from veneer.jobs.queue import ended
 from veneer.jobs.sqlite_store import SqliteStore
 from veneer.jobs.store import JobLease, JobStore
-from veneer.posix import is_locked
-from veneer.strict_json import to_text
-from veneer.system import memory, memory_limit
+from veneer.machine.system import memory, memory_limit
+from veneer.runtime.posix import is_locked
+from veneer.text.strict_json import to_text
 
 IDLE_SECONDS = 0.25
 """Seconds between two looks at the queue, and at what is wanted of a job."""

@@ -8,7 +8,7 @@ import torch
 
 from veneer.config import QuantSection, RunConfig
 from veneer.enums import Method, Scheme
-from veneer.hardware import resolve_dtype
+from veneer.machine.hardware import resolve_dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import torch
 
 from veneer.enums import Products, Scheme
 from veneer.errors import ConfigError
-from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
 from veneer.loading.expected import TABLE_NAMES, Recorder, check_tensors, linear_paths
 from veneer.loading.forms import WeightForm, keeps_blocks, keeps_table_blocks
@@ -16,6 +15,7 @@ from veneer.loading.how import DEFAULTS, Loading
 from veneer.loading.stored import stored_quantisation
 from veneer.loading.streams import StreamedTables, StreamedWeights
 from veneer.loading.unread import check_tied
+from veneer.machine.hardware import check_products
 from veneer.model.decoder import CausalLM
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.products import reads_stored

@@ -17,7 +17,7 @@ from veneer.model.spec import DecoderSpec
 from veneer.native.stored import Format, NestedScales
 from veneer.quant.codes import BLOCKS, CodeBook, code_values
 from veneer.quant.dynamic import DynamicMap, map_values
-from veneer.quant.linear import QuantLinear
+from veneer.quant.four_bit import QuantLinear
 from veneer.quant.nested import nested_scales
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear

@@ -15,10 +15,10 @@ from torch import nn
 from veneer.enums import Products
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint
-from veneer.large_pages import Slab, copied
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.stored import in_experts, packed_layer
+from veneer.machine.large_pages import Slab, copied
 from veneer.model.leaves import DenseLinear, DenseTables
 from veneer.quant.blocks import BlockLinear
 from veneer.quant.int8 import Int8Linear

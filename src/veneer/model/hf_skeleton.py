@@ -25,7 +25,7 @@ from veneer.errors import ModelError, listing
 from veneer.model.hf_lengths import ALWAYS_EQUAL, AnglesByLength, angles_by_length
 from veneer.model.mixture import MixtureSpec
 from veneer.products import PLAIN_SCORES, Scores
-from veneer.strict_json import FLOAT_TAG
+from veneer.text.strict_json import FLOAT_TAG
 
 EXTRA = "pip install 'veneer[hf]'"
 CONTEXTS = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")

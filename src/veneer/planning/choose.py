@@ -14,13 +14,13 @@ from veneer.config import ComputeSection
 from veneer.config.checks import IN_PARTS
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
+from veneer.machine.system import memory as system_memory
+from veneer.machine.system import memory_limit
 from veneer.planning.base import decoded_bytes
 from veneer.planning.batch_shape import BatchShape, RowSizes
 from veneer.planning.memory import GPU_START, MB, Memory, hosted_bytes, memory, parked_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.time import operations, overhead_operations
-from veneer.system import memory as system_memory
-from veneer.system import memory_limit
 
 CANDIDATES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536)
 """Sizes of micro-batches in tokens that are considered, besides that of the longest row."""

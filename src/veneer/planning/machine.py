@@ -11,7 +11,7 @@ import torch
 
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
-from veneer.hardware import resolve_device, resolve_dtype
+from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.planning.choose import device_bytes, free_bytes
 from veneer.planning.memory import resident
 from veneer.planning.setup import Setup

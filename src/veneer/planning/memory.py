@@ -213,7 +213,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int) -> M
 
 
 def _keeps_gradients(setup: Setup, batch: BatchShape) -> bool:
-    """Whether gradients keep their place between steps (`veneer.training.kept_gradients`).
+    """Whether gradients keep their place between steps (`veneer.training.memory_use.kept_gradients`).
 
     Where a step has one micro-batch, its gradients come when its activations go, and their places would be memory more.
     Several lanes and processes have buffers for all of their gradients.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from veneer.adapters.experts import prefixes
+from veneer.adapters.layers.experts import prefixes
 from veneer.adapters.spec import LoraSpec
 from veneer.model.mixture import DOWN, GATE_UP, MixtureSpec, Routing
 from veneer.model.spec import DecoderSpec

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from veneer.config import ComputeSection
-from veneer.counting import count_of
 from veneer.planning.batch_shape import StepSizes
 from veneer.planning.choose import Limit, MicroBatchChoice, choose
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
 from veneer.planning.time import Disk, Rate, disk, operations, step_seconds
+from veneer.text.counting import count_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -146,7 +146,7 @@ def plan_serving(
 
 def computed_by_modules(setup: Setup) -> bool:
     """Whether a server computes adapters of this kind by the model's modules, one batch an adapter, because they are
-    more than what `veneer.adapters.step_factors` makes of them."""
+    more than what `veneer.adapters.layers.step_factors` makes of them."""
     more = bool(setup.updated or setup.lora.modules_to_save or setup.lora.trainable_tokens)
     biases = setup.lora.bias is not Bias.NONE and any(linear.bias for linear in setup.every_linear)
     return setup.spec.mixture is not None or biases or more

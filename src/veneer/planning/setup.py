@@ -12,9 +12,9 @@ from math import prod
 
 import torch
 
-from veneer.adapters.combinations import refuse_on
-from veneer.adapters.experts import target_paths
-from veneer.adapters.score import SCORE_WEIGHT
+from veneer.adapters.exclusions import refuse_on
+from veneer.adapters.layers.experts import target_paths
+from veneer.adapters.layers.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, nearest
-from veneer.hardware import timed
+from veneer.machine.hardware import timed
+from veneer.machine.out_of_memory import refuse_full_address_space
 from veneer.model.leaves import DenseLinear
-from veneer.out_of_memory import refuse_full_address_space
 from veneer.planning.batch_shape import BatchShape
 from veneer.planning.mixture import block_width
 from veneer.planning.optimizer import state_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from veneer.adapters.names import (
+from veneer.adapters.files.names import (
     EMBEDDING_A,
     EMBEDDING_B,
     FACTOR_A,

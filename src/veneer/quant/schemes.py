@@ -10,7 +10,7 @@ from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, ModelError, listing, nearest
 from veneer.quant.codes import packed_sizes
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.four_bit import QuantConfig, QuantLinear
 from veneer.quant.nested import NESTED_BLOCK
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from veneer.errors import ConfigError, Interrupted, OutputError, RankLost, VeneerError
-from veneer.signals import deferred, stop_signalled
+from veneer.runtime.signals import deferred, stop_signalled
 
 LOCAL = "ray"
 """The address that means the cluster which runs on this machine, or one that is started for the command."""

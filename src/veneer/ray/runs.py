@@ -21,8 +21,8 @@ from veneer.errors import VeneerError, listing
 from veneer.events import RunDone, RunFailed, Stage, Subscriber, ignore
 from veneer.generation.share import WHOLE
 from veneer.io.locks import LOCK
-from veneer.posix import is_locked
 from veneer.ray.cluster import Cluster, cluster
+from veneer.runtime.posix import is_locked
 from veneer.sweeps.grid import Point
 from veneer.sweeps.outcome import SweepOutcome
 from veneer.sweeps.run import JointTrainer, sweep_shared

@@ -33,9 +33,9 @@ from veneer.config import parse
 from veneer.enums import Publish
 from veneer.events import CheckpointSaved, Evaluated, Event, StepDone
 from veneer.io.files import atomic_folder, make_output_folder
+from veneer.processes.ranks import launched
 from veneer.run_folder import RunFolder
-from veneer.training.checkpoint import best_step_of
-from veneer.training.parallel.ranks import launched
+from veneer.training.folder.checkpoint import best_step_of
 from veneer.training.run import train
 
 

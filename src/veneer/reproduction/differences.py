@@ -13,7 +13,7 @@ from veneer.errors import CheckpointError
 from veneer.event_log import by_step
 from veneer.run_folder import RunFolder
 from veneer.step_values import StepValues
-from veneer.training.lock import Environment
+from veneer.training.folder.lock import Environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from veneer.errors import CheckpointError, listing
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import sha256
 from veneer.run_folder import LOCK_FILE, RunFolder
-from veneer.strict_json import to_text
-from veneer.training.locked_inputs import changed_inputs
+from veneer.text.strict_json import to_text
+from veneer.training.folder.locked_inputs import changed_inputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 from veneer.arguments import check_types
 from veneer.config import RunConfig
-from veneer.counting import count_of
 from veneer.errors import CheckpointError, Interrupted, OutputError, listing
 from veneer.events import (
     Event,
@@ -24,15 +23,16 @@ from veneer.events import (
     Subscriber,
     broadcast,
 )
-from veneer.hardware import resolve_device
 from veneer.io.digests import sha256
 from veneer.io.files import remove_folder, reported, write_text
+from veneer.machine.hardware import resolve_device
 from veneer.reproduction.differences import TensorDifference, environments, first_step, tensors
 from veneer.reproduction.original import Original, read_original
 from veneer.run_folder import LOCK_FILE, RunFolder
-from veneer.strict_json import to_text
-from veneer.training.lock import environment
-from veneer.training.locked_inputs import read_lock
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
+from veneer.training.folder.lock import environment
+from veneer.training.folder.locked_inputs import read_lock
 from veneer.training.run import train
 
 REPRODUCED = ".reproduced"

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
-from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.config import RewardSpec
 from veneer.rewards.base import AnswerReward
 from veneer.rewards.command_reward import CommandReward, arguments_of
@@ -30,7 +30,7 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
         found = []
         for section, name in zip(sections, names_of(sections), strict=True):
             if section.adapter is not None:
-                continue  # it scores by the run's base, once that is loaded (`veneer.training.score_reward`)
+                continue  # it scores by the run's base, once that is loaded (`veneer.training.rewarding.score_reward`)
             reward = _made(section, stop)
             started.callback(reward.close)
             found.append(WeighedReward(name, reward, section.weight, section.on_error))

@@ -24,9 +24,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from veneer.counting import count_of
-from veneer.posix import close_in_forks
-from veneer.strict_json import to_text
+from veneer.runtime.posix import close_in_forks
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
 
 
 class NotUsable(Exception):

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from veneer.counting import count_of
 from veneer.errors import ConfigError
-from veneer.posix import end_group
 from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
 from veneer.rewards.process import POLL_SECONDS, SHOWN
-from veneer.strict_json import to_text, with_reasons
+from veneer.runtime.posix import end_group
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text, with_reasons
 
 
 def arguments_of(command: str) -> list[str]:

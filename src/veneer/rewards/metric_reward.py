@@ -11,7 +11,7 @@ from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
 from veneer.evaluation.scoring import compare_answer, json_value, same_json
 from veneer.rewards.base import AnswerToJudge, RewardFailed
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 EXACT = "exact"
 """The metric that is 1 for an answer that equals its reference, and 0 for others."""

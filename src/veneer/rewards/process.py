@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Self
 
-from veneer.posix import end_group
 from veneer.rewards.base import RewardFailed, RewardsStopped
+from veneer.runtime.posix import end_group
 
 POLL_SECONDS = 0.1
 """How often a wait looks whether a signal came."""

@@ -14,7 +14,7 @@ from typing import Any
 from veneer.errors import ConfigError
 from veneer.rewards.base import AnswerToJudge, RewardFailed
 from veneer.rewards.process import LineProcess
-from veneer.strict_json import NOT_FINITE, to_text, with_reasons
+from veneer.text.strict_json import NOT_FINITE, to_text, with_reasons
 
 LOAD_SECONDS = 300.0
 """Within which a file must be loaded: it may import large libraries."""

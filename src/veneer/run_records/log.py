@@ -18,7 +18,7 @@ from typing import Any
 
 from veneer.events import Level
 from veneer.step_values import step_number
-from veneer.strict_json import restored
+from veneer.text.strict_json import restored
 
 COLUMNS = ("loss", "grad_norm", "learning_rate", "tokens", "supervised", "seconds", "memory_mb", "epoch", "time")
 """What is kept of every step: fields of `StepDone`, and the time when it was told, in seconds since 1970."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from veneer.io.files import read_regular
 from veneer.io.locks import LOCK
-from veneer.posix import is_locked
+from veneer.runtime.posix import is_locked
 
 
 class RunState(StrEnum):

@@ -14,14 +14,14 @@ from veneer.comparison.run import CompareResult, compare_shared
 from veneer.comparison.settings import CompareConfig
 from veneer.comparison.summary import Difference, Figure
 from veneer.config import ComputeSection
-from veneer.counting import count_of
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
+from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.ranks import launched
 from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.figures import bare, change, p_value
 from veneer.screens.subscribers import subscribers_of, told_by_rank_0
-from veneer.training.parallel.dealt import Dealt, meeting
-from veneer.training.parallel.ranks import launched
+from veneer.text.counting import count_of
 from veneer.training.parallel.start import with_own_device
 
 ALWAYS = ("exact", "fields", "loss", "perplexity", "bits_per_byte")

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.screens.streams import LossyStream
-from veneer.visible import visible
+from veneer.text.visible import visible
 
 
 def console() -> Console:

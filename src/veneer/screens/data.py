@@ -10,8 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from veneer.counting import count_of
-from veneer.data.fix import Change, FixResult, fix
+from veneer.data.files.fix import Change, FixResult, fix
 from veneer.data.lint.report import Found, LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
@@ -21,14 +20,15 @@ from veneer.enums import RowKind
 from veneer.errors import ConfigError
 from veneer.evaluation.lint_request import LintRequest, run_lint
 from veneer.events import Stage
-from veneer.html_page.assemble import page_begins
+from veneer.html.assemble import page_begins
 from veneer.io.proofs import prove_own_file
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.json_output import while_read
-from veneer.strict_json import to_text
-from veneer.visible import visible
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
+from veneer.text.visible import visible
 
 SHOWN = 3
 """Rows of a rule that are shown with what was found in them."""

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.counting import count_of
 from veneer.errors import listing
 from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult, Verdict
@@ -20,11 +19,12 @@ from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.request import EvaluationRequest
 from veneer.evaluation.run import contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
+from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.ranks import launched
 from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number, p_value
 from veneer.screens.subscribers import subscribers_of
-from veneer.training.parallel.dealt import Dealt, meeting
-from veneer.training.parallel.ranks import launched
+from veneer.text.counting import count_of
 from veneer.training.parallel.start import with_own_device
 
 SAMPLES_SHOWN = 3

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
-from veneer.counting import count_of
 from veneer.events import (
     AnswersJudged,
     Evaluated,
@@ -41,6 +40,7 @@ from veneer.events import (
 )
 from veneer.screens.console import say
 from veneer.screens.figures import answered, duration, rate
+from veneer.text.counting import count_of
 
 LOG_FIRST = 2.0
 """Seconds until the first line of a stage in a log."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from veneer.counting import count_of
 from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import run_export
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.subscribers import subscribers_of
+from veneer.text.counting import count_of
 
 
 def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:

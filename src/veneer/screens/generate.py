@@ -13,7 +13,6 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.prompts import turns
 from veneer.assistant.questions import FileQuestion
 from veneer.assistant.request import AssistantRequest
-from veneer.counting import count_of
 from veneer.data.records import SUFFIXES
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError
@@ -21,17 +20,18 @@ from veneer.evaluation.columns import question_columns
 from veneer.events import Event
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
+from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.ranks import launched
 from veneer.run_folder import recorded_run
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.loading import open_visibly
 from veneer.screens.standard_input import standard_input, text_of
-from veneer.training.parallel.dealt import Dealt, meeting
-from veneer.training.parallel.ranks import launched
+from veneer.text.counting import count_of
 from veneer.training.parallel.start import with_own_device
 
 if TYPE_CHECKING:
-    from veneer.serving.batch import BatchResult
+    from veneer.answering.file_job import BatchResult
 
 
 def read_question(prompt: str | None) -> str:
@@ -84,8 +84,8 @@ def say_below(events: list[Event]) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raise OutputError for what no answers can be kept in; see `veneer.serving.answers_file.prove_answers_file`."""
-    from veneer.serving.answers_file import prove_answers_file
+    """Raise OutputError for what no answers can be kept in; see `veneer.answering.answers_file.prove_answers_file`."""
+    from veneer.answering.answers_file import prove_answers_file
 
     prove_answers_file(path)
 
@@ -116,8 +116,8 @@ def open_for_rows(request: AssistantRequest, questions: Sequence[FileQuestion], 
     Raises:
         ModelError, AdapterError, ConfigError, DataError: whatever cannot be used.
     """
-    from veneer.serving.adapters import adapter_names
-    from veneer.serving.held_base import load_held_base
+    from veneer.serving.served_adapters.folder import adapter_names
+    from veneer.serving.served_adapters.held_base import load_held_base
 
     asked = {one.adapter for one in questions if one.adapter is not None}
     if adapters is None or not asked:
@@ -153,10 +153,10 @@ def answer_into(
         columns: those that the questions were read with.
 
     Raises:
-        AdapterError, ConfigError, DataError, OutputError: see `veneer.serving.batch.answer_file`.
+        AdapterError, ConfigError, DataError, OutputError: see `veneer.answering.file_job.answer_file`.
     """
-    from veneer.adapters.content import content_digest
-    from veneer.serving.batch import answer_file
+    from veneer.adapters.files.content import content_digest
+    from veneer.answering.file_job import answer_file
 
     job = {
         "input": file_digest(path),

@@ -10,7 +10,7 @@ import click
 
 from veneer.events import Event, Result, to_json
 from veneer.screens.streams import drop_rest
-from veneer.strict_json import to_text, with_reasons
+from veneer.text.strict_json import to_text, with_reasons
 
 Told = TypeVar("Told")
 

@@ -10,7 +10,6 @@ from rich.text import Text
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
-from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import read_model_config
@@ -22,7 +21,8 @@ from veneer.planning.serving import ServingPlan, plan_serving
 from veneer.planning.setup import Setup
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.subscribers import subscribers_of
-from veneer.strict_json import to_text
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
 from veneer.training.from_adapter import with_adapter
 from veneer.training.prepare import plan
 from veneer.training.supposed_steps import SupposedRows

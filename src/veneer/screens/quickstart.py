@@ -14,7 +14,6 @@ from rich.console import Console
 
 from veneer.bundled import SETS, bundled_data
 from veneer.config import RunConfig
-from veneer.counting import count_of
 from veneer.enums import Method
 from veneer.evaluation.report import Report
 from veneer.screens.console import console, say, show_table
@@ -22,6 +21,7 @@ from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.train import train_visibly
+from veneer.text.counting import count_of
 from veneer.walkthrough import scored, told_of_all, walkthrough_config
 
 SAMPLES = 3

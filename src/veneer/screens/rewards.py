@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.assistant.request import AssistantRequest
-from veneer.counting import count_of
 from veneer.enums import Column
 from veneer.evaluation.columns import pair_columns
 from veneer.reward_model import PairAccuracy, load_reward_model, pair_accuracy
 from veneer.run_folder import recorded_run
 from veneer.screens.console import new_table, show_table
 from veneer.screens.subscribers import subscribers_of
+from veneer.text.counting import count_of
 
 
 def evaluate_pairs_visibly(

@@ -14,7 +14,6 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from veneer.counting import count_of
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import curve_of, thinned
 from veneer.run_records.find import differences, open_run, runs
@@ -23,7 +22,8 @@ from veneer.run_records.record import RunRecord, by_key, default_settings
 from veneer.run_records.state import RunState
 from veneer.screens.console import new_table, say, show_table, width_of
 from veneer.screens.figures import answered, duration
-from veneer.strict_json import to_text, with_reasons
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text, with_reasons
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 48

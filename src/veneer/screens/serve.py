@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from veneer.counting import count_of
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.serving.request import ServeRequest, Serving
 from veneer.serving.run import require_packages, serve_request
-from veneer.strict_json import to_text
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
 
 if TYPE_CHECKING:
     from veneer.serving.selfcheck.certificate import IsolationCertificate

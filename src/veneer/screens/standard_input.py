@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from veneer.data.json_values import half_character
+from veneer.data.files.json_values import half_character
 from veneer.errors import DataError
 
 

@@ -11,7 +11,7 @@ import sys
 import veneer.run_report
 import veneer.screens.train  # noqa: F401 (counts by what it imports)
 from veneer.backends.describe import describe_model
-from veneer.data.chat import start_template
+from veneer.data.encoded.chat import start_template
 from veneer.enums import Backend
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.memory import resident

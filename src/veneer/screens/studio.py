@@ -7,9 +7,9 @@ from dataclasses import asdict
 import click
 
 from veneer.screens.console import console, say
-from veneer.strict_json import to_text
 from veneer.studio.request import StudioRequest, StudioRunning
 from veneer.studio.run import run_studio
+from veneer.text.strict_json import to_text
 
 
 def studio_visibly(request: StudioRequest, *, as_json: bool) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from veneer.events import Subscriber
+from veneer.processes.ranks import Ranks
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_result
-from veneer.training.parallel.ranks import Ranks
 
 
 @contextmanager

@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.counting import count_of
+from veneer.processes.dealt import Dealt, meeting
+from veneer.processes.ranks import launched
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscribers_of, told_by_rank_0
 from veneer.sweeps.outcome import SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, JointTrainer, sweep_shared
-from veneer.training.best import LOSS
-from veneer.training.parallel.dealt import Dealt, meeting
-from veneer.training.parallel.ranks import launched
+from veneer.text.counting import count_of
+from veneer.training.evaluations.best import LOSS
 from veneer.training.parallel.start import with_own_device
 
 

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from veneer.config import RunConfig
 from veneer.enums import Method
+from veneer.processes.ranks import launched
 from veneer.run_folder import RunFolder
 from veneer.run_report import train
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event, while_read
 from veneer.screens.streams import LossyStream
-from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
 
 

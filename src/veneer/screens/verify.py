@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from veneer.counting import count_of
 from veneer.exports.certificate import Certificate
 from veneer.exports.request import VerifyRequest
 from veneer.exports.verify import run_verify
 from veneer.screens.console import say, show_table
 from veneer.screens.export import parity_table
 from veneer.screens.subscribers import subscribers_of
+from veneer.text.counting import count_of
 
 
 def verify_visibly(request: VerifyRequest, *, as_json: bool) -> Certificate:

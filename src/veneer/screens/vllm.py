@@ -9,9 +9,9 @@ from shlex import quote
 
 import click
 
-from veneer.adapters.store import CONFIG_FILE
-from veneer.adapters.vllm import ServerFinding, ServerVerdict, check_folder, max_rank
-from veneer.strict_json import to_text
+from veneer.adapters.files.store import CONFIG_FILE
+from veneer.adapters.files.vllm import ServerFinding, ServerVerdict, check_folder, max_rank
+from veneer.text.strict_json import to_text
 
 HELD = (ServerVerdict.SERVED, ServerVerdict.DEPENDS)
 NAMED = 20

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
-
-from starlette.types import Receive
+from collections.abc import AsyncIterator, Callable
 
 from veneer.generation.engine_thread import EngineThread
 from veneer.generation.request import (
@@ -20,15 +17,9 @@ from veneer.generation.request import (
     TokenMade,
     gathered,
 )
-from veneer.serving.errors import NO_RETRY, ApiError
+from veneer.http_server.errors import NO_RETRY, ApiError
 from veneer.serving.metrics import Metrics
 from veneer.serving.outbox import Arrivals, Outbox
-
-T = TypeVar("T")
-
-
-class ClientGone(Exception):
-    """The client has closed its connection, so that nobody waits for the answer."""
 
 
 class Answers:
@@ -133,30 +124,3 @@ def _check(event: Finished) -> None:
         raise ApiError(status, event.error or "the engine could not carry the request out", headers=headers)
     if event.reason is FinishReason.CANCELLED:
         raise ApiError(503, "the server is about to stop")
-
-
-async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of some work, which is cancelled if the client closes its connection.
-
-    Args:
-        receive: ASGI's, of a request whose body has been read.
-        work: what the client waits for.
-
-    Raises:
-        ClientGone: it has closed its connection.
-    """
-    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
-    finally:
-        for one in (task, watch):
-            one.cancel()
-        await asyncio.wait({task, watch})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -13,13 +13,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from veneer.serving import adapter_routes, facts, ollama, ollama_answers, tokens
-from veneer.serving.chat import chat_completions
-from veneer.serving.completions import completions
-from veneer.serving.errors import ApiError, json_response
-from veneer.serving.guard import Access, Guard
-from veneer.serving.handlers import error_handlers
+from veneer.http_server.errors import ApiError, json_response
+from veneer.http_server.guard import Access, Guard
+from veneer.http_server.handlers import error_handlers
+from veneer.serving import facts, tokens
+from veneer.serving.ollama_api import answers as ollama_answers
+from veneer.serving.ollama_api import facts as ollama
+from veneer.serving.openai_api.chat import chat_completions
+from veneer.serving.openai_api.completions import completions
 from veneer.serving.page import page
+from veneer.serving.served_adapters import routes as adapter_routes
 from veneer.serving.service import Service
 
 Endpoint = Callable[[Service, Request], Awaitable[Any]]

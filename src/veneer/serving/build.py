@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import torch
 
-from veneer.adapters.origin import computes
+from veneer.adapters.files.origin import computes
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
@@ -19,24 +19,24 @@ from veneer.errors import ConfigError, ModelError
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
-from veneer.hardware import resolve_dtype
+from veneer.http_server.guard import Access
+from veneer.http_server.keys import read_keys
+from veneer.http_server.limits import ServerLimits
+from veneer.http_server.server import HttpServer, check_free, check_host
 from veneer.io.checkpoint import model_name
 from veneer.io.digests import file_digest
-from veneer.serving.adapter_loading import adapter_loader
-from veneer.serving.adapters import AdapterFolder, adapter_names
+from veneer.machine.hardware import resolve_dtype
 from veneer.serving.app import build_app
-from veneer.serving.catalogue import AdapterCatalogue
 from veneer.serving.grammar import Grammars
-from veneer.serving.guard import Access
-from veneer.serving.held_base import HeldBase, load_held_base, telling
-from veneer.serving.keys import read_keys
-from veneer.serving.limits import ServerLimits
 from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest
-from veneer.serving.server import HttpServer, check_free, check_host
+from veneer.serving.served_adapters.catalogue import AdapterCatalogue
+from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
+from veneer.serving.served_adapters.held_base import HeldBase, load_held_base, telling
+from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.serving.service import Service
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")

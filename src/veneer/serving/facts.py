@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.serving.errors import ApiError, json_response
+from veneer.http_server.errors import ApiError, json_response
 from veneer.serving.metrics import CONTENT_TYPE
 from veneer.serving.service import VERSION, Service
 

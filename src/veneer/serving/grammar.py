@@ -12,9 +12,9 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
 from veneer.errors import ConfigError
+from veneer.http_server.errors import ApiError
 from veneer.io.tokenizer import Tokenizer
-from veneer.serving.errors import ApiError
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 WHITE_SPACE = r"[ \t\n]{1,20}"
 """White space between the parts of JSON: enough to indent, and no end of it where a model would write nothing else."""

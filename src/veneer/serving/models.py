@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veneer.errors import nearest
-from veneer.serving.catalogue import AdapterCatalogue, AdapterVersion
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
+from veneer.serving.served_adapters.catalogue import AdapterCatalogue, AdapterVersion
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.serving.errors import UNKEPT
+from veneer.http_server.errors import UNKEPT
 from veneer.serving.service import Service
 
 

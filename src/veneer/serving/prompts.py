@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from veneer.data.bounded_template import TemplateRefused
-from veneer.data.chat import Encoder, new_template_of
-from veneer.data.json_values import BadRow, kind, parse_json
-from veneer.data.turns import REASONING_KEYS
+from veneer.data.encoded.chat import Encoder, new_template_of
+from veneer.data.files.json_values import BadRow, kind, parse_json
+from veneer.data.forms.turns import REASONING_KEYS
+from veneer.data.templates.bounded_template import TemplateRefused
 from veneer.errors import DataError
+from veneer.http_server.body import MOST_VALUES, too_many_values
+from veneer.http_server.errors import ApiError
+from veneer.http_server.fields import Fields
 from veneer.io.tokenizer import Tokenizer
-from veneer.serving.body import MOST_VALUES, too_many_values
-from veneer.serving.errors import ApiError
-from veneer.serving.fields import Fields
-from veneer.serving.tool_calls import ToolUse, read_tools
+from veneer.serving.openai_api.tool_calls import ToolUse, read_tools
 
 Message = dict[str, Any]
 Result = TypeVar("Result")

@@ -13,13 +13,13 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method, choice
 from veneer.errors import ConfigError, Ended, Interrupted
 from veneer.events import Subscriber
-from veneer.packages import installed
+from veneer.runtime.packages import installed
+from veneer.runtime.signals import deferred, stop_signalled
 from veneer.serving.garbage import loaded_objects_left_out
 from veneer.serving.request import MEMORY, PORT, ServeRequest, Serving
-from veneer.signals import deferred, stop_signalled
 
 if TYPE_CHECKING:
-    from veneer.serving.server import HttpServer
+    from veneer.http_server.server import HttpServer
 
 PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client")
 CHECK_SECONDS = 0.2

@@ -16,16 +16,17 @@ from starlette.types import Receive
 from veneer.errors import VeneerError
 from veneer.generation.engine_thread import POLL_SECONDS, EngineClosed, EngineThread
 from veneer.generation.request import GenerationRequest, GenerationResult
+from veneer.http_server.errors import ApiError
+from veneer.http_server.gone import unless_gone
+from veneer.http_server.limits import ServerLimits
+from veneer.http_server.slow_work import NeverBegan, SlowWork
 from veneer.model.language import ModelSpec
-from veneer.serving.answers import Answers, unless_gone
-from veneer.serving.errors import ApiError
+from veneer.serving.answers import Answers
 from veneer.serving.grammar import Grammar, Grammars
-from veneer.serving.limits import ServerLimits
 from veneer.serving.metrics import Metrics
 from veneer.serving.models import ModelNames
 from veneer.serving.outbox import Outbox
 from veneer.serving.prompts import PromptEncoder
-from veneer.serving.slow_work import NeverBegan, SlowWork
 
 VERSION = version("veneer")
 RETRY_SECONDS = 1

@@ -10,12 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.serving.body import read_body
-from veneer.serving.errors import json_response
-from veneer.serving.fields import Fields, ignored_header
-from veneer.serving.logprobs import token_text
+from veneer.http_server.body import read_body
+from veneer.http_server.errors import json_response
+from veneer.http_server.fields import Fields, ignored_header
+from veneer.serving.openai_api.logprobs import token_text
+from veneer.serving.openai_api.sampling_fields import NEUTRAL
 from veneer.serving.prompts import checked_tokens
-from veneer.serving.sampling_fields import NEUTRAL
 from veneer.serving.service import Service
 
 OF_TEMPLATES = ("add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "documents")

@@ -14,12 +14,17 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from veneer.errors import OutputError
-from veneer.serving.errors import ApiError, json_response
-from veneer.serving.guard import Access, Guard
-from veneer.serving.handlers import Handlers, error_handlers
+from veneer.http_server.errors import ApiError, json_response
+from veneer.http_server.guard import Access, Guard
+from veneer.http_server.handlers import Handlers, error_handlers
 from veneer.serving.service import VERSION
-from veneer.studio import chat_routes, file_routes, job_routes, pages, run_routes, task_routes
+from veneer.studio import pages
 from veneer.studio.called import folder_called, models_called, without_paths
+from veneer.studio.routes import chat as chat_routes
+from veneer.studio.routes import files as file_routes
+from veneer.studio.routes import jobs as job_routes
+from veneer.studio.routes import runs as run_routes
+from veneer.studio.routes import tasks as task_routes
 from veneer.studio.sessions import SessionGate
 from veneer.studio.studio import Studio
 from veneer.studio.uploads import MOST_BYTES

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from veneer.enums import Method
 from veneer.errors import ConfigError, ModelError, listing, nearest
+from veneer.http_server.errors import ApiError
 from veneer.io.checkpoint import model_name, read_model_config
 from veneer.jobs.job import JobKind, JobStatus
 from veneer.run_records.state import RunState
-from veneer.serving.errors import ApiError
 from veneer.studio.objects import model_of
 from veneer.studio.watch import Watcher
 

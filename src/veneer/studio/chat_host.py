@@ -20,17 +20,17 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.errors import VeneerError
-from veneer.hardware import resolve_device
+from veneer.http_server.errors import ApiError
+from veneer.http_server.limits import ServerLimits
 from veneer.io.checkpoint import model_name
 from veneer.io.files import reported
 from veneer.loading.base_form import BaseForm, recorded_form
+from veneer.machine.hardware import resolve_device
 from veneer.run_folder import RunFolder, recorded_run
-from veneer.serving.adapter_loading import adapter_loader
-from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
-from veneer.serving.errors import ApiError
-from veneer.serving.limits import ServerLimits
 from veneer.serving.models import no_model
+from veneer.serving.served_adapters.folder import AdapterFolder
+from veneer.serving.served_adapters.loading import adapter_loader
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
 from veneer.studio.called import folder_called, models_called, without_paths

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from veneer.config import parse
-from veneer.counting import count_of
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 from veneer.data.page.content import content
@@ -23,11 +22,12 @@ from veneer.io.files import write_text
 from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.planning.plan import Plan
-from veneer.strict_json import to_text, with_reasons
 from veneer.studio.called import without_paths
 from veneer.studio.files import FileStatus, FileStore, StoredFile
 from veneer.studio.plans import planned
 from veneer.studio.task_plans import planned_task
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text, with_reasons
 
 LINT = "lint.json"
 RETRY_SECONDS = 2.0

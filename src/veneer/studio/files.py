@@ -14,11 +14,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from veneer.data.readers import SUFFIXES
+from veneer.data.files.readers import SUFFIXES
 from veneer.errors import ConfigError
 from veneer.io.files import atomic_folder, remove_folder, write_text
-from veneer.strict_json import to_text
-from veneer.visible import visible_name
+from veneer.text.strict_json import to_text
+from veneer.text.visible import visible_name
 
 RECORD = "file.json"
 _ID = re.compile(r"file-[0-9a-f]{24}")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
 
 ANSWER = "sample.output_text"
 """What a template calls the answer that is graded."""

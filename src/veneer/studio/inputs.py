@@ -16,9 +16,9 @@ from veneer.config import RunConfig, parse
 from veneer.config.values import laid_over
 from veneer.enums import JobCode
 from veneer.errors import ConfigError, nearest
+from veneer.http_server.errors import ApiError
 from veneer.io.files import write_text
 from veneer.rewards.metric_reward import NAMES
-from veneer.serving.errors import ApiError
 from veneer.studio.graders import MOST_SOURCE, WRAPPED, wrapped
 from veneer.studio.results import MadeAdapter, results_of
 from veneer.studio.settings import EXTENSION, MODELS, JobRequest

@@ -21,8 +21,8 @@ from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.events import Event, Note, Subscriber
+from veneer.http_server.gone import ClientGone, unless_gone
 from veneer.io.tokenizer import Tokenizer
-from veneer.serving.answers import ClientGone, unless_gone
 
 MOST_KEPT = 32 * 10**6
 """Bytes of a file whose encoded rows are kept for the next estimate; they take about three times as much memory. From

@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from starlette.requests import Request
 
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
 
 
 def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from veneer.config import RunConfig
 from veneer.enums import Method, ObjectiveName
+from veneer.http_server.errors import ApiError
 from veneer.jobs.job import Job, JobNote, JobStatus
 from veneer.run_folder import RunFolder, run_of
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord, read_settings
 from veneer.run_records.state import RunState
-from veneer.serving.errors import ApiError
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS

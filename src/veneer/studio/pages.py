@@ -8,7 +8,7 @@ from importlib.resources import files
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.serving.errors import ApiError
+from veneer.http_server.errors import ApiError
 from veneer.studio.studio import Studio
 
 RULES = (

@@ -19,15 +19,15 @@ from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.errors import ConfigError
 from veneer.events import Event, Note, Subscriber, ignore
-from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
+from veneer.machine.hardware import resolve_device
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.run_records.record import default_settings
-from veneer.strict_json import to_text
 from veneer.studio.called import told
 from veneer.studio.starts import run_start
+from veneer.text.strict_json import to_text
 from veneer.training.prepare import LoadRows, prepare
 
 NO_NAMES: Mapping[str, str] = {}

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from veneer.serving.body import bounded
-from veneer.serving.errors import ApiError
+from veneer.http_server.body import bounded
+from veneer.http_server.errors import ApiError
 
 KEY = "idempotency-key"
 """The header that tells a request from another one that asks for the same."""

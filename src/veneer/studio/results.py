@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from veneer.adapters.store import CONFIG_FILE
+from veneer.adapters.files.store import CONFIG_FILE
 from veneer.enums import ObjectiveName
 from veneer.jobs.job import JobStatus
 from veneer.run_records.state import RunState

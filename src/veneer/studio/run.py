@@ -17,12 +17,12 @@ from veneer.enums import JobCode, choice
 from veneer.errors import ConfigError, Ended
 from veneer.io.files import make_output_folder
 from veneer.jobs.folder import STUDIO
-from veneer.packages import installed
-from veneer.signals import deferred, stop_signalled
+from veneer.runtime.packages import installed
+from veneer.runtime.signals import deferred, stop_signalled
 from veneer.studio.request import PORT, StudioRequest, StudioRunning
 
 if TYPE_CHECKING:
-    from veneer.serving.server import HttpServer
+    from veneer.http_server.server import HttpServer
     from veneer.studio.studio import Studio
 
 PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client", "python_multipart")
@@ -107,9 +107,9 @@ def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, 
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
         raise ConfigError(f"the studio needs {', '.join(missing)}, not installed here: pip install 'veneer[studio]'")
-    from veneer.serving.guard import Access
-    from veneer.serving.keys import read_keys
-    from veneer.serving.server import HttpServer, check_host
+    from veneer.http_server.guard import Access
+    from veneer.http_server.keys import read_keys
+    from veneer.http_server.server import HttpServer, check_host
     from veneer.studio.app import build_studio_app
     from veneer.studio.bases import check_models
     from veneer.studio.sessions import Sessions, own_key

@@ -13,9 +13,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from veneer.errors import OutputError
-from veneer.serving.errors import ApiError
-from veneer.serving.guard import OPEN_PATHS
-from veneer.serving.keys import Keys, read_keys
+from veneer.http_server.errors import ApiError
+from veneer.http_server.guard import OPEN_PATHS
+from veneer.http_server.keys import Keys, read_keys
 
 LINK = "/open/"
 """The path of the link, before its word."""

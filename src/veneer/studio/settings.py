@@ -11,8 +11,8 @@ from veneer.config import GrpoSection
 from veneer.config.values import flat, laid_over
 from veneer.enums import E, Method, ObjectiveName, choice
 from veneer.errors import ConfigError
+from veneer.http_server.errors import ApiError
 from veneer.run_records.record import default_settings
-from veneer.serving.errors import ApiError
 from veneer.studio.graders import PARAM, Reward, rewards_of
 from veneer.studio.numbers import is_whole, whole
 

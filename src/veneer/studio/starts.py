@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from functools import cache
 
+from veneer.data.encoded.token_store import StoredExamples
 from veneer.data.rows import Examples, Rows
-from veneer.data.token_store import StoredExamples
-from veneer.own_module import command_of
 from veneer.planning.memory import MB, TYPICAL_START, libraries
+from veneer.runtime.own_module import command_of
 
 SECONDS = 120.0
 """Seconds that measuring may take; it takes about three."""

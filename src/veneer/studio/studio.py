@@ -11,12 +11,12 @@ from pathlib import Path
 from starlette.requests import Request
 
 from veneer.enums import JobCode
+from veneer.http_server.errors import ApiError
+from veneer.http_server.limits import ServerLimits
 from veneer.jobs.folder import STUDIO
 from veneer.jobs.job import Job
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
-from veneer.serving.errors import ApiError
-from veneer.serving.limits import ServerLimits
 from veneer.studio.bases import Bases
 from veneer.studio.called import folder_called, models_called, paths_of
 from veneer.studio.chat_host import ChatHost
@@ -35,7 +35,7 @@ PREFERENCES = "preferences.jsonl"
 
 @dataclass(slots=True)
 class Studio:
-    """A studio over a folder of runs (`veneer.serving.server.Served`)."""
+    """A studio over a folder of runs (`veneer.http_server.server.Served`)."""
 
     root: Path
     queue: JobQueue

@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.store import read_spec, read_tokenizer
+from veneer.adapters.files.store import read_spec, read_tokenizer
 from veneer.backends.base import Description
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
-from veneer.data.encoding import encoder_of
+from veneer.data.encoded.encoding import encoder_of
 from veneer.data.records import read_rows
 from veneer.enums import Backend, Method
 from veneer.evaluation.columns import record_columns
 from veneer.evaluation.memory import evaluation_bytes, row_lengths
 from veneer.exports.memory import export_memory
 from veneer.exports.request import Target
-from veneer.hardware import resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.jobs.job import Job, JobKind
+from veneer.machine.hardware import resolve_device
 from veneer.model.hf_skeleton import HfSpec
 from veneer.model.spec import DecoderSpec
 from veneer.planning.choose import Limit, limit_of

@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.requests import Request
 
-from veneer.data.formats import to_record
-from veneer.data.json_values import BadRow
-from veneer.data.preference import is_pair
-from veneer.data.readers import iterate_rows
+from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
+from veneer.data.forms.formats import to_record
+from veneer.data.forms.preference import is_pair
 from veneer.errors import ConfigError, VeneerError
 from veneer.evaluation.columns import record_columns
 from veneer.evaluation.gate import gate_of
@@ -20,10 +20,10 @@ from veneer.evaluation.metrics.choose import METRICS
 from veneer.evaluation.suites.base import MOST_ITEMS
 from veneer.evaluation.suites.registry import SUITES
 from veneer.exports.request import StoredDtype, Target
+from veneer.http_server.errors import ApiError
 from veneer.io.gguf.encode import Quant
 from veneer.jobs.job import Job, JobKind
 from veneer.run_folder import recorded_run
-from veneer.serving.errors import ApiError
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of

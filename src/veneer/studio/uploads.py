@@ -12,9 +12,9 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from veneer.errors import ConfigError
+from veneer.http_server.body import bounded
+from veneer.http_server.errors import ApiError
 from veneer.io.files import reported
-from veneer.serving.body import bounded
-from veneer.serving.errors import ApiError
 from veneer.studio.files import FileStore, StoredFile
 
 MOST_BYTES = 2 * 10**9

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from veneer.errors import ConfigError
-from veneer.hardware import resolve_device
 from veneer.jobs.device import AUTO, numbered, serves
 from veneer.jobs.worker import end_worker, worker_file, worker_runs
-from veneer.own_module import command_of
+from veneer.machine.hardware import resolve_device
+from veneer.runtime.own_module import command_of
 
 SECONDS = 1.0
 """Seconds between two looks."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from veneer.charts import Series, line_chart
+from veneer.html.charts import Series, line_chart
 from veneer.sweeps.outcome import SweepOutcome
-from veneer.training.best import LOSS
+from veneer.training.evaluations.best import LOSS
 
 
 def chart(outcomes: Sequence[SweepOutcome]) -> str:

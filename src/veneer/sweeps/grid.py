@@ -17,7 +17,7 @@ from veneer.config import RunConfig, parse
 from veneer.config.section import sets_listed
 from veneer.config.values import laid_over, override
 from veneer.errors import ConfigError, listing
-from veneer.training.best import best_by
+from veneer.training.evaluations.best import best_by
 
 LONGEST_NAME = 80
 """Characters of a folder's name."""

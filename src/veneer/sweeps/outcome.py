@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.counting import count_of
 from veneer.event_log import by_step
 from veneer.io.digests import file_key
 from veneer.run_folder import RunFolder
-from veneer.strict_json import restored, to_text, with_reasons
 from veneer.sweeps.grid import Point
-from veneer.training.best import LOSS, BestBy, as_loss, best_by
+from veneer.text.counting import count_of
+from veneer.text.strict_json import restored, to_text, with_reasons
+from veneer.training.evaluations.best import LOSS, BestBy, as_loss, best_by
 
 RECENT = 0.1
 """Share of the steps at the end whose mean is a run's training loss."""

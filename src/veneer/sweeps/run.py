@@ -22,15 +22,15 @@ from veneer.generation.share import WHOLE, Share
 from veneer.io.files import make_output_folder, write_text
 from veneer.io.locks import exclusive
 from veneer.io.tokenizer import Tokenizer
+from veneer.processes.ranks import Ranks
 from veneer.run_folder import RunFolder
-from veneer.signals import stop_signalled
-from veneer.strict_json import to_text
+from veneer.runtime.signals import stop_signalled
 from veneer.sweeps.chart import chart
 from veneer.sweeps.grid import Point, plain_grid, points
 from veneer.sweeps.outcome import OutcomeTable, SweepOutcome, best_of, compared_by, dumped, lost_of, to_json
+from veneer.text.strict_json import to_text
+from veneer.training.folder.locked_inputs import changed_inputs, read_lock
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
-from veneer.training.locked_inputs import changed_inputs, read_lock
-from veneer.training.parallel.ranks import Ranks
 from veneer.training.run import train
 
 RESULTS_FILE = "results.json"

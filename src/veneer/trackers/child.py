@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from veneer.enums import TrackerName
 from veneer.events import from_json
-from veneer.strict_json import restored
+from veneer.text.strict_json import restored
 from veneer.trackers.board import Board, Table, TrackedOutcome, TrackedRun
 from veneer.trackers.telling import Teller
 

@@ -11,7 +11,7 @@ from veneer.config import RunConfig
 from veneer.enums import TrackerName
 from veneer.errors import ConfigError, listing
 from veneer.events import Subscriber
-from veneer.packages import installed
+from veneer.runtime.packages import installed
 from veneer.trackers.process import ProcessTracker, RunId
 from veneer.trackers.queue import TrackerQueue
 

@@ -21,9 +21,9 @@ from veneer.config import RunConfig
 from veneer.enums import TrackerName, TrackingMode
 from veneer.events import RunStarted, to_json
 from veneer.io.files import write_text
-from veneer.own_module import command_of
 from veneer.run_folder import RunFolder
-from veneer.strict_json import to_text, with_reasons
+from veneer.runtime.own_module import command_of
+from veneer.text.strict_json import to_text, with_reasons
 from veneer.trackers.board import TrackedOutcome, TrackedRun
 from veneer.trackers.queue import Told, TrackerFailed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from veneer.events import Evaluated, Event, Note, RunFinished, SamplesAnswered, StepDone, StepSkipped
-from veneer.strict_json import to_text, with_reasons
+from veneer.text.strict_json import to_text, with_reasons
 from veneer.trackers.board import Board, Table, TrackedOutcome, TrackedRun
 
 STEP = ("loss", "grad_norm", "learning_rate", "epoch", "memory_mb", "tokens", "supervised", "seconds")

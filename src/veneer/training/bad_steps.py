@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
-from veneer.counting import count_of
+from veneer.text.counting import count_of
 
 WINDOW = 128
 """Steps that a step is compared with, at most."""

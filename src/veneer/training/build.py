@@ -11,15 +11,15 @@ from veneer.adapters.vocabulary import resize_embeddings
 from veneer.backends.load import load_language_model
 from veneer.enums import Init, Method
 from veneer.events import Stage, Subscriber
-from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import model_name
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
 from veneer.loading.load import unloaded_model
+from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
+from veneer.processes.group import Group
 from veneer.training.from_adapter import start_from, start_of
-from veneer.training.parallel.group import Group
 from veneer.training.parallel.shards import Shards
 from veneer.training.run_inputs import RunInputs
 from veneer.training.sharded import ShardedTraining

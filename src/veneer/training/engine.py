@@ -13,27 +13,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import AdapterError, CheckpointError, DataError, Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.event_log import EventLog
 from veneer.events import CheckpointSaved, Evaluated, MicroBatchHalved, Note, RunFinished, StepDone, StepSkipped
 from veneer.finite import all_finite
+from veneer.machine.out_of_memory import out_of_memory_while
+from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import out_of_memory_while
-from veneer.signals import stop_signalled
+from veneer.runtime.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
-from veneer.training.best import BestBy
-from veneer.training.checkpoint import CheckpointStore
-from veneer.training.kept_weights import give_back_decoded
+from veneer.training.evaluations.best import BestBy
+from veneer.training.folder.checkpoint import CheckpointStore
+from veneer.training.folder.progress import Progress, ended
 from veneer.training.loss_scale import lowered, overflowed
-from veneer.training.memory import peak_memory_mb
+from veneer.training.memory_use.kept_weights import give_back_decoded
+from veneer.training.memory_use.out_of_memory import MemoryFault, release_memory
 from veneer.training.objectives.base import Means
 from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_norm, unscale
 from veneer.training.optimizers.base import Optimizer
-from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.lanes import Signalled, Team
 from veneer.training.passes import Passes
-from veneer.training.progress import Progress, ended
 from veneer.training.step_source import SourceStopped, StepBatches
 
 
@@ -64,7 +64,7 @@ class Engine:
     """The number of evaluations without a new best one after which the run ends; None never ends it."""
     sample: Callable[[Progress, float], None] | None = None
     """A function that is told after every step where the run stands and how many seconds it has taken, and answers
-    prompts (`veneer.training.shown_prompts`)."""
+    prompts (`veneer.training.evaluations.shown_prompts`)."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)

@@ -18,15 +18,10 @@ from typing import Any
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.experts import refuse_router_biases, refuse_single_experts, target_paths
-from veneer.adapters.found import found_spec
-from veneer.adapters.load import tensors_to_go_on_from
-from veneer.adapters.origin import BaseCheck
-from veneer.adapters.overflow import check_updates
-from veneer.adapters.peft_config import SAVE_CONVERTED, is_plain
-from veneer.adapters.score import SCORE_WEIGHT
-from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import (
+from veneer.adapters.files.found import found_spec
+from veneer.adapters.files.origin import BaseCheck
+from veneer.adapters.files.peft_config import SAVE_CONVERTED, is_plain
+from veneer.adapters.files.store import (
     CONFIG_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -35,6 +30,11 @@ from veneer.adapters.store import (
     held_names,
     read_any_spec,
 )
+from veneer.adapters.layers.experts import refuse_router_biases, refuse_single_experts, target_paths
+from veneer.adapters.layers.score import SCORE_WEIGHT
+from veneer.adapters.load import tensors_to_go_on_from
+from veneer.adapters.overflow import check_updates
+from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.backends.base import Description
 from veneer.config import RunConfig

@@ -20,23 +20,23 @@ from veneer.data.kinds import load_kind
 from veneer.enums import Method, ObjectiveName, Recompute
 from veneer.errors import ConfigError, Interrupted, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
-from veneer.hardware import computing_on, resolve_device
-from veneer.heap import heap_kept
+from veneer.machine.hardware import computing_on, resolve_device
+from veneer.machine.heap import heap_kept
+from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.model.decoder import CausalLM
-from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
-from veneer.signals import deferred
-from veneer.training.best import best_by
+from veneer.processes.ranks import Ranks
+from veneer.runtime.signals import deferred
 from veneer.training.build import adapter_on, base_model
-from veneer.training.fitting import fitting
+from veneer.training.evaluations.best import best_by
+from veneer.training.folder.locked_folder import locked_folder
 from veneer.training.joint_passes import JOINED_TOKENS, Joint, OverJoint, PassFault
-from veneer.training.locked_folder import locked_folder
+from veneer.training.memory_use.fitting import fitting
+from veneer.training.memory_use.out_of_memory import MemoryFault, release_memory
 from veneer.training.objectives.base import Means, Objective
 from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
-from veneer.training.out_of_memory import MemoryFault, release_memory
-from veneer.training.parallel.ranks import Ranks
 from veneer.training.prepare import LoadRows
 from veneer.training.run_inputs import RunInputs, prepare_run
 from veneer.training.session import Learner, RunResult, Session, begin, threads_of

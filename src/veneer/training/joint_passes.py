@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.routed import Route
-from veneer.data.batches import MicroBatch
+from veneer.adapters.layers.routed import Route
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.gpu.transfer import sent
+from veneer.machine.out_of_memory import KINDS, is_out_of_memory
 from veneer.model.decoder import CausalLM
-from veneer.out_of_memory import KINDS, is_out_of_memory
-from veneer.signals import stop_signalled
+from veneer.runtime.signals import stop_signalled
 from veneer.training.objective import attention_of
 from veneer.training.objectives.base import Means, Objective, Sums
 from veneer.training.step_source import StepBatches

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from veneer.data.batches import Beside, Block, MicroBatch
+from veneer.data.micro_batches.batches import Beside, Block, MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.model.attention import Attention, PackedAttention
 from veneer.model.beside import BehindAttention, KeepingAttention, Pass

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from veneer.data.batches import MicroBatch
-from veneer.out_of_memory import KINDS
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.machine.out_of_memory import KINDS
+from veneer.training.memory_use.out_of_memory import MemoryFault, fault_of, prepared_by
 from veneer.training.objectives.base import Means, StepObjective, Sums
-from veneer.training.out_of_memory import MemoryFault, fault_of, prepared_by
 from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
 from veneer.training.step_source import StepBatches, StepSource
 from veneer.training.trainable import Trainable

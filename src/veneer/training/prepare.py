@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
-from veneer.adapters.combinations import refuse_beyond_linear, refuse_on
-from veneer.adapters.experts import target_paths
+from veneer.adapters.exclusions import refuse_beyond_linear, refuse_on
+from veneer.adapters.layers.experts import target_paths
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
-from veneer.counting import count_of
 from veneer.data.kind_rows import PARTS
 from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
@@ -32,16 +31,17 @@ from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, ForeseenRun, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
 from veneer.planning.plan import Plan
-from veneer.training.answers import asked_rows, metric_on
-from veneer.training.best import best_by
+from veneer.text.counting import count_of
+from veneer.training.evaluations.answers import asked_rows, metric_on
+from veneer.training.evaluations.best import best_by
 from veneer.training.from_adapter import as_found, keeps_tie, warn_of_other_form, with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
-from veneer.training.reward_adapters import reward_setups
+from veneer.training.rewarding.reward_adapters import reward_setups
 from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.steps import PackedSteps, examples_per_step, lanes_in, packing_of
 from veneer.training.supposed_steps import SupposedRows, SupposedSteps
-from veneer.training.teacher import check_teacher, compared_tokens, described_teacher, teaching
+from veneer.training.teaching.teacher import check_teacher, compared_tokens, described_teacher, teaching
 
 EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}

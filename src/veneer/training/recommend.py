@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from veneer.config import RunConfig, TrainSection
-from veneer.counting import count_of
 from veneer.enums import Method, ObjectiveName, OptimizerName
 from veneer.planning.trained import LinearShape
+from veneer.text.counting import count_of
 from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
 
 BITS_PER_WEIGHT = 2.0

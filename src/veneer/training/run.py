@@ -15,35 +15,35 @@ from veneer.enums import ObjectiveName, Sharding
 from veneer.event_log import EventLog
 from veneer.events import Note, Stage, Subscriber
 from veneer.gpu.parked import CardCopier
-from veneer.hardware import computing_on, resolve_device
-from veneer.heap import heap_kept
+from veneer.machine.hardware import computing_on, resolve_device
+from veneer.machine.heap import heap_kept
+from veneer.machine.out_of_memory import out_of_memory_while
+from veneer.machine.peak_memory import restart_peak_memory
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import out_of_memory_while
+from veneer.processes.group import Group, Meeting
+from veneer.processes.ranks import ALONE, Ranks
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
-from veneer.signals import deferred, stop_signalled
+from veneer.runtime.signals import deferred, stop_signalled
 from veneer.training.build import base_model, sharded, trained_on
-from veneer.training.fitting import fitting, settings_that_fit
-from veneer.training.kept_gradients import gradients_in_place
-from veneer.training.kept_weights import keeping_decoded
-from veneer.training.live_teacher import live_teacher
-from veneer.training.locked_folder import LockedFolder, locked_folder
-from veneer.training.memory import restart_peak_memory
+from veneer.training.folder.locked_folder import LockedFolder, locked_folder
+from veneer.training.memory_use.fitting import fitting, settings_that_fit
+from veneer.training.memory_use.kept_gradients import gradients_in_place
+from veneer.training.memory_use.kept_weights import keeping_decoded
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference
 from veneer.training.objectives.distillation import Teacher
-from veneer.training.parallel.group import Group, Meeting
-from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
-from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
+from veneer.training.references.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
+from veneer.training.rewarding.score_reward import with_reward_models
 from veneer.training.rollouts.run import SampledRun, sampled_run
 from veneer.training.rollouts.sampler import Sampler
 from veneer.training.run_inputs import RunInputs, prepare_run, with_threads_as_before
-from veneer.training.score_reward import with_reward_models
 from veneer.training.session import Learner, RunResult, Session, begin, threads_of
-from veneer.training.teacher_table import taught_table
+from veneer.training.teaching.live_teacher import live_teacher
+from veneer.training.teaching.teacher_table import taught_table
 from veneer.training.time_limit import within_limit
 from veneer.training.trainable import AdapterTraining, Trainable
 

@@ -9,22 +9,22 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
-from veneer.data.chat import stop_tokens
-from veneer.data.encoding import encoder_of
+from veneer.data.encoded.chat import stop_tokens
+from veneer.data.encoded.encoding import encoder_of
 from veneer.data.kinds import load_kind
 from veneer.enums import Recompute
 from veneer.errors import ConfigError
 from veneer.events import Note, Subscriber
-from veneer.hardware import resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.machine.hardware import resolve_device
 from veneer.planning.machine import this_machine
+from veneer.processes.ranks import ALONE, Ranks
 from veneer.run_folder import RunFolder
 from veneer.training.from_adapter import check_start_adapters_base
-from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
-from veneer.training.reward_adapters import check_reward_models_base
-from veneer.training.teacher import check_teachers_base
+from veneer.training.rewarding.reward_adapters import check_reward_models_base
+from veneer.training.teaching.teacher import check_teachers_base
 
 EXAMPLES = "examples_per_step"
 CHOSEN = {

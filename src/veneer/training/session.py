@@ -15,35 +15,35 @@ from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import Interrupted
 from veneer.event_log import EventLog
 from veneer.events import Level, Note, RunStarted, notes_to
+from veneer.html.notebook import html_facts
 from veneer.io.digests import sampled_digest
 from veneer.io.files import reported, write_text
+from veneer.machine.out_of_memory import out_of_memory_while
+from veneer.machine.peak_memory import peak_memory_mb
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
-from veneer.notebook import html_facts
-from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
+from veneer.processes.group import Alone, Group
 from veneer.run_folder import trained_rows_of
-from veneer.strict_json import to_text
-from veneer.training.asking import evaluation_of, shown_prompts_of
-from veneer.training.best import best_by
-from veneer.training.checkpoint import CheckpointStore
+from veneer.text.strict_json import to_text
 from veneer.training.engine import Engine
-from veneer.training.identity import identity_of, identity_of_defaults, shared_identity
-from veneer.training.lock import InputDigests, holds_result, write_lock
+from veneer.training.evaluations.asking import evaluation_of, shown_prompts_of
+from veneer.training.evaluations.best import best_by
+from veneer.training.folder.checkpoint import CheckpointStore
+from veneer.training.folder.identity import identity_of, identity_of_defaults, shared_identity
+from veneer.training.folder.lock import InputDigests, holds_result, write_lock
+from veneer.training.folder.progress import Progress, ended
+from veneer.training.folder.result import publish
 from veneer.training.loss_scale import first_changes
-from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
 from veneer.training.optimizers.lorafa import FactorPair, LoraFA
-from veneer.training.parallel.group import Alone, Group
 from veneer.training.parallel.lanes import Team
 from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.start import share, shared_progress
 from veneer.training.passes import Passes
-from veneer.training.progress import Progress, ended
-from veneer.training.result import publish
 from veneer.training.rollouts.run import SampledRun
 from veneer.training.run_inputs import RunInputs
 from veneer.training.sharded import ShardedTraining, StateInParts

@@ -11,9 +11,9 @@ from torch import nn
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_model
 from veneer.model.decoder import CausalLM
-from veneer.training.optimizer_file import PARTS
+from veneer.processes.dealt import Dealt
+from veneer.training.folder.optimizer_file import PARTS
 from veneer.training.optimizers.base import Optimizer
-from veneer.training.parallel.dealt import Dealt
 from veneer.training.parallel.part_files import read_parts, whole_tensors, write_parts
 from veneer.training.parallel.shards import Shards
 from veneer.training.trainable import refuse_broken

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.training.memory_use.out_of_memory import MemoryFault
 from veneer.training.objectives.base import Sums
-from veneer.training.out_of_memory import MemoryFault
 
 
 class SourceStopped(Exception):

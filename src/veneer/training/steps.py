@@ -10,16 +10,16 @@ import numpy as np
 
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import Block, MicroBatch, Steps, deal
-from veneer.data.filling import fill, fill_prompts
-from veneer.data.mixture import RowMixture
-from veneer.data.orders import Indices
-from veneer.data.packing import layout, pack, parts_of
-from veneer.data.prompt_groups import by_prompt, common_beginning, laid_tokens, prompt_numbers
+from veneer.data.lazy_sequence import LazySequence
+from veneer.data.micro_batches.batches import Block, MicroBatch, Steps, deal
+from veneer.data.micro_batches.filling import fill, fill_prompts
+from veneer.data.micro_batches.mixture import RowMixture
+from veneer.data.micro_batches.orders import Indices
+from veneer.data.micro_batches.packing import layout, pack, parts_of
+from veneer.data.micro_batches.prompt_groups import by_prompt, common_beginning, laid_tokens, prompt_numbers
 from veneer.data.rows import Rows
 from veneer.enums import Method, ObjectiveName
 from veneer.errors import ConfigError
-from veneer.lazy_sequence import LazySequence
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.batch_shape import BatchShape
 from veneer.products import compiled

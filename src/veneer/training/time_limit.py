@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from veneer.config import RunConfig, TrainSection
-from veneer.counting import count_of
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import ConfigError
 from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
-from veneer.hardware import timed
+from veneer.machine.hardware import timed
 from veneer.model.mode import evaluation_mode
 from veneer.model.recompute import Recomputation
-from veneer.training.asking import answers_of
+from veneer.text.counting import count_of
+from veneer.training.evaluations.asking import answers_of
 from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
 from veneer.training.prepare import interval_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.store import read_tensors, save_adapter
+from veneer.adapters.files.store import read_tensors, save_adapter
 from veneer.errors import CheckpointError
 from veneer.finite import all_finite
 from veneer.io.checkpoint import Checkpoint, open_checkpoint

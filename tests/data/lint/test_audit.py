@@ -11,7 +11,7 @@ import pytest
 import chat_templates as ct
 from tiny import write_rows
 from veneer.config import DataSection
-from veneer.data.chat import Encoder, template_of
+from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.lint import audit
 from veneer.data.lint.audit import RowAudit
 from veneer.data.lint.registry import ROW_CHECKS, RULES

@@ -8,7 +8,7 @@ import pytest
 
 import chat_templates as ct
 from lint_rows import chat, found_in, read_row, write
-from veneer.data.chat import Example, Trace
+from veneer.data.encoded.chat import Example, Trace
 from veneer.data.lint.fields import place, trained_spans
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint

@@ -10,8 +10,8 @@ import pytest
 import chat_templates as ct
 from lint_rows import call, chat, clean, read_row, write
 from veneer.config import DataSection
-from veneer.data.chat import Encoder, template_of
-from veneer.data.json_values import BadRow
+from veneer.data.encoded.chat import Encoder, template_of
+from veneer.data.files.json_values import BadRow
 from veneer.data.kinds import load_kind
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
 from veneer.data.records import iterate_rows

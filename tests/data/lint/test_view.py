@@ -8,7 +8,7 @@ import pytest
 
 import chat_templates as ct
 from lint_rows import read_row
-from veneer.data.chat import Encoder, template_of
+from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import END_OF_TURN, TEMPLATE, rows_again, spans_of, tokens_of

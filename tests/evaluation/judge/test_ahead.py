@@ -10,7 +10,7 @@ from veneer.data.records import Message
 from veneer.errors import OutputError
 from veneer.evaluation.judge.ahead import AHEAD, RefusedError, ask_ahead
 from veneer.evaluation.judge.endpoint import EndpointAnswerer
-from veneer.signals import Stopped
+from veneer.runtime.signals import Stopped
 
 AT_ONCE = 3
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from veneer.data.formats import to_record
+from veneer.data.forms.formats import to_record
 from veneer.evaluation.metrics.base import AnsweredRow
 from veneer.evaluation.suites.base import MOST_ITEMS, Suite
 from veneer.evaluation.suites.registry import SUITES

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from gguf_models import SIZES, saved_model
 from tiny import chat_tokenizer, write_model
 from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
-from veneer.data.chat import template_of
+from veneer.data.encoded.chat import template_of
 from veneer.errors import ModelError
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint

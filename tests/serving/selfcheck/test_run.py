@@ -12,9 +12,9 @@ import torch
 from invoking import FLOAT32, invoke
 from peft_folders import randomise
 from veneer.adapters.adapter import remove
+from veneer.adapters.files.store import save_adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import save_adapter
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Variant
@@ -22,12 +22,12 @@ from veneer.errors import AdapterError
 from veneer.generation import scheduler
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
-from veneer.serving.adapters import AdapterFolder
-from veneer.serving.catalogue import AdapterVersion
 from veneer.serving.request import ServeRequest
 from veneer.serving.selfcheck import asking
 from veneer.serving.selfcheck.certificate import AnswersMixed, IsolationCertificate
 from veneer.serving.selfcheck.run import selfcheck
+from veneer.serving.served_adapters.catalogue import AdapterVersion
+from veneer.serving.served_adapters.folder import AdapterFolder
 
 SPECS = {
     "red": LoraSpec(rank=2, alpha=6.0),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from veneer.adapters.content import content_digest
+from veneer.adapters.files.content import content_digest
 from veneer.serving.selfcheck.versions import AdapterVersions
 
 

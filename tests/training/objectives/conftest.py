@@ -9,7 +9,7 @@ import pytest
 
 from preference_rows import pair_rows, pairs
 from tiny import TEMPLATE, write_model, write_rows
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from preference_rows import (
 from tiny import run_config, write_rows
 from trl_runs import ROWS, SETTINGS, assert_same_adapter, assert_same_course, in_order, trained_by_trl, turns
 from veneer.config import CpoSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.events import Event, StepDone
 from veneer.training.objectives.cpo import CPO, Cpo
 from veneer.training.objectives.documents import NLL

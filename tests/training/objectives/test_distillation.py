@@ -23,15 +23,15 @@ from tiny import examples, rows, run_config, write_model, write_rows
 from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
 from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DistillationSection
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone
 from veneer.formulas import Divergence
 from veneer.model.decoder import CausalLM
-from veneer.training.live_teacher import LiveTeacher
 from veneer.training.objective import OverModel
 from veneer.training.objectives.distillation import AGREEMENT, CROSS_ENTROPY, DISTILLATION, DIVERGENCE, Distillation
 from veneer.training.run import train
+from veneer.training.teaching.live_teacher import LiveTeacher
 
 SETTINGS = {
     "forward": DistillationSection(),

@@ -11,8 +11,8 @@ import torch
 
 from preference_rows import answer_logps, pair_rows, pairs, trainable_model
 from tiny import write_rows
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.losses.linear_head import row_losses
 from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import answer_tokens, log_probabilities

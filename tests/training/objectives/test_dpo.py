@@ -23,8 +23,8 @@ from tiny import run_config, write_rows
 from trl_runs import ROWS, assert_same_adapter, assert_same_course, in_order, trained_by_trl, turns
 from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import DpoSection
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone
 from veneer.formulas import DpoLoss
 from veneer.model.decoder import CausalLM

@@ -15,9 +15,9 @@ from torch import Tensor
 from preference_rows import full_logits, largest_difference, lora_factors, step_gradients, trainable_model
 from tiny import run_config, write_model, write_rows
 from veneer.config import GrpoSection
-from veneer.data.chat import Example
-from veneer.data.encoding import encoder_of
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.encoded.encoding import encoder_of
+from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone
 from veneer.formulas import ImportanceLevel
 from veneer.io.tokenizer import from_directory

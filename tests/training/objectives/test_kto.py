@@ -16,10 +16,10 @@ from tiny import run_config, write_rows
 from trl_runs import IN_STEP, ROWS, STEPS, assert_same_adapter, assert_same_course, trained_by_trl
 from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import KtoSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.data.kinds import load_kind
-from veneer.data.orders import order
-from veneer.data.packing import pack
+from veneer.data.micro_batches.orders import order
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import RowKind
 from veneer.events import Event, StepDone
 from veneer.io.tokenizer import from_directory
@@ -27,8 +27,8 @@ from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
 from veneer.training.objectives.kto import KL, Kto
 from veneer.training.objectives.reference import ReferenceTable
-from veneer.training.partners import Partners
-from veneer.training.reference_point import PartnerLayout, WithReferencePoint
+from veneer.training.references.partners import Partners
+from veneer.training.references.reference_point import PartnerLayout, WithReferencePoint
 from veneer.training.run import train
 
 LABELS = np.array([True, False] * 7)

@@ -18,7 +18,7 @@ from preference_rows import (
 from tiny import run_config, write_rows
 from trl_runs import ROWS, SETTINGS, assert_same_adapter, assert_same_course, in_order, trained_by_trl
 from veneer.config import OrpoSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.events import Event, StepDone
 from veneer.training.objectives.documents import NLL
 from veneer.training.objectives.orpo import ODDS, ORPO, RATIO, Orpo, log_one_minus_exp

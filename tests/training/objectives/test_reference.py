@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.training.objectives.reference import ReferenceTable
 
 

@@ -21,11 +21,11 @@ from trl_runs import (
     trained_by_trl,
     turns,
 )
-from veneer.adapters.score import ScoreHead
+from veneer.adapters.layers.score import ScoreHead
 from veneer.config import RewardSection
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.events import Event, StepDone
 from veneer.model.decoder import CausalLM
 from veneer.training.objectives.base import Means

@@ -9,7 +9,7 @@ import torch
 
 from preference_rows import answer_logps, largest_difference, step_gradients, trainable_model
 from tiny import examples
-from veneer.data.packing import pack
+from veneer.data.micro_batches.packing import pack
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.processes.group import Group
+from veneer.processes.ranks import Ranks
+from veneer.training.memory_use.out_of_memory import MemoryFault
 from veneer.training.objectives.base import Means
-from veneer.training.out_of_memory import MemoryFault
-from veneer.training.parallel.group import Group
 from veneer.training.parallel.lanes import Outcome, Signalled, Team
-from veneer.training.parallel.ranks import Ranks
 from veneer.training.parallel.tree import lanes_of
 
 SHAPES = ((3, 5), (7,), (2, 1), (4, 4))

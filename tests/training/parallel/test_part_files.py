@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from veneer.errors import CheckpointError, OutputError
+from veneer.processes.group import Alone
 from veneer.training.parallel import part_files
-from veneer.training.parallel.group import Alone
 from veneer.training.parallel.part_files import read_parts, whole_tensors, write_parts
 
 

@@ -24,10 +24,10 @@ from tiny import rows, run_config, write_rows
 from training_runs import stopping_after
 from veneer.config import to_yaml
 from veneer.errors import Interrupted
+from veneer.processes.ranks import variables_of
 from veneer.run_folder import RunFolder
-from veneer.training import shown_prompts
-from veneer.training.best import ANSWERS
-from veneer.training.parallel.ranks import variables_of
+from veneer.training.evaluations import shown_prompts
+from veneer.training.evaluations.best import ANSWERS
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tiny import run_config
-from veneer.data.prompts import to_prompt
+from veneer.data.forms.prompts import to_prompt
 from veneer.data.rows import Rows, load_rows
 from veneer.io.files import remove_partial
 from veneer.io.leftovers import HELD, PARTIAL
 from veneer.io.tokenizer import from_directory
-from veneer.training.parallel.group import Alone
-from veneer.training.parallel.ranks import Ranks
+from veneer.processes.group import Alone
+from veneer.processes.ranks import Ranks
 from veneer.training.parallel.shared_rows import FILE, SCRATCH, SharedRows, read_rows, write_rows
 
 

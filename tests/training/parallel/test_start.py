@@ -11,7 +11,7 @@ from tiny import run_config
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError
 from veneer.events import Event, Level, Note
-from veneer.training.parallel.ranks import ALONE, Ranks
+from veneer.processes.ranks import ALONE, Ranks
 from veneer.training.parallel.start import refuse_alone, with_lanes, with_own_device
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from veneer.data.prompts import to_prompt
+from veneer.data.forms.prompts import to_prompt
 from veneer.io.tokenizer import from_directory
 from veneer.training.rollouts.answers import SampledAnswer, as_numbers, from_numbers, to_judge
 

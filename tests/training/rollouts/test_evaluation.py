@@ -16,9 +16,9 @@ from veneer.enums import OnRewardError, RowKind
 from veneer.errors import DataError
 from veneer.events import Event, Note, Subscriber, ignore
 from veneer.io.tokenizer import from_directory
+from veneer.processes.group import Alone
 from veneer.rewards.base import AnswerToJudge, RewardFailed
 from veneer.rewards.judge import Judge, WeighedReward
-from veneer.training.parallel.group import Alone
 from veneer.training.rollouts.evaluation import RewardEvaluation
 from veneer.training.rollouts.sampler import Sampler
 

@@ -11,12 +11,12 @@ import torch
 from tiny import run_config, write_rows
 from training_runs import built
 from veneer.config import GrpoSection
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.events import ignore
 from veneer.model.language import LanguageModel
+from veneer.processes.group import Alone
 from veneer.training.objectives.grpo import Grpo
-from veneer.training.parallel.group import Alone
 from veneer.training.rollouts.objective import SampledObjective, as_reference_of, laid_in
 from veneer.training.rollouts.table import RolloutTable
 from veneer.training.run_inputs import prepare_run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from veneer.config import TrainSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.data.rows import Rows
 from veneer.training.rollouts.planned_steps import PromptSteps, Sampled, answered, supposed, supposed_prompts
 from veneer.training.steps import Packing

@@ -16,22 +16,22 @@ import torch
 from preference_rows import trainable_model
 from tiny import run_config, write_rows
 from training_runs import built
-from veneer.data.chat import Example
-from veneer.data.encoding import encoder_of
+from veneer.data.encoded.chat import Example
+from veneer.data.encoded.encoding import encoder_of
+from veneer.data.forms.prompts import to_prompt
 from veneer.data.kinds import load_kind
-from veneer.data.packing import pack
-from veneer.data.prompts import to_prompt
+from veneer.data.micro_batches.packing import pack
 from veneer.enums import Method, RowKind
 from veneer.events import Event, Level, Note, StageProgress, Subscriber, ignore
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import from_directory
 from veneer.model.language import LanguageModel
+from veneer.processes.group import Alone
+from veneer.processes.ranks import ALONE, Ranks
 from veneer.rewards.base import AnswerToJudge, RewardsStopped
 from veneer.rewards.judge import Judge, WeighedReward
 from veneer.training.objective import hidden_states
 from veneer.training.objectives.documents import token_log_probabilities
-from veneer.training.parallel.group import Alone
-from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sampling_of
 from veneer.training.rollouts.planned_steps import answered
 from veneer.training.rollouts.sampler import READY, STOPPED, JudgedAnswers, Sampler

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from veneer.config import GrpoSection
-from veneer.data.chat import Example
+from veneer.data.encoded.chat import Example
 from veneer.rewards.judge import Failure, Judged
 from veneer.training.rollouts.answers import SampledAnswer
 from veneer.training.rollouts.steps import fill, laid, without_groups

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.packing import pack
 from veneer.training.rollouts.table import RolloutTable
 
 

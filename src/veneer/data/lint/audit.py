@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from veneer.data.chat import Trace
-from veneer.data.formats import Record
+from veneer.data.encoded.chat import Trace
+from veneer.data.forms.formats import Record
 from veneer.data.lint.checks.control_tokens import CONTROL_TOKENS
 from veneer.data.lint.registry import ROW_CHECKS, RULES
 from veneer.data.lint.row import LintSetting, Row

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.forms.labels import NAMES as LABEL_NAMES
+from veneer.data.forms.labels import read_label
 from veneer.data.group_values import group_of
-from veneer.data.labels import NAMES as LABEL_NAMES
-from veneer.data.labels import read_label
 from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.languages import language_of
 from veneer.data.lint.row import Row, raw_turns
@@ -160,7 +160,7 @@ def facts_of(row: Row, side: int, group: str | None, kind: RowKind | None = None
 
 
 def _label(row: Row, kind: RowKind | None) -> int:
-    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.labels`), 0 for others. A column
+    """DESIRABLE or UNDESIRABLE for a row that is labelled true or false (`veneer.data.forms.labels`), 0 for others. A column
     of that name is no label where rows are read as those of an objective without labels."""
     if kind is not None:
         return 0 if row.desirable is None else DESIRABLE if row.desirable else UNDESIRABLE

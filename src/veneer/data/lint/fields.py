@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from veneer.data.chat import Trace
-from veneer.data.formats import Record, format_of
-from veneer.data.turn_shape import Span
-from veneer.data.turns import REASONING_KEYS
+from veneer.data.encoded.chat import Trace
+from veneer.data.forms.formats import Record, format_of
+from veneer.data.forms.turns import REASONING_KEYS
+from veneer.data.templates.turn_shape import Span
 
 _THOUGHTS = re.compile(r"^\s*(?:<think>)?(.*?)</think>(.*)$", re.DOTALL)
 """A thought and what follows. Where the generation prompt begins the thought, rows may hold its end alone."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.lint.shingles import Hashes
-from veneer.posix import read_at
+from veneer.runtime.posix import read_at
 
 _WIDTH = 4
 """Bytes of a hash."""

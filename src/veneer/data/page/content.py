@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
-from veneer.html_page.histograms import histograms
+from veneer.html.histograms import histograms
 
 CLEAN = 1_000
 """Rows without a finding that are in the page: every so many-th."""

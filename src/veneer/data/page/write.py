@@ -6,7 +6,7 @@ from pathlib import Path
 
 from veneer.data.lint.report import LintReport
 from veneer.data.page.content import content
-from veneer.html_page.assemble import page
+from veneer.html.assemble import page
 from veneer.io.files import write_text
 
 

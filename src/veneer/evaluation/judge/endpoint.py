@@ -24,7 +24,7 @@ from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.error_body import error_message
 from veneer.io.web_address import web_address
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 SECONDS = 600.0
 """Seconds without a word after which an endpoint is given up."""

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.adapters.content import content_digest
-from veneer.adapters.store import check_adapter, read_tensors
+from veneer.adapters.files.content import content_digest
+from veneer.adapters.files.store import check_adapter, read_tensors
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
-from veneer.counting import count_of
 from veneer.errors import AdapterError, DataError, ModelError, OutputError, listing
 from veneer.evaluation.judge.endpoint import Answerer, EndpointAnswerer, LocalAnswerer, read_key
 from veneer.evaluation.judge.questions import AnswerPair, Choice, JudgeQuestion, questions_of, verdict
@@ -26,8 +25,9 @@ from veneer.events import Stage, Subscriber, ignore
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.io.digests import file_digest
 from veneer.io.proofs import prove_file
-from veneer.strict_json import to_text
-from veneer.whole_lines import append_line
+from veneer.text.counting import count_of
+from veneer.text.strict_json import to_text
+from veneer.text.whole_lines import append_line
 
 HUMAN_KEYS = ("question", "first", "second", "human")
 """The keys of a row that people have judged; `reference` may be there too."""

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from veneer.counting import count_of
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.metrics.calibration import calibration
 from veneer.evaluation.metrics.classification import LONGEST_LABEL, ROWS_A_LABEL, look_like_labels
 from veneer.evaluation.statistics.measures import mean_of
+from veneer.text.counting import count_of
 
 CHOICES = "choices"
 """The key of a row that lists its choices."""

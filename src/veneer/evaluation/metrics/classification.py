@@ -12,11 +12,11 @@ from unicodedata import category, normalize
 
 import numpy as np
 
-from veneer.counting import count_of
 from veneer.errors import DataError
 from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.scoring import composed
 from veneer.evaluation.statistics.measures import SHARE, Floats, Measure, mean_of
+from veneer.text.counting import count_of
 
 _AROUND = " \t\r\n.,;:!?'\"`*()[]{}"
 """What may stand around a label, of ASCII: other signs are part of one (`-1`, `C#`)."""

@@ -21,7 +21,7 @@ from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
 from veneer.evaluation.metrics.program import ProgramFailed, printed_lines
 from veneer.evaluation.statistics.measures import lower_is_better, mean_of, scale_of
-from veneer.strict_json import to_text, with_reasons
+from veneer.text.strict_json import to_text, with_reasons
 
 COMMAND = "command:"
 """What the name of a metric begins with that is a command."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import IO
 
-from veneer.counting import count_of
-from veneer.posix import end_group
+from veneer.runtime.posix import end_group
+from veneer.text.counting import count_of
 
 LONGEST_LINE = 1_000_000
 """Bytes of a line that is printed."""

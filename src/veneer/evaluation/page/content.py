@@ -12,8 +12,8 @@ from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.events import Stage, Subscriber, counted
-from veneer.html_page.histograms import histograms
-from veneer.strict_json import with_reasons
+from veneer.html.histograms import histograms
+from veneer.text.strict_json import with_reasons
 
 ROWS_SHOWN = 30
 """The number of worst rows, of best ones and of those that stayed the same, that are shown."""

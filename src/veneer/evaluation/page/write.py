@@ -7,7 +7,7 @@ from pathlib import Path
 from veneer.evaluation.page.content import content
 from veneer.evaluation.report import Report
 from veneer.events import Subscriber
-from veneer.html_page.assemble import page
+from veneer.html.assemble import page
 from veneer.io.files import write_text
 
 

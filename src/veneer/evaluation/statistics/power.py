@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from veneer.counting import count_of
 from veneer.evaluation.statistics.student import NORMAL, Z95
+from veneer.text.counting import count_of
 
 DISCORDANT = 0.1
 """The share of rows on which base and adapter are supposed to differ, before it is known."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from veneer.evaluation.scoring import json_object, same_json
 from veneer.evaluation.suites.base import CITIES, NAMES, NOUNS, Item, Suite, unfenced
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 
 def _make(source: random.Random) -> Item:

@@ -37,7 +37,7 @@ from veneer.io.gguf.tokenizer import from_gguf
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
-from veneer.large_pages import room_for
+from veneer.machine.large_pages import room_for
 from veneer.native.stored import Format
 
 CHUNK = 1 << 18

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.errors import ModelError
-from veneer.serving.catalogue import AdapterCatalogue
+from veneer.http_server.server import HttpServer
 from veneer.serving.selfcheck.comparison import streamed_answer, whole_answer
 from veneer.serving.selfcheck.questions import CheckQuestion
 from veneer.serving.selfcheck.versions import AdapterVersions
-from veneer.serving.server import HttpServer
-from veneer.strict_json import to_text
+from veneer.serving.served_adapters.catalogue import AdapterCatalogue
+from veneer.text.strict_json import to_text
 
 CLIENTS = 24
 """Questions that are asked at a time."""

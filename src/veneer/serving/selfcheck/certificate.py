@@ -11,7 +11,7 @@ from veneer.errors import VeneerError
 from veneer.io.files import write_text
 from veneer.io.proofs import prove_own_file
 from veneer.serving.selfcheck.comparison import Exactness
-from veneer.strict_json import to_text
+from veneer.text.strict_json import to_text
 
 MOST_DIFFERENCES = 20
 """Differences that a certificate shows; it counts all of them."""

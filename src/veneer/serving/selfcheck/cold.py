@@ -12,8 +12,8 @@ from veneer.errors import AdapterError, ModelError, VeneerError
 from veneer.generation.build import build_engine
 from veneer.generation.request import FinishReason, gathered
 from veneer.generation.runner import LoadedAdapter
-from veneer.serving.completions import Echo, completion_choice
-from veneer.serving.logprobs import TokenBytes
+from veneer.serving.openai_api.completions import Echo, completion_choice
+from veneer.serving.openai_api.logprobs import TokenBytes
 from veneer.serving.selfcheck.comparison import whole_answer
 from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion
 

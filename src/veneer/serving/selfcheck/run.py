@@ -21,21 +21,19 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from veneer.adapters.content import content_digest
+from veneer.adapters.files.content import content_digest
 from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation.runner import LoadedAdapter
-from veneer.hardware import resolve_dtype
+from veneer.http_server.guard import Access
+from veneer.http_server.limits import ServerLimits
 from veneer.io.checkpoint import model_name
+from veneer.machine.hardware import resolve_dtype
 from veneer.native.library import choice as kernel_choice
-from veneer.serving.adapter_loading import Loader, adapter_loader
-from veneer.serving.adapters import AdapterFolder, adapter_names
 from veneer.serving.build import build_service, load_base, server_of
 from veneer.serving.grammar import Grammars
-from veneer.serving.guard import Access
-from veneer.serving.limits import ServerLimits
-from veneer.serving.openai_answers import fingerprint_of
+from veneer.serving.openai_api.answers import fingerprint_of
 from veneer.serving.request import ServeRequest
 from veneer.serving.selfcheck.asking import CLIENTS, CheckedAnswer, Reloads, ask_all
 from veneer.serving.selfcheck.certificate import (
@@ -49,6 +47,8 @@ from veneer.serving.selfcheck.cold import cold_answer
 from veneer.serving.selfcheck.comparison import TOLERANCE, Exactness, compare
 from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion, draw_questions
 from veneer.serving.selfcheck.versions import AdapterVersions
+from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
+from veneer.serving.served_adapters.loading import Loader, adapter_loader
 
 MOST_ADAPTERS = 50
 """Adapters that are checked of a larger folder, spread over its names."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from veneer.adapters.content import content_digest
-from veneer.adapters.origin import BASE_FILE
-from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+from veneer.adapters.files.content import content_digest
+from veneer.adapters.files.origin import BASE_FILE
+from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError
 from veneer.io.files import write_tensors
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from veneer.config import RunConfig
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.rows import Rows
 from veneer.enums import ObjectiveName
 from veneer.training.objectives.base import Objective

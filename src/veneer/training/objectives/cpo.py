@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from veneer.config import CpoSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import log_probabilities, pair_sums, pair_weights

@@ -20,7 +20,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from veneer.config import DistillationSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from veneer.config import DpoSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.formulas import DpoLoss
 from veneer.gpu.transfer import sent
 from veneer.products import Scores

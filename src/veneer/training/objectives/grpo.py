@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.config import GrpoSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.formulas import GrpoLoss, ImportanceLevel, KlPlace
 from veneer.gpu.transfer import sent
 from veneer.products import Scores

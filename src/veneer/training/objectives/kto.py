@@ -9,7 +9,7 @@ logistic function, and K the reference point of a step, the loss of an answer is
 and the sum is divided by the answers of the step. K = max(0, mean of Δ(x, y′)) over the step, where y′ is the answer
 of another row of the step to another prompt: it estimates how far the policy has gone from the reference. K has no
 gradient, and is that of the whole step, whatever its cut into micro-batches: it is computed by a pass of its own before
-the first backward. Which row's answer that is, `veneer.training.partners` says. A step without partners (one row, or
+the first backward. Which row's answer that is, `veneer.training.references.partners` says. A step without partners (one row, or
 equal answers) has K = 0.
 
 Defaults: β 0.1 and λ 1 are the paper's and TRL's.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from veneer.config import KtoSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veneer.data.batches import MicroBatch
-from veneer.lazy_sequence import items_at
+from veneer.data.lazy_sequence import items_at
+from veneer.data.micro_batches.batches import MicroBatch
 
 
 @dataclass(frozen=True, slots=True)

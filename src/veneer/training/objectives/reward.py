@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from veneer.config import RewardSection
-from veneer.data.batches import Block, MicroBatch
+from veneer.data.micro_batches.batches import Block, MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums

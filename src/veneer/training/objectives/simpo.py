@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from veneer.config import SimpoSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import answer_tokens, log_probabilities, pair_sums, pair_weights

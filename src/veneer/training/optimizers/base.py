@@ -105,7 +105,7 @@ class RuleOptimizer:
         for (decays, factor), members in groups.items():
             self._rule.update(members, factor * learning_rate, self._weight_decay if decays else 0.0)
             # torch's fused rules and those of bitsandbytes change tensors without counting it, and what was made of
-            # the old values is told by that count (`veneer.adapters.rounded`).
+            # the old values is told by that count (`veneer.adapters.layers.rounded`).
             torch.autograd.graph.increment_version([member.parameter for member in members])
         for parameter in self.parameters.values():
             parameter.grad = None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from veneer.adapters.names import EMBEDDING_A, EMBEDDING_B
+from veneer.adapters.files.names import EMBEDDING_A, EMBEDDING_B
 
 EMBEDDING_RATE = 1e-6
 """Peak rate of an embedding's factors under LoRA+: a fixed number in the authors' code and in PEFT's."""

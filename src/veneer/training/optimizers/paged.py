@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from veneer.errors import ConfigError
-from veneer.packages import installed
 from veneer.planning.optimizer import in_8_bits
 from veneer.quant.dynamic import DynamicMap, map_values, scales_of
+from veneer.runtime.packages import installed
 from veneer.training.optimizers.adamw import EPSILON
 from veneer.training.optimizers.base import Member, State, counter
 

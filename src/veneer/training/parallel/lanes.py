@@ -23,10 +23,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.processes.group import Alone, Group
+from veneer.training.memory_use.out_of_memory import MemoryFault
 from veneer.training.objectives.base import Means
-from veneer.training.out_of_memory import MemoryFault
-from veneer.training.parallel.group import Alone, Group
 from veneer.training.parallel.shards import Shards
 from veneer.training.parallel.tree import Node, Tree, lanes_of, subtrees
 from veneer.training.step_source import StepBatches

@@ -18,7 +18,7 @@ from torch import Tensor
 from veneer.errors import CheckpointError, OutputError, listing
 from veneer.io.files import reported
 from veneer.planning.lanes import PART_FILE
-from veneer.training.parallel.group import Group
+from veneer.processes.group import Group
 
 AT_ONCE = PART_FILE
 """Bytes of a process's file at most, unless one tensor is larger, and of whole tensors that are read at a time."""

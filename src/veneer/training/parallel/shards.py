@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from veneer.io.checkpoint import Checkpoint
 from veneer.model.decoder import CausalLM
-from veneer.training.parallel.group import Group
+from veneer.processes.group import Group
 
 if TYPE_CHECKING:
     from veneer.training.parallel.fully_shard import FullyShard

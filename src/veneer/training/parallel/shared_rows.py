@@ -2,7 +2,7 @@
 
 Rank 0 reads them before the group of torch.distributed exists, so that a large file of rows can run into no time-out
 of a collective. A host that does not see rank 0's file system reads them itself, once. Rows that are kept on the disk
-(`veneer.data.token_store`) are opened there by every process.
+(`veneer.data.encoded.token_store`) are opened there by every process.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from veneer.config import DataSection
-from veneer.data.chat import Example
-from veneer.data.formats import Record
+from veneer.data.encoded.chat import Example
+from veneer.data.encoded.token_store import StoredExamples
+from veneer.data.forms.formats import Record
+from veneer.data.forms.prompts import PromptRow
+from veneer.data.forms.turns import Message
 from veneer.data.kinds import load_kind
-from veneer.data.mixture import WeightedRows
-from veneer.data.prompts import PromptRow
+from veneer.data.micro_batches.mixture import WeightedRows
 from veneer.data.rows import Rows
-from veneer.data.token_store import StoredExamples
-from veneer.data.turns import Message
 from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore
 from veneer.io.files import atomic_file, scratch_folder
 from veneer.io.leftovers import PARTIAL
 from veneer.io.tokenizer import Tokenizer
-from veneer.strict_json import restored, to_text, with_reasons
-from veneer.training.parallel.group import Group
+from veneer.processes.group import Group
+from veneer.text.strict_json import restored, to_text, with_reasons
 
 FILE = f"{PARTIAL}rows.safetensors"
 """The file of the rows in the folder of the run, until all processes have it. Where a killed run left it, the next run

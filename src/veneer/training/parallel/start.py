@@ -12,13 +12,13 @@ from veneer.config import ComputeSection, RunConfig
 from veneer.enums import Sharding
 from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
-from veneer.hardware import resolve_device
-from veneer.strict_json import to_text
+from veneer.machine.hardware import resolve_device
+from veneer.processes.group import Group
+from veneer.processes.ragged import from_first
+from veneer.processes.ranks import Ranks
+from veneer.text.strict_json import to_text
+from veneer.training.folder.progress import Progress
 from veneer.training.optimizers.base import Optimizer
-from veneer.training.parallel.group import Group
-from veneer.training.parallel.ragged import from_first
-from veneer.training.parallel.ranks import Ranks
-from veneer.training.progress import Progress
 from veneer.training.trainable import Trainable
 
 CHOICES = "choices"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.config import GrpoSection
-from veneer.data.prompts import PromptRow
+from veneer.data.forms.prompts import PromptRow
 from veneer.generation.request import FinishReason, GenerationResult
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from veneer.data.chat import Example
-from veneer.data.prompts import PromptRow
+from veneer.data.encoded.chat import Example
+from veneer.data.forms.prompts import PromptRow
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note
 from veneer.generation.sampling import Sampling

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from veneer.config import GrpoSection
-from veneer.data.batches import MicroBatch
+from veneer.data.micro_batches.batches import MicroBatch
 from veneer.formulas import KlPlace, ReferencePolicy
+from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
-from veneer.out_of_memory import out_of_memory_while
+from veneer.processes.group import Group
+from veneer.processes.ragged import everybodys
 from veneer.training.objective import OverModel, hidden_states
 from veneer.training.objectives.advantages import advantages
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import token_log_probabilities
 from veneer.training.objectives.grpo import Grpo
-from veneer.training.parallel.group import Group
-from veneer.training.parallel.ragged import everybodys
 from veneer.training.rollouts.table import Floats
 from veneer.training.trainable import AdapterTraining, Trainable
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.config import TrainSection
-from veneer.data.batches import MicroBatch
-from veneer.data.chat import Example
-from veneer.data.packing import pack
+from veneer.data.encoded.chat import Example
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.data.micro_batches.packing import pack
 from veneer.data.rows import Rows
 from veneer.padding import pad_to_multiple
 from veneer.planning.batch_shape import BatchShape

@@ -21,20 +21,20 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from veneer.data.chat import Example
-from veneer.data.prompts import PromptRow
+from veneer.data.encoded.chat import Example
+from veneer.data.forms.prompts import PromptRow
 from veneer.events import Level, Note, Stage, Subscriber
 from veneer.generation.batch import whole_answers
 from veneer.generation.request import STREAMS, GenerationRequest
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
+from veneer.machine.out_of_memory import out_of_memory_while
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import out_of_memory_while
+from veneer.processes.group import Group
+from veneer.processes.ragged import everybodys
 from veneer.rewards.base import RewardsStopped
 from veneer.rewards.judge import Failure, Judge, Judged
-from veneer.strict_json import to_text
-from veneer.training.parallel.group import Group
-from veneer.training.parallel.ragged import everybodys
+from veneer.text.strict_json import to_text
 from veneer.training.rollouts.answers import (
     SampledAnswer,
     SamplingStopped,

@@ -18,16 +18,16 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from veneer.config import GrpoSection
-from veneer.data.batches import MicroBatch, deal
-from veneer.data.chat import Example
-from veneer.data.packing import pack
-from veneer.data.prompts import PromptRow
+from veneer.data.encoded.chat import Example
+from veneer.data.forms.prompts import PromptRow
+from veneer.data.micro_batches.batches import MicroBatch, deal
+from veneer.data.micro_batches.packing import pack
 from veneer.errors import CheckpointError, DataError
 from veneer.events import AnswersJudged, Subscriber
 from veneer.io.files import write_tensors
+from veneer.processes.ragged import from_first
 from veneer.rewards.judge import Judged
 from veneer.training.objectives.advantages import advantages
-from veneer.training.parallel.ragged import from_first
 from veneer.training.rollouts.answers import SampledAnswer, SamplingStopped, sampling_of
 from veneer.training.rollouts.planned_steps import PromptSteps, answered
 from veneer.training.rollouts.sampler import Sampler

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import chat_templates as ct
-from veneer.data.labels import read_label
+from veneer.data.forms.labels import read_label
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.run import lint

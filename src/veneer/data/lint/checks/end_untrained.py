@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from veneer.data.chat import Trace
+from veneer.data.encoded.chat import Trace
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 

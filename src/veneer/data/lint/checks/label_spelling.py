@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from veneer.counting import count_of
 from veneer.data.lint.facts import FileFacts
 from veneer.data.lint.labels import MOST, Labels, Spelling
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
+from veneer.text.counting import count_of
 
 LABEL_SPELLING = LintRule(
     "label-spelling",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from veneer.data.forms.turns import MARKS, REASONING_KEYS
 from veneer.data.lint.row import LintSetting, Row, raw_turns
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
-from veneer.data.turns import MARKS, REASONING_KEYS
 
 EMPTY_TURN = LintRule(
     "empty-turn",

@@ -1,0 +1,1 @@
+"""The files of adapters, in PEFT's format: written, read and checked."""

@@ -1,0 +1,1 @@
+"""The modules of an adapter: the update of each kind of layer."""

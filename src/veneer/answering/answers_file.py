@@ -1,0 +1,175 @@
+"""A file of answers that grows line by line, and that whoever was killed goes on with.
+
+A line is there as a whole or not at all: what a kill has left of one is cut off when the file is opened again. Beside
+the file stands `NAME.job`, which says what the answers follow from; other questions or another model do not go on with
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from veneer.errors import ConfigError, DataError, OutputError, listing
+from veneer.io.files import reported, write_text
+from veneer.io.locks import lock_patiently
+from veneer.io.proofs import prove_file
+from veneer.text.strict_json import to_text
+from veneer.text.whole_lines import append_line
+
+HELD = "held"
+"""The name among what the answers follow from of how the base's linear layers are held. The notes of older jobs do not
+have it, and these are gone on with."""
+ROW = "row"
+"""The key of a line that has the number of its question, from 0 on."""
+FLUSH_SECONDS = 1.0
+"""The most seconds of answers that a failure of the machine can take; they are given again."""
+
+
+class AnswersFile:
+    """The answers to a list of questions, a line of JSON each, in order. Use as a context manager.
+
+    Args:
+        path: of the file.
+        job: what the answers follow from, by name.
+
+    Raises:
+        ConfigError: the file has the answers of another job.
+        DataError: it is not a file of answers.
+        OutputError: it cannot be written, or another process writes it.
+    """
+
+    def __init__(self, path: Path, job: Mapping[str, Any]):
+        self._path = path
+        check_kind(path)
+        note = _note_of(path)
+        with reported(path):
+            self._file = path.open("a+b", buffering=0)
+        with ExitStack() as unfinished:
+            unfinished.callback(self._file.close)
+            self._lock()
+            if has_answers(path):
+                _check_job(path, note, job)
+            else:  # a note that is there is of a job that was stopped before its first answer
+                write_text(note, to_text(dict(job), indent=2, ensure_ascii=False) + "\n")
+            self.done = self._recover()
+            """Answers that were there when the file was opened."""
+            unfinished.pop_all()
+        self._flushed = time.monotonic()
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add the next answer. Raises OutputError."""
+        with reported(self._path):
+            append_line(self._file, to_text(dict(line), ensure_ascii=False).encode() + b"\n")
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                os.fsync(self._file.fileno())
+                self._flushed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file, reported(self._path):
+            os.fsync(self._file.fileno())
+
+    def _lock(self) -> None:
+        try:
+            lock_patiently(self._file)
+        except BlockingIOError as error:
+            raise OutputError(f"{self._path}: another process writes answers there; wait for it") from error
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be locked: {error.strerror}") from error
+
+    def _recover(self) -> int:
+        """Cut off what is no whole line, and count the others."""
+        self._file.seek(0)
+        end = count = 0
+        with reported(self._path), self._path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                if _row_of(line) != count:
+                    raise DataError(
+                        f"{self._path}, line {count + 1}: is not the answer to row {count}; give another file"
+                    )
+                end, count = end + len(line), count + 1
+            self._file.truncate(end)
+        return count
+
+
+def check_kind(path: Path) -> None:
+    """Raise OutputError for what no answers can be kept in: a device, a pipe, a folder."""
+    with reported(path):
+        strange = path.exists() and not path.is_file()
+    if strange:
+        raise OutputError(
+            f"{path}: is no file, and answers are kept in one, so that the command can go on; give another --output, "
+            "or leave it out to have the answers printed"
+        )
+
+
+def prove_answers_file(path: Path) -> None:
+    """Prove that answers can be written at `path`, before anything expensive starts.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    check_kind(path)
+    if not has_answers(path):
+        prove_file(path)
+        prove_file(_note_of(path))
+
+
+def _note_of(path: Path) -> Path:
+    """The file that says what the answers in a file follow from."""
+    return path.with_name(f"{path.name}.job")
+
+
+def has_answers(path: Path) -> bool:
+    """Whether a file of answers is there, with anything in it."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
+    """Raise where a file has the answers of another job than this, or of none."""
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: is there already, and no {note.name} beside it; give another --output") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{note}: cannot be read: {error}") from error
+    before = before if isinstance(before, dict) else {}
+    now = json.loads(to_text(dict(job)))
+    if HELD not in before:
+        now.pop(HELD, None)
+    other = _differences(before, now)
+    if other:
+        raise ConfigError(f"{path}: has answers of another job; give another --output:\n{listing(other)}")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    """What differs between two jobs, each by its own path: objects as a whole would be cut off before it."""
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{within}{name}.")
+        elif old != new:
+            found.append(f"{within}{name}: {old!r:.100}, now {new!r:.100}")
+    return found
+
+
+def _row_of(line: bytes) -> object:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found.get(ROW) if isinstance(found, dict) else None

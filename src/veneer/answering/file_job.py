@@ -1,0 +1,214 @@
+"""Many questions of a file, under many adapters: answered by the engine, in order, exactly once each.
+
+Rows are answered together, in whatever order they end, and written in their own. What a row's answer is depends on its
+own number and question alone, so that a job that was stopped and goes on writes what it would have written.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.adapters.files.content import content_digest
+from veneer.answering.answers_file import HELD, ROW, AnswersFile, has_answers
+from veneer.assistant.assistant import Assistant
+from veneer.assistant.questions import ADAPTER, FileQuestion
+from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
+from veneer.events import Level, Note, Stage, Subscriber, broadcast
+from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
+from veneer.generation.build import build_engine
+from veneer.generation.context import cut_warning, is_cut, refuse_full, within
+from veneer.generation.request import (
+    STREAMS,
+    FinishReason,
+    GenerationHandle,
+    GenerationRequest,
+    GenerationResult,
+    gathered,
+)
+from veneer.generation.sampling import Sampling
+from veneer.io.digests import file_digest
+from veneer.serving.request import MEMORY
+from veneer.serving.served_adapters.folder import AdapterFolder, adapter_names
+from veneer.serving.served_adapters.loading import adapter_loader
+from veneer.text.counting import count_of
+
+AHEAD = 4 * BATCH_ROWS
+"""Rows that may wait, answered, for one before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a job has done."""
+
+    rows: int
+    before: int
+    """Rows among them that had been answered before."""
+
+
+def answer_file(
+    assistant: Assistant,
+    questions: Sequence[FileQuestion],
+    output: Path,
+    sampling: Sampling,
+    *,
+    adapters: Path | None = None,
+    job: Mapping[str, Any],
+    subscribers: Sequence[Subscriber] = (),
+) -> BatchResult:
+    """Answer all questions into a file, or go on where an earlier call was stopped.
+
+    Args:
+        assistant: the model.
+        questions: in order.
+        output: the file of the answers.
+        sampling: how tokens are chosen; each row draws from a random stream of its own, numbered by its place.
+        adapters: a folder of adapters by name.
+        job: what else the answers follow from, and must be equal when the job goes on.
+        subscribers: called with every event.
+
+    Raises:
+        AdapterError: rows name adapters that are not there, or that cannot be used.
+        ConfigError: the output is another job's, or answers may be longer than the model's context.
+        DataError: questions leave no room in the model's context for an answer; all that are not answered yet are
+            named. Or the output has more lines than there are questions. See `AnswersFile` too.
+        OutputError: see `AnswersFile`.
+    """
+    emit = broadcast(subscribers)
+    sampling.check_context(assistant.model.spec.max_positions)
+    # Before the job is noted: whoever shortens a question in the input has another job, and the same output.
+    prompts = None if has_answers(output) else _prompts(assistant, questions, 0, emit)
+    digests = _digests(questions, adapters)
+    held = assistant.form.text or "not quantised as it was loaded"
+    settings = {**job, "base": _base(assistant), HELD: held, "adapters": digests, "sampling": _plain(sampling)}
+    with ExitStack() as ends:
+        file = ends.enter_context(AnswersFile(output, settings))
+        if file.done > len(questions):
+            raise DataError(
+                f"{output}, line {len(questions) + 1}: is the answer to none of {count_of(len(questions), 'row')}; "
+                "give another file"
+            )
+        if file.done:
+            emit(
+                Note(message=f"{output} has {file.done:,} of {count_of(len(questions), 'answer')}; going on after them")
+            )
+        source = None
+        if adapters is not None and digests:
+            loader = adapter_loader(assistant.model, base_files=assistant.files)
+            source = ends.enter_context(closing(AdapterFolder(adapters, loader, MEMORY)))
+        if prompts is None:
+            prompts = _prompts(assistant, questions, file.done, emit)
+        stage = ends.enter_context(Stage(emit, "answering", total=len(prompts), unit="rows"))
+        cut: list[str] = []
+        try:
+            _answer(assistant, questions, prompts, file, sampling, source, stage.advance, cut)
+        finally:  # also where the job is stopped: whoever goes on with it is not told of these
+            if cut:
+                emit(Note(message=cut_warning(cut, assistant.model.spec.max_positions), level=Level.WARNING))
+    return BatchResult(len(questions), file.done)
+
+
+def _prompts(
+    assistant: Assistant, questions: Sequence[FileQuestion], first: int, emit: Subscriber
+) -> dict[int, array[int]]:
+    """The tokens of every question from a row on, by their rows: four bytes each, since a file may have millions.
+
+    Raises:
+        DataError: they fill the context; all such rows are named.
+    """
+    rows = range(first, len(questions))
+    found: dict[int, array[int]] = {}
+    with Stage(emit, "tokenising rows", total=len(rows), unit="rows") as stage:
+        for row in rows:
+            found[row] = array("i", assistant.encoder.prompt_tokens(questions[row].messages))
+            stage.advance()
+    refuse_full(((f"row {row}", len(prompt)) for row, prompt in found.items()), assistant.model.spec.max_positions)
+    return found
+
+
+def _answer(
+    assistant: Assistant,
+    questions: Sequence[FileQuestion],
+    prompts: dict[int, array[int]],
+    file: AnswersFile,
+    sampling: Sampling,
+    source: AdapterFolder | None,
+    on_done: Callable[[], None],
+    cut: list[str],
+) -> None:
+    """Write the answers to `prompts`; rows whose answers the model's context ends are put into `cut`."""
+    context = assistant.model.spec.max_positions
+    longest = max((min(len(prompt) + sampling.max_new_tokens, context) for prompt in prompts.values()), default=0)
+    engine = build_engine(
+        assistant.model,
+        stop_ids=assistant.stop_ids,
+        adapters=source,
+        cache_bytes=batch_cache(assistant.model, longest),
+        limits=batch_limits(),
+    )
+    handles: dict[int, GenerationHandle] = {}
+    asked = written = file.done
+    with closing(engine):
+        while written < len(questions):
+            while asked < len(questions) and asked - written < AHEAD:
+                prompt = prompts.pop(asked)
+                request = GenerationRequest(
+                    prompt=tuple(prompt),
+                    sampling=within(sampling, len(prompt), context),
+                    stream=asked % STREAMS,
+                    adapter=questions[asked].adapter,
+                )
+                handles[asked] = engine.submit(request)
+                asked += 1
+            if not engine.step() and not engine.idle:
+                time.sleep(0.002)  # adapters are being read
+            while written in handles and handles[written].finished is not None:
+                result = gathered(iter(handles.pop(written).ready()))
+                file.append(_line(assistant, written, questions[written], result))
+                if is_cut(sampling, result.finished.prompt_tokens, result.finished.new_tokens, context):
+                    cut.append(f"row {written}")
+                written += 1
+                on_done()
+
+
+def _line(assistant: Assistant, row: int, question: FileQuestion, result: GenerationResult) -> dict[str, Any]:
+    if result.finished.reason is FinishReason.ERROR:
+        kind = ConfigError if question.adapter is None else AdapterError
+        raise kind(f"row {row}: {result.finished.error}; what was answered before stays, and the command goes on there")
+    under = {} if question.adapter is None else {ADAPTER: question.adapter}
+    answer = assistant.tokenizer.decode(list(result.tokens))
+    return {ROW: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
+
+
+def _digests(questions: Sequence[FileQuestion], adapters: Path | None) -> dict[str, str]:
+    """The digest of each adapter that rows name. Raises AdapterError, with all that are not there."""
+    named = sorted({question.adapter for question in questions if question.adapter is not None})
+    if named and adapters is None:
+        raise ConfigError(
+            f"rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which has them by name"
+        )
+    known = adapter_names(adapters) if adapters is not None and named else []
+    missing = [f"{name!r}{nearest(name, known)}" for name in named if name not in known]
+    if missing:
+        raise AdapterError(f"{adapters}: has none of these adapters, which rows name:\n{listing(missing)}")
+    try:
+        return {} if adapters is None else {name: content_digest(adapters / name).hex() for name in named}
+    except OSError as error:
+        raise AdapterError(f"{adapters}: cannot be read: {error}") from error
+
+
+def _base(assistant: Assistant) -> dict[str, str]:
+    try:
+        found = {file.name: file_digest(file) for file in assistant.files}
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return {**found, "dtype": str(assistant.model.dtype)}
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    return {name: value for name, value in asdict(sampling).items() if name != "logit_bias"}

@@ -1,0 +1,168 @@
+"""A long text, tokenised in windows: its tokens are those of the whole, and little more memory than theirs is taken.
+
+The tokenizers library keeps some 150 bytes for each character while it works on a text, so that it is given a window of
+the text at a time. A window begins where a token of the one before it begins, and has the characters behind that in
+common with it. Where the tokens of both are equal in the middle of these, one goes on where the other ends: tokenizers
+merge characters locally, so that what the edges of a window change does not reach there. Where they are not equal (in a
+word without end, say, that is one unknown token) the window is made twice as long, up to the whole text.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.data.templates.turn_shape import Span
+
+WINDOW = 1 << 18
+"""Characters of a window. A text that is no longer is tokenised at once."""
+EDGE = 1 << 11
+"""Characters at either edge of a window that do not count."""
+TRIES = 8
+"""Beginnings of a window that are tried: behind a part of a group of digits, the next digits are grouped otherwise."""
+
+Encode = Callable[[str], tuple[list[int], list[Span]]]
+"""Gives the ids of a text, and the range of characters [start, end) that each came from."""
+
+
+def _untold(characters: int) -> None:
+    """Told how many characters more are done, and does nothing."""
+
+
+def in_windows(
+    encode: Encode,
+    text: str,
+    before: Sequence[int] = (),
+    behind: Sequence[int] = (),
+    advance: Callable[[int], None] = _untold,
+    *,
+    window: int = WINDOW,
+    edge: int = EDGE,
+) -> tuple[NDArray[np.int32], Sequence[Span]]:
+    """The ids of a text, [tokens], and the range of characters [start, end) that each came from, as `encode` gives
+    them.
+
+    Args:
+        encode: tokenises.
+        text: the text.
+        before, behind: ids that are put before and behind those of the text; their ranges are empty.
+        advance: told how many characters more are done, of a text longer than a window.
+        window: characters of a window, at least ten times `edge`.
+        edge: characters at either edge of a window that do not count.
+    """
+    if len(text) <= window:
+        found, places = encode(text)
+        end = len(text)
+        around = [*((0, 0) for _ in before), *places, *((end, end) for _ in behind)]
+        return np.asarray([*before, *found, *behind], dtype=np.int32), around
+    ids, ranges, done = array("i", before), _Ranges(encode, text), 0
+    ranges.add(0, 0, 0, len(before))
+    for part in _parts(encode, text, window, edge):
+        ranges.add(part.window.start, part.window.end, part.skipped, part.taken)
+        ids.extend(part.window.ids[part.skipped : part.taken])
+        advance(part.window.end - done)
+        done = part.window.end
+    ids.extend(behind)
+    ranges.add(len(text), len(text), 0, len(behind))
+    return np.frombuffer(ids, dtype=np.int32), ranges
+
+
+class _Window:
+    """The tokens of some characters of a text."""
+
+    def __init__(self, encode: Encode, text: str, start: int, size: int) -> None:
+        self.start, self.end = start, min(start + size, len(text))
+        self.ids, ranges = encode(text[start : self.end])
+        self.ranges = np.asarray(ranges, dtype=np.int64).reshape(-1, 2) + start
+        """Where each token stands in the whole text, [tokens, 2]."""
+
+    def beginnings(self, before: int) -> list[int]:
+        """The last TRIES characters up to `before` that a token begins with, and no earlier token holds; the last
+        first."""
+        starts, ends = self.ranges[:, 0], self.ranges[:, 1]
+        held = np.maximum.accumulate(np.append(self.start, ends[:-1]))
+        found = np.unique(starts[(starts >= held) & (starts > self.start) & (starts <= before)])
+        return [int(start) for start in found[: -TRIES - 1 : -1]]
+
+    def within(self, start: int, end: int) -> slice:
+        """The tokens that begin in [start, end)."""
+        inside = np.flatnonzero((self.ranges[:, 0] >= start) & (self.ranges[:, 0] < end))
+        return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The tokens that are taken of a window."""
+
+    window: _Window
+    skipped: int
+    """The number of the first."""
+    taken: int
+    """The number behind the last."""
+
+
+def _parts(encode: Encode, text: str, size: int, edge: int) -> Iterator[_Part]:
+    now, skipped = _Window(encode, text, 0, size), 0
+    while now.end < len(text):
+        judged = now.end - 3 * edge, now.end - edge
+        for start in now.beginnings(now.end - 4 * edge):
+            following = _Window(encode, text, start, size)
+            own, other = now.within(*judged), following.within(*judged)
+            if (
+                following.end > now.end
+                and skipped <= own.start < own.stop
+                and now.ids[own] == following.ids[other]
+                and np.array_equal(now.ranges[own], following.ranges[other])
+            ):
+                yield _Part(now, skipped, own.start)
+                now, skipped = following, other.start
+                break
+        else:
+            now = _Window(encode, text, now.start, 2 * (now.end - now.start))
+    yield _Part(now, skipped, len(now.ids))
+
+
+class _Ranges(Sequence[Span]):
+    """The ranges of a text's tokens. To hold them would take twice the memory of the tokens, and few are asked for:
+    they are found again, and those of one window are kept."""
+
+    def __init__(self, encode: Encode, text: str) -> None:
+        self._encode, self._text = encode, text
+        self._count = 0
+        self._firsts: list[int] = []
+        self._parts: list[tuple[int, int, int]] = []
+        """The characters [start, end) of each window, and the tokens in it that are skipped."""
+        self._kept: tuple[int, _Window] | None = None
+
+    def add(self, start: int, end: int, skipped: int, taken: int) -> None:
+        """Append the tokens `skipped` to `taken` of the window [start, end); those of an empty one have no text."""
+        if taken > skipped:
+            self._firsts.append(self._count)
+            self._parts.append((start, end, skipped))
+            self._count += taken - skipped
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Span: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Span]: ...
+    def __getitem__(self, index: int | slice) -> Span | Sequence[Span]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._count))]
+        number = range(self._count)[index]
+        place = bisect_right(self._firsts, number) - 1
+        start, end, skipped = self._parts[place]
+        if start == end:
+            return start, end
+        if self._kept is None or self._kept[0] != place:
+            self._kept = place, _Window(self._encode, self._text, start, end - start)
+        first, last = self._kept[1].ranges[skipped + number - self._firsts[place]].tolist()
+        return first, last

@@ -1,0 +1,1 @@
+"""The forms in which rows come: conversations, pairs, labelled answers and prompts."""

@@ -1,0 +1,353 @@
+"""A parsed row of a data file to a record.
+
+Formats are told apart by the keys of a row; the first line of this table that fits decides::
+
+    messages                        chat: [{"role": ..., "content": ...}, ...], optional row key "tools"
+    conversations                   ShareGPT: [{"from": ..., "value": ...}, ...], optional "system" and "tools"
+    prompt + completion             two strings, or two lists of messages of which only the second trains
+    instruction (+ input) + output  Alpaca, optional "system"
+    text                            plain text, every token trains
+
+Further keys are not used; they are counted, so that the user can be told. Other names are mapped to these by
+`data.columns`, and then nothing but the mapped columns is used.
+
+Rules for a conversation: at least one assistant turn trains; consecutive turns of one role and turns after the last
+assistant turn are allowed (what follows the last assistant turn is read by the model but never trained); a key whose
+value is null counts as absent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from veneer.data.files.json_values import BadRow, kind, parse_json
+from veneer.data.forms.turns import OTHER_SYSTEM, Message, Turns, read_turns, refuse_written, string, system_turn
+from veneer.enums import Column
+from veneer.text.strict_json import to_text
+
+FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
+MAPPING = "data.columns (the option --columns of data, evaluate and generate)"
+"""What names the columns of a file, in the words of an error: a setting of runs, and an option of other commands."""
+NO_TEXT = "this is no plain text, all of which trains; give rows with text, or take objective sft"
+LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
+"""Columns beside `text` that make a row look like classification, which plain text would not teach."""
+_FORMATS = (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"), ("text",))
+"""Keys that a format cannot do without; the first format of which a row has one decides."""
+_NEEDED = tuple(key for keys in _FORMATS for key in keys)
+_PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
+_COMPLETIONS = (*LABELS, "answer", "response", "output", "reply", "summary", "ref", "solution", "assistant")
+
+_YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of a data file: either a conversation (`messages`) or a plain text (`text`)."""
+
+    where: str
+    """File and line ("train.jsonl:12"); for JSON and Parquet the number of the row, from 1."""
+    messages: tuple[Message, ...] = ()
+    """The conversation, oldest turn first; empty where the row is plain text."""
+    tools: tuple[dict[str, Any], ...] | None = None
+    """Descriptions of the tools that the conversation may call."""
+    text: str | None = None
+    """A plain text, all of which trains."""
+    prompt: str | None = None
+    """For a model without a chat template: what comes before `completion`; set for prompt/completion and Alpaca."""
+    completion: str | None = None
+    """For a model without a chat template: what is trained after `prompt`. In an Alpaca row it begins with the blank
+    line that separates it from the instruction."""
+    untrained: tuple[int, ...] = ()
+    """Indices in `messages` of the assistant turns that are context only, in ascending order: those in the prompt of a
+    prompt/completion row, and those that the file marks so (`weight: 0`, `train: false`)."""
+
+    @property
+    def trained_turns(self) -> tuple[int, ...]:
+        """Indices in `messages` of the assistant turns that train, in ascending order."""
+        return tuple(
+            index
+            for index, message in enumerate(self.messages)
+            if message["role"] == "assistant" and index not in self.untrained
+        )
+
+
+class _MissingKey(BadRow):
+    """A key that its format needs is not there."""
+
+
+@dataclass(slots=True)
+class Remarks:
+    """Counts over a file, of things that the user should know about the rows that are used."""
+
+    unused: Counter[str] = field(default_factory=Counter)
+    """Key or column that nothing reads: number of rows that have it."""
+    empty: int = 0
+    """Rows with an assistant turn that says nothing."""
+    marked: int = 0
+    """Rows that mark a turn to train which is not the assistant's."""
+
+
+def to_record(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Record:
+    """The record that a row says, whatever its format.
+
+    Args:
+        row: as the file has it.
+        where: file and line.
+        remarks: counts over the file, to which the row's are added.
+        columns: veneer's name to the file's, where they differ (`data.columns`).
+
+    Raises:
+        BadRow: it says none, or breaks its format.
+    """
+    remarks = Remarks() if remarks is None else remarks
+    row, whole = given_keys(row, remarks, columns), row
+    try:
+        record, turns, used = _read(row, where)
+    except _MissingKey as error:
+        raise BadRow(f"{error}{_absent(row, whole, columns or {}, _NEEDED)}") from error
+    except BadRow as error:
+        raise BadRow(f"{error}{_absent(row, whole, columns or {}, ())}") from error
+    for key in row:
+        if key not in used:
+            remarks.unused[key] += 1
+    for key in turns.unused:
+        remarks.unused[key] += 1
+    remarks.marked += turns.marked
+    for message in record.messages:
+        if not message["content"] and _says_nothing(message):
+            remarks.empty += 1
+            break
+    return record
+
+
+def to_plain_text(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Record:
+    """The record of a row of plain text; arguments and errors as `to_record`, and BadRow for any other row."""
+    record = to_record(row, where, remarks, columns)
+    if record.text is None:
+        raise BadRow(NO_TEXT)
+    return record
+
+
+def format_of(row: Mapping[str, Any]) -> str | None:
+    """The first key of the format that a row without nulls has; None for one of no known format."""
+    return next((keys[0] for keys in _FORMATS if any(key in row for key in keys)), None)
+
+
+def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ...]]:
+    """The record, its turns, and the keys that were used."""
+    found = format_of(row)
+    if found == "messages":
+        turns = read_turns(row["messages"], "messages")
+        return _conversation(where, turns, row), turns, ("messages", "tools")
+    if found == "conversations":
+        turns = _under_system(row, read_turns(row["conversations"], "conversations"))
+        return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
+    if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
+        raise BadRow(
+            "two answers of which one is preferred are a row of objectives like dpo; set objective: dpo, or train the "
+            f"chosen answers alone with {_columns(prompt='prompt', completion='chosen')}; an evaluation takes rows of "
+            "one answer, {prompt, completion}, or tells how often the chosen one is the likelier by "
+            "{prompt, completion: CHOSEN, choices: [CHOSEN, REJECTED]}"
+        )
+    if found == "prompt":
+        _both(row, "prompt", "completion")
+        if isinstance(row["prompt"], list) and isinstance(row["completion"], list):
+            turns = read_turns(row["prompt"], "prompt").as_context() + read_turns(row["completion"], "completion")
+            return _conversation(where, turns, row), turns, ("prompt", "completion", "tools")
+        return _prompt_completion(row, where), Turns(), ("prompt", "completion", "tools")
+    if found == "instruction":
+        _both(row, "instruction", "output")
+        return _alpaca(row, where), Turns(), ("instruction", "input", "output", "system")
+    if found == "text":
+        return _text(row, where), Turns(), ("text",)
+    keys = ", ".join(repr(str(key)) for key in row) or "none"
+    raise _MissingKey(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
+
+
+def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None) -> dict[str, Any]:
+    """What a row gives, under veneer's names: a null gives nothing.
+
+    Raises:
+        BadRow: it is no object, or has none of the named columns.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row must be an object, not {kind(row)}")
+    given = {key: value for key, value in row.items() if value is not None}
+    return _mapped(given, columns, remarks) if columns else _with_tools(given)
+
+
+def _with_tools(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its `functions`, OpenAI's older name and spelling, as `tools`."""
+    older = row.get("functions") if "tools" not in row else None
+    if not (isinstance(older, list) and all(isinstance(one, dict) and "name" in one for one in older)):
+        return row
+    tools = [{"type": "function", "function": function} for function in older]
+    return {key: value for key, value in row.items() if key != "functions"} | {"tools": tools}
+
+
+def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
+    """A row with its columns under veneer's names; those that are not named are counted as unused.
+
+    Raises:
+        BadRow: none of the named columns is there.
+    """
+    missing = [name for name in columns.values() if name not in row]
+    if missing and not any(name in row for name in columns.values()):
+        raise BadRow(f"there is no {missing[0]!r}, which data.columns names; the row has {', '.join(map(repr, row))}")
+    remarks.unused.update(sorted(row.keys() - set(columns.values())))
+    return {name.value: row[theirs] for name, theirs in columns.items() if theirs in row}
+
+
+def _conversation(where: str, turns: Turns, row: Mapping[str, Any]) -> Record:
+    if not turns.messages:
+        raise BadRow("the conversation is empty")
+    answers = [index for index, message in enumerate(turns.messages) if message["role"] == "assistant"]
+    if not answers or set(turns.untrained).issuperset(answers):
+        marked = " that trains" if answers else ""
+        raise BadRow(f"there is no assistant turn{marked}, so nothing to train")
+    return Record(where, turns.messages, read_tools(row.get("tools")), untrained=turns.untrained)
+
+
+def _class_as_text(*values: Any) -> str:
+    """The remedy where one of the values is a number, as data sets have it for a class."""
+    if not any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return ""
+    return "; write a class by its name (of datasets: dataset.features[column].int2str), and a number as a text"
+
+
+def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
+    prompt, completion = row["prompt"], row["completion"]
+    if not (isinstance(prompt, str) and isinstance(completion, str)):
+        raise BadRow(
+            "prompt and completion must be two strings or two lists of turns, "
+            f"not {kind(prompt)} and {kind(completion)}{_class_as_text(prompt, completion)}"
+        )
+    if not completion:
+        raise BadRow("completion is empty, so nothing to train")
+    refuse_written({"prompt": prompt, "completion": completion})
+    messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
+    return Record(where, messages, read_tools(row.get("tools")), prompt=prompt, completion=completion)
+
+
+def _alpaca(row: Mapping[str, Any], where: str) -> Record:
+    instruction, output = string(row, "instruction"), string(row, "output")
+    extra = string(row, "input") if "input" in row else ""
+    if not output:
+        raise BadRow("output is empty, so nothing to train")
+    system = _system(row).messages
+    question = f"{instruction}\n\n{extra}" if extra else instruction
+    messages = (*system, {"role": "user", "content": question}, {"role": "assistant", "content": output})
+    prompt = "\n\n".join([*(turn["content"] for turn in system), question])
+    return Record(where, messages, prompt=prompt, completion=f"\n\n{output}")
+
+
+def _text(row: Mapping[str, Any], where: str) -> Record:
+    label = next((key for key in row if isinstance(key, str) and key.lower() in LABELS), None)
+    if label is not None:
+        raise BadRow(
+            f"text beside {label!r} looks like classification, and plain text would leave the {label} out; if that is "
+            f"the answer, set {_columns(prompt='text', completion=label)}; for the text alone set {{text: text}}"
+        )
+    if not string(row, "text"):
+        raise BadRow("text is empty")
+    return Record(where, text=row["text"])
+
+
+def _both(row: Mapping[str, Any], first: str, second: str) -> None:
+    for key, other in ((first, second), (second, first)):
+        if key not in row:
+            raise _MissingKey(f"there is {_a(other)} {other} but no {key}{_suggestion(row)}")
+
+
+def _absent(
+    row: Mapping[str, Any], whole: Mapping[str, Any], columns: Mapping[Column, str], needed: Sequence[str]
+) -> str:
+    """What of a row is not there or null, as the end of an error message.
+
+    Args:
+        row: what it gives, under veneer's names.
+        whole: the row as the file has it.
+        columns: veneer's name to the file's; those that the row does not give are named.
+        needed: the keys of which nulls are named where no columns are mapped.
+    """
+    missing = [theirs for ours, theirs in columns.items() if ours.value not in row]
+    null = [key for key in (missing if columns else needed) if key in whole and whole[key] is None]
+    gone = ", ".join(repr(name) for name in missing if name not in null)
+    return (f"; data.columns names {gone}, which the row has not" if gone else "") + (
+        f"; null counts as absent: {', '.join(map(repr, null))}" if null else ""
+    )
+
+
+def _suggestion(row: Mapping[str, Any]) -> str:
+    """The `data.columns` that would make a row of an unknown shape readable, as the end of an error message."""
+    texts = [key for key, value in row.items() if isinstance(key, str) and isinstance(value, str)]
+    if len(texts) < 2:
+        return ""
+    completion = next((key for key in texts if key.lower() in ("completion", "output", *_COMPLETIONS)), None)
+    prompt = next((key for key in texts if key != completion and key.lower() in ("prompt", *_PROMPTS)), None)
+    if len(texts) == 2:
+        prompt = prompt or next(key for key in texts if key != completion)
+        completion = completion or next(key for key in texts if key != prompt)
+    if prompt is None or completion is None:
+        return f"; other names are mapped by {MAPPING}: {{prompt: NAME, completion: NAME}}"
+    return f"; if {completion!r} is the answer to {prompt!r}, set {_columns(prompt=prompt, completion=completion)}"
+
+
+def _columns(*, prompt: str, completion: str) -> str:
+    return f"{MAPPING}: {{prompt: {yaml_name(prompt)}, completion: {yaml_name(completion)}}}"
+
+
+def yaml_name(name: str) -> str:
+    """A column's name as it may stand in YAML."""
+    return name if name.isidentifier() and name.lower() not in _YAML_WORDS else to_text(name)
+
+
+def _under_system(row: Mapping[str, Any], turns: Turns) -> Turns:
+    """Turns behind the system turn of the row, where it has one, once.
+
+    Raises:
+        BadRow: they begin with another one.
+    """
+    system = _system(row)
+    if not (system.messages and turns.messages and turns.messages[0]["role"] == "system"):
+        return system + turns
+    if turns.messages[0]["content"] != system.messages[0]["content"]:
+        raise BadRow(OTHER_SYSTEM)
+    return turns
+
+
+def _system(row: Mapping[str, Any]) -> Turns:
+    return system_turn(string(row, "system")) if "system" in row else Turns()
+
+
+def read_tools(value: Any) -> tuple[dict[str, Any], ...] | None:
+    """A row's descriptions of tools: a list of objects, or the text of one in JSON.
+
+    Raises:
+        BadRow: it is neither.
+    """
+    if isinstance(value, str):  # ShareGPT files keep the list as a JSON string
+        try:
+            value = parse_json(value) if value.strip() else None
+        except BadRow as problem:
+            raise BadRow(f"tools is not JSON: {problem}") from problem
+    if value is None:
+        return None
+    if not (isinstance(value, list) and all(isinstance(tool, dict) for tool in value)):
+        raise BadRow(f"tools must be a list of objects, not {kind(value)}")
+    return tuple(value) or None
+
+
+def _says_nothing(message: Mapping[str, Any]) -> bool:
+    return message["role"] == "assistant" and not message.get("tool_calls") and not message.get("reasoning_content")
+
+
+def _a(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"

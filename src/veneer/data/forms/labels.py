@@ -1,0 +1,105 @@
+"""Rows of one answer and whether it is desirable, in the forms that such data comes in.
+
+A row is in a form of `veneer.data.forms.formats` (`prompt` and `completion`, `messages`, `conversations`, `instruction` and
+`output`) with `label` beside it: true for an answer that is desirable, false for one that is not. LLaMA-Factory's name
+of it is `kto_tag`. CSV files have words alone, so that "true", "1" and "1.0" are read as true, and "false", "0" and
+"0.0" as false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.data.files.json_values import BadRow
+from veneer.data.forms.formats import MAPPING, Record, Remarks, given_keys, to_record, yaml_name
+from veneer.enums import Column
+
+LABEL = Column.LABEL.value
+NAMES = (LABEL, "kto_tag")
+ANSWERED = ("messages", "conversations", "completion", "output")
+"""Keys of which a row has one that holds an answer."""
+WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One row: an answer, and whether it is desirable."""
+
+    record: Record
+    desirable: bool
+
+
+def to_labelled(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Labelled:
+    """The answer and label of a row; see `veneer.data.forms.formats.to_record` for the arguments.
+
+    Raises:
+        BadRow: there is no label, or the rest is no row that could be imitated.
+    """
+    remarks = Remarks() if remarks is None else remarks
+    row = given_keys(row, remarks, columns)
+    given = [name for name in NAMES if name in row]
+    if "chosen" in row and "rejected" in row:
+        raise BadRow(
+            "chosen and rejected are a pair, and objective kto takes single answers with a label; write two rows, "
+            "{prompt, completion, label: true} and {prompt, completion, label: false}, or take objective dpo"
+        )
+    if len(given) != 1:
+        raise BadRow(f"there must be one label, true or false, under {' or '.join(NAMES)}; there are {len(given)}")
+    label = row.pop(given[0])
+    desirable = read_label(label)
+    if desirable is None:
+        raise BadRow(f"{given[0]} is {label!r}; an answer is desirable (true or 1) or it is not (false or 0)")
+    return Labelled(to_record(row, where, remarks), desirable)
+
+
+def to_imitated(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Record:
+    """The record of a row whose answer is learned as it is; see `veneer.data.forms.formats.to_record` for the arguments.
+
+    Raises:
+        BadRow: it is a labelled answer, or no row that could be imitated.
+    """
+    refuse_labelled(row, columns)
+    return to_record(row, where, remarks, columns)
+
+
+def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> None:
+    """Refuse a row that would be imitated and can only be a labelled answer.
+
+    Raises:
+        BadRow: it is one, or no row at all.
+    """
+    given, columns = given_keys(row, Remarks(), columns), columns or {}
+    name = certain_label(given)
+    if name is None:
+        return
+    kept = [(one.value, columns.get(one, one.value)) for one in Column if one.value in given and one.value != LABEL]
+    mapping = ", ".join(f"{ours}: {yaml_name(theirs)}" for ours, theirs in kept)
+    raise BadRow(
+        f"{columns.get(Column.LABEL, name)!r} says whether the answer is desirable, and undesirable ones would be "
+        "learned like the others; such rows are for objective: kto; to learn all of their answers, remove this key or "
+        f"set {MAPPING}: {{{mapping}}}"
+    )
+
+
+def certain_label(given: Mapping[str, Any]) -> str | None:
+    """The key beside an answer that can only say whether it is desirable: `kto_tag`, or a `label` that is true or
+    false. Texts and numbers may be classes.
+
+    Args:
+        given: a row under veneer's names, without nulls (`veneer.data.forms.formats.given_keys`).
+    """
+    found = (name for name in NAMES if name in given and (name != LABEL or isinstance(given[name], bool)))
+    return next(found, None) if any(key in given for key in ANSWERED) else None
+
+
+def read_label(label: Any) -> bool | None:
+    """Whether a label says that an answer is desirable; None for a value that is no label."""
+    if isinstance(label, str):
+        return WORDS.get(label.strip().lower())
+    return bool(label) if isinstance(label, bool | int | float) and label in (0, 1) else None

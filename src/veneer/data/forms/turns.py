@@ -1,0 +1,314 @@
+"""The turns of a conversation as data files write them: roles, contents, calls of tools, and marks of what trains.
+
+Two spellings are read: OpenAI's (`role`, `content`) and ShareGPT's (`from`, `value`). Both become messages as chat
+templates take them. A turn may say whether it trains: `weight` (0 or 1, OpenAI), `train` or `training` (Axolotl),
+`loss` (ms-swift). The mark is taken out of the message and honoured in the loss mask.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from sys import intern
+from typing import Any
+
+from veneer.data.files.json_values import BadRow, kind, parse_json
+from veneer.errors import DataError, nearest
+
+Message = dict[str, Any]
+"""One turn: "role" and "content", and whatever else the file says ("tool_calls", "name", "reasoning_content", ...)."""
+
+ROLES = ("system", "user", "assistant", "tool")
+SAME_ROLE = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
+"""Role in a file to the role that templates know. OpenAI's `developer` is the system turn of its newer models, and
+`function` what a tool of its older ones says."""
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+MARKS = ("weight", "train", "training", "loss")
+"""Keys of a turn that say whether it trains."""
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Names of a turn's thoughts in data files; templates read the first two."""
+PARTS_OF_TURNS = ("train_detail",)
+"""Keys of a turn that mark only some of its characters (Axolotl)."""
+_ANY_MARK = frozenset((*MARKS, *PARTS_OF_TURNS))
+TEXT_PARTS = ("text", "input_text", "output_text")
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:.*\]\s*""", re.DOTALL)
+"""A list of turns that was written into a text, as CSV files get them from pandas."""
+_SPEAKER = re.compile(r"""(["'])(role|from)\1\s*:""")
+NO_TEMPLATE = (
+    "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
+    "rows with prompt and completion strings, or with text"
+)
+
+
+@dataclass(slots=True)
+class Turns:
+    """The turns of one conversation."""
+
+    messages: tuple[Message, ...] = ()
+    untrained: tuple[int, ...] = ()
+    """Indices of the assistant turns that the file marks as context only."""
+    marked: bool = False
+    """True if the file marks a turn to train that is not the assistant's."""
+    unused: frozenset[str] = frozenset()
+    """Keys of ShareGPT turns that nothing reads."""
+
+    def __add__(self, other: Turns) -> Turns:
+        """These turns, followed by others."""
+        return Turns(
+            self.messages + other.messages,
+            self.untrained + tuple(index + len(self.messages) for index in other.untrained),
+            self.marked or other.marked,
+            self.unused | other.unused,
+        )
+
+    def as_context(self) -> Turns:
+        """Turns of which none trains."""
+        indices = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return Turns(self.messages, tuple(indices), self.marked, self.unused)
+
+
+def without_template(messages: Sequence[Message]) -> str:
+    """The text of turns that ask, for a model without a chat template: their contents, joined by blank lines.
+
+    Raises:
+        DataError: a turn has no role or no text, or is one that only a chat template writes.
+    """
+    for number, message in enumerate(messages):
+        missing = [key for key in ("role", "content") if not isinstance(message.get(key), str)]
+        if message.get("role") not in ("system", "user") and "role" not in missing:
+            raise DataError(NO_TEMPLATE)
+        if missing:
+            raise DataError(
+                f"messages[{number}] has no {missing[0]} that is a text; a message is "
+                '{"role": "user", "content": "..."}'
+            )
+    return "\n\n".join(message["content"] for message in messages)
+
+
+def message_problem(message: Mapping[str, Any]) -> str | None:
+    """Why a message that is to be answered, or that stands before one, is none; None where it is one.
+
+    A turn of the assistant may have calls of tools or thoughts in place of a content.
+    """
+    spoken = ("tool_calls", *REASONING_KEYS)
+    silent = message.get("role") == "assistant" and any(message.get(key) for key in spoken)
+    for key in ("role", "content"):
+        value = message.get(key)
+        if isinstance(value, str) or (key == "content" and value is None and silent):
+            continue
+        if value is not None:
+            return f"its {key} must be a text, got {reprlib.repr(value)}"
+        known = ("role", "content", *spoken, "name", "tool_call_id")
+        others = [f"{name!r}{nearest(str(name), known)}" for name in message if name not in known]
+        return f"it has no {key} that is a text" + (f"; it has {', '.join(others)}" if others else "")
+    return None
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Refuse a conversation for a chat template, which would write a message without a role or text all the same.
+
+    Raises:
+        DataError: the first such message is named.
+    """
+    for number, message in enumerate(messages, start=1):
+        problem = message_problem(message)
+        if problem is not None:
+            raise DataError(f"message {number}: {problem}")
+
+
+def read_turns(value: Any, key: str) -> Turns:
+    """Read a list of turns; each may be written in either spelling.
+
+    Raises:
+        BadRow: it is no list, or one of its turns breaks a rule.
+    """
+    if not isinstance(value, list):
+        raise BadRow(f"{key} must be a list of turns, not {kind(value)}")
+    messages: list[Message] = []
+    untrained: list[int] = []
+    unused: set[str] = set()
+    marked = False
+    for index, item in enumerate(value):
+        at = f"{key}[{index}]"
+        if not isinstance(item, dict):
+            raise BadRow(f"{at} must be an object, not {kind(item)}")
+        # Parquet fills absent fields with null; templates would print it as "None". Interned keys are held once.
+        turn = {intern(name): content for name, content in item.items() if content is not None}
+        trains = _mark(turn, at)
+        if "role" not in turn and ("from" in turn or "value" in turn):
+            message, left = _sharegpt(turn, at)
+            unused.update(f"{key}[].{name}" for name in left)
+        else:
+            message = _message(turn, at)
+        messages.append(message)
+        if message["role"] == "assistant":
+            if trains is False:
+                untrained.append(index)
+        else:
+            marked = marked or trains is True
+    return Turns(tuple(messages), tuple(untrained), marked, frozenset(unused))
+
+
+OTHER_SYSTEM = "the turns begin with another system turn than 'system' says; leave one of the two out"
+
+
+def system_turn(content: str) -> Turns:
+    """The system turn of a row that keeps it apart from its turns; no turn where it is empty."""
+    return Turns(({"role": "system", "content": content},)) if content else Turns()
+
+
+def string(row: Mapping[str, Any], key: str, at: str = "") -> str:
+    """A string of a row or turn.
+
+    Raises:
+        BadRow: it is missing, or no string.
+    """
+    name = f"{at}.{key}" if at else key
+    if key not in row:
+        raise BadRow(f"{at or 'the row'} has no {key}")
+    value = row[key]
+    if not isinstance(value, str):
+        raise BadRow(f"{name} must be a string, not {kind(value)}")
+    return value
+
+
+def _mark(turn: dict[str, Any], at: str) -> bool | None:
+    """Take the marks out of a turn; what they say, or None where there are none."""
+    if _ANY_MARK.isdisjoint(turn):
+        return None
+    for name in PARTS_OF_TURNS:
+        if turn.pop(name, None):
+            raise BadRow(
+                f"{at}.{name} marks parts of a turn, which veneer cannot train apart; remove it or mark the turn"
+            )
+    found = {name: turn.pop(name) for name in MARKS if name in turn}
+    if not found:
+        return None
+    for name, value in found.items():
+        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+            raise BadRow(f"{at}.{name} is {value!r}; a turn trains (1 or true) or it does not (0 or false)")
+    if len({bool(value) for value in found.values()}) > 1:
+        raise BadRow(f"{at} says both that it trains and that it does not: {', '.join(found)}; keep one of them")
+    return all(found.values())
+
+
+def _message(message: Message, at: str) -> Message:
+    role = message.get("role")
+    known = SAME_ROLE.get(role) if isinstance(role, str) else None
+    if known is None:
+        hint = nearest(role, tuple(SAME_ROLE)) if isinstance(role, str) else ""
+        raise BadRow(f"{at} has the role {role!r}; known: {', '.join(SAME_ROLE)}{hint}")
+    message["role"] = known
+    if "function_call" in message:
+        message["tool_calls"] = _old_call(message, at)
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise BadRow(f"{at}.tool_calls must be a list of objects, not {kind(calls)}")
+    if len(message) > 2:
+        for key in ("name", "tool_call_id", "reasoning_content"):
+            if key in message:
+                string(message, key, at)
+    if "content" not in message and known == "assistant":
+        if not calls and not any(key in message for key in REASONING_KEYS):
+            raise BadRow(f"{at} is an assistant turn without content or tool calls")
+        message["content"] = ""
+    if not isinstance(message.get("content"), str):
+        if isinstance(message.get("content"), list):
+            message["content"] = _joined(message["content"], f"{at}.content")
+        string(message, "content", at)
+    return message
+
+
+def _old_call(message: Message, at: str) -> list[dict[str, Any]]:
+    """Take the call in OpenAI's older spelling out of a turn, which no template reads; the list of calls that it is."""
+    call = message.pop("function_call")
+    if message.get("tool_calls"):
+        raise BadRow(f"{at} has both tool_calls and function_call; keep one of them")
+    if not (isinstance(call, dict) and isinstance(call.get("name"), str)):
+        raise BadRow(f'{at}.function_call must be {{"name": ..., "arguments": ...}}, not {kind(call)}')
+    return [_made_call(call)]
+
+
+def _made_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as templates take it; a function without any arguments is given none."""
+    found = [call[key] for key in ("arguments", "parameters") if call.get(key) is not None]
+    return {"type": "function", "function": {"name": call["name"], "arguments": found[0] if found else {}}}
+
+
+def _joined(parts: list[Any], at: str) -> str:
+    """The text of a content that is written as a list of text parts."""
+    texts = []
+    for index, part in enumerate(parts):
+        if not isinstance(part, dict):
+            raise BadRow(f"{at} must be a string or a list of text parts; its item {index} is {kind(part)}")
+        form = part.get("type", "text")
+        if form not in TEXT_PARTS:
+            raise BadRow(f"{at}[{index}] is of type {form!r}; veneer trains on text parts only")
+        texts.append(string(part, "text", f"{at}[{index}]"))
+    return "".join(texts)
+
+
+def _sharegpt(turn: dict[str, Any], at: str) -> tuple[Message, list[str]]:
+    """A turn in ShareGPT's spelling as a message, and the keys that are not used."""
+    speaker = turn.get("from")
+    role = SHAREGPT_ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None:
+        hint = nearest(speaker, tuple(SHAREGPT_ROLES)) if isinstance(speaker, str) else ""
+        raise BadRow(f"{at} is from {speaker!r}; known: {', '.join(SHAREGPT_ROLES)}{hint}")
+    if "value" not in turn:
+        raise BadRow(f"{at} has no value")
+    value = string(turn, "value", at)
+    left = [key for key in turn if key not in ("from", "value")]
+    if speaker == "function_call":
+        calls, more = _calls(value, f"{at}.value")
+        return {"role": role, "content": "", "tool_calls": calls}, [*left, *more]
+    return {"role": role, "content": value}, left
+
+
+def _calls(text: str, at: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The calls in the value of a `function_call` turn, `{"name": ..., "arguments": ...}` or a list of such, and the
+    keys of theirs that are not used. Some files say `parameters` for `arguments`, as Llama 3.1 does."""
+    try:
+        parsed = parse_json(text)
+    except BadRow as problem:
+        raise BadRow(f"{at} must be a call as JSON: {problem}") from problem
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    for call in calls:
+        if not (isinstance(call, dict) and isinstance(call.get("name"), str)):
+            raise BadRow(f'{at} must be {{"name": ..., "arguments": ...}} or a list of such objects')
+    if not calls:
+        raise BadRow(f"{at} is an empty list of calls")
+    calls = [{key: value for key, value in call.items() if value is not None} for call in calls]
+    if any({"arguments", "parameters"} <= call.keys() for call in calls):
+        raise BadRow(f"{at} has both arguments and parameters in a call; keep one of them")
+    unused = [f"value.{key}" for call in calls for key in call if key not in ("name", "arguments", "parameters")]
+    return [_made_call(call) for call in calls], unused
+
+
+def refuse_written(texts: Mapping[str, Any]) -> None:
+    """Refuse lists of turns that were written as texts: as what is said in a single turn they would be learned.
+
+    Args:
+        texts: what may be such, by its name; one that is not tells that the others are meant as texts.
+
+    Raises:
+        BadRow: all are such lists.
+    """
+    if all(isinstance(text, str) and _WRITTEN.fullmatch(text) and _SPEAKER.search(text) for text in texts.values()):
+        are = "are lists of turns that were" if len(texts) > 1 else "is a list of turns that was"
+        written = "as texts" if len(texts) > 1 else "as a text"
+        raise BadRow(f"{' and '.join(texts)} {are} written {written}; write the rows as JSON lines")

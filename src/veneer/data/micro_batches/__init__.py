@@ -1,0 +1,1 @@
+"""Steps and micro-batches: which examples they hold, and how these are packed."""

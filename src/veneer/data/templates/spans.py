@@ -1,0 +1,248 @@
+"""Find the characters of a rendered conversation that train: each assistant turn with its end-of-turn token.
+
+A template that marks them (`{% generation %}`) decides. For all others:
+
+- A turn starts where the prompt for it ends: `render(messages before it, add_generation_prompt=True)`, if that is a
+  prefix of the whole text. Some templates rewrite earlier turns (Qwen3 takes the thoughts out of them), and then it
+  is none. The turns are then found by their header, the text that stands between a user's words and the
+  assistant's in a probe conversation. The header holds a special token, which no message can spell once it is
+  guarded (escape.py), so where there are as many headers as assistant turns, the headers are the turns' own. The
+  turn's last line must also be found in what was located. Otherwise the template is refused: nothing is masked by
+  guesswork.
+- A turn ends after the first special token that follows it, if the probe shows that the template closes turns so
+  (gpt-oss closes the last one by another token than those before it), and else where `render(messages up to it)` ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from veneer.data.templates.escape import GuardedChat, SpecialTokens
+from veneer.data.templates.template import ChatTemplate
+from veneer.data.templates.turn_shape import Shape, Span
+from veneer.errors import DataError
+
+# Beyond this many turns headers are tried first: a rendering per turn costs time that grows with the square.
+MANY_TURNS = 8
+
+_USER, _ANSWER = ("veneerquestion1", "veneerquestion2"), ("veneeranswer1", "veneeranswer2")
+_UNMASKABLE = "the assistant's turns cannot be told apart in what this chat template makes, so no loss mask is possible"
+
+
+class TurnFinder:
+    """Renders conversations with one template and finds what trains in them.
+
+    Args:
+        template: the template.
+        specials: by which turns are told apart.
+        tools: of the probe; a template that is for conversations with tools alone wants at least a list without any.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        self._template = template
+        self._specials = specials
+        self._tools = tools
+        self._shape: Shape | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """The frame around turns, found by a probe that is rendered once."""
+        if self._shape is None:
+            try:
+                self._shape = _probe(self._template, self._specials, self._tools)
+            except DataError:
+                # It takes no plain conversation of two questions and answers: only prefixes can be relied on.
+                self._shape = Shape(None, (), (), "", "")
+        return self._shape
+
+    def find(self, chat: GuardedChat, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
+        """Render a guarded conversation.
+
+        Args:
+            chat: the conversation.
+            untrained: indices of the assistant turns that do not train.
+
+        Returns:
+            The guarded text and the character ranges [start, end) that train, in order.
+
+        Raises:
+            DataError: the template refuses the conversation, or its turns cannot be told apart.
+        """
+        rendered = self._template.render_spans(chat.messages, tools=chat.tools)
+        text = rendered.text
+        turns = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if self._template.marks_generation:
+            context = self._context(text, chat, turns, untrained) if untrained else []
+            return text, [span for span in rendered.spans if not any(start <= span[0] < end for start, end in context)]
+        starts = self._starts(text, chat, turns)
+        spans = [(start, self._end(text, chat, turn, start)) for turn, start in zip(turns, starts, strict=True)]
+        for turn, (start, end), following in zip(turns, spans, [*starts[1:], len(text)], strict=True):
+            if not (start < end or (start == end and not chat.messages[turn].get("content"))) or end > following:
+                raise DataError(_UNMASKABLE)
+        return text, [
+            span for turn, span in zip(turns, spans, strict=True) if turn not in untrained and span[0] < span[1]
+        ]
+
+    def _context(self, text: str, chat: GuardedChat, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
+        """The ranges in which nothing trains: from the first of untrained turns in a row to the next trained one."""
+        borders: list[int | None] = []
+        for previous, turn in zip((None, *turns), turns, strict=False):
+            was_trained, trains = previous is None or previous not in untrained, turn not in untrained
+            if was_trained != trains:
+                # Nothing trains before the first turn, so that its start need not be known.
+                borders.append(0 if previous is None else self._prefix(text, chat, turn))
+        found = [border for border in borders if border is not None]
+        if len(found) < len(borders):
+            raise DataError(f"{_UNMASKABLE} (the turns before one that is context are written otherwise without it)")
+        ends = [*found, len(text)]
+        return list(zip(ends[::2], ends[1::2], strict=False))
+
+    def _starts(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[int]:
+        located = self._by_header(text, chat, turns) if len(turns) > MANY_TURNS else None
+        if located is not None:
+            return located
+        starts = [self._prefix(text, chat, turn) for turn in turns]
+        if None in starts:
+            located = self._by_header(text, chat, turns)
+            if located is None:
+                raise DataError(_UNMASKABLE)
+            starts = [by_header if start is None else start for start, by_header in zip(starts, located, strict=True)]
+        header = self.shape.unprompted
+        return [
+            start + len(header) if header and text.startswith(header, start) else start
+            for start in starts
+            if start is not None
+        ]
+
+    def _prefix(self, text: str, chat: GuardedChat, turn: int) -> int | None:
+        """The position at which the prompt for a turn ends, or None if the prompt is no prefix of the text."""
+        try:
+            prompt = self._template.render(chat.messages[:turn], add_generation_prompt=True, tools=chat.tools)
+        except DataError:
+            # The whole conversation rendered, so it is only this beginning that the template does not take.
+            return None
+        return len(prompt) if text.startswith(prompt) else None
+
+    def _by_header(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[int] | None:
+        for header in self.shape.headers:
+            if text.count(header) != len(turns):
+                continue
+            starts = _positions_after(text, header)
+            starts = [
+                start + len(self.shape.opening) if text.startswith(self.shape.opening, start) else start
+                for start in starts
+            ]
+            ends = [*starts[1:], len(text)]
+            contents = [chat.messages[turn].get("content") or "" for turn in turns]
+            if all(_holds(text[a:b], content) for a, b, content in zip(starts, ends, contents, strict=True)):
+                return starts
+        return None
+
+    def _end(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
+        closed_by = [(text.find(token, start), len(token)) for token in self.shape.closings]
+        end = min((found + length for found, length in closed_by if found >= 0), default=None)
+        if end is not None and not chat.messages[turn].get("tool_calls"):
+            return end
+        # A turn that calls tools may be closed by a token of its own (Llama 3's <|eom_id|>), so it is looked at alone.
+        try:
+            alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
+        except DataError:
+            # The whole conversation rendered; that this part of it does not says nothing about the row.
+            alone = None
+        if alone is None or not text.startswith(alone):
+            return self._before_question(text, chat, turn, start) if end is None else end
+        if end is not None and end <= len(alone):
+            return end
+        closed = self._specials.last_within(text, start, len(alone))
+        # White space after the closing token belongs to the layout, not to the turn.
+        return closed if closed is not None and not text[closed : len(alone)].strip() else len(alone)
+
+    def _before_question(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
+        """Where the next question begins: the end of a turn that no token closes, and that is written otherwise where
+        it is the last one (with its thoughts)."""
+        asked = self.shape.question and [message["role"] for message in chat.messages[turn + 1 : turn + 2]] == ["user"]
+        found = text.find(self.shape.question, start) if asked else -1
+        if found < 0:
+            raise DataError(_UNMASKABLE)
+        return found
+
+
+def _probe(template: ChatTemplate, specials: SpecialTokens, tools: Sequence[Mapping[str, Any]] | None) -> Shape:
+    first = {"role": "user", "content": _USER[0]}
+    chat = [first, {"role": "assistant", "content": _ANSWER[0]}]
+    chat += [{"role": "user", "content": _USER[1]}, {"role": "assistant", "content": _ANSWER[1]}]
+    text = template.render(chat, tools=tools)
+    prompt = template.render([first], add_generation_prompt=True, tools=tools)
+    unprompted = template.render([first], tools=tools) == prompt
+    marks = [text.find(mark) for mark in (_USER[0], _ANSWER[0], _USER[1], _ANSWER[1])]
+    if min(marks) < 0 or marks != sorted(marks) or _USER[0] not in prompt:
+        # It prints contents in some other form (escaped, in capitals): only prefixes can be relied on.
+        return Shape(None, (), (), "", "")
+    question1, answer1, question2, answer2 = marks
+    offered = prompt[prompt.index(_USER[0]) + len(_USER[0]) :]
+    between = (text[question1 + len(_USER[0]) : answer1], text[question2 + len(_USER[1]) : answer2])
+    common = _common(_common(*between), offered)
+    endings = [specials.first_after(text, answer + len(_ANSWER[0])) for answer in (answer1, answer2)]
+    last, middle = endings[1], endings[0]
+    end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
+    following = text[answer1 + len(_ANSWER[0]) : question2]
+    # Some close a turn by two tokens (Command R7B); what stands behind the last one is no header of the next.
+    closings: tuple[str, ...] = (
+        () if end_token is None else (specials.first_run(_common(following, text[answer2 + len(_ANSWER[1]) :])),)
+    )
+    if end_token is None and last is not None:
+        # What a turn is closed by is no part of the next question's header, which the first question has as well.
+        header = _common(following[::-1], text[:question1][::-1])
+        own = specials.first_after(following[: len(following) - len(header)], 0)
+        if own is None:
+            own = _of_every_turn(specials, following, offered, text)
+        closings = () if own is None else (own[0], last[0])
+    # A special token after the common part that the generation prompt leaves out is the rest of the header, which
+    # does not train; text alone is the answer's own (a blank, empty thoughts).
+    missing = between[0][len(common) :]
+    question = following if not closings and specials.spelled_in(following) else ""
+    if unprompted and specials.spelled_in(missing):
+        # The rest is only what the two turns share: the second may open with more.
+        rest = _common(missing, between[1][len(common) :])
+        headers = _suffixes(specials, common + rest)
+        return Shape(end_token, closings, headers, "", rest, question)
+    return Shape(end_token, closings, _suffixes(specials, common), offered[len(common) :], "", question)
+
+
+def _of_every_turn(specials: SpecialTokens, following: str, offered: str, text: str) -> tuple[str, int] | None:
+    """The token that closes every turn, where a text of the template's own stands before the first question and is
+    closed by it too (gpt-oss): answers and questions are both followed by it, and no conversation begins with it."""
+    own, first = specials.first_after(_common(following, offered), 0), specials.first_after(text, 0)
+    return None if own is None or first is None or own[0] == first[0] else own
+
+
+def _suffixes(specials: SpecialTokens, header: str) -> tuple[str, ...]:
+    return tuple(header[start:] for start in specials.starts(header))
+
+
+def _common(left: str, right: str) -> str:
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return left[:length]
+
+
+def _positions_after(text: str, header: str) -> list[int]:
+    positions = []
+    found = text.find(header)
+    while found >= 0:
+        positions.append(found + len(header))
+        found = text.find(header, found + len(header))
+    return positions
+
+
+def _holds(span: str, content: str) -> bool:
+    """Check that the last line of a turn is in the text located for it. What stands before it may be thoughts, which a
+    template takes out, also where they end in that line."""
+    lines = content.rpartition("</think>")[2].strip().splitlines()
+    return not lines or lines[-1].strip() in span

@@ -1,0 +1,1 @@
+"""HTML without a library: pages, charts as SVG, and tables for notebooks."""

@@ -1,0 +1,82 @@
+"""What the server refuses, in the form of OpenAI's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from veneer.errors import OutputError
+from veneer.text.strict_json import to_text
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+NO_RETRY = {"x-should-retry": "false"}
+"""The header by which OpenAI's clients do not ask again by themselves, as they do after 409 and 500."""
+UNKEPT = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Headers of an answer that nothing on the way may keep, and no browser may take for anything else than it says."""
+
+
+class ApiError(Exception):
+    """A request is refused or has failed.
+
+    Args:
+        status: the HTTP status.
+        message: what was met, the rule, and the remedy. It must not hold what a user wrote.
+        param: the field that is to blame.
+        code: a word for programs.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The body: `{"error": {"message", "type", "param", "code"}}`."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        code = self.code or HTTPStatus(self.status).phrase.lower().replace(" ", "_")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}
+
+    def response(self) -> Response:
+        """The answer."""
+        return json_response(self.content, status=self.status, headers=self.headers)
+
+
+def json_response(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer of JSON."""
+    return Response(
+        json_bytes(content),
+        status_code=status,
+        media_type="application/json",
+        headers={**UNKEPT, **(headers or {})},
+    )
+
+
+def json_bytes(content: object) -> bytes:
+    """A value as JSON without white space, in UTF-8.
+
+    Raises:
+        ApiError: 500, it holds a number that JSON has none for. What was asked is not to blame.
+    """
+    try:
+        text = to_text(content, ensure_ascii=False, separators=(",", ":"))
+    except OutputError as error:
+        raise ApiError(500, f"the answer cannot be written: {error}", headers=NO_RETRY) from error
+    return text.encode("utf-8", errors="replace")

@@ -1,0 +1,1 @@
+"""The machine that veneer runs on: devices, cores, memory, and its limits."""

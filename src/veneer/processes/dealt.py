@@ -1,0 +1,81 @@
+"""Items that processes compute one each in turn, and what all of them learn of it (`veneer.generation.share.Share`).
+
+Only the store is used in which the processes meet, and no collective: how long an item takes matters to nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.generation.share import Blank, nothing
+from veneer.processes.group import Group, Meeting
+from veneer.processes.ranks import Ranks
+from veneer.text.strict_json import to_text
+
+TIMEOUT = 600.0
+"""Seconds after which a process that does not answer ends the others."""
+
+
+@dataclass(slots=True)
+class Dealt:
+    """Every W-th item is this process's, of W processes."""
+
+    group: Group
+    place: str = ""
+    """What the keys of its tasks begin with, where other tasks are dealt out beside them."""
+    _tasks: int = 0
+
+    @property
+    def first(self) -> bool:
+        """See `Share`."""
+        return self.group.ranks.first
+
+    @property
+    def processes(self) -> int:
+        """See `Share`."""
+        return self.group.ranks.local_world
+
+    def told(self, text: str) -> str:
+        """See `Share`.
+
+        Raises:
+            RankLost: the first process is gone.
+        """
+        if not self.group.ranks.many:
+            return text
+        self._tasks += 1
+        if self.first:
+            self.group.publish(f"{self.place}told/{self._tasks}", text)
+            return text
+        return self.group.awaited(f"{self.place}told/{self._tasks}")
+
+    def own(self, items: int) -> Sequence[int]:
+        """See `Share`."""
+        return range(self.group.ranks.rank, items, self.group.ranks.world)
+
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
+        """See `Share`.
+
+        Raises:
+            RankLost: another process is gone.
+        """
+        ranks, self._tasks = self.group.ranks, self._tasks + 1
+        if not ranks.many:
+            return list(found)
+        key = f"{self.place}items/{self._tasks}"
+        self.group.publish(f"{key}/{ranks.rank}", to_text(list(found)))
+        whole: list[Any] = [None] * items
+        for rank in range(ranks.world):
+            if rank == ranks.rank:
+                whole[rank :: ranks.world] = found
+            else:
+                whole[rank :: ranks.world] = json.loads(self.group.awaited(f"{key}/{rank}"))
+        return whole
+
+
+def meeting(ranks: Ranks) -> Meeting:
+    """Where the processes of a command meet that is no training."""
+    return Meeting(ranks, TIMEOUT)

@@ -1,0 +1,385 @@
+"""The processes of a run together: where they meet, and what they tell each other.
+
+They meet in a store first, which waits as long as it must: there rank 0 reads and tokenises the rows, and the others
+learn of it. Only then the group of torch.distributed is made, whose collectives fail after the time-out: gloo on CPUs,
+NCCL for what is on GPUs. A collective that fails ends the run on every rank with the name of the one that is gone; the
+time-out is that of all of this, so that a collective gets a little less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from hashlib import blake2b
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from veneer.errors import ConfigError, RankLost, listing
+from veneer.processes.liveness import GOES_ON, Heart, Peers, Store, collective_seconds, within
+from veneer.processes.ranks import ALONE, Ranks
+from veneer.processes.rounds import ROUND, agreed
+from veneer.runtime.signals import Stopped, stop_signalled
+
+PLACE = "veneer"
+"""What the keys of all rounds begin with in the store."""
+POLL = 0.05
+"""Seconds between two looks into the store."""
+MEETING = 300.0
+"""Seconds in which all ranks must have found the place where they meet."""
+ARRIVAL = 30.0
+"""Seconds that ranks may come later than others at least, where the group's time-out is shorter."""
+
+
+class Group(Protocol):
+    """What a run asks of its processes."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The place of this process."""
+        ...
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The group of torch.distributed, once it is connected; None for a process that is alone."""
+        ...
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """A block in which others call collectives of the group; one that fails is told as RankLost."""
+        ...
+
+    def publish(self, key: str, text: str) -> None:
+        """Leave a text for the other ranks, before or after they are connected."""
+        ...
+
+    def awaited(self, key: str) -> str:
+        """A text that another rank leaves, however long that takes it."""
+        ...
+
+    def connect(self, device: torch.device) -> None:
+        """Make the group whose collectives follow."""
+        ...
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The float64 values [n] of every rank, [world, n]."""
+        ...
+
+    def exchange(self, parts: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Send part r of [world, m, n] to rank r, and receive from rank q `sizes[q]` rows: [sum of sizes, n]."""
+        ...
+
+    def join(self, part: Tensor, whole: Tensor) -> None:
+        """Write the parts [n] of all ranks, one after another, into `whole` [world · n]."""
+        ...
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrite the tensor by rank 0's."""
+        ...
+
+    def require_equal(self, what: str, text: str) -> None:
+        """Refuse a text that is another one on other ranks.
+
+        Raises:
+            ConfigError: naming the ranks whose text is not rank 0's.
+        """
+        ...
+
+
+class Alone:
+    """A single process (`Group`): what it leaves is for nobody.
+
+    Args:
+        ranks: its place; others on this machine that have runs of their own may share the memory with it.
+    """
+
+    process_group = None
+
+    def __init__(self, ranks: Ranks = ALONE):
+        self.ranks = ranks
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """See `Group`."""
+        return nullcontext()
+
+    def publish(self, key: str, text: str) -> None:
+        """See `Group`."""
+
+    def awaited(self, key: str) -> str:
+        """See `Group`."""
+        raise AssertionError(f"nobody leaves {key!r} for a process that is alone")
+
+    def connect(self, device: torch.device) -> None:
+        """See `Group`."""
+
+    def gather(self, values: Tensor) -> Tensor:
+        """See `Group`."""
+        return values.unsqueeze(0)
+
+    def exchange(self, parts: Tensor, sizes: Sequence[int]) -> Tensor:
+        """See `Group`."""
+        return parts[0]
+
+    def join(self, part: Tensor, whole: Tensor) -> None:
+        """See `Group`."""
+        whole.copy_(part)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """See `Group`."""
+
+    def require_equal(self, what: str, text: str) -> None:
+        """See `Group`."""
+
+
+@dataclass(slots=True)
+class Together:
+    """Several processes (`Group`)."""
+
+    ranks: Ranks
+    timeout: float
+    """Seconds after which a rank is given up that does not answer."""
+    store: Store
+    peers: Peers
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes that this rank has sent to others, by what for: `control` and `gradients`."""
+    process_group: dist.ProcessGroup | None = None
+    """The group of torch.distributed whose collectives these are; None before it is made."""
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """See `Group`.
+
+        Raises:
+            RankLost: a collective has failed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not _of_network(error):
+                raise
+            raise self.peers.lost(error) from None
+
+    def publish(self, key: str, text: str) -> None:
+        """See `Group`.
+
+        Raises:
+            RankLost: the place where the ranks meet has gone.
+        """
+        with self._lost():
+            self.store.set(f"text/{key}", text)
+
+    def awaited(self, key: str) -> str:
+        """See `Group`.
+
+        Raises:
+            RankLost: a rank has failed, or has not answered for the time-out.
+        """
+        most = collective_seconds(self.timeout)
+        try:
+            with self.peers.watched():
+                while (text := within(most, lambda: self._left(key))) is None:
+                    # Whoever was asked to end waits no longer than it takes to see that nobody is there.
+                    self.peers.require(soon=stop_signalled())
+                    sleep(POLL)
+        except RuntimeError as error:
+            raise self.peers.lost(error) from None
+        return text
+
+    def _left(self, key: str) -> str | None:
+        """A text of another rank, if it is there already."""
+        return self.store.get(f"text/{key}").decode() if self.store.check([f"text/{key}"]) else None
+
+    def connect(self, device: torch.device) -> None:
+        """See `Group`.
+
+        Raises:
+            RankLost: a rank has failed meanwhile, or does not answer.
+        """
+        # Here a rank that has failed is heard of at once, and there not before the time-out.
+        self.publish(f"ready/{self.ranks.rank}", self.ranks.name)
+        for rank in range(self.ranks.world):
+            self.awaited(f"ready/{rank}")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        timeout = timedelta(seconds=collective_seconds(self.timeout))
+        with self._lost():
+            if dist.is_initialized():
+                # The launcher has made a group already, with a time-out of its own, as Ray does.
+                self.process_group = dist.new_group(backend=backend, timeout=timeout)
+                return
+            dist.init_process_group(
+                backend,
+                store=PrefixStore("group", self.store),  # type: ignore[arg-type]
+                rank=self.ranks.rank,
+                world_size=self.ranks.world,
+                timeout=timeout,
+            )
+            self.process_group = dist.group.WORLD
+
+    def disconnect(self) -> None:
+        """Leave the group that `connect` made, and no other."""
+        if self.process_group is not None:
+            dist.destroy_process_group(self.process_group)
+            self.process_group = None
+
+    def gather(self, values: Tensor) -> Tensor:
+        """See `Group`."""
+        found = torch.empty(self.ranks.world * values.numel(), dtype=values.dtype)
+        with self._lost():
+            dist.all_gather(list(found.chunk(self.ranks.world)), values, group=self.process_group)
+        self._count("control", values.nbytes * (self.ranks.world - 1))
+        return found.view(self.ranks.world, -1)
+
+    def exchange(self, parts: Tensor, sizes: Sequence[int]) -> Tensor:
+        """See `Group`."""
+        world, rows, width = parts.shape
+        found = torch.empty(sum(sizes), width, dtype=parts.dtype, device=parts.device)
+        with self._lost():
+            sent = parts.view(world * rows, width)
+            dist.all_to_all_single(found, sent, list(sizes), [rows] * world, group=self.process_group)
+        self._count("gradients", parts.nbytes // world * (world - 1))
+        return found
+
+    def join(self, part: Tensor, whole: Tensor) -> None:
+        """See `Group`."""
+        with self._lost():
+            dist.all_gather(list(whole.chunk(self.ranks.world)), part, group=self.process_group)
+        self._count("gradients", part.nbytes * (self.ranks.world - 1))
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """See `Group`."""
+        with self._lost():
+            dist.broadcast(tensor, src=0, group=self.process_group)
+        # A collective changes a tensor without counting it, and what was made of the old values is told by that count
+        # (`veneer.adapters.layers.rounded`).
+        torch.autograd.graph.increment_version(tensor)
+
+    def require_equal(self, what: str, text: str) -> None:
+        """See `Group`."""
+        digest = torch.frombuffer(bytearray(blake2b(text.encode(), digest_size=16).digest()), dtype=torch.int32)
+        every = self.gather(digest.double())
+        others = [rank for rank in range(self.ranks.world) if not bool((every[rank] == every[0]).all())]
+        if others:
+            first, *names = [self.awaited(f"ready/{rank}") for rank in (0, *others)]
+            raise ConfigError(
+                f"{what} is not that of {first} on:\n{listing(names)}\n"
+                "All processes must read the same model and rows, with the same version of veneer and torch."
+            )
+
+    def _count(self, kind: str, size: int) -> None:
+        self.sent[kind] = self.sent.get(kind, 0) + size
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        """Turn a collective that fails, or a store that has gone, into the error that names who is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.peers.lost(error) from None
+
+
+class Meeting:
+    """A context in which a process and its others are a group.
+
+    Args:
+        ranks: the place of this process.
+        timeout: seconds after which a rank is given up that does not answer.
+
+    Raises:
+        RankLost: the place where the ranks meet cannot be reached, or one of them does not come there.
+    """
+
+    def __init__(self, ranks: Ranks, timeout: float):
+        self._ranks, self._timeout = ranks, timeout
+        self._together: Together | None = None
+        self._heart: Heart | None = None
+
+    def __enter__(self) -> Group:
+        if not self._ranks.many:
+            return Alone(self._ranks)
+        with _reaching(self._ranks):
+            own, pulse = _store(self._ranks), _store(self._ranks)
+            most = max(self._timeout, ARRIVAL)
+            this = within(most + ARRIVAL, lambda: agreed(own, self._ranks, most))
+            store: Store = PrefixStore(this.name, own)  # type: ignore[arg-type]
+            ranks = replace(self._ranks, restarts=this.restarts)
+            peers = Peers(PrefixStore(this.name, pulse), ranks, self._timeout)  # type: ignore[arg-type]
+            peers.introduce()
+        self._heart = Heart(peers)
+        self._together = Together(ranks, self._timeout, store, peers)
+        return self._together
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._together is None or self._heart is None:
+            return
+        if error is None:
+            _leave(self._together.store, self._ranks)
+        elif not isinstance(error, RankLost):
+            self._together.peers.last_words("a signal asked it to" if isinstance(error, Stopped) else str(error))
+        self._heart.stop()
+        self._together.disconnect()
+
+
+def tell_killed(store: TCPStore, ranks: Ranks, by: str) -> None:
+    """Leave the last words of a rank that a signal has ended, where the others look for them.
+
+    Args:
+        store: the launcher's, in which the ranks meet.
+        ranks: the place of the rank.
+        by: the name of the signal.
+    """
+    place: Store = PrefixStore(PLACE, store)
+    if place.check([ROUND]):  # before that nobody waits for longer than a signal takes
+        met: Store = PrefixStore(place.get(ROUND).decode(), place)  # type: ignore[arg-type]
+        Peers(met, ranks, 0.0).last_words(f"killed by {by}. {GOES_ON}")
+
+
+def _of_network(error: BaseException) -> bool:
+    """Whether an error is one of torch.distributed's own. gloo's are a RuntimeError that names its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _store(ranks: Ranks) -> Store:
+    """A connection to the place where the ranks meet; rank 0 makes it where no launcher keeps it."""
+    store = TCPStore(
+        ranks.address,
+        ranks.port,
+        ranks.world,
+        is_master=ranks.first and not ranks.agent,
+        timeout=timedelta(seconds=MEETING),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    prefixed: Store = PrefixStore(PLACE, store)
+    return prefixed
+
+
+@contextmanager
+def _reaching(ranks: Ranks) -> Iterator[None]:
+    """Turn a store that is not there, or goes, into the error that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(
+            f"{ranks.name} cannot reach {ranks.address}:{ranks.port}, where the ranks meet: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def _leave(store: Store, ranks: Ranks) -> None:
+    """Let rank 0 wait for the others where it keeps the store: they need it until they are done."""
+    with suppress(RuntimeError):
+        store.set(f"left/{ranks.rank}", "1")
+        if ranks.first and not ranks.agent:
+            end = monotonic() + MEETING
+            while monotonic() < end and not all(store.check([f"left/{rank}"]) for rank in range(1, ranks.world)):
+                sleep(POLL)

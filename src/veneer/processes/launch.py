@@ -1,0 +1,100 @@
+"""One command becomes several processes on this machine, with the environment that torchrun would give them.
+
+torchrun does more: several hosts, and starting again what has failed. Its exit code is 1 whatever the reason, and its
+report of a failure is a traceback; here the first process that fails says why, and its exit code is the command's.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from veneer.machine.system import available_cores
+from veneer.processes.group import tell_killed
+from veneer.processes.ranks import Ranks, variables_of
+from veneer.runtime.own_module import command_of
+from veneer.runtime.signals import deferred, signal_exit_code
+
+POLL = 0.05
+"""Seconds between two looks at the processes."""
+GRACE = 10.0
+"""Seconds in which the others find out by themselves that a process has failed; then they are asked to end."""
+PATIENCE = 30.0
+"""Seconds that processes get to end after a signal, before they are killed; torchrun gives as many."""
+
+
+def launch(command: Sequence[str], devices: int, timeout: float, say: Callable[[str], None]) -> int:
+    """Run a command in so many processes, and wait for them.
+
+    Args:
+        command: the program and its arguments, as every process gets them.
+        devices: the number of processes.
+        timeout: seconds after which the processes themselves give up one that does not answer.
+        say: called with what a process cannot say, because a signal has ended it.
+
+    Returns:
+        The exit code of the first process that has failed; 0 where none has.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False)
+    threads = max(1, available_cores() // devices)
+    processes = [
+        subprocess.Popen(command, env=variables_of(rank, devices, store.port, threads)) for rank in range(devices)
+    ]
+
+    def stop() -> None:
+        _signal(processes, signal.SIGTERM)
+
+    def killed(rank: int, by: str) -> None:
+        ranks = Ranks(rank=rank, world=devices, host=socket.gethostname())
+        say(f"{ranks.name} was ended by {by}")
+        tell_killed(store, ranks, by)
+
+    with deferred(stop, "stopping all processes after their micro-batch") as heed:
+        code = _first_failure(processes, timeout, killed)
+        by_signal = signal_exit_code()
+        if by_signal is not None:
+            heed()  # the first process has said it
+    return code if by_signal is None else by_signal
+
+
+def _first_failure(
+    processes: Sequence[subprocess.Popen[bytes]], timeout: float, killed: Callable[[int, str], None]
+) -> int:
+    """Wait for all processes; the exit code of the first that has failed. When one has, the others get some time in
+    which they find out by themselves, and are then asked to end."""
+    failed, since, running = 0, 0.0, True
+    while running:
+        time.sleep(POLL)
+        codes = [process.poll() for process in processes]
+        running = None in codes
+        if any(codes) and not failed:
+            rank, failed, since = next((rank, code, time.monotonic()) for rank, code in enumerate(codes) if code)
+            if failed < 0 and signal_exit_code() is None:
+                killed(rank, signal.Signals(-failed).name)
+        if failed:
+            # One that was stopped is to find out too.
+            _signal(processes, signal.SIGCONT)
+        if failed and time.monotonic() - since > GRACE:
+            _signal(processes, signal.SIGTERM)
+        if failed and time.monotonic() - since > timeout + PATIENCE:
+            _signal(processes, signal.SIGKILL)
+    return failed if failed >= 0 else 128 - failed
+
+
+def _signal(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    """Send a signal to those that have not ended."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def this_command() -> list[str]:
+    """The command line of this process, as one that can be run again."""
+    return [*command_of("veneer"), *sys.argv[1:]]

@@ -1,0 +1,93 @@
+"""The round that processes belong to, which a launcher has started together: what they tell each other is kept apart
+from what those of other rounds have told.
+
+torchrun keeps the store in which processes meet while it starts them again, with all that earlier ones have left in it.
+Its count of restarts does not tell one round from another: each host counts for itself, and one that is new, or that
+stops its processes because another host's have failed, counts none
+(https://github.com/pytorch/pytorch/issues/135712). So rank 0 draws a name for the round, and every other process gets
+it by asking under a name of its own, which no earlier process knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic, sleep
+from uuid import uuid4
+
+from veneer.errors import RankLost
+from veneer.processes.liveness import Store
+from veneer.processes.ranks import Ranks
+
+POLL = 0.02
+"""Seconds between two looks into the store."""
+ROUND = "round"
+"""The key of the round's name, for the launcher that keeps the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One start of a run's processes."""
+
+    name: str
+    """What no other round is called."""
+    restarts: int
+    """How often the launcher has started the run again: as rank 0 learns it, the count of the host that counts most;
+    on another rank its own."""
+
+
+def agreed(store: Store, ranks: Ranks, seconds: float) -> Round:
+    """Agree on a round with the processes that the launcher has started together with this one.
+
+    Args:
+        store: a table that all of them see, and earlier ones have seen.
+        ranks: the place of this process.
+        seconds: how long to wait for the others.
+
+    Raises:
+        RankLost: one of them has not come.
+    """
+    return (_given_out if ranks.first else _asked_for)(store, ranks, seconds)
+
+
+def _given_out(store: Store, ranks: Ranks, seconds: float) -> Round:
+    """Rank 0's part: answer whoever asks, until every rank has said that it knows. An earlier process's question is
+    answered as well, and nobody reads it."""
+    name, restarts, end = uuid4().hex, [ranks.restarts], monotonic() + seconds
+    missing = list(range(1, ranks.world))
+    store.set(ROUND, name)
+    while True:
+        for rank in list(missing):
+            if store.check([f"asks/{rank}"]):
+                store.set(f"answers/{store.get(f'asks/{rank}').decode()}", name)
+            if store.check([f"knows/{name}/{rank}"]):
+                restarts.append(int(store.get(f"knows/{name}/{rank}")))
+                missing.remove(rank)
+        if not missing:
+            return Round(name, max(restarts))
+        if monotonic() > end:
+            names = " and ".join(f"rank {rank}" for rank in missing)
+            raise RankLost(
+                f"{names} {'has' if len(missing) == 1 else 'have'} not come to {_place(ranks)}, where the ranks meet, "
+                f"within {seconds:g} s: not started, ended before, or cut off by the network"
+            )
+        sleep(POLL)
+
+
+def _asked_for(store: Store, ranks: Ranks, seconds: float) -> Round:
+    """The part of every other rank."""
+    own, end = uuid4().hex, monotonic() + seconds
+    store.set(f"asks/{ranks.rank}", own)
+    while not store.check([f"answers/{own}"]):
+        if monotonic() > end:
+            raise RankLost(
+                f"{ranks.name} has found no rank 0 at {_place(ranks)}, where the ranks meet, within {seconds:g} s: not "
+                "started, ended before, or told of another place by its launcher"
+            )
+        sleep(POLL)
+    name = store.get(f"answers/{own}").decode()
+    store.set(f"knows/{name}/{ranks.rank}", str(ranks.restarts))
+    return Round(name, ranks.restarts)
+
+
+def _place(ranks: Ranks) -> str:
+    return f"{ranks.address}:{ranks.port}"

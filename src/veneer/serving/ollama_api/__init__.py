@@ -1,0 +1,1 @@
+"""Ollama's interface: the routes that its clients ask."""

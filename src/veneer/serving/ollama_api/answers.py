@@ -1,0 +1,216 @@
+"""POST /api/chat and /api/generate: Ollama's way to ask, as lines of JSON unless `stream` is false."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.generation.request import Finished, GenerationRequest, TokenMade
+from veneer.http_server.body import read_body
+from veneer.http_server.errors import ApiError, json_response
+from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.gone import unless_gone
+from veneer.http_server.stream import LINES, StreamedResponse, line
+from veneer.serving.answers import Answers
+from veneer.serving.grammar import Grammar
+from veneer.serving.ollama_api.facts import named, now
+from veneer.serving.openai_api.sampling_fields import PENALTIES, read_sampling
+from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse
+from veneer.serving.service import Service
+
+DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's own, where its options are left out."""
+SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+NO_SEED = ("seed", -1)
+"""The option and its value by which Ollama's clients ask for no seed; it is the default that they send."""
+OFF: dict[str, tuple[float, ...]] = {"mirostat": (0,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0)}
+"""Options that are not honoured, each with the values at which it changes nothing."""
+NO_TOOLS = ToolUse()
+Response = Any
+"""Any ASGI application."""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaRequest:
+    """A chat or a text that was asked for."""
+
+    model: str
+    request: GenerationRequest
+    chat: bool
+    """Whether the answer is a message, and not a text."""
+    tools: ToolUse
+    stream: bool
+    ignored: tuple[str, ...]
+
+    def piece(self, text: str, calls: tuple[ToolCall, ...] = ()) -> dict[str, Any]:
+        """A piece of the answer that is not its last."""
+        found: dict[str, Any] = {"model": self.model, "created_at": now()}
+        if not self.chat:
+            return {**found, "response": text, "done": False}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            message["tool_calls"] = [{"function": {"name": one.name, "arguments": one.arguments}} for one in calls]
+        return {**found, "message": message, "done": False}
+
+
+async def chat(service: Service, request: Request) -> Response:
+    """Answer a conversation.
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_body(request, service.limits))
+    model, stream = named(service, fields.text("model")), fields.flag("stream", True)
+    if not fields.items("messages"):
+        return _loaded(fields, model, {"message": {"role": "assistant", "content": ""}})
+    tools = service.prompts.read_tools(fields)
+    prompt = await service.prompts.tokens_of(await service.prompts.read(fields, tools.tools))
+    made, ignored = await _request(service, fields, model, prompt, "messages", tools)
+    return await _answer(service, request, OllamaRequest(model, made, True, tools, stream, ignored))
+
+
+async def generate(service: Service, request: Request) -> Response:
+    """Answer a question, or continue a text as it is (`raw`).
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_body(request, service.limits))
+    model, stream = named(service, fields.text("model")), fields.flag("stream", True)
+    text, system, raw = fields.text("prompt"), fields.text("system"), fields.flag("raw")
+    for name, neutral in (("suffix", ""), ("template", ""), ("images", []), ("context", [])):
+        fields.neutral(name, neutral)
+    if not text:
+        return _loaded(fields, model, {"response": ""})
+    if raw:
+        fields.neutral("system", "")
+        prompt = await service.prompts.text(text, "prompt")
+    else:
+        turns = [{"role": "user", "content": text}]
+        prompt = await service.prompts.conversation(
+            [{"role": "system", "content": system}, *turns] if system else turns
+        )
+    made, ignored = await _request(service, fields, model, prompt, "prompt")
+    return await _answer(service, request, OllamaRequest(model, made, False, ToolUse(), stream, ignored))
+
+
+async def _request(
+    service: Service, fields: Fields, model: str, prompt: tuple[int, ...], param: str, tools: ToolUse = NO_TOOLS
+) -> tuple[GenerationRequest, tuple[str, ...]]:
+    """The engine's request, and the names of the fields that are ignored."""
+    options = fields.section("options") or Fields({}, "options")
+    for name, off in OFF.items():
+        options.neutral(name, *off)
+    values = {name: options.value(name) for name in SAME}
+    values["repetition_penalty"] = options.number("repeat_penalty", *PENALTIES, 1.0)
+    given = {name: value for name, value in values.items() if value is not None and (name, value) != NO_SEED}
+    most = options.integer("num_predict", -2, service.context - 1)
+    settings = read_sampling(
+        Fields({**DEFAULTS, **given}, "options"),
+        context=service.context,
+        vocab_size=service.spec.vocab_size,
+        choices=1,
+        stop_ids=service.stop_ids,
+        max_tokens=most if most is not None and most > 0 else None,
+    )
+    schema = _schema(fields, tools)
+    constraints: tuple[Grammar, ...] = ()
+    if schema is not None:
+        around = tools.or_answer() if tools.free else None
+        constraints = await service.constraints(schema, "tools" if tools.forced else "format", 1, around)
+    if tools.forced:
+        settings = settings.of_call()
+    adapter = service.models.adapter_of(model)
+    (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
+    return request, fields.ignored()
+
+
+def _schema(fields: Fields, tools: ToolUse) -> dict[str, Any] | None:
+    """The schema that the answer must have, if any."""
+    form = fields.value("format")
+    if form is not None and form not in ("", "json") and not isinstance(form, dict):
+        raise fields.wrong("format", 'must be "json" or a JSON schema')
+    schema = {"type": "object"} if form == "json" else None if form == "" else form  # {} is a schema too: any JSON
+    if not tools.forced:
+        return schema
+    if schema is not None:
+        raise fields.wrong("format", "not together with a tool_choice that forces a call")
+    return tools.schema()
+
+
+async def _answer(service: Service, request: Request, asked: OllamaRequest) -> Response:
+    service.metrics.ignored(len(asked.ignored))
+    headers = ignored_header(asked.ignored)
+    if asked.stream:
+        service.check([asked.request])
+        return StreamedResponse(_streamed(service, asked), LINES, headers)
+
+    async def whole() -> dict[str, Any]:
+        async with service.answers([asked.request]) as answers:
+            return _joined(asked, [piece async for piece in _pieces(asked, answers)])
+
+    content = await unless_gone(request.receive, whole())
+    return json_response(content, headers=headers)
+
+
+async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[bytes]:
+    try:
+        async with service.answers([asked.request]) as answers:
+            async for piece in _pieces(asked, answers):
+                yield line(piece)
+    except ApiError as error:
+        service.failed(error)
+        yield line({"error": error.message})
+
+
+async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
+    began = first = time.perf_counter_ns()
+    stream = ToolStream(asked.tools)
+    made = 0
+    async for _, event in answers.events():
+        if isinstance(event, TokenMade):
+            made += 1
+            first = time.perf_counter_ns() if made == 1 else first
+            text = stream.push(event.text)
+            if text:
+                yield asked.piece(text)
+        elif isinstance(event, Finished):
+            text, calls = stream.end(event.text)
+            whole = tuple(one for one in calls if one.cut is None)  # arguments are an object here
+            if text or whole:
+                yield asked.piece(text, whole)
+            end = time.perf_counter_ns()
+            yield {
+                **asked.piece(""),
+                "done": True,
+                "done_reason": event.reason.value,
+                "total_duration": end - began,
+                "load_duration": 0,
+                "prompt_eval_count": event.prompt_tokens,
+                "prompt_eval_duration": first - began,
+                "eval_count": event.new_tokens,
+                "eval_duration": end - first,
+            }
+
+
+def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """The whole answer, joined from its pieces."""
+    last = pieces[-1]
+    if not asked.chat:
+        return {**last, "response": "".join(piece["response"] for piece in pieces)}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(piece["message"]["content"] for piece in pieces),
+    }
+    calls = [call for piece in pieces for call in piece["message"].get("tool_calls", [])]
+    return {**last, "message": {**message, "tool_calls": calls} if calls else message}
+
+
+def _loaded(fields: Fields, model: str, content: Mapping[str, Any]) -> Response:
+    """What a request without a question gets: Ollama loads the model then, and here it is there already."""
+    answer = {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}
+    return json_response(answer, headers=ignored_header(fields.ignored()))

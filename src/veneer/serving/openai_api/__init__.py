@@ -1,0 +1,1 @@
+"""OpenAI's interface: the routes that chats and completions are asked through."""

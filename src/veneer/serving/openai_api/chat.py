@@ -1,0 +1,188 @@
+"""POST /v1/chat/completions: a conversation is answered, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
+from veneer.http_server.body import read_body
+from veneer.http_server.errors import ApiError, json_response
+from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.stream import EVENTS, StreamedResponse
+from veneer.serving.answers import Answers
+from veneer.serving.grammar import Grammar
+from veneer.serving.openai_api.answers import chunks, fingerprint, head
+from veneer.serving.openai_api.logprobs import chat_logprob
+from veneer.serving.openai_api.sampling_fields import read_sampling
+from veneer.serving.openai_api.tool_calls import ToolCall, ToolStream, ToolUse, read_calls
+from veneer.serving.openai_api.usage import Usage, read_stream
+from veneer.serving.service import Service
+
+Response = Any
+"""Any ASGI application."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat completion that was asked for."""
+
+    model: str
+    requests: list[GenerationRequest]
+    tools: ToolUse
+    stream: bool
+    usage: bool
+    """Whether a streamed answer ends with its usage."""
+    logprobs: bool
+    ignored: tuple[str, ...]
+
+
+async def chat_completions(service: Service, request: Request) -> Response:
+    """Answer a conversation, whole or as a stream.
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_body(request, service.limits))
+    asked = await read_chat(service, fields)
+    service.metrics.ignored(len(asked.ignored))
+    headers = ignored_header(asked.ignored)
+    kind = "chat.completion.chunk" if asked.stream else "chat.completion"
+    first, usage = head("chatcmpl", kind, asked.model), Usage(len(asked.requests))
+    if asked.stream:
+        service.check(asked.requests)
+        deltas = partial(_deltas, service, asked, usage)
+        stream = chunks(service, asked.requests, first, deltas, usage if asked.usage else None)
+        return StreamedResponse(stream, EVENTS, headers)
+    results = await service.results(asked.requests, request.receive)
+    for number, result in enumerate(results):
+        usage.add(number, result.finished)
+    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    first |= fingerprint(service, [result.finished.adapter_key for result in results])
+    return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
+
+
+async def read_chat(service: Service, fields: Fields) -> ChatRequest:
+    """Read a request, and make its prompt.
+
+    Raises:
+        ApiError: 400 or 404, it is refused.
+    """
+    model = fields.text("model")
+    adapter = service.models.adapter_of(model)
+    stream, usage = read_stream(fields)
+    logprobs, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, 20)
+    if top and not logprobs:
+        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    old, new = (fields.integer(name, 1, service.context - 1) for name in ("max_tokens", "max_completion_tokens"))
+    settings = read_sampling(
+        fields,
+        context=service.context,
+        vocab_size=service.spec.vocab_size,
+        choices=service.limits.choices,
+        stop_ids=service.stop_ids,
+        max_tokens=old if new is None else new,
+    )
+    tools = service.prompts.read_tools(fields)
+    for name in ("functions", "function_call", "audio", "prediction", "web_search_options"):
+        fields.neutral(name)
+    fields.neutral("modalities", ["text"])
+    fields.neutral("echo", False)
+    conversation = await service.prompts.read(fields, tools.tools)
+    schema, param = _schema(fields, tools)
+    constraints: tuple[Grammar, ...] = ()
+    if schema is not None:
+        if settings.sampling.min_new_tokens or settings.stop_ids is not None:
+            raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
+        around = tools.or_answer() if tools.free else None
+        constraints = await service.constraints(schema, param, settings.n, around)
+    prompt = await service.prompts.tokens_of(conversation)
+    if tools.forced:
+        settings = settings.of_call()
+    requests = settings.requests(
+        prompt,
+        adapter,
+        service.prompts,
+        param="messages",
+        logprobs=(top or 0) if logprobs else None,
+        constraints=constraints,
+    )
+    assert model is not None
+    return ChatRequest(model, requests, tools, stream, usage, logprobs, fields.ignored())
+
+
+def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | None, str]:
+    """The schema that answers must have, and the field that asks for it."""
+    form = fields.section("response_format")
+    kind = None if form is None else form.text("type")
+    if tools.forced:
+        if kind not in (None, "text"):
+            raise fields.wrong("response_format", "not together with a tool_choice that forces a call")
+        return tools.schema(), "tools"
+    if form is None or kind == "text":
+        return None, ""
+    if kind == "json_object":
+        form.neutral("schema")
+        return {"type": "object"}, "response_format"
+    if kind != "json_schema":
+        raise form.wrong("type", "must be text, json_object or json_schema")
+    given = form.section("json_schema")
+    schema = None if given is None else given.value("schema")
+    if given is not None:
+        given.text("name")
+        given.flag("strict")  # an answer is always held to its schema
+    if not isinstance(schema, dict | bool):
+        raise form.wrong("json_schema", "must be an object with a JSON schema under schema")
+    return schema, "response_format"
+
+
+def _choice(service: Service, asked: ChatRequest, number: int, result: GenerationResult) -> dict[str, Any]:
+    text, calls = read_calls(result.text, asked.tools) if asked.tools.tools else (result.text, ())
+    none = not text and (calls or asked.tools.forced)
+    message: dict[str, Any] = {"role": "assistant", "content": None if none else text, "refusal": None}
+    if calls:
+        contents = [call.content(index) for index, call in enumerate(calls)]
+        message["tool_calls"] = [{key: value for key, value in one.items() if key != "index"} for one in contents]
+    return {
+        "index": number,
+        "message": message,
+        "logprobs": _logprobs(service, result.logprobs) if asked.logprobs else None,
+        "finish_reason": _reason(calls, result.finished),
+    }
+
+
+def _reason(calls: Sequence[ToolCall], finished: Finished) -> str:
+    return "tool_calls" if calls and calls[-1].cut is None else finished.reason.value
+
+
+def _logprobs(service: Service, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"content": [chat_logprob(one, service.grammars.token_bytes) for one in found], "refusal": None}
+
+
+async def _deltas(
+    service: Service, asked: ChatRequest, usage: Usage, answers: Answers
+) -> AsyncGenerator[dict[str, Any]]:
+    begun: set[int] = set()
+    streams = [ToolStream(asked.tools) for _ in asked.requests]
+    async for number, made in answers.events():
+        if number not in begun:
+            begun.add(number)
+            yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        if isinstance(made, TokenMade):
+            text = streams[number].push(made.text)
+            if text or made.logprob is not None:
+                logprobs = None if made.logprob is None else _logprobs(service, [made.logprob])
+                yield {"index": number, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
+        elif isinstance(made, Finished):
+            usage.add(number, made)
+            text, calls = streams[number].end(made.text)
+            if text:
+                yield {"index": number, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+            for index, call in enumerate(calls):
+                delta = {"tool_calls": [call.content(index)]}
+                yield {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
+            yield {"index": number, "delta": {}, "logprobs": None, "finish_reason": _reason(calls, made)}

@@ -1,0 +1,255 @@
+"""POST /v1/completions: plain texts or tokens are continued, and scored where `echo` and `logprobs` ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenMade
+from veneer.http_server.body import read_body
+from veneer.http_server.errors import ApiError, json_response
+from veneer.http_server.fields import Fields, ignored_header
+from veneer.http_server.stream import EVENTS, StreamedResponse
+from veneer.serving.answers import Answers
+from veneer.serving.openai_api.answers import chunks, fingerprint, head
+from veneer.serving.openai_api.logprobs import TextOffsets, TokenBytes, completion_logprobs, token_text
+from veneer.serving.openai_api.sampling_fields import read_sampling
+from veneer.serving.openai_api.usage import Usage, read_stream
+from veneer.serving.service import Service
+
+DEFAULT_TOKENS = 16
+"""The longest answer where a request does not say, as in OpenAI's interface."""
+Response = Any
+"""Any ASGI application."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A completion that was asked for."""
+
+    model: str
+    requests: list[GenerationRequest]
+    """The requests for all answers; those to one prompt stand together."""
+    texts: list[str | None]
+    """For each of them the prompt as the client sent it, or None where that was tokens."""
+    n: int
+    """Answers to each prompt."""
+    echo: bool
+    drops_answer: bool
+    """Whether the prompt alone is asked for (`max_tokens: 0`); the engine makes one token all the same."""
+    stream: bool
+    usage: bool
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt that was sent."""
+
+    param: str
+    """The name of its field."""
+    tokens: tuple[int, ...]
+    text: str | None
+    """The text that was sent, or None for tokens."""
+
+
+async def completions(service: Service, request: Request) -> Response:
+    """Continue texts, whole or as a stream.
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_body(request, service.limits))
+    asked = await _read(service, fields)
+    service.metrics.ignored(len(asked.ignored))
+    headers = ignored_header(asked.ignored)
+    first, usage = head("cmpl", "text_completion", asked.model), Usage(asked.n)
+    if asked.stream:
+        service.check(asked.requests)
+        pieces = partial(_pieces, service, asked, usage)
+        stream = chunks(service, asked.requests, first, pieces, usage if asked.usage else None)
+        return StreamedResponse(stream, EVENTS, headers)
+    results = await service.results(asked.requests, request.receive)
+    for number, result in enumerate(results):
+        usage.add(number, result.finished)
+    if asked.drops_answer:
+        usage.new_tokens = 0
+    first |= fingerprint(service, [result.finished.adapter_key for result in results])
+    # Log-probabilities of long prompts are megabytes.
+    return await asyncio.to_thread(partial(_whole, asked, results, service.grammars.token_bytes, first, usage, headers))
+
+
+def _whole(
+    asked: CompletionRequest,
+    results: Sequence[GenerationResult],
+    token_bytes: TokenBytes,
+    first: Mapping[str, Any],
+    usage: Usage,
+    headers: Mapping[str, str],
+) -> Response:
+    choices: list[dict[str, Any]] = []
+    echo: Echo | None = None
+    for number, (request, result) in enumerate(zip(asked.requests, results, strict=True)):
+        if asked.echo and number % asked.n == 0:
+            echo = Echo(request, result, token_bytes, asked.texts[number])
+        choices.append(
+            completion_choice(number, request, result, token_bytes, echo=echo, drops_answer=asked.drops_answer)
+        )
+    return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
+
+
+async def _read(service: Service, fields: Fields) -> CompletionRequest:
+    model = fields.text("model")
+    adapter = service.models.adapter_of(model)
+    stream, usage = read_stream(fields)
+    echo, logprobs = fields.flag("echo"), fields.integer("logprobs", 0, 20)
+    most = fields.integer("max_tokens", 0 if echo else 1, service.context - 1)
+    if stream and echo:
+        raise fields.wrong("echo", "not together with stream")
+    fields.neutral("suffix", "")
+    fields.neutral("response_format", {"type": "text"})
+    settings = read_sampling(
+        fields,
+        context=service.context,
+        vocab_size=service.spec.vocab_size,
+        choices=service.limits.choices,
+        stop_ids=service.stop_ids,
+        max_tokens=DEFAULT_TOKENS if most is None else max(1, most),
+    )
+    found = await _prompts(service, fields)
+    if len(found) * settings.n > service.limits.choices:
+        raise fields.wrong("prompt", f"{len(found):,} prompts times n are more than {service.limits.choices:,} answers")
+    if echo and logprobs is not None:
+        _check_scores(service, found, settings.n, logprobs)
+    requests = [
+        request
+        for one in found
+        for request in settings.requests(
+            one.tokens,
+            adapter,
+            service.prompts,
+            param=one.param,
+            logprobs=logprobs,
+            prompt_logprobs=logprobs if echo else None,
+        )
+    ]
+    texts = [one.text for one in found for _ in range(settings.n)]
+    assert model is not None
+    return CompletionRequest(model, requests, texts, settings.n, echo, most == 0, stream, usage, fields.ignored())
+
+
+def _check_scores(service: Service, prompts: Sequence[_Prompt], n: int, logprobs: int) -> None:
+    """Raise ApiError for more log-probabilities than one answer may hold: each is some hundred bytes of memory."""
+    asked = sum(len(one.tokens) for one in prompts) * n * (logprobs + 1)
+    most = max(service.limits.scores, service.context * (logprobs + 1))
+    if asked > most:
+        raise ApiError(
+            400,
+            f"echo: {asked:,} log-probabilities of prompts' tokens and their alternatives, in all choices; an answer "
+            f"may hold {most:,}. Ask for fewer prompts at once, for fewer alternatives, or for one choice (n)",
+            param="echo",
+        )
+
+
+async def _prompts(service: Service, fields: Fields) -> list[_Prompt]:
+    """The prompts: a text, tokens, or a list of either."""
+    value = fields.value("prompt")
+    whole = fields.flag("add_special_tokens", True)
+    several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
+    prompts = value if several else [value]
+    if len(prompts) > service.limits.choices:
+        raise fields.wrong("prompt", f"{len(prompts):,} prompts, at most {service.limits.choices:,} are taken")
+    found = []
+    for number, prompt in enumerate(prompts):
+        param = f"prompt[{number}]" if several else "prompt"
+        if isinstance(prompt, str):
+            found.append(_Prompt(param, await service.prompts.text(prompt, param, add_special_tokens=whole), prompt))
+        elif isinstance(prompt, list):
+            found.append(_Prompt(param, await service.prompts.tokens(prompt, param, service.spec.vocab_size), None))
+        else:
+            raise fields.wrong(param, "must be a string, a list of tokens, or a list of either")
+    return found
+
+
+class Echo:
+    """A prompt as it stands before each of its answers.
+
+    Args:
+        request: has the prompt.
+        result: has the log-probabilities of its tokens, where they are wanted.
+        token_bytes: the bytes of a token.
+        text: the prompt as the client sent it; None where that was tokens, which are then echoed as their text.
+    """
+
+    def __init__(
+        self, request: GenerationRequest, result: GenerationResult, token_bytes: TokenBytes, text: str | None = None
+    ):
+        spelt = token_text(b"".join(map(token_bytes, request.prompt)))
+        self.text = spelt if text is None else text
+        # What the tokenizer puts before a text is among the tokens, and not in the text.
+        self._places = TextOffsets(left_out=len(spelt) - len(self.text))
+        self.logprobs: dict[str, Any] | None = None
+        """Those of its tokens, in the form of completions."""
+        if request.logprobs is not None:
+            found = result.prompt_logprobs
+            self.logprobs = completion_logprobs(request.prompt, found, token_bytes, self._places)
+
+    def places(self) -> TextOffsets:
+        """Tells where the tokens of an answer begin."""
+        return self._places.copy()
+
+
+def completion_choice(
+    number: int,
+    request: GenerationRequest,
+    result: GenerationResult,
+    token_bytes: TokenBytes,
+    *,
+    echo: Echo | None = None,
+    drops_answer: bool = False,
+) -> dict[str, Any]:
+    """A whole answer as a choice of OpenAI's completions.
+
+    Args:
+        number: of the choice.
+        request: what was asked.
+        result: the answer.
+        token_bytes: the bytes of a token.
+        echo: the prompt, where it stands before the answer.
+        drops_answer: whether the prompt alone was asked for.
+    """
+    kept = slice(0, 0) if drops_answer else slice(None)
+    tokens, found, answer = result.tokens[kept], result.logprobs[kept], result.text[kept]
+    logprobs = None
+    if request.logprobs is not None:
+        places = TextOffsets() if echo is None else echo.places()
+        logprobs = completion_logprobs(tokens, found, token_bytes, places)
+        if echo is not None and echo.logprobs is not None:
+            logprobs = {name: [*echo.logprobs[name], *values] for name, values in logprobs.items()}
+    return {
+        "index": number,
+        "text": answer if echo is None else echo.text + answer,
+        "logprobs": logprobs,
+        "finish_reason": "length" if drops_answer else result.finished.reason.value,
+    }
+
+
+async def _pieces(
+    service: Service, asked: CompletionRequest, usage: Usage, answers: Answers
+) -> AsyncGenerator[dict[str, Any]]:
+    places = [TextOffsets() for _ in asked.requests]
+    async for number, made in answers.events():
+        if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
+            logprobs = None
+            if made.logprob is not None:
+                tokens = service.grammars.token_bytes
+                logprobs = completion_logprobs([made.token], [made.logprob], tokens, places[number])
+            yield {"index": number, "text": made.text, "logprobs": logprobs, "finish_reason": None}
+        elif isinstance(made, Finished):
+            usage.add(number, made)
+            yield {"index": number, "text": made.text, "logprobs": None, "finish_reason": made.reason.value}

@@ -1,0 +1,61 @@
+"""How many tokens a request took, and how its answer is to be streamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from veneer.generation.request import Finished
+from veneer.http_server.fields import Fields
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of a request. Several answers to one prompt count it once."""
+
+    answers_a_prompt: int
+    """Answers to each prompt, whose numbers follow each other."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    new_tokens: int = 0
+    _prompts: set[int] = field(default_factory=set)
+    """Numbers of the prompts that have been counted."""
+
+    def add(self, number: int, finished: Finished) -> None:
+        """Add an answer's.
+
+        Args:
+            number: of the answer.
+            finished: the answer's end.
+        """
+        prompt = number // self.answers_a_prompt
+        if prompt not in self._prompts:
+            self._prompts.add(prompt)
+            self.prompt_tokens += finished.prompt_tokens
+            self.cached_tokens += finished.cached_tokens
+        self.new_tokens += finished.new_tokens
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The usage in OpenAI's form."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.new_tokens,
+            "total_tokens": self.prompt_tokens + self.new_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+def read_stream(fields: Fields) -> tuple[bool, bool]:
+    """Whether an answer is streamed, and whether the stream ends with the usage.
+
+    Raises:
+        ApiError: 400, one of the fields is wrong.
+    """
+    stream, options = fields.flag("stream"), fields.section("stream_options")
+    if options is None:
+        return stream, False
+    if not stream:
+        raise fields.wrong("stream_options", "needs stream: true")
+    options.neutral("continuous_usage_stats", False)
+    return True, options.flag("include_usage")

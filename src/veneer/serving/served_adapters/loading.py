@@ -1,0 +1,105 @@
+"""Loading an adapter beside the base that is being served: its files are copied, checked, and read.
+
+A file that is mapped into memory ends the program when somebody shortens it meanwhile, and one that is written anew may
+be read half old, half new. So what is read is a copy that nobody else knows.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from veneer.adapters.beside import load_beside
+from veneer.adapters.files.content import content_digest
+from veneer.adapters.files.integrity import LOCK_FILE, MANIFEST_FILE, check_unchanged
+from veneer.adapters.files.origin import BASE_FILE, BaseFiles, read_base
+from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
+from veneer.adapters.layers.step_factors import step_factors
+from veneer.errors import AdapterError, listing
+from veneer.generation.runner import LoadedAdapter
+from veneer.io.digests import sha256 as whole_digest
+from veneer.model.language import LanguageModel
+from veneer.native.factors import factor_table
+from veneer.native.functions import KernelProducts
+
+Loader = Callable[[Path], LoadedAdapter]
+"""Loads the adapter of a folder. Raises AdapterError."""
+
+
+def adapter_loader(
+    model: LanguageModel, *, base_files: Sequence[Path] = (), dtype: torch.dtype = torch.float32
+) -> Loader:
+    """Loads adapters beside a base: as factors of the compiled step, or, where it does not know them, as modules that
+    the engine computes one batch an adapter.
+
+    Args:
+        model: the base.
+        base_files: its files, against which adapters are checked that say what they were trained beside.
+        dtype: float32 or bfloat16, in which factors are held.
+    """
+    step = model.compiled_step(1)
+    sites = () if step is None else step.sites
+    paths = frozenset(site.path for site in sites)
+    tiles = step is not None and step.products is KernelProducts.TILES
+    base = BaseFiles(base_files)
+
+    def load(folder: Path) -> LoadedAdapter:
+        with tempfile.TemporaryDirectory(prefix="veneer-adapter-") as own:
+            copied = _copy_of(folder, Path(own))
+            # Remembered for this load alone: nobody reads these copies again.
+            digest = cache(whole_digest)
+            try:
+                recorded = _checked(copied, digest)
+                differing = base.differences(recorded) if base_files and recorded else []
+                if differing:
+                    raise AdapterError(f"{folder} was trained beside another base than this:\n{listing(differing)}")
+                twin, adapter = load_beside(model, copied)
+                key = content_digest(copied, digest) + str(dtype).encode()
+            except AdapterError as error:
+                message = str(error).replace(str(copied), str(folder))
+                raise AdapterError(message if str(folder) in message else f"{folder}: {message}") from error
+        factors = step_factors(adapter, paths, dtype, tiles=tiles)
+        if factors is not None:
+            table = factor_table(factors, sites)
+            return LoadedAdapter(key=key, nbytes=table.nbytes, factors=table)
+        nbytes = sum(tensor.nbytes for tensor in adapter.tensors().values())
+        return LoadedAdapter(key=key, nbytes=nbytes, model=twin)
+
+    return load
+
+
+def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
+    """Check copies of an adapter's files against its records, which are then taken away, so that no reader checks them
+    again.
+
+    Args:
+        copied: the folder with the copies.
+        digest: tells the SHA-256 of a copy.
+
+    Returns:
+        The SHA-256 of the files of the adapter's base, by name; empty where the adapter does not say.
+
+    Raises:
+        AdapterError: a file is not the one that was written, or a record is damaged.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        check_unchanged(copied, name, digest)
+    recorded = read_base(copied, digest)
+    for name in (LOCK_FILE, MANIFEST_FILE):
+        (copied / name).unlink(missing_ok=True)
+    return recorded
+
+
+def _copy_of(folder: Path, parent: Path) -> Path:
+    """A folder with copies of the files of an adapter."""
+    found = parent / folder.name
+    found.mkdir()
+    for name in (CONFIG_FILE, WEIGHTS_FILE, BASE_FILE, LOCK_FILE, MANIFEST_FILE):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, found / name)
+    return found

@@ -1,0 +1,1 @@
+"""The routes of the studio: files, jobs, runs, tasks and chats."""

@@ -1,0 +1,233 @@
+"""Routes of runs for the pages: a run, its curves, its report, notes on it, and what changes."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+from dataclasses import asdict
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from veneer.config import RunConfig
+from veneer.enums import JobCode
+from veneer.evaluation.suites.registry import SUITES
+from veneer.http_server.body import read_body
+from veneer.http_server.errors import NO_RETRY, UNKEPT, ApiError, json_bytes, json_response
+from veneer.io.files import write_text
+from veneer.jobs.job import JobKind
+from veneer.rewards.metric_reward import NAMES
+from veneer.run_folder import RunFolder
+from veneer.run_records.curves import MOST_POINTS, Along, curve_of
+from veneer.run_records.log import RunLog
+from veneer.run_records.record import by_key, default_settings, json_or_none
+from veneer.studio.called import told, without_paths
+from veneer.studio.numbers import number_of, whole_in_query
+from veneer.studio.objects import finite
+from veneer.studio.results import results_of
+from veneer.studio.settings import PATHS
+from veneer.studio.studio import Studio
+from veneer.studio.tasks import METRIC_NAMES, job_values, task_of
+from veneer.studio.watch import NOTES, WatchedRun, read_extras
+from veneer.text.strict_json import to_text, with_reasons
+from veneer.training.evaluations.best import higher_is_better
+
+CURVES = ("loss", "evaluation", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb")
+_EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+async def changes(studio: Studio, request: Request) -> Response:
+    """GET /studio/changes: the runs and jobs that have changed since the `version` of an earlier answer, `since`;
+    without one of this start of the studio, all of them (`whole`). `files` is another text once a file was uploaded,
+    checked or deleted."""
+    epoch, _, number = request.query_params.get("since", "").partition("-")
+    version = (number_of(number) or 0) if epoch == studio.watcher.epoch else 0
+    found = studio.watcher.since(version)
+    return json_response(
+        {
+            "version": f"{studio.watcher.epoch}-{found.version}",
+            "whole": version == 0,
+            "runs": [run_values(run) for run in found.runs],
+            "removed": list(found.removed),
+            "removed_jobs": list(found.removed_jobs),
+            "jobs": [job_values(studio, job) for job in found.jobs],
+            "files": studio.files.stamp,
+        }
+    )
+
+
+def run_values(run: WatchedRun) -> dict[str, Any]:
+    """A run as plain values; a number that is not finite is null."""
+    values = asdict(run.record) | asdict(run.extras)
+    values["path"] = run.record.path.as_posix()
+    values["best_higher"] = higher_is_better(run.record.best_by)
+    # A page knows by them what it will show before the curves and the settings come, and keeps their place.
+    values["objective"] = run.settings.get("objective") or default_settings()["objective"]
+    values["metrics"] = sorted(run.log.metrics)
+    return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
+
+
+async def show_run(studio: Studio, request: Request) -> Response:
+    """GET /studio/run?name=…: what is known of a run besides its curves."""
+    run = studio.run_of(request)
+    defaults, folder = default_settings(), RunFolder(run.record.path)
+    made = await asyncio.to_thread(results_of, studio.watcher, studio.bases.all())
+    settings = [
+        {"key": key, "value": value, "default": key in defaults and defaults[key] == value}
+        for key, value in by_key(run.settings).items()
+    ]
+    found = {
+        "record": run_values(run),
+        "adapter": next((name for name, one in made.items() if one.run == run.name), None),
+        "settings": settings,
+        "log": await asyncio.to_thread(_log_of, studio, run),
+        "checkpoints": folder.checkpoint_steps(),
+        "skipped": run.log.skipped,
+        "lock": await asyncio.to_thread(json_or_none, folder.lock_file),
+        "summary": await asyncio.to_thread(json_or_none, folder.summary_file),
+        "samples": [asdict(one) for one in run.log.samples],
+        "judged": [asdict(one) for one in list(run.log.judged)],
+    }
+    return json_response(with_reasons(found))
+
+
+def _log_of(studio: Studio, run: WatchedRun) -> list[dict[str, Any]]:
+    """The last lines of a run's log, with paths as their users call them."""
+    lines = run.log.lines[-200:]
+    names = studio.names_in("\n".join(line.message for line in lines), studio.queue.get(run.name))
+    return [{**asdict(line), "message": without_paths(line.message, names)} for line in lines]
+
+
+async def curves(studio: Studio, request: Request) -> Response:
+    """GET /studio/curves?name=…&along=step: a run's curves, thinned; with `format=csv` every step as a table."""
+    run, query = studio.run_of(request), request.query_params
+    along = query.get("along", "step")
+    if along not in [one.value for one in Along]:
+        raise ApiError(400, f"along is one of {', '.join(one.value for one in Along)}", param="along")
+    if query.get("format") == "csv":
+        table = await asyncio.to_thread(_table, run.log)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
+        headers = {"content-disposition": f'attachment; filename="{name}.csv"', **UNKEPT}
+        return Response(table, media_type="text/csv", headers=headers)
+    most = whole_in_query(request, "most", MOST_POINTS, 8, 20_000)
+
+    def drawn() -> tuple[dict[str, Any], dict[str, Any]]:
+        shared, own = (
+            {name: asdict(curve_of(run.log, name, along=Along(along), most=most)) for name in names}
+            for names in (CURVES, sorted(run.log.metrics))
+        )
+        return shared, own
+
+    found, metrics = await asyncio.to_thread(drawn)
+    return json_response({"name": run.name, "along": along, "curves": found, "metrics": metrics})
+
+
+def _table(log: RunLog) -> str:
+    target = io.StringIO()
+    writer = csv.writer(target)
+    columns = {**log.columns, **log.metrics}
+    writer.writerow(["step", *columns])
+    writer.writerows(zip(log.steps, *columns.values(), strict=True))
+    return target.getvalue()
+
+
+async def report(studio: Studio, request: Request) -> Response:
+    """GET /studio/report?name=…: what the page beside the adapter shows, as values; with `task=…` that of an
+    evaluation that was asked for."""
+    if "task" not in request.query_params:
+        run = studio.run_of(request)
+        job, file = studio.queue.get(run.name), RunFolder(run.record.path).report_file
+    else:
+        job = task_of(studio, request, JobKind.EVALUATE)
+        file = RunFolder(studio.root / job.id).report_file
+
+    def read() -> str | None:
+        try:
+            found = _EMBEDDED.search(file.read_text(encoding="utf-8"))
+        except OSError:
+            return None
+        return None if found is None else found.group(1)
+
+    text = await asyncio.to_thread(read)
+    if text is None:
+        message = "the run has no report; one that keeps rows for evaluation ends with it"
+        raise ApiError(404, f"{message}, unless it samples its answers or trains a reward model", param="name")
+
+    def renamed(text: str) -> bytes:
+        return json_bytes(with_reasons(told(json.loads(text), studio.names_in(text, job))))
+
+    try:
+        content = await asyncio.to_thread(renamed, text)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(404, "the run's report is damaged; `veneer evaluate` makes another one", param="name") from error
+    return Response(content, media_type="application/json", headers=UNKEPT)
+
+
+async def put_notes(studio: Studio, request: Request) -> Response:
+    """PUT /studio/notes?name=…: a text and tags, which are kept in the run's folder.
+
+    With `before`, the text and tags that the caller changes, notes that are others by now are not replaced.
+    """
+    run, body = studio.run_of(request), await read_body(request, studio.limits)
+    text, tags = body.get("text", ""), body.get("tags", [])
+    fine = isinstance(text, str) and len(text) <= 20_000 and isinstance(tags, list) and len(tags) <= 32
+    if not fine or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
+        raise ApiError(400, "notes are a text of up to 20,000 characters and up to 32 tags of up to 64", param="notes")
+    tags = list(dict.fromkeys(tags))
+    before, now = body.get("before"), await asyncio.to_thread(read_extras, RunFolder(run.record.path))
+    if before is not None and before != {"text": now.text, "tags": list(now.tags)}:
+        message = "these notes were changed elsewhere, in another tab say, since they were read; read them again first"
+        raise ApiError(409, message, param="before", code="changed", headers=NO_RETRY)
+    await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
+    await studio.looked()
+    return json_response({"text": text, "tags": tags})
+
+
+async def options(studio: Studio, request: Request) -> Response:
+    """GET /studio/options: what the form of a new job offers: bases, settings with their words, devices."""
+    defaults = default_settings()
+    settings = [
+        {"key": key, "text": text, "default": defaults[key], "is_text": _is_text(annotation)}
+        for key, text, annotation in _fields(RunConfig)
+        if key in defaults and key not in PATHS
+    ]
+    adapters = await asyncio.to_thread(studio.chat.adapters)
+    return json_response(
+        {
+            "models": list(studio.bases.all()),
+            "settings": settings,
+            "devices": list(studio.workers.devices),
+            "preferences": studio.preferences_file.is_file(),
+            "adapters": {name: studio.bases.name_of(source) for name, (source, _) in adapters.items()},
+            "judges": [name for name, one in results_of(studio.watcher, studio.bases.all()).items() if one.scores],
+            "metrics": list(NAMES),
+            "code": studio.job_code is JobCode.RUN,
+            "measured": list(METRIC_NAMES),
+            "suites": list(SUITES),
+        }
+    )
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str, Any]]:
+    """The dotted keys of settings, each with what it is for and its type."""
+    found: list[tuple[str, str, Any]] = []
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += _fields(inner, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", info.description or "", inner))
+    return found
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a setting of this type is a text, of which 2026 is one too."""
+    union = get_origin(annotation) in (Union, UnionType)
+    members = get_args(annotation) if union else (annotation,)
+    return {get_args(one)[0] if get_origin(one) is Annotated else one for one in members} - {NoneType} == {str}

@@ -1,0 +1,1 @@
+"""Evaluations during a run: losses, answers, samples, and the best of them."""

@@ -1,0 +1,177 @@
+"""Samples from during a run: the same prompts, answered every so many steps, in at most 3 % of the run's time.
+
+Samples are made when the time that they are expected to take is within 3 % of what the run has taken so far, less what
+samples have taken; where it is not, they wait for the first later step where it is. Nobody knows how long the first
+ones take: they are begun when reading their prompts is affordable, and their answers are cut short when the time is
+used up.
+
+Answers are greedy and draw nothing, no gradient is there and the model goes back into the mode that it was in, so that
+the bytes of the run are those that it has without samples. What a sample takes in memory is less than a micro-batch
+does: prompts and answers together have no more tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from veneer.data.encoded.chat import Encoder, Example
+from veneer.events import Level, Note, SamplesAnswered, Subscriber
+from veneer.generation.batch import answer_all
+from veneer.generation.request import GenerationRequest
+from veneer.generation.sampling import Sampling
+from veneer.io.tokenizer import Tokenizer
+from veneer.machine.out_of_memory import KINDS, is_out_of_memory
+from veneer.model.language import LanguageModel
+from veneer.runtime.signals import stop_signalled
+from veneer.training.evaluations.answers import last_answer
+from veneer.training.folder.progress import Progress
+from veneer.training.memory_use.out_of_memory import release_memory
+
+SHARE = 0.03
+"""The largest share of a run's time that samples take."""
+PROMPTS = 4
+"""Rows that are asked where the configuration names no prompts."""
+NEW_TOKENS = 64
+"""The longest answer, in tokens."""
+LONGEST = 512
+"""The longest prompt of a row that is asked, in tokens."""
+BEGINNING = 16
+"""Tokens of a plain text, which asks nothing, that are given to be continued."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePrompt:
+    """A prompt, as people read it and as tokens."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+def named_prompts(texts: Sequence[str], encoder: Encoder) -> list[SamplePrompt]:
+    """Prompts of the configuration: each is the one message of a conversation.
+
+    Raises:
+        DataError: the chat template refuses one.
+    """
+    return [SamplePrompt(text, tuple(encoder.prompt_tokens([{"role": "user", "content": text}]))) for text in texts]
+
+
+def row_prompts(examples: Iterable[Example], tokenizer: Tokenizer, room: int) -> list[SamplePrompt]:
+    """What the first rows ask: what comes before their last answer.
+
+    Args:
+        examples: the rows.
+        tokenizer: of the model.
+        room: tokens that prompts and answers may have together; at least one prompt is taken if any is short enough.
+    """
+    found: list[SamplePrompt] = []
+    for example in examples:
+        tokens = example.tokens[: _end_of_prompt(example)].tolist()
+        taken = sum(len(one.tokens) + NEW_TOKENS for one in found)
+        if any(list(one.tokens) == tokens for one in found):
+            continue  # two answers to one question, of a run on preferences
+        if len(tokens) > LONGEST or (found and taken + len(tokens) + NEW_TOKENS > room):
+            continue
+        found.append(SamplePrompt(tokenizer.decode(tokens).strip(), tuple(tokens)))
+        if len(found) == PROMPTS:
+            break
+    return found
+
+
+def _end_of_prompt(example: Example) -> int:
+    """Where the last answer of a row begins; of a plain text a few tokens, of a prompt without an answer its end."""
+    if not example.supervised:
+        return len(example.tokens)
+    answer = last_answer(example)
+    return min(BEGINNING, max(1, len(example.tokens) // 2)) if answer is None else int(answer.start)
+
+
+@dataclass(slots=True)
+class ShownPrompts:
+    """Answers the prompts of one run as it goes."""
+
+    model: LanguageModel
+    prompts: Sequence[SamplePrompt]
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+    every: int
+    """Steps between samples, where the time allows it."""
+    last_step: int
+    emit: Subscriber
+    clock: Callable[[], float] = time.perf_counter
+    _due: bool = field(init=False, default=False)
+    _spent: float = field(init=False, default=0.0)
+    """Seconds that samples have taken in this process."""
+    _expected: float | None = field(init=False, default=None)
+    """Seconds that all answers are expected to take; None before the first ones."""
+    _full: bool = field(init=False, default=False)
+    """Whether there was no memory for samples."""
+
+    def after_step(self, progress: Progress, elapsed: float) -> None:
+        """Make the samples that are due, if there is time for them.
+
+        Args:
+            progress: where the run stands.
+            elapsed: seconds since the run or its resumption began, samples included.
+        """
+        self._due = (self._due or progress.step % self.every == 0) and not self._full
+        if not self._due:
+            return
+        budget = SHARE * elapsed - self._spent
+        expected = self._expected
+        if expected is None:
+            # A pass over tokens that trains them takes longer than one that only reads them.
+            tokens = sum(len(one.tokens) for one in self.prompts)
+            expected = tokens * progress.seconds / max(1, progress.tokens)
+        if expected <= budget:
+            self._answer(progress.step, elapsed, budget)
+        elif progress.step == self.last_step and self._expected is None:
+            message = (
+                f"train.samples_every: no samples, since they would have taken more than {SHARE:.0%} of the time of so "
+                "short a run"
+            )
+            self.emit(Note(message=message))
+
+    def _answer(self, step: int, elapsed: float, budget: float) -> None:
+        begun = self.clock()
+        late = False
+
+        def stop() -> bool:
+            nonlocal late
+            late = self.clock() - begun >= budget or stop_signalled()
+            return late
+
+        sampling = Sampling(max_new_tokens=NEW_TOKENS)
+        requests = [
+            GenerationRequest(prompt=one.tokens, sampling=sampling, stop_ids=self.stop_ids) for one in self.prompts
+        ]
+        try:
+            outputs = answer_all(self.model, requests, stop=stop)
+        except KINDS as error:
+            if not is_out_of_memory(error):
+                raise
+            outputs = None
+        if outputs is None:
+            self._full = True
+            release_memory(self.model.device)
+            self.emit(Note(message="the memory is full: the run makes no more samples", level=Level.WARNING))
+            return
+        answers = tuple(self.tokenizer.decode(tokens) for tokens in outputs)
+        seconds = self.clock() - begun
+        made = max(map(len, outputs), default=0)
+        # Of answers that were cut short the rest would have taken its share more.
+        self._expected = seconds * (NEW_TOKENS / max(1, made) if late else 1.0)
+        self._spent += seconds
+        self._due = False
+        self.emit(
+            SamplesAnswered(
+                step=step,
+                prompts=tuple(one.text for one in self.prompts),
+                answers=answers,
+                cut_short=late,
+                seconds=seconds,
+                share=self._spent / (elapsed + seconds),
+            )
+        )

@@ -1,0 +1,1 @@
+"""The output folder of a run: locked, resumed from, and verified."""

@@ -1,0 +1,129 @@
+"""What `run.lock` says that a run was trained from, read again and compared with the files as they are now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig
+from veneer.data.files.sources import keys_then, run_files
+from veneer.errors import CheckpointError, DataError
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.digests import file_digest
+from veneer.run_folder import RunFolder
+from veneer.training.folder.lock import FORMAT, data_files
+from veneer.training.from_adapter import adapter_digests
+from veneer.training.teaching.teacher import teacher_digests
+
+PARTS = (
+    *("versions", "hardware", "base", "base.files", "data", "data.files"),
+    *("config", "config.train", "config.data", "result"),
+)
+"""The parts of a lock that have parts of their own, by dotted key."""
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """The content of a run's `run.lock`.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        CheckpointError: it is not there, cannot be read, is damaged, or is of another version's format.
+    """
+    path = RunFolder(folder).lock_file
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
+            "checkpoints; go on with it by `veneer train --resume`)"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    damaged = _damaged(lock)
+    if damaged:
+        raise CheckpointError(f"{path} is damaged, or of another version of veneer: {', '.join(damaged)}")
+    return dict(lock)
+
+
+def _damaged(lock: Any) -> list[str]:
+    """The parts of a lock that are missing or no such values."""
+    found = [key for key in PARTS if not isinstance(_part(lock, key), dict)]
+    found += [] if isinstance(_part(lock, "tokenizer"), str) else ["tokenizer"]
+    return found if _part(lock, "format") == FORMAT else ["format", *found]
+
+
+def _part(value: Any, key: str) -> Any:
+    """What stands under a dotted key; None where nothing does."""
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def recorded_files(run: RunFolder) -> frozenset[str]:
+    """The keys of the files that a run was trained from; none where it has no `run.lock` yet.
+
+    Raises:
+        CheckpointError: as `read_lock`.
+    """
+    return frozenset(read_lock(run.path)["data"]["files"]) if run.lock_file.is_file() else frozenset()
+
+
+def changed_inputs(lock: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """The files of base, adapter, teacher and rows that are not what a run was trained from, a line for each.
+
+    Args:
+        lock: of the run.
+        config: names the files as they are now.
+
+    Raises:
+        VeneerError: what it names is not there any more.
+    """
+    checkpoint = open_checkpoint(config.model, revision=config.revision)
+    base = {file.name: file_digest(file) for file in checkpoint.files()}
+    problems = digests("base", lock["base"]["files"], base)
+    problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
+    problems += digests("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
+    files, recorded = data_files(config), lock["data"]["files"]
+    then = keys_then(files, recorded)
+    now = {then[key]: file_digest(file) for key, file in files.items() if file.is_file()}
+    return problems + digests("data", recorded, now)
+
+
+def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
+    """The files that a run's evaluation rows are in and that are not what they were when it read them, a line for each;
+    empty where it has no `run.lock` yet. A file that fits a pattern only since then is none of them.
+
+    Raises:
+        DataError: a pattern fits no file any more, a dataset cannot be had, or a file cannot be read.
+        CheckpointError: as `read_lock`.
+    """
+    if not run.lock_file.is_file() or not config.data.evaluates:
+        return []
+    recorded = read_lock(run.path)["data"]["files"]
+    files = run_files(config.data).only(recorded)
+    then = keys_then(files.by_key, recorded)
+    own = {then[file.key]: file.path for file in files.eval or files.train}
+    try:
+        now = {key: file_digest(path) for key, path in own.items() if path.is_file()}
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+    return digests("data", {key: recorded[key] for key in own}, now)
+
+
+def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Files that are not what they were, a line for each.
+
+    Args:
+        what: they are.
+        then: the digest of each, by its name.
+        now: as `then`.
+    """
+    found = [f"{what} {name}: is not there any more" for name in then if name not in now]
+    found += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
+    return found + [f"{what} {name}: was not there" for name in now if name not in then]

@@ -1,0 +1,157 @@
+"""The position of a run, as its checkpoints record it, and what no position can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from veneer.errors import CheckpointError, listing
+from veneer.training.bad_steps import IN_A_ROW, WINDOW
+from veneer.training.loss_scale import Changes, scale_at
+
+
+@dataclass(slots=True)
+class Progress:
+    """The position of a run. With the weights and the optimiser's state it is all that a resumption needs."""
+
+    step: int = 0
+    """The number of steps that are done."""
+    tokens: int = 0
+    """The number of tokens that were trained."""
+    seconds: float = 0.0
+    """Seconds spent in steps, over all sessions of the run."""
+    best_step: int | None = None
+    """The step of the best evaluation (`veneer.training.evaluations.best`)."""
+    best_loss: float | None = None
+    """The loss of the best evaluation."""
+    best_value: float | None = None
+    """The metric of the best evaluation by which it is the best; None where that is the loss."""
+    stale_evaluations: int = 0
+    """The number of evaluations since the best one."""
+    evaluation_due: bool = False
+    """Whether the evaluation after the step is still to be made, because a signal ended it."""
+    micro_batches: list[list[int]] = field(default_factory=list)
+    """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: the first step of each, and the tokens
+    of a micro-batch at most. Micro-batches become smaller where the memory was full."""
+    loss_scales: Changes = field(default_factory=list)
+    """The factors of the loss in float16, in order: the first step of each, and the factor
+    (`veneer.training.loss_scale`). Empty in other dtypes."""
+    schedules: list[list[int]] = field(default_factory=list)
+    """The schedules that the run has followed, in order; several where it was made longer: the number of steps that
+    were done before each, and of those that it is laid over."""
+    skipped: int = 0
+    """The number of bad steps that were left out."""
+    bad_in_a_row: int = 0
+    """The number of bad steps since the last good one."""
+    window: list[list[float]] = field(default_factory=list)
+    """Loss and gradient norm of the last good steps, by which bad ones are told (`veneer.training.bad_steps`)."""
+
+    def micro_batch_tokens(self, step: int) -> int | None:
+        """Tokens that a micro-batch of the step has at most; None for those of `compute.micro_batch_tokens`."""
+        return next((tokens for first, tokens in reversed(self.micro_batches) if first <= step), None)
+
+    def loss_scale(self, step: int) -> int:
+        """The factor of the step's loss; 1 outside of float16."""
+        return scale_at(self.loss_scales, step)
+
+    def shrink(self, step: int, tokens: int, before: int | None = None) -> None:
+        """Take smaller micro-batches from a step on.
+
+        Args:
+            step: the first step with them.
+            tokens: that a micro-batch has at most from then on.
+            before: those of the steps until then, if `compute.micro_batch_tokens` does not say so any more.
+        """
+        if before is not None and not self.micro_batches:
+            self.micro_batches.append([1, before])
+        self.micro_batches = [one for one in self.micro_batches if one[0] < step]
+        self.micro_batches.append([step, tokens])
+
+    def follow_schedule(self, steps: int) -> None:
+        """Follow a schedule that is laid over so many steps from the next step on."""
+        if not self.schedules or self.schedules[-1][1] != steps:
+            # Of a schedule without a step nothing is left.
+            self.schedules = [one for one in self.schedules if one[0] < self.step]
+            self.schedules.append([self.step, steps])
+
+
+def check_progress(progress: Progress, step: int, steps: object, file: Path) -> None:
+    """Refuse a position that no run can have: a state that was written by hand, or by something else.
+
+    Args:
+        progress: as the state tells it.
+        step: the step in the name of the checkpoint's folder.
+        steps: the number of steps in the whole run, if its identity says so.
+        file: of the checkpoint that tells it.
+
+    Raises:
+        CheckpointError: naming every value that cannot be.
+    """
+    best_step, best_loss, best_value = progress.best_step, progress.best_loss, progress.best_value
+    fits = {
+        "step": counts(progress.step) and progress.step == step and not (counts(steps) and step > steps),
+        "tokens": counts(progress.tokens),
+        "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
+        "best_step": best_step is None or (counts(best_step) and best_step <= step),
+        "best_loss": best_loss is None or _is_number(best_loss),
+        "best_value": best_value is None or _is_number(best_value),
+        "stale_evaluations": counts(progress.stale_evaluations),
+        "evaluation_due": isinstance(progress.evaluation_due, bool),
+        "micro_batches": _are_sizes(progress.micro_batches),
+        "loss_scales": _are_sizes(progress.loss_scales),
+        "schedules": _are_schedules(progress.schedules, step),
+        "skipped": counts(progress.skipped) and progress.skipped <= step,
+        "bad_in_a_row": counts(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
+        "window": _is_window(progress.window),
+    }
+    wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
+    if wrong:
+        raise CheckpointError(
+            f"{file} says what cannot be:\n{listing(wrong)}\n"
+            f"Delete {file.parent} to go on from the checkpoint before it, or start again in another output folder."
+        )
+
+
+def _is_window(value: object) -> bool:
+    """Whether a value is a list of at most so many pairs of finite numbers."""
+    return _are_pairs(value, lambda one, other: _is_number(one) and _is_number(other)) and len(value) <= WINDOW
+
+
+def _are_sizes(value: object) -> bool:
+    """Whether a value is a list of pairs of positive numbers, whose first ones grow."""
+    return _are_pairs(value, lambda one, other: counts(one) and counts(other) and one > 0 < other) and _grow(value)
+
+
+def _are_schedules(value: object, step: int) -> bool:
+    """Whether a value is a list of pairs of counts, whose first ones grow from 0 to a step at most."""
+    if not _are_pairs(value, lambda one, other: counts(one) and counts(other) and other > 0):
+        return False
+    return _grow(value) and (not value or (value[0][0] == 0 and value[-1][0] <= step))
+
+
+def _are_pairs(value: object, fits: Callable[[object, object], bool]) -> TypeGuard[list[list[Any]]]:
+    """Whether a value is a list of pairs whose numbers fit."""
+    return isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 and fits(*one) for one in value)
+
+
+def _grow(pairs: list[list[Any]]) -> bool:
+    """Whether the first numbers of pairs grow."""
+    firsts = [one[0] for one in pairs]
+    return firsts == sorted(set(firsts))
+
+
+def counts(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of at least 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def ended(progress: Progress, steps: int, patience: int | None) -> bool:
+    """Whether a run of so many steps has none left to make, or has come to the end of its patience."""
+    return progress.step >= steps or (patience is not None and progress.stale_evaluations >= patience)

@@ -1,0 +1,146 @@
+"""Out of memory in training: what becomes of a step that does not fit, and the settings that would.
+
+Decoded weights that are kept are given back first (`veneer.training.memory_use.kept_weights`). Then the step is made again in
+smaller micro-batches, which is the same step: its loss is a sum over its tokens, whatever the cut. From then on the run
+keeps to the smaller ones. `Progress` records this, so that a resumed run and `veneer reproduce` cut alike.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from veneer.config import ComputeSection
+from veneer.data.micro_batches.batches import MicroBatch
+from veneer.enums import Recompute
+from veneer.errors import OutOfMemory
+from veneer.machine.out_of_memory import KINDS, is_out_of_memory, message_of
+from veneer.planning.batch_shape import RowSizes
+from veneer.planning.choose import Limit, choose
+from veneer.planning.forecast import Forecast
+from veneer.planning.memory import MB, TYPICAL_START, libraries
+from veneer.planning.plan import Plan
+from veneer.training.objectives.base import StepObjective
+
+MOST_HALVINGS = 3
+"""How often the micro-batches of a step are halved."""
+SMALLER = 0.9
+"""What is proposed takes at most this share of what has failed, by the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFault:
+    """A micro-batch for which there was no memory."""
+
+    batch: MicroBatch
+    said: str
+    """The message of the error."""
+
+    def half(self, halvings: int) -> int | None:
+        """Half of its tokens; None where it is a single row, which cannot be cut, or halved often enough.
+
+        Args:
+            halvings: how often micro-batches were halved before.
+        """
+        return len(self.batch.tokens) // 2 if self.batch.units > 1 and halvings < MOST_HALVINGS else None
+
+    def refusal(self, doing: str, halvings: int) -> OutOfMemory:
+        """The error where it is not halved any more.
+
+        Args:
+            doing: what was done: "evaluating".
+            halvings: how often micro-batches were halved before.
+        """
+        tokens = len(self.batch.tokens)
+        if self.batch.units == 1:
+            why = f"The micro-batch is one row of {tokens:,} tokens, which cannot be cut."
+        else:
+            why = f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."
+        return OutOfMemory(f"{message_of(doing, self.said)} {why}")
+
+    def alone(self, doing: str) -> OutOfMemory:
+        """The error where processes compute together and none can make its part smaller by itself.
+
+        Args:
+            doing: what was done: "evaluating".
+        """
+        tokens = len(self.batch.tokens)
+        return OutOfMemory(
+            f"{message_of(doing, self.said)} The micro-batch had {tokens:,} tokens; with compute.sharding full it is "
+            "not halved on the way. Go on from the last checkpoint with a smaller compute.micro_batch_tokens."
+        )
+
+
+def prepared_by(
+    objective: StepObjective, batches: Sequence[MicroBatch], doing: str, *, apart: bool
+) -> Sequence[MicroBatch] | MemoryFault:
+    """Micro-batches with what depends on all of them (`StepObjective.prepared`), or the fault where there is no memory
+    for that. It is the largest one's, since what is computed there has no more tokens at a time.
+
+    Args:
+        objective: of the step or the evaluation.
+        batches: all of its micro-batches.
+        doing: what is done: "evaluating".
+        apart: whether a process can give up by itself.
+
+    Raises:
+        OutOfMemory: there is no memory, and processes compute together.
+    """
+    try:
+        return objective.prepared(batches)
+    except KINDS as error:
+        return fault_of(error, batches, doing, apart=apart)
+
+
+def fault_of(error: Exception, batches: Sequence[MicroBatch], doing: str, *, apart: bool) -> MemoryFault:
+    """The fault that an error of `KINDS` tells of; it is the largest micro-batch's. Other arguments as for
+    `prepared_by`.
+
+    Raises:
+        OutOfMemory: there is no memory, and processes compute together.
+        Exception: the error itself, which is about something else.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    fault = MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+    if not apart:
+        raise fault.alone(doing) from None
+    return fault
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a step that failed has left."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def what_fits(forecast: Forecast, compute: ComputeSection, rows: RowSizes, had: float) -> str:
+    """The settings that fit into the memory that a run had, by its plan.
+
+    Args:
+        forecast: of the run.
+        compute: the section of its configuration.
+        rows: sizes of its rows.
+        had: bytes that the process had at its peak.
+    """
+    general = "Lower data.max_length or lora.rank, set compute.recompute=layers, or take method=qlora."
+    if not isinstance(forecast, Plan):
+        return general
+    # Decoded weights that were kept had been given back when it failed.
+    planned = replace(forecast.choice.memory, decoded=0).peak
+    most = min(had, SMALLER * planned)
+    limit = Limit(bytes=most, source="what the process had, or nine tenths of what the plan said")
+    open_choice = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
+    choice, refusal = choose(forecast.setup, open_choice, rows, limit, start=TYPICAL_START + libraries())
+    if refusal is not None:
+        return f"By the plan, {refusal}"
+    kept = Recompute.LAYERS if choice.recompute else Recompute.NEVER
+    return (
+        f"By the plan, which said {planned / MB:,.0f} MB, {choice.memory.peak / MB:,.0f} MB are "
+        f"enough with --set compute.micro_batch_tokens={choice.micro_batch_tokens} --set "
+        f"compute.recompute={kept.value}."
+    )

@@ -1,0 +1,1 @@
+"""The reference model of preferences, whose log-probabilities are computed once."""

@@ -1,0 +1,288 @@
+"""The reference of a run's objective: computed before the first step by the model that is about to be trained.
+
+The reference is the model as the run starts, or the base with the adapter off; both are there before anything is
+trained, so that no second model is loaded and none is held. The rows are met in the micro-batches of the first steps,
+in evaluation mode: a fresh adapter's answers have the log-probabilities of the reference.
+
+What was computed is kept in the run's folder (8 bytes an answer) under a digest of all that it depends on: the base,
+the adapter that the run starts from, the rows as tokens, and how they are laid and computed. A resumed run takes it
+from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veneer.data.micro_batches.batches import Beside, MicroBatch
+from veneer.enums import ObjectiveName, Sharding
+from veneer.events import Level, Note, Stage, Subscriber
+from veneer.formulas import ReferencePolicy
+from veneer.io.digests import sampled_digest
+from veneer.machine.hardware import processor
+from veneer.machine.out_of_memory import out_of_memory_while
+from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
+from veneer.training.from_adapter import adapter_digests
+from veneer.training.objective import OverModel, hidden_states
+from veneer.training.objectives.base import StepObjective
+from veneer.training.objectives.choose import needs_reference, objective_of
+from veneer.training.objectives.distillation import Teacher
+from veneer.training.objectives.documents import log_probabilities
+from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.prepare import TrainingData
+from veneer.training.references.partners import Partners
+from veneer.training.references.reference_point import (
+    Partner,
+    PartnerLayout,
+    WithReferencePoint,
+    beside_log_probabilities,
+    partner_log_probabilities,
+    partners_beside,
+)
+from veneer.training.run_inputs import RunInputs
+from veneer.training.steps import lanes_in
+from veneer.training.teaching.keyed_tensors import key_of, read_under, write_under
+from veneer.training.trainable import AdapterTraining, Trainable
+
+DOING = "computing the reference's log-probabilities"
+NO_PARTNERS = (
+    "no step has two rows with different prompts and different answers, so that KTO's reference point is 0 throughout; "
+    "give rows with different prompts, or more rows a step"
+)
+VALUES, PARTNERS, PARTNER_VALUES = "values", "partners", "partner_values"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is known of a run's reference."""
+
+    table: ReferenceTable
+    """The log-probabilities of the answers that are trained and evaluated."""
+    partners: dict[Partner, float] = field(default_factory=dict)
+    """The log-probabilities of answers to other prompts, for KTO's reference point."""
+
+    @classmethod
+    def unknown(cls, inputs: RunInputs) -> Reference:
+        """A reference of which nothing is known yet. An objective that has none gets a table without room."""
+        needed, rows = needs_reference(inputs.config.objective), inputs.data.rows
+        return cls(ReferenceTable.empty(len(rows.train) + len(rows.eval) if needed else 0))
+
+
+def partners_of(inputs: RunInputs) -> Partners | None:
+    """Which answers to other prompts KTO's reference point takes; None for other objectives."""
+    rows = inputs.data.rows
+    if inputs.config.objective is not ObjectiveName.KTO:
+        return None
+    return Partners.among([*rows.train, *rows.eval], inputs.config.train.seed)
+
+
+def objective_over(
+    inputs: RunInputs,
+    model: LanguageModel,
+    reference: Reference,
+    partners: Partners | None,
+    teacher: Teacher | None = None,
+    score: nn.Module | None = None,
+) -> StepObjective:
+    """The objective of a run over its model, with the reference, the teacher or the score head that it has."""
+    over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows, teacher, score))
+    if partners is None:
+        return over
+    return WithReferencePoint(over, partners, reference.partners, partner_layout(inputs))
+
+
+def partner_layout(inputs: RunInputs) -> PartnerLayout:
+    """How KTO's answers to other prompts are laid. Not beside others where weights are in parts, each of which is put
+    together for one pass at a time."""
+    packing = inputs.data.packed.packing
+    beside = packing.prompts and inputs.config.compute.sharding is Sharding.NONE
+    return PartnerLayout(beside, packing.prompts, packing.pad_to_multiple_of)
+
+
+def reference_of(
+    inputs: RunInputs, model: LanguageModel, trainable: Trainable, partners: Partners | None, emit: Subscriber
+) -> Reference:
+    """The reference's log-probabilities of the rows that the run trains and evaluates.
+
+    Args:
+        inputs: the run.
+        model: as the run starts.
+        trainable: the part that is trained.
+        partners: says which answers to other prompts are wanted too, if any.
+        emit: told how far it is.
+
+    Raises:
+        OutOfMemory: a micro-batch does not fit.
+        OutputError: the file cannot be written.
+    """
+    data = inputs.data
+    found = Reference.unknown(inputs)
+    if not needs_reference(inputs.config.objective):
+        return found
+    file, key = inputs.folder.reference_file, _key(inputs, model)
+    _read(file, key, found, emit)
+    unknown = found.table.unknown(data.met())
+    wanted = wanted_partners(data, partners) if partners is not None else []
+    if partners is not None and not wanted:
+        emit(Note(message=NO_PARTNERS, level=Level.WARNING))
+    pairs = [pair for pair in wanted if pair not in found.partners]
+    if not unknown and not pairs:
+        return found
+    without: AbstractContextManager[None] = nullcontext()
+    if inputs.config.reference is ReferencePolicy.BASE and isinstance(trainable, AdapterTraining):
+        without = trainable.adapter.disabled()
+    with (
+        Stage(emit, DOING, total=unknown + len(pairs), unit="answers") as stage,
+        out_of_memory_while(DOING),
+        evaluation_mode(model),
+        torch.no_grad(),
+        without,
+    ):
+        if partners is None:
+            for batches in _first_batches(data, found.table):
+                for batch in found.table.missing(batches):
+                    _answers(model, batch, found, stage)
+        else:
+            most = int(inputs.config.compute.micro_batch_tokens)
+            labelled = _Labelled(model, partners, partner_layout(inputs), most, found, stage)
+            for step in _laid_steps(data):
+                labelled.step(step)
+    _write(file, key, found)
+    return found
+
+
+def _answers(model: LanguageModel, batch: MicroBatch, found: Reference, stage: Stage) -> None:
+    """The log-probabilities of a micro-batch's answers."""
+    values = log_probabilities(hidden_states(model, batch), model.lm_head, model.spec.scores, batch)
+    _fill_in(batch, values, found, stage)
+
+
+def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) -> None:
+    """Take what was computed for a micro-batch, and tell how many answers became known by it."""
+    unknown = found.table.unknown(batch.numbers)
+    found.table.put(batch, values)
+    stage.advance(unknown)
+
+
+def _first_batches(data: TrainingData, table: ReferenceTable) -> Iterator[Sequence[MicroBatch]]:
+    """The micro-batches of every step in which the table knows not all answers, and those of the evaluation."""
+    for step in range(1, data.packed.first_steps + 1):
+        if table.unknown(data.packed.numbers(step)):
+            yield data.packed.micro_batches(step)
+    yield data.packed.evaluation()
+
+
+@dataclass(frozen=True, slots=True)
+class _LaidStep:
+    """The rows of a step, and the micro-batches in which it will be trained; none where all rows were met before."""
+
+    numbers: Sequence[int]
+    batches: Sequence[MicroBatch]
+
+
+def _laid_steps(data: TrainingData) -> Iterator[_LaidStep]:
+    """All steps of a run, and its evaluation."""
+    steps = data.packed
+    for step in range(1, steps.total + 1):
+        yield _LaidStep(steps.numbers(step), steps.micro_batches(step) if step <= steps.first_steps else [])
+    evaluation = steps.evaluation()
+    yield _LaidStep([number for batch in evaluation for number in batch.numbers], evaluation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """The log-probabilities of labelled answers and of their partners, laid as they will be trained."""
+
+    model: LanguageModel
+    partners: Partners
+    layout: PartnerLayout
+    most: int
+    """Tokens of a micro-batch at most."""
+    found: Reference
+    stage: Stage
+
+    def step(self, step: _LaidStep) -> None:
+        """Compute the log-probabilities of a step that are not known yet."""
+        pairs = self.partners.of(step.numbers)
+        fresh = self.found.table.missing(step.batches)
+        whole = len(fresh) == len(step.batches)
+        beside = partners_beside(fresh, self.partners, pairs, self.layout) if whole else None
+        if beside is not None:
+            self._together(fresh[0], pairs, beside)
+            return
+        for batch in fresh:
+            _answers(self.model, batch, self.found, self.stage)
+        pairs = [pair for pair in pairs if pair not in self.found.partners]
+        if pairs:
+            most = max(len(batch.tokens) for batch in step.batches) if step.batches else self.most
+            self._add(pairs, partner_log_probabilities(self.model, self.partners, pairs, most, self.layout))
+
+    def _together(self, batch: MicroBatch, pairs: Sequence[Partner], beside: Beside) -> None:
+        hidden, values = beside_log_probabilities(self.model, self.partners, pairs, batch, beside)
+        own = log_probabilities(hidden, self.model.lm_head, self.model.spec.scores, batch)
+        _fill_in(batch, own, self.found, self.stage)
+        self._add(pairs, values)
+
+    def _add(self, pairs: Sequence[Partner], values: Tensor) -> None:
+        self.found.partners.update(zip(pairs, values.tolist(), strict=True))
+        self.stage.advance(len(pairs))
+
+
+def wanted_partners(data: TrainingData, partners: Partners) -> list[Partner]:
+    """The partners of all steps and of the evaluation, each once."""
+    steps = [data.packed.numbers(step) for step in range(1, data.packed.total + 1)]
+    held_out = range(len(data.rows.train), len(data.rows.train) + len(data.rows.eval))
+    return list(dict.fromkeys(pair for numbers in (*steps, held_out) for pair in partners.of(numbers)))
+
+
+def _write(file: Path, key: str, found: Reference) -> None:
+    pairs = np.array(list(found.partners), dtype=np.int64).reshape(-1, 2)
+    tensors = {
+        VALUES: torch.from_numpy(found.table.values),
+        PARTNERS: torch.from_numpy(pairs),
+        PARTNER_VALUES: torch.tensor(list(found.partners.values()), dtype=torch.float64),
+    }
+    write_under(file, key, tensors)
+
+
+def _key(inputs: RunInputs, model: LanguageModel) -> str:
+    """A digest of all that the log-probabilities depend on, to the bit."""
+    config, data, reference = inputs.config, inputs.data, inputs.config.reference
+    assert reference is not None, "an objective that compares with none has no such file"
+    start = reference is ReferencePolicy.START
+    found: dict[str, Any] = {
+        "model": sampled_digest(inputs.origin.files()),
+        "adapter": adapter_digests(config) if start else {},
+        "lora": config.lora.model_dump(mode="json") if start else {},
+        "reference": reference.value,
+        "rows": data.rows.digest(),
+        "method": config.method.value,
+        "quant": config.quant.model_dump(mode="json"),
+        "products": config.compute.products.value,
+        "steps": [config.train.seed, config.train.examples_per_step, config.train.tokens_per_step],
+        "micro-batch": [config.compute.micro_batch_tokens, lanes_in(config.train)],
+        "computed": [str(model.dtype), processor(model.device), torch.get_num_threads(), torch.__version__],
+    }
+    if config.objective is ObjectiveName.KTO:
+        found["partners"] = "cut to the longest row"
+    return key_of(found)
+
+
+def _read(file: Path, key: str, found: Reference, emit: Subscriber) -> None:
+    """Fill in what a file holds that was written under this key, if there is one."""
+    names = (VALUES, PARTNERS, PARTNER_VALUES)
+    stored = read_under(file, key, names, "the log-probabilities are", emit)
+    if stored is None:
+        return
+    values, pairs, partner_values = (stored[name] for name in names)
+    found.table.values[:] = values.numpy()
+    rows = [(int(row), int(partner)) for row, partner in pairs.tolist()]
+    found.partners.update(zip(rows, partner_values.tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""Reward models: their scores, and their use as rewards of a run."""

@@ -1,0 +1,75 @@
+"""The reward models among a run's rewards before any weight is read: whether they fit its base, and what they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veneer.adapters.files.origin import BaseCheck
+from veneer.adapters.files.store import read_reward_spec
+from veneer.backends.base import Description
+from veneer.config import RunConfig
+from veneer.enums import ObjectiveName
+from veneer.errors import AdapterError, ConfigError
+from veneer.io.checkpoint import Checkpoint
+from veneer.model.spec import DecoderSpec
+from veneer.planning.machine import Machine
+from veneer.planning.setup import Setup
+
+
+def reward_folders(config: RunConfig) -> list[Path]:
+    """The folders of the reward models that judge a run's answers."""
+    return [Path(one.adapter) for one in config.rewards if one.adapter is not None]
+
+
+def reward_setups(config: RunConfig, description: Description, machine: Machine) -> tuple[Setup, ...]:
+    """The reward models of a run, for its plan.
+
+    Args:
+        config: the run, with the backend that was chosen.
+        description: of its model.
+        machine: where it computes.
+
+    Raises:
+        ConfigError: transformers computes the model, so that its weights cannot be shared.
+        AdapterError: an adapter is none of a reward model, or not for this model.
+    """
+    folders, spec = reward_folders(config), description.spec
+    if not folders:
+        return ()
+    if not isinstance(spec, DecoderSpec):
+        raise ConfigError(
+            f"rewards: adapter {folders[0]} shares the base's weights, which transformers computes with here (backend "
+            f"{config.backend.value}); give a model that veneer's own decoder computes, or score in a command"
+        )
+    return tuple(
+        Setup(
+            spec=spec,
+            method=config.method,
+            dtype=machine.dtype,
+            device=machine.device,
+            threads=machine.threads,
+            lora=read_reward_spec(folder),
+            quant=config.quant,
+            stored=description.stored is not None,
+            blocks=description.blocks,
+            products=config.compute.products,
+            objective=ObjectiveName.REWARD,
+            file_bytes=description.file_bytes,
+        )
+        for folder in folders
+    )
+
+
+def check_reward_models_base(config: RunConfig, origin: Checkpoint) -> None:
+    """Refuse reward models that were trained beside another base than the run's.
+
+    Raises:
+        AdapterError: one was; the files that differ are named.
+    """
+    checks = [BaseCheck(folder, config.model, origin.files()) for folder in reward_folders(config)]
+    problems = [problem for problem in (check.problem() for check in checks) if problem is not None]
+    if problems:
+        told = "\n".join(problems)
+        raise AdapterError(
+            f"{told}\nGive reward models that were trained on the run's own base, or that base by --model."
+        )

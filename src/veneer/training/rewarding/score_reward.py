@@ -1,0 +1,81 @@
+"""A reward that is a reward model on the run's own base: its score of the prompt with the answer.
+
+It is a model of its own, with the adapter and the head that `objective: reward` trained, and shares all weights of the
+base. It is put together before the run's adapter, so that it never sees that, and the policy never sees it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig
+from veneer.data.forms.formats import Record
+from veneer.errors import DataError
+from veneer.io.tokenizer import Tokenizer
+from veneer.machine.out_of_memory import out_of_memory_while
+from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
+from veneer.rewards.base import AnswerToJudge, RewardFailed
+from veneer.rewards.build import names_of
+from veneer.rewards.judge import Judge, WeighedReward
+from veneer.training.rewarding.reward_model import RewardModel, reward_model_beside
+
+
+class ScoreReward:
+    """The scores of a reward model (`AnswerReward`)."""
+
+    def __init__(self, model: RewardModel):
+        self._model = model
+
+    def refusals(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """See `AnswerReward.refusals`: no column is read."""
+        return [None] * len(rows)
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        """See `AnswerReward.values`."""
+        try:
+            with out_of_memory_while("scoring answers by a reward model"):
+                scores = self._model.scores_of([record_of(answer) for answer in answers])
+        except DataError as error:
+            raise RewardFailed(str(error)) from error
+        if not all(map(math.isfinite, scores)):
+            raise RewardFailed("a score is not finite")
+        return list(scores)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def record_of(answer: AnswerToJudge) -> Record:
+    """A prompt with its answer as the row that a reward model scores. The answer may be empty, as no row's may."""
+    said = {"role": "assistant", "content": answer.text}
+    if isinstance(answer.prompt, str):
+        messages = ({"role": "user", "content": answer.prompt}, said)
+        return Record(answer.where, messages, answer.tools, prompt=answer.prompt, completion=answer.text)
+    turns = tuple(dict(turn) for turn in answer.prompt)
+    untrained = tuple(place for place, turn in enumerate(turns) if turn["role"] == "assistant")
+    return Record(answer.where, (*turns, said), answer.tools, untrained=untrained)
+
+
+def with_reward_models(judge: Judge, config: RunConfig, model: LanguageModel, tokenizer: Tokenizer) -> Judge:
+    """The rewards of a run together with the reward models among them.
+
+    Args:
+        judge: the rewards that need no model.
+        config: the run.
+        model: its base, which has no adapter yet and stays as it is.
+        tokenizer: of the base.
+
+    Raises:
+        AdapterError: a reward model's adapter cannot be used.
+    """
+    found = []
+    for section, name in zip(config.rewards, names_of(config.rewards), strict=True):
+        if section.adapter is not None:
+            assert isinstance(model, CausalLM), "beside a model that transformers computes no reward model is allowed"
+            reward = ScoreReward(reward_model_beside(model, Path(section.adapter), tokenizer))
+            found.append(WeighedReward(name, reward, section.weight, section.on_error))
+    return judge.joined_by(found)

@@ -1,0 +1,172 @@
+"""The teacher of a distillation before any weight is read: what it is, whether it fits its student, what it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veneer.adapters.files.origin import BaseCheck
+from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE, read_spec
+from veneer.adapters.spec import LoraSpec
+from veneer.backends.base import Description
+from veneer.backends.describe import describe_model
+from veneer.config import RunConfig
+from veneer.data.rows import Rows
+from veneer.enums import Backend, Method, ObjectiveName
+from veneer.errors import AdapterError, ConfigError
+from veneer.events import Subscriber
+from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
+from veneer.io.digests import file_digest, sampled_digest
+from veneer.io.tokenizer import Tokenizer
+from veneer.model.spec import DecoderSpec
+from veneer.planning.machine import Machine
+from veneer.planning.setup import Setup, Teaching
+from veneer.training.from_adapter import refuse_other_base
+from veneer.training.supposed_steps import SupposedRows
+
+
+def described_teacher(config: RunConfig) -> Description | None:
+    """The teacher's model, from its configuration alone; None where the run has none, or it is the run's own base.
+
+    Raises:
+        ModelError: there is no such model.
+        ConfigError: the own decoder does not know its architecture.
+    """
+    name = config.distillation.teacher
+    if config.objective is not ObjectiveName.DISTILLATION or name is None:
+        return None
+    found = describe_model(read_model_config(name), Backend.AUTO)
+    if not isinstance(found.spec, DecoderSpec):
+        raise ConfigError(
+            f"distillation.teacher {name} is of an architecture that veneer's own decoder does not know; give another "
+            "teacher"
+        )
+    return found
+
+
+def check_teacher(config: RunConfig, teacher: Description, own: Description, tokenizer: Tokenizer) -> None:
+    """Refuse a teacher whose predictions cannot be compared with the student's, token by token.
+
+    Args:
+        config: the run.
+        teacher: described.
+        own: the run's model.
+        tokenizer: of the run.
+
+    Raises:
+        ConfigError: the two have other tokens, or lay their rows in ways that do not go together.
+    """
+    name = config.distillation.teacher
+    theirs, ours = (one.backend.get_vocab(with_added_tokens=True) for one in (teacher.tokenizer(), tokenizer))
+    if theirs != ours:
+        other = sum(theirs.get(text) != token for text, token in ours.items())
+        raise ConfigError(
+            f"distillation.teacher {name} has other tokens than {config.model}: {other:,} of {len(ours):,} have "
+            "another number there, or none; probabilities are compared token by token, so that both must have one "
+            "vocabulary"
+        )
+    if teacher.spec.by_length and not own.spec.by_length:
+        raise ConfigError(
+            f"distillation.teacher {name} turns its positions by the length of a whole text, and the student's rows "
+            "share their beginnings; give another teacher"
+        )
+
+
+def check_teachers_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
+    """Refuse a teacher's adapter that was trained beside another base than it is put on, or warn of it where it was
+    asked for (`train.other_base`).
+
+    Args:
+        config: the run.
+        origin: the files of its model.
+        emit: told of the warning.
+
+    Raises:
+        AdapterError: it was; the files that differ are named.
+    """
+    settings = config.distillation
+    if config.objective is not ObjectiveName.DISTILLATION or settings.teacher_adapter is None:
+        return
+    base = origin if settings.teacher is None else open_checkpoint(settings.teacher)
+    problem = BaseCheck(Path(settings.teacher_adapter), settings.teacher or config.model, base.files()).problem()
+    refuse_other_base(problem, config, "Give the base of distillation.teacher_adapter by distillation.teacher", emit)
+
+
+def compared_tokens(config: RunConfig, teacher: Description | None, own: int) -> int:
+    """Number of tokens whose probabilities are compared: rows of an embedding that only fill it up are left out.
+
+    Args:
+        config: the run.
+        teacher: described; None where it is the run's own base.
+        own: rows of the student's embedding.
+
+    Raises:
+        ConfigError: not all of them are more than `distillation.top_k`.
+    """
+    found = own if teacher is None else min(own, teacher.spec.vocab_size)
+    top_k = config.distillation.top_k
+    if top_k is not None and top_k >= found:
+        raise ConfigError(
+            f"distillation.top_k is {top_k:,} and there are {found:,} tokens; leave it out to compare all"
+        )
+    return found
+
+
+def teaching(
+    config: RunConfig, own: Description, teacher: Description | None, machine: Machine, rows: Rows | SupposedRows
+) -> Teaching | None:
+    """The teacher of a run, for its plan; None for a run without one.
+
+    Args:
+        config: the run.
+        own: its model.
+        teacher: described; None where it is the run's own base.
+        machine: where it computes.
+        rows: of the run.
+    """
+    settings = config.distillation
+    if config.objective is not ObjectiveName.DISTILLATION:
+        return None
+    found = own if teacher is None else teacher
+    if not isinstance(found.spec, DecoderSpec):
+        return None  # transformers computes the base of both: there is no exact plan
+    lora = None if settings.teacher_adapter is None else read_spec(Path(settings.teacher_adapter))
+    packed = teacher is None and config.method is Method.QLORA
+    setup = Setup(
+        spec=found.spec,
+        method=Method.QLORA if packed else Method.LORA,
+        dtype=machine.dtype,
+        device=machine.device,
+        threads=machine.threads,
+        lora=LoraSpec(rank=1, alpha=1.0) if lora is None else lora,
+        quant=config.quant if teacher is None or teacher.stored is None else teacher.stored,
+        stored=found.stored is not None,
+        file_bytes=found.file_bytes,
+    )
+    shared = teacher is None and settings.top_k is None
+    return Teaching(
+        setup=setup,
+        adapted=lora is not None,
+        shared=shared,
+        top_k=settings.top_k,
+        tokens=rows.supervised_tokens,
+    )
+
+
+def teacher_digests(config: RunConfig) -> dict[str, str]:
+    """Digests of the files of a run's teacher, by what they are; empty where it has none.
+
+    Raises:
+        ModelError, AdapterError: a file cannot be read.
+    """
+    settings, found = config.distillation, {}
+    if config.objective is not ObjectiveName.DISTILLATION:
+        return {}
+    if settings.teacher is not None:
+        found["teacher"] = sampled_digest(open_checkpoint(settings.teacher).files())
+    if settings.teacher_adapter is not None:
+        folder = Path(settings.teacher_adapter)
+        try:
+            found |= {f"teacher's {name}": file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        except OSError as error:
+            raise AdapterError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
+    return found
