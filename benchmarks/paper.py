@@ -80,7 +80,7 @@ def run_task(task: Task, args: argparse.Namespace) -> TaskResult:
         # A checkpoint of the whole model with its optimiser is 1.6 GB: two in a run, where an adapter has ten.
         more={Method.FULL: (f"train.save_every={max(1, _steps(task) // 2)}",)},
     )
-    result = compare(config, subscribers=[_follower(task.name)])
+    result = compare(config, _follower(task.name))
     outcomes = [measured(one, task, folder / "runs" / "runs") for one in result.outcomes]
     return TaskResult(task, result, outcomes, summarize(outcomes))
 

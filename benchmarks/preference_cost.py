@@ -89,7 +89,7 @@ def run(name: str, folder: Path, micro_batch: int, *, allocated: bool) -> dict[s
             },
         }  # fmt: skip
         with profile(profile_memory=True) if allocated else nullcontext() as profiler:
-            result = train(parse(values, where="the benchmark"), subscribers=[note])
+            result = train(parse(values, where="the benchmark"), emit=note)
     steps = [after - before for before, after in pairwise(at)]
     return {"seconds": median(steps), "memory": peak_mb(profiler) if profiler else result.peak_memory_mb}
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from veneer.config import RunConfig, parse
+from veneer.events import ignore
 from veneer.training.joint import joined, prepare_joint
 
 DATA = Path(__file__).parents[1] / "examples" / "claims" / "train.jsonl"
@@ -57,7 +58,7 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
     used: dict[str, list[float]] = {name: [] for name in WIDTHS}
     tokens = []
     runs = [prepare_joint(config(arguments, folder / str(run), run)) for run in range(arguments.runs)]
-    with joined(runs) as (joint, members):
+    with joined(runs, ignore) as (joint, members):
         joint.model.train()
         for number in range(arguments.steps):
             steps = {member.name: member.session.engine.prepare() for member in members}

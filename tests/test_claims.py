@@ -33,7 +33,7 @@ def test_every_result_has_a_folder_of_its_own(tiny_data: Path, tmp_path: Path) -
     commands: dict[str, Callable[[Path], object]] = {
         "run": run,
         "sweep": points,
-        "comparison": lambda folder: compare(asked(folder)),
+        "comparison": lambda folder: compare(asked(folder), ignore),
     }
     run(tmp_path / "run")
     points(tmp_path / "sweep")

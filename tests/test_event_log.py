@@ -37,7 +37,7 @@ def step(number: int) -> StepDone:
 
 def test_an_event_is_one_line_of_json_and_one_call(tmp_path: Path) -> None:
     seen: list[Event] = []
-    with EventLog(tmp_path / "e.jsonl", [seen.append]) as log:
+    with EventLog(tmp_path / "e.jsonl", seen.append) as log:
         log.emit(step(1))
         log.emit(Note(message='a "quoted"\nline\u2028 – ü'))
     lines = (tmp_path / "e.jsonl").read_bytes().decode("ascii").split("\n")
@@ -55,7 +55,7 @@ def test_an_event_is_one_line_of_json_and_one_call(tmp_path: Path) -> None:
 def test_every_line_is_on_disk_before_the_next_thing_happens(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     sizes: list[int] = []
-    with EventLog(path, [lambda event: sizes.append(len(path.read_bytes().splitlines()))]) as log:
+    with EventLog(path, lambda event: sizes.append(len(path.read_bytes().splitlines()))) as log:
         log.emit(step(1))
         log.emit(step(2))
     assert sizes == [1, 2]
@@ -67,7 +67,7 @@ def test_lines_that_are_held_are_written_in_their_order_or_never(tmp_path: Path)
         log.emit(step(1))
     before = path.read_bytes()
     seen: list[Event] = []
-    with EventLog(path, [seen.append], held=True) as log:
+    with EventLog(path, seen.append, held=True) as log:
         log.emit(step(2))
         assert path.read_bytes() == before
     assert (seen, path.read_bytes()) == ([step(2)], before)
@@ -194,7 +194,7 @@ except OutputError as error:
 def test_stages_are_told_and_not_logged(tmp_path: Path) -> None:
     seen: list[Event] = []
     seconds = itertools.count()
-    with EventLog(tmp_path / "e.jsonl", [seen.append]) as log:
+    with EventLog(tmp_path / "e.jsonl", seen.append) as log:
         with Stage(log.emit, "reading", clock=lambda: float(next(seconds))) as stage:
             stage.advance()
         log.emit(Note(message="x"))

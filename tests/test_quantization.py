@@ -24,7 +24,7 @@ from veneer.cli import main
 from veneer.config import QuantSection
 from veneer.enums import Method, Scheme
 from veneer.errors import ConfigError, ModelError, OutputError
-from veneer.events import Note
+from veneer.events import Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import BackgroundDigests
 from veneer.loading.forms import WeightForm
@@ -452,7 +452,7 @@ def test_an_adapter_is_trained_beside_it_as_beside_the_model_quantised_while_loa
     notes: list[str] = []
     stored = train(
         run_config(tmp_path / "q", tiny_data, tmp_path / "stored", "train.steps=2", f"method={method}"),
-        subscribers=[lambda event: notes.append(event.message) if isinstance(event, Note) else None],
+        emit=lambda event: notes.append(event.message) if isinstance(event, Note) else None,
     )
     assert any(f"is stored quantised ({scheme}, 2 of its linear layers dense)" in note for note in notes)
     files = [tree(result.output)["adapter_model.safetensors"] for result in (direct, stored)]
@@ -475,7 +475,7 @@ def test_full_fine_tuning_of_it_is_refused_before_anything_is_read(
     with pytest.raises(ConfigError, match="method full"):
         load_model(open_checkpoint(tmp_path / "q"), Loading(form=WeightForm.TRAINABLE))
     with pytest.raises(ConfigError, match="method full"):
-        plan_run(config, device="cpu", rows=SupposedRows())
+        plan_run(config, ignore, device="cpu", rows=SupposedRows())
 
 
 def test_a_start_that_needs_the_weights_as_they_were_is_refused(
@@ -492,7 +492,7 @@ def test_a_plan_from_its_configuration_alone_counts_its_bytes(
 ) -> None:
     quantize(str(tiny_model), tmp_path / "q", quant=QuantSection.model_validate(settings))
     config = run_config(tmp_path / "q" / "config.json", Path("-"), tmp_path / "run", "compute.dtype=bfloat16")
-    plan = plan_run(config, device="cpu", rows=SupposedRows(tokens=64, longest=64))
+    plan = plan_run(config, ignore, device="cpu", rows=SupposedRows(tokens=64, longest=64))
     assert isinstance(plan, Plan)
     model = load_model(open_checkpoint(tmp_path / "q"))
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))

@@ -13,7 +13,7 @@ from veneer import run_report
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, Level, Note, RunFinished, StageBegun, StepDone
+from veneer.events import Event, Level, Note, RunFinished, StageBegun, StepDone, broadcast
 from veneer.run_report import report_run, train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -31,7 +31,7 @@ def test_base_and_adapter_are_compared_on_the_rows_that_were_kept(
 ) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=20", f"data.eval_file={tiny_data}")
     seen: list[Event] = []
-    result = train(config, subscribers=[seen.append])
+    result = train(config, emit=seen.append)
     page = values(result.output / "report.html")
     report = evaluate(str(tiny_model), tiny_data, adapter=result.output, compute=FLOAT32)
     expected = {one.name: one for one in report.comparison}
@@ -113,7 +113,7 @@ def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(
     monkeypatch.setattr(run_report, "score", full)
     seen: list[Event] = []
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
-    result = train(config, subscribers=[seen.append])
+    result = train(config, emit=seen.append)
     assert (result.output / "adapter_model.safetensors").is_file()
     assert not (result.output / "report.html").exists()
     said = [event for event in seen if isinstance(event, Note) and event.level is Level.WARNING]
@@ -142,7 +142,7 @@ def test_rows_that_are_not_those_of_the_run_get_no_report(
     rows.write_text(tiny_data.read_text())
     config = run_config(tiny_model, rows, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
     seen: list[Event] = []
-    result = train(config, subscribers=[seen.append, changing(lambda: rows.write_text(rows.read_text() + added))])
+    result = train(config, emit=broadcast([seen.append, changing(lambda: rows.write_text(rows.read_text() + added))]))
     assert (result.output / "run.lock").is_file()
     assert not (result.output / "report.html").exists()
     assert [said for said in warnings(seen) if "there is no report: data data.file: has changed since then" in said]
@@ -154,7 +154,7 @@ def test_rows_of_evaluation_are_reported_on_whatever_has_become_of_those_of_trai
     rows = tmp_path / "rows.jsonl"
     rows.write_text(tiny_data.read_text())
     config = run_config(tiny_model, rows, tmp_path / "run", "train.steps=2", f"data.eval_file={tiny_data}")
-    result = train(config, subscribers=[changing(lambda: rows.write_text("{"))])
+    result = train(config, emit=changing(lambda: rows.write_text("{")))
     assert (result.output / "report.html").is_file()
 
 
@@ -164,7 +164,7 @@ def test_a_run_is_complete_where_its_report_cannot_be_written(
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
     seen: list[Event] = []
     page = tmp_path / "run" / "report.html"
-    result = train(config, subscribers=[seen.append, changing(lambda: (page / "x").mkdir(parents=True))])
+    result = train(config, emit=broadcast([seen.append, changing(lambda: (page / "x").mkdir(parents=True))]))
     assert (result.output / "run.lock").is_file()
     assert [said for said in warnings(seen) if "the run is complete, and its report cannot be written" in said]
 

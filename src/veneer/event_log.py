@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from veneer.errors import CheckpointError, OutputError
-from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, to_json
+from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, ignore, to_json
 from veneer.step_values import StepValues, step_number
 from veneer.text.strict_json import NOT_FINITE, restored, to_text, with_reasons
 from veneer.text.whole_lines import append_line
@@ -18,10 +18,10 @@ from veneer.text.whole_lines import append_line
 
 @dataclass(slots=True)
 class EventLog:
-    """Appends events to a file and tells subscribers. Use as a context manager."""
+    """Appends events to a file and tells a subscriber. Use as a context manager."""
 
     path: Path
-    subscribers: Sequence[Subscriber] = ()
+    subscriber: Subscriber = ignore
     held: bool = False
     """Whether lines wait for `write_held`; those for which it never comes are not written."""
     _waiting: list[bytes] = field(default_factory=list, init=False, repr=False)
@@ -53,8 +53,7 @@ class EventLog:
             values = to_json(event)
             line = to_text(with_reasons({"event": values.pop("event"), "time": round(time.time(), 3), **values}))
             self._write(line.encode() + b"\n")
-        for subscriber in self.subscribers:
-            subscriber(event)
+        self.subscriber(event)
 
     def write_held(self) -> None:
         """Write the lines that wait, and every later one at once. Raises as `emit`."""

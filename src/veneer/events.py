@@ -1,6 +1,7 @@
 """What happens while a verb works, as typed events: one vocabulary for all verbs.
 
-Every verb takes `subscribers`, each of which is called with every event. The terminal is one of them
+Every public function that tells something takes `subscribers`, each of which is called with every event, and makes one
+of them by `broadcast`. Whatever is below takes that one, as `emit`. The terminal is a subscriber
 (`veneer.screens.events`), `--json` is another, and a run's `events.jsonl` (`veneer.event_log`) is written in the same
 form: one line of JSON for each event.
 

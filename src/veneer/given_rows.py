@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Begun:
 
 @contextmanager
 def over_rows(
-    config: Settings, data: RowSource | None, eval_data: RowSource | None, subscribers: Sequence[Subscriber]
-) -> Iterator[tuple[RunConfig, list[Subscriber]]]:
+    config: Settings, data: RowSource | None, eval_data: RowSource | None, emit: Subscriber
+) -> Iterator[tuple[RunConfig, Subscriber]]:
     """A run's settings as `with_rows` makes them, and whom the run is to tell. Where an error ends the block before the
     run has begun, rows that were written for it are deleted: better ones may be given for the same folder.
 
@@ -40,13 +40,13 @@ def over_rows(
         ConfigError, DataError, OutputError: as `with_rows`.
     """
     if data is None and eval_data is None:
-        yield settings(config), list(subscribers)
+        yield settings(config), emit
         return
     begun = Begun()
     folder = RunFolder(Path(settings(_without_rows(config, data, eval_data)).output))
     files = [folder.data_file] * (data is not None) + [folder.eval_data_file] * (eval_data is not None)
     with withdrawn_until(lambda: begun.seen, files):
-        yield with_rows(config, data, eval_data, broadcast(subscribers)), [*subscribers, begun]
+        yield with_rows(config, data, eval_data, emit), broadcast([emit, begun])
 
 
 def with_rows(

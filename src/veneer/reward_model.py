@@ -58,13 +58,14 @@ def open_reward_model(
         OutOfMemory: there is no memory for it.
     """
     check_types(open_reward_model, locals())
-    return load_reward_model(assistant_request(model, adapter, method, compute, revision=revision), subscribers)
+    request = assistant_request(model, adapter, method, compute, revision=revision)
+    return load_reward_model(request, broadcast(subscribers))
 
 
-def load_reward_model(request: AssistantRequest, subscribers: Sequence[Subscriber] = ()) -> RewardModel:
+def load_reward_model(request: AssistantRequest, emit: Subscriber) -> RewardModel:
     """Carry out a request, as `open_reward_model` says."""
     assert request.adapter is not None, "a reward model has an adapter"
-    emit, run, model = broadcast(subscribers), recorded_run(request.adapter), request.model
+    run, model = recorded_run(request.adapter), request.model
     held = request.method or (Method.LORA if run is None else run.method)
     checkpoint, device = open_checkpoint(model, revision=request.revision), resolve_device(request.compute.device)
     stage = Stage(emit, f"loading {model}", total=len(checkpoint.names()), unit="tensors")

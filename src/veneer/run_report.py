@@ -26,7 +26,7 @@ from veneer.evaluation.seen_rows import said_of_seen_rows, seen_rows
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
 from veneer.event_log import by_step
-from veneer.events import Level, Note, Subscriber, broadcast
+from veneer.events import Level, Note, Subscriber, broadcast, ignore
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.machine.out_of_memory import out_of_memory_while
@@ -52,7 +52,7 @@ def train(
     config: RunConfig,
     *,
     resume: bool = False,
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber = ignore,
     stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train as `veneer.training.run.train` does, and write `report.html` where the run kept rows for evaluation.
@@ -61,11 +61,11 @@ def train(
     says, and rank 0 writes, and tells.
     """
     ranks = launched()
-    with tracked(config.track if ranks.first else (), config, broadcast(subscribers)) as trackers:
-        told: list[Subscriber] = [*subscribers, *trackers]
-        result = training.train(config, resume=resume, subscribers=told, stop=stop, ranks=ranks)
+    with tracked(config.track if ranks.first else (), config, emit) as trackers:
+        told = broadcast([emit, *trackers])
+        result = training.train(config, resume=resume, emit=told, stop=stop, ranks=ranks)
         written = result.complete_before and RunFolder(result.output).report_file.is_file()
-        report = _report_if_possible(result, broadcast(subscribers)) if ranks.first and not written else None
+        report = _report_if_possible(result, emit) if ranks.first and not written else None
         for tracker in trackers:
             tracker.conclude(_outcome(result, report))
     return result

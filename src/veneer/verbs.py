@@ -77,8 +77,8 @@ def train(
     >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
     """
     check_types(train, locals())
-    with over_rows(config, data, eval_data, subscribers) as (checked, told):
-        return run_report.train(checked, resume=resume, subscribers=told, stop=stop)
+    with over_rows(config, data, eval_data, broadcast(subscribers)) as (checked, emit):
+        return run_report.train(checked, resume=resume, emit=emit, stop=stop)
 
 
 def plan(
@@ -112,9 +112,10 @@ def plan(
     check_types(plan, locals())
     if rows is not None:
         config = for_supposed_rows(config)
+    emit = broadcast(subscribers)
     with TemporaryDirectory() as scratch:
-        config = with_rows(config, data, None, broadcast(subscribers), Path(scratch))
-        return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)
+        config = with_rows(config, data, None, emit, Path(scratch))
+        return prepare.plan(config, emit, device=device, rows=rows)
 
 
 def lint(
@@ -178,7 +179,7 @@ def lint(
             names=names,
         )
         request.refuse_unreadable("label_errors", "model")
-        return run_lint(request, subscribers=subscribers)
+        return run_lint(request, emit)
 
 
 def compare(
@@ -242,7 +243,7 @@ def compare(
             assignments=tuple(assignments),
             preference=None if preference is None else choice(ObjectiveName, preference, "preference"),
         )
-        return comparison.compare(config, subscribers=subscribers)
+        return comparison.compare(config, emit)
 
 
 def combine(

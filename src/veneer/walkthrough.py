@@ -124,10 +124,10 @@ def quickstart(
     check_least(2, {"rows": rows})
     named = None if model is None else str(model)
     config = walkthrough_config(choice(Method, method, "method"), named, output, device, time_limit)
-    begun = time.perf_counter()
+    emit, begun = broadcast(subscribers), time.perf_counter()
     with told_of_all(config, time_limit):
-        run = train(config, resume=True, subscribers=subscribers, stop=stop)
-    return scored(run, config, rows, broadcast(subscribers), begun, time_limit)
+        run = train(config, resume=True, emit=emit, stop=stop)
+    return scored(run, config, rows, emit, begun, time_limit)
 
 
 def walkthrough_config(
@@ -206,7 +206,7 @@ def _scorer(run: RunResult, config: RunConfig, emit: Subscriber) -> Callable[[Se
         return lambda records: evaluate_rows(assistant, prepare(assistant, records, emit=emit), emit=emit)
     # Full fine-tuning has changed the weights, so the base is loaded again beside them.
     request = AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute)
-    base = load_assistant(request, subscribers=[emit])
+    base = load_assistant(request, emit)
     return lambda records: _score_two(base, assistant, prepare(assistant, records, emit=emit), emit)
 
 

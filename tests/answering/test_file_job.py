@@ -21,7 +21,7 @@ from veneer.assistant.prompts import turns
 from veneer.assistant.questions import FileQuestion
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ConfigError, DataError
-from veneer.events import Event, Level, Note, StageBegun
+from veneer.events import Event, Level, Note, StageBegun, ignore
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.loading.base_form import BaseForm
@@ -59,7 +59,7 @@ def answered(
     adapters: Path | None,
     sampling: Sampling = GREEDY,
 ) -> list[dict[str, object]]:
-    answer_file(assistant, asked, output, sampling, adapters=adapters, job={"input": "x"})
+    answer_file(assistant, asked, output, sampling, adapters=adapters, job={"input": "x"}, emit=ignore)
     return lines(output)
 
 
@@ -90,7 +90,7 @@ def test_a_job_that_was_stopped_writes_what_it_would_have_written(
         part.write_bytes(whole.read_bytes()[:stop])
         said: list[Event] = []
         result = answer_file(
-            assistant, questions(10), part, sampling, adapters=adapters, job={"input": "x"}, subscribers=[said.append]
+            assistant, questions(10), part, sampling, adapters=adapters, job={"input": "x"}, emit=said.append
         )
         assert part.read_bytes() == whole.read_bytes()
         assert (result.rows, result.before) == (10, whole.read_bytes()[:stop].count(b"\n"))
@@ -109,7 +109,7 @@ def test_prompts_take_four_bytes_a_token_and_making_them_is_told(
     monkeypatch.setattr(batch, "_answer", answer)
     said: list[Event] = []
     asked = [replace(one, adapter=None) for one in questions(4)]
-    answer_file(assistant, asked, tmp_path / "out.jsonl", GREEDY, job={}, subscribers=[said.append])
+    answer_file(assistant, asked, tmp_path / "out.jsonl", GREEDY, job={}, emit=said.append)
     assert [prompt.itemsize for prompt in kept[0].values()] == [4] * 4
     assert [list(prompt) for prompt in kept[0].values()] == [
         assistant.encoder.prompt_tokens(one.messages) for one in asked
@@ -181,7 +181,7 @@ def test_answers_end_where_the_context_does_with_a_warning_of_their_rows(assista
     asked = [*questions(1), filling(assistant, 2)]
     endless = Sampling(max_new_tokens=6, logit_bias=dict.fromkeys(assistant.stop_ids, -100.0))
     said: list[Event] = []
-    answer_file(assistant, asked, tmp_path / "out.jsonl", endless, job={}, subscribers=[said.append])
+    answer_file(assistant, asked, tmp_path / "out.jsonl", endless, job={}, emit=said.append)
     (tokens,) = generate(
         assistant.model,
         [assistant.encoder.prompt_tokens(asked[1].messages)],

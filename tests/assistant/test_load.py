@@ -12,6 +12,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
+from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
 from veneer.loading.how import Loading
@@ -28,7 +29,7 @@ def test_an_adapter_has_the_quantised_base_of_its_training_whatever_is_computed_
     settings = ("method=qlora", "train.steps=1", "lora.rank=2")
     run = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings, f"compute.dtype={trained}"))
     request = AssistantRequest(model=str(tiny_model), adapter=run.output, compute=ComputeSection(dtype=Dtype(asked)))
-    model = load_assistant(request).model
+    model = load_assistant(request, ignore).model
     assert model.dtype == getattr(torch, asked)
     before = load_model(open_checkpoint(tiny_model), Loading(form=WeightForm.QUANTIZED, dtype=getattr(torch, trained)))
     layers = {name: part for name, part in before.named_modules() if isinstance(part, PackedLinear)}

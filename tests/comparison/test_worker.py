@@ -66,7 +66,7 @@ def test_a_base_that_was_multiplied_in_8_bits_is_scored_as_it_is_used(
 ) -> None:
     asked: list[AssistantRequest] = []
 
-    def note(request: AssistantRequest, subscribers: object) -> None:
+    def note(request: AssistantRequest, emit: object) -> None:
         asked.append(request)
 
     monkeypatch.setattr(worker, "load_assistant", note)

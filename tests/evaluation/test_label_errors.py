@@ -53,7 +53,7 @@ def labelled(seed: int = 0) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def assistant(tiny_model: Path) -> Assistant:
-    return load_assistant(AssistantRequest(model=str(tiny_model)))
+    return load_assistant(AssistantRequest(model=str(tiny_model)), ignore)
 
 
 def test_planted_errors_are_found(assistant: Assistant, tmp_path: Path) -> None:

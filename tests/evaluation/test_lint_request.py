@@ -11,6 +11,7 @@ from veneer.data.lint.run import LintOptions
 from veneer.enums import Column, ObjectiveName
 from veneer.errors import ConfigError
 from veneer.evaluation.lint_request import LintRequest, run_lint
+from veneer.events import ignore
 
 
 def test_a_request_is_carried_out_with_everything_that_it_names(tiny_model: Path, tmp_path: Path) -> None:
@@ -25,7 +26,8 @@ def test_a_request_is_carried_out_with_everything_that_it_names(tiny_model: Path
             columns={Column.PROMPT: "question"},
             objective=ObjectiveName.GRPO,
             options=LintOptions(ignore=frozenset({"duplicate"})),
-        )
+        ),
+        ignore,
     )
     assert (report.files, report.rows, report.objective) == ((str(train), str(held)), 4, ObjectiveName.GRPO)
     assert report.skipped == (), "a model is named, and so nothing is left out"
@@ -39,7 +41,7 @@ def test_rows_are_checked_with_a_models_small_files_alone(tiny_model: Path, tmp_
     small = tmp_path / "model"
     shutil.copytree(tiny_model, small, ignore=shutil.ignore_patterns("*.safetensors"))
     file = str(write_rows(tmp_path / "rows.jsonl", [{"prompt": "2 + 2?", "completion": "4"}]))
-    reports = [run_lint(LintRequest(data=file, model=model)) for model in (small, tiny_model)]
+    reports = [run_lint(LintRequest(data=file, model=model), ignore) for model in (small, tiny_model)]
     assert reports[0].to_json()["lengths"] == reports[1].to_json()["lengths"]
     assert reports[0].skipped == ()
 

@@ -36,6 +36,6 @@ def test_its_configuration_trains(tiny_model: Path, tmp_path: Path, monkeypatch:
     ]  # fmt: skip
     seen: list[Event] = []
     config = parse(override(read_yaml(FOLDER / "grpo.yaml"), settings), where="the example")
-    train(config, subscribers=[seen.append])
+    train(config, emit=seen.append)
     (step,) = [event for event in seen if isinstance(event, StepDone)]
     assert {"rewards/says_the_number/mean", "rewards/is_short/mean"} <= step.metrics.keys()

@@ -32,7 +32,7 @@ def test_two_runs_into_one_folder_are_refused(tiny_model: Path, tiny_data: Path,
                 train(config)
             refusals.append(caught.value)
 
-    train(config, subscribers=[second])
+    train(config, emit=second)
     assert len(refusals) == 3
     train(run_config(tiny_model, tiny_data, tmp_path / "whole", "train.steps=3"))
     assert weights(tmp_path / "run", "lora") == weights(tmp_path / "whole", "lora")

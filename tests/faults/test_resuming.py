@@ -36,7 +36,7 @@ def test_losses_are_equal_to_the_last_bit_over_100_steps(
         seen: list[Event] = []
         settings = (*SETTINGS[method], "train.steps=100", "train.save_every=100")
         config = run_config(tiny_model, tiny_data, tmp_path / name, *settings)
-        train(config, subscribers=[seen.append])
+        train(config, emit=seen.append)
         losses.append([event.loss for event in seen if isinstance(event, StepDone)])
     assert len(losses[0]) == 100
     assert losses[0] == losses[1]
@@ -115,7 +115,7 @@ def test_a_complete_run_that_is_resumed_is_left_as_it_is_to_the_byte(
     before = tree(output)
     seen: list[Event] = []
     config = run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG, "train.keep=9")
-    result = train(config, resume=True, subscribers=[seen.append])
+    result = train(config, resume=True, emit=seen.append)
     assert (result.progress.step, result.complete_before) == (6, True)
     assert Note(message="the run is complete: its folder is left as it is") in seen
     assert tree(output) == before

@@ -27,7 +27,7 @@ def test_rows_longer_than_the_context_are_reported(tmp_path: Path, tiny_model: P
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 40}))
     data = write_rows(tmp_path / "rows.jsonl", rows(20))
     seen: list[Event] = []
-    train(run_config(model, data, tmp_path / "run", "train.steps=1"), subscribers=[seen.append])
+    train(run_config(model, data, tmp_path / "run", "train.steps=1"), emit=seen.append)
     (note,) = [e.message for e in seen if isinstance(e, Note) and "context" in e.message]
     long = [row for row in examples(tiny_model, data) if len(row.tokens) > 40]
     assert 0 < len(long) < 20
@@ -65,7 +65,7 @@ def test_a_row_of_which_nothing_trains_is_left_out_and_named(tiny_model: Path, t
     data = write_rows(tmp_path / "rows.jsonl", [*rows(4), long])
     seen: list[Event] = []
     settings = ("train.steps=2", "data.max_length=100", "data.overlong=truncate")
-    train(run_config(tiny_model, data, tmp_path / "run", *settings), subscribers=[seen.append])
+    train(run_config(tiny_model, data, tmp_path / "run", *settings), emit=seen.append)
     assert any(f"{data}:5" in event.message for event in seen if isinstance(event, Note))
     losses = [event.loss for event in seen if isinstance(event, StepDone)]
     assert len(losses) == 2

@@ -238,7 +238,7 @@ def engine(folder: Path, quantized: bool) -> tuple[Engine, list[Event]]:
         eval_every=1000,
         save_every=1000,
         checkpoints=CheckpointStore(RunFolder(folder), keep=1, identity={}),
-        log=EventLog(folder / "events.jsonl", [events.append]),
+        log=EventLog(folder / "events.jsonl", events.append),
         stop=lambda: False,
     )
     return made, events

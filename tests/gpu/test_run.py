@@ -38,7 +38,7 @@ def trained(
         f"train.steps={STEPS}", *assignments,
     )  # fmt: skip
     try:
-        train(config, resume=resume, subscribers=[note], stop=lambda: 0 < stop_after <= len(losses))
+        train(config, resume=resume, emit=note, stop=lambda: 0 < stop_after <= len(losses))
     except Interrupted:
         assert stop_after
     return losses

@@ -22,6 +22,7 @@ from openai import InternalServerError, OpenAI
 from served import ADAPTER, BASE, FixedAdapters, call, serving, until
 from veneer.assistant.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
+from veneer.events import ignore
 from veneer.http_server import server as server_module
 from veneer.http_server.guard import Access
 from veneer.http_server.keys import Keys
@@ -353,4 +354,4 @@ def test_a_taken_port_is_an_error(running: tuple[HttpServer, Service]) -> None:
         server_of(running[1], Access(), port=running[0].port)
     # It is told before the base is looked for, let alone loaded.
     with pytest.raises(OutputError, match="another --host or --port"):
-        open_server(ServeRequest(model="a model that is not looked for", port=running[0].port))
+        open_server(ServeRequest(model="a model that is not looked for", port=running[0].port), ignore)

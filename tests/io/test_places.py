@@ -13,6 +13,7 @@ from veneer.combination import combine_folders
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
 from veneer.errors import ConfigError, DataError, ModelError, OutputError, VeneerError
+from veneer.events import ignore
 from veneer.io.checkpoint import model_name, open_checkpoint, read_model_config
 from veneer.io.places import look, missing, place_named
 from veneer.run_records.find import open_run, runs
@@ -70,7 +71,7 @@ def test_rows_and_runs_refuse_it_too(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="File name too long"):
         combine_folders({tmp_path: 1.0}, Combination(), Path(LONG))
     config = run_config(tmp_path, tmp_path, Path(LONG))
-    with pytest.raises(OutputError, match="File name too long"), locked_folder(config, False, []):
+    with pytest.raises(OutputError, match="File name too long"), locked_folder(config, False, ignore):
         pass
 
 

@@ -98,7 +98,7 @@ def test_whoever_asks_a_model_is_warned_of_them(tiny_model: Path, tmp_path: Path
         (tmp_path / file.name).write_bytes(file.read_bytes())
     retensor(tmp_path, {BIAS: torch.zeros(64)})
     seen: list[Event] = []
-    assistant = load_assistant(AssistantRequest(model=str(tmp_path)), subscribers=[seen.append])
+    assistant = load_assistant(AssistantRequest(model=str(tmp_path)), seen.append)
     (warning,) = assistant.warnings
     assert BIAS in warning
     assert Note(message=warning, level=Level.WARNING) in seen

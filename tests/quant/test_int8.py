@@ -311,7 +311,7 @@ def test_an_adapter_on_it_trains(dtype: torch.dtype, tmp_path: Path, allowed: No
 def test_a_run_with_it_says_so_and_keeps_to_it(method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     events: list[object] = []
     settings = (f"method={method}", "compute.products=int8", "train.steps=30")
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), subscribers=[events.append])
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), emit=events.append)
     assert sum(isinstance(module, Int8Linear) for module in result.model.modules()) == 2 * 7
     assert any("compute.products int8" in event.message for event in events if isinstance(event, Note))
     assert "products: int8" in (tmp_path / "run" / "config.yaml").read_text()

@@ -17,7 +17,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.request import EvaluationRequest
 from veneer.evaluation.run import run_evaluation
-from veneer.events import Note, Result
+from veneer.events import Note, Result, ignore
 from veneer.ray.shards import Contributions, EvaluationPart, Joined, Part, contributed, put_together
 from veneer.training.run import train
 
@@ -51,7 +51,7 @@ def test_an_evaluation_in_three_parts_is_the_whole_one(tiny_model: Path, tiny_da
     )
     parts = [contributed(EvaluationPart(request, number, 3)) for number in range(3)]
     report, said = put_together(Contributions(request, parts))
-    whole = run_evaluation(request)
+    whole = run_evaluation(request, ignore)
     assert replace(report, seconds=0.0).to_json() == replace(whole, seconds=0.0).to_json()
     assert [type(event) for event in said] == [Note, Result]
 

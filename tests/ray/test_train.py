@@ -44,7 +44,7 @@ def test_a_run_that_goes_on_on_another_node_has_its_best_weights(
     config = run_config(tiny_model, tiny_data, tmp_path / "here", *settings)
     reports = _Reports(RunFolder(tmp_path / "here"), True, best=True)
     with pytest.raises(Interrupted):
-        train(config, subscribers=[reports.follow], stop=lambda: reports.send() or reports.metrics["step"] == 7)
+        train(config, emit=reports.follow, stop=lambda: reports.send() or reports.metrics["step"] == 7)
     elsewhere = RunFolder(tmp_path / "elsewhere")
     _restore(elsewhere, ray.train.Checkpoint.from_directory(str(sent[-1])))
     assert elsewhere.checkpoint_steps() == sorted({best, max(elsewhere.checkpoint_steps())})

@@ -70,7 +70,7 @@ def test_a_run_that_was_resumed_is_made_again_in_one_piece(tiny_model: Path, tin
     with pytest.raises(Interrupted):
         train(
             config,
-            subscribers=[lambda e: done.append(e) if isinstance(e, StepDone) else None],
+            emit=lambda e: done.append(e) if isinstance(e, StepDone) else None,
             stop=lambda: len(done) > 3,
         )
     assert not (tmp_path / "run" / LOCK_FILE).exists()

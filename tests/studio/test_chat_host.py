@@ -22,6 +22,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.enums import Method
+from veneer.events import Subscriber, ignore
 from veneer.model.language import LanguageModel
 from veneer.run_report import train
 from veneer.serving.build import open_server
@@ -83,7 +84,7 @@ def served_alone(folder: Path, model: Path, adapter: str | None, method: Method)
     adapters = folder / adapter if adapter else None
     compute = ComputeSection(device="cpu", dtype="float32")
     request = ServeRequest(model=str(model), adapters=adapters, method=method, compute=compute, port=0)
-    server, names = open_server(request)
+    server, names = open_server(request, ignore)
     with server, httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
         answer = http.post("/v1/chat/completions", json={"model": names[-1], **QUESTION})
         return str(answer.json()["system_fingerprint"])
@@ -122,9 +123,9 @@ def test_the_form_of_the_base_is_no_reason_to_load_it_anew_where_it_is_the_same(
 ) -> None:
     loaded: list[Path | None] = []
 
-    def watched(request: AssistantRequest) -> Assistant:
+    def watched(request: AssistantRequest, emit: Subscriber) -> Assistant:
         loaded.append(request.held_as)
-        return load_assistant(request)
+        return load_assistant(request, emit)
 
     monkeypatch.setattr("veneer.studio.chat_host.load_assistant", watched)
     with studio(forms, tiny_model) as found:
@@ -200,9 +201,9 @@ def test_the_base_in_memory_is_gone_before_another_one_is_loaded(
     models: list[weakref.ref[LanguageModel]] = []
     left: list[int] = []
 
-    def watched(request: AssistantRequest) -> Assistant:
+    def watched(request: AssistantRequest, emit: Subscriber) -> Assistant:
         left.append(sum(model() is not None for model in models))
-        found = load_assistant(request)
+        found = load_assistant(request, emit)
         models.append(weakref.ref(found.model))
         return found
 

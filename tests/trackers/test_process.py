@@ -79,7 +79,7 @@ def test_a_run_has_its_bytes_whatever_its_tracker_does(
     events: list[Event] = []
     train(plain)
     begun = time.perf_counter()
-    train(told, subscribers=[events.append])
+    train(told, emit=events.append)
     assert time.perf_counter() - begun < 300  # none that hangs was waited for: it would take 600 s
     warned = [one.message for one in events if isinstance(one, Note) and one.level is Level.WARNING]
     assert [one for one in warned if "the tracker trackio" in one and said in one]

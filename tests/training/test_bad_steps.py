@@ -101,7 +101,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(
 ) -> None:
     spikes.update({3: math.nan, 11: 1e6, 12: math.inf})
     said: list[Event] = []
-    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS), subscribers=[said.append])
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS), emit=said.append)
     assert skipped(result.output) == [3, 11, 12]
     for step in (3, 11, 12):
         before, after = state(result.output, step - 1), state(result.output, step)

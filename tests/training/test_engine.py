@@ -110,7 +110,7 @@ def bench(
         eval_every=eval_every,
         save_every=save_every,
         checkpoints=CheckpointStore(RunFolder(folder), keep=keep, identity={"a": 1}),
-        log=EventLog(folder / "events.jsonl", [events.append]),
+        log=EventLog(folder / "events.jsonl", events.append),
         stop=stop,
     )
     return Bench(engine, optimizer, trainable, events)

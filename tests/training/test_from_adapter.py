@@ -217,7 +217,7 @@ def test_a_method_that_is_left_open_is_that_of_the_adapters_run(
     config = further(tiny_model, tiny_data, tmp_path / "second", first, *kind)
     said: list[Event] = []
     assert with_adapter(method_left_open(config)).method is config.method
-    second = train(method_left_open(config), subscribers=[said.append]).output
+    second = train(method_left_open(config), emit=said.append).output
     assert warnings(said) == []
     asked = further(tiny_model, tiny_data, tmp_path / "asked", first, *kind)
     assert weights(second) == weights(train(asked).output)
@@ -242,7 +242,7 @@ def test_another_method_than_the_adapters_run_had_counts_with_one_warning(
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
     said: list[Event] = []
     config = further(tiny_model, tiny_data, tmp_path / "second", first, "method=qlora")
-    second = train(config, subscribers=[said.append]).output
+    second = train(config, emit=said.append).output
     (warning,) = warnings(said)
     assert "(nf4, blocks of 64, double quantisation here, not quantised then)" in warning
     recorded = RunFolder(second).config()
@@ -300,7 +300,7 @@ def test_another_base_is_refused_unless_it_is_meant(tiny_model: Path, tiny_data:
         train(further(other, tiny_data, tmp_path / "second", first))
     said: list[Event] = []
     config = further(other, tiny_data, tmp_path / "second", first, "train.other_base=allow")
-    second = train(config, subscribers=[said.append]).output
+    second = train(config, emit=said.append).output
     (warning,) = [event for event in said if isinstance(event, Note) and event.level is Level.WARNING]
     assert re.search(message, warning.message)
     assert reproduce(second).same
@@ -310,7 +310,7 @@ def test_a_quantised_copy_of_the_base_is_that_base(tiny_model: Path, tiny_data: 
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
     quantize(str(tiny_model), tmp_path / "nf4")
     said: list[Event] = []
-    train(further(tmp_path / "nf4", tiny_data, tmp_path / "second", first), subscribers=[said.append])
+    train(further(tmp_path / "nf4", tiny_data, tmp_path / "second", first), emit=said.append)
     assert not [event for event in said if isinstance(event, Note) and event.level is Level.WARNING]
 
 
@@ -324,7 +324,7 @@ def test_what_the_adapters_configuration_says_without_effect_is_said(
     config = json.loads((first / "adapter_config.json").read_text())
     (copy / "adapter_config.json").write_text(json.dumps(config | {"use_something_new": False}))
     said: list[Event] = []
-    train(further(tiny_model, tiny_data, tmp_path / "second", copy), subscribers=[said.append])
+    train(further(tiny_model, tiny_data, tmp_path / "second", copy), emit=said.append)
     warnings = [event.message for event in said if isinstance(event, Note) and event.level is Level.WARNING]
     assert any("use_something_new" in warning for warning in warnings)
 

@@ -17,7 +17,7 @@ from tiny_models import use_backend
 from veneer.config import RunConfig
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory
-from veneer.events import Event, RunEvent, StepDone
+from veneer.events import Event, RunEvent, StepDone, ignore
 from veneer.products import compiled
 from veneer.run_folder import RunFolder
 from veneer.training import joint_passes
@@ -57,7 +57,7 @@ def both(
 
     for config in configs("alone"):
         train(config)
-    outcomes = train_together([prepare_joint(config) for config in configs("joint")])
+    outcomes = train_together([prepare_joint(config) for config in configs("joint")], ignore)
     assert all(isinstance(outcome, RunResult) for outcome in outcomes)
     return [folder / f"alone-{n}" for n in range(len(settings))], [folder / f"joint-{n}" for n in range(len(settings))]
 
@@ -158,7 +158,7 @@ def test_one_that_diverges_ends_and_the_others_go_on(tmp_path: Path, tiny_model:
         run_config(tiny_model, tiny_data, tmp_path / str(number), *COMMON, f"train.learning_rate={rate}", *more)
         for number, (rate, more) in enumerate([(0.01, ()), (1e30, ("train.warmup=0", "train.clip=0")), (0.02, ())])
     ]
-    outcomes = train_together([prepare_joint(config) for config in configs])
+    outcomes = train_together([prepare_joint(config) for config in configs], ignore)
     assert [type(outcome) for outcome in outcomes] == [RunResult, Diverged, RunResult]
     assert read_events(tmp_path / "1" / "events.jsonl")[-1]["reason"] == "diverged"
     train(configs[0].model_copy(update={"output": str(tmp_path / "alone")}))
@@ -173,7 +173,7 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
             for number, own in enumerate(DIFFERENT)
         ]
 
-    train_together([prepare_joint(config) for config in configs("whole")])
+    train_together([prepare_joint(config) for config in configs("whole")], ignore)
     asked = 0
 
     def stop() -> bool:
@@ -181,9 +181,9 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
         asked += 1
         return asked > 3
 
-    outcomes = train_together([prepare_joint(config) for config in configs("cut")], stop=stop)
+    outcomes = train_together([prepare_joint(config) for config in configs("cut")], ignore, stop=stop)
     assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
-    train_together([prepare_joint(config, resume=True) for config in configs("cut")])
+    train_together([prepare_joint(config, resume=True) for config in configs("cut")], ignore)
     for number in range(3):
         expected, found = weights(tmp_path / f"whole-{number}"), weights(tmp_path / f"cut-{number}")
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -216,7 +216,7 @@ def test_without_memory_for_a_pass_narrower_ones_make_the_same_steps(
         run_config(tiny_model, tiny_data, tmp_path / f"narrow-{number}", *COMMON, *own)
         for number, own in enumerate(dropped)
     ]
-    outcomes = train_together([prepare_joint(config) for config in narrow])
+    outcomes = train_together([prepare_joint(config) for config in narrow], ignore)
     assert all(isinstance(outcome, RunResult) for outcome in outcomes)
     for one, other, config in zip(alone, joint, narrow, strict=True):
         for name, tensor in weights(one).items():
@@ -237,7 +237,7 @@ def test_without_memory_for_a_micro_batch_its_run_takes_smaller_ones_and_the_oth
         run_config(tiny_model, tiny_data, tmp_path / f"small-{number}", *COMMON, *own)
         for number, own in enumerate(sizes)
     ]
-    train_together([prepare_joint(config) for config in configs])
+    train_together([prepare_joint(config) for config in configs], ignore)
     for one, config in zip(alone, configs, strict=True):
         assert losses(Path(config.output)) == pytest.approx(losses(one), abs=1e-5)
     locks = [json.loads((Path(config.output) / "run.lock").read_text()) for config in configs]
@@ -256,7 +256,7 @@ def test_without_memory_for_a_row_every_run_keeps_its_last_step(
     settings = ("train.steps=4", "train.examples_per_step=4", "train.save_every=100")
     configs = [run_config(tiny_model, tiny_data, tmp_path / name, *settings) for name in "ab"]
     with pytest.raises(OutOfMemory, match=r"(?s)computing step 2.*By the plan.*Fewer runs at a time \(--together\)"):
-        train_together([prepare_joint(config) for config in configs], subscribers=[filling])
+        train_together([prepare_joint(config) for config in configs], filling)
     for config in configs:
         assert RunFolder(Path(config.output)).checkpoint_steps() == [1]
         assert read_events(Path(config.output) / "events.jsonl")[-1]["reason"] == "out of memory"
@@ -276,6 +276,6 @@ def test_what_cannot_be_joined(tmp_path: Path, tiny_model: Path, tiny_data: Path
     assert dropping.base_key is None
     for runs in ([plain, four_bits], [full], [dropping, dropping]):
         with pytest.raises(ConfigError, match="one base"):
-            train_together(runs)
+            train_together(runs, ignore)
     one, both_runs = joint_bytes([plain]), joint_bytes([plain, ranked])
     assert one == plain.plan.choice.memory.peak < both_runs < 2 * one

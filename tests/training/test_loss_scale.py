@@ -110,7 +110,7 @@ def test_a_scaled_gradient_in_float16_is_that_of_float32_to_ten_bits(tiny_model:
 
 def trained(output: Path, model: Path, data: Path, *more: str, resume: bool = False) -> list[Event]:
     events: list[Event] = []
-    train(run_config(model, data, output, *HALF, *more), resume=resume, subscribers=[events.append])
+    train(run_config(model, data, output, *HALF, *more), resume=resume, emit=events.append)
     return events
 
 

@@ -17,6 +17,7 @@ from tiny_models import documents, largest_difference, packed_logits, their_logi
 from veneer.adapters.load import load_adapter
 from veneer.config import RunConfig
 from veneer.errors import AdapterError, Interrupted
+from veneer.events import ignore
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
@@ -112,7 +113,7 @@ def test_runs_over_one_mixture_are_those_that_they_are_alone(kind: str, method: 
 
     for config in configs("alone"):
         train(config)
-    train_together([prepare_joint(config) for config in configs("joint")])
+    train_together([prepare_joint(config) for config in configs("joint")], ignore)
     for number in range(len(settings)):
         alone, joint = (
             load_file(tmp_path / f"{where}-{number}" / "adapter_model.safetensors") for where in ("alone", "joint")

@@ -30,7 +30,7 @@ from veneer.config import (
 from veneer.data.encoded.chat import Example
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.micro_batches.packing import pack
-from veneer.events import Event, StepDone, from_json
+from veneer.events import Event, StepDone, from_json, ignore
 from veneer.formulas import GrpoLoss
 from veneer.io.checkpoint import open_checkpoint
 from veneer.loading.forms import WeightForm
@@ -138,7 +138,7 @@ def test_one_term_alone_is_the_loss_and_no_metric(eight: list[Example], tiny_mod
 def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *settings: str) -> RunResult:
     """A run with another objective, by the same parts as `veneer.training.run.train`."""
     config = run_config(model, data, output, "train.steps=3", "train.examples_per_step=5", *settings)
-    with threads_of(config), heap_kept(), locked_folder(config, False, []) as folder:
+    with threads_of(config), heap_kept(), locked_folder(config, False, ignore) as folder:
         log = folder.log
         inputs = prepare_run(config, log.emit)
         language, trainable = built(inputs, log.emit)
@@ -166,7 +166,7 @@ def test_runs_of_different_objectives_share_a_base_and_are_those_that_they_are_a
             tiny_model, tiny_data, tmp_path / f"joint-{number}", "train.steps=3", "train.examples_per_step=5", seed
         )
         runs.append(replace(prepare_joint(config), objective=objective))
-    assert all(isinstance(outcome, RunResult) for outcome in train_together(runs))
+    assert all(isinstance(outcome, RunResult) for outcome in train_together(runs, ignore))
     for number in range(len(objectives)):
         alone, joint = tmp_path / f"alone-{number}", tmp_path / f"joint-{number}"
         expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (alone, joint))

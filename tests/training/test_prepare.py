@@ -57,7 +57,7 @@ def test_a_run_says_and_records_what_was_chosen(tiny_model: Path, tiny_data: Pat
     notes: list[str] = []
     result = train(
         run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"),
-        subscribers=[lambda event: notes.append(event.message) if isinstance(event, Note) else None],
+        emit=lambda event: notes.append(event.message) if isinstance(event, Note) else None,
     )
     recorded = read_yaml(tmp_path / "run" / "config.yaml")["compute"]
     assert recorded["micro_batch_tokens"] == result.plan.choice.micro_batch_tokens

@@ -14,7 +14,7 @@ from veneer.config import TrainSection, parse
 from veneer.config.values import read_yaml
 from veneer.enums import Method, OptimizerName
 from veneer.errors import ConfigError
-from veneer.events import Event, Note
+from veneer.events import Event, Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.planning.plan import Plan
@@ -162,7 +162,7 @@ def test_a_run_says_and_records_what_it_chose(tiny_model: Path, tiny_data: Path,
     seen: list[Event] = []
     settings = ("train.learning_rate=auto", "train.examples_per_step=auto", "train.epochs=1")
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-    train(config, subscribers=[seen.append])
+    train(config, emit=seen.append)
     said = [event.message for event in seen if isinstance(event, Note)]
     expected = recommended_rate(Method.LORA, 64, steps=10, examples=2)
     assert expected.note() in said
@@ -179,7 +179,7 @@ def test_the_rate_counts_the_rows_that_a_number_of_tokens_makes(
     mean = np.mean([len(row.tokens) for row in examples(tiny_model, tiny_data)])
     seen: list[Event] = []
     settings = ("train.learning_rate=auto", "train.epochs=1", f"train.tokens_per_step={int(2 * mean) + 1}")
-    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), subscribers=[seen.append])
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), emit=seen.append)
     expected = recommended_rate(Method.LORA, 64, steps=10, examples=2)
     assert expected.note() in [event.message for event in seen if isinstance(event, Note)]
 
@@ -194,7 +194,7 @@ def test_rows_of_a_weighted_source_count_as_often_as_an_epoch_has_them(
         "data": {"sources": [{"file": str(tiny_data), "weight": weight}]},
     }  # fmt: skip
     seen: list[Event] = []
-    found = plan(parse(values, where="test"), device="cpu", subscribers=[seen.append])
+    found = plan(parse(values, where="test"), seen.append, device="cpu")
     assert isinstance(found, Plan)
     assert found.steps == rows // examples
     expected = recommended_rate(Method.LORA, 64, steps=found.steps, examples=examples)
@@ -224,7 +224,7 @@ def test_a_step_of_tokens_has_at_least_one_row_and_at_most_all() -> None:
 
 def test_what_is_given_is_not_spoken_of(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
-    train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"), subscribers=[seen.append])
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"), emit=seen.append)
     said = [event.message for event in seen if isinstance(event, Note)]
     assert not any(line.startswith(("train.learning_rate", "train.examples", "lora.rank")) for line in said)
 
@@ -237,7 +237,7 @@ def test_a_rank_that_is_too_small_for_the_rows_is_reported(tiny_model: Path, tmp
     data = write_rows(tmp_path / "long.jsonl", long)
     seen: list[Event] = []
     settings = ("train.steps=1", "lora.rank=1", "lora.target_modules=[q_proj]")
-    train(run_config(tiny_model, data, tmp_path / "run", *settings), subscribers=[seen.append])
+    train(run_config(tiny_model, data, tmp_path / "run", *settings), emit=seen.append)
     assert any(isinstance(e, Note) and e.message.startswith("lora.rank 1 holds about 0.0 Mbit") for e in seen)
 
 
@@ -245,11 +245,11 @@ def test_a_rank_that_is_too_small_for_the_rows_is_reported(tiny_model: Path, tmp
 def test_a_plan_settles_it_too(optimizer: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("train.learning_rate=auto", "train.examples_per_step=auto", f"train.optimizer={optimizer}")
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-    found = plan(config, device="cpu")
+    found = plan(config, ignore, device="cpu")
     assert isinstance(found, Plan)
     assert found.steps == 10
     supposed = run_config(tiny_model, Path("-"), tmp_path / "run", *settings)
-    found = plan(supposed, device="cpu", rows=SupposedRows(rows=400))
+    found = plan(supposed, ignore, device="cpu", rows=SupposedRows(rows=400))
     assert isinstance(found, Plan)
     assert found.steps == 100
 

@@ -215,7 +215,7 @@ def test_a_run_can_be_made_longer_and_is_reproduced(tiny_model: Path, tiny_data:
     longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 4.5})})
     said: list[Event] = []
     with pytest.raises(Interrupted):
-        train(longer, resume=True, stop=stopping_after(1), subscribers=[said.append])
+        train(longer, resume=True, stop=stopping_after(1), emit=said.append)
     assert any("made longer: 9 steps in place of 6" in event.message for event in said if isinstance(event, Note))
     result = train(longer, resume=True)
     assert result.progress.step == 9
@@ -352,7 +352,7 @@ def test_pieces_of_a_text_are_one_row_of_the_record(cache: str, tiny_model: Path
     settings = ("data.max_length=50", "data.overlong=split", f"data.cache={cache}", f"data.eval_file={again}")
     events: list[Event] = []
     settings = (*settings, f"data.cache_dir={tmp_path / 'tokens'}", "train.steps=1")
-    train(run_config(tiny_model, data, tmp_path / "run", *settings), subscribers=[events.append])
+    train(run_config(tiny_model, data, tmp_path / "run", *settings), emit=events.append)
     said = json.loads((tmp_path / "run" / "run.lock").read_text())["data"]
     assert (said["rows"], said["evaluation_rows"]) == (2, 1)
     assert said["examples"] > 3
@@ -410,7 +410,7 @@ def test_patience_ends_a_run_where_the_whole_one_has_stopped_to_improve(
     assert expected < 30
     seen: list[Event] = []
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, f"train.patience={patience}")
-    run = train(config, subscribers=[seen.append])
+    run = train(config, emit=seen.append)
     assert run.progress.step == expected
     assert evaluations(run) == evaluations(whole)[:expected]
     checkpoint = whole.output / "checkpoints" / f"step-{expected:06d}"
@@ -430,7 +430,7 @@ def test_the_best_weights_are_published_where_that_is_asked_for_and_it_is_said(
     seen: list[Event] = []
     asked = ("train.patience=3", "train.publish=best")
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *rising, *asked)
-    run = train(config, subscribers=[seen.append])
+    run = train(config, emit=seen.append)
     best = run.progress.best_step
     assert best is not None
     assert best < run.progress.step
@@ -480,7 +480,7 @@ def test_the_last_weights_are_published_with_a_warning_where_no_evaluation_has_t
     )  # fmt: skip
     seen: list[Event] = []
     config = run_config(tiny_model, write_rows(tmp_path / "rows.jsonl", good), tmp_path / "run", *settings)
-    assert train(config, subscribers=[seen.append]).progress.best_step is None
+    assert train(config, emit=seen.append).progress.best_step is None
     (said,) = (one for one in seen if isinstance(one, Note) and "the result holds" in one.message)
     assert said.level is Level.WARNING
     assert said.message == (

@@ -84,7 +84,7 @@ def test_a_run_that_fits_is_the_run_without_a_limit(
     said: list[Event] = []
     limited = train(
         run_config(tiny_model, tiny_data, tmp_path / "limited", *settings, "train.time_limit=1h"),
-        subscribers=[said.append],
+        emit=said.append,
     )
     (budget,) = (event for event in said if isinstance(event, StepBudget))
     assert budget.steps == budget.full_steps == whole.progress.step == limited.progress.step
@@ -104,7 +104,7 @@ def test_the_time_of_answers_is_set_aside_for_every_evaluation(
     config = run_config(
         tiny_model, tiny_data, tmp_path / "run", *settings, "train.eval_every=2", "train.time_limit=2500"
     )
-    result = train(config, subscribers=[said.append])
+    result = train(config, emit=said.append)
     assert result.progress.step == 4, "steps with two evaluations"
     budget = next(event for event in said if isinstance(event, StepBudget))
     assert 2_000 < budget.seconds < 0.95 * 2_500 < budget.full_seconds
@@ -116,7 +116,7 @@ def test_a_run_that_does_not_fit_is_the_run_of_the_steps_that_do(
     steps_of_five(monkeypatch)
     said: list[Event] = []
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.time_limit=60")
-    result = train(config, subscribers=[said.append])
+    result = train(config, emit=said.append)
     assert result.progress.step == 5
     budget = next(event for event in said if isinstance(event, StepBudget))
     assert (budget.steps, budget.full_steps, budget.seconds_per_step) == (5, 150, 10)
@@ -140,7 +140,7 @@ def test_a_resumed_run_has_the_steps_that_were_fixed(
             train(config, stop=lambda: True)
     monkeypatch.setattr(time_limit, "_measured", lambda *_: pytest.fail("measured again"))
     said: list[Event] = []
-    assert train(config, resume=True, subscribers=[said.append]).progress.step == 5
+    assert train(config, resume=True, emit=said.append).progress.step == 5
     assert any("the run has 5 steps, fixed when it began" in event.message for event in said if isinstance(event, Note))
     train(run_config(tiny_model, tiny_data, tmp_path / "five", *SETTINGS, "train.steps=5"))
     assert written(tmp_path / "run") == written(tmp_path / "five")

@@ -19,7 +19,7 @@ from veneer.answering.answers_file import HELD, ROW, AnswersFile, has_answers
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.questions import ADAPTER, FileQuestion
 from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
-from veneer.events import Level, Note, Stage, Subscriber, broadcast
+from veneer.events import Level, Note, Stage, Subscriber
 from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
 from veneer.generation.build import build_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within
@@ -59,7 +59,7 @@ def answer_file(
     *,
     adapters: Path | None = None,
     job: Mapping[str, Any],
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber,
 ) -> BatchResult:
     """Answer all questions into a file, or go on where an earlier call was stopped.
 
@@ -70,7 +70,7 @@ def answer_file(
         sampling: how tokens are chosen; each row draws from a random stream of its own, numbered by its place.
         adapters: a folder of adapters by name.
         job: what else the answers follow from, and must be equal when the job goes on.
-        subscribers: called with every event.
+        emit: told every event.
 
     Raises:
         AdapterError: rows name adapters that are not there, or that cannot be used.
@@ -79,7 +79,6 @@ def answer_file(
             named. Or the output has more lines than there are questions. See `AnswersFile` too.
         OutputError: see `AnswersFile`.
     """
-    emit = broadcast(subscribers)
     sampling.check_context(assistant.model.spec.max_positions)
     # Before the job is noted: whoever shortens a question in the input has another job, and the same output.
     prompts = None if has_answers(output) else _prompts(assistant, questions, 0, emit)

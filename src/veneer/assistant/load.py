@@ -59,13 +59,13 @@ def open_assistant(
     """
     check_types(open_assistant, locals())
     request = assistant_request(model, adapter, method, compute, revision=revision, backend=backend)
-    return load_assistant(request, subscribers=subscribers)
+    return load_assistant(request, broadcast(subscribers))
 
 
-def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscriber] = ()) -> Assistant:
+def load_assistant(request: AssistantRequest, emit: Subscriber) -> Assistant:
     """Carry out a request, as `open_assistant` says."""
     with enough_memory(request, f"loading {request.model}"):
-        return replace(_loaded(request, broadcast(subscribers)), request=request)
+        return replace(_loaded(request, emit), request=request)
 
 
 def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:

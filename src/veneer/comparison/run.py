@@ -31,7 +31,7 @@ from veneer.config.values import drop, laid_over, override
 from veneer.enums import Method
 from veneer.errors import Interrupted
 from veneer.evaluation.metrics.choose import try_on_references
-from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
+from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, from_json
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
 from veneer.html.notebook import html_facts, html_table
@@ -94,7 +94,7 @@ class CompareResult:
         return values
 
 
-def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) -> CompareResult:
+def compare(config: CompareConfig, emit: Subscriber) -> CompareResult:
     """Train and score every method with every seed, each run in a process of its own, one after another.
 
     What is done already is not done again, and a run that was cut short goes on where it was.
@@ -106,7 +106,7 @@ def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) ->
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
-    result = compare_shared(config, WHOLE, "auto", subscribers=subscribers)
+    result = compare_shared(config, WHOLE, "auto", emit)
     assert result is not None, "a process that is alone makes the result"
     return result
 
@@ -124,9 +124,9 @@ def compare_shared(
     config: CompareConfig,
     share: Share,
     device: str,
+    emit: Subscriber,
     *,
     carrier: Carrier = one_by_one,
-    subscribers: Sequence[Subscriber] = (),
 ) -> CompareResult | None:
     """Compare as `compare` does, each of several processes a share of the runs; the result in the first of them.
 
@@ -134,8 +134,8 @@ def compare_shared(
         config: what is compared.
         share: the runs that are this process's.
         device: where its runs compute.
+        emit: told every event of this process's runs.
         carrier: carries out this process's runs.
-        subscribers: called with every event of this process's runs.
 
     Raises:
         ConfigError: the settings of a method contradict each other, or name what a comparison sets itself; or a metric
@@ -144,7 +144,7 @@ def compare_shared(
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
-    output, emit = Path(config.output), broadcast(subscribers)
+    output = Path(config.output)
     check_question(config)
     chosen = check_metrics(config.metrics)
     refuse_the_models_folder(config.model, output)

@@ -76,7 +76,7 @@ def _train(order: Order) -> RunOutcome:
         _say(event)
 
     ranks = Ranks(local_world=order.processes)
-    result = train(order.config, resume=True, subscribers=[follow], ranks=ranks)
+    result = train(order.config, resume=True, emit=follow, ranks=ranks)
     return RunOutcome(
         method=order.method,
         seed=order.seed,
@@ -104,7 +104,7 @@ def _assistant(order: Order) -> Assistant:
         request = AssistantRequest(
             model=order.config.model, adapter=order.folder, compute=compute, revision=order.config.revision
         )
-    return load_assistant(request, subscribers=[_say])
+    return load_assistant(request, _say)
 
 
 def _say(event: Event) -> None:

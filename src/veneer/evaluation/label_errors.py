@@ -87,7 +87,7 @@ def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind
     """
 
     def run(emit: Subscriber, undone: list[str]) -> list[tuple[int, Finding]]:
-        assistant = load_assistant(AssistantRequest(model=model), subscribers=[emit])
+        assistant = load_assistant(AssistantRequest(model=model), emit)
         return model_findings(assistant, file, columns, emit, kind, undone)
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class LintRequest:
             )
 
 
-def run_lint(request: LintRequest, *, subscribers: Sequence[Subscriber] = ()) -> LintReport:
+def run_lint(request: LintRequest, emit: Subscriber) -> LintReport:
     """Carry out a request.
 
     Raises:
@@ -79,5 +79,5 @@ def run_lint(request: LintRequest, *, subscribers: Sequence[Subscriber] = ()) ->
         objective=request.objective,
         options=request.options,
         passes=passes,
-        subscribers=subscribers,
+        emit=emit,
     )

@@ -110,8 +110,9 @@ def evaluate(
     check_types(evaluate, locals())
     given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
     assistant = assistant_request(model, given[0] if given else None, method, compute)
+    emit = broadcast(subscribers)
     with TemporaryDirectory() as scratch:
-        file = rows_file(data, Path(scratch) / "rows.jsonl", broadcast(subscribers))
+        file = rows_file(data, Path(scratch) / "rows.jsonl", emit)
         request = EvaluationRequest(
             assistant=assistant,
             data=str(file),
@@ -127,15 +128,13 @@ def evaluate(
             html=None if html is None else Path(html),
             columns=named_columns(columns),
         )
-        return run_evaluation(request, subscribers=subscribers)
+        return run_evaluation(request, emit)
 
 
-def run_evaluation(
-    request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = (), share: Share = WHOLE
-) -> Report:
+def run_evaluation(request: EvaluationRequest, emit: Subscriber, *, share: Share = WHOLE) -> Report:
     """Carry out a request, as `evaluate` says. Where several processes share the rows, the others `contribute`."""
     with enough_memory(request.assistant, "evaluating", LESS_ROWS):
-        return _evaluated(request, subscribers, share)
+        return _evaluated(request, emit, share)
 
 
 def contribute(request: EvaluationRequest, share: Share) -> None:
@@ -150,10 +149,10 @@ def contribute(request: EvaluationRequest, share: Share) -> None:
     with enough_memory(request.assistant, "evaluating", LESS_ROWS):
         settled = settle(request)
         request = settled.request
-        loaded, rows, chosen = _loaded(request, (), share)
+        loaded, rows, chosen = _loaded(request, ignore, share)
         shared = [name for name in settled.suites if not is_task(name) and not name.startswith(KL)]
         opened = [open_suite(name, settled.items(name), loaded, ignore) for name in shared]
-        _score_all(request, loaded, rows, replace(chosen, answers=()), [_silent(one) for one in opened], ())
+        _score_all(request, loaded, rows, replace(chosen, answers=()), [_silent(one) for one in opened], ignore)
 
 
 def _silent(suite: OpenSuite) -> OpenSuite:
@@ -161,38 +160,36 @@ def _silent(suite: OpenSuite) -> OpenSuite:
     return replace(suite, chosen=replace(suite.chosen, answers=())) if isinstance(suite, RowSuite) else suite
 
 
-def _loaded(
-    request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share
-) -> tuple[Assistant, RowSet, ChosenMetrics]:
+def _loaded(request: EvaluationRequest, emit: Subscriber, share: Share) -> tuple[Assistant, RowSet, ChosenMetrics]:
     """The model, the rows as they are scored, and the metrics that they are scored by."""
     named, pairs = named_metrics(request.metrics), read_rows(request.data, request.columns)[: request.limit]
-    loaded = replace(load_assistant(request.assistant, subscribers=subscribers), share=share)
+    loaded = replace(load_assistant(request.assistant, emit), share=share)
     rows = prepare(
         loaded,
         [record for record, _ in pairs],
         max_new_tokens=request.max_new_tokens,
-        emit=broadcast(subscribers),
+        emit=emit,
         raw=[raw for _, raw in pairs],
     )
     chosen = named if request.metrics else fitting(rows)
-    return loaded, prepare_choices(loaded, rows, chosen, emit=broadcast(subscribers)), chosen
+    return loaded, prepare_choices(loaded, rows, chosen, emit=emit), chosen
 
 
-def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share) -> Report:
-    emit, begun = broadcast(subscribers), time.perf_counter()
+def _evaluated(request: EvaluationRequest, emit: Subscriber, share: Share) -> Report:
+    begun = time.perf_counter()
     if request.html is not None:
         prove_own_file(request.html, page_begins(), "a page of veneer")
     settled = settle(request)
     request, gate = settled.request, settled.gate
     trained = training_facts(request.assistant.adapter)  # a record that cannot be read is found before rows are scored
-    loaded, rows, chosen = _loaded(request, subscribers, share)
+    loaded, rows, chosen = _loaded(request, emit, share)
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     count = try_on_references(rows.unanswered, chosen)
     opened = [open_suite(name, settled.items(name), loaded, emit) for name in settled.suites]
     if gate is not None:
         refuse_beyond_shares(gate, [one.name for one in opened if one.shares], chosen.primary)
     _announce(gate, opened, (chosen.primary, count) if chosen.primary in SHARES else None, emit)
-    models = _score_all(request, loaded, rows, chosen, opened, subscribers)
+    models = _score_all(request, loaded, rows, chosen, opened, emit)
     report = put_together(
         rows,
         models[0].scores,
@@ -270,16 +267,15 @@ def _score_all(
     rows: RowSet,
     chosen: ChosenMetrics,
     suites: Sequence[OpenSuite],
-    subscribers: Sequence[Subscriber],
+    emit: Subscriber,
 ) -> list[_Answers]:
     """The base, and each adapter: the first one in the loading of the base."""
-    emit = broadcast(subscribers)
     base, tuned = score_both(loaded, rows, chosen, emit=emit)
     models = [_Answers(base, [score_suite(loaded, one, base=True, emit=emit) for one in suites])]
     if tuned is not None:
         models.append(_Answers(tuned, [score_suite(loaded, one, base=False, emit=emit) for one in suites]))
     for folder in request.more_adapters:
-        other = load_assistant(replace(request.assistant, adapter=folder), subscribers=subscribers)
+        other = load_assistant(replace(request.assistant, adapter=folder), emit)
         other = replace(other, share=loaded.share)
         scores = score_model(other, rows, chosen, emit=emit, who=f"adapter {folder}")
         models.append(_Answers(scores, [score_suite(other, one, base=False, emit=emit) for one in suites]))

@@ -111,12 +111,11 @@ def export(
         compute=compute or ComputeSection(),
         other_base=choice(OtherBase, other_base, "other_base"),
     )
-    return run_export(request, subscribers=subscribers)
+    return run_export(request, broadcast(subscribers))
 
 
-def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()) -> ExportRecord:
+def run_export(request: ExportRequest, emit: Subscriber) -> ExportRecord:
     """Carry out a request, as `export` says."""
-    emit = broadcast(subscribers)
     output = folder_place(request.output)
     request = replace(request, output=output)
     if output.exists():

@@ -62,12 +62,11 @@ def verify(
         gap=gap,
         compute=compute or ComputeSection(),
     )
-    return run_verify(request, subscribers=subscribers)
+    return run_verify(request, broadcast(subscribers))
 
 
-def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()) -> Certificate:
+def run_verify(request: VerifyRequest, emit: Subscriber) -> Certificate:
     """Carry out a request, as `verify` says."""
-    emit = broadcast(subscribers)
     folder = request.export
     record, written = _record(folder), _digests(folder)
     target, adapter = Target(record.to), request.adapter or Path(record.adapter)

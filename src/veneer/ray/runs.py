@@ -38,8 +38,7 @@ def sweep_on(
     values: Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],
     output: Path,
-    *,
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber,
 ) -> list[SweepOutcome]:
     """Train every point of a grid as `veneer.sweeps.run.sweep` does, each as a task of a cluster.
 
@@ -48,7 +47,7 @@ def sweep_on(
         values: settings that all points have, without `output`.
         grid: what is varied.
         output: the sweep's folder, which all nodes see.
-        subscribers: called with every event.
+        emit: told every event.
 
     Raises:
         ConfigError: the cluster cannot be used.
@@ -56,24 +55,24 @@ def sweep_on(
         VeneerError: points could not be trained, whose names and reasons it says; all others are trained.
     """
     with cluster(address) as nodes:
-        outcomes = sweep_shared(values, grid, output, WHOLE, TaskTrainer(nodes), subscribers=subscribers)
+        outcomes = sweep_shared(values, grid, output, WHOLE, TaskTrainer(nodes), emit)
     assert outcomes is not None, "a process that is alone makes the table"
     return outcomes
 
 
-def compare_on(address: str, config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) -> CompareResult:
+def compare_on(address: str, config: CompareConfig, emit: Subscriber) -> CompareResult:
     """Compare as `veneer.comparison.run.compare` does, each run as a task of a cluster.
 
     Args:
         address: of the cluster (`veneer.ray.cluster.cluster`).
         config: what is compared; its output is a folder that all nodes see.
-        subscribers: called with every event.
+        emit: told every event.
 
     Raises:
         VeneerError: as `compare`, or the cluster cannot be used.
     """
     with cluster(address) as nodes:
-        result = compare_shared(config, WHOLE, "auto", carrier=TaskCarrier(nodes), subscribers=subscribers)
+        result = compare_shared(config, WHOLE, "auto", emit, carrier=TaskCarrier(nodes))
     assert result is not None, "a process that is alone makes the result"
     return result
 

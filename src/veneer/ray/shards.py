@@ -17,7 +17,7 @@ from veneer.errors import VeneerError
 from veneer.evaluation.report import Report
 from veneer.evaluation.request import EvaluationRequest
 from veneer.evaluation.run import contribute, run_evaluation
-from veneer.events import Event, Note, Result, Stage, Subscriber, broadcast
+from veneer.events import Event, Note, Result, Stage, Subscriber
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import Blank, nothing
 from veneer.ray.cluster import Cluster, cluster
@@ -77,18 +77,17 @@ class Joined:
         return whole
 
 
-def evaluate_on(address: str, request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
+def evaluate_on(address: str, request: EvaluationRequest, emit: Subscriber) -> Report:
     """Carry out an evaluation as `veneer.evaluation.run.evaluate` does, its rows shared by tasks of a cluster.
 
     Args:
         address: of the cluster (`veneer.ray.cluster.cluster`).
         request: what is evaluated; its files are seen by all nodes.
-        subscribers: called with every event.
+        emit: told every event.
 
     Raises:
         VeneerError: as `evaluate`, or the cluster cannot be used.
     """
-    emit = broadcast(subscribers)
     with cluster(address) as nodes:
         parts = nodes.slots()
         work = [EvaluationPart(request, number, parts) for number in range(parts)]
@@ -114,8 +113,7 @@ def answers_on(
     request: AssistantRequest,
     conversations: Sequence[Sequence[Message]],
     sampling: Sampling,
-    *,
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber,
 ) -> list[Answered]:
     """The assistant's next turn in every conversation, as one process decodes them, shared by tasks of a cluster.
 
@@ -124,12 +122,11 @@ def answers_on(
         request: the model, whose files are seen by all nodes.
         conversations: what is answered.
         sampling: how tokens are chosen.
-        subscribers: called with every event.
+        emit: told every event.
 
     Raises:
         VeneerError: the model cannot be used or a conversation not be answered, or the cluster cannot be used.
     """
-    emit = broadcast(subscribers)
     with cluster(address) as nodes:
         parts = min(nodes.slots(), len(conversations))
         work = [QuestionPart(request, conversations, sampling, number, parts) for number in range(parts)]
@@ -167,7 +164,7 @@ class Contributions:
 def put_together(work: Contributions) -> tuple[Report, list[Event]]:
     """The report of an evaluation, and what is said of it. A task of a cluster, where metrics and a judge run."""
     said: list[Event] = []
-    report = run_evaluation(work.request, subscribers=[said.append], share=Joined(work.parts))
+    report = run_evaluation(work.request, said.append, share=Joined(work.parts))
     return report, [event for event in said if isinstance(event, Note | Result)]
 
 
@@ -186,7 +183,7 @@ def answered(work: QuestionPart) -> tuple[list[str], tuple[str, ...], list[Event
     """The answers to a part of the questions, the assistant's warnings, and what is said. A task of a cluster."""
     said: list[Event] = []
     part = Part(work.number, work.parts)
-    assistant = replace(load_assistant(work.request, subscribers=[said.append]), share=part)
+    assistant = replace(load_assistant(work.request, said.append), share=part)
     assistant.answers(work.conversations, work.sampling, subscribers=[said.append])
     return part.found[0], assistant.warnings, [event for event in said if isinstance(event, Note)]
 

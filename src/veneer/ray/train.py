@@ -55,7 +55,7 @@ def train_loop(config: Mapping[str, Any]) -> None:
     if ranks.first:
         _restore(folder, ray.train.get_checkpoint())
     reports = _Reports(folder, ranks.first, best=run.train.publish is Publish.BEST)
-    result = train(run, resume=True, subscribers=[reports.follow], stop=reports.send, ranks=ranks)
+    result = train(run, resume=True, emit=reports.follow, stop=reports.send, ranks=ranks)
     reports.send_result(result.output)
 
 

@@ -131,7 +131,7 @@ def reproduce(
         emit(Note(message=f"not what the run wrote any more:\n{damaged}", level=Level.WARNING))
     try:
         if not done:
-            _train_again(config, original, reached, [mark.put, *subscribers], stop)
+            _train_again(config, original, reached, broadcast([mark.put, emit]), stop)
     except Interrupted as error:
         raise Interrupted(f"the reproduction in {target} was stopped; the same command goes on with it") from error
     found = _compared(original, target, differing)
@@ -147,7 +147,7 @@ def _train_again(
     config: RunConfig,
     original: Original,
     reached: int | None,
-    subscribers: Sequence[Subscriber],
+    emit: Subscriber,
     stop: Callable[[], bool],
 ) -> None:
     """Train as the run did: in one piece, or in as many as it had schedules, and in micro-batches of its sizes.
@@ -159,7 +159,7 @@ def _train_again(
             train(
                 _over(config, steps),
                 resume=number > 0 or reached is not None,
-                subscribers=[*subscribers, until.note],
+                emit=broadcast([emit, until.note]),
                 stop=until.reached,
                 micro_batches=original.lock.get("micro_batches", []),
             )

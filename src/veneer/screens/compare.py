@@ -20,7 +20,7 @@ from veneer.processes.dealt import Dealt, meeting
 from veneer.processes.ranks import launched
 from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.figures import bare, change, p_value
-from veneer.screens.subscribers import subscribers_of, told_by_rank_0
+from veneer.screens.subscribers import subscriber_of, told_by_rank_0
 from veneer.text.counting import count_of
 from veneer.training.parallel.start import with_own_device
 
@@ -58,15 +58,15 @@ def compare_visibly(config: CompareConfig, *, as_json: bool, on: str | None = No
 def _on_cluster(on: str, config: CompareConfig, as_json: bool) -> CompareResult:
     from veneer.ray.runs import compare_on
 
-    with subscribers_of(as_json=as_json) as subscribers:
-        return compare_on(on, config, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        return compare_on(on, config, emit)
 
 
 def _here(config: CompareConfig, as_json: bool) -> CompareResult | None:
     ranks = launched()
     device = with_own_device(ComputeSection(), ranks).device
-    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
-        return compare_shared(config, Dealt(group), device, subscribers=subscribers)
+    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
+        return compare_shared(config, Dealt(group), device, emit)
 
 
 def comparison_of_methods(result: CompareResult) -> Table:

@@ -55,7 +55,7 @@ def lint_visibly(request: LintRequest, *, show: int = 0, html: Path | None = Non
     if html is not None:
         prove_own_file(html, page_begins(), "a page of veneer")
     with EventScreen(console()) as screen:
-        report = run_lint(request, subscribers=[screen])
+        report = run_lint(request, screen)
         if html is not None:
             with Stage(screen, f"writing {html}"):
                 write_page(html, report)

@@ -23,7 +23,7 @@ from veneer.processes.dealt import Dealt, meeting
 from veneer.processes.ranks import launched
 from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number, p_value
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 from veneer.training.parallel.start import with_own_device
 
@@ -46,8 +46,8 @@ def evaluate_visibly(request: EvaluationRequest, *, as_json: bool, on: str | Non
 def _on_cluster(on: str, request: EvaluationRequest, as_json: bool) -> Report:
     from veneer.ray.shards import evaluate_on
 
-    with subscribers_of(as_json=as_json) as subscribers:
-        return evaluate_on(on, request, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        return evaluate_on(on, request, emit)
 
 
 def _here(request: EvaluationRequest, as_json: bool) -> Report | None:
@@ -59,8 +59,8 @@ def _here(request: EvaluationRequest, as_json: bool) -> Report | None:
         if not share.first:
             contribute(request, share)
             return None
-        with subscribers_of(as_json=as_json) as subscribers:
-            return run_evaluation(request, subscribers=subscribers, share=share)
+        with subscriber_of(as_json=as_json) as emit:
+            return run_evaluation(request, emit, share=share)
 
 
 def _show(request: EvaluationRequest, report: Report, *, as_json: bool) -> None:

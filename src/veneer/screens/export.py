@@ -10,14 +10,14 @@ from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import run_export
 from veneer.screens.console import new_table, say, show_table
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 
 
 def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:
     """Export, saying what is done now, and print what was measured."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        record = run_export(request, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        record = run_export(request, emit)
     if not as_json:
         shown = Console()
         if record.measured is not None:

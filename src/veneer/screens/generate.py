@@ -17,7 +17,7 @@ from veneer.data.records import SUFFIXES
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.columns import question_columns
-from veneer.events import Event
+from veneer.events import Event, ignore
 from veneer.generation.sampling import Sampling
 from veneer.io.digests import file_digest
 from veneer.processes.dealt import Dealt, meeting
@@ -124,7 +124,7 @@ def open_for_rows(request: AssistantRequest, questions: Sequence[FileQuestion], 
         return open_visibly(request)
     names = [name for name in adapter_names(adapters) if name in asked]
     with EventScreen(console()) as screen:
-        return load_held_base(request, adapters, names, [screen]).assistant
+        return load_held_base(request, adapters, names, screen).assistant
 
 
 def answer_into(
@@ -165,7 +165,7 @@ def answer_into(
         "columns": {ours.value: theirs for ours, theirs in columns.items()},
     }
     with EventScreen(console()) as screen:
-        return answer_file(assistant, questions, output, sampling, adapters=adapters, job=job, subscribers=[screen])
+        return answer_file(assistant, questions, output, sampling, adapters=adapters, job=job, emit=screen)
 
 
 def summary(output: Path, result: BatchResult) -> str:
@@ -187,9 +187,9 @@ def answer_all(
     with meeting(ranks) as group:
         share = Dealt(group)
         with EventScreen(console()) if share.first else nullcontext() as screen:
-            told = [] if screen is None else [screen]
-            assistant = replace(load_assistant(request, subscribers=told), share=share)
-            answers = assistant.answers([one.messages for one in questions], sampling, subscribers=told)
+            emit = screen or ignore
+            assistant = replace(load_assistant(request, emit), share=share)
+            answers = assistant.answers([one.messages for one in questions], sampling, subscribers=[emit])
     for question, text in zip(questions, answers, strict=True):
         if share.first:
             yield question.text, text, assistant.warnings
@@ -201,6 +201,6 @@ def _answers_on_cluster(
     from veneer.ray.shards import answers_on
 
     with EventScreen(console()) as screen:
-        answers = answers_on(on, request, [one.messages for one in questions], sampling, subscribers=[screen])
+        answers = answers_on(on, request, [one.messages for one in questions], sampling, screen)
     for question, one in zip(questions, answers, strict=True):
         yield question.text, one.text, one.warnings

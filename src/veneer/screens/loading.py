@@ -12,4 +12,4 @@ from veneer.screens.events import EventScreen
 def open_visibly(request: AssistantRequest) -> Assistant:
     """Load a model under a bar."""
     with EventScreen(console()) as screen:
-        return load_assistant(request, subscribers=[screen])
+        return load_assistant(request, screen)

@@ -20,7 +20,7 @@ from veneer.planning.plan import Plan, spoken
 from veneer.planning.serving import ServingPlan, plan_serving
 from veneer.planning.setup import Setup
 from veneer.screens.console import new_table, say, show_table
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
 from veneer.training.from_adapter import with_adapter
@@ -51,8 +51,8 @@ def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows |
     Raises:
         ConfigError: it does not fit; the plan has been printed all the same.
     """
-    with subscribers_of(as_json=as_json) as subscribers:
-        forecast = plan(config, device=device, rows=supposed, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        forecast = plan(config, emit, device=device, rows=supposed)
     if not as_json:
         if isinstance(forecast, Plan):
             method = with_adapter(config).method

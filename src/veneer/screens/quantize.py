@@ -9,13 +9,13 @@ from rich.console import Console
 from veneer.config import QuantSection
 from veneer.quantization import QuantizeResult, quantize
 from veneer.screens.console import say
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 
 
 def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, *, as_json: bool) -> None:
     """Quantise under a bar, and say what came of it."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        done = quantize(model, output, quant=quant, dtype=dtype, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        done = quantize(model, output, quant=quant, dtype=dtype, subscribers=[emit])
     if not as_json:
         say(Console(), summary(done))
 

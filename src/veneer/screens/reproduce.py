@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from veneer.reproduction.run import Reproduction, reproduce
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 
 
 def reproduce_visibly(
     run: Path, *, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool
 ) -> Reproduction:
     """Make a run again under a bar, and say what came of it."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        found = reproduce(run, output=output, model=model, data=data, eval_data=eval_data, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        found = reproduce(run, output=output, model=model, data=data, eval_data=eval_data, subscribers=[emit])
     if not as_json:
         for line in found.lines():
             click.echo(line)

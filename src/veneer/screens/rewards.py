@@ -13,7 +13,7 @@ from veneer.evaluation.columns import pair_columns
 from veneer.reward_model import PairAccuracy, load_reward_model, pair_accuracy
 from veneer.run_folder import recorded_run
 from veneer.screens.console import new_table, show_table
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 
 
@@ -22,9 +22,9 @@ def evaluate_pairs_visibly(
 ) -> PairAccuracy:
     """Score the pairs of a file under a bar, and print a table, or the result as JSON."""
     columns = pair_columns(data, columns, recorded_run(request.adapter))
-    with subscribers_of(as_json=as_json) as subscribers:
-        model = load_reward_model(request, subscribers)
-        found = pair_accuracy(model, data, limit=limit, columns=columns, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        model = load_reward_model(request, emit)
+        found = pair_accuracy(model, data, limit=limit, columns=columns, subscribers=[emit])
     if not as_json:
         show_table(Console(), accuracy_table(data, found))
     return found

@@ -36,7 +36,7 @@ def serve_visibly(request: ServeRequest, *, as_json: bool) -> None:
         say(screen, summary(serving, with_key=request.key_file is not None))
 
     with EventScreen(screen) as bar:
-        serve_request(request, on_start=started, subscribers=[bar])
+        serve_request(request, bar, on_start=started)
 
 
 def selfcheck_visibly(request: ServeRequest, questions: int, path: Path, *, as_json: bool) -> IsolationCertificate:
@@ -58,7 +58,7 @@ def selfcheck_visibly(request: ServeRequest, questions: int, path: Path, *, as_j
 
     prove_certificate(path)
     with EventScreen(console()) as bar:
-        certificate = selfcheck(request, questions=questions, subscribers=[bar])
+        certificate = selfcheck(request, bar, questions=questions)
     certificate.write(path)
     click.echo(to_text(certificate.content()) if as_json else f"{certificate.summary()}\nThe certificate is {path}.")
     return certificate

@@ -14,7 +14,7 @@ from veneer.processes.dealt import Dealt, meeting
 from veneer.processes.ranks import launched
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration
-from veneer.screens.subscribers import subscribers_of, told_by_rank_0
+from veneer.screens.subscribers import subscriber_of, told_by_rank_0
 from veneer.sweeps.outcome import SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, JointTrainer, sweep_shared
 from veneer.text.counting import count_of
@@ -48,15 +48,15 @@ def _on_cluster(
 ) -> list[SweepOutcome]:
     from veneer.ray.runs import sweep_on
 
-    with subscribers_of(as_json=as_json) as subscribers:
-        return sweep_on(on, values, grid, output, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        return sweep_on(on, values, grid, output, emit)
 
 
 def _here(
     values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, together: int | None, as_json: bool
 ) -> list[SweepOutcome] | None:
     ranks = launched()
-    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
+    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as emit:
         share = Dealt(group)
         return sweep_shared(
             values,
@@ -64,7 +64,7 @@ def _here(
             output,
             share,
             JointTrainer(together=together or TOGETHER, processes=share.processes),
-            subscribers=subscribers,
+            emit,
             own_device=lambda compute: with_own_device(compute, ranks),
         )
 

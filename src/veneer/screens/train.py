@@ -24,9 +24,9 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
     if not launched().first:
         return train(config, resume=resume)
     if as_json:
-        return train(config, resume=resume, subscribers=[while_read(print_event)])
+        return train(config, resume=resume, emit=while_read(print_event))
     with EventScreen(console()) as screen:
-        return train(config, resume=resume, subscribers=[screen])
+        return train(config, resume=resume, emit=screen)
 
 
 def show_result(config: RunConfig, result: RunResult) -> None:

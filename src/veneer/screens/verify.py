@@ -9,14 +9,14 @@ from veneer.exports.request import VerifyRequest
 from veneer.exports.verify import run_verify
 from veneer.screens.console import say, show_table
 from veneer.screens.export import parity_table
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 
 
 def verify_visibly(request: VerifyRequest, *, as_json: bool) -> Certificate:
     """Check an export, saying what is done now, and print the certificate."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        certificate = run_verify(request, subscribers=subscribers)
+    with subscriber_of(as_json=as_json) as emit:
+        certificate = run_verify(request, emit)
     if not as_json:
         shown = Console()
         show_table(shown, parity_table(certificate))

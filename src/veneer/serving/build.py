@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from hashlib import sha256
 
@@ -16,7 +15,7 @@ from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.errors import ConfigError, ModelError
-from veneer.events import Stage, Subscriber, broadcast
+from veneer.events import Stage, Subscriber
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
 from veneer.http_server.guard import Access
@@ -42,7 +41,7 @@ from veneer.serving.service import Service
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 
-def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -> tuple[HttpServer, tuple[str, ...]]:
+def open_server(request: ServeRequest, emit: Subscriber) -> tuple[HttpServer, tuple[str, ...]]:
     """Load a model, and listen; nothing is answered before `HttpServer.start`.
 
     Returns:
@@ -55,15 +54,13 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     if request.pinned and request.adapters is None:
         raise ConfigError(f"--pin {request.pinned[0]}: there are no adapters to pin; give their folder with --adapters")
     check_free(request.host, request.port)
-    held = load_base(request, subscribers)
+    held = load_base(request, emit)
     assistant, catalogue = held.assistant, None
     if request.adapters is not None:
         dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
         loader = telling(adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype), held)
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
-        with Stage(
-            broadcast(subscribers), "loading pinned adapters", total=len(request.pinned), unit="adapters"
-        ) as stage:
+        with Stage(emit, "loading pinned adapters", total=len(request.pinned), unit="adapters") as stage:
             catalogue.load_pinned(stage.advance)
     name = request.name or model_name(request.model)
     service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
@@ -74,7 +71,7 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     return server, service.models.all()
 
 
-def load_base(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -> HeldBase:
+def load_base(request: ServeRequest, emit: Subscriber) -> HeldBase:
     """Load the base of a server, held as its adapters were trained where they agree on that and nothing else is asked
     for.
 
@@ -83,8 +80,8 @@ def load_base(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -> 
     """
     base = AssistantRequest(model=request.model, method=request.method, compute=request.compute)
     if request.adapters is None:
-        return HeldBase(load_assistant(base, subscribers=subscribers))
-    return load_held_base(base, request.adapters, adapter_names(request.adapters), subscribers)
+        return HeldBase(load_assistant(base, emit))
+    return load_held_base(base, request.adapters, adapter_names(request.adapters), emit)
 
 
 def server_of(service: Service, access: Access, *, host: str = "127.0.0.1", port: int = 0) -> HttpServer:

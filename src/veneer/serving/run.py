@@ -12,7 +12,7 @@ from veneer.arguments import check_least, check_types
 from veneer.config import ComputeSection
 from veneer.enums import Dtype, Method, choice
 from veneer.errors import ConfigError, Ended, Interrupted
-from veneer.events import Subscriber
+from veneer.events import Subscriber, broadcast
 from veneer.runtime.packages import installed
 from veneer.runtime.signals import deferred, stop_signalled
 from veneer.serving.garbage import loaded_objects_left_out
@@ -98,21 +98,21 @@ def serve(
         method=None if method is None else choice(Method, method, "method"),
         compute=compute or ComputeSection(),
     )
-    serve_request(request, on_start=on_start, stop=stop, subscribers=subscribers)
+    serve_request(request, broadcast(subscribers), on_start=on_start, stop=stop)
 
 
 def serve_request(
     request: ServeRequest,
+    emit: Subscriber,
     *,
     on_start: Callable[[Serving], None] = lambda serving: None,
     stop: Callable[[], bool] = lambda: False,
-    subscribers: Sequence[Subscriber] = (),
 ) -> None:
     """Carry out a request, as `serve` says."""
     require_packages()
     from veneer.serving.build import open_server
 
-    server, models = open_server(request, subscribers)
+    server, models = open_server(request, emit)
     asked = threading.Event()
     with deferred(asked.set, NOTICE), loaded_objects_left_out():
         ended = _until(server, lambda: asked.is_set() or stop(), lambda: on_start(Serving(server.url, models)))

@@ -20,6 +20,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.config import ComputeSection
 from veneer.errors import VeneerError
+from veneer.events import ignore
 from veneer.http_server.errors import ApiError
 from veneer.http_server.limits import ServerLimits
 from veneer.io.checkpoint import model_name
@@ -221,7 +222,7 @@ class ChatHost:
             folder.mkdir(parents=True, exist_ok=True)
         request = AssistantRequest(model=asked.source, compute=self._compute, held_as=asked.held_as)
         try:
-            assistant = load_assistant(request)
+            assistant = load_assistant(request, ignore)
             loader = adapter_loader(assistant.model, base_files=assistant.files)
             adapters = AdapterFolder(folder, loader, ADAPTER_BYTES)
             with ExitStack() as unfinished:

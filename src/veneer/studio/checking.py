@@ -196,4 +196,4 @@ def lint_page(
         ModelError: the model has no usable tokenizer.
     """
     request = LintRequest(data=str(path), model=model, objective=objective)
-    return content(run_lint(request, subscribers=[emit]))
+    return content(run_lint(request, emit))

@@ -71,9 +71,8 @@ def sweep(
     check_least(1, {"together": together})
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
-    outcomes = sweep_shared(
-        values, grid, Path(output), WHOLE, JointTrainer(together=together, stop=stop), subscribers=subscribers
-    )
+    trainer = JointTrainer(together=together, stop=stop)
+    outcomes = sweep_shared(values, grid, Path(output), WHOLE, trainer, broadcast(subscribers))
     assert outcomes is not None, "a process that is alone makes the table"
     return outcomes
 
@@ -84,8 +83,8 @@ def sweep_shared(
     output: Path,
     share: Share,
     trainer: PointTrainer,
+    emit: Subscriber,
     *,
-    subscribers: Sequence[Subscriber] = (),
     own_device: Callable[[ComputeSection], ComputeSection] = lambda compute: compute,
 ) -> list[SweepOutcome] | None:
     """Train a grid as `sweep` does, each of several processes a share of the points; the table in the first of them.
@@ -96,13 +95,13 @@ def sweep_shared(
         output: the sweep's folder, which all processes see.
         share: the points that are this process's.
         trainer: trains this process's points.
-        subscribers: called with every event of this process's points.
+        emit: told every event of this process's points.
         own_device: where this process computes what a point asks for.
 
     Raises:
         Interrupted, VeneerError: as `sweep`.
     """
-    emit, grid = broadcast(subscribers), plain_grid(grid)
+    grid = plain_grid(grid)
     found = points(values, grid, output)
     by = compared_by(found)
     for model in {point.config.model for point in found}:
@@ -324,15 +323,15 @@ def _train_group(
     share of the machine's memory each."""
     point, run = group[0]
     if run.base_key is None:
-        ranks, told = Ranks(local_world=processes), [of_run(point.name, emit)]
+        ranks, told = Ranks(local_world=processes), of_run(point.name, emit)
         try:
-            train(point.config, resume=run.inputs.resume, subscribers=told, stop=stop, ranks=ranks)
+            train(point.config, resume=run.inputs.resume, emit=told, stop=stop, ranks=ranks)
         except Interrupted:
             return True
         except TrainingStopped:
             return stop_signalled()
         return False
-    outcomes = train_together([run for _, run in group], subscribers=[emit], stop=stop)
+    outcomes = train_together([run for _, run in group], emit, stop=stop)
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 

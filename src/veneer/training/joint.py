@@ -19,7 +19,7 @@ from veneer.config import RunConfig, check
 from veneer.data.kinds import load_kind
 from veneer.enums import Method, ObjectiveName, Recompute
 from veneer.errors import ConfigError, Interrupted, OutOfMemory, TrainingStopped
-from veneer.events import Event, Note, Subscriber, broadcast, of_run
+from veneer.events import Event, Note, Subscriber, of_run
 from veneer.machine.hardware import computing_on, resolve_device
 from veneer.machine.heap import heap_kept
 from veneer.machine.out_of_memory import out_of_memory_while
@@ -145,15 +145,15 @@ class JointMember:
 
 def train_together(
     runs: Sequence[JointRun],
+    emit: Subscriber,
     *,
-    subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> list[RunResult | TrainingStopped]:
     """Train runs over one base in lockstep; each writes its own output folder as `veneer.training.run.train` does.
 
     Args:
         runs: prepared, with one `base_key`.
-        subscribers: called with every event of every run, as a `RunEvent` under the name of the run's folder.
+        emit: told every event of every run, as a `RunEvent` under the name of the run's folder.
         stop: asked after every step; true ends all runs with a checkpoint.
 
     Returns:
@@ -165,7 +165,7 @@ def train_together(
     """
     largest = max(runs, key=lambda run: 0 if run.plan is None else run.plan.choice.memory.peak)
     try:
-        with fitting(largest.inputs), joined(runs, subscribers, stop) as (joint, members):
+        with fitting(largest.inputs), joined(runs, emit, stop) as (joint, members):
             return Lockstep(joint, members).run()
     except OutOfMemory as error:
         raise OutOfMemory(f"{error} Fewer runs at a time (--together) take less too.") from None
@@ -174,14 +174,13 @@ def train_together(
 @contextmanager
 def joined(
     runs: Sequence[JointRun],
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Joint, list[JointMember]]]:
     """Runs over one model, each ready for its next step; arguments and errors as `train_together`."""
     keys = {run.base_key for run in runs}
     if len(keys) != 1 or None in keys:
         raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
-    emit = broadcast(subscribers)
     with ExitStack() as stack:
         config = runs[0].inputs.config
         stack.enter_context(threads_of(config))
@@ -190,7 +189,7 @@ def joined(
         stack.enter_context(computing_on(device, deterministic=config.compute.deterministic))
         logs = [
             stack.enter_context(
-                locked_folder(run.inputs.config, run.inputs.resume, [of_run(run.inputs.folder.path.name, emit)])
+                locked_folder(run.inputs.config, run.inputs.resume, of_run(run.inputs.folder.path.name, emit))
             ).log
             for run in runs
         ]

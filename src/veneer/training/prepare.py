@@ -22,7 +22,7 @@ from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Sharding, Task
 from veneer.errors import ConfigError
-from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
+from veneer.events import Note, Result, Subscriber, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
 from veneer.io.tokenizer import Tokenizer
 from veneer.loading.expected import check_vocabulary
@@ -272,19 +272,19 @@ def _foreseen(
 
 def plan(
     config: RunConfig,
+    emit: Subscriber,
     *,
     device: str | None = None,
     rows: SupposedRows | None = None,
-    subscribers: Sequence[Subscriber] = (),
 ) -> Forecast:
     """What a run would take, from its model's configuration alone: memory, time and disk.
 
     Args:
         config: the run.
+        emit: told every event: what was found and chosen, and the plan.
         device: where it would compute: as in `compute.device`, which stands for None, or a card of
             `veneer.planning.time.CARDS`.
         rows: what to suppose of the rows; None reads those of `config.data`.
-        subscribers: called with every event: what was found and chosen, and the plan.
 
     Returns:
         A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
@@ -295,7 +295,6 @@ def plan(
     check(config)
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
     machine = named_machine(config.compute.device if device is None else device, config.compute)
-    emit = broadcast(subscribers)
     forecast = prepare(config, description, machine, load_kind if rows is None else rows, emit).forecast
     emit(Result(verb="plan", values=forecast.to_json()))
     return forecast

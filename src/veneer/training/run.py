@@ -13,7 +13,7 @@ from yaml import safe_load
 from veneer.config import RunConfig, check, parse, to_yaml
 from veneer.enums import ObjectiveName, Sharding
 from veneer.event_log import EventLog
-from veneer.events import Note, Stage, Subscriber
+from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.gpu.parked import CardCopier
 from veneer.machine.hardware import computing_on, resolve_device
 from veneer.machine.heap import heap_kept
@@ -55,7 +55,7 @@ def train(
     config: RunConfig,
     *,
     resume: bool = False,
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber = ignore,
     stop: Callable[[], bool] = lambda: False,
     micro_batches: Sequence[Sequence[int]] = (),
     ranks: Ranks = ALONE,
@@ -66,11 +66,11 @@ def train(
         config: the run.
         resume: go on from the newest checkpoint in `config.output`, or start where there is none. The settings and data
             must be those of that run; only `train.epochs` or `train.steps` may be more, which makes the run longer.
-        subscribers: called with every event (progress bars, trackers).
+        emit: told every event.
         stop: asked after every step; true ends the run with a checkpoint.
         micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
         ranks: the place of this process among those that make the run together. Each calls this function; rank 0
-            writes, and tells its subscribers. A run that its launcher has started again goes on by itself.
+            writes, and tells its `emit`. A run that its launcher has started again goes on by itself.
 
     Raises:
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
@@ -88,7 +88,7 @@ def train(
             threads_of(config),
             heap_kept(),
             computing_on(device, deterministic=config.compute.deterministic),
-            locked_folder(config, resume, subscribers, ranks) as folder,
+            locked_folder(config, resume, emit, ranks) as folder,
         ):
             restart_peak_memory(device)
             return _trained(call, folder, resume)

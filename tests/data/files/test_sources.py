@@ -143,7 +143,7 @@ def test_files_that_come_while_a_run_trains_have_no_part_in_it(cache: str, corpu
         if isinstance(event, StepDone):
             write_rows(corpus / "d.jsonl", rows(9, seed=8))
 
-    result = train(config, subscribers=[comes])
+    result = train(config, emit=comes)
     lock = json.loads((result.output / "run.lock").read_text())
     assert [one["file"] for one in lock["data"]["sources"]] == [
         "data.sources.0.file", "data.sources.1.file b.jsonl", "data.sources.1.file c.jsonl",

@@ -58,7 +58,7 @@ def test_a_process_that_is_killed_is_an_error_with_its_remedy(tmp_path: Path, mo
             workers[0].process.kill()
 
     with pytest.raises(DataError, match=r"a process that checks rows ended with -9, .*memory was full; --processes 1 "):
-        lint(file, options=LintOptions(processes=2), subscribers=[kill])
+        lint(file, options=LintOptions(processes=2), emit=kill)
     assert ended(workers)
 
 
@@ -80,14 +80,14 @@ def test_where_processes_cannot_work_together_one_checks_and_says_so(
     workers = started(monkeypatch)
     events: list[Event] = []
     file = write(tmp_path / "rows.jsonl", rows(600))
-    assert lint(file, options=LintOptions(processes=2), subscribers=[events.append]).rows == 600
+    assert lint(file, options=LintOptions(processes=2), emit=events.append).rows == 600
     assert ["one process" in event.message for event in events if isinstance(event, Note)] == [True]
     assert workers == []
 
 
 def test_stages_are_told(tmp_path: Path) -> None:
     events: list[Event] = []
-    lint(write(tmp_path / "rows.jsonl", rows(20)), subscribers=[events.append])
+    lint(write(tmp_path / "rows.jsonl", rows(20)), emit=events.append)
     begun = [event for event in events if isinstance(event, StageBegun)]
     assert [event.total for event in begun] == [20, 6]
     assert sum(isinstance(event, StageEnded) for event in events) == 2
@@ -127,7 +127,7 @@ def test_what_a_reader_leaves_out_is_said(tmp_path: Path) -> None:
     train.write_text("prompt,completion\nWhy?,So.\n,\n,\n")
     held.write_text('prompt,completion\nHow?, "So."\n')
     said: list[str] = []
-    lint(train, eval_file=held, subscribers=[lambda one: said.append(one.message) if isinstance(one, Note) else None])
+    lint(train, eval_file=held, emit=lambda one: said.append(one.message) if isinstance(one, Note) else None)
     assert said[0] == f"{train}: rows of empty cells alone, which are left out: 2"
     assert said[1].startswith(f"{held}: rows with a cell whose quotes stand behind a space")
     assert len(said) == 2

@@ -19,6 +19,7 @@ from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Variant
 from veneer.errors import AdapterError
+from veneer.events import ignore
 from veneer.generation import scheduler
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
@@ -55,7 +56,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 
 def run(model: Path, adapters: Path | None, questions: int, dtype: str = "float32") -> IsolationCertificate:
     compute = ComputeSection(device="cpu", dtype=dtype)
-    return selfcheck(ServeRequest(model=str(model), adapters=adapters, compute=compute), questions=questions)
+    return selfcheck(ServeRequest(model=str(model), adapters=adapters, compute=compute), ignore, questions=questions)
 
 
 @compiled

@@ -21,6 +21,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError
+from veneer.events import ignore
 from veneer.generation.batch import generate
 from veneer.generation.runner import LoadedAdapter
 from veneer.generation.sampling import Sampling
@@ -284,7 +285,7 @@ def test_pinned_adapters_are_there_from_the_start_and_stay(assistant: Assistant,
 @pytest.mark.scenario(41)
 def test_pins_without_a_folder_of_adapters_are_refused() -> None:
     with pytest.raises(ConfigError, match="--pin red: there are no adapters"):
-        open_server(ServeRequest(model="a model that is not looked for", pinned=("red",)), ())
+        open_server(ServeRequest(model="a model that is not looked for", pinned=("red",)), ignore)
 
 
 def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogue: AdapterFolder, folder: Path) -> None:

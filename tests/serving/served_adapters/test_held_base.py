@@ -13,7 +13,7 @@ from served import CPU
 from veneer.assistant.request import AssistantRequest
 from veneer.config import QuantSection
 from veneer.enums import Method
-from veneer.events import Event, Level, Note
+from veneer.events import Event, Level, Note, ignore
 from veneer.generation.runner import LoadedAdapter
 from veneer.loading.base_form import BaseForm
 from veneer.quantization import quantize
@@ -38,7 +38,7 @@ def loaded(model: Path, folder: Path, method: Method | None = None) -> tuple[Hel
     said: list[Event] = []
     request = AssistantRequest(model=str(model), method=method, compute=CPU)
     names = sorted(entry.name for entry in folder.iterdir())
-    held = load_held_base(request, folder, names, [said.append])
+    held = load_held_base(request, folder, names, said.append)
     return held, [one.message for one in said if isinstance(one, Note) and one.level is Level.WARNING]
 
 
@@ -121,6 +121,6 @@ def test_a_server_holds_its_base_as_its_adapters_were_trained(
 ) -> None:
     shutil.copytree(finished["qlora"].output, tmp_path / "adapters" / "red")
     request = ServeRequest(model=str(tiny_model), adapters=tmp_path / "adapters", compute=CPU)
-    assert load_base(request).assistant.form == NF4
-    assert load_base(replace(request, adapters=None)).assistant.form == BaseForm()
-    assert load_base(replace(request, method=Method.LORA)).assistant.form == BaseForm()
+    assert load_base(request, ignore).assistant.form == NF4
+    assert load_base(replace(request, adapters=None), ignore).assistant.form == BaseForm()
+    assert load_base(replace(request, method=Method.LORA), ignore).assistant.form == BaseForm()

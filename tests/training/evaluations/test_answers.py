@@ -146,7 +146,7 @@ def test_a_run_publishes_the_weights_with_the_best_answers_and_its_bytes_are_tho
     plain = train(run_config(tiny_model, data, tmp_path / "plain", *SETTINGS))
     seen: list[Event] = []
     asked = (*SETTINGS, "train.best_metric=exact", "train.publish=best")
-    run = train(run_config(tiny_model, data, tmp_path / "run", *asked), subscribers=[seen.append])
+    run = train(run_config(tiny_model, data, tmp_path / "run", *asked), emit=seen.append)
     found = evaluations(run.output)
     assert [one["loss"] for one in found] == [one["loss"] for one in evaluations(plain.output)]
     for step in range(2, 21, 2):

@@ -146,7 +146,7 @@ def test_evaluations_report_what_may_be_named_and_the_best_is_told_by_it(
         tiny_model, write_rows(tmp_path / "rows.jsonl", content), tmp_path / "run", f"objective={objective}",
         f"train.best_metric={metric}", "data.held_out=0.3", "train.steps=2", "train.eval_every=1", *settings,
     )  # fmt: skip
-    progress = train(config, subscribers=[seen.append]).progress
+    progress = train(config, emit=seen.append).progress
     evaluated = [event for event in seen if isinstance(event, Evaluated)]
     assert len(evaluated) == 2
     for event in evaluated:

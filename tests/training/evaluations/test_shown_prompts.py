@@ -134,7 +134,7 @@ def test_the_bytes_of_a_run_are_those_without_samples_also_where_it_is_resumed(
     every = (*settings, "train.samples_every=3")
     plain = train(run_config(tiny_model, data, tmp_path / "plain", *settings))
     seen: list[Event] = []
-    sampled = train(run_config(tiny_model, data, tmp_path / "sampled", *every), subscribers=[seen.append])
+    sampled = train(run_config(tiny_model, data, tmp_path / "sampled", *every), emit=seen.append)
     found = [event for event in seen if isinstance(event, SamplesAnswered)]
     assert [event.step for event in found] == [3, 6, 9, 12]
     weights = "adapter_model.safetensors"
@@ -162,7 +162,7 @@ def test_prompts_of_the_configuration_are_asked_and_need_a_number_of_steps(
     named = ("train.steps=2", 'train.sample_prompts=["late?", "what?"]')
     seen: list[Event] = []
     run = run_config(tiny_model, tiny_data, tmp_path / "run", *named, "train.samples_every=2")
-    train(run, subscribers=[seen.append])
+    train(run, emit=seen.append)
     (event,) = [event for event in seen if isinstance(event, SamplesAnswered)]
     assert event.prompts == ("late?", "what?")
     assert len(event.answers) == 2

@@ -10,7 +10,7 @@ import pytest
 from tiny import run_config, tree
 from training_runs import LONG, SETTINGS
 from veneer.errors import DataError, Interrupted, OutputError
-from veneer.events import Note
+from veneer.events import Note, ignore
 from veneer.run_folder import RunFolder
 from veneer.training.folder.locked_folder import locked_folder
 from veneer.training.run import train
@@ -34,9 +34,9 @@ def test_a_run_that_was_killed_still_says_so_after_one_that_would_have_begun_ane
     shutil.copytree(finished["lora"].output, output)
     (output / ".lock").write_text("{}\n")
     config = run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG)
-    with pytest.raises(OutputError, match="go on with it by --resume"), locked_folder(config, False, []):
+    with pytest.raises(OutputError, match="go on with it by --resume"), locked_folder(config, False, ignore):
         pass
-    with locked_folder(config, True, []) as folder:
+    with locked_folder(config, True, ignore) as folder:
         assert folder.killed is not None
 
 
@@ -85,10 +85,10 @@ def test_the_settings_of_a_run_without_a_checkpoint_may_be_replaced(
     folder = RunFolder(tmp_path / "run")
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     assert folder.config_file.is_file()
-    with locked_folder(config, False, []):
+    with locked_folder(config, False, ignore):
         pass
     assert not folder.events()
-    with locked_folder(config, False, []):
+    with locked_folder(config, False, ignore):
         pass
 
 
@@ -109,7 +109,7 @@ def test_rows_that_stand_where_a_run_writes_are_kept(
         train(config)
     assert tree(output) == before
     beside = run_config(tiny_model, tiny_data, output / "other", f"data.eval_file={output / name}")
-    with locked_folder(beside, False, []):
+    with locked_folder(beside, False, ignore):
         pass
 
 
@@ -153,9 +153,9 @@ def test_a_run_that_is_refused_leaves_no_folder_that_was_not_there(tiny_model: P
 
 def test_what_was_told_or_put_into_a_new_folder_stays(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     told, used = (run_config(tiny_model, tiny_data, tmp_path / name) for name in ("told", "used"))
-    with locked_folder(told, False, []) as folder:
+    with locked_folder(told, False, ignore) as folder:
         folder.log.emit(Note(message="a note"))
     assert "a note" in (tmp_path / "told" / "events.jsonl").read_text()
-    with locked_folder(used, False, []):
+    with locked_folder(used, False, ignore):
         (tmp_path / "used" / "data.jsonl").touch()
     assert {path.name for path in (tmp_path / "used").iterdir()} == {".lock", "data.jsonl", "events.jsonl"}

@@ -59,7 +59,7 @@ def test_the_same_losses_a_record_and_the_same_bytes_when_it_is_made_again(
     small_memory: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     said: list[Event] = []
-    train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS), subscribers=[said.append])
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS), emit=said.append)
     *_, halved = [event for event in said if isinstance(event, MicroBatchHalved)]
     assert halved.step == 1
     assert any("evaluating in micro-batches of up to" in event.message for event in said if isinstance(event, Note))

@@ -53,9 +53,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(nll: float, plain_end: P
     rows = [turns(row) for row in pairs(ROWS)]
     events: list[Event] = []
     file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
-    train(
-        run_config(plain_end, file, output, "objective=cpo", f"cpo.nll={nll}", *SETTINGS), subscribers=[events.append]
-    )
+    train(run_config(plain_end, file, output, "objective=cpo", f"cpo.nll={nll}", *SETTINGS), emit=events.append)
     log, weights = trained_by_trl(
         trl.CPOTrainer, trl.CPOConfig, plain_end, in_order(rows), tmp_path / "theirs", cpo_alpha=nll, beta=0.1,
         remove_unused_columns=False,

@@ -159,9 +159,7 @@ def test_losses_of_the_first_steps_are_trls(divergence: str, plain_end: Path, tm
     beta = THEIRS[divergence]
     settings = (f"distillation.teacher={teacher}", f"distillation.divergence={divergence}", f"distillation.beta={beta}")
     chosen = settings if 0 < beta < 1 else settings[:2]
-    train(
-        run_config(plain_end, file, output, "objective=distillation", *SAME_RUN, *chosen), subscribers=[events.append]
-    )
+    train(run_config(plain_end, file, output, "objective=distillation", *SAME_RUN, *chosen), emit=events.append)
     encoded: list[dict[str, Any]] = [
         {
             "input_ids": one.tokens.tolist(),

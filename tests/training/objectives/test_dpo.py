@@ -169,7 +169,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(loss: str, plain_end: Pa
     events: list[Event] = []
     file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
     config = run_config(plain_end, file, output, "objective=dpo", *SAME_RUN, *THEIRS[loss])
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     log, weights = trained_by_trl(
         trl.DPOTrainer, trl.DPOConfig, plain_end, in_order(rows), tmp_path / "theirs", max_length=None,
         beta=config.dpo.beta, label_smoothing=config.dpo.label_smoothing,

@@ -311,7 +311,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(kind: str, padded_model:
         f"grpo.num_generations={GENERATIONS}", "grpo.max_completion_length=12", f"train.steps={STEPS}",
         f"train.examples_per_step={IN_STEP}", "train.schedule=constant", "train.warmup=0", *THEIRS[kind],
     )  # fmt: skip
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     told = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text(encoding="utf-8").splitlines()]
     asked = [
         (prompts[at], answers[at : at + GENERATIONS])

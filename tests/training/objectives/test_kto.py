@@ -190,7 +190,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(plain_end: Path, tmp_pat
     file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
     weighed = ("kto.beta=0.3", "kto.desirable_weight=1.2", "kto.undesirable_weight=0.7")
     config = run_config(plain_end, file, output, "objective=kto", *SAME_RUN, *weighed)
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     examples = list(load_kind(config.data, from_directory(plain_end), kind=RowKind.LABELLED).train)
     log, weights = trained_by_trl(
         trl.KTOTrainer, trl.KTOConfig, plain_end, [rows[number] for number in in_rings(examples)], tmp_path / "theirs",

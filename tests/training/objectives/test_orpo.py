@@ -77,9 +77,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(plain_text: Path, tmp_pa
     rows = [row | {"prompt": "ABCDEFGHIJ"[number % 10]} for number, row in enumerate(pairs(ROWS))]
     events: list[Event] = []
     file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
-    train(
-        run_config(plain_text, file, output, "objective=orpo", "orpo.beta=0.3", *SETTINGS), subscribers=[events.append]
-    )
+    train(run_config(plain_text, file, output, "objective=orpo", "orpo.beta=0.3", *SETTINGS), emit=events.append)
     log, weights = trained_by_trl(
         trl.ORPOTrainer, trl.ORPOConfig, plain_text, in_order(rows), tmp_path / "theirs", beta=0.3, max_length=512,
         remove_unused_columns=False,

@@ -122,7 +122,7 @@ def test_losses_and_scores_of_the_first_steps_are_trls(plain_end: Path, tmp_path
     events: list[Event] = []
     file, output, policy = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run", scoring_policy(plain_end)
     config = run_config(plain_end, file, output, "objective=reward", "reward.centring=0.05", *SETTINGS)
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     log, weights = trained_by_trl(
         trl.RewardTrainer, trl.RewardConfig, plain_end, in_order(rows), tmp_path / "theirs", policy, max_length=None,
         center_rewards_coefficient=0.05,

@@ -60,7 +60,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(plain_end: Path, tmp_pat
     rows = [turns(row) for row in pairs(ROWS)]
     events: list[Event] = []
     file, output = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"
-    train(run_config(plain_end, file, output, "objective=simpo", *SETTINGS), subscribers=[events.append])
+    train(run_config(plain_end, file, output, "objective=simpo", *SETTINGS), emit=events.append)
     log, weights = trained_by_trl(
         trl.CPOTrainer, trl.CPOConfig, plain_end, in_order(rows), tmp_path / "theirs", loss_type="simpo",
         cpo_alpha=0.0, beta=2.5, simpo_gamma=1.375, remove_unused_columns=False,

@@ -53,7 +53,7 @@ def finished(
     for method, name in CASES:
         events: list[Event] = []
         config = run_config(tiny_model, tiny_data, root / f"{method}-{name.value}", *settings(method, name))
-        found[method, name] = train(config, subscribers=[events.append]), events
+        found[method, name] = train(config, emit=events.append), events
     return found
 
 

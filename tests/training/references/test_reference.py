@@ -39,7 +39,7 @@ def finished(tiny_model: Path, file: Path, tmp_path_factory: pytest.TempPathFact
     """An uninterrupted run, and its events."""
     events: list[Event] = []
     output = tmp_path_factory.mktemp("dpo") / "run"
-    train(run_config(tiny_model, file, output, *SETTINGS), subscribers=[events.append])
+    train(run_config(tiny_model, file, output, *SETTINGS), emit=events.append)
     return output, events
 
 
@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_without_computing_the_refe
     with pytest.raises(Interrupted):
         train(config, stop=stopping_after(3))
     events: list[Event] = []
-    train(config, resume=True, subscribers=[events.append])
+    train(config, resume=True, emit=events.append)
     name = "adapter_model.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (finished[0] / name).read_bytes()
     assert computed(events) == 0
@@ -92,7 +92,7 @@ def test_a_damaged_or_other_file_is_computed_again_from_the_start_of_the_run(
         train(config, stop=stopping_after(3))
     RunFolder(tmp_path / "run").reference_file.write_bytes(b"nothing")
     events: list[Event] = []
-    train(config, resume=True, subscribers=[events.append])
+    train(config, resume=True, emit=events.append)
     assert computed(events) == 1
     assert any(isinstance(event, Note) and "is damaged" in event.message for event in events)
     name = "adapter_model.safetensors"
@@ -109,7 +109,7 @@ def test_after_another_run_the_reference_is_its_adapter_or_the_base_if_asked_for
             tiny_model, file, tmp_path / reference, *SETTINGS, f"train.from_adapter={finished[0]}",
             f"dpo.reference={reference}", "lora={}",
         )  # fmt: skip
-        train(config, subscribers=[events.append])
+        train(config, emit=events.append)
         found[reference] = next(event for event in events if isinstance(event, StepDone))
     assert found["start"].loss == pytest.approx(np.log(2), abs=1e-6)
     assert found["base"].metrics["rewards/margins"] > 0.5
@@ -127,7 +127,7 @@ def test_other_methods_start_at_log_two_as_well(
 ) -> None:
     events: list[Event] = []
     config = run_config(tiny_model, file, tmp_path / "run", *SETTINGS, *settings, "train.time_limit=60")
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     steps = [event for event in events if isinstance(event, StepDone)]
     assert steps[0].loss == pytest.approx(np.log(2), abs=1e-6)
     assert steps[-1].loss < 0.6
@@ -171,7 +171,7 @@ def values_of(config: RunConfig) -> NDArray[np.float64]:
 def test_rows_that_come_in_a_later_epoch_have_a_reference_too(objective: str, tiny_model: Path, tmp_path: Path) -> None:
     config = of_sources(tiny_model, tmp_path, objective, 15)
     events: list[Event] = []
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     assert all(np.isfinite(event.loss) for event in events if isinstance(event, StepDone))
     rows = load_kind(config.data, from_directory(tiny_model), kind=config.objective.rows)
     model = trainable_model(tiny_model)
@@ -207,7 +207,7 @@ def test_a_reference_point_that_is_0_throughout_is_told(prompts: int, tiny_model
     config = run_config(
         tiny_model, write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run", "objective=kto", "train.steps=1"
     )
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     told = [event.message for event in events if isinstance(event, Note)]
     assert (NO_PARTNERS in told) == (prompts == 1)
 

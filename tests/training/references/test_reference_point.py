@@ -39,7 +39,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_learns_the_labels_and_is_resumed_to_the_byte(file: Path, tiny_model: Path, tmp_path: Path) -> None:
     events: list[Event] = []
-    train(run_config(tiny_model, file, tmp_path / "whole", *SETTINGS), subscribers=[events.append])
+    train(run_config(tiny_model, file, tmp_path / "whole", *SETTINGS), emit=events.append)
     steps = [event for event in events if isinstance(event, StepDone)]
     assert steps[0].loss == pytest.approx(0.5, abs=1e-6), "a fresh adapter: 1 − σ(0)"
     assert steps[0].metrics["kl"] == pytest.approx(0, abs=1e-4)
@@ -54,7 +54,7 @@ def test_a_run_learns_the_labels_and_is_resumed_to_the_byte(file: Path, tiny_mod
     with pytest.raises(Interrupted):
         train(config, stop=stopping_after(3))
     again: list[Event] = []
-    train(config, resume=True, subscribers=[again.append])
+    train(config, resume=True, emit=again.append)
     name = "adapter_model.safetensors"
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not any(isinstance(event, StageBegun) and event.stage == DOING for event in again)
@@ -75,7 +75,7 @@ def test_a_step_whose_reference_point_does_not_fit_is_made_in_smaller_micro_batc
 
     monkeypatch.setattr(reference_point, "partner_log_probabilities", found)
     said: list[Event] = []
-    train(run_config(tiny_model, file, tmp_path / "run", *settings), subscribers=[said.append])
+    train(run_config(tiny_model, file, tmp_path / "run", *settings), emit=said.append)
     assert computed > 3
     assert any(isinstance(event, MicroBatchHalved) and event.step == 1 for event in said)
     assert any("evaluating in micro-batches of up to" in event.message for event in said if isinstance(event, Note))

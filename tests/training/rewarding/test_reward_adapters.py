@@ -10,6 +10,7 @@ from preference_rows import pairs
 from tiny import rows, run_config, write_model, write_rows
 from veneer.config import RunConfig
 from veneer.errors import AdapterError, ConfigError
+from veneer.events import ignore
 from veneer.planning.plan import Plan
 from veneer.training.prepare import plan
 from veneer.training.run import train
@@ -62,7 +63,7 @@ def test_a_reward_of_two_kinds_is_refused(tiny_model: Path, folder: Path) -> Non
 
 def test_the_plan_counts_adapter_and_head_and_no_base(tiny_model: Path, folder: Path) -> None:
     def planned(config: RunConfig) -> Plan:
-        found = plan(config, rows=SupposedRows(rows=8, tokens=16, longest=16))
+        found = plan(config, ignore, rows=SupposedRows(rows=8, tokens=16, longest=16))
         assert isinstance(found, Plan)
         return found
 

@@ -19,7 +19,7 @@ from veneer.config import ComputeSection
 from veneer.data.kinds import load_kind
 from veneer.enums import Dtype, RowKind
 from veneer.errors import AdapterError, ConfigError, DataError, Interrupted
-from veneer.events import Evaluated, Event, Note
+from veneer.events import Evaluated, Event, Note, ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
 from veneer.loading.how import Loading
@@ -47,7 +47,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tiny_model: Path, file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
     events: list[Event] = []
     output = tmp_path_factory.mktemp("reward") / "run"
-    train(run_config(tiny_model, file, output, *SETTINGS), subscribers=[events.append])
+    train(run_config(tiny_model, file, output, *SETTINGS), emit=events.append)
     return output, events
 
 
@@ -182,7 +182,7 @@ def test_margins_of_rows_change_what_is_learned_and_are_said_to_be_passed_over_e
     assert (tmp_path / "run" / WEIGHTS).read_bytes() != (finished[0] / WEIGHTS).read_bytes()
     events: list[Event] = []
     config = run_config(tiny_model, file, tmp_path / "dpo", "objective=dpo", "train.steps=1")
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     assert any(isinstance(event, Note) and "margin of pairs" in event.message for event in events)
     file = write_rows(tmp_path / "bad.jsonl", [row | {"margin": "much"} for row in pairs(3)])
     with pytest.raises(DataError, match="margin must be a number"):
@@ -208,7 +208,7 @@ def test_the_plan_counts_what_is_trained_and_no_logits(
     found = {}
     for objective in ("reward", "dpo"):
         config = run_config(tiny_model, file, file.parent / "unused", f"objective={objective}")
-        found[objective] = plan(config, rows=supposed)
+        found[objective] = plan(config, ignore, rows=supposed)
     reward, dpo = (found[name] for name in ("reward", "dpo"))
     assert isinstance(reward, Plan)
     assert isinstance(dpo, Plan)

@@ -144,7 +144,7 @@ def test_a_run_that_it_judges_is_resumed_and_reproduced_to_the_byte_unless_it_ha
     rewards = f"{{adapter: '{judge}', weight: 2.0, name: liked}}"
     settings = "train.steps=4", "train.save_every=2", "data.held_out=0.2"
     seen: list[Event] = []
-    train(config(tiny_model, folder, tmp_path / "whole", rewards, *settings), subscribers=[seen.append])
+    train(config(tiny_model, folder, tmp_path / "whole", rewards, *settings), emit=seen.append)
     steps = [event for event in seen if isinstance(event, StepDone)]
     assert all(one.metrics["reward"] == pytest.approx(2 * one.metrics["rewards/liked/mean"]) for one in steps)
     assert all(one.grad_norm > 0 for one in steps)

@@ -59,7 +59,7 @@ def config(model: Path, folder: Path, output: Path, *more: str, reward: str = "l
 
 def events_of(run: RunConfig, *, resume: bool = False) -> list[Event]:
     seen: list[Event] = []
-    train(run, resume=resume, subscribers=[seen.append])
+    train(run, resume=resume, emit=seen.append)
     return seen
 
 
@@ -198,7 +198,7 @@ def test_rows_without_what_a_reward_needs_are_refused_before_the_model_is_loaded
     rewards = f"rewards=[{reward.replace('REWARDS', str(tmp_path / 'rewards.py'))}]"
     seen: list[Event] = []
     with pytest.raises(DataError, match=re.compile(said, re.DOTALL)):
-        train(run_config(tiny_model, file, tmp_path / "run", *SETTINGS, rewards), subscribers=[seen.append])
+        train(run_config(tiny_model, file, tmp_path / "run", *SETTINGS, rewards), emit=seen.append)
     assert not any(isinstance(event, StageProgress) and "loading" in event.stage for event in seen)
 
 
@@ -207,7 +207,7 @@ def test_a_reward_that_ends_a_run_costs_no_step_that_was_made(tiny_model: Path, 
     run = config(tiny_model, folder, tmp_path / "cut", "train.steps=4", reward="tired")
     seen: list[Event] = []
     with pytest.raises(DataError, match="step 3: the reward tired failed"):
-        train(run, subscribers=[seen.append])
+        train(run, emit=seen.append)
     assert [(event.step, event.reason) for event in seen if isinstance(event, RunFinished)] == [(2, "failed")]
     again = events_of(run, resume=True)
     assert [event.step for event in steps_of(again)] == [3, 4]

@@ -49,7 +49,7 @@ def adapter(tiny_model: Path, file: Path, tmp_path_factory: pytest.TempPathFacto
 
 def trained(model: Path, file: Path, output: Path, *settings: str) -> tuple[Path, list[Event]]:
     events: list[Event] = []
-    train(run_config(model, file, output, *SETTINGS, *settings), subscribers=[events.append])
+    train(run_config(model, file, output, *SETTINGS, *settings), emit=events.append)
     return output, events
 
 

@@ -24,7 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(model: Path, file: Path, *settings: str) -> Plan:
     config = run_config(model, file, file.parent / "unused", "method=lora", *settings)
-    found = plan(config, rows=SupposedRows(rows=100, tokens=64, longest=64))
+    found = plan(config, ignore, rows=SupposedRows(rows=100, tokens=64, longest=64))
     assert isinstance(found, Plan)
     return found
 

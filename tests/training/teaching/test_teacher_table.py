@@ -43,7 +43,7 @@ def finished(
     events: list[Event] = []
     output = tmp_path_factory.mktemp("taught") / "run"
     config = run_config(tiny_model, file, output, *SETTINGS, f"distillation.teacher={teacher}")
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     return output, events
 
 
@@ -75,7 +75,7 @@ def test_the_bar_counts_the_rows_that_the_run_meets(
         tiny_model, file, tmp_path / "run", *settings, "train.steps=1", f"distillation.teacher={teacher}"
     )
     events: list[Event] = []
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     [begun] = [event for event in events if isinstance(event, StageBegun) and event.stage == DOING]
     progress = [event for event in events if isinstance(event, StageProgress) and event.stage == DOING]
     assert all(event.done <= (begun.total or 0) for event in progress)
@@ -91,7 +91,7 @@ def test_a_student_learns_from_it_and_an_interrupted_run_does_not_ask_again(
     with pytest.raises(Interrupted):
         train(config, stop=stopping_after(3))
     events: list[Event] = []
-    train(config, resume=True, subscribers=[events.append])
+    train(config, resume=True, emit=events.append)
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (finished[0] / WEIGHTS).read_bytes()
     assert computed(events) == 0
 
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_computed_again(
         train(config, stop=stopping_after(3))
     RunFolder(tmp_path / "run").teacher_file.write_bytes(b"nothing")
     events: list[Event] = []
-    train(config, resume=True, subscribers=[events.append])
+    train(config, resume=True, emit=events.append)
     assert computed(events) == 1
     assert any(isinstance(event, Note) and "is damaged" in event.message for event in events)
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (finished[0] / WEIGHTS).read_bytes()
@@ -118,6 +118,6 @@ def test_full_fine_tuning_is_taught_by_an_adapter_on_its_own_base(tiny_model: Pa
         tiny_model, file, tmp_path / "run", *SETTINGS, f"distillation.teacher_adapter={tmp_path / 'sft'}",
         "method=full", "train.learning_rate=0.001",
     )  # fmt: skip
-    train(config, subscribers=[events.append])
+    train(config, emit=events.append)
     steps = [event for event in events if isinstance(event, StepDone)]
     assert steps[-1].loss < steps[0].loss

@@ -30,7 +30,7 @@ from veneer.data.lint.spill import Spill
 from veneer.data.records import iterate_rows
 from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
-from veneer.events import Note, Stage, Subscriber, broadcast
+from veneer.events import Note, Stage, Subscriber, ignore
 from veneer.io.tokenizer import Tokenizer
 
 ALONE = 4_000
@@ -118,7 +118,7 @@ def lint(
     objective: ObjectiveName | None = None,
     options: LintOptions | None = None,
     passes: Sequence[RowPass] = (),
-    subscribers: Sequence[Subscriber] = (),
+    emit: Subscriber = ignore,
 ) -> LintReport:
     """Check every row of a data file, and of an evaluation file beside it.
 
@@ -132,7 +132,7 @@ def lint(
             keys say, a pair or an answer.
         options: which rules, and how.
         passes: find what needs a model's pass over the training rows.
-        subscribers: told of each stage and how far it is.
+        emit: told of each stage and how far it is.
 
     Raises:
         DataError: a file cannot be read at all, or holds no rows; or a process that checks rows has ended.
@@ -143,7 +143,6 @@ def lint(
     check_least(1, {"max_length": max_length, "processes": options.processes})
     _check_options(options, compared=eval_file is not None)
     began = time.perf_counter()
-    emit = broadcast(subscribers)
     sides = [[str(path) for path in files_named(str(side), emit)] for side in (file, eval_file) if side is not None]
     setting = LintSetting(tokenizer, max_length, columns or {}, None if objective is None else objective.rows)
     tally = Tally()

@@ -142,7 +142,7 @@ def _answerer(settings: JudgeSettings, compute: ComputeSection | None, emit: Sub
             at_once=settings.at_once, retries=settings.retries,
         )  # fmt: skip
     request = assistant_request(settings.model, settings.adapter, None, compute)
-    return LocalAnswerer(load_assistant(request, subscribers=[emit]), settings.max_tokens)
+    return LocalAnswerer(load_assistant(request, emit), settings.max_tokens)
 
 
 def _who(settings: JudgeSettings) -> list[Any]:

@@ -24,7 +24,7 @@ import torch
 from veneer.adapters.files.content import content_digest
 from veneer.assistant.assistant import Assistant
 from veneer.errors import AdapterError, ConfigError, listing
-from veneer.events import Stage, Subscriber, broadcast
+from veneer.events import Stage, Subscriber
 from veneer.generation.runner import LoadedAdapter
 from veneer.http_server.guard import Access
 from veneer.http_server.limits import ServerLimits
@@ -76,22 +76,20 @@ class _Chosen:
         return max(2 * max(sizes, default=0), sum(sizes) // 3)
 
 
-def selfcheck(
-    request: ServeRequest, *, questions: int = 1000, seed: int = 0, subscribers: Sequence[Subscriber] = ()
-) -> IsolationCertificate:
+def selfcheck(request: ServeRequest, emit: Subscriber, *, questions: int = 1000, seed: int = 0) -> IsolationCertificate:
     """Find out whether answers mix.
 
     Args:
         request: the server that is checked: its model, its adapters, and how they are held.
+        emit: told every event.
         questions: how many are asked.
         seed: of the questions.
-        subscribers: called with every event.
 
     Raises:
         ModelError, AdapterError, ConfigError: whatever cannot be used.
     """
     begun = time.monotonic()
-    assistant = load_base(request, subscribers).assistant
+    assistant = load_base(request, emit).assistant
     exactness = _exactness(assistant, None)
     if exactness is None:
         raise ConfigError(
@@ -99,15 +97,15 @@ def selfcheck(
             "the number of rows; check it with --dtype float32"
         )
     loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=_adapter_dtype(request))
-    chosen = _Chosen() if request.adapters is None else _choose(assistant, request.adapters, loader, subscribers)
+    chosen = _Chosen() if request.adapters is None else _choose(assistant, request.adapters, loader, emit)
     drawn = draw_questions(questions, chosen.names, assistant.model.spec.vocab_size, seed)
     with TemporaryDirectory(prefix="veneer-selfcheck-") as scratch:
         versions = None
         if request.adapters is not None:
             versions = AdapterVersions(request.adapters, chosen.names, Path(scratch))
-        asked = _ask(assistant, request, chosen, versions, loader, drawn, seed, subscribers)
+        asked = _ask(assistant, request, chosen, versions, loader, drawn, seed, emit)
         folders = {} if versions is None else versions.folders
-        compared = _compare(assistant, asked, folders, loader, subscribers)
+        compared = _compare(assistant, asked, folders, loader, emit)
     return IsolationCertificate(
         model=request.model,
         base_digest=asked.base_digest,
@@ -186,11 +184,11 @@ def _counts(questions: Sequence[CheckQuestion], asked: _Asked, compared: _Compar
     )
 
 
-def _choose(assistant: Assistant, folder: Path, loader: Loader, subscribers: Sequence[Subscriber]) -> _Chosen:
+def _choose(assistant: Assistant, folder: Path, loader: Loader, emit: Subscriber) -> _Chosen:
     """The adapters that are checked; each is loaded once. Raises AdapterError where none can be used."""
     names, chosen = adapter_names(folder), _Chosen()
     spread = [names[place * len(names) // MOST_ADAPTERS] for place in range(MOST_ADAPTERS)]
-    with Stage(broadcast(subscribers), "reading adapters", total=len(set(spread)), unit="adapters") as stage:
+    with Stage(emit, "reading adapters", total=len(set(spread)), unit="adapters") as stage:
         for name in dict.fromkeys(spread):
             try:
                 loaded = loader(folder / name)
@@ -232,7 +230,7 @@ def _ask(
     loader: Loader,
     questions: Sequence[CheckQuestion],
     seed: int,
-    subscribers: Sequence[Subscriber],
+    emit: Subscriber,
 ) -> _Asked:
     base = request.name or model_name(request.model)
     with ExitStack() as ends:
@@ -243,7 +241,7 @@ def _ask(
         service = build_service(assistant, base, catalogue, cache_bytes=_cache_bytes(assistant))
         server = ends.enter_context(server_of(service, Access()))
         title = f"asking {CLIENTS} questions at a time"
-        stage = ends.enter_context(Stage(broadcast(subscribers), title, total=len(questions), unit="questions"))
+        stage = ends.enter_context(Stage(emit, title, total=len(questions), unit="questions"))
         if catalogue is not None:
             # A version is what its files held when it was first read: before anything is exchanged.
             for name in chosen.names[:MOST_RELOADED]:
@@ -265,7 +263,7 @@ def _compare(
     asked: _Asked,
     folders: Mapping[str, Path],
     loader: Loader,
-    subscribers: Sequence[Subscriber],
+    emit: Subscriber,
 ) -> _Compared:
     """Compare all answers with a cold server's; those of a version one after another, so that it is read once."""
     found = _Compared()
@@ -282,7 +280,7 @@ def _compare(
     spec = assistant.model.spec
     tokens = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, ServerLimits().schema_bytes)
     total = sum(map(len, by_version.values()))
-    with Stage(broadcast(subscribers), "answering them one by one", total=total, unit="questions") as stage:
+    with Stage(emit, "answering them one by one", total=total, unit="questions") as stage:
         for digest, answers in by_version.items():
             adapter = None if digest is None else loader(folders[digest])
             exactness = _exactness(assistant, adapter)

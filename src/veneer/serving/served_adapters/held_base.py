@@ -18,7 +18,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.enums import Method
 from veneer.errors import ConfigError, listing
-from veneer.events import Level, Note, Stage, Subscriber, broadcast
+from veneer.events import Level, Note, Stage, Subscriber
 from veneer.generation.runner import LoadedAdapter
 from veneer.loading.base_form import BaseForm, recorded_form
 from veneer.machine.hardware import resolve_device
@@ -48,24 +48,21 @@ class HeldBase:
     recorded: Recorded = field(default_factory=Recorded)
 
 
-def load_held_base(
-    request: AssistantRequest, folder: Path, names: Sequence[str], subscribers: Sequence[Subscriber] = ()
-) -> HeldBase:
+def load_held_base(request: AssistantRequest, folder: Path, names: Sequence[str], emit: Subscriber) -> HeldBase:
     """Load a base for adapters that will answer beside it, and warn of those that were trained beside another form.
 
     Args:
         request: the base; where it names no method, the runs of the adapters do.
         folder: has a folder for each adapter.
         names: of the adapters.
-        subscribers: called with every event.
+        emit: told every event.
 
     Raises:
         ModelError, ConfigError: the base cannot be used.
         OutOfMemory: there is no memory for it.
     """
-    emit = broadcast(subscribers)
     recorded = recorded_forms(folder, names, resolve_device(request.compute.device), emit)
-    assistant = load_assistant(held_as_trained(request, folder, recorded), subscribers=subscribers)
+    assistant = load_assistant(held_as_trained(request, folder, recorded), emit)
     for warning in warnings_of(assistant, recorded):
         emit(Note(message=warning, level=Level.WARNING))
     return HeldBase(assistant, recorded)

@@ -33,11 +33,9 @@ class LockedFolder:
 
 
 @contextmanager
-def locked_folder(
-    config: RunConfig, resume: bool, subscribers: Sequence[Subscriber], ranks: Ranks = ALONE
-) -> Iterator[LockedFolder]:
+def locked_folder(config: RunConfig, resume: bool, emit: Subscriber, ranks: Ranks = ALONE) -> Iterator[LockedFolder]:
     """Lock the run's output folder for this process, and open its log of events. The folder is rank 0's alone; what
-    happens on another rank is told to its subscribers and written nowhere. A folder that is made here is taken away
+    happens on another rank is told to its `emit` and written nowhere. A folder that is made here is taken away
     again where no event came: a run that is refused leaves nothing.
 
     Raises:
@@ -46,7 +44,7 @@ def locked_folder(
     """
     folder = RunFolder(Path(config.output))
     if not ranks.first:
-        yield LockedFolder(EventLog(folder.events_file, subscribers), None)
+        yield LockedFolder(EventLog(folder.events_file, emit), None)
         return
     refuse_the_models_folder(config.model, folder.path)
     _refuse_own_rows(config, folder)
@@ -57,7 +55,7 @@ def locked_folder(
         _clear(folder)
         try:
             # Of a run that has ended nothing is written before it is known whether there is more to do.
-            with EventLog(folder.events_file, subscribers, held=folder.lock_file.is_file()) as log:
+            with EventLog(folder.events_file, emit, held=folder.lock_file.is_file()) as log:
                 if before is not None:
                     log.emit(Note(message=before.message(), level=Level.WARNING))
                 yield LockedFolder(log, before)
