@@ -35,8 +35,7 @@ def held(variant: str, seconds: float, folder: str) -> dict[str, Any]:
 
     use_variant(variant)
     config = walkthrough_config(Method.QLORA, None, Path(folder, "run"), "cpu", seconds)
-    compute = config.compute.model_copy(update={"dtype": Dtype(suitable_dtype(variant))})
-    config = config.model_copy(update={"compute": compute})
+    config = config.changed("compute", {"dtype": Dtype(suitable_dtype(variant))})
     begun = time.perf_counter()
     run = train(config)
     return scored(run, config, ROWS, lambda event: None, begun, seconds).to_json()

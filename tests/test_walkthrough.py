@@ -86,7 +86,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def short(*arguments: object) -> object:
         config = configuration(*arguments)  # type: ignore[arg-type]
-        return config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+        return config.changed("train", {"steps": 2})
 
     monkeypatch.setattr(walkthrough, "configuration", short)
 

@@ -71,8 +71,7 @@ def test_a_base_that_was_multiplied_in_8_bits_is_scored_as_it_is_used(
 
     monkeypatch.setattr(worker, "load_assistant", note)
     order = order_of("lora", tiny_model, tiny_data, tmp_path / "run")
-    compute = order.config.compute.model_copy(update={"products": worker.Products.INT8})
-    config = order.config.model_copy(update={"compute": compute})
+    config = order.config.changed("compute", {"products": worker.Products.INT8})
     worker._assistant(Order("lora", 0, config, str(tiny_data)))
     assert asked[0].compute.products is worker.Products.EXACT
     assert (asked[0].model, asked[0].adapter) == (str(tiny_model), order.folder)

@@ -85,3 +85,11 @@ def test_every_section_knows_its_place() -> None:
         return wrong
 
     assert places(RunConfig, "") == []
+
+
+def test_a_changed_configuration_has_the_other_values_and_is_otherwise_the_same() -> None:
+    config = RunConfig.model_validate({"model": "m", "output": "o", "data": {"file": "f"}, "train": {"seed": 3}})
+    changed = config.changed("train", {"steps": 2})
+    assert (changed.train.seed, changed.train.steps, config.train.steps) == (3, 2, None)
+    assert changed.train.model_fields_set == {"seed", "steps"}
+    assert changed.changed("train", {"steps": None}) == config

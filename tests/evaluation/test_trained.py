@@ -44,8 +44,7 @@ def test_the_files_of_sources_and_patterns_are_named(tiny_model: Path, tmp_path:
         write_rows(tmp_path / f"{name}.jsonl", rows(4))
     config = run_config(tiny_model, tmp_path / "a.jsonl", tmp_path / "run", "train.steps=1")
     sources = (SourceSection(file=str(tmp_path / "[ab].jsonl")), SourceSection(file=str(tmp_path / "c.jsonl")))
-    data = config.data.model_copy(update={"file": None, "sources": sources})
-    found = training_facts(train(config.model_copy(update={"data": data})).output)
+    found = training_facts(train(config.changed("data", {"file": None, "sources": sources})).output)
     assert found is not None
     files = [one.partition(" (SHA-256")[0] for one in found["facts"]["data files"].split(", ")]
     assert files == ["a.jsonl", "b.jsonl", str(tmp_path / "c.jsonl")]

@@ -131,7 +131,7 @@ def test_a_template_that_writes_the_date_is_told_the_day_on_which_the_run_began(
     whole = config.model_copy(update={"output": str(tmp_path / "whole")})
     assert first_row(whole).startswith("27 Jul 2024")
     fixed = override({}, ["data.template_date=2024-07-26"])["data"]
-    train(whole.model_copy(update={"data": config.data.model_copy(update=fixed)}))
+    train(whole.changed("data", fixed))
     name = "adapter_model.safetensors"
     assert tree(tmp_path / "run")[name] == tree(tmp_path / "whole")[name]
     assert reproduce(tmp_path / "run").same

@@ -212,7 +212,7 @@ def test_the_command_that_started_a_run_goes_on_with_it(
 def test_a_run_can_be_made_longer_and_is_reproduced(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS["lora"], *LONG, "train.save_every=100")
     train(config)
-    longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 4.5})})
+    longer = config.changed("train", {"epochs": 4.5})
     said: list[Event] = []
     with pytest.raises(Interrupted):
         train(longer, resume=True, stop=stopping_after(1), emit=said.append)

@@ -61,8 +61,7 @@ class Order:
         """The order on a device of this machine, whose memory so many processes share; `auto` leaves the device."""
         if device == "auto":
             return replace(self, processes=processes)
-        compute = self.config.compute.model_copy(update={"device": device})
-        return replace(self, config=self.config.model_copy(update={"compute": compute}), processes=processes)
+        return replace(self, config=self.config.changed("compute", {"device": device}), processes=processes)
 
     def write(self) -> Path:
         """The order as a file for the process that carries it out.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Self
+
 from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection
 from veneer.config.grpo import GrpoSection, RewardSpec
@@ -87,6 +90,10 @@ class RunConfig(Section):
                 return self.grpo.reference
             case _:
                 return None
+
+    def changed(self, section: str, values: Mapping[str, object]) -> Self:
+        """The configuration with other values in a section, which are taken as they are."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
 
 
 OBJECTIVE_SECTIONS = (

@@ -253,7 +253,7 @@ def _taken(target: Path) -> OutputError:
 
 def _over(config: RunConfig, steps: int) -> RunConfig:
     """The run with its schedule over so many steps."""
-    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
+    return config.changed("train", {"steps": steps, "epochs": None})
 
 
 def _compared(original: Original, target: Path, differing: list[str]) -> Reproduction:

@@ -84,7 +84,7 @@ def planned(
     resolved = prepared.config
     if rate_multiplier is not None:
         rate = float(resolved.train.learning_rate) * rate_multiplier
-        resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update={"learning_rate": rate})})
+        resolved = resolved.changed("train", {"learning_rate": rate})
     return PlannedRun(resolved, prepared.forecast, notes)
 
 
@@ -114,7 +114,7 @@ def command_line(config: RunConfig, learning_rate: float | None = None, names: M
         names: what users call the paths in it. They may be anything, and are quoted as a shell and YAML need it.
     """
     if learning_rate is not None:
-        config = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": learning_rate})})
+        config = config.changed("train", {"learning_rate": learning_rate})
     defaults = default_settings()
     nested: Any = told(config.model_dump(mode="json"), names)
     words = ["veneer", "train", "--model", nested["model"], "--output", nested["output"]]

@@ -176,8 +176,7 @@ def _of_one_day(found: Sequence[Point]) -> list[Point]:
 
 
 def _dated(point: Point, day: date | Literal["auto"]) -> Point:
-    data = point.config.data.model_copy(update={"template_date": day})
-    return replace(point, config=point.config.model_copy(update={"data": data}))
+    return replace(point, config=point.config.changed("data", {"template_date": day}))
 
 
 def _refuse_lost_logs(found: Sequence[Point]) -> None:

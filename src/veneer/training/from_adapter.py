@@ -83,7 +83,7 @@ def with_adapter(config: RunConfig) -> RunConfig:
             f"the run starts from {folder}, whose settings are others:\n{listing(differing)}\n"
             "Leave these settings out, or start a new adapter without train.from_adapter."
         )
-    return config.model_copy(update={"lora": section.model_copy(update=own), **_base_settings(config, folder)})
+    return config.changed("lora", own).model_copy(update=_base_settings(config, folder))
 
 
 def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:

@@ -338,9 +338,8 @@ def _with_new_tokens(config: RunConfig, description: Description) -> tuple[RunCo
     tokenizer = description.tokenizer().with_tokens(texts)
     ids = {token for token in map(tokenizer.backend.token_to_id, texts) if token is not None}
     trained = tuple(sorted({*config.lora.trainable_tokens, *ids}))
-    lora = config.lora.model_copy(update={"trainable_tokens": trained})
     longer = replace(spec, vocab_size=max(spec.vocab_size, tokenizer.vocab_size))
-    return config.model_copy(update={"lora": lora}), replace(description, spec=longer), tokenizer
+    return config.changed("lora", {"trainable_tokens": trained}), replace(description, spec=longer), tokenizer
 
 
 def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenizer]:
@@ -350,8 +349,7 @@ def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenize
     day = config.data.template_date
     # This day where the user is, as a template that asks for the time is told without a date of its own.
     day = date.today() if day == "auto" else day
-    config = config.model_copy(update={"data": config.data.model_copy(update={"template_date": day})})
-    return config, replace(tokenizer, template_date=day)
+    return config.changed("data", {"template_date": day}), replace(tokenizer, template_date=day)
 
 
 def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tuple[str, ...] | None]:
@@ -424,9 +422,4 @@ def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
         "micro_batch_tokens": forecast.micro_batch_tokens,
         "recompute": Recompute.LAYERS if forecast.recompute else Recompute.NEVER,
     }
-    return config.model_copy(
-        update={
-            "train": train.model_copy(update=chosen_train),
-            "compute": config.compute.model_copy(update=chosen_compute),
-        }
-    )
+    return config.changed("train", chosen_train).changed("compute", chosen_compute)

@@ -243,11 +243,8 @@ def settle(
             choices.append(recommended_rank(completion, per_rank, largest))
         elif per_rank:
             short = short_of_capacity(config.lora.rank, completion, per_rank)
-    settled = {
-        "train": train.model_copy(update=_leaves(choices, "train")),
-        "lora": config.lora.model_copy(update=_leaves(choices, "lora")),
-    }
-    return config.model_copy(update=settled), [*(choice.note() for choice in choices), *([short] if short else [])]
+    config = config.changed("train", _leaves(choices, "train")).changed("lora", _leaves(choices, "lora"))
+    return config, [*(choice.note() for choice in choices), *([short] if short else [])]
 
 
 def _leaves(choices: Iterable[Recommendation], section: str) -> dict[str, int | float]:

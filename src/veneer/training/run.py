@@ -146,7 +146,7 @@ def _prepared(call: _Call, log: EventLog, resume: bool) -> RunInputs:
         else:
             chosen = parse(safe_load(group.awaited(CHOICES)), where="the settings of rank 0")
             place = {"device": config.compute.device, "threads": config.compute.threads}
-            chosen = chosen.model_copy(update={"compute": chosen.compute.model_copy(update=place)})
+            chosen = chosen.changed("compute", place)
             inputs = prepare_run(chosen, log.emit, rows=rows, ranks=group.ranks)
         group.connect(resolve_device(config.compute.device))
         group.require_equal("the data", inputs.data.rows.digest())

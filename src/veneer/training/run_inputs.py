@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.data.encoded.chat import stop_tokens
@@ -119,7 +117,7 @@ def with_threads_as_before(config: RunConfig, resume: bool, ranks: Ranks = ALONE
         return config
     recorded = folder.config()
     threads = None if recorded is None else recorded.compute.threads
-    return config.model_copy(update={"compute": config.compute.model_copy(update={"threads": threads})})
+    return config.changed("compute", {"threads": threads})
 
 
 def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber) -> RunConfig:
@@ -129,14 +127,13 @@ def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber
         return config
     if config.train.time_limit is not None:
         fixed = {"time_limit": None, "epochs": None, "steps": recorded.train.steps}
-        config = config.model_copy(update={"train": config.train.model_copy(update=fixed)})
+        config = config.changed("train", fixed)
         emit(Note(message=f"train.time_limit: the run has {recorded.train.steps:,} steps, fixed when it began"))
-    sections: dict[str, BaseModel] = {}
     for name, keys in CHOSEN.items():
         now, then = getattr(config, name), getattr(recorded, name)
-        left_open = [key for key in keys if _is_open(key, getattr(now, key))]
-        sections[name] = now.model_copy(update={key: getattr(then, key) for key in left_open})
-    return _held_as_before(config.model_copy(update=sections), recorded)
+        chosen = {key: getattr(then, key) for key in keys if _is_open(key, getattr(now, key))}
+        config = config.changed(name, chosen)
+    return _held_as_before(config, recorded)
 
 
 def _held_as_before(config: RunConfig, recorded: RunConfig) -> RunConfig:

@@ -372,7 +372,7 @@ def _as_loaded(config: RunConfig, model: LanguageModel) -> RunConfig:
     """The configuration with where and how the loaded model computes."""
     dtype = next(d for d in Dtype if d.value == str(model.dtype).removeprefix("torch."))
     place = {"device": str(model.device), "dtype": dtype, "threads": torch.get_num_threads()}
-    return config.model_copy(update={"compute": config.compute.model_copy(update=place)})
+    return config.changed("compute", place)
 
 
 def _optimizer(config: RunConfig, trainable: Trainable, device: torch.device) -> Optimizer:

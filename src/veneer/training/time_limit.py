@@ -183,13 +183,11 @@ def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscribe
     chosen = inputs.config
     fixed: dict[str, object] = {"time_limit": None}
     if steps == inputs.data.steps.total:
-        config = chosen.model_copy(update={"train": chosen.train.model_copy(update=fixed)})
-        return inputs.with_config(config)
+        return inputs.with_config(chosen.changed("train", fixed))
     fixed |= {"steps": steps, "learning_rate": given.train.learning_rate}
     fixed |= {"eval_every": given.train.eval_every, "save_every": given.train.save_every}
     rows = inputs.data.rows
-    config = chosen.model_copy(update={"train": chosen.train.model_copy(update=fixed)})
-    again = replace(prepare_run(config, ignore, rows=lambda *_: rows), resume=inputs.resume)
+    again = replace(prepare_run(chosen.changed("train", fixed), ignore, rows=lambda *_: rows), resume=inputs.resume)
     rate = float(again.config.train.learning_rate)
     if rate != chosen.train.learning_rate:
         emit(Note(message=f"train.learning_rate {rate:.3g}: chosen again, for {count_of(steps, 'step')}"))

@@ -40,7 +40,7 @@ def with_lanes(config: RunConfig, ranks: Ranks, emit: Subscriber) -> RunConfig:
     if ranks.first and lanes > 1:
         sharded = config.compute.sharding is Sharding.FULL
         emit(Note(message=(sharded_sentence if sharded else lanes_sentence)(lanes, ranks.world)))
-    return config.model_copy(update={"train": config.train.model_copy(update={"lanes": lanes})})
+    return config.changed("train", {"lanes": lanes})
 
 
 def lanes_sentence(lanes: int, world: int) -> str:
