@@ -27,7 +27,7 @@ from veneer.events import Event, Level, Note
 from veneer.quantization import quantize
 from veneer.reproduction.run import reproduce
 from veneer.run_folder import RunFolder
-from veneer.training.from_adapter import warn_of_other_form, with_adapter
+from veneer.training.from_adapter import StartAdapter
 from veneer.training.run import train
 
 KINDS = {
@@ -205,6 +205,12 @@ def method_left_open(config: RunConfig) -> RunConfig:
     return RunConfig.model_validate(config.model_dump(exclude_unset=True, exclude={"method", "quant"}))
 
 
+def settled(config: RunConfig) -> RunConfig:
+    start = StartAdapter.of(config)
+    assert start is not None
+    return start.settles(config)
+
+
 def warnings(said: list[Event]) -> list[str]:
     return [event.message for event in said if isinstance(event, Note) and event.level is Level.WARNING]
 
@@ -216,7 +222,7 @@ def test_a_method_that_is_left_open_is_that_of_the_adapters_run(
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1", *kind)).output
     config = further(tiny_model, tiny_data, tmp_path / "second", first, *kind)
     said: list[Event] = []
-    assert with_adapter(method_left_open(config)).method is config.method
+    assert settled(method_left_open(config)).method is config.method
     second = train(method_left_open(config), emit=said.append).output
     assert warnings(said) == []
     asked = further(tiny_model, tiny_data, tmp_path / "asked", first, *kind)
@@ -230,9 +236,11 @@ def test_an_adapter_without_a_record_leaves_the_method_its_default(
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
     (first / "config.yaml").unlink()
     config = further(tiny_model, tiny_data, tmp_path / "second", first)
-    assert with_adapter(method_left_open(config)).method is Method.QLORA
+    assert settled(method_left_open(config)).method is Method.QLORA
     said: list[Event] = []
-    warn_of_other_form(with_adapter(method_left_open(config)), said.append)
+    start = StartAdapter.of(config)
+    assert start is not None
+    start.warn_of_other_form(settled(method_left_open(config)), said.append)
     assert said == []
 
 

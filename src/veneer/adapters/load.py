@@ -19,7 +19,6 @@ from veneer.adapters.files.store import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     check_expressions,
-    read_any_spec,
     read_reward_spec,
     read_spec,
     read_tensors,
@@ -62,14 +61,19 @@ def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
     return _loaded(model, directory, read_reward_spec(directory))
 
 
-def tensors_to_go_on_from(model: LanguageModel, directory: Path) -> dict[str, Tensor]:
+def tensors_to_go_on_from(model: LanguageModel, directory: Path, spec: LoraSpec) -> dict[str, Tensor]:
     """The tensors that a saved adapter has trained, for a run that goes on with it on a model that has none yet.
+
+    Args:
+        model: the base.
+        directory: of the adapter.
+        spec: what was read of its configuration.
 
     Raises:
         AdapterError: files are missing or damaged, or were trained over other embeddings, over a resized vocabulary or
             with factors that embedding and head have in common; or tensors are missing that the configuration names.
     """
-    spec, tensors = read_any_spec(directory), read_tensors(directory)
+    tensors = read_tensors(directory)
     if not model.flat:
         _check_complete(model, spec, found_spec(tensors, spec, directory), directory)
         return tensors

@@ -23,7 +23,6 @@ from veneer.screens.console import new_table, say, show_table
 from veneer.screens.subscribers import subscriber_of
 from veneer.text.counting import count_of
 from veneer.text.strict_json import to_text
-from veneer.training.from_adapter import with_adapter
 from veneer.training.prepare import plan
 from veneer.training.supposed_steps import SupposedRows
 
@@ -55,10 +54,9 @@ def plan_visibly(config: RunConfig, device: str | None, supposed: SupposedRows |
         forecast = plan(config, emit, device=device, rows=supposed)
     if not as_json:
         if isinstance(forecast, Plan):
-            method = with_adapter(config).method
             place = config.compute.device if device is None else device
             place = forecast.setup.device if place == "auto" else place
-            show_table(Console(), plan_table(f"{config.model}: {method.value} on {place}", forecast))
+            show_table(Console(), plan_table(f"{config.model}: {forecast.setup.method.value} on {place}", forecast))
         else:
             for line in forecast.lines():
                 say(Console(), line)

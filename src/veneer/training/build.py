@@ -19,7 +19,6 @@ from veneer.machine.hardware import resolve_device, resolve_dtype
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.processes.group import Group
-from veneer.training.from_adapter import start_from, start_of
 from veneer.training.parallel.shards import Shards
 from veneer.training.run_inputs import RunInputs
 from veneer.training.sharded import ShardedTraining
@@ -103,10 +102,11 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
         original=lambda name: origin.read(name, torch.float32),
         directions=_measured_directions(model, inputs) if prepared.lora.init is Init.EVA else None,
     )
-    start = start_of(config, model)
+    start = prepared.start
+    tensors = {} if start is None else start.tensors(model)
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
     if start is not None:
-        adapter = start_from(adapter, start, config)
+        adapter = start.given_to(adapter, tensors)
     if prepared.plan is not None and prepared.plan.choice.memory.rounded:
         adapter.round_ahead(model.dtype)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None

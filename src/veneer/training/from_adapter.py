@@ -10,7 +10,7 @@ gone on with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -51,39 +51,141 @@ START = "and the run starts at the adapter's weights"
 """What is said of a start (`lora.init`) that is given beside an adapter."""
 
 
-def with_adapter(config: RunConfig) -> RunConfig:
-    """The run with the settings of the adapter that it starts from, if it does.
+@dataclass(frozen=True, slots=True)
+class StartAdapter:
+    """The adapter that a run starts from, as its configuration was when the run was prepared."""
 
-    Raises:
-        AdapterError: the adapter cannot be read, or is of a kind that cannot be gone on with.
-        ConfigError: settings of the run are others than the adapter's; all are named with both values. Or the record
-            of the adapter's run is damaged.
-    """
-    if config.train.from_adapter is None:
-        return config
-    folder = Path(config.train.from_adapter)
-    spec = read_any_spec(folder)
-    if spec.task is Task.SEQ_CLS and config.objective is not ObjectiveName.REWARD:
-        raise AdapterError(
-            f"{folder} is the adapter of a reward model, which writes nothing: only objective reward goes on from it, "
-            f"and this is objective {config.objective.value}; give another adapter, or start one without "
-            "train.from_adapter"
+    folder: Path
+    spec: LoraSpec
+
+    @classmethod
+    def of(cls, config: RunConfig) -> StartAdapter | None:
+        """The adapter that a run starts from; None where it starts from none.
+
+        Raises:
+            AdapterError: it cannot be read, or is of a kind that the run cannot go on with.
+        """
+        if config.train.from_adapter is None:
+            return None
+        folder = Path(config.train.from_adapter)
+        spec = read_any_spec(folder)
+        if spec.task is Task.SEQ_CLS and config.objective is not ObjectiveName.REWARD:
+            raise AdapterError(
+                f"{folder} is the adapter of a reward model, which writes nothing: only objective reward goes on from "
+                f"it, and this is objective {config.objective.value}; give another adapter, or start one without "
+                "train.from_adapter"
+            )
+        _refuse_kinds(spec, folder)
+        return cls(folder, spec)
+
+    def settles(self, config: RunConfig) -> RunConfig:
+        """The run with the settings of the adapter.
+
+        Raises:
+            ConfigError: settings of the run are others than the adapter's; all are named with both values. Or the
+                record of the adapter's run is damaged.
+        """
+        own, section = _settings(self.spec), config.lora
+        given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
+        differing = [
+            f"lora.{name}: {_shown(value)} here, {START if name == 'init' else f'{_shown(own[name])} in the adapter'}"
+            for name, value in given.items()
+            if value != own[name] and value != "auto"
+        ]
+        if differing:
+            raise ConfigError(
+                f"the run starts from {self.folder}, whose settings are others:\n{listing(differing)}\n"
+                "Leave these settings out, or start a new adapter without train.from_adapter."
+            )
+        return config.changed("lora", own).model_copy(update=_base_settings(config, self.folder))
+
+    def warn_of_other_form(self, config: RunConfig, emit: Subscriber) -> None:
+        """Warn where the base is held otherwise than it was for the adapter, as that one's run recorded it.
+
+        Args:
+            config: with the adapter's settings, for a base whose files are not quantised.
+            emit: told of the warning.
+
+        Raises:
+            ConfigError: the record is damaged.
+        """
+        recorded = recorded_run(self.folder)
+        if recorded is None:
+            return
+        before, now = (form_of(one.method, one.quant).text or "not quantised" for one in (recorded, config))
+        if before != now:
+            message = (
+                f"the base is held otherwise than when {self.folder} was trained ({now} here, {before} then), so that "
+                "the run does not start where that ended; leave method (--method) and quant out to go on as then"
+            )
+            emit(Note(message=message, level=Level.WARNING))
+
+    def as_found(self, spec: LoraSpec, config: RunConfig, description: Description) -> LoraSpec:
+        """The adapter of the run by whole paths: the tensors of the one that it starts from tell what it has.
+
+        Names in its configuration may mean other layers (PEFT passes over names that fit nothing, and takes `norm` for
+        every norm), and have been tried when it was made.
+
+        Args:
+            spec: the adapter by its names.
+            config: of the run.
+            description: of the model.
+
+        Raises:
+            AdapterError: the names of its tensors cannot be read, or it updates layers that the model does not have.
+        """
+        folder = self.folder
+        names, paths = held_names(folder), target_paths(description.linears, description.spec)
+        check_expressions(spec, [*paths, *names], folder)
+        if description.spec.mixture is not None:
+            refuse_single_experts(names, folder)
+            refuse_router_biases(names, folder)
+        # PEFT ties nothing where the model does not.
+        found = found_spec(names, replace(spec, tied_modules=spec.tied_modules and description.spec.tied_head), folder)
+        strange = [path for path in found.target_modules if path not in {EMBEDDING, HEAD, *paths}]
+        if strange:
+            raise AdapterError(
+                f"{folder} does not fit the model {config.model}, which has no such layers:\n{listing(strange)}\n"
+                f"Use it with the base model that it was trained on (see base_model_name_or_path in its {CONFIG_FILE})."
+            )
+        return found
+
+    def tensors(self, model: LanguageModel) -> dict[str, Tensor]:
+        """The adapter's weights.
+
+        Args:
+            model: the base without an adapter; copies of its embeddings that the files hold are compared with it.
+
+        Raises:
+            AdapterError: the weights cannot be read, or cannot be gone on with on this model.
+        """
+        return tensors_to_go_on_from(model, self.folder, self.spec)
+
+    def given_to(self, adapter: Adapter, tensors: Mapping[str, Tensor]) -> Adapter:
+        """Give a run's adapter the weights that `tensors` has read.
+
+        Returns:
+            The adapter, to be saved with the names of the one that it starts from.
+
+        Raises:
+            AdapterError: they are not those of this adapter.
+        """
+        given = dict(tensors)
+        if adapter.score is not None and SCORE_WEIGHT not in given:
+            # An adapter of a language model becomes that of a reward model, whose head is new.
+            given[SCORE_WEIGHT] = adapter.score.weight.detach().cpu()
+        check_updates(given, adapter.spec.scale_of, str(self.folder / WEIGHTS_FILE))
+        adapter.load(given)
+        own = self.spec
+        named = replace(
+            adapter.spec,
+            target_modules=own.target_modules,
+            exclude_modules=own.exclude_modules,
+            layers_to_transform=own.layers_to_transform,
+            rank_pattern=own.rank_pattern,
+            alpha_pattern=own.alpha_pattern,
         )
-    _refuse_kinds(spec, folder)
-    own = _settings(spec)
-    section = config.lora
-    given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
-    differing = [
-        f"lora.{name}: {_shown(value)} here, {START if name == 'init' else f'{_shown(own[name])} in the adapter'}"
-        for name, value in given.items()
-        if value != own[name] and value != "auto"
-    ]
-    if differing:
-        raise ConfigError(
-            f"the run starts from {folder}, whose settings are others:\n{listing(differing)}\n"
-            "Leave these settings out, or start a new adapter without train.from_adapter."
-        )
-    return config.changed("lora", own).model_copy(update=_base_settings(config, folder))
+        return replace(adapter, spec=named)
 
 
 def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -96,30 +198,6 @@ def _base_settings(config: RunConfig, folder: Path) -> dict[str, Any]:
     if held.quant is not None and not config.quant.model_fields_set:
         followed["quant"] = held.quant
     return followed
-
-
-def warn_of_other_form(config: RunConfig, emit: Subscriber) -> None:
-    """Warn where the base is held otherwise than it was for the adapter that the run starts from, as that one's run
-    recorded it.
-
-    Args:
-        config: from `with_adapter`, for a base whose files are not quantised.
-        emit: told of the warning.
-
-    Raises:
-        ConfigError: the record is damaged.
-    """
-    start = config.train.from_adapter
-    recorded = None if start is None else recorded_run(Path(start))
-    if recorded is None:
-        return
-    before, now = (form_of(one.method, one.quant).text or "not quantised" for one in (recorded, config))
-    if before != now:
-        message = (
-            f"the base is held otherwise than when {start} was trained ({now} here, {before} then), so that the run "
-            "does not start where that ended; leave method (--method) and quant out to go on as then"
-        )
-        emit(Note(message=message, level=Level.WARNING))
 
 
 def _shown(value: object) -> str:
@@ -193,93 +271,6 @@ def refuse_other_base(problem: str | None, config: RunConfig, remedy: str, emit:
     if config.train.other_base is OtherBase.REFUSE:
         raise AdapterError(f"{problem}\n{remedy}, or --allow-other-base (train.other_base=allow) if this one is meant.")
     emit(Note(message=problem, level=Level.WARNING))
-
-
-def keeps_tie(config: RunConfig) -> bool:
-    """Whether an embedding in `lora.modules_to_save` stays tied to the head of a tied model: it does, unless the run
-    starts from an adapter that has trained it by itself.
-
-    Raises:
-        AdapterError: the adapter cannot be read.
-    """
-    start = config.train.from_adapter
-    return start is None or read_any_spec(Path(start)).tied_modules
-
-
-def as_found(spec: LoraSpec, config: RunConfig, description: Description) -> LoraSpec:
-    """The adapter of a run by whole paths, where it starts from one: that one's tensors tell what it has.
-
-    Names in its configuration may mean other layers (PEFT passes over names that fit nothing, and takes `norm` for
-    every norm), and have been tried when it was made.
-
-    Args:
-        spec: the adapter by its names.
-        config: of the run.
-        description: of the model.
-
-    Raises:
-        AdapterError: the names of its tensors cannot be read, or it updates layers that the model does not have.
-    """
-    if config.train.from_adapter is None:
-        return spec
-    folder = Path(config.train.from_adapter)
-    names, paths = held_names(folder), target_paths(description.linears, description.spec)
-    check_expressions(spec, [*paths, *names], folder)
-    if description.spec.mixture is not None:
-        refuse_single_experts(names, folder)
-        refuse_router_biases(names, folder)
-    # PEFT ties nothing where the model does not.
-    found = found_spec(names, replace(spec, tied_modules=spec.tied_modules and description.spec.tied_head), folder)
-    strange = [path for path in found.target_modules if path not in {EMBEDDING, HEAD, *paths}]
-    if strange:
-        raise AdapterError(
-            f"{folder} does not fit the model {config.model}, which has no such layers:\n{listing(strange)}\n"
-            f"Use it with the base model that it was trained on (see base_model_name_or_path in its {CONFIG_FILE})."
-        )
-    return found
-
-
-def start_of(config: RunConfig, model: LanguageModel) -> dict[str, Tensor] | None:
-    """The weights of the adapter that a run starts from; None where it starts from none.
-
-    Args:
-        config: of the run.
-        model: the base, which has no adapter yet: copies of its embeddings that the files hold are compared with it.
-
-    Raises:
-        AdapterError: the weights cannot be read, or cannot be gone on with on this model.
-    """
-    start = config.train.from_adapter
-    return None if start is None else tensors_to_go_on_from(model, Path(start))
-
-
-def start_from(adapter: Adapter, tensors: Mapping[str, Tensor], config: RunConfig) -> Adapter:
-    """Give a run's adapter the weights that `start_of` has read.
-
-    Returns:
-        The adapter, to be saved with the names of the one that it starts from.
-
-    Raises:
-        AdapterError: they are not those of this adapter.
-    """
-    given = dict(tensors)
-    if adapter.score is not None and SCORE_WEIGHT not in given:
-        # An adapter of a language model becomes that of a reward model, whose head is new.
-        given[SCORE_WEIGHT] = adapter.score.weight.detach().cpu()
-    assert config.train.from_adapter is not None
-    folder = Path(config.train.from_adapter)
-    check_updates(given, adapter.spec.scale_of, str(folder / WEIGHTS_FILE))
-    adapter.load(given)
-    own = read_any_spec(folder)
-    spec = replace(
-        adapter.spec,
-        target_modules=own.target_modules,
-        exclude_modules=own.exclude_modules,
-        layers_to_transform=own.layers_to_transform,
-        rank_pattern=own.rank_pattern,
-        alpha_pattern=own.alpha_pattern,
-    )
-    return replace(adapter, spec=spec)
 
 
 def adapter_digests(config: RunConfig) -> dict[str, str]:

@@ -34,7 +34,7 @@ from veneer.planning.plan import Plan
 from veneer.text.counting import count_of
 from veneer.training.evaluations.answers import asked_rows, metric_on
 from veneer.training.evaluations.best import best_by
-from veneer.training.from_adapter import as_found, keeps_tie, warn_of_other_form, with_adapter
+from veneer.training.from_adapter import StartAdapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
 from veneer.training.rewarding.reward_adapters import reward_setups
@@ -88,6 +88,8 @@ class PreparedRun:
     """Has a value wherever a choice was left to the program, except for what the loaded model says of itself."""
     description: Description
     """The model, with rows for the run's new tokens."""
+    start: StartAdapter | None
+    """The adapter that the run starts from; None where it starts from none."""
     lora: LoraSpec | None
     """The adapter; None where everything is trained."""
     targets: tuple[str, ...]
@@ -126,13 +128,15 @@ def prepare(
             said by the forecast and not raised.
     """
     notice = notes_to(emit)
-    config = with_adapter(config)
+    start = StartAdapter.of(config)
+    if start is not None:
+        config = start.settles(config)
     for note in description.notes:
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
     _refuse_settings(config, description)
-    if description.stored is None:
-        warn_of_other_form(config, emit)
+    if start is not None and description.stored is None:
+        start.warn_of_other_form(config, emit)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
     if isinstance(rows, SupposedRows):
@@ -144,7 +148,7 @@ def prepare(
     _note_long_rows(found, description.spec.max_positions, answer, emit)
     teacher = described_teacher(config)
     taught = _taught(config, teacher, description, tokenizer)
-    lora, targets = _adapter(config, description)
+    lora, targets = _adapter(config, description, start)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
     width, tokens = description.spec.hidden_size, _row_tokens(config, found)
     config, reasons = settle(config, width, adapted, found.in_epoch, found.completion_tokens, tokens)
@@ -169,6 +173,7 @@ def prepare(
     return PreparedRun(
         config=_chosen(config, forecast, steps.total),
         description=description,
+        start=start,
         lora=None if targets is None else lora,
         targets=targets or (),
         forecast=forecast,
@@ -352,7 +357,9 @@ def _dated(config: RunConfig, tokenizer: Tokenizer) -> tuple[RunConfig, Tokenize
     return config.changed("data", {"template_date": day}), replace(tokenizer, template_date=day)
 
 
-def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tuple[str, ...] | None]:
+def _adapter(
+    config: RunConfig, description: Description, start: StartAdapter | None
+) -> tuple[LoraSpec, tuple[str, ...] | None]:
     """The adapter, whose rank may still be open, and the paths that it goes to; None where everything is trained.
 
     Raises:
@@ -361,12 +368,14 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     section, spec = config.lora, description.spec
     if section.rank == "auto":
         section = section.model_copy(update={"rank": 1})
-    lora = LoraSpec.of(section, tied=spec.tied_head, keeps_tie=keeps_tie(config))
+    # A saved embedding stays tied to the head, unless the run starts from an adapter that has trained it by itself.
+    lora = LoraSpec.of(section, tied=spec.tied_head, keeps_tie=start is None or start.spec.tied_modules)
     if config.objective is ObjectiveName.REWARD:
         lora = replace(lora, task=Task.SEQ_CLS)
     if config.method is Method.FULL:
         return lora, None
-    lora = as_found(lora, config, description)
+    if start is not None:
+        lora = start.as_found(lora, config, description)
     return lora, tuple(lora.targets(target_paths(description.linears, spec)))
 
 
