@@ -370,8 +370,7 @@ def _reaching(ranks: Ranks) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankLost(
-            f"{ranks.name} cannot reach {ranks.address}:{ranks.port}, where the ranks meet: "
-            f"{str(error).splitlines()[0]}"
+            f"{ranks.name} cannot reach {ranks.meeting_place}, where the ranks meet: {str(error).splitlines()[0]}"
         ) from None
 
 

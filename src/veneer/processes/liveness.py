@@ -242,7 +242,7 @@ class Peers:
         return self._broken or (asked is not None and self.clock() - asked >= seconds)
 
     def _cut_off(self) -> str:
-        place = f"{self.ranks.address}:{self.ranks.port}"
+        place = self.ranks.meeting_place
         if self.ranks.agent:
             return (
                 f"{self.ranks.name} cannot reach the other ranks any more, nor the place where they meet ({place}): "

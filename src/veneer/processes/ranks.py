@@ -56,6 +56,11 @@ class Ranks:
         """The process as messages call it."""
         return f"rank {self.rank} on {self.host}"
 
+    @property
+    def meeting_place(self) -> str:
+        """Where processes meet, as messages call it."""
+        return f"{self.address}:{self.port}"
+
 
 ALONE = Ranks()
 """A process without others."""

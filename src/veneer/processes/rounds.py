@@ -67,8 +67,8 @@ def _given_out(store: Store, ranks: Ranks, seconds: float) -> Round:
         if monotonic() > end:
             names = " and ".join(f"rank {rank}" for rank in missing)
             raise RankLost(
-                f"{names} {'has' if len(missing) == 1 else 'have'} not come to {_place(ranks)}, where the ranks meet, "
-                f"within {seconds:g} s: not started, ended before, or cut off by the network"
+                f"{names} {'has' if len(missing) == 1 else 'have'} not come to {ranks.meeting_place}, where the ranks "
+                f"meet, within {seconds:g} s: not started, ended before, or cut off by the network"
             )
         sleep(POLL)
 
@@ -80,14 +80,10 @@ def _asked_for(store: Store, ranks: Ranks, seconds: float) -> Round:
     while not store.check([f"answers/{own}"]):
         if monotonic() > end:
             raise RankLost(
-                f"{ranks.name} has found no rank 0 at {_place(ranks)}, where the ranks meet, within {seconds:g} s: not "
-                "started, ended before, or told of another place by its launcher"
+                f"{ranks.name} has found no rank 0 at {ranks.meeting_place}, where the ranks meet, within {seconds:g} "
+                "s: not started, ended before, or told of another place by its launcher"
             )
         sleep(POLL)
     name = store.get(f"answers/{own}").decode()
     store.set(f"knows/{name}/{ranks.rank}", str(ranks.restarts))
     return Round(name, ranks.restarts)
-
-
-def _place(ranks: Ranks) -> str:
-    return f"{ranks.address}:{ranks.port}"
