@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,6 +156,17 @@ class PackedSteps:
     def tokens(self, step: int) -> int:
         """Tokens of the 1-based step's rows."""
         return sum(self._sizes(self._steps.examples(step - 1)))
+
+    def unmet(self, unknown: Callable[[Sequence[int]], int]) -> Iterator[MicroBatch]:
+        """The micro-batches of the run and of its evaluation that have rows which are unknown when their turn comes.
+
+        Args:
+            unknown: says how many of the rows at these places are not known.
+        """
+        for step in range(1, self.first_steps + 1):
+            if unknown(self.numbers(step)):
+                yield from (batch for batch in self.micro_batches(step) if unknown(batch.numbers))
+        yield from (batch for batch in self.evaluation() if unknown(batch.numbers))
 
     def evaluation(self, most: int | None = None) -> Sequence[MicroBatch]:
         """The evaluation rows, packed, each micro-batch laid when it is asked for; none where there are no rows. `most`

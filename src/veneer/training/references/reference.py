@@ -147,9 +147,8 @@ def reference_of(
         without,
     ):
         if partners is None:
-            for batches in _first_batches(data, found.table):
-                for batch in found.table.missing(batches):
-                    _answers(model, batch, found, stage)
+            for batch in data.packed.unmet(found.table.unknown):
+                _answers(model, batch, found, stage)
         else:
             most = int(inputs.config.compute.micro_batch_tokens)
             labelled = _Labelled(model, partners, partner_layout(inputs), most, found, stage)
@@ -170,14 +169,6 @@ def _fill_in(batch: MicroBatch, values: Tensor, found: Reference, stage: Stage) 
     unknown = found.table.unknown(batch.numbers)
     found.table.put(batch, values)
     stage.advance(unknown)
-
-
-def _first_batches(data: TrainingData, table: ReferenceTable) -> Iterator[Sequence[MicroBatch]]:
-    """The micro-batches of every step in which the table knows not all answers, and those of the evaluation."""
-    for step in range(1, data.packed.first_steps + 1):
-        if table.unknown(data.packed.numbers(step)):
-            yield data.packed.micro_batches(step)
-    yield data.packed.evaluation()
 
 
 @dataclass(frozen=True, slots=True)

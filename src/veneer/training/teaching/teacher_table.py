@@ -7,7 +7,7 @@ takes it from there. In memory and on the disk it takes 8 bytes for each of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,10 @@ class TaughtTable:
             self.values[places[some]] = with_rest(every, likeliest).float().cpu()
         self.known[list(batch.numbers)] = True
 
+    def unknown(self, numbers: Iterable[int]) -> int:
+        """How many of these examples are not known; one that stands here twice counts once."""
+        return int((~self.known[[*set(numbers)]]).sum())
+
     def _places(self, batch: MicroBatch) -> Tensor:
         spans = (np.arange(self.starts[number], self.starts[number + 1]) for number in batch.numbers)
         return torch.from_numpy(np.concatenate([*spans]))
@@ -131,29 +135,20 @@ def _ask(inputs: RunInputs, table: TaughtTable, emit: Subscriber) -> None:
     config, settings = inputs.config, inputs.config.distillation
     file, key = inputs.folder.teacher_file, _key(inputs)
     _read(file, key, table, emit)
-    unknown = int((~table.known[inputs.data.met()]).sum())
+    unknown = table.unknown(inputs.data.met())
     if not unknown:
         return
     with out_of_memory_while("loading the teacher"):
         model = load_teacher(config, emit)
     teacher = LiveTeacher(model, table.compared, settings.temperature)
     with Stage(emit, DOING, total=unknown, unit="rows") as stage, out_of_memory_while(DOING):
-        for batch in _unknown(inputs, table):
-            new = int((~table.known[list(batch.numbers)]).sum())
+        for batch in inputs.data.packed.unmet(table.unknown):
+            new = table.unknown(batch.numbers)
             table.put(batch, teacher.of(batch))
             stage.advance(new)
     del teacher, model
     release_memory(table.device)
     _write(file, key, table)
-
-
-def _unknown(inputs: RunInputs, table: TaughtTable) -> Iterator[MicroBatch]:
-    """The micro-batches in which rows are met that are not known when their turn comes."""
-    steps = inputs.data.packed
-    for step in range(1, steps.first_steps + 1):
-        if not table.known[steps.numbers(step)].all():
-            yield from (one for one in steps.micro_batches(step) if not table.known[list(one.numbers)].all())
-    yield from (one for one in steps.evaluation() if not table.known[list(one.numbers)].all())
 
 
 def _key(inputs: RunInputs) -> str:
