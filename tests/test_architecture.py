@@ -35,6 +35,7 @@ SIDEWAYS = {
     ("config", "errors"),  # a refused setting is one of the errors
     ("arguments", "errors"),  # an argument of a wrong type is a ConfigError
     ("bounds", "errors"),  # what no model has is a ModelError
+    ("bounds", "text"),  # ids are whole numbers
     ("text", "errors"),  # a number that JSON has no form for is an OutputError
     ("runtime", "errors"),  # and so is what a system lacks
     ("events", "text"),  # a loss that is no number comes back from its JSON

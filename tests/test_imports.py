@@ -164,7 +164,9 @@ def test_right_names_are_not_found() -> None:
     assert missing(ast.parse(code)) == []
 
 
-@pytest.mark.parametrize("module", ["cli", "enums", "event_log", "native.build", "runtime.posix", "runtime.signals", "text.expressions"])
+@pytest.mark.parametrize(
+    "module", ["cli", "enums", "event_log", "native.build", "runtime.posix", "runtime.signals", "text.expressions"]
+)
 def test_names_that_are_read_are_those_of_the_imported_module(module: str) -> None:
     read = {name for name in attributes(f"veneer.{module}") if not name.startswith("__")}
     assert read == {name for name in vars(import_module(f"veneer.{module}")) if not name.startswith("__")}

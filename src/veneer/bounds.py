@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veneer.errors import ModelError, listing
+from veneer.text.json_numbers import is_whole
 
 LAYERS = 2048
 """Most decoder layers. The largest known models have some hundreds."""
@@ -78,7 +79,7 @@ def ids_given(value: Any) -> list[Any]:
 def _other_than_ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in TOKEN_IDS:
         value = config.get(key)
-        if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids_given(value)):
+        if not all(map(is_whole, ids_given(value))):
             yield f"{prefix}{key}: {value!r}, must be a whole number, or a list of them"
 
 

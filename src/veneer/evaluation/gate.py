@@ -21,6 +21,7 @@ from veneer.evaluation.statistics.compare import Comparison
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.evaluation.statistics.power import DISCORDANT, LEAST_MARGIN, rows_needed
 from veneer.evaluation.suites.base import MOST_ITEMS
+from veneer.text.json_numbers import is_finite
 
 
 class Verdict(StrEnum):
@@ -143,7 +144,7 @@ def _too_small(margins: Mapping[str, Any]) -> list[str]:
 
 
 def _number(value: Any, above: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > above
+    return is_finite(value) and value > above
 
 
 def decide(gate: ReleaseGate, primary: Comparison | None, suites: Mapping[str, Comparison]) -> GateResult:

@@ -20,6 +20,7 @@ from veneer.evaluation.harness import is_task
 from veneer.evaluation.judge.run import check_judge
 from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.run_folder import recorded_run
+from veneer.text.json_numbers import is_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +136,7 @@ def _check_request(request: EvaluationRequest) -> None:
     problems = [
         f"{name}: must be a whole number of at least 1, got {n!r}"
         for name, n in numbers.items()
-        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1)
+        if n is not None and not is_whole(n, 1)
     ]
     folders = Counter(one.resolve() for one in request.folders)
     problems += [

@@ -10,6 +10,7 @@ from pathlib import Path
 from veneer.config import ComputeSection
 from veneer.enums import Method, OtherBase
 from veneer.errors import ConfigError
+from veneer.text.json_numbers import is_whole
 
 
 class Target(Enum):
@@ -55,7 +56,7 @@ def _check_numbers(limit: int | None, gap: float | None) -> None:
     Raises:
         ConfigError: the limit is no whole number above 0, or the gap no number above 0: nothing is beyond NaN.
     """
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+    if limit is not None and not is_whole(limit, 1):
         raise ConfigError(f"limit: must be a whole number of at least 1, got {limit!r}")
     if gap is not None and not (isinstance(gap, int | float) and math.isfinite(gap) and gap > 0):
         raise ConfigError(f"gap: must be a number of nats above 0, got {gap!r}")

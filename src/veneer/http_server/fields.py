@@ -14,6 +14,7 @@ from typing import Any
 
 from veneer.data.files.json_values import kind
 from veneer.http_server.errors import ApiError
+from veneer.text.json_numbers import is_whole
 
 IGNORED_HEADER = "x-veneer-ignored-fields"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -77,7 +78,7 @@ class Fields:
         value = self.value(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not is_whole(value):
             raise self.wrong(name, f"must be a whole number, not {kind(value)}")
         if not least <= value <= most:
             raise self.wrong(name, f"{shown(value)}, must be between {least:,} and {most:,}")

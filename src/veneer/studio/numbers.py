@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import TypeGuard
-
 from starlette.requests import Request
 
 from veneer.http_server.errors import ApiError
-
-
-def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
-    """Whether a value of JSON is a whole number in a range; Python takes true and false for numbers too."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+from veneer.text.json_numbers import is_whole
 
 
 def whole(value: object, name: str, least: int, most: int) -> int:

@@ -14,7 +14,8 @@ from veneer.errors import ConfigError
 from veneer.http_server.errors import ApiError
 from veneer.run_records.record import default_settings
 from veneer.studio.graders import PARAM, Reward, rewards_of
-from veneer.studio.numbers import is_whole, whole
+from veneer.studio.numbers import whole
+from veneer.text.json_numbers import is_finite, is_whole
 
 EXTENSION = "veneer"
 """The key of a request's body, and of a job, with what OpenAI's API has no words for."""
@@ -335,7 +336,7 @@ def _number(hyper: Mapping[str, Any], name: str) -> float | None:
     found = hyper.get(name, "auto")
     if found is None or found == "auto":
         return None
-    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= 10**6:
+    if not is_finite(found) or not 0 < found <= 10**6:
         raise ApiError(400, f"{name} must be 'auto' or a number above 0, at most 1,000,000", param=name)
     return float(found)
 

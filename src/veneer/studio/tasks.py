@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,10 @@ from veneer.run_folder import recorded_run
 from veneer.studio.called import called, paths_of, without_paths
 from veneer.studio.files import StoredFile
 from veneer.studio.inputs import adapter_of
-from veneer.studio.numbers import is_whole
 from veneer.studio.objects import beginning, error_of, job_object, standing
 from veneer.studio.settings import EXTENSION
 from veneer.studio.studio import Studio
+from veneer.text.json_numbers import is_finite, is_whole
 
 METRIC_NAMES = ("exact", "loss", "choice", *METRICS)
 """Metrics that run nothing of a client's."""
@@ -124,9 +123,9 @@ def _gate(value: Any) -> dict[str, Any]:
         raise _wrong("gate", f"an object with {', '.join(GATE)}")
     suites = value.get("suites") or {}
     known = isinstance(suites, Mapping) and not set(suites) - set(SUITES)
-    if not known or not all(_number(one) and one > 0 for one in suites.values()):
+    if not known or not all(is_finite(one) and one > 0 for one in suites.values()):
         raise _wrong("gate", f"suites are margins above 0 of {', '.join(SUITES)}")
-    if value.get("better_by") is not None and not _number(value["better_by"]):
+    if value.get("better_by") is not None and not is_finite(value["better_by"]):
         raise _wrong("gate", "better_by is a number")
     _one(value, "metric", METRIC_NAMES)
     _count(value, "items", MOST_ITEMS)
@@ -159,10 +158,6 @@ def _one(body: Mapping[str, Any], key: str, known: Sequence[str]) -> str | None:
     if found is not None and found not in known:
         raise _wrong(key, f"one of {', '.join(known)}")
     return found
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _wrong(key: str, rule: str) -> ApiError:

@@ -101,6 +101,7 @@ def test_settings_of_peft_that_are_off_are_accepted(model: CausalLM, folder: Pat
         ({"r": True, "lora_alpha": True}, ["r: True", "lora_alpha: True"]),
         ({"lora_alpha": float("nan")}, ["lora_alpha: nan"]),
         ({"lora_alpha": float("inf")}, ["lora_alpha: inf"]),
+        ({"lora_alpha": 10**400}, ["lora_alpha: 1000000"]),
         ({"lora_dropout": 1.0, "target_modules": [1]}, ["lora_dropout: 1.0", "target_modules: [1]"]),
         ({"exclude_modules": 3, "modules_to_save": [1]}, ["exclude_modules: 3", "modules_to_save: [1]"]),
         ({"layers_to_transform": "1", "rank_pattern": 5}, ["layers_to_transform: '1'", "rank_pattern: 5"]),

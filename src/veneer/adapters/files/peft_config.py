@@ -25,6 +25,7 @@ from veneer.bounds import VOCABULARY
 from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.mixture import DOWN, GATE_UP
+from veneer.text.json_numbers import is_finite, is_whole
 
 ELSEWHERE = "merge it into its base with PEFT (merge_and_unload), where PEFT can, and give veneer the merged model"
 """What can be done with an adapter that veneer does not read."""
@@ -272,9 +273,9 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
     targets, tokens = config.get("target_modules"), config.get("trainable_token_indices")
     excluded, saved, layers = (config.get(key) for key in ("exclude_modules", "modules_to_save", "layers_to_transform"))
     problems = []
-    if not _is_rank(rank):
+    if not is_whole(rank, 1):
         problems.append(f"r: {rank!r}, must be a whole number of at least 1")
-    if not _is_number(alpha):
+    if not is_finite(alpha):
         problems.append(f"lora_alpha: {alpha!r}, must be a finite number")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         problems.append(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
@@ -289,9 +290,9 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"modules_to_save: {saved!r}, must be a list of texts")
     if not (layers is None or isinstance(layers, int) or _is_list(layers, int)):
         problems.append(f"layers_to_transform: {layers!r}, must be a number or a list of numbers")
-    if not all(_is_rank(value) for value in _values(config.get("rank_pattern"))):
+    if not all(is_whole(value, 1) for value in _values(config.get("rank_pattern"))):
         problems.append(f"rank_pattern: {config['rank_pattern']!r}, must give whole numbers of at least 1")
-    if not all(_is_number(value) for value in _values(config.get("alpha_pattern"))):
+    if not all(map(is_finite, _values(config.get("alpha_pattern")))):
         problems.append(f"alpha_pattern: {config['alpha_pattern']!r}, must give finite numbers")
     if config.get("bias") not in (None, *(bias.value for bias in Bias)):
         problems.append(f"bias: {config['bias']!r}, must be none, all or lora_only")
@@ -312,14 +313,6 @@ def _values(pattern: Any) -> list[Any]:
         return []
     # Neither a rank nor a number stands for a pattern of another kind.
     return list(pattern.values()) if isinstance(pattern, dict) else [None]
-
-
-def _is_rank(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_list(value: Any, kind: type) -> bool:

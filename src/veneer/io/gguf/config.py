@@ -14,6 +14,7 @@ from veneer.io.gguf.header import GgufHeader
 from veneer.io.gguf.metadata import Metadata, Value, beyond_32_bits
 from veneer.io.gguf.names import Head
 from veneer.io.gguf.rope import Factors, read_rope, rope_of, write_rope
+from veneer.text.json_numbers import is_whole
 
 # ------------------------------------------------------------------------------------------------------------- reading
 
@@ -193,7 +194,7 @@ def _period(family: Family, full: Config) -> int:
     found = full.get("sliding_window_pattern")
     if family.architecture != "gemma3" or found is None:
         return family.window_period
-    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+    if not is_whole(found, 1):
         raise ModelError(f"sliding_window_pattern is {found!r}; it must be a whole number of at least 1")
     return found
 
@@ -286,7 +287,7 @@ def _context(family: Family, full: Config, notes: list[str]) -> int:
     acts = full.get("use_sliding_window", full.get("model_type") in ("mistral", "mixtral", "phi3"))
     if family.window_period or not window or not acts:
         return positions
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+    if not is_whole(window, 1):
         raise ModelError(f"sliding_window is {window!r}; it must be a whole number of at least 1, or null")
     if window >= positions:
         return positions

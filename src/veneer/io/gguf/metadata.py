@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from veneer.errors import ModelError
+from veneer.text.json_numbers import is_finite, is_whole
 
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """The values that a key may hold."""
@@ -64,7 +64,7 @@ class Metadata:
     def real(self, name: str, default: float | None = None) -> float:
         """Return a setting that is a positive number."""
         value = self.metadata.get(self.key(name), default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not is_finite(value) or value <= 0:
             raise ModelError(
                 f"{self.path}: the metadata key {self.key(name)} is {value!r}; a positive number is needed."
             )
@@ -122,7 +122,6 @@ class Setting:
         value = config.get(self.theirs)
         if value is None and self.presence is Presence.OPTIONAL:
             return {}
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole or (self.kind is float and isinstance(value, float))) or not 0 < float(value or 0) < math.inf:
+        if not is_finite(value) or value <= 0 or not (self.kind is float or is_whole(value)):
             raise ModelError(f"{self.theirs} is {value!r}; GGUF needs a number above 0 there")
         return {self.ours: self.kind(value)}

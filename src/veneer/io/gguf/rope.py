@@ -18,6 +18,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from veneer.errors import ModelError
 from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import LARGEST, Metadata, Value, shortest
+from veneer.text.json_numbers import is_finite
 
 Factors = np.ndarray[Any, np.dtype[np.float32]]
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
@@ -75,7 +76,7 @@ def _group(settings: Any) -> Mapping[str, Any]:
 
 
 def _base(theta: Any) -> float:
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= LARGEST:
+    if not is_finite(theta) or not 0 < theta <= LARGEST:
         raise ModelError(f"the base of rotary positions is {theta!r}; GGUF needs a number above 0, up to {LARGEST:.3g}")
     return float(theta)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 from veneer.errors import ModelError, listing
 from veneer.model.shape import PLAIN, Activation, AttentionSpec, LayerSpec, RopeKind, RopeLayout, RopeSpec
+from veneer.text.json_numbers import is_finite, is_whole
 
 Config = Mapping[str, Any]
 
@@ -24,14 +24,9 @@ OTHERWISE = "transformers may compute it: take backend hf (--set backend=hf)"
 def number(settings: Config, key: str, default: float | None = None, *, of: str = "config.json") -> float:
     """Read a number above 0. Without a default the key is required."""
     value = settings.get(key, default)
-    if not _is_number(value) or not value > 0:
+    if not is_finite(value) or not value > 0:
         raise ModelError(f"{key} of {of} is {value!r}; it must be a number above 0")
     return float(value)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number, and no whole one that is beyond all floats."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def switch(config: Config, key: str, default: bool) -> bool:
@@ -89,10 +84,10 @@ def _check_sizes(config: Config, epsilon: str) -> None:
         value = config.get(key)
         if value is None and key in REQUIRED:
             problems.append(f"{key}: missing")
-        elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        elif value is not None and not is_whole(value, 1):
             problems.append(f"{key}: {value!r}, must be a whole number of at least 1")
     eps = config.get(epsilon)
-    if not _is_number(eps) or eps < 0:
+    if not is_finite(eps) or eps < 0:
         problems.append(f"{epsilon}: {'missing' if eps is None else f'{eps!r}, must be a number of at least 0'}")
     if problems:
         raise ModelError(
@@ -311,7 +306,7 @@ def _longrope(scaling: Config, factor: float, original: float) -> dict[str, Any]
 
 def _numbers(scaling: Config, key: str) -> tuple[float, ...]:
     values = scaling.get(key)
-    if not isinstance(values, list | tuple) or not all(_is_number(value) and value > 0 for value in values):
+    if not isinstance(values, list | tuple) or not all(is_finite(value) and value > 0 for value in values):
         raise ModelError(
             f"{key} of the rotary positions in config.json is {values!r}; it must be a list of numbers above 0"
         )
@@ -345,7 +340,7 @@ def window(config: Config, default: int | None = None) -> int | None:
         ModelError: the value is no such number.
     """
     value = config.get("sliding_window", default)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and not is_whole(value, 1):
         raise ModelError(f"sliding_window is {value!r}; it must be a whole number of at least 1, or null")
     return value
 

@@ -20,6 +20,7 @@ from veneer.model.families.fields import (
 )
 from veneer.model.shape import Activation, AttentionSpec, DecoderSpec, LayerSpec, QkNorm
 from veneer.products import Scores
+from veneer.text.json_numbers import is_whole
 
 
 def llama(config: Config) -> DecoderSpec:
@@ -91,7 +92,7 @@ def _from_some_layer_on(config: Config, head_dim: int) -> tuple[LayerSpec, ...]:
     """Layers of Qwen, by `use_sliding_window`, `max_window_layers` and `layer_types`."""
     size = window(config, 4096) if switch(config, "use_sliding_window", False) else None
     first = config.get("max_window_layers", 28)
-    if isinstance(first, bool) or not isinstance(first, int):
+    if not is_whole(first):
         raise ModelError(f"max_window_layers is {first!r}; it must be a whole number")
     layers = range(int(config["num_hidden_layers"]))
     types = layer_types(config, (SLIDING if size is not None and layer >= first else FULL for layer in layers))

@@ -16,13 +16,14 @@ from veneer.jobs.job import Job, JobKind, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.studio.called import models_called, without_paths
 from veneer.studio.inputs import check_device, config_of, inputs_of
-from veneer.studio.numbers import is_whole, whole, whole_in_query
+from veneer.studio.numbers import whole, whole_in_query
 from veneer.studio.objects import checkpoints_of, events_of, page_of
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
 from veneer.studio.settings import job_request
 from veneer.studio.studio import Studio
 from veneer.studio.tasks import job_values
+from veneer.text.json_numbers import is_whole
 
 MOST = 1_000
 """The largest part of a list."""

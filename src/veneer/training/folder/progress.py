@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from veneer.errors import CheckpointError, listing
+from veneer.text.json_numbers import is_finite, is_whole
 from veneer.training.bad_steps import IN_A_ROW, WINDOW
 from veneer.training.loss_scale import Changes, scale_at
 
@@ -94,10 +94,10 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
     fits = {
         "step": counts(progress.step) and progress.step == step and not (counts(steps) and step > steps),
         "tokens": counts(progress.tokens),
-        "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
+        "seconds": is_finite(progress.seconds) and progress.seconds >= 0,
         "best_step": best_step is None or (counts(best_step) and best_step <= step),
-        "best_loss": best_loss is None or _is_number(best_loss),
-        "best_value": best_value is None or _is_number(best_value),
+        "best_loss": best_loss is None or is_finite(best_loss),
+        "best_value": best_value is None or is_finite(best_value),
         "stale_evaluations": counts(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _are_sizes(progress.micro_batches),
@@ -117,7 +117,7 @@ def check_progress(progress: Progress, step: int, steps: object, file: Path) -> 
 
 def _is_window(value: object) -> bool:
     """Whether a value is a list of at most so many pairs of finite numbers."""
-    return _are_pairs(value, lambda one, other: _is_number(one) and _is_number(other)) and len(value) <= WINDOW
+    return _are_pairs(value, lambda one, other: is_finite(one) and is_finite(other)) and len(value) <= WINDOW
 
 
 def _are_sizes(value: object) -> bool:
@@ -145,11 +145,7 @@ def _grow(pairs: list[list[Any]]) -> bool:
 
 def counts(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number of at least 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_whole(value, 0)
 
 
 def ended(progress: Progress, steps: int, patience: int | None) -> bool:
