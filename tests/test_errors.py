@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from veneer import errors
-from veneer.errors import VeneerError, listing, nearest
+from veneer.errors import DataError, ModelError, VeneerError, listing, nearest, reading
 
 EVERY = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, VeneerError)]
 
@@ -28,6 +30,15 @@ def test_an_error_never_looks_like_success_or_a_finding(kind: type[VeneerError])
     """0 is success, and 1 says that something was found."""
     assert kind.exit_code not in (0, 1)
     assert kind.__doc__
+
+
+def test_what_cannot_be_read_is_named_with_the_systems_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"^{tmp_path}: cannot be read: Is a directory$"), reading(ModelError):
+        tmp_path.read_bytes()
+    with pytest.raises(ModelError, match=r"^it: cannot be read: Is a directory$"), reading(ModelError, "it"):
+        tmp_path.read_bytes()
+    with pytest.raises(DataError, match=r"^it: cannot be read: no gzip$"), reading(DataError, "it"):
+        raise OSError("no gzip")
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=3), max_size=30), st.integers(1, 25))

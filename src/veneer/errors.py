@@ -23,7 +23,8 @@ wrong, one error names all of them: `listing` formats them.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -84,6 +85,20 @@ class Ended(Interrupted):
 
 class RankLost(TrainingStopped):
     """Another process of the run has failed, was killed or stopped, or cannot be reached."""
+
+
+@contextmanager
+def reading(kind: type[VeneerError], name: object = None) -> Iterator[None]:
+    """Turn errors of the system while files are read into one of veneer's.
+
+    Args:
+        kind: which of them.
+        name: what the message calls the file; by default as the system does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{name or error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def listing(lines: Iterable[str], *, limit: int = 20) -> str:

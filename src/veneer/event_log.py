@@ -9,8 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from veneer.errors import CheckpointError, OutputError
-from veneer.events import Event, StageBegun, StageEnded, StageProgress, Subscriber, ignore, to_json
+from veneer.errors import (
+    CheckpointError,
+    OutputError,
+    reading,
+)
+from veneer.events import (
+    Event,
+    StageBegun,
+    StageEnded,
+    StageProgress,
+    Subscriber,
+    ignore,
+    to_json,
+)
 from veneer.step_values import StepValues, step_number
 from veneer.text.strict_json import NOT_FINITE, restored, to_text, with_reasons
 from veneer.text.whole_lines import append_line
@@ -108,11 +120,8 @@ def iterate_events(path: Path) -> Iterator[dict[str, object]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            yield from file
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(CheckpointError, path), path.open(encoding="utf-8", errors="replace") as file:
+        yield from file
 
 
 def _is_whole(event: Mapping[str, object]) -> bool:

@@ -19,7 +19,7 @@ from veneer.arguments import check_types
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.enums import Scheme
-from veneer.errors import ConfigError, ModelError, listing
+from veneer.errors import ConfigError, ModelError, listing, reading
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.digests import BackgroundDigests
@@ -135,10 +135,8 @@ def quantize(
 
 def _result(source: BackgroundDigests) -> dict[str, str]:
     """The digests of the model's files. Raises ModelError where one cannot be read any more."""
-    try:
+    with reading(ModelError):
         return source.result()
-    except OSError as error:
-        raise ModelError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def _check_settings(quant: QuantSection, dtype: str) -> None:

@@ -18,8 +18,20 @@ from veneer.adapters.files.content import content_digest
 from veneer.answering.answers_file import HELD, ROW, AnswersFile, has_answers
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.questions import ADAPTER, FileQuestion
-from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
-from veneer.events import Level, Note, Stage, Subscriber
+from veneer.errors import (
+    AdapterError,
+    ConfigError,
+    DataError,
+    listing,
+    nearest,
+    reading,
+)
+from veneer.events import (
+    Level,
+    Note,
+    Stage,
+    Subscriber,
+)
 from veneer.generation.batch import BATCH_ROWS, batch_cache, batch_limits
 from veneer.generation.build import build_engine
 from veneer.generation.context import cut_warning, is_cut, refuse_full, within
@@ -202,10 +214,8 @@ def _digests(questions: Sequence[FileQuestion], adapters: Path | None) -> dict[s
 
 
 def _base(assistant: Assistant) -> dict[str, str]:
-    try:
+    with reading(ConfigError):
         found = {file.name: file_digest(file) for file in assistant.files}
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return {**found, "dtype": str(assistant.model.dtype)}
 
 

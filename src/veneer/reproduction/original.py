@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig, parse
-from veneer.errors import CheckpointError, listing
+from veneer.errors import CheckpointError, listing, reading
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import sha256
 from veneer.run_folder import LOCK_FILE, RunFolder
@@ -137,7 +137,5 @@ def _digests_of(folder: Path, names: set[str]) -> dict[str, str | None]:
     """The digests of files of a run's result, as `Original.digests` has them. Raises CheckpointError where one cannot
     be read."""
     files = {name: folder / name for name in sorted(names)}
-    try:
+    with reading(CheckpointError):
         return {name: sha256(file) if file.is_file() else None for name, file in files.items()}
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror or error}") from error

@@ -14,8 +14,15 @@ from veneer.adapters.files.origin import computes
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
-from veneer.errors import ConfigError, ModelError
-from veneer.events import Stage, Subscriber
+from veneer.errors import (
+    ConfigError,
+    ModelError,
+    reading,
+)
+from veneer.events import (
+    Stage,
+    Subscriber,
+)
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
 from veneer.http_server.guard import Access
@@ -171,10 +178,8 @@ def base_digest(assistant: Assistant) -> str:
     Raises:
         ModelError: a file cannot be read.
     """
-    try:
+    with reading(ModelError):
         found = sorted(f"{file.name} {file_digest(file)}" for file in assistant.files if computes(file.name))
-    except OSError as error:
-        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return sha256(
         "\n".join([*found, *filter(None, (str(assistant.model.dtype), assistant.form.text))]).encode()
     ).hexdigest()

@@ -39,7 +39,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.backends.base import Description
 from veneer.config import RunConfig
 from veneer.enums import Init, ObjectiveName, OtherBase, Task
-from veneer.errors import AdapterError, ConfigError, listing
+from veneer.errors import AdapterError, ConfigError, listing, reading
 from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.digests import file_digest
@@ -282,7 +282,5 @@ def adapter_digests(config: RunConfig) -> dict[str, str]:
     if config.train.from_adapter is None:
         return {}
     folder = Path(config.train.from_adapter)
-    try:
+    with reading(AdapterError):
         return {name: file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    except OSError as error:
-        raise AdapterError(f"{error.filename}: cannot be read: {error.strerror or error}") from error

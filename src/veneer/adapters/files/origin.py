@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from veneer.adapters.files.integrity import LOCK_FILE, check_unchanged, read_record
-from veneer.errors import AdapterError, listing
+from veneer.errors import AdapterError, listing, reading
 from veneer.io.digests import BackgroundDigests, file_digest, sha256
 from veneer.io.files import write_text
 from veneer.text.strict_json import to_text
@@ -179,10 +179,8 @@ class BaseCheck:
         Raises:
             AdapterError: a file of the base cannot be read.
         """
-        try:
+        with reading(AdapterError):
             differing = self._base.differences(self.recorded) if self.recorded else []
-        except OSError as error:
-            raise AdapterError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
         if not differing:
             return None
         return (

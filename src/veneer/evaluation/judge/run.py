@@ -16,7 +16,7 @@ from veneer.adapters.files.store import check_adapter, read_tensors
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import assistant_request
 from veneer.config import ComputeSection
-from veneer.errors import AdapterError, DataError, ModelError, OutputError, listing
+from veneer.errors import AdapterError, DataError, ModelError, OutputError, listing, reading
 from veneer.evaluation.judge.endpoint import Answerer, EndpointAnswerer, LocalAnswerer, read_key
 from veneer.evaluation.judge.questions import AnswerPair, Choice, JudgeQuestion, questions_of, verdict
 from veneer.evaluation.judge.settings import JudgeSettings
@@ -154,14 +154,10 @@ def _who(settings: JudgeSettings) -> list[Any]:
     """
     if settings.url is not None:
         return [settings.url, settings.model, None, settings.max_tokens]
-    try:
+    with reading(ModelError):
         base = {file.name: file_digest(file) for file in open_checkpoint(settings.model).files()}
-    except OSError as error:
-        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    try:
+    with reading(AdapterError):
         adapter = None if settings.adapter is None else content_digest(settings.adapter).hex()
-    except OSError as error:
-        raise AdapterError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return [None, base, adapter, settings.max_tokens]
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from veneer.adapters.files.content import content_digest
 from veneer.adapters.files.store import CONFIG_FILE, WEIGHTS_FILE
-from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest, where_raised
+from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest, reading, where_raised
 from veneer.generation.runner import LoadedAdapter
 from veneer.machine.out_of_memory import KINDS, is_out_of_memory, message_of
 from veneer.serving.served_adapters.catalogue import AdapterVersion, GenerationConflict
@@ -136,10 +136,8 @@ class AdapterFolder:
             AdapterError: there is none of that name, or its files cannot be read.
         """
         self._check_there(name)
-        try:
+        with reading(AdapterError, name):
             now = content_digest(self._folder / name)
-        except OSError as error:
-            raise AdapterError(f"{name}: cannot be read: {error.strerror}") from error
         with self._lock:
             version = self._current.get(name)
             if version is None or version.digest not in (None, now):

@@ -21,7 +21,7 @@ from veneer.config import RunConfig
 from veneer.data.files.sources import RunFiles, run_files
 from veneer.data.rows import Rows
 from veneer.enums import ObjectiveName, Publish
-from veneer.errors import CheckpointError
+from veneer.errors import CheckpointError, reading
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.io.digests import BackgroundDigests, file_key, sha256
 from veneer.io.files import write_text
@@ -172,10 +172,8 @@ def holds_result(folder: RunFolder, step: int, publish: Publish) -> bool:
 
 def _digests(folder: RunFolder) -> dict[str, str]:
     """SHA-256 of every file of the result, by its name. Raises CheckpointError where one cannot be read."""
-    try:
+    with reading(CheckpointError):
         return {name: sha256(file) for name, file in folder.results.items()}
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def write_lock(

@@ -9,7 +9,7 @@ from typing import Any
 
 from veneer.config import RunConfig
 from veneer.data.files.sources import keys_then, run_files
-from veneer.errors import CheckpointError, DataError
+from veneer.errors import CheckpointError, DataError, reading
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.digests import file_digest
 from veneer.run_folder import RunFolder
@@ -109,10 +109,8 @@ def changed_evaluation_files(run: RunFolder, config: RunConfig) -> list[str]:
     files = run_files(config.data).only(recorded)
     then = keys_then(files.by_key, recorded)
     own = {then[file.key]: file.path for file in files.eval or files.train}
-    try:
+    with reading(DataError):
         now = {key: file_digest(path) for key, path in own.items() if path.is_file()}
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
     return digests("data", {key: recorded[key] for key in own}, now)
 
 

@@ -12,7 +12,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
 from veneer.enums import Backend, Method, ObjectiveName
-from veneer.errors import AdapterError, ConfigError
+from veneer.errors import AdapterError, ConfigError, reading
 from veneer.events import Subscriber
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.digests import file_digest, sampled_digest
@@ -165,8 +165,6 @@ def teacher_digests(config: RunConfig) -> dict[str, str]:
         found["teacher"] = sampled_digest(open_checkpoint(settings.teacher).files())
     if settings.teacher_adapter is not None:
         folder = Path(settings.teacher_adapter)
-        try:
+        with reading(AdapterError):
             found |= {f"teacher's {name}": file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
-        except OSError as error:
-            raise AdapterError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
     return found
