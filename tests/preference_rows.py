@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from tiny import run_config
 from veneer.data.encoded.chat import Example
-from veneer.data.kinds import load_kind
 from veneer.data.micro_batches.batches import MicroBatch
 from veneer.data.micro_batches.packing import pack
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
@@ -51,7 +50,7 @@ def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
 def pair_rows(model: Path, file: Path) -> Rows:
     """The pairs of a file, encoded by our own path."""
     config = run_config(model, file, file.parent / "unused", "objective=dpo")
-    return load_kind(config.data, from_directory(model), kind=RowKind.PAIRS)
+    return load_rows(config.data, from_directory(model), kind=RowKind.PAIRS)
 
 
 def text(*tokens: int, prompt: int) -> Example:

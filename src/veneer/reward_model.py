@@ -15,7 +15,7 @@ from veneer.assistant.request import AssistantRequest, assistant_request
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, DataSection, QuantSection
 from veneer.data.files.in_memory import RowSource, rows_file
-from veneer.data.kinds import read_pairs
+from veneer.data.sides import read_pairs
 from veneer.enums import Backend, Column, Method, Task
 from veneer.errors import DataError
 from veneer.evaluation.columns import named_columns

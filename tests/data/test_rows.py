@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import chat_templates as ct
 from tiny import TEMPLATE, rows, run_config, write_rows
 from veneer.config import DataSection
+from veneer.data import kind_rows, records
 from veneer.data import rows as rows_module
 from veneer.data.encoded.chat import template_of
-from veneer.data.records import RecordReader
-from veneer.data.rows import load_rows
-from veneer.enums import Column
+from veneer.data.rows import Rows, load_rows
+from veneer.data.sides import Sides, read_sides
+from veneer.enums import BadRows, Column, RowKind
 from veneer.errors import DataError
 from veneer.events import Event, Note, StageEnded, StageProgress, Subscriber
 from veneer.io.checkpoint import open_checkpoint
@@ -41,11 +43,11 @@ def test_the_process_of_the_template_makes_ready_while_rows_are_read(
     assert template._child._process is None
     started = []
 
-    def reading(files: Sequence[str], *settings: Any) -> RecordReader:
+    def reading(*given: Any) -> Sides:
         started.append(template._child._process)
-        return RecordReader(files, *settings)
+        return read_sides(*given)
 
-    monkeypatch.setattr(rows_module, "RecordReader", reading)
+    monkeypatch.setattr(rows_module, "read_sides", reading)
     load_rows(run_config(tiny_model, tiny_data, tmp_path).data, tokenizer)
     (process,) = started
     assert process is not None
@@ -124,3 +126,171 @@ def test_tokenising_tells_how_far_it_is(tiny_model: Path, tiny_data: Path, tmp_p
     last = {event.stage: (event.done, event.total) for event in seen if isinstance(event, StageProgress)}
     assert last == {"tokenising training rows": (15, 15), "tokenising evaluation rows": (5, 5)}
     assert [event.stage for event in seen if isinstance(event, StageEnded)] == list(last)
+
+
+def load_pairs(path: Path, notes: list[str] | None = None, **settings: Any) -> Rows:
+    said: list[Event] = []
+    rows = load_rows(DataSection(file=str(path), **settings), ct.tokenizer("chatml"), said.append, RowKind.PAIRS)
+    if notes is not None:
+        notes += [event.message for event in said if isinstance(event, Note)]
+    return rows
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"Question {n}?", "chosen": f"Answer {n}.", "rejected": f"No {n}, never."} for n in range(count)]
+
+
+def test_pairs_are_encoded_in_turn_and_only_answers_train(tmp_path: Path) -> None:
+    tokenizer = ct.tokenizer("chatml")
+    rows = load_pairs(write_rows(tmp_path / "pairs.jsonl", numbered(3)))
+    assert (rows.together, rows.count, len(rows.train)) == (2, 3, 6)
+    for example, answer in zip(rows.train, ["Answer 0.", "No 0, never.", "Answer 1."], strict=False):
+        trained = [int(token) for token, on in zip(example.tokens, example.loss_mask, strict=True) if on]
+        assert tokenizer.decode(trained[:-1]) == answer
+        assert trained[-1] == tokenizer.backend.token_to_id("<|im_end|>"), "the end is learned, and once"
+        assert trained.count(trained[-1]) == 1
+
+
+def test_a_pair_with_one_answer_that_is_too_long_is_dropped_and_counted(tmp_path: Path) -> None:
+    """Others hold the limit for the chosen answer alone, or cut the end of the rejected one."""
+    content = numbered(4)
+    content[1]["rejected"] = "never " * 80
+    content[2]["chosen"] = "surely " * 80
+    notes: list[str] = []
+    rows = load_pairs(write_rows(tmp_path / "pairs.jsonl", content), notes, max_length=100)
+    assert [example.where.rpartition(":")[2] for example in rows.train] == ["1", "1", "4", "4"]
+    assert any("2 training rows longer than data.max_length=100 and left out" in note for note in notes)
+
+
+def test_the_column_that_pairs_are_split_by_is_not_said_to_be_unused(tmp_path: Path) -> None:
+    content = [row | {"customer": f"c{n % 3}", "id": n} for n, row in enumerate(numbered(9))]
+    notes: list[str] = []
+    file = write_rows(tmp_path / "pairs.jsonl", content)
+    load_pairs(file, notes, held_out=0.3, split={"by": "group", "column": "customer"})
+    assert [note.partition(" used: ")[2] for note in notes if " not used: " in note] == ["'id' (9 rows)"]
+
+
+def test_bad_pairs_are_refused_by_cause_or_skipped(tmp_path: Path) -> None:
+    content = [*numbered(3), {"prompt": "Q", "chosen": "a", "rejected": "a"}, {"prompt": "Q"}]
+    file = write_rows(tmp_path / "pairs.jsonl", content)
+    with pytest.raises(DataError, match=r"(?s)2 of 5 rows cannot be used:.*are the same.*no pair of answers"):
+        load_pairs(file)
+    rows = load_pairs(file, bad_rows=BadRows.SKIP)
+    assert (rows.count, len(rows.skipped)) == (3, 2)
+
+
+def test_held_out_pairs_stay_together_and_repeats_are_said(tmp_path: Path) -> None:
+    content = numbered(20)
+    content[15:] = content[:5]
+    notes: list[str] = []
+    rows = load_pairs(write_rows(tmp_path / "pairs.jsonl", content), notes, held_out=0.25)
+    assert (rows.count, rows.eval_count) == (15, 5)
+    for part in (rows.train, rows.eval):
+        assert [one.where for one in part[::2]] == [one.where for one in part[1::2]]
+    assert any("repeat an earlier one" in note or "are also training rows" in note for note in notes)
+
+
+def test_a_tokenizer_that_would_merge_over_the_boundary_does_not(tmp_path: Path) -> None:
+    """The prompt's tokens are those that generation begins with, whatever the answer begins with."""
+    tokenizer = ct.tokenizer(None)
+    file = write_rows(tmp_path / "p.jsonl", [{"prompt": "x: ", "chosen": "1 2", "rejected": "12"}])
+    rows = load_rows(DataSection(file=str(file)), tokenizer, kind=RowKind.PAIRS)
+    prompts = [one.tokens[: int(np.argmax(one.loss_mask))].tolist() for one in rows.train]
+    assert prompts == [tokenizer.encode("x: ")] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("qwen3", "<think>\nwell\n</think>\n\nYes."),
+        ("thinking", "well\n</think>\n\nYes."),
+        ("chatml", "well</think>\n\nYes."),
+    ],
+)
+def test_an_answer_that_ends_a_thought_which_it_does_not_begin_trains_whole(
+    name: str, expected: str, tmp_path: Path
+) -> None:
+    tokenizer = ct.tokenizer(name)
+    rows = write_rows(tmp_path / "p.jsonl", [{"prompt": "Q?", "chosen": "well</think>\n\nYes.", "rejected": "No."}])
+    chosen = load_rows(DataSection(file=str(rows)), tokenizer, kind=RowKind.PAIRS).train[0]
+    assert tokenizer.decode(chosen.tokens[chosen.loss_mask].tolist()) == expected
+
+
+def test_of_a_file_that_is_named_twice_the_share_is_held_out(tmp_path: Path) -> None:
+    """Each of its rows is there twice, at one place; all rows of such places were held out."""
+    file = {"file": str(write_rows(tmp_path / "pairs.jsonl", numbered(20)))}
+    for share, held in ((0.3, 12), (0.5, 20)):
+        data = DataSection(sources=(file, file), held_out=share)
+        rows = load_rows(data, ct.tokenizer("chatml"), kind=RowKind.PAIRS)
+        assert (rows.count, len(rows.eval)) == (40 - held, 2 * held)
+
+
+def test_several_files_make_one_run_and_a_weighted_one_counts_pairs(tmp_path: Path) -> None:
+    first, second = (write_rows(tmp_path / f"{name}.jsonl", numbered(count)) for name, count in (("a", 4), ("b", 6)))
+    sources = ({"file": str(first), "weight": 2.0}, {"file": str(second)})
+    rows = load_rows(DataSection(sources=sources), ct.tokenizer("chatml"), kind=RowKind.PAIRS)
+    assert rows.count == 10
+    assert [(one.rows, one.weight) for one in rows.sources] == [(4, 2.0), (6, 1.0)]
+    assert rows.lengths.tolist() == [sum(len(one.tokens) for one in rows.train[at : at + 2]) for at in range(0, 20, 2)]
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_pretraining_takes_plain_texts_alone(cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [{"text": f"Text {n} says something."} for n in range(4)]
+    file = write_rows(tmp_path / "texts.jsonl", texts)
+    tokens = {"cache": cache, "cache_dir": str(tmp_path / "cache")}
+
+    def load(path: Path, kind: RowKind = RowKind.TEXTS, **more: str) -> Rows:
+        data = DataSection.model_validate({"file": str(path), **tokens, **more})
+        return load_rows(data, ct.tokenizer("chatml"), kind=kind)
+
+    rows = load(file)
+    assert rows.count == 4
+    assert all(one.supervised >= len(one.tokens) - 1 for one in rows.train)
+    mixed = write_rows(tmp_path / "mixed.jsonl", [*texts, {"prompt": "Q", "completion": "A"}])
+    assert load(mixed, RowKind.ANSWERS, bad_rows="skip").count == 5
+    with pytest.raises(DataError, match=r"1 of 5 rows cannot be used:\n.*this is no plain text"):
+        load(mixed)
+    rows = load(mixed, bad_rows="skip")
+    assert (rows.count, [problem.where for problem in rows.skipped]) == (4, [f"{mixed}:5"])
+    if cache == "always":
+        for module in (kind_rows, records):
+            monkeypatch.setattr(module, "iterate_rows", None)
+        assert load(mixed, bad_rows="skip").count == 4, "tokens in the cache are read without the file's rows"
+
+
+def test_labels_follow_their_rows_through_what_is_left_out_and_held_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}?", "completion": f"A {n}.", "label": n % 3 == 0} for n in range(12)]
+    rows[4]["completion"] = "long " * 90
+    file = write_rows(tmp_path / "labels.jsonl", rows)
+    data = DataSection(file=str(file), held_out=0.25, max_length=60)
+    found = load_rows(data, ct.tokenizer("chatml"), kind=RowKind.LABELLED)
+    assert not any("labelled" in note for note in labelled_notes(file))
+    lines = [int(one.where.rpartition(":")[2]) for one in (*found.train, *found.eval)]
+    assert 5 not in lines
+    assert found.labels == tuple((line - 1) % 3 == 0 for line in lines)
+
+
+def test_a_split_by_label_says_that_it_goes_by_answers_until_a_column_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}?", "completion": f"A {n // 2}.", "label": n % 3 == 0} for n in range(12)]
+    file = write_rows(tmp_path / "labels.jsonl", rows)
+    split: dict[str, Any] = {"held_out": 0.25, "split": {"by": "label"}}
+    assert any("data.split.column: label" in note for note in labelled_notes(file, **split))
+    split["split"]["column"] = "label"
+    assert not any("data.split" in note for note in labelled_notes(file, **split))
+    found = load_rows(DataSection(file=str(file), **split), ct.tokenizer("chatml"), kind=RowKind.LABELLED)
+    assert sorted(found.labels[-3:]) == [False, False, True]
+
+
+def labelled_notes(file: Path, **settings: Any) -> list[str]:
+    """What is said of rows with labels while they are read."""
+    said: list[Event] = []
+    load_rows(DataSection(file=str(file), **settings), ct.tokenizer("chatml"), said.append, RowKind.LABELLED)
+    return [event.message for event in said if isinstance(event, Note)]
+
+
+@pytest.mark.parametrize(("label", "word"), [(1, "desirable"), ("false", "not desirable")])
+def test_labels_that_are_all_alike_are_said(label: object, word: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}?", "completion": f"A {n}.", "label": label} for n in range(12)]
+    notes = labelled_notes(write_rows(tmp_path / "labels.jsonl", rows))
+    assert any(note.startswith(f"all 12 training rows are labelled {word}: ") for note in notes)

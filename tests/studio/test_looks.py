@@ -83,13 +83,13 @@ def test_rows_of_a_form_are_read_once_until_they_or_their_settings_change(
     row = '{"prompt": "a", "completion": "b"}\n'
     file.write_text(row * 2)
     read: list[DataSection] = []
-    load = module.load_kind
+    load = module.load_rows
 
     def counted(data: DataSection, *rest: object) -> object:
         read.append(data)
         return load(data, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "load_kind", counted)
+    monkeypatch.setattr(module, "load_rows", counted)
     rows, tokenizer, data = LastRows(), open_checkpoint(str(tiny_model)).tokenizer(), DataSection(file=str(file))
     first: list[Event] = []
     again: list[Event] = []

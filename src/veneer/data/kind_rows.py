@@ -1,16 +1,21 @@
-"""A row of a data file as a run reads it, by the kind of rows that the run's objective takes."""
+"""Rows of data files as a run reads them, by the kind of rows that the run's objective takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from veneer.config import DataSection
+from veneer.data.files.readers import iterate_rows
 from veneer.data.forms.formats import Record, Remarks, to_plain_text, to_record
-from veneer.data.forms.labels import to_labelled
+from veneer.data.forms.labels import refuse_labelled, to_labelled
 from veneer.data.forms.preference import to_pair
 from veneer.data.forms.prompts import PromptRow, to_prompt
-from veneer.enums import Column, RowKind
+from veneer.data.problems import RowProblem
+from veneer.data.records import account, usable
+from veneer.enums import BadRows, Column, RowKind
 
 PARTS = {
     RowKind.ANSWERS: ("",),
@@ -20,8 +25,9 @@ PARTS = {
     RowKind.PROMPTS: ("",),
 }
 """What the answers of a row are called, by its kind."""
-CUT = frozenset({RowKind.ANSWERS, RowKind.TEXTS})
-"""The kinds of which a long row may be cut (`data.overlong`). Of others it is left out."""
+IMITATED = frozenset({RowKind.ANSWERS, RowKind.TEXTS})
+"""The kinds whose answers are learned as they are. A long row of theirs may be cut (`data.overlong`), and their tokens
+may be kept on the disk (`data.cache`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +78,46 @@ def to_kind(
         case RowKind.PROMPTS:
             prompt = to_prompt(row, where, columns)
             return KindRow((prompt.record,), prompt=prompt)
+
+
+class RowReader:
+    """The rows of some files that a run uses, one by one as they are asked for. It can be iterated again.
+
+    Args:
+        files: the files, in order.
+        data: the names of their columns, and whether a row that cannot be used is an error or left out.
+        kind: what rows are read as.
+    """
+
+    def __init__(self, files: Sequence[str], data: DataSection, kind: RowKind) -> None:
+        self._files, self._data, self._kind = files, data, kind
+        self.notes: list[str] = []
+        """Sentences about the files that were read to their end."""
+        self.skipped: list[RowProblem] = []
+        """The rows that were left out."""
+
+    def __iter__(self) -> Iterator[KindRow]:
+        """Read the files. Once a row is met that may not be left out, the rest is read for more of its kind only.
+
+        Raises:
+            DataError: as `veneer.data.records.read_file`, once the file is read.
+        """
+        data = self._data
+        self.notes, self.skipped = [], []
+        for file in self._files:
+            remarks = Remarks()
+            problems: list[RowProblem] = []
+            said: list[str] = []
+            count = 0
+            rows = iterate_rows(file, said, data.columns)
+            for row in usable(rows, partial(self._read, remarks), problems):
+                count += 1
+                if not problems or data.bad_rows is BadRows.SKIP:
+                    yield row
+            self.notes += [*said, *account(file, count, problems, remarks, data.bad_rows, data.split.column)]
+            self.skipped += problems
+
+    def _read(self, remarks: Remarks, row: Any, where: str) -> KindRow:
+        if self._kind is RowKind.ANSWERS:
+            refuse_labelled(row, self._data.columns)
+        return to_kind(row, where, self._kind, remarks, self._data.columns)

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import SUFFIXES, iterate_rows
-from veneer.data.forms.formats import Record, Remarks, to_plain_text, to_record
-from veneer.data.forms.labels import to_imitated
+from veneer.data.forms.formats import Record, Remarks, to_record
 from veneer.data.forms.turns import Message
 from veneer.data.problems import RowProblem, grouped, printable
-from veneer.enums import BadRows, Column, RowKind
+from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.text.counting import count_of
 
@@ -28,7 +27,6 @@ __all__ = [
     "DataFile",
     "Message",
     "Record",
-    "RecordReader",
     "collect",
     "duplicates",
     "fingerprint",
@@ -37,7 +35,10 @@ __all__ = [
     "read_file",
     "read_records",
     "read_rows",
+    "usable",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +91,22 @@ def collect(
     """
     remarks = Remarks()
     problems: list[RowProblem] = []
-    records = list(_records(rows, remarks, problems, columns))
+    records = list(usable(rows, lambda row, where: to_record(row, where, remarks, columns), problems))
     notes = account(source, len(records), problems, remarks, bad_rows)
     return DataFile(records, tuple(problems), tuple(notes))
 
 
-def _records(
-    rows: Iterable[tuple[str, Any]],
-    remarks: Remarks,
-    problems: list[RowProblem],
-    columns: Mapping[Column, str] | None,
-    read: Callable[[Any, str, Remarks, Mapping[Column, str] | None], Record] = to_record,
-) -> Iterator[Record]:
-    """The records of rows; those that cannot be used are added to `problems`."""
+def usable(rows: Iterable[tuple[str, Any]], read: Callable[[Any, str], T], problems: list[RowProblem]) -> Iterator[T]:
+    """What `read` makes of each row and its place; the rows that it refuses are added to `problems`."""
     for where, row in rows:
         try:
             if isinstance(row, BadRow):
                 raise row
-            record = read(row, where, remarks, columns)
+            found = read(row, where)
         except BadRow as problem:
             problems.append(RowProblem(where, str(problem)))
         else:
-            yield record
+            yield found
 
 
 def account(
@@ -151,52 +146,6 @@ def account(
             f"cannot be used and are left out:\n{grouped(problems)}",
         )
     return notes
-
-
-class RecordReader:
-    """The records of some files that a run trains, one by one as they are asked for. It can be iterated again.
-
-    Args:
-        files: the files, in order.
-        columns, bad_rows: as `read_file`.
-        split_by: as `account`.
-        kind: ANSWERS, or TEXTS where only plain texts can be used.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[str],
-        columns: Mapping[Column, str],
-        bad_rows: BadRows,
-        split_by: str | None = None,
-        kind: RowKind = RowKind.ANSWERS,
-    ) -> None:
-        self._files, self._columns, self._bad_rows, self._split_by = files, columns, bad_rows, split_by
-        self._read = to_plain_text if kind is RowKind.TEXTS else to_imitated
-        self.notes: list[str] = []
-        """Sentences about the files that were read to their end."""
-        self.skipped: list[RowProblem] = []
-        """The rows that were left out."""
-
-    def __iter__(self) -> Iterator[Record]:
-        """Read the files. Once a row is met that may not be left out, the rest is read for more of its kind only.
-
-        Raises:
-            DataError: as `read_file`, once the file is read.
-        """
-        self.notes, self.skipped = [], []
-        for file in self._files:
-            remarks = Remarks()
-            problems: list[RowProblem] = []
-            said: list[str] = []
-            usable = 0
-            rows = iterate_rows(file, said, self._columns)
-            for record in _records(rows, remarks, problems, self._columns, self._read):
-                usable += 1
-                if not problems or self._bad_rows is BadRows.SKIP:
-                    yield record
-            self.notes += [*said, *account(file, usable, problems, remarks, self._bad_rows, self._split_by)]
-            self.skipped += problems
 
 
 def read_records(path: Path | str) -> list[Record]:

@@ -14,23 +14,25 @@ from typing import Protocol
 import numpy as np
 
 from veneer.config import DataSection
-from veneer.data.account import findings, overlap_note, repeats_note
+from veneer.data.account import LISTED, findings, one_label_note, overlap_note, repeats_note
 from veneer.data.encoded.chat import Example, start_template
-from veneer.data.encoded.encoding import EncodedFile, encode_all
+from veneer.data.encoded.encoding import EncodedFile, encode_all, encoder_of, nothing_left, refuse_problems
 from veneer.data.encoded.stored_rows import is_cached, stored_rows
 from veneer.data.encoded.token_store import StoredExamples, add_to_digest
 from veneer.data.files.sources import RowFile, RunFiles, run_files
-from veneer.data.forms.prompts import PromptRow
+from veneer.data.forms.prompts import EncodedPrompts, PromptRow, encode_prompts, unasked_notes
+from veneer.data.kind_rows import IMITATED, PARTS, KindRow
 from veneer.data.lint.audit import RowAudit
 from veneer.data.micro_batches.mixture import RowMixture, WeightedRows
 from veneer.data.micro_batches.orders import Indices
 from veneer.data.problems import RowProblem
-from veneer.data.records import Record, RecordReader, duplicates, overlap
-from veneer.data.splits import split_rows
+from veneer.data.records import duplicates, overlap
+from veneer.data.sides import Sides, read_sides
 from veneer.data.trained_rows import row_hashes
 from veneer.enums import RowKind
-from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
+from veneer.events import Level, Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
+from veneer.text.counting import count_of
 
 
 class Examples(Protocol):
@@ -163,125 +165,142 @@ def load_rows(
         data: names the files, and says what happens to long rows, and whether tokens are kept on the disk.
         tokenizer: encodes the rows.
         emit: told how far it is, and of rows that repeat, were cut or were left out.
-        kind: what rows are read as, ANSWERS or TEXTS.
+        kind: what rows are read as. Tokens are kept of ANSWERS and TEXTS alone.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
         OutputError: tokens are to be kept on the disk, and cannot be written.
     """
     files = run_files(data, emit)
-    if is_cached(data, [file.path for file in (*files.train, *files.eval)]):
+    if kind in IMITATED and is_cached(data, [file.path for file in (*files.train, *files.eval)]):
         stored = stored_rows(data, files, tokenizer, emit, kind)
-        sources = weighted(files.train, stored.in_files)
+        sources = _weighted(files.train, stored.in_files)
         return Rows(
             stored.train, stored.eval, stored.skipped, stored.hashes, sources, further=stored.further, files=files
         )
     start_template(tokenizer)
-    notice = notes_to(emit)
-    records, skipped = _read(files.train, data, kind, emit)
-    eval_records: list[Record] = []
-    if files.eval:
-        eval_records, left_out = _read(files.eval, data, kind, emit)
-        skipped += left_out
-    elif data.held_out:
-        records, eval_records = split_rows(records, records, data, files.train, emit)
-    shared = overlap(records, eval_records)
-    if shared:
-        notice(overlap_note(len(shared), len(eval_records), *shared[0]))
-    repeats = duplicates(records)
-    if repeats:
-        notice(repeats_note(len(repeats), *repeats[0]))
-    encoded = encode_sides(records, eval_records, tokenizer, data, emit)
-    places = {example.where for example in encoded.train}
+    sides = read_sides(data, files, kind, emit)
+    _say_repeats(sides, emit)
+    if kind is RowKind.PROMPTS:
+        return _prompts(sides, files, tokenizer, data, emit)
+    encoded = [
+        _encoded(rows, what, kind, tokenizer, data, emit)
+        for rows, what in ((sides.train, "training"), (sides.eval, "evaluation"))
+        if rows
+    ]
+    train, held_out = encoded[0].examples, encoded[1].examples if sides.eval else []
+    each = slice(None, None, len(PARTS[kind]))
+    places = [example.where for example in train[each]]
+    by_place = {row.where: row for row in (*sides.train, *sides.eval)}
+    used = [by_place[place] for place in (*places, *(example.where for example in held_out[each]))]
+    labels = tuple(row.desirable for row in used) if kind is RowKind.LABELLED else ()
+    have_margins = any(row.margin is not None for row in by_place.values())
+    told, trained = set(labels[: len(train)]), set(places)
+    if len(train) > 1 and len(told) == 1:
+        emit(Note(message=one_label_note(len(train), told.pop())))
     return Rows(
-        train=encoded.train,
-        eval=encoded.eval,
-        skipped=(*skipped, *encoded.skipped),
-        hashes=(row_hashes(record for record in records if record.where in places),),
-        sources=weighted(files.train, Counter(example.where.rpartition(":")[0] for example in encoded.train)),
-        further=encoded.further,
+        train=train,
+        eval=held_out,
+        skipped=(*sides.skipped, *(problem for side in encoded for problem in side.report.skipped)),
+        hashes=(row_hashes(record for row in sides.train if row.where in trained for record in row.records),),
+        sources=_weighted(files.train, Counter(place.rpartition(":")[0] for place in places)),
+        together=len(PARTS[kind]),
+        labels=labels,
+        margins=tuple(row.margin or 0.0 for row in used) if have_margins else (),
+        further=(encoded[0].report.further, sum(side.report.further for side in encoded[1:])),
         files=files,
     )
 
 
-def _read(
-    files: Sequence[RowFile], data: DataSection, kind: RowKind, emit: Subscriber
-) -> tuple[list[Record], list[RowProblem]]:
-    """The rows of files, and those that are left out."""
-    reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows, data.split.column, kind)
-    records = list(reader)
-    for note in reader.notes:
-        emit(Note(message=note))
-    return records, reader.skipped
+def _say_repeats(sides: Sides, emit: Subscriber) -> None:
+    """Say which evaluation rows are training rows too, and which training rows repeat each other."""
+    notice = notes_to(emit)
+    train, evaluated = ([row.whole for row in side] for side in (sides.train, sides.eval))
+    shared = overlap(train, evaluated)
+    if shared:
+        notice(overlap_note(len(shared), len(evaluated), *shared[0]))
+    repeats = duplicates(train)
+    if repeats:
+        notice(repeats_note(len(repeats), *repeats[0]))
 
 
-def weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
-    """The sources of rows, where some have a weight; `counts` are the rows that are trained of each file."""
-    if all(file.weight == 1.0 for file in files):
-        return ()
-    return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedSides:
-    """The examples of both sides of a run's rows."""
-
-    train: list[Example]
-    eval: list[Example]
-    skipped: tuple[RowProblem, ...]
-    """The rows that could not be encoded and were left out."""
-    further: tuple[int, int]
-    """As in `Rows`."""
-
-
-def encode_sides(
-    trained: list[Record],
-    evaluated: list[Record],
-    tokenizer: Tokenizer,
-    data: DataSection,
-    emit: Subscriber,
-    *,
-    parts: Sequence[str] = ("",),
-    unit: str = "rows",
-) -> EncodedSides:
-    """Encode the records of both sides, and tell how far it is and what was found.
-
-    Args:
-        trained, evaluated: in the order of their rows; there may be none that are evaluated.
-        tokenizer: of the model.
-        data: the settings.
-        emit: told.
-        parts: as for `encode_all`.
-        unit: what is counted.
+def _encoded(
+    rows: Sequence[KindRow], what: str, kind: RowKind, tokenizer: Tokenizer, data: DataSection, emit: Subscriber
+) -> EncodedFile:
+    """Encode the answers of one side's rows, and tell how far it is and what was found.
 
     Raises:
         DataError: as `encode_all`.
     """
+    audit = RowAudit(tokenizer, data.checks)
+    records = [record for row in rows for record in row.records]
+    unit = "rows" if kind in IMITATED else "answers"
+    with Stage(emit, f"tokenising {what} rows", total=len(records), unit=unit) as stage:
+        found = encode_all(
+            counted(records, stage),
+            tokenizer,
+            max_length=data.max_length,
+            overlong=data.overlong,
+            bad_rows=data.bad_rows,
+            audit=audit,
+            parts=PARTS[kind],
+            emit=emit,
+        )
+    for line in (*findings(found.report, what), *audit.notes(what)):
+        emit(Note(message=line))
+    return found
 
-    def encoded(records: list[Record], what: str) -> EncodedFile:
-        audit = RowAudit(tokenizer, data.checks)
-        with Stage(emit, f"tokenising {what} rows", total=len(records), unit=unit) as stage:
-            found = encode_all(
-                counted(records, stage),
-                tokenizer,
-                max_length=data.max_length,
-                overlong=data.overlong,
-                bad_rows=data.bad_rows,
-                audit=audit,
-                parts=parts,
-                emit=emit,
-            )
-        for line in (*findings(found.report, what), *audit.notes(what)):
-            emit(Note(message=line))
-        return found
 
-    train = encoded(trained, "training")
-    if not evaluated:
-        return EncodedSides(train.examples, [], tuple(train.report.skipped), (train.report.further, 0))
-    held_out = encoded(evaluated, "evaluation")
-    return EncodedSides(
-        train.examples,
-        held_out.examples,
-        (*train.report.skipped, *held_out.report.skipped),
-        (train.report.further, held_out.report.further),
+def _prompts(sides: Sides, files: RunFiles, tokenizer: Tokenizer, data: DataSection, emit: Subscriber) -> Rows:
+    """The rows of a run that samples its answers."""
+    for note in unasked_notes([row.prompt for row in (*sides.train, *sides.eval) if row.prompt is not None]):
+        emit(Note(message=note, level=Level.WARNING))
+    train = _encode_prompts(sides.train, tokenizer, data, "training", emit)
+    held_out = _encode_prompts(sides.eval, tokenizer, data, "evaluation", emit)
+    if not train.prompts:
+        raise nothing_left(
+            len(sides.train), data.max_length, len(train.overlong), max(train.overlong.values(), default=0), 0
+        )
+    return Rows(
+        train=train.examples,
+        eval=held_out.examples,
+        skipped=(*sides.skipped, *train.problems, *held_out.problems),
+        hashes=(row_hashes(one.record for one in train.prompts),),
+        sources=_weighted(files.train, Counter(example.where.rpartition(":")[0] for example in train.examples)),
+        prompts=(*train.prompts, *held_out.prompts),
+        files=files,
     )
+
+
+def _encode_prompts(
+    rows: list[KindRow], tokenizer: Tokenizer, data: DataSection, what: str, emit: Subscriber
+) -> EncodedPrompts:
+    prompts = [row.prompt for row in rows if row.prompt is not None]
+    with Stage(emit, f"tokenising {what} prompts", total=len(prompts), unit="prompts") as stage:
+        found = encode_prompts(list(counted(prompts, stage)), encoder_of(tokenizer), data.max_length)
+    refuse_problems(found.problems, len(found.prompts), data.bad_rows, checked=False)
+    if prompts:
+        tokens = [len(example.tokens) for example in found.examples]
+        emit(
+            Note(
+                message=(
+                    f"{count_of(len(tokens), f'{what} prompt')}: {count_of(sum(tokens), 'token')}; "
+                    f"longest {max(tokens, default=0):,}"
+                )
+            )
+        )
+    if found.overlong:
+        named = ", ".join(list(found.overlong)[:LISTED]) + (" and more" if len(found.overlong) > LISTED else "")
+        message = (
+            f"{count_of(len(found.overlong), f'{what} prompt')} "
+            f"longer than data.max_length={data.max_length} and left out"
+        )
+        emit(Note(message=f"{message}: {named}"))
+    return found
+
+
+def _weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
+    """The sources of rows, where some have a weight; `counts` are the rows that are trained of each file."""
+    if all(file.weight == 1.0 for file in files):
+        return ()
+    return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)

@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from veneer.config import DataSection
 from veneer.data.files.readers import iterate_rows
-from veneer.data.files.sources import RowFile, RunFiles
+from veneer.data.files.sources import RowFile
 from veneer.data.group_values import group_of
+from veneer.data.kind_rows import RowReader
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.micro_batches.orders import AT_ONCE, order
-from veneer.data.records import Record, RecordReader
-from veneer.enums import RowKind, SplitBy
+from veneer.data.records import Record
+from veneer.enums import SplitBy
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Subscriber, ignore
 from veneer.text.counting import count_of
@@ -125,36 +126,18 @@ def _held_out(records: Records, data: DataSection, files: Sequence[RowFile]) -> 
             return _by_group(_numbered(_near_duplicates(records)), data.held_out)
 
 
-def evaluation_records(data: DataSection, files: RunFiles, kind: RowKind) -> list[Record]:
-    """The rows that a run over some files is evaluated on: those of `data.eval_file`, or those that are held out. No
-    others are kept in memory. `kind` is what rows are read as, ANSWERS or TEXTS.
-
-    Raises:
-        DataError: files or rows cannot be used.
-    """
-    if data.eval_file is not None:
-        return list(RecordReader(_names(files.eval), data.columns, data.bad_rows, kind=kind))
-    rows = RecordReader(_names(files.train), data.columns, data.bad_rows, kind=kind)
-    chosen = held_out(CountedRecords(rows, sum(1 for _ in rows)), data, files.train)
-    return [record for record, held in zip(rows, chosen, strict=True) if held]
-
-
 @dataclass(frozen=True, slots=True)
 class CountedRecords:
     """Rows that are read from their files each time, and whose number is known (`Records`)."""
 
-    rows: RecordReader
+    rows: RowReader
     count: int
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self.rows)
-
-
-def _names(files: Iterable[RowFile]) -> list[str]:
-    return [str(file.path) for file in files]
+        return (row.records[0] for row in self.rows)
 
 
 def _by_row(rows: int, share: float) -> NDArray[np.bool_]:

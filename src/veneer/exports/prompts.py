@@ -9,8 +9,8 @@ from typing import Any
 from veneer.assistant.assistant import Assistant
 from veneer.config import RunConfig
 from veneer.data.files.sources import run_files
-from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_file
+from veneer.data.sides import evaluation_answers
 from veneer.enums import RowKind
 from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.columns import record_columns

@@ -17,8 +17,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from veneer.config import DataSection
-from veneer.data.kinds import load_kind
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.events import Event, Note, Subscriber
 from veneer.http_server.gone import ClientGone, unless_gone
@@ -81,14 +80,14 @@ class _Kept:
 
 
 class LastRows:
-    """Reads the rows of a run as `load_kind` does, and keeps the last ones: of a form's fields few change them. It is
+    """Reads the rows of a run as `load_rows` does, and keeps the last ones: of a form's fields few change them. It is
     for one thread."""
 
     def __init__(self) -> None:
         self._kept: _Kept | None = None
 
     def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
-        """See `veneer.data.kinds.load_kind`."""
+        """See `veneer.data.rows.load_rows`."""
         key = _key(data, tokenizer, kind)
         kept = self._kept
         if key is not None and kept is not None and kept.key == key:
@@ -103,7 +102,7 @@ class LastRows:
                 told.append(event)
             emit(event)
 
-        rows = load_kind(data, tokenizer, hear, kind)
+        rows = load_rows(data, tokenizer, hear, kind)
         if key is not None:
             self._kept = _Kept(key, rows, tuple(told))
         return rows

@@ -14,8 +14,7 @@ from typing import Any
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RewardSpec, RunConfig
 from veneer.config.values import flat, read_assignment
-from veneer.data.kinds import load_kind
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.errors import ConfigError
 from veneer.events import Event, Note, Subscriber, ignore
@@ -48,7 +47,7 @@ def planned(
     config: RunConfig,
     rate_multiplier: float | None = None,
     *,
-    rows: LoadRows = load_kind,
+    rows: LoadRows = load_rows,
     emit: Subscriber = ignore,
 ) -> PlannedRun:
     """Plan a run as `veneer train` does.

@@ -13,8 +13,7 @@ from typing import Any, Literal, Protocol
 from veneer.arguments import check_least, check_types
 from veneer.claims import GRID_FILE, refuse_strangers, refuse_the_models_folder
 from veneer.config import ComputeSection, DataSection, RunConfig
-from veneer.data.kinds import load_kind
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped, VeneerError, listing
 from veneer.events import Level, Note, Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
@@ -270,8 +269,8 @@ class _RowStore:
         self._seen: dict[tuple[object, ...], Rows] = {}
 
     def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
-        """The rows of a point; see `veneer.data.kinds.load_kind`."""
-        rows = load_kind(data, tokenizer, emit, kind)
+        """The rows of a point; see `veneer.data.rows.load_rows`."""
+        rows = load_rows(data, tokenizer, emit, kind)
         # What the digest leaves out: which rows are evaluated, what is one row, and how often an epoch has it.
         key = rows.digest(), len(rows.train), rows.together, rows.sources, rows.files
         return self._seen.setdefault(key, rows)

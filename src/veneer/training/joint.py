@@ -16,7 +16,7 @@ from typing import Any
 from veneer.adapters.adapter_set import AdapterSet, modules
 from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
-from veneer.data.kinds import load_kind
+from veneer.data.rows import load_rows
 from veneer.enums import Method, ObjectiveName, Recompute
 from veneer.errors import ConfigError, Interrupted, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, of_run
@@ -85,7 +85,7 @@ class JointRun:
 
 
 def prepare_joint(
-    config: RunConfig, *, resume: bool = False, rows: LoadRows = load_kind, processes: int = 1
+    config: RunConfig, *, resume: bool = False, rows: LoadRows = load_rows, processes: int = 1
 ) -> JointRun:
     """Read a run's rows and plan it.
 

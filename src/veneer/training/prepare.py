@@ -18,8 +18,7 @@ from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
 from veneer.data.kind_rows import PARTS
-from veneer.data.kinds import load_kind
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Sharding, Task
 from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, ignore, notes_to
@@ -48,7 +47,7 @@ SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds a layer."""
 
 LoadRows = Callable[[DataSection, Tokenizer, Subscriber, RowKind], Rows]
-"""Reads and encodes the rows of a run, as `veneer.data.kinds.load_kind` does."""
+"""Reads and encodes the rows of a run, as `veneer.data.rows.load_rows` does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +110,7 @@ def prepare(
     config: RunConfig,
     description: Description,
     machine: Machine,
-    rows: LoadRows | SupposedRows = load_kind,
+    rows: LoadRows | SupposedRows = load_rows,
     emit: Subscriber = ignore,
 ) -> PreparedRun:
     """Make the open choices, refuse what cannot work, and plan what the run takes. No weight is read.
@@ -300,7 +299,7 @@ def plan(
     check(config)
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
     machine = named_machine(config.compute.device if device is None else device, config.compute)
-    forecast = prepare(config, description, machine, load_kind if rows is None else rows, emit).forecast
+    forecast = prepare(config, description, machine, load_rows if rows is None else rows, emit).forecast
     emit(Result(verb="plan", values=forecast.to_json()))
     return forecast
 

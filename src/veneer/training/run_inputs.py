@@ -9,7 +9,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.data.encoded.chat import stop_tokens
 from veneer.data.encoded.encoding import encoder_of
-from veneer.data.kinds import load_kind
+from veneer.data.rows import load_rows
 from veneer.enums import Recompute
 from veneer.errors import ConfigError
 from veneer.events import Note, Subscriber
@@ -68,7 +68,7 @@ class RunInputs:
 
 
 def prepare_run(
-    config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_kind, ranks: Ranks = ALONE
+    config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_rows, ranks: Ranks = ALONE
 ) -> RunInputs:
     """Open the model's files and the rows of a run, and prepare it for training.
 

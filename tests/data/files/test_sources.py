@@ -15,7 +15,7 @@ from veneer.config import DataSection, parse
 from veneer.config.values import override
 from veneer.data.files.sources import evaluation_files, files_named, keys_then, run_files, training_files
 from veneer.data.rows import load_rows
-from veneer.data.splits import evaluation_records
+from veneer.data.sides import evaluation_answers
 from veneer.enums import RowKind
 from veneer.errors import CheckpointError, ConfigError, DataError, Interrupted
 from veneer.events import StepDone, ignore
@@ -177,7 +177,7 @@ def test_a_weighted_run_goes_on_exactly_and_other_weights_are_refused(corpus: Pa
 def test_held_out_rows_of_several_files_are_found_again(corpus: Path, tiny_model: Path) -> None:
     config = run_config(tiny_model, corpus / "*.jsonl", corpus.parent / "run", "data.held_out=0.3")
     found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
-    assert [record.where for record in evaluation_records(config.data, run_files(config.data), RowKind.ANSWERS)] == [
+    assert [record.where for record in evaluation_answers(config.data, RowKind.ANSWERS, run_files(config.data))] == [
         one.where for one in found.eval
     ]
     assert len({one.where.rpartition(":")[0] for one in found.train}) == 3

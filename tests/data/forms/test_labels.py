@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.formats import to_record
-from veneer.data.forms.labels import to_imitated, to_labelled
+from veneer.data.forms.labels import refuse_labelled, to_labelled
 from veneer.enums import Column
 
 
@@ -71,7 +70,7 @@ def test_a_labelled_answer_is_not_imitated(label: bool, columns: dict[Column, st
     row = PLAIN | {"label": label}
     row = {columns.get(Column(key), key): value for key, value in row.items()}
     with pytest.raises(BadRow) as error:
-        to_imitated(row, "f:1", columns=columns)
+        refuse_labelled(row, columns)
     name, kept = (
         ("good", "prompt: q, completion: a") if columns else ("label", "prompt: prompt, completion: completion")
     )
@@ -92,20 +91,18 @@ def test_a_labelled_answer_is_not_imitated(label: bool, columns: dict[Column, st
 )
 def test_any_form_of_a_labelled_answer_is_refused_and_what_keeps_it_is_named(row: dict[str, Any], mapping: str) -> None:
     with pytest.raises(BadRow, match=re.escape(mapping)):
-        to_imitated(row, "f:1")
+        refuse_labelled(row)
     kept = {key: value for key, value in row.items() if key in mapping}
     columns = {Column(key): key for key in kept}
-    assert to_imitated(row, "f:1", columns=columns) == to_record(kept, "f:1")
+    refuse_labelled(row, columns)
 
 
 @pytest.mark.parametrize("label", ["true", "spam", 0, 1, 0.7, None, [True]])
 def test_a_label_that_may_be_a_class_is_passed_over(label: Any) -> None:
     row = PLAIN | {"label": label}
-    assert to_imitated(row, "f:1") == to_record(row, "f:1")
+    refuse_labelled(row)
 
 
-def test_a_row_without_an_answer_keeps_its_own_complaint() -> None:
-    with pytest.raises(BadRow, match="there is a prompt but no completion"):
-        to_imitated({"prompt": "Q", "label": True}, "f:1")
-    with pytest.raises(BadRow, match="looks like classification"):
-        to_imitated({"text": "Q", "label": True}, "f:1")
+def test_a_row_without_an_answer_is_left_to_its_own_complaint() -> None:
+    refuse_labelled({"prompt": "Q", "label": True})
+    refuse_labelled({"text": "Q", "label": True})

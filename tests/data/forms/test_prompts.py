@@ -12,8 +12,7 @@ from tiny import run_config, write_rows
 from veneer.data.encoded.encoding import encoder_of
 from veneer.data.files.json_values import BadRow
 from veneer.data.forms.prompts import encode_prompts, to_prompt
-from veneer.data.kinds import load_kind
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.events import Event, Note
@@ -93,7 +92,7 @@ def loaded(model: Path, file: Path, *assignments: str) -> tuple[Rows, list[str]]
     settings = ("objective=grpo", "rewards=[{metric: exact}]", *assignments)
     events: list[Event] = []
     data = run_config(model, file, file.parent / "unused", *settings).data
-    rows = load_kind(data, from_directory(model), events.append, RowKind.PROMPTS)
+    rows = load_rows(data, from_directory(model), events.append, RowKind.PROMPTS)
     return rows, [event.message for event in events if isinstance(event, Note)]
 
 

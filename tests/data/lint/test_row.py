@@ -12,9 +12,9 @@ from lint_rows import call, chat, clean, read_row, write
 from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.files.json_values import BadRow
-from veneer.data.kinds import load_kind
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
 from veneer.data.records import iterate_rows
+from veneer.data.rows import load_rows
 from veneer.enums import BadRows, Column, RowKind
 
 
@@ -157,7 +157,7 @@ def test_rows_of_a_kind_are_those_of_a_run_that_takes_it(kind: RowKind, template
     """The reference is the run's own reader: which rows it has, their tokens and masks, and why it refuses others."""
     tokenizer, file = ct.tokenizer(template), write(tmp_path / "rows.jsonl", KINDS[kind])
     data = DataSection(file=str(file), bad_rows=BadRows.SKIP, checks=())
-    run = load_kind(data, tokenizer, kind=kind)
+    run = load_rows(data, tokenizer, kind=kind)
     read = read_rows(list(iterate_rows(file)), LintSetting(tokenizer, rows=kind))
     traces = [trace for row in read for trace in (row.trace, row.rejected_trace) if trace is not None]
     for mine, theirs in zip((trace.example for trace in traces), run.train, strict=True):

@@ -17,9 +17,9 @@ from trl_runs import IN_STEP, ROWS, STEPS, assert_same_adapter, assert_same_cour
 from trl_runs import SETTINGS as SAME_RUN
 from veneer.config import KtoSection
 from veneer.data.encoded.chat import Example
-from veneer.data.kinds import load_kind
 from veneer.data.micro_batches.orders import order
 from veneer.data.micro_batches.packing import pack
+from veneer.data.rows import load_rows
 from veneer.enums import RowKind
 from veneer.events import Event, StepDone
 from veneer.io.tokenizer import from_directory
@@ -191,7 +191,7 @@ def test_losses_and_rewards_of_the_first_steps_are_trls(plain_end: Path, tmp_pat
     weighed = ("kto.beta=0.3", "kto.desirable_weight=1.2", "kto.undesirable_weight=0.7")
     config = run_config(plain_end, file, output, "objective=kto", *SAME_RUN, *weighed)
     train(config, emit=events.append)
-    examples = list(load_kind(config.data, from_directory(plain_end), kind=RowKind.LABELLED).train)
+    examples = list(load_rows(config.data, from_directory(plain_end), kind=RowKind.LABELLED).train)
     log, weights = trained_by_trl(
         trl.KTOTrainer, trl.KTOConfig, plain_end, [rows[number] for number in in_rings(examples)], tmp_path / "theirs",
         max_length=None, beta=0.3, desirable_weight=1.2, undesirable_weight=0.7,

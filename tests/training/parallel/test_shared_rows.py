@@ -75,7 +75,7 @@ def test_they_are_read_once_on_each_host_that_does_not_see_the_file(
         reads.append(1)
         return read
 
-    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_kind", counted)
+    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_rows", counted)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "run").mkdir()
 
@@ -107,7 +107,7 @@ def test_what_a_killed_process_left_on_another_host_is_deleted_by_the_next(
     read: Rows, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_kind", lambda *_: read)
+    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_rows", lambda *_: read)
     left = tmp_path / f"{PARTIAL}1.1-{SCRATCH}"
     left.mkdir()
     left.with_name(left.name + HELD).touch()

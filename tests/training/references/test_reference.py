@@ -15,7 +15,7 @@ from tiny import run_config, write_rows
 from training_runs import stopping_after
 from veneer.config import RunConfig, parse
 from veneer.config.values import override
-from veneer.data.kinds import load_kind
+from veneer.data.rows import load_rows
 from veneer.enums import RowKind
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, Note, StageBegun, StepDone
@@ -63,7 +63,7 @@ def test_the_file_holds_the_log_probabilities_of_the_base(
     finished: tuple[Path, list[Event]], tiny_model: Path, file: Path, tmp_path: Path
 ) -> None:
     config = run_config(tiny_model, file, tmp_path / "unused", *SETTINGS)
-    rows = load_kind(config.data, from_directory(tiny_model), kind=RowKind.PAIRS)
+    rows = load_rows(config.data, from_directory(tiny_model), kind=RowKind.PAIRS)
     model = trainable_model(tiny_model)
     expected = [float(answer_logps(model, one).sum().detach()) for one in (*rows.train, *rows.eval)]
     found = load_file(RunFolder(finished[0]).reference_file)[VALUES].numpy()
@@ -173,7 +173,7 @@ def test_rows_that_come_in_a_later_epoch_have_a_reference_too(objective: str, ti
     events: list[Event] = []
     train(config, emit=events.append)
     assert all(np.isfinite(event.loss) for event in events if isinstance(event, StepDone))
-    rows = load_kind(config.data, from_directory(tiny_model), kind=config.objective.rows)
+    rows = load_rows(config.data, from_directory(tiny_model), kind=config.objective.rows)
     model = trainable_model(tiny_model)
     expected = [float(answer_logps(model, one).sum().detach()) for one in rows.train]
     assert np.allclose(values_of(config), expected, rtol=1e-5)

@@ -16,7 +16,7 @@ from veneer.adapters.files.store import read_spec
 from veneer.adapters.load import load_adapter
 from veneer.assistant.load import open_assistant
 from veneer.config import ComputeSection
-from veneer.data.kinds import load_kind
+from veneer.data.rows import load_rows
 from veneer.enums import Dtype, RowKind
 from veneer.errors import AdapterError, ConfigError, DataError, Interrupted
 from veneer.events import Evaluated, Event, Note, ignore
@@ -77,7 +77,7 @@ def test_scores_are_those_of_transformers_and_peft(
     from transformers import AutoModelForSequenceClassification
 
     config = run_config(tiny_model, file, file.parent / "unused", *SETTINGS)
-    rows = load_kind(config.data, from_directory(tiny_model), kind=RowKind.PAIRS)
+    rows = load_rows(config.data, from_directory(tiny_model), kind=RowKind.PAIRS)
     base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, finished[0]).eval()
     examples = [*rows.train, *rows.eval]
@@ -99,7 +99,7 @@ def test_an_adapter_of_peft_scores_alike(reward: RewardModel, tiny_model: Path, 
                 tensor.normal_(std=0.1)
     theirs.save_pretrained(tmp_path / "peft")
     own = open_reward_model(str(tiny_model), tmp_path / "peft", compute=FLOAT32)
-    rows = load_kind(
+    rows = load_rows(
         run_config(tiny_model, file, tmp_path, *SETTINGS).data, from_directory(tiny_model), kind=RowKind.PAIRS
     )
     with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 
 from preference_rows import trainable_model
 from tiny import run_config, write_rows
-from veneer.data.kinds import load_kind
+from veneer.data.rows import load_rows
 from veneer.enums import OnRewardError, RowKind
 from veneer.errors import DataError
 from veneer.events import Event, Note, Subscriber, ignore
@@ -52,7 +52,7 @@ def evaluation(
 ) -> RewardEvaluation:
     file = write_rows(folder / "rows.jsonl", [{"prompt": f"{n}?", "row": n} for n in range(6)])
     config = run_config(model, file, folder / "run", "objective=grpo", "rewards=[{metric: exact}]")
-    rows = load_kind(config.data, from_directory(model), kind=RowKind.PROMPTS)
+    rows = load_rows(config.data, from_directory(model), kind=RowKind.PROMPTS)
     language = trainable_model(model)
     with torch.no_grad():
         language.embedding.weight[2] = 0.0  # the end is never the likeliest token

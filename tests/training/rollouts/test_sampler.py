@@ -19,8 +19,8 @@ from training_runs import built
 from veneer.data.encoded.chat import Example
 from veneer.data.encoded.encoding import encoder_of
 from veneer.data.forms.prompts import to_prompt
-from veneer.data.kinds import load_kind
 from veneer.data.micro_batches.packing import pack
+from veneer.data.rows import load_rows
 from veneer.enums import Method, RowKind
 from veneer.events import Event, Level, Note, StageProgress, Subscriber, ignore
 from veneer.generation.sampling import Sampling
@@ -136,7 +136,7 @@ def ask(tiny_model: Path, tmp_path: Path) -> Ask:
     """Asks three prompts twice each, as one process of a group."""
     file = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n}?"} for n in range(3)])
     config = run_config(tiny_model, file, tmp_path / "run", "objective=grpo", "rewards=[{metric: exact}]")
-    rows = load_kind(config.data, from_directory(tiny_model), kind=RowKind.PROMPTS)
+    rows = load_rows(config.data, from_directory(tiny_model), kind=RowKind.PROMPTS)
     model = trainable_model(tiny_model)
 
     def asked(

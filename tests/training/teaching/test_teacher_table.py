@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from preference_rows import full_logits, trainable_model
 from tiny import rows, run_config, write_model, write_rows
 from training_runs import stopping_after
-from veneer.data.kinds import load_kind
+from veneer.data.rows import load_rows
 from veneer.errors import Interrupted
 from veneer.events import Event, Note, StageBegun, StageProgress, StepDone
 from veneer.io.tokenizer import from_directory
@@ -55,7 +55,7 @@ def test_the_file_holds_the_teachers_likeliest_tokens_and_all_others_together(
     finished: tuple[Path, list[Event]], tiny_model: Path, file: Path, teacher: Path, tmp_path: Path
 ) -> None:
     config = run_config(tiny_model, file, tmp_path / "unused", *SETTINGS, f"distillation.teacher={teacher}")
-    found = load_kind(config.data, from_directory(tiny_model))
+    found = load_rows(config.data, from_directory(tiny_model))
     model, stored = trainable_model(teacher), load_file(RunFolder(finished[0]).teacher_file)
     with torch.no_grad():
         every = torch.cat([full_logits(model, one)[0] for one in (*found.train, *found.eval)])

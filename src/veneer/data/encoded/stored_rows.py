@@ -23,9 +23,9 @@ from veneer.data.encoded.marks import Marks, Mask
 from veneer.data.encoded.token_cache import cached_tokens
 from veneer.data.encoded.token_store import BLOCK, BOUND, CONTINUES, SPELLED, StoredExamples, StoredHashes, TokenStore
 from veneer.data.files.sources import STREAMED_FROM, RunFiles
+from veneer.data.kind_rows import RowReader
 from veneer.data.lazy_sequence import LazySequence
 from veneer.data.problems import RowProblem
-from veneer.data.records import RecordReader
 from veneer.data.splits import CountedRecords, held_out
 from veneer.enums import RowKind, TokenCache
 from veneer.events import Note, Subscriber, notes_to
@@ -87,8 +87,7 @@ def stored_rows(
         other = cached_tokens([file.path for file in files.eval], data, tokenizer, "evaluation", emit, kind)
         sides.append(("evaluation", other, None))
     elif data.held_out:
-        reader = RecordReader(store.names, data.columns, data.bad_rows, kind=kind)
-        counted = CountedRecords(reader, store.meta.rows)
+        counted = CountedRecords(RowReader(store.names, data, kind), store.meta.rows)
         trained, evaluated = _apart(store, held_out(counted, data, files.train, emit))
         sides = [("training", store, trained), ("evaluation", store, evaluated)]
     _say_repeats(sides, emit)

@@ -21,9 +21,10 @@ from veneer.data.encoded.encoding import EncodedRow, Fate, encode_each, encoder_
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.encoded.token_store import FORMAT, StoreWriter, TokenStore
 from veneer.data.files.readers import count_lines
+from veneer.data.kind_rows import RowReader
 from veneer.data.lint.audit import RowAudit
 from veneer.data.problems import RowProblem
-from veneer.data.records import Record, RecordReader
+from veneer.data.records import Record
 from veneer.enums import RowKind
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, Stage, Subscriber
@@ -156,14 +157,15 @@ def _encode(
     Raises:
         DataError: as `cached_tokens`.
     """
-    reader = RecordReader(names, data.columns, data.bad_rows, data.split.column, kind)
+    reader = RowReader(names, data, kind)
+    records = (row.records[0] for row in reader)
     encoder, audit = encoder_of(tokenizer, emit), RowAudit(tokenizer, data.checks)
     counts: Counter[Fate] = Counter()
     problems: list[RowProblem] = []
     longest = 0
     doing = f"tokenising {what} rows into {folder.parent}"
     with StoreWriter(folder, names) as writer, Stage(emit, doing, total=count_lines(names), unit="rows") as stage:
-        for encoded in _encoded(reader, encoder, data, tokenizer, audit, _processes(names), emit):
+        for encoded in _encoded(records, encoder, data, tokenizer, audit, _processes(names), emit):
             writer.add(encoded)
             counts[encoded.fate] += 1
             longest = max(longest, encoded.length)

@@ -56,18 +56,6 @@ def to_labelled(
     return Labelled(to_record(row, where, remarks), desirable)
 
 
-def to_imitated(
-    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
-) -> Record:
-    """The record of a row whose answer is learned as it is; see `veneer.data.forms.formats.to_record` for the arguments.
-
-    Raises:
-        BadRow: it is a labelled answer, or no row that could be imitated.
-    """
-    refuse_labelled(row, columns)
-    return to_record(row, where, remarks, columns)
-
-
 def refuse_labelled(row: Any, columns: Mapping[Column, str] | None = None) -> None:
     """Refuse a row that would be imitated and can only be a labelled answer.
 

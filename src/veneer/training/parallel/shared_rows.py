@@ -23,9 +23,8 @@ from veneer.data.encoded.token_store import StoredExamples
 from veneer.data.forms.formats import Record
 from veneer.data.forms.prompts import PromptRow
 from veneer.data.forms.turns import Message
-from veneer.data.kinds import load_kind
 from veneer.data.micro_batches.mixture import WeightedRows
-from veneer.data.rows import Rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore
 from veneer.io.files import atomic_file, scratch_folder
@@ -133,15 +132,15 @@ class SharedRows:
     def __call__(
         self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
     ) -> Rows:
-        """See `veneer.data.kinds.load_kind`. Only the process that has read the rows knows which were left out."""
+        """See `veneer.data.rows.load_rows`. Only the process that has read the rows knows which were left out."""
         ranks = self.group.ranks
         if not ranks.many:
-            return load_kind(data, tokenizer, emit, kind)
+            return load_rows(data, tokenizer, emit, kind)
         if ranks.first:
             return self._read_for_others(data, tokenizer, emit, kind, "rows", self.output)
         left = self.group.awaited("rows")
         if left == STORED:
-            return load_kind(data, tokenizer, emit, kind)
+            return load_rows(data, tokenizer, emit, kind)
         path = Path(left)
         if path.is_file():
             return read_rows(path)
@@ -154,7 +153,7 @@ class SharedRows:
     def _read_for_others(
         self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind, key: str, folder: Path
     ) -> Rows:
-        rows = load_kind(data, tokenizer, emit, kind)
+        rows = load_rows(data, tokenizer, emit, kind)
         if isinstance(rows.train, StoredExamples):
             self.group.publish(key, STORED)
             return rows
