@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
@@ -13,25 +12,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from invoking import invoke, refused
 from tiny import write_rows
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
+from veneer.data.lint.run import PassResult
 from veneer.enums import RowKind
 from veneer.evaluation import label_errors
-from veneer.evaluation.label_errors import (
-    are_labels,
-    confident_labels,
-    folded_probabilities,
-    likely_errors,
-    model_findings,
-    prompt_features,
-    unlikely_from,
-)
+from veneer.evaluation.label_errors import are_labels, model_findings, prompt_features, unlikely_from
 from veneer.events import Stage, ignore
 
 WORDS = {"parcel": ("parcel", "crate", "late", "customs"), "bill": ("bill", "euro", "paid", "twice"),
@@ -58,7 +48,7 @@ def assistant(tiny_model: Path) -> Assistant:
 
 def test_planted_errors_are_found(assistant: Assistant, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", labelled())
-    found = model_findings(assistant, file, {})
+    found = list(model_findings(assistant, file, {}).findings)
     rows = {number for number, finding in found if finding.rule == "likely-label-error"}
     assert set(PLANTED) <= rows
     assert len(rows) <= len(PLANTED) + 3, "and hardly any other"
@@ -72,17 +62,17 @@ def test_an_answer_that_is_noise_is_unlikely(assistant: Assistant, tmp_path: Pat
     rows = [{"prompt": f"{n}?", "completion": "What is the parcel number? " * source.randint(2, 4)} for n in range(40)]
     rows[11] = {"prompt": "11?", "completion": "".join(chr(source.randint(33, 126)) for _ in range(90))}
     file = write_rows(tmp_path / "rows.jsonl", [{"broken": 1}, *rows])
-    found = model_findings(assistant, file, {})
+    found = list(model_findings(assistant, file, {}).findings)
     assert 12 in {number for number, _ in found}
     assert {finding.rule for _, finding in found} == {"unlikely-answer"}
 
 
 def test_of_pairs_the_chosen_answers_are_judged(assistant: Assistant, tmp_path: Path) -> None:
     pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "none"} for row in labelled()]
-    alone = model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()), {})
+    alone = model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()), {}).findings
     file = write_rows(tmp_path / "pairs.jsonl", pairs)
-    assert model_findings(assistant, file, {}, kind=RowKind.PAIRS) == alone
-    assert model_findings(assistant, file, {}) == []
+    assert model_findings(assistant, file, {}, kind=RowKind.PAIRS).findings == alone
+    assert not model_findings(assistant, file, {}).findings
 
 
 def test_few_rows_say_nothing_and_the_report_says_so(tiny_model: Path, tmp_path: Path) -> None:
@@ -150,10 +140,9 @@ def test_plain_texts_that_repeat_are_no_labels(tiny_model: Path, tmp_path: Path)
 def test_beside_plain_texts_labels_are_judged_as_labels(assistant: Assistant, tmp_path: Path) -> None:
     alone = model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()), {})
     texts = [{"text": "What is the parcel number? " * 8} for _ in range(30)]
-    undone: list[str] = []
     both = write_rows(tmp_path / "both.jsonl", [*labelled(), *texts])
-    assert model_findings(assistant, both, {}, undone=undone) == alone
-    assert undone == []
+    assert model_findings(assistant, both, {}) == alone
+    assert alone.undone == ()
 
 
 def test_more_labels_than_memory_takes_are_left_out_and_told(
@@ -161,15 +150,15 @@ def test_more_labels_than_memory_takes_are_left_out_and_told(
 ) -> None:
     file = write_rows(tmp_path / "rows.jsonl", labelled())
     monkeypatch.setattr(label_errors, "MOST_PROBABILITIES", 360)
-    undone: list[str] = []
-    assert model_findings(assistant, file, {}, undone=undone)
-    assert undone == []
+    found = model_findings(assistant, file, {})
+    assert found.findings
+    assert found.undone == ()
     monkeypatch.setattr(label_errors, "MOST_PROBABILITIES", 359)
-    assert model_findings(assistant, file, {}, undone=undone) == []
-    assert undone == [
+    reason = (
         "likely label errors, since 120 rows with 3 labels need 360 probabilities, and 359 at most are held; give a "
         "file with fewer rows or labels"
-    ]
+    )
+    assert model_findings(assistant, file, {}) == PassResult(undone=(reason,))
 
 
 def test_as_many_labels_as_rows_allow_are_refused_before_the_model_reads(
@@ -177,9 +166,8 @@ def test_as_many_labels_as_rows_allow_are_refused_before_the_model_reads(
 ) -> None:
     monkeypatch.setattr(label_errors, "_prompts", None)
     content = [{"prompt": f"{number}?", "completion": str(number // 4)} for number in range(24_000)]
-    undone: list[str] = []
-    assert model_findings(assistant, write_rows(tmp_path / "rows.jsonl", content), {}, undone=undone) == []
-    assert "24,000 rows with 6,000 labels need 144,000,000 probabilities" in undone[0]
+    (reason,) = model_findings(assistant, write_rows(tmp_path / "rows.jsonl", content), {}).undone
+    assert "24,000 rows with 6,000 labels need 144,000,000 probabilities" in reason
 
 
 def test_more_features_than_memory_takes_are_refused_before_the_model_reads(
@@ -187,31 +175,13 @@ def test_more_features_than_memory_takes_are_refused_before_the_model_reads(
 ) -> None:
     file, width = write_rows(tmp_path / "rows.jsonl", labelled()), assistant.model.spec.hidden_size
     monkeypatch.setattr(label_errors, "MOST_FEATURES", 120 * width)
-    undone: list[str] = []
-    assert model_findings(assistant, file, {}, undone=undone)
-    assert undone == []
+    found = model_findings(assistant, file, {})
+    assert found.findings
+    assert found.undone == ()
     monkeypatch.setattr(label_errors, "MOST_FEATURES", 120 * width - 1)
     monkeypatch.setattr(label_errors, "_prompts", None)
-    assert model_findings(assistant, file, {}, undone=undone) == []
-    assert f"120 rows with {width} features each of the model are {120 * width:,} numbers" in undone[0]
-
-
-def test_a_fold_holds_one_copy_of_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, width = 200, 77
-    held: list[int] = []
-
-    def fitted(features: torch.Tensor, labels: torch.Tensor, kinds: int) -> torch.Tensor:
-        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[1:] == (width,)]
-        held.append(sum({one.data_ptr(): one.shape[0] for one in tensors}.values()))
-        assert torch.allclose(features.mean(dim=0), torch.zeros(width), atol=1e-5)
-        return torch.zeros(width + 1, kinds)
-
-    monkeypatch.setattr(label_errors, "_fit", fitted)
-    features = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
-    before = features.clone()
-    folded_probabilities(features, np.arange(rows) % 2, 2, Stage(ignore, "x"))
-    assert held == [3 * rows] * 5, "all rows, the copy of this test, and the two sides of the fold"
-    assert torch.equal(features, before)
+    (reason,) = model_findings(assistant, file, {}).undone
+    assert f"120 rows with {width} features each of the model are {120 * width:,} numbers" in reason
 
 
 def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_path: Path) -> None:
@@ -222,42 +192,6 @@ def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_pat
     (finding,) = [one for one in asked["findings"] if one["rule"] == "likely-label-error"]
     assert {f"{file}:{number + 1}" for number in PLANTED} <= {row["where"] for row in finding["rows"]}
     assert "name one by --model" in refused("data", file, "--label-errors")
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(2, 30), st.integers(2, 5), st.integers(0, 1000))
-def test_confident_labels_are_those_of_the_paper(rows: int, kinds: int, seed: int) -> None:
-    source = np.random.default_rng(seed)
-    probabilities = source.dirichlet(np.ones(kinds), size=rows)
-    labels = source.integers(0, kinds, rows)
-    found = confident_labels(probabilities, labels)
-    for row in range(rows):
-        reached = {}
-        for kind in range(kinds):
-            own = [probabilities[other, kind] for other in range(rows) if labels[other] == kind]
-            if own and probabilities[row, kind] >= sum(own) / len(own) - 1e-15:
-                reached[kind] = probabilities[row, kind]
-        expected = max(reached, key=lambda kind: reached[kind]) if reached else labels[row]
-        assert found[row] == expected
-
-
-def test_a_label_of_one_row_makes_no_other_row_wrong() -> None:
-    own = np.linspace(0.8, 0.98, 20)
-    probabilities = np.stack([own, 1 - own - 1e-4, np.full(20, 1e-4)], axis=1)
-    probabilities = np.concatenate([probabilities, probabilities[:, [1, 0, 2]], [[0.99, 0.0099, 1e-4]]])
-    labels = np.array([0] * 20 + [1] * 20 + [2])
-    assert (confident_labels(probabilities, labels) == 2).sum() > 10, "the threshold of the label is what others reach"
-    assert likely_errors(probabilities, labels) == ([40], [0])
-
-
-def test_no_row_is_judged_by_a_classifier_that_has_seen_it() -> None:
-    """Random features: whoever has seen a row's label knows it by heart, and whoever has not guesses."""
-    source = torch.Generator().manual_seed(0)
-    features = torch.randn(100, 300, generator=source)
-    labels = (torch.rand(100, generator=source) < 0.5).long().numpy()
-    probabilities = folded_probabilities(features, labels, 2, Stage(ignore, "x"))
-    assert np.allclose(probabilities.sum(axis=1), 1.0)
-    assert 0.3 < (probabilities.argmax(axis=1) == labels).mean() < 0.7
 
 
 def test_features_do_not_depend_on_the_company(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:

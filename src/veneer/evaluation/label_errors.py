@@ -1,10 +1,7 @@
 """Likely label errors, by a model's pass over the rows.
 
 Where answers are labels (short and few), each row's prompt becomes the mean of the model's last hidden states, and a
-linear classifier on these says how likely each label is for rows that it was not fitted on (k folds). A row is reported
-by confident learning (Northcutt, Jiang and Chuang 2021, https://arxiv.org/abs/1911.00068, section 3): among the labels
-whose probability reaches their own mean over the rows that have them, the likeliest is another one than the row's, and
-likelier than that.
+linear classifier on these says by confident learning (`confident_learning.py`) which labels are likely to be wrong.
 
 Where answers are longer texts, and among plain texts, a row is reported whose mean loss is more than five median
 deviations above the median.
@@ -20,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.assistant.assistant import Assistant
@@ -35,18 +31,16 @@ from veneer.data.forms.turns import Message
 from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
-from veneer.data.lint.rules import Finding
-from veneer.data.lint.run import RowPass
-from veneer.data.micro_batches.orders import order
+from veneer.data.lint.run import PassResult, RowPass
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
+from veneer.evaluation.confident_learning import FOLDS, Numbers, folded_probabilities, likely_errors
 from veneer.evaluation.scoring import example_losses
 from veneer.events import Stage, Subscriber, ignore
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.text.counting import count_of
 
-FOLDS = 5
 ROWS_A_LABEL = 4
 """Rows that a label has on average, at the least, where answers are labels."""
 FEWEST = 20
@@ -61,10 +55,6 @@ DEVIATIONS = 5.0
 """Median deviations, scaled to a normal distribution's standard deviation, above which a loss is reported."""
 SMALLEST_DEVIATION = 1e-3
 """Where most rows say one thing, their median deviation is 0, and what rounding makes of a loss would be reported."""
-_PENALTY = 1e-2
-_STREAM = 2**31 + 7
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +76,9 @@ def model_pass(model: str, file: Path | str, columns: Mapping[Column, str], kind
         file, columns, kind: as `model_findings`.
     """
 
-    def run(emit: Subscriber, undone: list[str]) -> list[tuple[int, Finding]]:
+    def run(emit: Subscriber) -> PassResult:
         assistant = load_assistant(AssistantRequest(model=model), emit)
-        return model_findings(assistant, file, columns, emit, kind, undone)
+        return model_findings(assistant, file, columns, emit, kind)
 
     return run
 
@@ -99,9 +89,9 @@ def model_findings(
     columns: Mapping[Column, str],
     emit: Subscriber = ignore,
     kind: RowKind = RowKind.ANSWERS,
-    undone: list[str] | None = None,
-) -> list[tuple[int, Finding]]:
-    """What a model's pass over the rows of a file finds, with the number of each row in it.
+) -> PassResult:
+    """What a model's pass over the rows of a file finds, and what was not done since rows are too few or labels too
+    many.
 
     Args:
         assistant: the model.
@@ -109,20 +99,21 @@ def model_findings(
         columns: veneer's name of a column or key to the file's, where they differ.
         emit: told how far it is.
         kind: what the rows are read as; of a pair the chosen answer is judged.
-        undone: gets a sentence about what was not done, because there are too few rows or too many labels.
 
     Raises:
         DataError: the file cannot be read.
     """
-    undone = [] if undone is None else undone
     rows = list(_answered(file, columns, kind))
     answered = [row for row in rows if row.record.text is None]
     if not are_labels([row.answer for row in answered]):
-        return _by_loss(assistant, rows, emit, undone)
-    found = _by_folds(assistant, answered, emit, undone)
+        return _by_loss(assistant, rows, emit)
+    found = _by_folds(assistant, answered, emit)
     # A plain text has no prompt that a label could be told from.
     texts = [row for row in rows if row.record.text is not None]
-    return [*found, *_by_loss(assistant, texts, emit, undone)] if texts else found
+    if not texts:
+        return found
+    unlikely = _by_loss(assistant, texts, emit)
+    return PassResult([*found.findings, *unlikely.findings], (*found.undone, *unlikely.undone))
 
 
 def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[_Row]:
@@ -155,32 +146,26 @@ def _too_few(looked_for: str, readable: int, rows: int) -> str:
     )
 
 
-# ---------------------------------------------------------------- labels
-
-
-def _by_folds(
-    assistant: Assistant, rows: Sequence[_Row], emit: Subscriber, undone: list[str]
-) -> list[tuple[int, Finding]]:
+def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> PassResult:
     kinds = len({row.answer for row in rows})
     if len(rows) * kinds > MOST_PROBABILITIES:
-        undone.append(
+        reason = (
             f"likely label errors, since {count_of(len(rows), 'row')} with {count_of(kinds, 'label')} need "
             f"{len(rows) * kinds:,} probabilities, and {MOST_PROBABILITIES:,} at most are held; give a file with fewer "
             "rows or labels"
         )
-        return []
+        return PassResult(undone=(reason,))
     width = assistant.model.spec.hidden_size
     if len(rows) * width > MOST_FEATURES:
-        undone.append(
+        reason = (
             f"likely label errors, since {count_of(len(rows), 'row')} with {width:,} features each of the model are "
             f"{len(rows) * width:,} numbers, and {MOST_FEATURES:,} at most are held; give a file with fewer rows or a "
             "narrower model"
         )
-        return []
+        return PassResult(undone=(reason,))
     kept, prompts = _prompts(assistant, rows)
     if len(kept) < FEWEST:
-        undone.append(_too_few("likely label errors", len(kept), len(rows)))
-        return []
+        return PassResult(undone=(_too_few("likely label errors", len(kept), len(rows)),))
     names = sorted({row.answer for row in kept})
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[row.answer] for row in kept], dtype=np.int64)
@@ -193,7 +178,7 @@ def _by_folds(
         own, other = probabilities[place, labels[place]], probabilities[place, likelier]
         detail = f"{names[labels[place]]!r} ({own:.2f}), where {names[likelier]!r} is likelier ({other:.2f})"
         found.append((kept[place].number, LABEL_ERROR.found(detail)))
-    return found
+    return PassResult(found)
 
 
 def _prompts(assistant: Assistant, rows: Sequence[_Row]) -> tuple[list[_Row], list[Sequence[int]]]:
@@ -209,21 +194,6 @@ def _prompts(assistant: Assistant, rows: Sequence[_Row]) -> tuple[list[_Row], li
             kept.append(row)
             prompts.append(array("i", tokens[-MOST_TOKENS:]))
     return kept, prompts
-
-
-def likely_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """The rows whose label is likely to be wrong, and the label of each by confident learning.
-
-    It must be likelier than the row's own as well: the threshold of a label that one row has is near 0, so that all
-    rows reach it.
-
-    Args:
-        probabilities: as `confident_labels` takes them.
-        labels: likewise.
-    """
-    likelier, rows = confident_labels(probabilities, labels), np.arange(len(labels))
-    places = np.flatnonzero(probabilities[rows, likelier] > probabilities[rows, labels])
-    return places.tolist(), likelier[places].tolist()
 
 
 @torch.no_grad()
@@ -257,82 +227,7 @@ def _groups(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         yield group
 
 
-def folded_probabilities(features: Tensor, labels: NDArray[np.int64], kinds: int, stage: Stage) -> Numbers:
-    """Probabilities of each label for each row, [rows, kinds], from classifiers that have not seen the row.
-
-    Args:
-        features: float32 [rows, dim].
-        labels: the number of each row's label.
-        kinds: the number of labels.
-        stage: told of each fold.
-    """
-    found = np.zeros((len(labels), kinds))
-    # By label first, so that every fold has its share of each.
-    mixed = order(len(labels), seed=0, epoch=_STREAM)
-    dealt = mixed[np.argsort(labels[mixed], kind="stable")]
-    fold_of = np.empty(len(labels), dtype=np.int64)
-    fold_of[dealt] = np.arange(len(labels)) % FOLDS
-    for fold in range(FOLDS):
-        seen, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        if len(held):
-            found[held] = _fold_probabilities(features, labels, seen, held, kinds)
-        stage.advance()
-    return found
-
-
-def _fold_probabilities(
-    features: Tensor, labels: NDArray[np.int64], seen: NDArray[np.int64], held: NDArray[np.int64], kinds: int
-) -> Numbers:
-    """Probabilities of each label for the rows `held`, from a classifier that is fitted on the rows `seen`."""
-    own, other = features[torch.from_numpy(seen)], features[torch.from_numpy(held)]
-    mean, spread = own.mean(dim=0), own.std(dim=0) + 1e-6
-    # In place: the features may be most of what is in memory.
-    weight = _fit(own.sub_(mean).div_(spread), torch.from_numpy(labels[seen]), kinds)
-    probabilities: Numbers = torch.softmax(_scores(other.sub_(mean).div_(spread), weight), dim=1).double().numpy()
-    return probabilities
-
-
-def _scores(features: Tensor, weight: Tensor) -> Tensor:
-    return features @ weight[:-1] + weight[-1]
-
-
-def _fit(features: Tensor, labels: Tensor, kinds: int) -> Tensor:
-    """Multinomial logistic regression with an L2 penalty, [dim + 1, kinds]; the last row is the bias."""
-    weight = torch.zeros(features.shape[1] + 1, kinds, requires_grad=True)
-    solver = torch.optim.LBFGS([weight], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value = torch.nn.functional.cross_entropy(_scores(features, weight), labels)
-        value = value + _PENALTY / 2 * (weight[:-1] ** 2).sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    solver.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach()
-
-
-def confident_labels(probabilities: Numbers, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The label that each row has by confident learning, [rows]; its own where none reaches its threshold.
-
-    Args:
-        probabilities: [rows, kinds], of rows that the classifier was not fitted on.
-        labels: the number of each row's label.
-    """
-    kinds = probabilities.shape[1]
-    thresholds = np.array([probabilities[labels == kind, kind].mean() if (labels == kind).any() else 1.0
-                           for kind in range(kinds)])  # fmt: skip
-    reached = np.where(probabilities >= thresholds, probabilities, -1.0)
-    likeliest = reached.argmax(axis=1)
-    return np.where(reached.max(axis=1) >= 0, likeliest, labels)
-
-
-# ---------------------------------------------------------------- texts
-
-
-def _by_loss(
-    assistant: Assistant, rows: Sequence[_Row], emit: Subscriber, undone: list[str]
-) -> list[tuple[int, Finding]]:
+def _by_loss(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> PassResult:
     kept: list[_Row] = []
     losses: list[float] = []
     with Stage(emit, "reading rows for unlikely answers", total=len(rows), unit="rows") as stage:
@@ -345,15 +240,19 @@ def _by_loss(
                     losses.append(total / targets)
             stage.advance(len(chunk))
     if len(losses) < FEWEST:
-        undone.append(_too_few("unlikely answers", len(losses), len(rows)))
-        return []
+        return PassResult(undone=(_too_few("unlikely answers", len(losses), len(rows)),))
     values = np.array(losses)
     limit = unlikely_from(values)
     typical = float(np.median(values))
-    return [
-        (kept[place].number, UNLIKELY_ANSWER.found(f"{values[place]:.2f} nats a token, where {typical:.2f} is typical"))
-        for place in np.flatnonzero(values > limit).tolist()
-    ]
+    return PassResult(
+        [
+            (
+                kept[place].number,
+                UNLIKELY_ANSWER.found(f"{values[place]:.2f} nats a token, where {typical:.2f} is typical"),
+            )
+            for place in np.flatnonzero(values > limit).tolist()
+        ]
+    )
 
 
 def _chunks(pairs: Iterator[tuple[_Row, Trace]]) -> Iterator[list[tuple[_Row, Trace]]]:

@@ -39,7 +39,7 @@ def test_rows_with_names_are_found_in_every_format(tmp_path: Path) -> None:
     ]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     for label in ("PERSON", "PER"):
-        found = list(person_pass(pipeline(tmp_path / label, label), file, {})(ignore, []))
+        found = list(person_pass(pipeline(tmp_path / label, label), file, {})(ignore).findings)
         assert [number for number, _ in found] == [0, 3]
         assert found[0][1].detail == "'Ada Lovelace', 'Alan Turing', 'Grace Hopper' and 1 more"
         assert found[1][1].detail == "'Grace Hopper'"
@@ -49,9 +49,9 @@ def test_prompts_and_pairs_are_looked_through_as_their_objective_reads_them(tmp_
     made = pipeline(tmp_path / "p", "PERSON")
     asked = write_rows(tmp_path / "asked.jsonl", [{"prompt": "Who was Ada Lovelace?"}, {"prompt": "Who?"}])
     pairs = write_rows(tmp_path / "pairs.jsonl", [{"prompt": "Who?", "chosen": "Nobody.", "rejected": "Alan Turing."}])
-    assert [number for number, _ in person_pass(made, asked, {}, RowKind.PROMPTS)(ignore, [])] == [0]
-    assert [number for number, _ in person_pass(made, pairs, {}, RowKind.PAIRS)(ignore, [])] == [0]
-    assert list(person_pass(made, asked, {})(ignore, [])) == []
+    assert [number for number, _ in person_pass(made, asked, {}, RowKind.PROMPTS)(ignore).findings] == [0]
+    assert [number for number, _ in person_pass(made, pairs, {}, RowKind.PAIRS)(ignore).findings] == [0]
+    assert list(person_pass(made, asked, {})(ignore).findings) == []
 
 
 def test_the_command_reports_them_where_it_is_asked_to(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from veneer.data.forms.formats import Record
 from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import PERSON_NAME
 from veneer.data.lint.rules import Finding
-from veneer.data.lint.run import RowPass
+from veneer.data.lint.run import PassResult, RowPass
 from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Stage, Subscriber
@@ -47,7 +47,7 @@ def person_pass(
     """
     known = _open(pipeline)
 
-    def run(emit: Subscriber, undone: list[str]) -> Iterator[tuple[int, Finding]]:
+    def found(emit: Subscriber) -> Iterator[tuple[int, Finding]]:
         with Stage(emit, "looking for names of persons", unit="rows") as stage:
             texts = ((text, number) for number, text in _texts(file, columns, kind))
             for document, number in known.pipe(texts, as_tuples=True, batch_size=64):
@@ -56,7 +56,7 @@ def person_pass(
                     yield number, PERSON_NAME.found(_shown(names))
                 stage.advance()
 
-    return run
+    return lambda emit: PassResult(found(emit))
 
 
 def _open(pipeline: str) -> Any:

@@ -103,9 +103,18 @@ def _found(row: Row, setting: LintSetting) -> Iterator[Finding]:
                     yield replace(finding, detail=f"{other.part}: {finding.detail}")
 
 
-RowPass = Callable[[Subscriber, list[str]], Iterable[tuple[int, Finding]]]
-"""Finds something in training rows, by their numbers in the file. It is given whom it tells how far it is, and a list
-that gets a sentence about whatever it did not do."""
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What came of a pass over training rows."""
+
+    findings: Iterable[tuple[int, Finding]] = ()
+    """What was found, with the number of each row in the file."""
+    undone: tuple[str, ...] = ()
+    """A sentence about whatever was not done."""
+
+
+RowPass = Callable[[Subscriber], PassResult]
+"""Looks for something in training rows. It is given whom it tells how far it is."""
 
 
 def lint(
@@ -158,8 +167,10 @@ def lint(
                 stage.advance()
     undone: list[str] = []
     for one in passes:
-        for row, finding in one(emit, undone):
+        result = one(emit)
+        for row, finding in result.findings:
             tally.add([row], finding)
+        undone += result.undone
     found = tally.ordered(options.ignore)
     if facts.unanswered.all():
         found = tuple(replace(one, rule=UNANSWERED) if one.rule.name == UNANSWERED.name else one for one in found)
