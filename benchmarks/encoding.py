@@ -21,7 +21,8 @@ from veneer.config import DataSection
 from veneer.data.encoded.encoding import EncodedRow, encode_each, encoder_of
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.lint.audit import RowAudit
-from veneer.data.records import Record, read_records
+from veneer.data.record import Record
+from veneer.data.records import read_records
 from veneer.events import ignore
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from veneer.data.records import Record, read_records
+from veneer.data.record import Record
+from veneer.data.records import read_records
 from veneer.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}

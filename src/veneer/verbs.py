@@ -25,9 +25,9 @@ from veneer.comparison.run import CompareResult
 from veneer.comparison.settings import HELD_OUT, METHODS, CompareConfig
 from veneer.config import ComputeSection
 from veneer.data.files.in_memory import RowSource, rows_file, withdrawn_until
+from veneer.data.forms.turns import Message
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
-from veneer.data.records import Message
 from veneer.enums import Column, Method, ObjectiveName, OtherBase, choice
 from veneer.errors import ConfigError
 from veneer.evaluation.columns import named_columns

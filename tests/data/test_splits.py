@@ -19,7 +19,8 @@ from veneer.data import splits
 from veneer.data.files.sources import training_files
 from veneer.data.lint.shingles import shingles, similarity
 from veneer.data.micro_batches.orders import order
-from veneer.data.records import Record, read_records
+from veneer.data.record import Record
+from veneer.data.records import read_records
 from veneer.data.rows import load_rows
 from veneer.data.splits import split_rows
 from veneer.errors import ConfigError, DataError

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import ConfigError, DataError
 from veneer.events import Level, Note, Subscriber, broadcast
 from veneer.generation.sampling import Sampling

@@ -10,7 +10,9 @@ from veneer.assistant.prompts import turns, under
 from veneer.data.asked_rows import asked_rows
 from veneer.data.encoded.chat import split_for_evaluation
 from veneer.data.files.file_starts import text_start
-from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
+from veneer.data.files.readers import SUFFIXES, iterate_rows
+from veneer.data.forms.turns import Message
+from veneer.data.records import collect
 from veneer.enums import Column
 from veneer.errors import DataError, listing
 from veneer.text.counting import count_of

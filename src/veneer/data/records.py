@@ -14,29 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from veneer.data.files.json_values import BadRow
-from veneer.data.files.readers import SUFFIXES, iterate_rows
-from veneer.data.forms.formats import Record, Remarks, to_record
-from veneer.data.forms.turns import Message
+from veneer.data.files.readers import iterate_rows
+from veneer.data.forms.formats import Remarks, to_record
 from veneer.data.problems import RowProblem, grouped, printable
+from veneer.data.record import Record
 from veneer.enums import BadRows, Column
 from veneer.errors import DataError
 from veneer.text.counting import count_of
-
-__all__ = [
-    "SUFFIXES",
-    "DataFile",
-    "Message",
-    "Record",
-    "collect",
-    "duplicates",
-    "fingerprint",
-    "iterate_rows",
-    "overlap",
-    "read_file",
-    "read_records",
-    "read_rows",
-    "usable",
-]
 
 T = TypeVar("T")
 

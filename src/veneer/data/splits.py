@@ -26,7 +26,7 @@ from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import BANDS, SIMILARITY, bands, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.micro_batches.orders import AT_ONCE, order
-from veneer.data.records import Record
+from veneer.data.record import Record
 from veneer.enums import SplitBy
 from veneer.errors import DataError, listing
 from veneer.events import Level, Note, Subscriber, ignore

@@ -26,12 +26,12 @@ from veneer.data.encoded.chat import Trace, split_for_evaluation
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
-from veneer.data.forms.formats import Record
 from veneer.data.forms.turns import Message
 from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
 from veneer.data.lint.run import PassResult, RowPass
+from veneer.data.record import Record
 from veneer.enums import Column, RowKind
 from veneer.errors import DataError
 from veneer.evaluation.confident_learning import FOLDS, Numbers, folded_probabilities, likely_errors

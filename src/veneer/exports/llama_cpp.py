@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import ConfigError, ModelError
 from veneer.exports.certificate import Answer, TokenDistribution
 from veneer.runtime.own_module import command_of

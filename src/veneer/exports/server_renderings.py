@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.encoded.chat import template_of
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import DataError
 from veneer.exports.llama_cpp import LlamaCpp
 from veneer.exports.prompts import Prompt

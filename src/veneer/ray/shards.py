@@ -12,7 +12,7 @@ from typing import Any
 
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import VeneerError
 from veneer.evaluation.report import Report
 from veneer.evaluation.request import EvaluationRequest

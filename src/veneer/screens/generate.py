@@ -13,7 +13,7 @@ from veneer.assistant.load import load_assistant
 from veneer.assistant.prompts import turns
 from veneer.assistant.questions import FileQuestion
 from veneer.assistant.request import AssistantRequest
-from veneer.data.records import SUFFIXES
+from veneer.data.files.readers import SUFFIXES
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.columns import question_columns

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any
 
 from veneer.config import RunConfig
+from veneer.data.files.readers import iterate_rows
 from veneer.data.lint.row import LintSetting, Row, read_rows
 from veneer.data.lint.view import spans_of, tokens_of
-from veneer.data.records import iterate_rows
 from veneer.io.checkpoint import read_model_config
 
 

@@ -19,7 +19,8 @@ from veneer.data.encoded.encoding import encode_each, encoder_of
 from veneer.data.encoded.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.encoded.windows import WINDOW
 from veneer.data.lint.audit import RowAudit
-from veneer.data.records import Record, read_records
+from veneer.data.record import Record
+from veneer.data.records import read_records
 from veneer.data.rows import load_rows
 from veneer.enums import Check, Overlong
 from veneer.errors import DataError, Interrupted

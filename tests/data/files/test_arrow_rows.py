@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from row_files import problem
+from row_files import ANSWER, USER, problem
 from veneer.data.files.readers import iterate_rows
+from veneer.data.records import read_file, read_records
 
 
 def test_names_that_parquet_repeats_are_refused(tmp_path: Path) -> None:
@@ -67,3 +69,37 @@ def test_a_key_that_stands_twice_in_a_map_is_refused_with_its_column(tmp_path: P
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table({"text": ["a"], "more": pa.array([[("k", "1"), ("k", "2")]], TEXTS)}), path)
     assert "f.parquet: column 'more': the key 'k' stands twice in an object, with '1' and '2'" in problem(path)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    calls = [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {key: 1}}]} for key in "ab"]
+    pq.write_table(pa.Table.from_pylist([{"messages": [USER, *calls]}, {"messages": [USER, ANSWER]}]), path)
+    first, second = read_records(path)
+    # Parquet fills the columns of a struct with nulls: neither call had the other's argument.
+    assert [message["tool_calls"][0]["arguments"] for message in first.messages[1:]] == [{"a": 1}, {"b": 1}]
+    assert (second.messages, second.where) == ((USER, ANSWER), f"{path}:2")
+
+
+def test_parquet_notes_that_null_and_absent_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    rows = [{"messages": [USER, {**ANSWER, "name": "x"}], "id": 1}, {"messages": [USER, ANSWER], "id": None}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    notes: list[str] = []
+    assert len(list(iterate_rows(path, notes))) == 2
+    (note,) = notes
+    assert "2 rows have nulls inside their objects" in note
+    assert any("2 rows have nulls" in line for line in read_file(path).notes)
+    pq.write_table(pa.Table.from_pylist([{"messages": [USER, ANSWER], "id": None}]), path)
+    assert not any("null" in line for line in read_file(path).notes)  # a null column counts as absent in every format
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert "pip install 'veneer[parquet]'" in problem(tmp_path / "f.parquet")
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    (tmp_path / "f.parquet").write_bytes(b"PAR1nothing")
+    assert "invalid Parquet after row 0" in problem(tmp_path / "f.parquet")

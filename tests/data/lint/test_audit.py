@@ -17,7 +17,7 @@ from veneer.data.lint.audit import RowAudit
 from veneer.data.lint.registry import ROW_CHECKS, RULES
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Finding, RowCheck
-from veneer.data.records import Record
+from veneer.data.record import Record
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import Check
 from veneer.errors import DataError

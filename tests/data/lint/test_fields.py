@@ -12,7 +12,7 @@ from veneer.data.encoded.chat import Example, Trace
 from veneer.data.lint.fields import place, trained_spans
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
-from veneer.data.records import Record
+from veneer.data.record import Record
 
 TURNS = ("Sure?", "no", "Really?", "no")
 TEXT = "<u>Sure?<a>no<u>Really?<a>no<e>"

@@ -12,8 +12,8 @@ from lint_rows import call, chat, clean, read_row, write
 from veneer.config import DataSection
 from veneer.data.encoded.chat import Encoder, template_of
 from veneer.data.files.json_values import BadRow
+from veneer.data.files.readers import iterate_rows
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
-from veneer.data.records import iterate_rows
 from veneer.data.rows import load_rows
 from veneer.enums import BadRows, Column, RowKind
 

@@ -9,7 +9,7 @@ import pytest
 
 from endpoints import endpoint, said
 from served import BASE, serving, tiny_assistant
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import ConfigError
 from veneer.evaluation.judge.ahead import HOPELESS
 from veneer.evaluation.judge.endpoint import EndpointAnswerer, LocalAnswerer, read_key, seconds_told

@@ -15,7 +15,7 @@ from tiny import run_config, write_rows
 from tiny_models import ours, tiny_llama
 from veneer.commands.evaluate import exit_code
 from veneer.config import ComputeSection
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.enums import Dtype
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.evaluation.judge import run

@@ -24,7 +24,7 @@ from veneer.data.files.readers import count_lines
 from veneer.data.kind_rows import RowReader
 from veneer.data.lint.audit import RowAudit
 from veneer.data.problems import RowProblem
-from veneer.data.records import Record
+from veneer.data.record import Record
 from veneer.enums import RowKind
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, Stage, Subscriber

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from veneer.data.files.json_values import BadRow, only_once
+from veneer.data.files.json_values import BadRow, checked_row, only_once
 from veneer.errors import DataError
+
+
+def read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """Read a file of Parquet; `notes` gets a sentence where rows have nulls inside their values.
+
+    Raises:
+        DataError: it is none, pyarrow is not installed, or a column holds what Python has no value for.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError(f"{path}: Parquet needs pyarrow; pip install 'veneer[parquet]'") from error
+    number = nulls = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            refuse_repeated(path, file.schema_arrow)
+            for batch in file.iter_batches(batch_size=1024):
+                for row in python_rows(path, batch):
+                    number += 1
+                    left, removed = without_nulls(row)
+                    nulls += removed
+                    yield f"{path}:{number}", checked_row(left)
+    # pyarrow's ArrowInvalid and UnicodeDecodeError are both ValueErrors.
+    except (ValueError, NotImplementedError, RecursionError) as error:
+        raise DataError(f"{path}: invalid Parquet after row {number}: {error}") from error
+    notes += nulls_noted(str(path), nulls)
 
 
 def refuse_repeated(path: Path, fields: Iterable[Any], place: str = "") -> None:

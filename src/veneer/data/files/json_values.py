@@ -50,6 +50,23 @@ def parse_row(text: str) -> Any:
     return _parse(text, decode_row)
 
 
+def parsed_row(text: str) -> Any:
+    """The row in a text, or the BadRow that says why there is none (`parse_row`)."""
+    try:
+        return parse_row(text)
+    except BadRow as problem:
+        return problem
+
+
+def checked_row(row: Any) -> Any:
+    """The row, or the BadRow that says why it cannot be used (`check_value`)."""
+    try:
+        check_value(row)
+    except BadRow as problem:
+        return problem
+    return row
+
+
 def only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of some keys and values. Raises BadRow where a key stands twice."""
     found = dict(pairs)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.files.json_values import BadRow
-from veneer.data.forms.formats import MAPPING, Record, Remarks, given_keys, to_record, yaml_name
+from veneer.data.forms.formats import MAPPING, Remarks, given_keys, to_record, yaml_name
+from veneer.data.record import Record
 from veneer.enums import Column
 
 LABEL = Column.LABEL.value

@@ -14,11 +14,11 @@ from typing import Any
 from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
-from veneer.data.forms.formats import Record
 from veneer.data.kind_rows import to_kind
 from veneer.data.lint.checks.by_model import PERSON_NAME
 from veneer.data.lint.rules import Finding
 from veneer.data.lint.run import PassResult, RowPass
+from veneer.data.record import Record
 from veneer.enums import Column, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Stage, Subscriber

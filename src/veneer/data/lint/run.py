@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from veneer.arguments import check_least
 from veneer.data.encoded.worker_pool import shared_out
-from veneer.data.files.readers import count_lines
+from veneer.data.files.readers import count_lines, iterate_rows
 from veneer.data.files.sources import files_named
 from veneer.data.lint.checks.unusable import UNANSWERED
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Gathered, Noted, note
@@ -27,7 +27,6 @@ from veneer.data.lint.row import CHUNK, LintSetting, Row, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
-from veneer.data.records import iterate_rows
 from veneer.enums import Column, ObjectiveName, RowKind
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Note, Stage, Subscriber, ignore

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
 
+from veneer.data.files.readers import iterate_rows
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row, in_chunks, read_rows
-from veneer.data.records import iterate_rows
 from veneer.enums import Column
 
 TEMPLATE = "template"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from veneer.assistant.assistant import Assistant
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.judge.ahead import OnAnswer, RefusedError, ask_ahead
 from veneer.generation.batch import answer_all

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from veneer.data.records import Message
+from veneer.data.forms.turns import Message
 
 PLACES = ("{question}", "{first}", "{second}")
 """What every prompt must say."""

@@ -1,0 +1,39 @@
+"""A row of a data file as a conversation or a plain text, whatever form the file has it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.data.forms.turns import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of a data file: either a conversation (`messages`) or a plain text (`text`)."""
+
+    where: str
+    """File and line ("train.jsonl:12"); for JSON and Parquet the number of the row, from 1."""
+    messages: tuple[Message, ...] = ()
+    """The conversation, oldest turn first; empty where the row is plain text."""
+    tools: tuple[dict[str, Any], ...] | None = None
+    """Descriptions of the tools that the conversation may call."""
+    text: str | None = None
+    """A plain text, all of which trains."""
+    prompt: str | None = None
+    """For a model without a chat template: what comes before `completion`; set for prompt/completion and Alpaca."""
+    completion: str | None = None
+    """For a model without a chat template: what is trained after `prompt`. In an Alpaca row it begins with the blank
+    line that separates it from the instruction."""
+    untrained: tuple[int, ...] = ()
+    """Indices in `messages` of the assistant turns that are context only, in ascending order: those in the prompt of a
+    prompt/completion row, and those that the file marks so (`weight: 0`, `train: false`)."""
+
+    @property
+    def trained_turns(self) -> tuple[int, ...]:
+        """Indices in `messages` of the assistant turns that train, in ascending order."""
+        return tuple(
+            index
+            for index, message in enumerate(self.messages)
+            if message["role"] == "assistant" and index not in self.untrained
+        )
