@@ -63,3 +63,22 @@ def test_rows_name_adapters_by_a_text(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a", "adapter": 5}\n')
     with pytest.raises(DataError, match="must be a name, not 5"):
         read_questions(path, None)
+
+
+def test_a_column_that_is_no_json_under_its_own_name_hides_no_adapter(tmp_path: Path) -> None:
+    """Cells of `messages` hold JSON by themselves, and are texts where another column is mapped."""
+    path = tmp_path / "rows.csv"
+    path.write_text("about,messages,adapter\nwhere?,three of them,red\n")
+    (question,) = read_questions(path, None, {Column.PROMPT: "about", Column.COMPLETION: "messages"})
+    assert (question.text, question.adapter) == ("where?", "red")
+
+
+def test_rows_that_cannot_be_read_keep_their_place_and_reason(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "a"}\n{"r": "a"}\n[]\n{\n')
+    with pytest.raises(DataError) as error:
+        read_questions(path, None, {Column.PROMPT: "q"})
+    message = str(error.value)
+    assert "3 of 4 rows cannot be used" in message
+    for line, reason in ((2, "there is no 'q', which"), (3, "a row must be an object"), (4, "invalid JSON: Expect")):
+        assert f"{path}:{line}: {reason}" in message

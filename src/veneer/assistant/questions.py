@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from veneer.assistant.prompts import turns, under
-from veneer.data.asked_rows import asked_rows
+from veneer.data.asked_rows import asked_row
 from veneer.data.encoded.chat import split_for_evaluation
 from veneer.data.files.file_starts import text_start
 from veneer.data.files.readers import SUFFIXES, iterate_rows
+from veneer.data.forms.formats import Remarks, to_record
 from veneer.data.forms.turns import Message
-from veneer.data.records import collect
+from veneer.data.problems import RowProblem
+from veneer.data.record import Record
+from veneer.data.records import account, usable
 from veneer.enums import Column
 from veneer.errors import DataError, listing
 from veneer.text.counting import count_of
@@ -50,8 +54,7 @@ def read_questions(path: Path, system: str | None, columns: Mapping[Column, str]
     """
     if path.suffix.lower() not in SUFFIXES:
         return [FileQuestion(line, turns(system, line)) for line in _lines(path)]
-    asked = _of_rows(path, system, columns or {})
-    return [replace(one, adapter=name) for one, name in zip(asked, _adapters(path), strict=True)]
+    return _of_rows(path, system, columns or {})
 
 
 def _lines(path: Path) -> list[str]:
@@ -71,34 +74,29 @@ def _lines(path: Path) -> list[str]:
 
 
 def _of_rows(path: Path, system: str | None, columns: Mapping[Column, str]) -> list[FileQuestion]:
-    questions, problems = [], []
-    for record in collect(asked_rows(path, columns), str(path)).records:
+    def read(row: Any, where: str) -> tuple[Record, Any]:
+        return to_record(asked_row(row, columns), where), row.get(ADAPTER)
+
+    refused: list[RowProblem] = []
+    asking = list(usable(iterate_rows(path, columns=columns), read, refused))
+    account(str(path), len(asking), refused, Remarks(), None)
+    questions, problems, misnamed = [], [], []
+    for record, name in asking:
+        parts = None if record.tools else split_for_evaluation(record)
         if record.tools:
             problems.append(f"{record.where}: has tools, of which generate takes none")
-            continue
-        parts = split_for_evaluation(record)
-        if parts is None:
+        elif parts is None:
             problems.append(f"{record.where}: has no turn that is answered in text")
-            continue
-        messages = under(system, parts[0])
-        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
-        questions.append(FileQuestion(asked, messages))
+        elif name is not None and not isinstance(name, str):
+            misnamed.append(f"{record.where}: {ADAPTER} must be a name, not {name!r:.40}")
+        else:
+            messages = under(system, parts[0])
+            asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+            questions.append(FileQuestion(asked, messages, name or None))
     if problems:
         raise DataError(f"{count_of(len(problems), 'row')} cannot be asked as questions:\n{listing(problems)}")
-    return questions
-
-
-def _adapters(path: Path) -> list[str | None]:
-    """The adapter that each row of a file names, all of whose rows can be read; None where it names none."""
-    found: list[str | None] = []
-    problems = []
-    for where, row in iterate_rows(path):
-        name = row.get(ADAPTER) if isinstance(row, Mapping) else None
-        if name is not None and not isinstance(name, str):
-            problems.append(f"{where}: {ADAPTER} must be a name, not {name!r:.40}")
-        found.append(name or None)
-    if problems:
+    if misnamed:
         raise DataError(
-            f"{count_of(len(problems), 'row')} with an adapter's name that cannot be one:\n{listing(problems)}"
+            f"{count_of(len(misnamed), 'row')} with an adapter's name that cannot be one:\n{listing(misnamed)}"
         )
-    return found
+    return questions

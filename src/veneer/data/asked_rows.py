@@ -1,13 +1,10 @@
-"""Rows of a data file that are asked: each under veneer's names, and with an answer where it has none yet."""
+"""A row of a data file that is asked: under veneer's names, and with an answer where it has none yet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from veneer.data.files.json_values import BadRow
-from veneer.data.files.readers import iterate_rows
 from veneer.data.forms.formats import Remarks, given_keys
 from veneer.enums import Column
 
@@ -16,34 +13,12 @@ ASKING = ("user", "human", "tool", "function", "observation")
 """Who may speak last before an assistant, in the spellings of messages and of ShareGPT."""
 
 
-def asked_rows(path: Path | str, columns: Mapping[Column, str]) -> Iterator[tuple[str, Any]]:
-    """Where each row of a file stands, and the row as `asked_row` makes it, or the BadRow that says why there is none.
-
-    Args:
-        path: the file.
-        columns: veneer's name of a column or key to the file's, where they differ.
-
-    Raises:
-        DataError: the file cannot be read (`veneer.data.files.readers.iterate_rows`).
-    """
-    for where, row in iterate_rows(path, columns=columns):
-        if isinstance(row, BadRow):
-            yield where, row
-            continue
-        try:
-            asked = asked_row(row, columns)
-        except BadRow as problem:
-            yield where, problem
-        else:
-            yield where, asked
-
-
 def asked_row(row: Any, columns: Mapping[Column, str]) -> dict[str, Any]:
     """A row under veneer's names, with an answer in the place of one that is still to come. Nobody reads it.
 
     Args:
         row: as the file has it.
-        columns: as `asked_rows`.
+        columns: veneer's name of a column or key to the file's, where they differ.
 
     Raises:
         BadRow: it is no object, or has none of the named columns.
