@@ -82,3 +82,14 @@ def test_rows_that_cannot_be_read_keep_their_place_and_reason(tmp_path: Path) ->
     assert "3 of 4 rows cannot be used" in message
     for line, reason in ((2, "there is no 'q', which"), (3, "a row must be an object"), (4, "invalid JSON: Expect")):
         assert f"{path}:{line}: {reason}" in message
+
+
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.tsv", "ROWS.TSV", "rows.jsonl.gz"])
+def test_a_file_of_another_ending_is_not_asked_as_it_stands(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text('{"prompt": "a"}\n')
+    with pytest.raises(
+        DataError, match=rf"{name} ends in '{path.suffix}'; veneer asks the rows of .* the lines of .txt"
+    ):
+        read_questions(path, None)
+    assert read_questions(path.rename(tmp_path / "rows"), None)[0].text == '{"prompt": "a"}', "no ending is a text"

@@ -1,4 +1,4 @@
-"""Questions of a file: the rows of a data file are asked, and of any other file the lines."""
+"""Questions of a file: the rows of a data file are asked, and of a text the lines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from veneer.enums import Column
 from veneer.errors import DataError, listing
 from veneer.text.counting import count_of
 
+TEXTS = (".txt", "")
+"""The endings of texts, whose lines are asked; what a program hands over (/dev/stdin) has none."""
 ADAPTER = "adapter"
 """The key of a row that names its adapter."""
 
@@ -37,11 +39,27 @@ class FileQuestion:
     """The name of the adapter that is to answer; None is the model as it was loaded."""
 
 
+def asks_rows(path: Path) -> bool:
+    """Whether a file's questions are rows of a data file, and not lines of a text, as its ending says it.
+
+    Raises:
+        DataError: it says neither: lines of another format would be asked as they stand.
+    """
+    ending = path.suffix.lower()
+    if ending in SUFFIXES or ending in TEXTS:
+        return ending in SUFFIXES
+    raise DataError(
+        f"{path} ends in {path.suffix!r}; veneer asks the rows of {', '.join(SUFFIXES)} and the lines of .txt: give it "
+        "the ending of what it holds, or save it as one of these"
+    )
+
+
 def read_questions(path: Path, system: str | None, columns: Mapping[Column, str] | None = None) -> list[FileQuestion]:
     """The questions of a file.
 
     A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row, or all of a row whose
-    answer is still to come, and the adapter that the row names; any other file is text with a question on each line.
+    answer is still to come, and the adapter that the row names; a text (.txt, or no ending) has a question on each
+    line.
 
     Args:
         path: the file.
@@ -49,12 +67,12 @@ def read_questions(path: Path, system: str | None, columns: Mapping[Column, str]
         columns: veneer's name of a column or key to the data file's, where they differ.
 
     Raises:
-        DataError: the file cannot be read, holds no question, or has rows that ask nothing or name an adapter by what
-            is no text; all such are named.
+        DataError: the file cannot be read, is neither by its ending, holds no question, or has rows that ask nothing or
+            name an adapter by what is no text; all such are named.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        return [FileQuestion(line, turns(system, line)) for line in _lines(path)]
-    return _of_rows(path, system, columns or {})
+    if asks_rows(path):
+        return _of_rows(path, system, columns or {})
+    return [FileQuestion(line, turns(system, line)) for line in _lines(path)]
 
 
 def _lines(path: Path) -> list[str]:

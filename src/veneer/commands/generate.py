@@ -43,7 +43,8 @@ from veneer.text.strict_json import to_text
     "--input",
     "input_file",
     type=PATH,
-    help="A text file with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are asked.",
+    help="A text file (.txt) with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are "
+    "asked.",
 )
 @columns_option
 @click.option(

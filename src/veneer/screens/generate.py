@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.prompts import turns
-from veneer.assistant.questions import FileQuestion
+from veneer.assistant.questions import FileQuestion, asks_rows
 from veneer.assistant.request import AssistantRequest
 from veneer.data.files.readers import SUFFIXES
 from veneer.enums import Column
@@ -56,9 +56,9 @@ def columns_of_questions(path: Path, given: Mapping[Column, str], adapter: Path 
 
     Raises:
         ConfigError: columns of a text file are named, or the run's settings are damaged.
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or its ending says neither rows nor a text.
     """
-    if path.suffix.lower() in SUFFIXES:
+    if asks_rows(path):
         return question_columns(str(path), given, recorded_run(adapter))
     if given:
         raise ConfigError(
