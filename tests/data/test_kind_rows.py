@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from veneer.data.forms.formats import NO_TEXT, Remarks, to_record
 from veneer.data.forms.labels import to_labelled
 from veneer.data.forms.preference import to_pair
 from veneer.data.forms.prompts import to_prompt
-from veneer.data.kind_rows import PARTS, to_kind
+from veneer.data.kind_rows import PARTS, numbered_rows, to_kind
 from veneer.enums import Column, RowKind
 
 ANSWER = {"prompt": "2 + 2?", "completion": "4"}
@@ -62,3 +63,10 @@ def test_columns_are_mapped_and_remarks_kept_for_every_kind() -> None:
 def test_the_whole_of_a_pair_has_both_answers() -> None:
     said = [turn["content"] for turn in to_kind(PAIR, "f:1", RowKind.PAIRS).whole.messages]
     assert said == ["2 + 2?", "4", "2 + 2?", "5"]
+
+
+def test_rows_that_can_be_used_are_numbered_among_all(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n{{\n{{"prompt": "no text"}}\n')
+    found = list(numbered_rows(str(tmp_path / "*.jsonl"), {}, RowKind.TEXTS))
+    assert [(number, row.whole.text) for number, row in found] == [(0, "a"), (3, "b")]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from veneer.config import DataSection
+from veneer.data.files.json_values import BadRow
 from veneer.data.files.readers import iterate_rows
+from veneer.data.files.sources import files_named
 from veneer.data.forms.formats import Remarks, to_plain_text, to_record
 from veneer.data.forms.labels import refuse_labelled, to_labelled
 from veneer.data.forms.preference import to_pair
@@ -79,6 +83,28 @@ def to_kind(
         case RowKind.PROMPTS:
             prompt = to_prompt(row, where, columns)
             return KindRow((prompt.record,), prompt=prompt)
+
+
+def numbered_rows(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[tuple[int, KindRow]]:
+    """The rows that can be used, each with its place among all.
+
+    Args:
+        file: the rows: a file, a pattern or a dataset, as `data.file` names them.
+        columns: veneer's name of a column or key to the file's, where they differ.
+        kind: what rows are read as.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    rows = chain.from_iterable(iterate_rows(one, columns=columns) for one in files_named(str(file)))
+    for number, (where, raw) in enumerate(rows):
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            row = to_kind(raw, where, kind, columns=columns)
+        except BadRow:
+            continue  # `unusable-row` says so
+        yield number, row
 
 
 class RowReader:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,8 @@ from veneer.assistant.assistant import Assistant
 from veneer.assistant.load import load_assistant
 from veneer.assistant.request import AssistantRequest
 from veneer.data.encoded.chat import Trace, split_for_evaluation
-from veneer.data.files.json_values import BadRow
-from veneer.data.files.readers import iterate_rows
-from veneer.data.files.sources import files_named
 from veneer.data.forms.turns import Message
-from veneer.data.kind_rows import to_kind
+from veneer.data.kind_rows import numbered_rows
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
 from veneer.data.lint.run import PassResult, RowPass
@@ -117,14 +113,8 @@ def model_findings(
 
 
 def _answered(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[_Row]:
-    rows = chain.from_iterable(iterate_rows(one, columns=columns) for one in files_named(str(file)))
-    for number, (where, raw) in enumerate(rows):
-        try:
-            if isinstance(raw, BadRow):
-                raise raw
-            record = to_kind(raw, where, kind, columns=columns).records[0]
-        except BadRow:
-            continue  # `unusable-row` says so
+    for number, row in numbered_rows(file, columns, kind):
+        record = row.records[0]
         split = split_for_evaluation(record)
         if split is not None:
             yield _Row(number, record, split[0], split[1].strip())

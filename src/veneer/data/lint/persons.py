@@ -6,15 +6,11 @@ https://spacy.io/models, and anybody can train one. It is asked for the entities
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from veneer.data.files.json_values import BadRow
-from veneer.data.files.readers import iterate_rows
-from veneer.data.files.sources import files_named
-from veneer.data.kind_rows import to_kind
+from veneer.data.kind_rows import numbered_rows
 from veneer.data.lint.checks.by_model import PERSON_NAME
 from veneer.data.lint.rules import Finding
 from veneer.data.lint.run import PassResult, RowPass
@@ -49,7 +45,8 @@ def person_pass(
 
     def found(emit: Subscriber) -> Iterator[tuple[int, Finding]]:
         with Stage(emit, "looking for names of persons", unit="rows") as stage:
-            texts = ((text, number) for number, text in _texts(file, columns, kind))
+            rows = numbered_rows(file, columns, kind)
+            texts = ((_said(row.whole)[:LONGEST], number) for number, row in rows)
             for document, number in known.pipe(texts, as_tuples=True, batch_size=64):
                 names = list(dict.fromkeys(str(entity) for entity in document.ents if entity.label_ in PERSON))
                 if names:
@@ -73,20 +70,6 @@ def _open(pipeline: str) -> Any:
         found = ", ".join(sorted(labels)) or "nothing"
         raise ConfigError(f"--names {pipeline}: this pipeline knows no persons (PERSON, PER); it marks {found}")
     return known
-
-
-def _texts(file: Path | str, columns: Mapping[Column, str], kind: RowKind) -> Iterator[tuple[int, str]]:
-    """The number of each row that can be used, and what it says."""
-    rows: Iterable[tuple[str, Any]] = chain.from_iterable(
-        iterate_rows(one, columns=columns) for one in files_named(str(file))
-    )
-    for number, (where, raw) in enumerate(rows):
-        try:
-            if isinstance(raw, BadRow):
-                raise raw
-            yield number, _said(to_kind(raw, where, kind, columns=columns).whole)[:LONGEST]
-        except BadRow:
-            continue  # `unusable-row` says so
 
 
 def _said(record: Record) -> str:
