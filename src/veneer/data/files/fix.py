@@ -24,11 +24,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from veneer.data.files.json_rows import parse_line
 from veneer.data.files.json_values import BadRow, unusable_at
 from veneer.data.files.readers import iterate_rows
 from veneer.data.files.sources import files_named
 from veneer.data.forms.turns import SAME_ROLE, SHAREGPT_ROLES
-from veneer.data.json_rows import parse_line
 from veneer.data.lint.mojibake import repaired
 from veneer.errors import DataError, OutputError, listing
 from veneer.io.files import atomic_file

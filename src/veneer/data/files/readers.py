@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from veneer.data.csv_rows import read_csv
 from veneer.data.files.arrow_rows import read_parquet
-from veneer.data.json_rows import read_json, read_jsonl
+from veneer.data.files.csv_rows import read_csv
+from veneer.data.files.json_rows import read_json, read_jsonl
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.io.places import look, missing
